@@ -1,0 +1,147 @@
+//! What the loader tells the eBPF object before it loads: kernel struct offsets
+//! and filters, as read-only globals the verifier treats as constants.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Byte offsets of the kernel fields the programs read, from the running
+/// kernel's BTF. Rust has no CO-RE relocation, so userspace resolves them.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Offsets {
+    /// `sock_common.skc_daddr` (IPv4, network byte order).
+    pub skc_daddr: u32,
+    /// `sock_common.skc_rcv_saddr` (IPv4, network byte order).
+    pub skc_rcv_saddr: u32,
+    /// `sock_common.skc_dport` (network byte order).
+    pub skc_dport: u32,
+    /// `sock_common.skc_num` (host byte order).
+    pub skc_num: u32,
+    /// `sock_common.skc_family`.
+    pub skc_family: u32,
+    /// `sock_common.skc_state`.
+    pub skc_state: u32,
+    /// `sock_common.skc_bound_dev_if`.
+    pub skc_bound_dev_if: u32,
+    /// `sock_common.skc_net.net`.
+    pub skc_net: u32,
+    /// `sock_common.skc_v6_daddr`.
+    pub skc_v6_daddr: u32,
+    /// `sock_common.skc_v6_rcv_saddr`.
+    pub skc_v6_rcv_saddr: u32,
+    /// `sock.sk_protocol`: 16 bits wide on every supported kernel.
+    pub sk_protocol: u32,
+    /// `sock.sk_err`.
+    pub sk_err: u32,
+    /// `inet_sock.inet_sport` (network byte order; set from bind to the end).
+    pub inet_sport: u32,
+    /// `net.ns.inum`.
+    pub net_inum: u32,
+    /// `task_struct.group_leader`.
+    pub task_group_leader: u32,
+    /// `task_struct.start_boottime`.
+    pub task_start_boottime: u32,
+    /// `task_struct.tgid`.
+    pub task_tgid: u32,
+    /// `task_struct.pid`.
+    pub task_pid: u32,
+    /// `task_struct.comm`.
+    pub task_comm: u32,
+    /// `task_struct.cred`.
+    pub task_cred: u32,
+    /// `task_struct.cgroups`.
+    pub task_cgroups: u32,
+    /// `task_struct.files`.
+    pub task_files: u32,
+    /// `task_struct.signal`.
+    pub task_signal: u32,
+    /// `signal_struct.live`.
+    pub signal_live: u32,
+    /// `cred.uid`.
+    pub cred_uid: u32,
+    /// `cred.gid`.
+    pub cred_gid: u32,
+    /// `css_set.dfl_cgrp`.
+    pub css_dfl_cgrp: u32,
+    /// `cgroup.kn`.
+    pub cgroup_kn: u32,
+    /// `cgroup.self.parent`; `cgroup.self` is the first member.
+    pub cgroup_parent: u32,
+    /// `kernfs_node.id`.
+    pub kernfs_id: u32,
+    /// `files_struct.fdt`.
+    pub files_fdt: u32,
+    /// `fdtable.fd`.
+    pub fdtable_fd: u32,
+    /// `file.private_data`.
+    pub file_private_data: u32,
+    /// `socket.file`.
+    pub socket_file: u32,
+    /// `socket.sk`.
+    pub socket_sk: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
+/// [`Config::filters`]: only processes in the `PIDS` map.
+pub const FILTER_PID: u32 = 1;
+/// [`Config::filters`]: only real uids in the `UIDS` map.
+pub const FILTER_UID: u32 = 1 << 1;
+/// [`Config::filters`]: only thread names in the `COMMS` map.
+pub const FILTER_COMM: u32 = 1 << 2;
+/// [`Config::filters`]: only cgroups in the `CGROUPS` map and their descendants.
+pub const FILTER_CGROUP: u32 = 1 << 3;
+/// [`Config::filters`]: only processes in the `TREE` map.
+pub const FILTER_TREE: u32 = 1 << 4;
+/// [`Config::filters`]: local port in its set of `PORT_SETS`.
+pub const FILTER_LOCAL_PORT: u32 = 1 << 5;
+/// [`Config::filters`]: remote port in its set of `PORT_SETS`.
+pub const FILTER_REMOTE_PORT: u32 = 1 << 6;
+/// [`Config::filters`]: either port in its set of `PORT_SETS`.
+pub const FILTER_ANY_PORT: u32 = 1 << 7;
+/// [`Config::filters`]: remote address in the `REMOTE_NETS` trie.
+pub const FILTER_REMOTE_NET: u32 = 1 << 8;
+/// [`Config::filters`]: no IPv6 (IPv4-mapped counts as IPv4).
+pub const FILTER_ONLY_V4: u32 = 1 << 9;
+/// [`Config::filters`]: no IPv4 (IPv4-mapped counts as IPv4).
+pub const FILTER_ONLY_V6: u32 = 1 << 10;
+/// [`Config::filters`]: no inbound connections.
+pub const FILTER_ONLY_OUT: u32 = 1 << 11;
+/// [`Config::filters`]: no outbound connections.
+pub const FILTER_ONLY_IN: u32 = 1 << 12;
+
+/// The filters that ask who owns the socket rather than where it leads.
+pub const OWNER_FILTERS: u32 = FILTER_PID | FILTER_UID | FILTER_COMM | FILTER_CGROUP | FILTER_TREE;
+
+/// The settings of one run.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Config {
+    /// Random, so that a connection id tells nothing of kernel addresses.
+    pub salt: u64,
+    /// The monitor itself: its connections are the canary's.
+    pub self_tgid: u32,
+    /// The kinds wanted: [`crate::event::EventKind::bit`].
+    pub kinds: u32,
+    /// `FILTER_*` bits: the filters that are on.
+    pub filters: u32,
+    /// Non-zero: the accept tracepoints report accepts (tracepoint rung only).
+    pub acceptor: u32,
+}
+
+/// `PORT_SETS`: the set of local ports.
+pub const PORT_SET_LOCAL: u32 = 0;
+/// `PORT_SETS`: the set of remote ports.
+pub const PORT_SET_REMOTE: u32 = 1;
+/// `PORT_SETS`: the set either port may be in.
+pub const PORT_SET_ANY: u32 = 2;
+/// Words of 64 ports in one set.
+pub const PORT_SET_WORDS: u32 = 1024;
+/// Words in `PORT_SETS`.
+pub const PORT_SETS_WORDS: u32 = 3 * PORT_SET_WORDS;
+
+/// Levels of the cgroup tree the cgroup filter climbs at most.
+pub const CGROUP_DEPTH: u32 = 16;

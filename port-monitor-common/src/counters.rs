@@ -1,0 +1,77 @@
+//! The kernel's own accounting: which counters there are, and the law they obey.
+//!
+//! Each hook has a row of four; userspace sums the rows over the CPUs. At rest
+//! `hit = filtered + reserve_failed + submitted` holds in every row.
+
+/// A place in the kernel that reports events; one row of counters each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Hook {
+    /// A connection attempt: `tcp_connect`, or CLOSE→`SYN_SENT` on the
+    /// tracepoint rung.
+    Connect = 0,
+    /// An accepted connection: `inet_csk_accept`, `security_sock_graft`, or
+    /// `SYN_RECV`→ESTABLISHED on the tracepoint rung.
+    Accept = 1,
+    /// The outcome of an attempt: `SYN_SENT`→ESTABLISHED or →CLOSE.
+    Outcome = 2,
+}
+
+impl Hook {
+    /// Every hook, in row order.
+    pub const ALL: [Self; 3] = [Self::Connect, Self::Accept, Self::Outcome];
+
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Accept => "accept",
+            Self::Outcome => "outcome",
+        }
+    }
+}
+
+/// What a hook did with an event; a column of the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Counter {
+    /// The hook ran for an event of a kind that was asked for.
+    Hit = 0,
+    /// A filter kept the event back.
+    Filtered = 1,
+    /// The ring was full: the event is lost.
+    ReserveFailed = 2,
+    /// The event went into the ring.
+    Submitted = 3,
+}
+
+/// Counters outside the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Extra {
+    /// Accepts that only `security_sock_graft` saw, because the accepting
+    /// thread was asleep in `accept` when the return probe was attached.
+    AcceptPreattach = 12,
+    /// Attempts whose outcome cannot be reported: the table of pending
+    /// attempts was full.
+    PendingFull = 13,
+    /// Listeners whose owner could not be stored: the table was full.
+    ListenersFull = 14,
+    /// Events of the start-up canary; they are in no other counter.
+    Canary = 15,
+    /// Processes of the watched tree that could not be followed: the table was
+    /// full.
+    TreeFull = 16,
+}
+
+/// Number of counters per CPU.
+pub const COUNTERS: u32 = 17;
+
+/// The index of one hook's counter.
+#[inline(always)]
+pub const fn slot(hook: Hook, counter: Counter) -> u32 {
+    hook as u32 * 4 + counter as u32
+}
+
+const _: () = assert!(slot(Hook::Outcome, Counter::Submitted) < Extra::AcceptPreattach as u32);
+const _: () = assert!((Extra::TreeFull as u32) < COUNTERS);

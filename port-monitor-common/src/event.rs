@@ -1,0 +1,193 @@
+//! The wire record: what the eBPF programs write into the ring buffer.
+//!
+//! 120 bytes, so that record and ring header together fill two cache lines.
+//! Fields are only ever appended and kinds never renumbered; any change of the
+//! layout raises [`ABI_VERSION`].
+
+use core::mem::{offset_of, size_of};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The layout version in [`TcpEvent::abi`], and the one the loader asks the
+/// object for before it loads it.
+pub const ABI_VERSION: u8 = 1;
+
+/// The size of every record in bytes.
+pub const EVENT_SIZE: usize = 120;
+
+/// `AF_INET` in [`TcpEvent::family`].
+pub const AF_INET: u8 = 2;
+/// `AF_INET6` in [`TcpEvent::family`].
+pub const AF_INET6: u8 = 10;
+
+/// What happened; the values of [`TcpEvent::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EventKind {
+    /// A connection attempt by this host.
+    Connect = 1,
+    /// A connection accepted by this host.
+    Accept = 2,
+    /// The handshake of an attempt is complete.
+    Connected = 3,
+    /// An attempt came to nothing.
+    Failed = 4,
+}
+
+impl EventKind {
+    /// Every kind, in numeric order.
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Accept, Self::Connected, Self::Failed];
+
+    /// The bit of this kind in [`crate::config::Config::kinds`].
+    #[inline(always)]
+    pub const fn bit(self) -> u32 {
+        1 << self as u8
+    }
+
+    /// The kind numbered `raw`; `None` for a number this version does not know.
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Connect),
+            2 => Some(Self::Accept),
+            3 => Some(Self::Connected),
+            4 => Some(Self::Failed),
+            _ => None,
+        }
+    }
+}
+
+/// How the owner in a record is known; the values of [`TcpEvent::owner`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum OwnerSource {
+    /// Not known: the owner fields are zero.
+    Unknown = 0,
+    /// The thread that called connect.
+    Connect = 1,
+    /// The thread that called accept.
+    Accept = 2,
+    /// The process that made the socket listen; the accepting thread may be
+    /// another one.
+    Listener = 3,
+}
+
+impl OwnerSource {
+    /// The source numbered `raw`; `None` for a number this version does not know.
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Unknown),
+            1 => Some(Self::Connect),
+            2 => Some(Self::Accept),
+            3 => Some(Self::Listener),
+            _ => None,
+        }
+    }
+}
+
+/// [`TcpEvent::flags`]: the record belongs to the start-up canary.
+pub const FLAG_CANARY: u16 = 1;
+/// [`TcpEvent::flags`]: the local port is not chosen yet, so it is zero.
+pub const FLAG_LOCAL_PORT_UNBOUND: u16 = 2;
+/// [`TcpEvent::flags`]: only `security_sock_graft` saw this accept (the thread
+/// was asleep in accept when the return probe was attached).
+pub const FLAG_PREATTACH: u16 = 4;
+
+/// The process a socket belongs to, captured in process context.
+///
+/// All fields are zero when the owner is unknown.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Owner {
+    /// Start of the process (its thread group leader), `CLOCK_BOOTTIME` ns.
+    pub start_ns: u64,
+    /// cgroup v2 id: the inode number of its directory.
+    pub cgroup_id: u64,
+    /// Name of the acting *thread*, NUL-padded, untrusted bytes.
+    pub comm: [u8; 16],
+    /// Process id in the initial pid namespace.
+    pub tgid: u32,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// Real uid in the initial user namespace.
+    pub uid: u32,
+    /// Real gid in the initial user namespace.
+    pub gid: u32,
+}
+
+/// One event, as it lies in the ring buffer. Integers are in host byte order.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct TcpEvent {
+    /// [`ABI_VERSION`] of the writer.
+    pub abi: u8,
+    /// An [`EventKind`] by number.
+    pub kind: u8,
+    /// The socket's address family: [`AF_INET`] or [`AF_INET6`].
+    pub family: u8,
+    /// An [`OwnerSource`] by number.
+    pub owner_source: u8,
+    /// `FLAG_*` bits.
+    pub flags: u16,
+    /// The CPU the hook ran on.
+    pub cpu: u16,
+    /// When the hook ran, `CLOCK_BOOTTIME` ns.
+    pub ts_ns: u64,
+    /// Joins the events of one connection end; unique within a run.
+    pub id: u64,
+    /// Whose socket it is.
+    pub owner: Owner,
+    /// Local address, network byte order, IPv4 as IPv4-mapped.
+    pub local_addr: [u8; 16],
+    /// Remote address, network byte order, IPv4 as IPv4-mapped.
+    pub remote_addr: [u8; 16],
+    /// Inode number of the socket's network namespace.
+    pub netns_ino: u32,
+    /// Local port; zero with [`FLAG_LOCAL_PORT_UNBOUND`].
+    pub local_port: u16,
+    /// Remote port.
+    pub remote_port: u16,
+    /// By kind: `Connected`: handshake in µs, saturating; `Failed`: the
+    /// socket's errno, zero when it was closed before an answer; else zero.
+    pub detail: u32,
+    /// Interface the socket is bound to (`sk_bound_dev_if`), zero for none: the
+    /// zone of a link-local address.
+    pub ifindex: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Owner>() == 48);
+    assert!(size_of::<TcpEvent>() == EVENT_SIZE);
+    assert!(offset_of!(TcpEvent, ts_ns) == 8);
+    assert!(offset_of!(TcpEvent, id) == 16);
+    assert!(offset_of!(TcpEvent, owner) == 24);
+    assert!(offset_of!(TcpEvent, local_addr) == 72);
+    assert!(offset_of!(TcpEvent, remote_addr) == 88);
+    assert!(offset_of!(TcpEvent, netns_ino) == 104);
+    assert!(offset_of!(TcpEvent, local_port) == 108);
+    assert!(offset_of!(TcpEvent, detail) == 112);
+    assert!(offset_of!(TcpEvent, ifindex) == 116);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_and_owner_sources_survive_the_wire() {
+        for kind in EventKind::ALL {
+            assert_eq!(EventKind::from_raw(kind as u8), Some(kind));
+        }
+        for raw in 0..=3 {
+            assert_eq!(
+                OwnerSource::from_raw(raw).map(|source| source as u8),
+                Some(raw)
+            );
+        }
+        assert_eq!(EventKind::from_raw(0), None);
+        assert_eq!(OwnerSource::from_raw(200), None);
+    }
+}

@@ -1,0 +1,19 @@
+//! The kernel's TCP states, by number (`include/net/tcp_states.h`).
+
+/// A TCP state as the kernel numbers it. An unknown number is a legal value: a
+/// newer kernel may have more states than this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpState(pub u8);
+
+impl TcpState {
+    /// The handshake is complete.
+    pub const ESTABLISHED: Self = Self(1);
+    /// A SYN is about to be sent, or has been.
+    pub const SYN_SENT: Self = Self(2);
+    /// A passive socket whose handshake is not complete.
+    pub const SYN_RECV: Self = Self(3);
+    /// No connection.
+    pub const CLOSE: Self = Self(7);
+    /// Accepting connections.
+    pub const LISTEN: Self = Self(10);
+}

@@ -1,0 +1,3 @@
+//! The eBPF programs of port-monitor.
+#![no_std]
+#![no_main]

@@ -1,0 +1,25 @@
+//! The command line: clap types only, no logic. `--help`, the man page and the
+//! completions all come from here.
+
+use clap::{Parser, Subcommand};
+
+use crate::commands;
+
+/// Show every TCP connection this host opens and accepts, and hold it to a policy.
+#[derive(Debug, Parser)]
+#[command(name = "port-monitor", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; `watch` when nothing is named.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The flags of `watch`.
+    #[command(flatten)]
+    pub watch: commands::watch::Args,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show connections as they happen (the default)
+    Watch(Box<commands::watch::Args>),
+}

@@ -1,0 +1,230 @@
+//! The event of the kernel in userspace types, and its decoder. Pure: bytes in,
+//! [`Event`] out; it never panics and never guesses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use port_monitor_common::{
+    ABI_VERSION, TcpEvent,
+    addr::as_v4,
+    event::{
+        AF_INET, AF_INET6, EventKind, FLAG_CANARY, FLAG_LOCAL_PORT_UNBOUND, FLAG_PREATTACH,
+        OwnerSource,
+    },
+};
+use thiserror::Error;
+use zerocopy::FromBytes as _;
+
+/// Who opened the connection, seen from the socket the event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// A peer connected to this socket's listener.
+    Inbound,
+    /// This socket connected to the peer.
+    Outbound,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A SYN is about to be sent.
+    Connect,
+    /// The connection was accepted (on the tracepoint rung: established).
+    Accept,
+    /// The handshake of an attempt is complete.
+    Connected {
+        /// From the attempt to the established connection, µs, saturating.
+        handshake_us: u32,
+    },
+    /// The attempt came to nothing.
+    Failed {
+        /// The socket's errno; `None` when it was closed before any answer.
+        errno: Option<i32>,
+    },
+}
+
+impl Action {
+    /// The event's name, as `--events` and JSON spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Accept => "accept",
+            Self::Connected { .. } => "connected",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// Who opened the connection this event is about.
+    pub const fn direction(self) -> Direction {
+        match self {
+            Self::Accept => Direction::Inbound,
+            Self::Connect | Self::Connected { .. } | Self::Failed { .. } => Direction::Outbound,
+        }
+    }
+}
+
+/// Whose socket it is, captured in process context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// How the owner is known; never [`OwnerSource::Unknown`].
+    pub source: OwnerSource,
+    /// Process id (thread group) in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// Start of the process, `CLOCK_BOOTTIME` ns: with the pid, a name no other
+    /// process ever has.
+    pub start_ns: u64,
+    /// Name of the acting thread: untrusted bytes up to the first NUL.
+    pub comm: Comm,
+    /// Real uid in the initial user namespace.
+    pub uid: u32,
+    /// Real gid in the initial user namespace.
+    pub gid: u32,
+    /// cgroup v2 id: the inode number of its directory.
+    pub cgroup_id: u64,
+}
+
+/// A thread name: up to 15 bytes its owner chose freely.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Comm(pub [u8; 16]);
+
+impl Comm {
+    /// The bytes before the first NUL; not necessarily UTF-8.
+    pub fn as_bytes(&self) -> &[u8] {
+        let end = self
+            .0
+            .iter()
+            .position(|&byte| byte == 0)
+            .unwrap_or(self.0.len());
+        self.0.get(..end).unwrap_or_default()
+    }
+}
+
+/// One event, host byte order, IPv4-mapped addresses as IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub action: Action,
+    /// Joins the events of one connection end; unique within a run.
+    pub id: u64,
+    /// When the hook ran, `CLOCK_BOOTTIME` ns.
+    pub ts_ns: u64,
+    /// The CPU the hook ran on.
+    pub cpu: u16,
+    /// Whose socket it is; `None` when no hook saw the owner.
+    pub owner: Option<Owner>,
+    /// Local address.
+    pub local_ip: IpAddr,
+    /// Local port; `None` while the kernel has not chosen one (an attempt on
+    /// the tracepoint rung).
+    pub local_port: Option<u16>,
+    /// Remote address.
+    pub remote_ip: IpAddr,
+    /// Remote port.
+    pub remote_port: u16,
+    /// The socket is an IPv6 one that speaks IPv4 (RFC 4291 §2.5.5.2).
+    pub v4_mapped: bool,
+    /// Inode number of the socket's network namespace.
+    pub netns_ino: u32,
+    /// The interface the socket is bound to: the zone of link-local addresses.
+    pub ifindex: Option<u32>,
+    /// The accepting thread was asleep in accept before the monitor attached.
+    pub preattach: bool,
+    /// The event is the start-up canary's and belongs to no sink.
+    pub canary: bool,
+}
+
+impl Event {
+    /// Who opened the connection.
+    pub const fn direction(&self) -> Direction {
+        self.action.direction()
+    }
+
+    /// The port that names the service: the remote one outbound, the local one
+    /// inbound. `None` only when the local port is not chosen yet.
+    pub const fn service_port(&self) -> Option<u16> {
+        match self.direction() {
+            Direction::Outbound => Some(self.remote_port),
+            Direction::Inbound => self.local_port,
+        }
+    }
+}
+
+/// Why a record is not an event of this version.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Too short or too long.
+    #[error("record of {0} bytes")]
+    Size(usize),
+    /// Another layout version.
+    #[error("record of layout {0}, this program reads {ABI_VERSION}")]
+    Abi(u8),
+    /// A kind this version does not know.
+    #[error("record of unknown kind {0}")]
+    Kind(u8),
+    /// Neither `AF_INET` nor `AF_INET6`.
+    #[error("record of address family {0}")]
+    Family(u8),
+    /// An owner source this version does not know.
+    #[error("record of unknown owner source {0}")]
+    OwnerSource(u8),
+}
+
+/// Decodes one ring buffer record.
+pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
+    let wire = TcpEvent::read_from_bytes(bytes).map_err(|_| DecodeError::Size(bytes.len()))?;
+    if wire.abi != ABI_VERSION {
+        return Err(DecodeError::Abi(wire.abi));
+    }
+    if wire.family != AF_INET && wire.family != AF_INET6 {
+        return Err(DecodeError::Family(wire.family));
+    }
+    let action = match EventKind::from_raw(wire.kind).ok_or(DecodeError::Kind(wire.kind))? {
+        EventKind::Connect => Action::Connect,
+        EventKind::Accept => Action::Accept,
+        EventKind::Connected => Action::Connected {
+            handshake_us: wire.detail,
+        },
+        EventKind::Failed => Action::Failed {
+            errno: i32::try_from(wire.detail).ok().filter(|&errno| errno != 0),
+        },
+    };
+    Ok(Event {
+        action,
+        id: wire.id,
+        ts_ns: wire.ts_ns,
+        cpu: wire.cpu,
+        owner: owner(&wire)?,
+        local_ip: ip(&wire.local_addr),
+        local_port: (wire.flags & FLAG_LOCAL_PORT_UNBOUND == 0).then_some(wire.local_port),
+        remote_ip: ip(&wire.remote_addr),
+        remote_port: wire.remote_port,
+        v4_mapped: wire.family == AF_INET6 && as_v4(&wire.remote_addr).is_some(),
+        netns_ino: wire.netns_ino,
+        ifindex: (wire.ifindex != 0).then_some(wire.ifindex),
+        preattach: wire.flags & FLAG_PREATTACH != 0,
+        canary: wire.flags & FLAG_CANARY != 0,
+    })
+}
+
+fn owner(wire: &TcpEvent) -> Result<Option<Owner>, DecodeError> {
+    let source = OwnerSource::from_raw(wire.owner_source)
+        .ok_or(DecodeError::OwnerSource(wire.owner_source))?;
+    Ok((source != OwnerSource::Unknown).then_some(Owner {
+        source,
+        pid: wire.owner.tgid,
+        tid: wire.owner.tid,
+        start_ns: wire.owner.start_ns,
+        comm: Comm(wire.owner.comm),
+        uid: wire.owner.uid,
+        gid: wire.owner.gid,
+        cgroup_id: wire.owner.cgroup_id,
+    }))
+}
+
+fn ip(addr: &[u8; 16]) -> IpAddr {
+    as_v4(addr).map_or_else(
+        || Ipv6Addr::from(*addr).into(),
+        |v4| Ipv4Addr::from(v4).into(),
+    )
+}

@@ -1,0 +1,100 @@
+//! The exit codes, in one place, and the error that carries one to `main`.
+
+use std::fmt;
+
+/// Why the program ended; the number is the process's exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// Everything asked for was done.
+    Ok = 0,
+    /// A connection broke the policy, and `--fail-on-violation` was given.
+    Violation = 1,
+    /// The command line, or a name or file on it, is wrong.
+    Usage = 2,
+    /// The kernel or missing privilege does not allow attaching.
+    CannotAttach = 3,
+    /// Events were lost, and `--fail-on-loss` was given.
+    EventsLost = 4,
+    /// The policy file has errors; nothing was applied.
+    PolicyInvalid = 5,
+    /// The output could not be written.
+    OutputFailed = 6,
+    /// Another instance holds the lock.
+    Locked = 7,
+    /// Interrupted a second time, before the orderly end was reached.
+    Interrupted = 130,
+}
+
+impl ExitCode {
+    /// Every code with what it means to a caller, as `--help`, the man page and
+    /// the README list them.
+    pub const ALL: [(Self, &'static str); 9] = [
+        (
+            Self::Ok,
+            "done; also after Ctrl-C, SIGTERM and a closed output pipe",
+        ),
+        (
+            Self::Violation,
+            "a connection broke the policy (with --fail-on-violation)",
+        ),
+        (Self::Usage, "wrong command line: flag, value, name or file"),
+        (
+            Self::CannotAttach,
+            "cannot attach: privilege, kernel or BTF",
+        ),
+        (Self::EventsLost, "events were lost (with --fail-on-loss)"),
+        (
+            Self::PolicyInvalid,
+            "the policy is invalid; nothing was applied",
+        ),
+        (Self::OutputFailed, "the output could not be written"),
+        (Self::Locked, "another instance holds the lock"),
+        (
+            Self::Interrupted,
+            "interrupted twice: stopped before the summary",
+        ),
+    ];
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        Self::from(code as u8)
+    }
+}
+
+/// An error on its way to `main`: what to print and how to exit.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit status.
+    pub code: ExitCode,
+    /// What failed, where, what to do: one line.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// A failure with this code and message.
+    pub fn new(code: ExitCode, error: impl Into<anyhow::Error>) -> Self {
+        Self {
+            code,
+            error: error.into(),
+        }
+    }
+
+    /// A mistake on the command line.
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self::new(ExitCode::Usage, anyhow::anyhow!("{message}"))
+    }
+}
+
+/// Gives any error an exit code on its way up.
+pub trait OrExit<T> {
+    /// Maps the error to a [`Failure`] with `code`.
+    fn or_exit(self, code: ExitCode) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
+    fn or_exit(self, code: ExitCode) -> Result<T, Failure> {
+        self.map_err(|error| Failure::new(code, error))
+    }
+}

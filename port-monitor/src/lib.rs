@@ -1,0 +1,19 @@
+//! port-monitor: who talks to what on this host, live, held to a policy.
+//!
+//! Two one-way streets. **Events go up**: kernel hook → ring buffer →
+//! [`event`] (decode) → [`enrich`] → [`classify`] → [`policy`] (verdict) →
+//! [`sink`]. **Policy goes down**: text → [`policy`] → decision function in
+//! `port-monitor-common`.
+//!
+//! Invariants, checked by `cargo xtask tidy`:
+//! - only `kernel/` imports aya;
+//! - only `sink/` and `main.rs` print;
+//! - [`policy`], [`classify`], [`event`] import neither `enrich`, `sink` nor
+//!   `kernel`: they need no kernel, clock or filesystem to test;
+//! - every module starts with `//!`, no file is longer than 600 lines.
+
+pub mod cli;
+pub mod commands;
+pub mod event;
+pub mod exit_code;
+pub mod record;

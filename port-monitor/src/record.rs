@@ -1,0 +1,335 @@
+//! What the stages after the decoder add to an event, and the items a sink
+//! writes. Data only: each stage's logic is in its own module.
+
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use port_monitor_common::{counters::Hook, policy::Verdict};
+
+use crate::event::Event;
+
+/// A value found in userspace, or why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field<T> {
+    /// The value.
+    Known(T),
+    /// There is none, for this reason.
+    Missing(Missing),
+}
+
+impl<T> Field<T> {
+    /// The value, if there is one.
+    pub const fn known(&self) -> Option<&T> {
+        match self {
+            Self::Known(value) => Some(value),
+            Self::Missing(_) => None,
+        }
+    }
+}
+
+/// Why a field has no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// No hook saw the owner.
+    NoOwner,
+    /// The process ended before it could be looked up, or its pid belongs to
+    /// another process by now.
+    Exited,
+    /// The kernel refused the look-up.
+    Denied,
+    /// A kernel thread has none.
+    KernelThread,
+}
+
+impl Missing {
+    /// The reason as JSON spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoOwner => "no_owner",
+            Self::Exited => "exited",
+            Self::Denied => "denied",
+            Self::KernelThread => "kernel_thread",
+        }
+    }
+}
+
+/// A container the process runs in, as its cgroup path tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// The full id.
+    pub id: String,
+    /// `docker`, `podman`, `containerd`, `cri-o`, …
+    pub runtime: &'static str,
+    /// The Kubernetes pod's uid, where the path has one.
+    pub pod_uid: Option<String>,
+}
+
+/// What userspace knows of a process; one per (pid, start time), shared by its
+/// events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Executable path, untrusted bytes.
+    pub exe: Field<PathBuf>,
+    /// Parent's process id.
+    pub parent_pid: Option<u32>,
+    /// Name of the owner's uid in this host's user database.
+    pub user: Option<Arc<str>>,
+    /// cgroup v2 path below the mount point, with a leading slash.
+    pub cgroup: Option<Arc<str>>,
+    /// systemd unit: the last `*.service`, `*.scope`, … of the cgroup path.
+    pub unit: Option<Arc<str>>,
+    /// The container, if the cgroup path is one's.
+    pub container: Option<Container>,
+}
+
+/// The IANA port ranges (RFC 6335 §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PortClass {
+    /// 0–1023.
+    WellKnown,
+    /// 1024–49151.
+    Registered,
+    /// 49152–65535.
+    Dynamic,
+}
+
+/// Where a service name comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceOrigin {
+    /// A name the policy file defines.
+    Policy,
+    /// What usually runs there, though IANA has another name or none.
+    DeFacto,
+    /// The IANA registry.
+    Iana,
+}
+
+/// What the IANA registry says of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServiceStatus {
+    /// Assigned to a service.
+    Assigned,
+    /// Reserved by IANA.
+    Reserved,
+    /// Not assigned.
+    Unassigned,
+}
+
+/// One end's port, classified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortInfo {
+    /// The port.
+    pub port: u16,
+    /// Its range.
+    pub class: PortClass,
+    /// Its service name and where that comes from.
+    pub service: Option<(&'static str, ServiceOrigin)>,
+    /// What the registry says.
+    pub status: ServiceStatus,
+    /// The client's end, within this host's `ip_local_port_range`.
+    pub ephemeral: bool,
+}
+
+/// Both ends, classified. The local one is `None` while the kernel has not
+/// chosen the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// The local end.
+    pub local: Option<PortInfo>,
+    /// The remote end.
+    pub remote: PortInfo,
+}
+
+/// What the policy says of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// Allowed, denied, or denied by a policy that only observes.
+    pub verdict: Verdict,
+    /// The rule that decided; `None` when the direction's default did.
+    pub rule: Option<Arc<str>>,
+}
+
+impl Judgement {
+    /// The connection breaks the policy.
+    pub fn is_violation(&self) -> bool {
+        self.verdict != Verdict::Allow
+    }
+}
+
+/// An event with everything the stages added: what sinks write.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The kernel's event.
+    pub event: Event,
+    /// Wall-clock time of the event, ns since the Unix epoch.
+    pub wall_ns: i128,
+    /// The owning process.
+    pub process: Arc<Process>,
+    /// Both ports.
+    pub ports: Ports,
+    /// The policy's word; `None` without a policy.
+    pub judgement: Option<Judgement>,
+}
+
+/// Facts of one run, first in every stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Wall-clock start, ns since the Unix epoch.
+    pub wall_ns: i128,
+    /// This program's version.
+    pub version: &'static str,
+    /// Host name.
+    pub host: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// `/proc/sys/kernel/random/boot_id`: event ids and boot times belong to it.
+    pub boot_id: String,
+    /// The rung in use: `fentry`, `kprobe`, `tracepoint`.
+    pub backend: &'static str,
+    /// What this rung cannot see on this kernel, a sentence each.
+    pub blind_spots: Vec<String>,
+    /// The policy file in force.
+    pub policy: Option<String>,
+}
+
+/// Why events are missing from the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LossCause {
+    /// The kernel's ring buffer was full.
+    RingFull,
+    /// The output took the lines too slowly.
+    OutputSlow,
+    /// Records this version cannot read.
+    Undecodable,
+}
+
+impl LossCause {
+    /// The cause as JSON spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RingFull => "ring_full",
+            Self::OutputSlow => "output_slow",
+            Self::Undecodable => "undecodable",
+        }
+    }
+}
+
+/// A gap in the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// When it was noticed, ns since the Unix epoch.
+    pub wall_ns: i128,
+    /// Events lost since the last gap of this cause was written.
+    pub lost: u64,
+    /// Events lost to this cause since the start.
+    pub total: u64,
+    /// Why.
+    pub cause: LossCause,
+}
+
+/// The kernel's counters of one hook, summed over the CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HookCount {
+    /// Events of a kind that was asked for.
+    pub hit: u64,
+    /// Kept back by a filter in the kernel.
+    pub filtered: u64,
+    /// Lost: the ring was full.
+    pub reserve_failed: u64,
+    /// Went into the ring.
+    pub submitted: u64,
+}
+
+impl HookCount {
+    /// `hit = filtered + reserve_failed + submitted`.
+    pub const fn adds_up(&self) -> bool {
+        self.hit == self.filtered + self.reserve_failed + self.submitted
+    }
+}
+
+/// The final account of a run, last in every stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// When the run ended, ns since the Unix epoch.
+    pub wall_ns: i128,
+    /// How long it watched.
+    pub duration: Duration,
+    /// By hook.
+    pub hooks: Vec<(Hook, HookCount)>,
+    /// Records read from the ring.
+    pub received: u64,
+    /// Records this version cannot read.
+    pub undecodable: u64,
+    /// Events kept back in userspace: not a violation with `--violations`, or
+    /// after `--count` was reached.
+    pub hidden: u64,
+    /// Events written to the output.
+    pub shown: u64,
+    /// Events the output took too slowly, or failed to take.
+    pub dropped: u64,
+    /// Events that broke the policy, shown or not.
+    pub violations: u64,
+    /// Accepts only `security_sock_graft` saw.
+    pub accept_preattach: u64,
+    /// Full kernel tables: attempts without an outcome, listeners without an
+    /// owner, processes of the tree not followed.
+    pub table_full: u64,
+    /// How the command after `--` ended: its exit status, or 128 + signal.
+    pub command_status: Option<i32>,
+}
+
+impl Summary {
+    /// Events of the kinds asked for, over all hooks.
+    pub fn seen(&self) -> u64 {
+        self.hooks.iter().map(|(_, count)| count.hit).sum()
+    }
+
+    /// Kept back by filters, in the kernel and in userspace.
+    pub fn filtered(&self) -> u64 {
+        self.hooks
+            .iter()
+            .map(|(_, count)| count.filtered)
+            .sum::<u64>()
+            + self.hidden
+    }
+
+    /// Lost: ring full, undecodable, or dropped on the way out.
+    pub fn lost(&self) -> u64 {
+        let ring: u64 = self
+            .hooks
+            .iter()
+            .map(|(_, count)| count.reserve_failed)
+            .sum();
+        ring + self.undecodable + self.dropped
+    }
+
+    /// The accounting law: seen = shown + filtered + lost, and every hook's row
+    /// adds up.
+    pub fn adds_up(&self) -> bool {
+        self.hooks.iter().all(|(_, count)| count.adds_up())
+            && self.seen() == self.shown + self.filtered() + self.lost()
+    }
+}
+
+/// One thing to write.
+#[derive(Clone, Copy, Debug)]
+pub enum Item<'a> {
+    /// The start of the stream.
+    Header(&'a Header),
+    /// An event.
+    Event(&'a Record),
+    /// A gap.
+    Loss(&'a Loss),
+    /// The end of the stream.
+    Summary(&'a Summary),
+}
+
+/// An address and port for display: `10.0.0.1:80`, `[::1]:80`, `[fe80::1%3]:80`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port; `None` prints as `*`.
+    pub port: Option<u16>,
+    /// The zone of a link-local address.
+    pub ifindex: Option<u32>,
+}
