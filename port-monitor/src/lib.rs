@@ -12,9 +12,12 @@
 //!   `kernel`: they need no kernel, clock or filesystem to test;
 //! - every module starts with `//!`, no file is longer than 600 lines.
 
+pub mod classify;
 pub mod cli;
 pub mod commands;
 pub mod event;
 pub mod exit_code;
-pub mod record;
 pub mod kernel;
+pub mod port_set;
+pub mod record;
+pub mod services;
