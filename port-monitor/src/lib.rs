@@ -16,4 +16,5 @@ pub mod cli;
 pub mod commands;
 pub mod event;
 pub mod exit_code;
+pub mod kernel;
 pub mod record;
