@@ -13,7 +13,9 @@
 //! - every module starts with `//!`, no file is longer than 600 lines.
 
 pub mod cli;
+pub mod clock;
 pub mod commands;
+pub mod enrich;
 pub mod event;
 pub mod exit_code;
 pub mod kernel;
