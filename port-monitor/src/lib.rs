@@ -14,7 +14,9 @@
 
 pub mod classify;
 pub mod cli;
+pub mod clock;
 pub mod commands;
+pub mod enrich;
 pub mod event;
 pub mod exit_code;
 pub mod kernel;
