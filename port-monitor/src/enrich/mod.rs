@@ -7,7 +7,7 @@
 mod cache;
 pub(crate) mod cgroup;
 mod container;
-mod process;
+pub(crate) mod process;
 pub(crate) mod unit;
 mod user;
 

@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
     path::{Path, PathBuf},
@@ -94,6 +94,22 @@ impl Proc {
     }
 }
 
+/// When this process started, in /proc's ticks since boot: what the canary
+/// compares the kernel's word with.
+pub(crate) fn own_start_ticks() -> Option<u64> {
+    Stat::parse(&fs::read("/proc/self/stat").ok()?).map(|stat| stat.start_ticks)
+}
+
+/// A `CLOCK_BOOTTIME` ns in /proc's ticks.
+pub(crate) fn ticks(boot_ns: u64) -> u64 {
+    boot_ns / (1_000_000_000 / clock_ticks_per_second().max(1))
+}
+
+/// This process's cgroup v2 path.
+pub(crate) fn own_cgroup_path() -> Option<String> {
+    cgroup_path(&fs::read("/proc/self/cgroup").ok()?)
+}
+
 fn read_file(dir: &OwnedFd, name: &str) -> Result<Vec<u8>, Errno> {
     let fd = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut text = Vec::new();
@@ -145,7 +161,7 @@ fn cgroup_path(text: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     use proptest::prelude::*;
     use tempfile::TempDir;
