@@ -1,0 +1,133 @@
+//! `cargo xtask test-vm`: the kernel tests in a guest of each kernel.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    artifacts::{self, Artifacts},
+    guest::{self, Outcome, Task},
+    kernels::{self, Kernel, Series},
+    paths,
+    report::{self, KernelReport, Tally},
+    tools,
+};
+
+/// Boot and all cases of one kernel; several times what an idle host needs.
+const GUEST_DEADLINE: Duration = Duration::from_mins(15);
+const GUESTS_AT_ONCE: usize = 2;
+
+/// Arguments of `test-vm`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Kernels to test on; all of them when none is named
+    #[arg(value_enum)]
+    kernels: Vec<Series>,
+    /// Run only the cases whose names contain one of these
+    #[arg(last = true)]
+    filters: Vec<String>,
+}
+
+/// Runs the command and prints its matrix and closing line.
+pub(crate) fn run(args: &Args) -> Result<Tally> {
+    let wanted = if args.kernels.is_empty() {
+        &Series::ALL
+    } else {
+        args.kernels.as_slice()
+    };
+    let reports = test_in_guests(wanted, &artifacts::build_all()?, &args.filters)?;
+    let mut tally = Tally::default();
+    for report in &reports {
+        tally += report.tally();
+    }
+    println!("\n{}\n{tally}", report::render(&reports)?);
+    Ok(tally)
+}
+
+/// The report of each kernel in `wanted`, in that order.
+pub(crate) fn test_in_guests(
+    wanted: &[Series],
+    artifacts: &Artifacts,
+    filters: &[String],
+) -> Result<Vec<KernelReport>> {
+    tools::ensure(&tools::GUEST_PACKAGES)?;
+    let kernels = kernels::fetch(wanted)?;
+    let task = task(artifacts, filters);
+
+    let reports: Vec<Mutex<Option<Result<KernelReport>>>> =
+        kernels.iter().map(|_| Mutex::new(None)).collect();
+    let queue = Mutex::new(kernels.iter().zip(&reports));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+    thread::scope(|scope| {
+        for _ in 0..GUESTS_AT_ONCE {
+            scope.spawn(|| {
+                while let Some((kernel, report)) = next() {
+                    let result = test_in_guest(kernel, &task);
+                    *report.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                }
+            });
+        }
+    });
+    reports
+        .into_iter()
+        .map(|report| {
+            let report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+            report.context("run a guest for each kernel")?
+        })
+        .collect()
+}
+
+fn task(artifacts: &Artifacts, filters: &[String]) -> Task {
+    let runner = "/bin/kernel-tests";
+    let program = "/bin/port-monitor";
+    let mut command = vec![
+        runner.to_owned(),
+        "--program".to_owned(),
+        program.to_owned(),
+    ];
+    command.extend_from_slice(filters);
+    Task {
+        programs: vec![
+            (artifacts.kernel_tests.clone(), runner.to_owned()),
+            (artifacts.program.clone(), program.to_owned()),
+        ],
+        command,
+        deadline: GUEST_DEADLINE,
+    }
+}
+
+fn test_in_guest(kernel: &Kernel, task: &Task) -> Result<KernelReport> {
+    let name = kernel.series.name();
+    println!("[{name}] boots {}", kernel.release);
+    let mut report = KernelReport::new(name);
+    let dir = paths::workspace().join("target/guests").join(name);
+    let outcome = guest::boot(kernel, task, &dir, |line| {
+        println!("[{name}] {line}");
+        report.take_line(line);
+    })?;
+    conclude(name, &outcome, &mut report);
+    Ok(report)
+}
+
+/// Says how the guest ended, and takes what was wrong into the report.
+fn conclude(name: &str, outcome: &Outcome, report: &mut KernelReport) {
+    let boot_s = outcome.boot_time.unwrap_or_default().as_secs_f32();
+    let total_s = outcome.total_time.as_secs_f32();
+    println!("[{name}] ended after {total_s:.1} s, {boot_s:.1} s of it to boot");
+    report.finish();
+    match &outcome.status {
+        Ok(0) => {}
+        Ok(_) if report.tally().failed > 0 => {}
+        Ok(status) => report.problem(format!("the runner exited with status {status}")),
+        Err(breakdown) => {
+            for line in &breakdown.tail {
+                println!("[{name}] | {line}");
+            }
+            report.problem(&*breakdown.reason);
+        }
+    }
+}
