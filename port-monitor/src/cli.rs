@@ -22,4 +22,7 @@ pub struct Cli {
 pub enum Command {
     /// Show connections as they happen (the default)
     Watch(Box<commands::watch::Args>),
+    /// Wait for the monitor, then become a command
+    #[command(name = crate::child::SUBCOMMAND, hide = true)]
+    Exec(commands::exec::Args),
 }

@@ -5,6 +5,7 @@ use crate::{
     exit_code::{ExitCode, Failure},
 };
 
+pub mod exec;
 pub mod watch;
 
 /// Runs what the command line asks for.
@@ -12,5 +13,6 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         None => watch::run(cli.watch),
         Some(Command::Watch(args)) => watch::run(*args),
+        Some(Command::Exec(args)) => exec::run(&args),
     }
 }
