@@ -22,6 +22,12 @@ pub struct Cli {
 pub enum Command {
     /// Show connections as they happen (the default)
     Watch(Box<commands::watch::Args>),
+<<<<<<< HEAD
+    /// Wait for the monitor, then become a command
+    #[command(name = crate::child::SUBCOMMAND, hide = true)]
+    Exec(commands::exec::Args),
+=======
     /// Look up TCP ports and service names
     Service(commands::service::Args),
+>>>>>>> main
 }

@@ -17,6 +17,7 @@ pub struct WallClock {
 
 /// The wall clock read between two readings of the boot clock.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "units end the names")]
 struct Reading {
     before_ns: i128,
     wall_ns: i128,

@@ -9,7 +9,11 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
 };
 
+<<<<<<< HEAD
+pub mod exec;
+=======
 pub mod service;
+>>>>>>> main
 pub mod watch;
 
 /// Runs what the command line asks for.
@@ -17,6 +21,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         None => watch::run(cli.watch),
         Some(Command::Watch(args)) => watch::run(*args),
+<<<<<<< HEAD
+        Some(Command::Exec(args)) => exec::run(&args),
+=======
         Some(Command::Service(args)) => service::run(&args, io::stdout().lock()),
     }
 }
@@ -29,5 +36,6 @@ fn written(result: io::Result<()>) -> Result<ExitCode, Failure> {
             .context("write to the standard output")
             .or_exit(ExitCode::OutputFailed),
         _ => Ok(ExitCode::Ok),
+>>>>>>> main
     }
 }
