@@ -25,7 +25,7 @@ const INIT: &str = include_str!("guest_init.sh");
 const STARTS: &str = "guest: command starts";
 const EXITS: &str = "guest: command exits ";
 const MOUNT_POINTS: [&str; 6] = ["/proc", "/sys", "/dev", "/tmp", "/run", "/bin"];
-/// How much of a failed guest's output is shown.
+/// How many of a failed guest's messages are shown.
 const TAIL_LINES: usize = 50;
 
 /// What to run in a guest.
@@ -55,8 +55,8 @@ pub(crate) struct Outcome {
 pub(crate) struct Breakdown {
     /// What happened, in one line.
     pub(crate) reason: String,
-    /// The last lines of the kernel and of the command.
-    pub(crate) tail: Vec<String>,
+    /// The kernel's last messages.
+    pub(crate) console_tail: Vec<String>,
 }
 
 /// Runs `task` on `kernel`; `dir` takes the image and the kernel's messages.
@@ -81,9 +81,10 @@ pub(crate) fn boot(
     Ok(Outcome {
         boot_time: session.command_started.map(|at| at - started),
         total_time: started.elapsed(),
-        status: session
-            .status
-            .ok_or_else(|| session.breakdown(end, task.deadline, &console)),
+        status: match (end, session.status) {
+            (End::PoweredOff, Some(status)) => Ok(status),
+            _ => Err(session.breakdown(end, task.deadline, &console)),
+        },
     })
 }
 
@@ -99,7 +100,6 @@ enum End {
 struct Session {
     command_started: Option<Instant>,
     status: Option<i32>,
-    lines: Vec<String>,
 }
 
 impl Session {
@@ -114,9 +114,10 @@ impl Session {
         let end = loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match lines.recv_timeout(left) {
-                Ok(line) => self.take(line, on_line),
+                // Without the guard, a guest that never falls silent never times out.
+                Ok(line) if !left.is_zero() => self.take(&line, on_line),
                 Err(RecvTimeoutError::Disconnected) => break End::PoweredOff,
-                Err(RecvTimeoutError::Timeout) => {
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {
                     child.kill().context("stop qemu-system-x86_64")?;
                     break End::TimedOut;
                 }
@@ -126,38 +127,40 @@ impl Session {
         Ok(end)
     }
 
-    fn take(&mut self, line: String, on_line: &mut impl FnMut(&str)) {
+    fn take(&mut self, line: &str, on_line: &mut impl FnMut(&str)) {
         if line == STARTS {
             self.command_started = Some(Instant::now());
         } else if let Some(status) = line.strip_prefix(EXITS) {
             self.status = status.parse().ok();
         } else {
-            on_line(&line);
-            self.lines.push(line);
+            on_line(line);
         }
     }
 
     fn breakdown(&self, end: End, deadline: Duration, console: &Path) -> Breakdown {
-        let stage = match self.command_started {
-            Some(_) => "while the command ran",
-            None => "before the command started",
+        let stage = match (self.command_started, self.status) {
+            (None, _) => "before the command started",
+            (Some(_), None) => "while the command ran",
+            (Some(_), Some(_)) => "after the command exited",
         };
         let reason = match end {
             End::PoweredOff => format!("the guest stopped {stage}"),
             End::TimedOut => format!("the guest took more than {} s, {stage}", deadline.as_secs()),
         };
-        let messages = fs::read(console).unwrap_or_default();
-        let messages = String::from_utf8_lossy(&messages).into_owned();
-        let all: Vec<&str> = messages
-            .lines()
-            .chain(self.lines.iter().map(String::as_str))
-            .collect();
-        let skipped = all.len().saturating_sub(TAIL_LINES);
         Breakdown {
             reason,
-            tail: all.into_iter().skip(skipped).map(str::to_owned).collect(),
+            console_tail: last_lines(console),
         }
     }
+}
+
+/// The end of a log that may hold anything.
+fn last_lines(log: &Path) -> Vec<String> {
+    let bytes = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let skipped = lines.len().saturating_sub(TAIL_LINES);
+    lines.into_iter().skip(skipped).map(str::to_owned).collect()
 }
 
 /// Reads on a thread of its own, so that silence does not outlast the deadline.
@@ -251,9 +254,7 @@ mod tests {
         let mut session = Session::default();
         let mut seen = Vec::new();
         for line in lines {
-            session.take((*line).to_owned(), &mut |line: &str| {
-                seen.push(line.to_owned());
-            });
+            session.take(line, &mut |line: &str| seen.push(line.to_owned()));
         }
         (session, seen)
     }
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_that_stops_early_shows_the_last_lines_of_kernel_and_command() {
+    fn a_guest_that_stops_early_shows_the_kernels_last_messages() {
         let console = std::env::temp_dir().join(format!("console-{}", std::process::id()));
         let messages: Vec<String> = (0..60).map(|n| format!("message {n}")).collect();
         fs::write(&console, messages.join("\n")).unwrap();
@@ -276,28 +277,35 @@ mod tests {
 
         assert_eq!(session.status, None);
         assert_eq!(breakdown.reason, "the guest stopped while the command ran");
-        assert_eq!(breakdown.tail.len(), TAIL_LINES);
-        assert_eq!(breakdown.tail.first().unwrap(), "message 11");
-        assert_eq!(breakdown.tail.last().unwrap(), "half done");
+        assert_eq!(breakdown.console_tail, messages[10..]);
     }
 
-    #[test]
-    fn a_silent_guest_is_stopped_at_the_deadline() {
-        let mut child = Command::new("cat")
+    /// How following `program` ends at a deadline of 20 ms.
+    fn end_of(program: &str) -> End {
+        let mut child = Command::new(program)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut session = Session::default();
         let deadline = Instant::now() + Duration::from_millis(20);
-        let end = session.follow(&mut child, deadline, &mut |_: &str| ());
-        assert_eq!(end.unwrap(), End::TimedOut);
-        let reason = session
-            .breakdown(End::TimedOut, Duration::from_secs(7), Path::new("/none"))
-            .reason;
+        let end = Session::default().follow(&mut child, deadline, &mut |_: &str| ());
+        end.unwrap()
+    }
+
+    #[test]
+    fn a_guest_is_stopped_at_the_deadline_silent_or_not() {
+        assert_eq!(end_of("cat"), End::TimedOut);
+        assert_eq!(end_of("yes"), End::TimedOut);
+    }
+
+    #[test]
+    fn a_guest_that_hangs_says_where() {
+        let (session, _) = session(&[STARTS, "guest: command exits 0"]);
+        let breakdown =
+            session.breakdown(End::TimedOut, Duration::from_secs(7), Path::new("/none"));
         assert_eq!(
-            reason,
-            "the guest took more than 7 s, before the command started"
+            breakdown.reason,
+            "the guest took more than 7 s, after the command exited"
         );
     }
 
