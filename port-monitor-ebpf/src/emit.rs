@@ -17,6 +17,7 @@ use crate::{
     filter,
     globals::config,
     maps::{COUNTERS, EVENTS},
+    mem,
     sock::Flow,
     task,
 };
@@ -68,7 +69,7 @@ pub(crate) fn now_ns() -> u64 {
 /// kernel addresses out of the output.
 #[inline(always)]
 pub(crate) fn connection_id(sk: *const u8, ts_ns: u64) -> u64 {
-    let mixed = (sk as u64 ^ config!(salt)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mem::address(sk) ^ config!(salt)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ mixed >> 32 ^ ts_ns).wrapping_mul(0xd6e8_feb8_6659_fd93);
     mixed ^ mixed >> 32
 }

@@ -35,3 +35,12 @@ impl Mem for Probe {
         unsafe { bpf_probe_read_kernel(field) }.ok()
     }
 }
+
+/// A pointer as a number. The verifier allows no arithmetic on a BTF-typed
+/// pointer but an offset; read back from memory, it is a plain number.
+#[inline(always)]
+pub(crate) fn address(pointer: *const u8) -> u64 {
+    let slot = pointer as u64;
+    // SAFETY: the helper fails on a bad address instead of faulting.
+    unsafe { bpf_probe_read_kernel(&raw const slot) }.unwrap_or(0)
+}
