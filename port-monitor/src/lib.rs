@@ -13,6 +13,7 @@
 //! - every module starts with `//!`, no file is longer than 600 lines.
 
 pub mod child;
+pub mod classify;
 pub mod cli;
 pub mod clock;
 pub mod commands;
@@ -20,4 +21,6 @@ pub mod enrich;
 pub mod event;
 pub mod exit_code;
 pub mod kernel;
+pub mod port_set;
 pub mod record;
+pub mod services;
