@@ -3,7 +3,7 @@
 
 use std::{
     ffi::OsString,
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
     path::{Path, PathBuf},
@@ -22,6 +22,21 @@ const FILE_LIMIT: u64 = 65_536;
 /// `PF_KTHREAD` in the flags of `stat`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
+/// A `CLOCK_BOOTTIME` ns in the unit of /proc's start times.
+pub(crate) fn ticks_of_ns(boot_ns: u64) -> u64 {
+    boot_ns / (1_000_000_000 / clock_ticks_per_second().max(1))
+}
+
+/// When this process started, in clock ticks since boot.
+pub(crate) fn own_start_ticks() -> Option<u64> {
+    Some(Stat::parse(&fs::read("/proc/self/stat").ok()?)?.start_ticks)
+}
+
+/// The cgroup v2 path of this process.
+pub(super) fn own_cgroup() -> Option<String> {
+    cgroup_path(&fs::read("/proc/self/cgroup").ok()?)
+}
+
 /// What /proc tells of a process.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -35,7 +50,6 @@ pub(super) struct Facts {
 #[derive(Debug)]
 pub(super) struct Proc {
     root: PathBuf,
-    ns_per_tick: u64,
     hides_processes: bool,
 }
 
@@ -43,7 +57,6 @@ impl Proc {
     pub(super) fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            ns_per_tick: 1_000_000_000 / clock_ticks_per_second().max(1),
             // There is always a process 1: not to see it means `hidepid`.
             hides_processes: !root.join("1").exists(),
         }
@@ -66,7 +79,7 @@ impl Proc {
         let stat = read_file(&dir, "stat").map_err(|errno| self.missing(errno))?;
         let stat = Stat::parse(&stat).ok_or(Missing::Exited)?;
         // /proc counts in ticks: start times within one tick look the same.
-        if stat.start_ticks != start_ns / self.ns_per_tick {
+        if stat.start_ticks != ticks_of_ns(start_ns) {
             return Err(Missing::Exited);
         }
         let exe = match readlinkat(&dir, "exe", Vec::new()) {
@@ -145,14 +158,12 @@ fn cgroup_path(text: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::symlink};
+    use std::os::unix::fs::symlink;
 
     use proptest::prelude::*;
     use tempfile::TempDir;
 
     use super::*;
-
-    const TICK_NS: u64 = 10_000_000;
 
     /// A /proc with processes 1 and 812, the latter started at tick 4711.
     fn proc_with(stat: &str) -> (TempDir, Proc) {
@@ -163,11 +174,13 @@ mod tests {
         let dir = root.path().join("812");
         fs::write(dir.join("stat"), stat).unwrap();
         fs::write(dir.join("cgroup"), "1:cpu:/x\n0::/system.slice/a.service\n").unwrap();
-        let proc = Proc {
-            ns_per_tick: TICK_NS,
-            ..Proc::new(root.path())
-        };
+        let proc = Proc::new(root.path());
         (root, proc)
+    }
+
+    /// The first nanosecond of a tick.
+    fn ns(ticks: u64) -> u64 {
+        ticks * (1_000_000_000 / clock_ticks_per_second())
     }
 
     fn stat(comm: &str, flags: u32) -> String {
@@ -178,7 +191,7 @@ mod tests {
     fn process_with_the_same_start_time_is_read() {
         let (root, proc) = proc_with(&stat("evil) S 1 (\n", 0));
         symlink("/usr/bin/x (deleted)", root.path().join("812/exe")).unwrap();
-        let facts = proc.read(812, 4711 * TICK_NS + 1234).unwrap();
+        let facts = proc.read(812, ns(4711) + 1234).unwrap();
         assert_eq!(
             facts,
             Facts {
@@ -192,8 +205,8 @@ mod tests {
     #[test]
     fn process_with_another_start_time_is_not_the_one() {
         let (_root, proc) = proc_with(&stat("x", 0));
-        assert_eq!(proc.read(812, 4710 * TICK_NS), Err(Missing::Exited));
-        assert_eq!(proc.read(812, 4712 * TICK_NS), Err(Missing::Exited));
+        assert_eq!(proc.read(812, ns(4710)), Err(Missing::Exited));
+        assert_eq!(proc.read(812, ns(4712)), Err(Missing::Exited));
     }
 
     #[test]
@@ -209,10 +222,10 @@ mod tests {
     #[test]
     fn process_without_exe_is_a_kernel_thread_or_a_zombie() {
         let (_root, proc) = proc_with(&stat("kworker", KERNEL_THREAD | 0x40));
-        let thread = proc.read(812, 4711 * TICK_NS).unwrap();
+        let thread = proc.read(812, ns(4711)).unwrap();
         assert_eq!(thread.exe, Field::Missing(Missing::KernelThread));
         let (_root, proc) = proc_with(&stat("x", 0x40));
-        let zombie = proc.read(812, 4711 * TICK_NS).unwrap();
+        let zombie = proc.read(812, ns(4711)).unwrap();
         assert_eq!(zombie.exe, Field::Missing(Missing::Exited));
     }
 
@@ -220,10 +233,11 @@ mod tests {
     fn this_process_is_found_in_the_real_proc() {
         let proc = Proc::new(Path::new("/proc"));
         let pid = std::process::id();
-        let own = Stat::parse(&fs::read("/proc/self/stat").unwrap()).unwrap();
-        let facts = proc.read(pid, own.start_ticks * proc.ns_per_tick).unwrap();
+        let start_ns = ns(own_start_ticks().unwrap());
+        let facts = proc.read(pid, start_ns).unwrap();
         assert_eq!(facts.exe, Field::Known(std::env::current_exe().unwrap()));
         assert_eq!(facts.parent_pid, Some(std::os::unix::process::parent_id()));
+        assert_eq!(facts.cgroup, own_cgroup());
     }
 
     #[test]
