@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{container::container, proc::own_cgroup, unit::unit};
+use super::{container::container, unit::unit};
 use crate::record::Container;
 
 /// Cgroups remembered, and directories visited in one walk.
@@ -83,12 +83,6 @@ impl CgroupTree {
             }
         }
     }
-}
-
-/// The id of this process's own cgroup; `None` when no tree shows it.
-pub(crate) fn own_id() -> Option<u64> {
-    let path = own_cgroup()?;
-    CgroupTree::find(Path::new("/proc"))?.id(path.as_ref()).ok()
 }
 
 /// The mount point in a line of mountinfo, if it mounts a whole cgroup v2

@@ -7,7 +7,7 @@
 mod cache;
 pub(crate) mod cgroup;
 mod container;
-pub(crate) mod proc;
+pub(crate) mod process;
 pub(crate) mod unit;
 mod user;
 
@@ -16,7 +16,7 @@ use std::{path::Path, sync::Arc, time::Instant};
 use self::{
     cache::Cache,
     cgroup::{CgroupTree, Cgroups},
-    proc::{Facts, Proc},
+    process::{Facts, Proc},
     user::Users,
 };
 use crate::{

@@ -8,6 +8,7 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::MetadataExt as _,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,13 @@ use port_monitor_common::event::OwnerSource;
 use thiserror::Error;
 
 use super::ladder::Rung;
-use crate::event::{Action, Event, Owner, decode};
+use crate::{
+    enrich::{
+        cgroup::CgroupTree,
+        process::{own_cgroup_path, own_start_ticks, ticks},
+    },
+    event::{Event, Owner, decode},
+};
 
 /// How long the canary's events may take: they are in the ring by the time its
 /// system calls return, unless another CPU is in the middle of a record.
@@ -169,11 +176,16 @@ impl Truth {
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             comm,
-            start_ticks: crate::enrich::proc::own_start_ticks().unwrap_or(0),
+            start_ticks: own_start_ticks().unwrap_or(0),
             netns_ino: u32::try_from(netns_ino).unwrap_or(0),
-            cgroup_id: crate::enrich::cgroup::own_id(),
+            cgroup_id: own_cgroup_id(),
         })
     }
+}
+
+fn own_cgroup_id() -> Option<u64> {
+    let tree = CgroupTree::find(Path::new("/proc"))?;
+    tree.id(Path::new(&own_cgroup_path()?)).ok()
 }
 
 /// What the events of one connection must say.
@@ -241,7 +253,7 @@ impl Expected<'_> {
         self.equal(event, "thread id", *tid, truth.tid)?;
         self.equal(event, "user id", *uid, truth.uid)?;
         self.equal(event, "group id", *gid, truth.gid)?;
-        let ticks = crate::enrich::proc::ticks_of_ns(*start_ns);
+        let ticks = ticks(*start_ns);
         self.equal(event, "process start", ticks, truth.start_ticks)?;
         if comm.as_bytes() != truth.comm {
             return Err(self.wrong(event, "thread name", &comm.as_bytes(), &truth.comm));
@@ -271,12 +283,7 @@ impl Expected<'_> {
     ) -> CanaryError {
         CanaryError::Wrong {
             kernel: self.truth.kernel.clone(),
-            event: match event.action {
-                Action::Connect => "connect",
-                Action::Accept => "accept",
-                Action::Connected { .. } => "connected",
-                Action::Failed { .. } => "failed",
-            },
+            event: event.action.name(),
             field,
             reported: format!("{reported:?}"),
             truth: format!("{truth:?}"),

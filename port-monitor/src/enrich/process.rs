@@ -22,21 +22,6 @@ const FILE_LIMIT: u64 = 65_536;
 /// `PF_KTHREAD` in the flags of `stat`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
-/// A `CLOCK_BOOTTIME` ns in the unit of /proc's start times.
-pub(crate) fn ticks_of_ns(boot_ns: u64) -> u64 {
-    boot_ns / (1_000_000_000 / clock_ticks_per_second().max(1))
-}
-
-/// When this process started, in clock ticks since boot.
-pub(crate) fn own_start_ticks() -> Option<u64> {
-    Some(Stat::parse(&fs::read("/proc/self/stat").ok()?)?.start_ticks)
-}
-
-/// The cgroup v2 path of this process.
-pub(super) fn own_cgroup() -> Option<String> {
-    cgroup_path(&fs::read("/proc/self/cgroup").ok()?)
-}
-
 /// What /proc tells of a process.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Facts {
@@ -79,7 +64,7 @@ impl Proc {
         let stat = read_file(&dir, "stat").map_err(|errno| self.missing(errno))?;
         let stat = Stat::parse(&stat).ok_or(Missing::Exited)?;
         // /proc counts in ticks: start times within one tick look the same.
-        if stat.start_ticks != ticks_of_ns(start_ns) {
+        if stat.start_ticks != ticks(start_ns) {
             return Err(Missing::Exited);
         }
         let exe = match readlinkat(&dir, "exe", Vec::new()) {
@@ -105,6 +90,22 @@ impl Proc {
             _ => Missing::Exited,
         }
     }
+}
+
+/// When this process started, in /proc's ticks since boot: what the canary
+/// compares the kernel's word with.
+pub(crate) fn own_start_ticks() -> Option<u64> {
+    Stat::parse(&fs::read("/proc/self/stat").ok()?).map(|stat| stat.start_ticks)
+}
+
+/// A `CLOCK_BOOTTIME` ns in /proc's ticks.
+pub(crate) fn ticks(boot_ns: u64) -> u64 {
+    boot_ns / (1_000_000_000 / clock_ticks_per_second().max(1))
+}
+
+/// This process's cgroup v2 path.
+pub(crate) fn own_cgroup_path() -> Option<String> {
+    cgroup_path(&fs::read("/proc/self/cgroup").ok()?)
 }
 
 fn read_file(dir: &OwnedFd, name: &str) -> Result<Vec<u8>, Errno> {
@@ -237,7 +238,7 @@ mod tests {
         let facts = proc.read(pid, start_ns).unwrap();
         assert_eq!(facts.exe, Field::Known(std::env::current_exe().unwrap()));
         assert_eq!(facts.parent_pid, Some(std::os::unix::process::parent_id()));
-        assert_eq!(facts.cgroup, own_cgroup());
+        assert_eq!(facts.cgroup, own_cgroup_path());
     }
 
     #[test]
