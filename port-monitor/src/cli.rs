@@ -22,12 +22,9 @@ pub struct Cli {
 pub enum Command {
     /// Show connections as they happen (the default)
     Watch(Box<commands::watch::Args>),
-<<<<<<< HEAD
+    /// Look up TCP ports and service names
+    Service(commands::service::Args),
     /// Wait for the monitor, then become a command
     #[command(name = crate::child::SUBCOMMAND, hide = true)]
     Exec(commands::exec::Args),
-=======
-    /// Look up TCP ports and service names
-    Service(commands::service::Args),
->>>>>>> main
 }

@@ -20,6 +20,7 @@ pub mod commands;
 pub mod enrich;
 pub mod event;
 pub mod exit_code;
+pub mod filter;
 pub mod kernel;
 pub mod port_set;
 pub mod record;

@@ -9,11 +9,8 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
 };
 
-<<<<<<< HEAD
 pub mod exec;
-=======
 pub mod service;
->>>>>>> main
 pub mod watch;
 
 /// Runs what the command line asks for.
@@ -21,10 +18,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         None => watch::run(cli.watch),
         Some(Command::Watch(args)) => watch::run(*args),
-<<<<<<< HEAD
-        Some(Command::Exec(args)) => exec::run(&args),
-=======
         Some(Command::Service(args)) => service::run(&args, io::stdout().lock()),
+        Some(Command::Exec(args)) => exec::run(&args),
     }
 }
 
@@ -36,6 +31,5 @@ fn written(result: io::Result<()>) -> Result<ExitCode, Failure> {
             .context("write to the standard output")
             .or_exit(ExitCode::OutputFailed),
         _ => Ok(ExitCode::Ok),
->>>>>>> main
     }
 }

@@ -9,7 +9,7 @@ use std::{
         ffi::OsStringExt as _,
         fs::{DirEntryExt as _, MetadataExt as _},
     },
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -48,7 +48,15 @@ impl CgroupTree {
     /// The id of the cgroup at `path`, below the mount point.
     pub(crate) fn id(&self, path: &Path) -> io::Result<u64> {
         let below = path.strip_prefix("/").unwrap_or(path);
-        Ok(fs::metadata(self.mount.join(below))?.ino())
+        // A process outside our cgroup namespace has a path that leads out of it.
+        if below.components().any(|part| part == Component::ParentDir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let directory = fs::metadata(self.mount.join(below))?;
+        if !directory.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(directory.ino())
     }
 
     /// Visits the cgroups with their ids and their paths below the mount point,
@@ -206,6 +214,17 @@ mod tests {
         });
         seen.sort();
         assert_eq!(seen, ["", "system.slice", UNIT].map(PathBuf::from));
+    }
+
+    #[test]
+    fn only_a_directory_below_the_mount_point_has_an_id() {
+        let (root, tree) = tree();
+        fs::create_dir(root.path().join("outside")).unwrap();
+        fs::write(tree.mount().join("cgroup.procs"), "").unwrap();
+        assert!(tree.id(Path::new("/system.slice")).is_ok());
+        for path in ["/../outside", "/cgroup.procs", "/no.slice"] {
+            assert!(tree.id(Path::new(path)).is_err(), "{path}");
+        }
     }
 
     #[test]

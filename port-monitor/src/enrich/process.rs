@@ -35,7 +35,6 @@ pub(super) struct Facts {
 #[derive(Debug)]
 pub(super) struct Proc {
     root: PathBuf,
-    ns_per_tick: u64,
     hides_processes: bool,
 }
 
@@ -43,7 +42,6 @@ impl Proc {
     pub(super) fn new(root: &Path) -> Self {
         Self {
             root: root.to_owned(),
-            ns_per_tick: 1_000_000_000 / clock_ticks_per_second().max(1),
             // There is always a process 1: not to see it means `hidepid`.
             hides_processes: !root.join("1").exists(),
         }
@@ -66,7 +64,7 @@ impl Proc {
         let stat = read_file(&dir, "stat").map_err(|errno| self.missing(errno))?;
         let stat = Stat::parse(&stat).ok_or(Missing::Exited)?;
         // /proc counts in ticks: start times within one tick look the same.
-        if stat.start_ticks != start_ns / self.ns_per_tick {
+        if stat.start_ticks != ticks(start_ns) {
             return Err(Missing::Exited);
         }
         let exe = match readlinkat(&dir, "exe", Vec::new()) {
@@ -168,8 +166,6 @@ mod tests {
 
     use super::*;
 
-    const TICK_NS: u64 = 10_000_000;
-
     /// A /proc with processes 1 and 812, the latter started at tick 4711.
     fn proc_with(stat: &str) -> (TempDir, Proc) {
         let root = tempfile::tempdir().unwrap();
@@ -179,11 +175,13 @@ mod tests {
         let dir = root.path().join("812");
         fs::write(dir.join("stat"), stat).unwrap();
         fs::write(dir.join("cgroup"), "1:cpu:/x\n0::/system.slice/a.service\n").unwrap();
-        let proc = Proc {
-            ns_per_tick: TICK_NS,
-            ..Proc::new(root.path())
-        };
+        let proc = Proc::new(root.path());
         (root, proc)
+    }
+
+    /// The first nanosecond of a tick.
+    fn ns(ticks: u64) -> u64 {
+        ticks * (1_000_000_000 / clock_ticks_per_second())
     }
 
     fn stat(comm: &str, flags: u32) -> String {
@@ -194,7 +192,7 @@ mod tests {
     fn process_with_the_same_start_time_is_read() {
         let (root, proc) = proc_with(&stat("evil) S 1 (\n", 0));
         symlink("/usr/bin/x (deleted)", root.path().join("812/exe")).unwrap();
-        let facts = proc.read(812, 4711 * TICK_NS + 1234).unwrap();
+        let facts = proc.read(812, ns(4711) + 1234).unwrap();
         assert_eq!(
             facts,
             Facts {
@@ -208,8 +206,8 @@ mod tests {
     #[test]
     fn process_with_another_start_time_is_not_the_one() {
         let (_root, proc) = proc_with(&stat("x", 0));
-        assert_eq!(proc.read(812, 4710 * TICK_NS), Err(Missing::Exited));
-        assert_eq!(proc.read(812, 4712 * TICK_NS), Err(Missing::Exited));
+        assert_eq!(proc.read(812, ns(4710)), Err(Missing::Exited));
+        assert_eq!(proc.read(812, ns(4712)), Err(Missing::Exited));
     }
 
     #[test]
@@ -225,10 +223,10 @@ mod tests {
     #[test]
     fn process_without_exe_is_a_kernel_thread_or_a_zombie() {
         let (_root, proc) = proc_with(&stat("kworker", KERNEL_THREAD | 0x40));
-        let thread = proc.read(812, 4711 * TICK_NS).unwrap();
+        let thread = proc.read(812, ns(4711)).unwrap();
         assert_eq!(thread.exe, Field::Missing(Missing::KernelThread));
         let (_root, proc) = proc_with(&stat("x", 0x40));
-        let zombie = proc.read(812, 4711 * TICK_NS).unwrap();
+        let zombie = proc.read(812, ns(4711)).unwrap();
         assert_eq!(zombie.exe, Field::Missing(Missing::Exited));
     }
 
@@ -236,10 +234,11 @@ mod tests {
     fn this_process_is_found_in_the_real_proc() {
         let proc = Proc::new(Path::new("/proc"));
         let pid = std::process::id();
-        let own = Stat::parse(&fs::read("/proc/self/stat").unwrap()).unwrap();
-        let facts = proc.read(pid, own.start_ticks * proc.ns_per_tick).unwrap();
+        let start_ns = ns(own_start_ticks().unwrap());
+        let facts = proc.read(pid, start_ns).unwrap();
         assert_eq!(facts.exe, Field::Known(std::env::current_exe().unwrap()));
         assert_eq!(facts.parent_pid, Some(std::os::unix::process::parent_id()));
+        assert_eq!(facts.cgroup, own_cgroup_path());
     }
 
     #[test]
