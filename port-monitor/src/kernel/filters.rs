@@ -17,7 +17,7 @@ use port_monitor_common::{
     },
 };
 
-use crate::{event::Direction, port_set::PortSet};
+use crate::{event::Direction, filter::without_mapped, port_set::PortSet};
 
 /// An address family to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +88,9 @@ impl Filters {
         write_ports(ebpf, PORT_SET_REMOTE, self.remote_ports.as_ref())?;
         write_ports(ebpf, PORT_SET_ANY, self.any_ports.as_ref())?;
         let mut nets = LpmTrie::<_, [u8; 16], u8>::try_from(map(ebpf, "pm_remote_nets")?)?;
-        for net in &self.remote_nets {
-            nets.insert(&lpm_key(net), 1, 0)?;
+        // `::/0` is IPv6; the trie spells IPv4 as IPv4-mapped, below it.
+        for net in self.remote_nets.iter().copied().flat_map(without_mapped) {
+            nets.insert(&lpm_key(&net), 1, 0)?;
         }
         Ok(())
     }

@@ -7,10 +7,8 @@ mod stop;
 
 pub use args::Args;
 
-use std::io;
-
 use crate::{
-    child::Child,
+    child::{Child, StdoutTo},
     exit_code::{ExitCode, Failure, OrExit as _},
     kernel::{self, Kernel},
     pipeline::{Pipeline, Show},
@@ -55,7 +53,8 @@ fn start_command(args: &Args, kernel: &mut Kernel) -> Result<Option<Child>, Fail
     if args.command.is_empty() {
         return Ok(None);
     }
-    let mut child = Child::spawn(&args.command, args.output.is_file()).or_exit(ExitCode::Usage)?;
+    let stdout = if args.output.is_file() { StdoutTo::Inherit } else { StdoutTo::Stderr };
+    let mut child = Child::spawn(&args.command, stdout).or_exit(ExitCode::Usage)?;
     kernel.watch_process(child.pid()).or_exit(ExitCode::CannotAttach)?;
     child.release().or_exit(ExitCode::Usage)?;
     Ok(Some(child))
