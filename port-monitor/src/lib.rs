@@ -17,3 +17,5 @@ pub mod commands;
 pub mod event;
 pub mod exit_code;
 pub mod record;
+pub mod sanitize;
+pub mod sink;

@@ -5,6 +5,9 @@ use crate::{
     exit_code::{ExitCode, Failure},
 };
 
+pub mod completions;
+pub mod man;
+pub mod schema;
 pub mod watch;
 
 /// Runs what the command line asks for.
@@ -12,5 +15,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         None => watch::run(cli.watch),
         Some(Command::Watch(args)) => watch::run(*args),
+        Some(Command::Schema) => schema::run(),
+        Some(Command::Completions(args)) => completions::run(&args),
+        Some(Command::Man) => man::run(),
     }
 }
