@@ -58,6 +58,9 @@ pub(super) struct Facts<'a> {
     /// The service: of the remote port outbound, of the local one inbound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) service: Option<Service>,
+    /// The class of the service's port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) port_class: Option<PortClass>,
     /// An IPv6 socket that speaks IPv4; the addresses are shown as IPv4.
     pub(super) v4_mapped: bool,
     /// From the attempt to the established connection, µs.
@@ -178,11 +181,7 @@ pub(super) struct Port {
 impl From<&record::PortInfo> for Port {
     fn from(info: &record::PortInfo) -> Self {
         Self {
-            class: match info.class {
-                record::PortClass::WellKnown => PortClass::WellKnown,
-                record::PortClass::Registered => PortClass::Registered,
-                record::PortClass::Dynamic => PortClass::Dynamic,
-            },
+            class: info.class.into(),
             service: info.into(),
             ephemeral: info.ephemeral,
         }
@@ -192,10 +191,20 @@ impl From<&record::PortInfo> for Port {
 /// The ranges of RFC 6335.
 #[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-enum PortClass {
+pub(super) enum PortClass {
     WellKnown,
     Registered,
     Dynamic,
+}
+
+impl From<record::PortClass> for PortClass {
+    fn from(class: record::PortClass) -> Self {
+        match class {
+            record::PortClass::WellKnown => Self::WellKnown,
+            record::PortClass::Registered => Self::Registered,
+            record::PortClass::Dynamic => Self::Dynamic,
+        }
+    }
 }
 
 /// What a port is usually for: a guess by its number, not a protocol seen.

@@ -379,6 +379,7 @@ fn facts(record: &Record) -> Facts<'_> {
         local: ports.local.as_ref().map(Into::into),
         remote: (&ports.remote).into(),
         service: service_port(record).map(Into::into),
+        port_class: service_port(record).map(|port| port.class.into()),
         v4_mapped: event.v4_mapped,
         handshake_us: match event.action {
             Action::Connected { handshake_us } => Some(handshake_us),
@@ -454,3 +455,6 @@ fn raw(record: &Record) -> facts::Raw<'_> {
         executable: exe_bytes(&record.process).and_then(not_utf8),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -323,3 +323,6 @@ fn plural(count: u64, noun: &'static str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{noun}{s}")
 }
+
+#[cfg(test)]
+mod tests;
