@@ -71,3 +71,109 @@ impl Args {
         Ok((sink, output))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::{
+        record::Item,
+        sink::sample::{connected, header},
+    };
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Args, String> {
+        Program::try_parse_from([&["program"], flags].concat())
+            .map(|program| program.args)
+            .map_err(|error| error.to_string())
+    }
+
+    /// What the sink that `flags` choose writes to a file.
+    fn written(flags: &[&str]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let file = ["--output-file", path.to_str().unwrap()];
+        let (mut sink, output) = parse(&[flags, &file].concat()).unwrap().open().unwrap();
+        let (header, record) = (header(), connected());
+        for (item, events) in [(Item::Header(&header), 0), (Item::Event(&record), 1)] {
+            let mut chunk = output.buffer();
+            sink.write(&mut chunk, item);
+            output.try_push(chunk, events).unwrap();
+        }
+        let (counts, result) = output.finish(Duration::from_mins(1));
+        result.unwrap();
+        assert_eq!((counts.written, counts.dropped), (1, 0));
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn fields_choose_the_columns_and_their_order() {
+        let text = written(&["--fields", "service,pid"]);
+        let last_two: Vec<_> = text.lines().rev().take(2).collect();
+        assert_eq!(last_two, ["  https        1469", "  SERVICE      PID"]);
+    }
+
+    #[test]
+    fn a_file_gets_plain_text_unless_colour_is_asked_for() {
+        assert!(!written(&[]).contains('\x1b'));
+        assert!(written(&["--color", "always"]).contains('\x1b'));
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let text = written(&["-o", "json"]);
+        assert_eq!(text.lines().count(), 2);
+        for line in text.lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_the_nearest_and_the_list() {
+        let error = parse(&["--fields", "pid,proces"]).unwrap_err();
+        assert!(error.contains("'proces'"), "{error}");
+        assert!(error.contains("'process'"), "{error}");
+        assert!(error.contains("remote_port"), "{error}");
+    }
+
+    #[test]
+    fn fields_do_not_go_with_json() {
+        let args = parse(&["-o", "json", "--fields", "pid"]).unwrap();
+        let failure = args.open().err().unwrap();
+        assert_eq!(failure.code, ExitCode::Usage);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_an_output_failure_naming_it() {
+        let args = parse(&["--output-file", "/no/such/dir/out"]).unwrap();
+        let failure = args.open().err().unwrap();
+        assert_eq!(failure.code, ExitCode::OutputFailed);
+        let message = format!("{:#}", failure.error);
+        assert!(
+            message.starts_with("output file /no/such/dir/out: "),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_fails_the_output_and_drops_what_was_not_written() {
+        let args = parse(&["--output-file", "/dev/full"]).unwrap();
+        let (_, output) = args.open().unwrap();
+        output.try_push(b"one\ntwo\n".to_vec(), 2).unwrap();
+        let (counts, result) = output.finish(Duration::from_mins(1));
+        assert_eq!((counts.written, counts.dropped), (0, 2));
+        let message = result.unwrap_err().to_string();
+        assert!(
+            message.starts_with("write /dev/full: No space left"),
+            "{message}"
+        );
+    }
+}

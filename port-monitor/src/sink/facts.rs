@@ -94,7 +94,7 @@ pub(super) struct LossFacts {
     pub(super) cause: LossCause,
 }
 
-/// Of the summary line. seen = shown + filtered + lost.
+/// Of the summary line. `seen = shown + filtered + lost`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct SummaryFacts {
     pub(super) schema: u32,
@@ -130,7 +130,7 @@ pub(super) struct SummaryFacts {
     pub(super) command_status: Option<i32>,
 }
 
-/// A hook's counters. hit = filtered + reserve_failed + submitted.
+/// A hook's counters. `hit = filtered + reserve_failed + submitted`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct HookRow {
     hit: u64,

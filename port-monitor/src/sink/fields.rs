@@ -320,13 +320,14 @@ fn result(cell: &mut Cell<'_>, record: &Record) {
             cell.duration_us(handshake_us.into());
         }
         Action::Failed { errno: None } => cell.put(CLOSED),
-        Action::Failed { errno: Some(errno) } => match errno::word(errno) {
-            Some(word) => cell.put(word),
-            None => {
+        Action::Failed { errno: Some(errno) } => {
+            if let Some(word) = errno::word(errno) {
+                cell.put(word);
+            } else {
                 cell.put("errno ");
                 cell.number(errno);
             }
-        },
+        }
     }
     if let Some(judgement) = &record.judgement
         && judgement.is_violation()

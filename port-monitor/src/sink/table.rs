@@ -12,7 +12,7 @@ use super::{
     time::LocalClock,
 };
 use crate::{
-    record::{Header, Item, Loss, LossCause, Record, Summary},
+    record::{Header, Item, Judgement, Loss, LossCause, Record, Summary},
     sanitize::Escaped,
 };
 
@@ -177,7 +177,10 @@ impl Table {
     }
 
     fn event(&mut self, out: &mut Vec<u8>, record: &Record) {
-        let violation = record.judgement.as_ref().is_some_and(|j| j.is_violation());
+        let violation = record
+            .judgement
+            .as_ref()
+            .is_some_and(Judgement::is_violation);
         let (mark, style) = if violation {
             (b'!', Some(RED))
         } else if record.event.owner.is_none() {

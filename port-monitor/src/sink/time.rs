@@ -97,6 +97,6 @@ mod tests {
     #[test]
     fn impossible_times_do_not_panic() {
         assert!(Rfc3339(i128::MAX).to_string().starts_with("9999-"));
-        assert!(Rfc3339(i128::MIN).to_string().starts_with("-"));
+        assert!(Rfc3339(i128::MIN).to_string().starts_with('-'));
     }
 }

@@ -307,7 +307,7 @@ mod tests {
 
     use super::*;
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     /// Takes what each message allows, in bytes; fails when there are none left.
     struct Stepped {
@@ -332,13 +332,13 @@ mod tests {
     /// An output whose writer waits for steps.
     fn stepped(error: io::ErrorKind) -> (Output, Sender<usize>, Receiver<Vec<u8>>) {
         let (step, steps) = channel();
-        let (taken, takes) = channel();
+        let (taken, written) = channel();
         let writer = Stepped {
             steps,
             taken,
             error,
         };
-        (Output::start("test".into(), writer).unwrap(), step, takes)
+        (Output::start("test".into(), writer).unwrap(), step, written)
     }
 
     fn counts(written: u64, dropped: u64) -> Counts {
@@ -347,7 +347,7 @@ mod tests {
 
     #[test]
     fn chunks_come_out_whole_and_in_order() {
-        let (output, step, takes) = stepped(io::ErrorKind::Other);
+        let (output, step, written) = stepped(io::ErrorKind::Other);
         for _ in 0..4 {
             step.send(4).unwrap();
         }
@@ -355,7 +355,7 @@ mod tests {
         output.try_push(b"one\ntwo\n".to_vec(), 2).unwrap();
         let (counted, result) = output.finish(LONG);
         assert_eq!(
-            takes.iter().collect::<Vec<_>>().concat(),
+            written.iter().collect::<Vec<_>>().concat(),
             b"#header\none\ntwo\n"
         );
         assert_eq!(counted, counts(2, 0));
@@ -364,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_stopped_reader_costs_counted_events_and_no_time() {
-        let (output, step, _takes) = stepped(io::ErrorKind::Other);
+        let (output, step, _written) = stepped(io::ErrorKind::Other);
         let pushed = MAX_CHUNKS as u64 + 10;
         let refused = (0..pushed)
             .filter(|_| output.try_push(b"event\n".to_vec(), 1) == Err(Refused::Full))
@@ -384,14 +384,14 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_too_but_one_chunk_always_goes() {
-        let (output, _step, _takes) = stepped(io::ErrorKind::Other);
+        let (output, _step, _written) = stepped(io::ErrorKind::Other);
         assert!(output.try_push(vec![b'\n'; MAX_BYTES + 1], 1).is_ok());
         assert_eq!(output.try_push(b"\n".to_vec(), 1), Err(Refused::Full));
     }
 
     #[test]
     fn a_write_that_fails_half_way_counts_the_lines_that_made_it() {
-        let (output, step, _takes) = stepped(io::ErrorKind::StorageFull);
+        let (output, step, _written) = stepped(io::ErrorKind::StorageFull);
         output.try_push(b"one\ntwo\nthree\n".to_vec(), 3).unwrap();
         output.try_push(b"four\n".to_vec(), 1).unwrap();
         step.send(6).unwrap();
@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_went_away_is_no_failure() {
-        let (output, step, _takes) = stepped(io::ErrorKind::BrokenPipe);
+        let (output, step, _written) = stepped(io::ErrorKind::BrokenPipe);
         drop(step);
         output.try_push(b"one\n".to_vec(), 1).unwrap();
         let (counted, result) = output.finish(LONG);
@@ -420,7 +420,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_never_takes_anything_does_not_keep_us() {
-        let (output, _step, _takes) = stepped(io::ErrorKind::Other);
+        let (output, _step, _written) = stepped(io::ErrorKind::Other);
         output.try_push(b"one\n".to_vec(), 1).unwrap();
         let (counted, result) = output.finish(Duration::ZERO);
         assert_eq!(counted, counts(0, 1));
@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn buffers_come_back_empty() {
-        let (output, step, _takes) = stepped(io::ErrorKind::Other);
+        let (output, step, _written) = stepped(io::ErrorKind::Other);
         let mut buffer = output.buffer();
         let capacity = buffer.capacity();
         buffer.extend_from_slice(b"one\n");
