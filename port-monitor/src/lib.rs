@@ -22,6 +22,12 @@ pub mod event;
 pub mod exit_code;
 pub mod filter;
 pub mod kernel;
+pub mod pipeline;
 pub mod port_set;
 pub mod record;
+<<<<<<< HEAD
 pub mod services;
+=======
+pub mod sanitize;
+pub mod sink;
+>>>>>>> output

@@ -1,7 +1,7 @@
 //! The one place the order of the stages is written: decode → enrich →
 //! classify → verdict → sink. And the userspace half of the accounting.
 
-use std::{ops::RangeInclusive, path::Path};
+use std::{fs, ops::RangeInclusive, path::Path};
 
 use crate::{
     classify,
@@ -33,6 +33,8 @@ pub struct Tally {
     pub hidden: u64,
     /// Events handed to the sink.
     pub formatted: u64,
+    /// Of those, events the output refused because it is too slow or has ended.
+    pub refused: u64,
     /// Events that broke the policy, shown or not.
     pub violations: u64,
 }
@@ -57,7 +59,7 @@ impl Pipeline {
         Self {
             enricher: Enricher::new(Path::new("/proc")),
             clock: WallClock::sample(),
-            ephemeral: classify::host_ephemeral_range(),
+            ephemeral: ephemeral_range(),
             policy,
             show,
             sink,
@@ -102,7 +104,7 @@ impl Pipeline {
         self.tally.received += 1;
         let process = self.enricher.process(event.owner.as_ref());
         let wall_ns = self.clock.wall_ns(event.ts_ns);
-        let ports = classify::ports(&event, self.ephemeral.clone());
+        let ports = classify::ports(&event, &self.ephemeral);
         let judgement = self.policy.as_ref().map(|policy| {
             let facts = Facts::of(&event, &process, wall_ns);
             policy.judge(&facts)
@@ -119,18 +121,29 @@ impl Pipeline {
         self.tally.formatted += 1;
     }
 
-    /// Formats something other than an event.
-    pub fn say(&mut self, item: Item<'_>) {
+    /// Writes something other than an event, after the events before it.
+    pub fn say(&mut self, output: &Output, item: Item<'_>) {
+        self.flush(output);
         self.sink.write(&mut self.chunk, item);
+        self.flush(output);
     }
 
-    /// Hands what is formatted to the output; what it cannot take is counted
-    /// there as dropped.
+    /// Hands what is formatted to the output. What that refuses is counted.
     pub fn flush(&mut self, output: &Output) {
-        if !self.chunk.is_empty() {
-            let next = output.recycled();
-            let chunk = std::mem::replace(&mut self.chunk, next);
-            output.push(chunk, std::mem::take(&mut self.chunk_events));
+        if self.chunk.is_empty() {
+            return;
+        }
+        let chunk = std::mem::replace(&mut self.chunk, output.buffer());
+        let events = std::mem::take(&mut self.chunk_events);
+        if output.try_push(chunk, events).is_err() {
+            self.tally.refused += events;
         }
     }
+}
+
+/// The ports this host gives to clients.
+fn ephemeral_range() -> RangeInclusive<u16> {
+    let text = fs::read_to_string(classify::EPHEMERAL_RANGE_FILE).unwrap_or_default();
+    // The kernel's default, where /proc does not tell (`net/ipv4/af_inet.c`).
+    classify::parse_port_range(&text).unwrap_or(32_768..=60_999)
 }

@@ -24,6 +24,14 @@ impl<T> Field<T> {
             Self::Missing(_) => None,
         }
     }
+
+    /// The reason, if there is no value.
+    pub const fn missing(&self) -> Option<Missing> {
+        match self {
+            Self::Known(_) => None,
+            Self::Missing(reason) => Some(*reason),
+        }
+    }
 }
 
 /// Why a field has no value.

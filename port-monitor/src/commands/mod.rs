@@ -9,17 +9,25 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
 };
 
+pub mod completions;
+pub mod doctor;
 pub mod exec;
+pub mod man;
+pub mod schema;
 pub mod service;
 pub mod watch;
 
 /// Runs what the command line asks for.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        None => watch::run(cli.watch),
-        Some(Command::Watch(args)) => watch::run(*args),
+        None => watch::run(&cli.watch),
+        Some(Command::Watch(args)) => watch::run(&args),
+        Some(Command::Doctor(args)) => doctor::run(&args, io::stdout().lock()),
         Some(Command::Service(args)) => service::run(&args, io::stdout().lock()),
         Some(Command::Exec(args)) => exec::run(&args),
+        Some(Command::Schema) => schema::run(),
+        Some(Command::Completions(args)) => completions::run(&args),
+        Some(Command::Man) => man::run(),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
         filters::{Family, Filters},
     },
     port_set::PortSet,
+    record::Summary,
     sink::{self, SinkKind},
 };
 
@@ -22,7 +23,6 @@ use crate::{
 pub struct Args {
     #[command(flatten)]
     filters: FilterArgs,
-    /// How the events look, and where they go
     #[command(flatten)]
     pub(super) output: sink::args::Args,
     #[command(flatten)]
@@ -182,11 +182,22 @@ impl Args {
         })
     }
 
+    /// How a run with this account ends.
+    pub(super) fn exit_code(&self, summary: &Summary) -> ExitCode {
+        if self.fail_on_loss && summary.lost() > 0 {
+            ExitCode::EventsLost
+        } else if self.policy.fail_on_violation && summary.violations > 0 {
+            ExitCode::Violation
+        } else {
+            ExitCode::Ok
+        }
+    }
+
     fn kinds(&self) -> Vec<EventKind> {
         if !self.filters.events.is_empty() {
             return self.filters.events.iter().map(|&event| event.into()).collect();
         }
-        match self.output.kind() {
+        match self.output.output {
             SinkKind::Json => EventKind::ALL.to_vec(),
             SinkKind::Table => vec![EventKind::Connected, EventKind::Failed, EventKind::Accept],
         }

@@ -14,7 +14,6 @@ use crate::{
     pipeline::{Pipeline, Show},
     policy::Policy,
     record::{Header, Item},
-    sink,
 };
 use session::Session;
 
@@ -22,13 +21,12 @@ use session::Session;
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let settings = args.settings()?;
     let policy = load_policy(args)?;
-    let output = args.output.open()?;
+    let (sink, output) = args.output.open()?;
     let mut kernel = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
     let show = Show { only_violations: args.policy.violations, limit: args.count };
-    let mut pipeline = Pipeline::new(policy, show, args.output.sink()?);
+    let mut pipeline = Pipeline::new(policy, show, sink);
     let header = header(&kernel, args, pipeline.wall_ns(crate::clock::boot_ns()));
-    pipeline.say(Item::Header(&header));
-    pipeline.flush(&output);
+    pipeline.say(&output, Item::Header(&header));
     let child = start_command(args, &mut kernel)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -53,7 +51,7 @@ fn start_command(args: &Args, kernel: &mut Kernel) -> Result<Option<Child>, Fail
     if args.command.is_empty() {
         return Ok(None);
     }
-    let stdout = if args.output.is_file() { StdoutTo::Inherit } else { StdoutTo::Stderr };
+    let stdout = if args.output.output_file.is_some() { StdoutTo::Inherit } else { StdoutTo::Stderr };
     let mut child = Child::spawn(&args.command, stdout).or_exit(ExitCode::Usage)?;
     kernel.watch_process(child.pid()).or_exit(ExitCode::CannotAttach)?;
     child.release().or_exit(ExitCode::Usage)?;

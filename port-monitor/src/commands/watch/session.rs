@@ -1,11 +1,8 @@
 //! One run of the monitor: the event loop, the orderly end, the final account.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use port_monitor_common::counters::Extra;
+use port_monitor_common::counters::{Extra, Hook};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::{Args, stop::StopSignals};
@@ -14,7 +11,7 @@ use crate::{
     clock,
     exit_code::{ExitCode, Failure, OrExit as _},
     kernel::{Kernel, ring::Ring},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, Tally},
     record::{HookCount, Item, Loss, LossCause, Summary},
     sink::writer::Output,
 };
@@ -125,7 +122,7 @@ impl<'a> Session<'a> {
 
     fn drain(&mut self) -> Result<(), Failure> {
         let pipeline = &mut self.pipeline;
-        self.ring.drain(|record| pipeline.take(record));
+        self.ring.drain(|record| pipeline.take(record)).or_exit(ExitCode::CannotAttach)?;
         self.pipeline.flush(&self.output);
         Ok(())
     }
@@ -134,8 +131,7 @@ impl<'a> Session<'a> {
     fn check(&mut self) -> Result<(), Failure> {
         self.pipeline.resample_clock();
         let ring_full = self.kernel.counters().reserve_failed().or_exit(ExitCode::CannotAttach)?;
-        let output_slow = self.output.counts().dropped;
-        let undecodable = self.pipeline.tally().undecodable;
+        let Tally { undecodable, refused: output_slow, .. } = self.pipeline.tally();
         let reported = &mut self.reported;
         let losses = [
             (LossCause::RingFull, ring_full, &mut reported.ring_full),
@@ -146,11 +142,10 @@ impl<'a> Session<'a> {
         for (cause, total, reported) in losses {
             let lost = total - *reported;
             if lost > 0 {
-                self.pipeline.say(Item::Loss(&Loss { wall_ns, lost, total, cause }));
+                self.pipeline.say(&self.output, Item::Loss(&Loss { wall_ns, lost, total, cause }));
                 *reported = total;
             }
         }
-        self.pipeline.flush(&self.output);
         Ok(())
     }
 
@@ -172,9 +167,7 @@ impl<'a> Session<'a> {
         self.kernel.detach();
         let hooks = self.settle()?;
         self.check()?;
-        self.output.wait_idle(END_GRACE);
-        self.check()?;
-        let counts = self.output.counts();
+        let counts = self.output.drain(END_GRACE);
         let tally = self.pipeline.tally();
         let extra = |extra| self.kernel.counters().extra(extra).or_exit(ExitCode::CannotAttach);
         let summary = Summary {
@@ -193,10 +186,14 @@ impl<'a> Session<'a> {
                 + extra(Extra::TreeFull)?,
             command_status: self.command_status,
         };
-        self.pipeline.say(Item::Summary(&summary));
-        self.pipeline.flush(&self.output);
-        let ended = self.output.finish(END_GRACE);
-        self.args.exit_code(&summary, ended)
+        self.pipeline.say(&self.output, Item::Summary(&summary));
+        let (_, written) = self.output.finish(END_GRACE);
+        if let Err(error) = written
+            && error.exit_code() != ExitCode::Ok
+        {
+            return Err(Failure::new(error.exit_code(), error));
+        }
+        Ok(self.args.exit_code(&summary))
     }
 
     /// Drains the ring until the kernel's counters and ours agree: a program
