@@ -23,11 +23,9 @@ pub mod exit_code;
 pub mod filter;
 pub mod kernel;
 pub mod pipeline;
+pub mod policy;
 pub mod port_set;
 pub mod record;
-<<<<<<< HEAD
-pub mod services;
-=======
 pub mod sanitize;
+pub mod services;
 pub mod sink;
->>>>>>> output

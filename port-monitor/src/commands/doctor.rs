@@ -150,7 +150,7 @@ fn try_backend(rung: Rung) -> Backend {
         btf: None,
     };
     let (refused, blind_spots, programs) = match Kernel::start(&settings) {
-        Ok(kernel) => (None, kernel.blind_spots().to_vec(), kernel.programs()),
+        Ok((kernel, _)) => (None, kernel.blind_spots().to_vec(), kernel.programs()),
         Err(error) => (Some(error.to_string()), Vec::new(), Vec::new()),
     };
     let program = |(name, verified_instructions)| Program { name, verified_instructions };

@@ -115,9 +115,6 @@ pub enum KernelError {
     /// The self-test failed.
     #[error(transparent)]
     Canary(#[from] CanaryError),
-    /// The ring could not be registered with the event loop.
-    #[error("wait for the ring buffer: {0}")]
-    Ring(io::Error),
 }
 
 impl From<EbpfError> for KernelError {
@@ -132,13 +129,25 @@ pub struct Kernel {
     rung: Rung,
     blind_spots: Vec<String>,
     counters: Counters,
-    ring: Option<RingBuf<MapData>>,
-    early: Vec<Vec<u8>>,
+}
+
+/// What the programs report.
+pub struct Records {
+    ring: RingBuf<MapData>,
+    /// What arrived while the canary ran, oldest first.
+    pub early: Vec<Vec<u8>>,
+}
+
+impl Records {
+    /// Registers the ring with the running tokio runtime.
+    pub fn into_ring(self) -> io::Result<ring::Ring> {
+        ring::Ring::new(self.ring)
+    }
 }
 
 impl Kernel {
     /// Loads, attaches and proves the programs; nothing stays attached on error.
-    pub fn start(settings: &Settings) -> Result<Self, KernelError> {
+    pub fn start(settings: &Settings) -> Result<(Self, Records), KernelError> {
         preflight::check()?;
         let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
         let layout = read_btf(&path)?;
@@ -163,7 +172,7 @@ impl Kernel {
         let mut ring = ring::take(&mut ebpf)?;
         let mut early = Vec::new();
         canary::run(&mut ring, rung, settings.acceptor, |record| early.push(record.to_vec()))?;
-        Ok(Self { ebpf, rung, blind_spots, counters, ring: Some(ring), early })
+        Ok((Self { ebpf, rung, blind_spots, counters }, Records { ring, early }))
     }
 
     /// The rung in use.
@@ -179,16 +188,6 @@ impl Kernel {
     /// The kernel's accounting.
     pub const fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// The ring's consumer end, once; within a tokio runtime.
-    pub fn take_ring(&mut self) -> Result<Option<ring::Ring>, KernelError> {
-        self.ring.take().map(ring::Ring::new).transpose().map_err(KernelError::Ring)
-    }
-
-    /// Records that arrived while the canary ran, oldest first.
-    pub fn take_early(&mut self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.early)
     }
 
     /// Adds a process to the watched tree; its descendants follow by themselves.

@@ -10,7 +10,7 @@ use crate::{
     child::Child,
     clock,
     exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::{Kernel, ring::Ring},
+    kernel::{Kernel, Records, ring::Ring},
     pipeline::{Pipeline, Tally},
     record::{HookCount, Item, Loss, LossCause, Summary},
     sink::writer::Output,
@@ -56,20 +56,20 @@ impl<'a> Session<'a> {
     /// Takes over what was set up; the events of the set-up come first.
     pub(super) fn new(
         args: &'a Args,
-        mut kernel: Kernel,
+        kernel: Kernel,
+        mut records: Records,
         mut pipeline: Pipeline,
         output: Output,
         child: Option<Child>,
     ) -> Result<Self, Failure> {
-        let ring = kernel.take_ring().or_exit(ExitCode::CannotAttach)?;
-        for record in kernel.take_early() {
+        for record in std::mem::take(&mut records.early) {
             pipeline.take(&record);
         }
         pipeline.flush(&output);
         Ok(Self {
             args,
             kernel,
-            ring,
+            ring: records.into_ring().or_exit(ExitCode::CannotAttach)?,
             pipeline,
             output,
             child,
