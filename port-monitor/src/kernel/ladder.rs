@@ -67,24 +67,20 @@ const TREE: [Hook; 2] = [
 const OUTCOME: Hook = required("pm_outcome_rt", Place::RawTracePoint("inet_sock_set_state"));
 
 /// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
-const NO_GRAFT: &str = "accepts by threads that were already waiting in accept when the monitor \
-                        started: this kernel has no security_sock_graft";
+const NO_GRAFT: &str = "accepts by threads that were waiting in accept before the start";
 
 /// What the accept tracepoints do not see.
-const NO_IO_URING_ACCEPT: &str = "accepts through io_uring: they pass no accept system call";
+const NO_IO_URING_ACCEPT: &str = "accepts through io_uring";
 
 /// The tracepoint rung's limits, whatever the kernel.
 const TRACEPOINT_BLIND: [&str; 2] = [
-    "the local port of an attempt (connect): the kernel chooses it later; connected and failed \
-     events have it",
-    "listeners shared by several processes (SO_REUSEPORT) and those that never called bind: \
-     their connections have no owner",
+    "the local port of an attempt; the event of its outcome has it",
+    "who owns a listener that several processes share or that never called bind",
 ];
 
 /// Who an accept is attributed to on the tracepoint rung.
-const LISTENER_BLIND: &str = "the accepting thread: an accept is reported when the connection is \
-                              established, with the process that made the socket listen \
-                              (--acceptor names the thread)";
+const LISTENER_BLIND: &str =
+    "who accepts: the process that listens is named (--acceptor names the thread)";
 
 /// What a rung needs to know of the kernel and of the run.
 #[derive(Clone, Copy, Debug)]
