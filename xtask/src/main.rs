@@ -3,6 +3,8 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod services;
+
 /// Build, test and maintain port-monitor.
 #[derive(Debug, Parser)]
 struct Cli {
@@ -11,8 +13,13 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Write the table of IANA services
+    Services(services::Args),
+}
 
 fn main() -> Result<()> {
-    match Cli::parse().command {}
+    match Cli::parse().command {
+        Command::Services(args) => services::run(&args),
+    }
 }
