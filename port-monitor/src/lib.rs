@@ -17,3 +17,4 @@ pub mod commands;
 pub mod event;
 pub mod exit_code;
 pub mod record;
+pub mod services;

@@ -103,6 +103,17 @@ pub enum ServiceOrigin {
     Iana,
 }
 
+impl ServiceOrigin {
+    /// The origin as tables and JSON spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::DeFacto => "de-facto",
+            Self::Iana => "iana",
+        }
+    }
+}
+
 /// What the IANA registry says of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceStatus {
@@ -112,6 +123,17 @@ pub enum ServiceStatus {
     Reserved,
     /// Not assigned.
     Unassigned,
+}
+
+impl ServiceStatus {
+    /// The status as tables and JSON spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Assigned => "assigned",
+            Self::Reserved => "reserved",
+            Self::Unassigned => "unassigned",
+        }
+    }
 }
 
 /// One end's port, classified.
