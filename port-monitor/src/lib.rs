@@ -17,5 +17,6 @@ pub mod cli;
 pub mod commands;
 pub mod event;
 pub mod exit_code;
+pub mod port_set;
 pub mod record;
 pub mod services;
