@@ -22,4 +22,6 @@ pub struct Cli {
 pub enum Command {
     /// Show connections as they happen (the default)
     Watch(Box<commands::watch::Args>),
+    /// Look up TCP ports and service names
+    Service(commands::service::Args),
 }
