@@ -17,6 +17,7 @@ pub mod cli;
 pub mod commands;
 pub mod event;
 pub mod exit_code;
+pub mod policy;
 pub mod port_set;
 pub mod record;
 pub mod services;
