@@ -17,8 +17,7 @@ use crate::{
 pub(super) fn enter_new_netns() -> Result<()> {
     // SAFETY: a network namespace of its own changes nothing that memory safety
     // rests on.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
-        .context("unshare(CLONE_NEWNET)")
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.context("unshare(CLONE_NEWNET)")
 }
 
 pub(super) fn other_netns(witness: &Witness) -> Result<()> {
