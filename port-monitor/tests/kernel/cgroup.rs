@@ -23,12 +23,11 @@ fn mount() -> Result<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").context("read /proc/self/mounts")?;
     mounts
         .lines()
-        .filter_map(|line| {
+        .find_map(|line| {
             let mut fields = line.split(' ').skip(1);
             let (at, kind) = (fields.next()?, fields.next()?);
             (kind == "cgroup2").then(|| PathBuf::from(at))
         })
-        .next()
         .context("no cgroup2 mount in /proc/self/mounts")
 }
 

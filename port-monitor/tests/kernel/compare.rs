@@ -1,7 +1,7 @@
 //! A record against the truth, field by field: a wrong value, a missing field
 //! and a field nobody expects are all differences.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -257,12 +257,12 @@ fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
     want("process.thread.id", Want::is(owner.tid));
     let comm = String::from_utf8_lossy(&owner.comm);
     want("process.name", Want::is(comm.as_ref()));
-    if matches!(comm, std::borrow::Cow::Owned(_)) {
-        let hex: String = owner
-            .comm
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+    if matches!(comm, Cow::Owned(_)) {
+        let mut hex = String::new();
+        for byte in &owner.comm {
+            // Writing into a string cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
         want("port_monitor.raw.process.name", Want::is(hex));
     }
     let start_ns = owner.start_ticks.saturating_mul(TICK_NS);

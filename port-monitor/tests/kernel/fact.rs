@@ -64,9 +64,9 @@ impl Owner {
 /// Parent pid and start time from `/proc/self/stat`, whose second field, the
 /// process name, may hold spaces and brackets.
 fn stat_fields() -> Result<(u32, u64)> {
-    let stat = fs::read("/proc/self/stat").context("read /proc/self/stat")?;
-    let stat = String::from_utf8_lossy(&stat);
-    let (_, rest) = stat
+    let bytes = fs::read("/proc/self/stat").context("read /proc/self/stat")?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (_, rest) = text
         .rsplit_once(") ")
         .context("no name in /proc/self/stat")?;
     let mut fields = rest.split(' ');

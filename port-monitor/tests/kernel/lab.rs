@@ -45,13 +45,13 @@ impl Lab {
     }
 
     /// A path nothing else uses.
-    pub(crate) fn new_path(&self, kind: &str) -> Result<PathBuf> {
+    pub(crate) fn new_path(&self, kind: &str) -> PathBuf {
         let number = self.paths.fetch_add(1, Ordering::Relaxed);
-        Ok(self.dir.path().join(format!("{number}.{kind}")))
+        self.dir.path().join(format!("{number}.{kind}"))
     }
 
     fn new_dir(&self) -> Result<PathBuf> {
-        let path = self.new_path("facts")?;
+        let path = self.new_path("facts");
         fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;
         Ok(path)
     }

@@ -141,7 +141,7 @@ fn run_rung(cli: &Cli, lab: &Lab, rung: Rung, report: &mut Report) -> Result<()>
 fn report_rung(lab: &Lab, rung: Rung, error: anyhow::Error, report: &mut Report) -> Result<()> {
     match report::refusal(&error) {
         Some(refused) if lab.native && rung != Rung::Tracepoint => {
-            report.skipped(rung.name(), refused)?;
+            report::skipped(rung.name(), refused)?;
         }
         _ => report.case(rung.name(), "rung", &Err(error))?,
     }

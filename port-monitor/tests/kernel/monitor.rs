@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// No step of a monitor takes longer, even in an emulated guest.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Exit status: cannot attach.
 const CANNOT_ATTACH: i32 = 3;
@@ -59,7 +59,7 @@ impl Watch {
         command.args(["watch", "--output", output, "--backend", backend]);
         Ok(Self {
             command,
-            stderr: lab.new_path("stderr")?,
+            stderr: lab.new_path("stderr"),
         })
     }
 

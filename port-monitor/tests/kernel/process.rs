@@ -48,7 +48,7 @@ pub(crate) fn fork(work: impl FnOnce() -> Result<()>) -> Result<Forked> {
         -1 => Err(std::io::Error::last_os_error()).context("fork"),
         0 => {
             drop(read);
-            finish_child(write, work())
+            finish_child(write, &work())
         }
         pid => Ok(Forked {
             pid: u32::try_from(pid)?,
@@ -57,8 +57,8 @@ pub(crate) fn fork(work: impl FnOnce() -> Result<()>) -> Result<Forked> {
     }
 }
 
-fn finish_child(report: OwnedFd, result: Result<()>) -> ! {
-    let line = match &result {
+fn finish_child(report: OwnedFd, result: &Result<()>) -> ! {
+    let line = match result {
         Ok(()) => "done\n".to_owned(),
         Err(error) => format!("{error:#}\n"),
     };

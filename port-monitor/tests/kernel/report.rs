@@ -59,17 +59,17 @@ impl Report {
         ))
     }
 
-    /// Prints that this kernel does not offer a rung.
-    pub(crate) fn skipped(&self, rung: &str, refused: &Refused) -> io::Result<()> {
-        let text = refused.to_string();
-        line(format_args!("CASE {rung} rung SKIP {}", one_line(&text)))
-    }
-
     /// Prints the totals; whether nothing failed.
     pub(crate) fn done(&self) -> io::Result<bool> {
         line(format_args!("DONE {} {}", self.passed, self.failed))?;
         Ok(self.failed == 0 && self.passed > 0)
     }
+}
+
+/// Prints that this kernel does not offer a rung.
+pub(crate) fn skipped(rung: &str, refused: &Refused) -> io::Result<()> {
+    let text = refused.to_string();
+    line(format_args!("CASE {rung} rung SKIP {}", one_line(&text)))
 }
 
 /// The refusal behind an error, if that is what it is.

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -18,8 +19,11 @@ use crate::{
 /// Environment variable: the pid of the runner, which names its cgroups.
 pub(crate) const RUNNER_PID: &str = "KERNEL_TESTS_RUNNER";
 
+/// Makes the connections of a workload.
+pub(crate) type Perform = fn(&Witness) -> Result<()>;
+
 /// The workloads beside [`scenarios::ALL`], by name.
-const EXTRA: &[(&str, fn(&Witness) -> Result<()>)] = &[
+const EXTRA: &[(&str, Perform)] = &[
     ("asleep-in-accept", early::asleep_in_accept),
     ("already-listening", early::already_listening),
     ("descendants", tree::descendants),
@@ -28,7 +32,10 @@ const EXTRA: &[(&str, fn(&Witness) -> Result<()>)] = &[
     ("services", mixture::services),
 ];
 
-fn find(name: &str) -> Option<fn(&Witness) -> Result<()>> {
+/// A workload that takes longer hangs.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+fn find(name: &str) -> Option<Perform> {
     let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name);
     let extra = || EXTRA.iter().find(|(extra, _)| *extra == name);
     scenario
@@ -42,14 +49,23 @@ pub(crate) fn perform(name: &str, path: &Path) -> Result<()> {
     let run = find(name).with_context(|| format!("no workload `{name}`"))?;
     let witness = Witness::create(path)?;
     witness.tell(&Fact::Process(std::process::id()))?;
+    limit_time(Some(PATIENCE));
     let end = match run(&witness) {
         Ok(()) => Fact::Done,
         Err(error) => Fact::Failed(format!("{error:#}")),
     };
+    limit_time(None);
     witness.tell(&end)?;
     say("done")?;
     await_release();
     Ok(())
+}
+
+/// Ends the process by a signal after so long.
+fn limit_time(limit: Option<Duration>) {
+    let seconds = limit.map_or(0, |limit| limit.as_secs());
+    // SAFETY: takes a number; no memory is involved.
+    unsafe { libc::alarm(u32::try_from(seconds).unwrap_or(u32::MAX)) };
 }
 
 /// Where the workload `name` writes its facts below `dir`.

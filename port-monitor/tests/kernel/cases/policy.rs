@@ -94,7 +94,7 @@ fn truth(record: &Expected) -> (bool, &'static str) {
 }
 
 fn write_policy(lab: &Lab) -> Result<PathBuf> {
-    let path = lab.new_path("toml")?;
+    let path = lab.new_path("toml");
     fs::write(&path, POLICY)?;
     Ok(path)
 }

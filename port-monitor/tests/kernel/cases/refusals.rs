@@ -55,13 +55,13 @@ fn with_btf(lab: &Lab, path: &Path, words: &[&str]) -> Result<Verdict> {
 }
 
 pub(super) fn btf_missing(lab: &Lab) -> Result<Verdict> {
-    let path = lab.new_path("btf")?;
+    let path = lab.new_path("btf");
     with_btf(lab, &path, &["BTF", &path.to_string_lossy()])
 }
 
 /// Cut off in the middle.
 pub(super) fn btf_damaged(lab: &Lab) -> Result<Verdict> {
-    let path = lab.new_path("btf")?;
+    let path = lab.new_path("btf");
     let btf = fs::read(SYSTEM_BTF).with_context(|| format!("read {SYSTEM_BTF}"))?;
     let half = btf.get(..btf.len() / 2).unwrap_or_default();
     fs::write(&path, half)?;
@@ -71,7 +71,7 @@ pub(super) fn btf_damaged(lab: &Lab) -> Result<Verdict> {
 /// Complete, but of a kernel in which a field lies elsewhere: the self-test
 /// finds out.
 pub(super) fn btf_foreign(lab: &Lab) -> Result<Verdict> {
-    let path = lab.new_path("btf")?;
+    let path = lab.new_path("btf");
     let mut btf = fs::read(SYSTEM_BTF).with_context(|| format!("read {SYSTEM_BTF}"))?;
     btf::move_member(&mut btf, "inet_sock", "inet_sport", 16)?;
     fs::write(&path, btf)?;

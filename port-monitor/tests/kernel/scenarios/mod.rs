@@ -1,9 +1,7 @@
 //! The scenarios one monitor watches together: each is a process of its own
 //! that makes connections and writes down what is true of them.
 
-use anyhow::Result;
-
-use crate::{fact::Witness, rung::Blind};
+use crate::{rung::Blind, workload::Perform};
 
 pub(crate) mod accepting;
 pub(crate) mod connecting;
@@ -30,14 +28,14 @@ pub(crate) struct Scenario {
     /// The case's name in the matrix.
     pub(crate) name: &'static str,
     /// Makes the connections; runs in a process of its own.
-    pub(crate) run: fn(&Witness) -> Result<()>,
+    pub(crate) run: Perform,
     /// Where it may run.
     pub(crate) place: Place,
     /// The blind spot it shows on a rung that has it.
     pub(crate) shows: Option<Blind>,
 }
 
-const fn scenario(name: &'static str, run: fn(&Witness) -> Result<()>) -> Scenario {
+const fn scenario(name: &'static str, run: Perform) -> Scenario {
     Scenario {
         name,
         run,
