@@ -49,18 +49,18 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// JSON output of every kind of event on `rung`.
-    pub(crate) fn json(lab: &Lab, rung: Rung) -> Result<Self> {
+    pub(crate) fn json(lab: &Lab, rung: Rung) -> Self {
         Self::new(lab, rung.name(), "json")
     }
 
     /// Any backend and output.
-    pub(crate) fn new(lab: &Lab, backend: &str, output: &str) -> Result<Self> {
+    pub(crate) fn new(lab: &Lab, backend: &str, output: &str) -> Self {
         let mut command = Command::new(&lab.program);
         command.args(["watch", "--output", output, "--backend", backend]);
-        Ok(Self {
+        Self {
             command,
             stderr: lab.new_path("stderr"),
-        })
+        }
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {

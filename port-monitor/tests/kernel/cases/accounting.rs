@@ -52,7 +52,7 @@ fn flood(limit: &str, value: impl Display) -> Result<u64> {
 pub(super) fn full_speed(lab: &Lab) -> Result<Verdict> {
     let [connects, accepts] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
     let counters = [(" -> ", connects.clone()), (" <- ", accepts.clone())];
-    let mut monitor = Watch::new(lab, "auto", "table")?
+    let mut monitor = Watch::new(lab, "auto", "table")
         .args(["--events", "connect,accept", "--fail-on-loss"])
         .start_keeping(move |line| {
             let counter = counters.iter().find(|(arrow, _)| line.contains(arrow));
@@ -88,7 +88,7 @@ pub(super) fn full_speed(lab: &Lab) -> Result<Verdict> {
 /// With a small ring and a reader that is stopped events are lost, but not one
 /// goes uncounted, and the gap shows within a second.
 pub(super) fn overload(lab: &Lab) -> Result<Verdict> {
-    let mut monitor = Watch::new(lab, "auto", "json")?
+    let mut monitor = Watch::new(lab, "auto", "json")
         .args(["--events", "connect,accept"])
         .args(["--ring-size", "65536", "--fail-on-loss"])
         .start()?;

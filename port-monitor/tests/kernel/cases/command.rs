@@ -7,7 +7,7 @@ use crate::{check::Stream, lab::Lab, monitor::Watch, report::Verdict, rung::Rung
 pub(super) fn tree(lab: &Lab, rung: Rung) -> Result<Verdict> {
     // The first workload of the tree waits until the stranger is done.
     let names = ["parent-and-child", "descendants"];
-    let observed = lab.observe_tree(Watch::json(lab, rung)?, &names, |monitor| {
+    let observed = lab.observe_tree(Watch::json(lab, rung), &names, |monitor| {
         let mut stranger = lab.workload("connect-ipv4")?;
         stranger.hear("done")?;
         monitor.tell_command("go\n")

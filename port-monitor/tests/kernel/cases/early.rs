@@ -27,7 +27,7 @@ pub(super) fn already_listening(lab: &Lab, rung: Rung) -> Result<Verdict> {
 fn attach_late(lab: &Lab, rung: Rung, name: &str) -> Result<()> {
     let mut workload = lab.workload(name)?;
     workload.hear("ready")?;
-    let mut monitor = lab.only(Watch::json(lab, rung)?, workload.pid()).start()?;
+    let mut monitor = lab.only(Watch::json(lab, rung), workload.pid()).start()?;
     workload.go()?;
     workload.hear("done")?;
     let run = monitor.stop()?;

@@ -47,7 +47,7 @@ fn ends_well(lab: &Lab, rung: Rung, signal: Signal) -> Result<Verdict> {
 fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
     let before = bpf::all()?;
     let mut monitor = lab
-        .only(Watch::json(lab, rung)?, std::process::id())
+        .only(Watch::json(lab, rung), std::process::id())
         .start()?;
     let held = bpf::held_by(monitor.pid())?;
     let programs = || held.iter().filter(|(kind, _)| *kind == Kind::Program);
@@ -77,7 +77,7 @@ pub(super) fn count(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let mut workload = lab.workload("already-listening")?;
     workload.hear("ready")?;
     let mut monitor = lab
-        .only(Watch::json(lab, rung)?, workload.pid())
+        .only(Watch::json(lab, rung), workload.pid())
         .args(["--count", "2"])
         .start()?;
     workload.go()?;
@@ -95,7 +95,7 @@ pub(super) fn count(lab: &Lab, rung: Rung) -> Result<Verdict> {
 pub(super) fn duration(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let begin = Instant::now();
     let mut monitor = lab
-        .only(Watch::json(lab, rung)?, std::process::id())
+        .only(Watch::json(lab, rung), std::process::id())
         .args(["--duration", "1s"])
         .start()?;
     let run = monitor.finish()?;

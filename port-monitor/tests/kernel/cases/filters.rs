@@ -24,7 +24,7 @@ fn filter(
     args: &[&str],
     keeps: impl Fn(&Expected) -> bool,
 ) -> Result<Verdict> {
-    let watch = Watch::json(lab, rung)?.args(args.iter().copied());
+    let watch = Watch::json(lab, rung).args(args.iter().copied());
     let observed = lab.observe(watch, &["filters"])?;
     check(lab, rung, &observed.run, &observed.facts("filters")?, keeps)
 }
@@ -68,7 +68,7 @@ fn owned(record: &Expected, is: impl Fn(&Owner) -> bool) -> bool {
 pub(super) fn pid(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let mut workload = lab.workload("parent-and-child")?;
     let pid = workload.pid();
-    let mut monitor = Watch::json(lab, rung)?
+    let mut monitor = Watch::json(lab, rung)
         .arg("--pid")
         .arg(pid.to_string())
         .start()?;
@@ -168,7 +168,7 @@ pub(super) fn unit(lab: &Lab, rung: Rung) -> Result<Verdict> {
 
 /// Kinds that were not asked for are not counted at all.
 pub(super) fn events(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let watch = Watch::json(lab, rung)?.args(["--events", "connected,failed"]);
+    let watch = Watch::json(lab, rung).args(["--events", "connected,failed"]);
     let observed = lab.observe(watch, &["filters"])?;
     let mut stream = Stream::of(&observed.run)?;
     stream.check_kept(&observed.facts("filters")?, rung, |record| {

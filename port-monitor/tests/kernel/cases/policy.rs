@@ -103,7 +103,7 @@ fn write_policy(lab: &Lab) -> Result<PathBuf> {
 /// the same of it.
 pub(super) fn stream(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let policy = write_policy(lab)?;
-    let watch = Watch::json(lab, rung)?.arg("--policy").arg(&policy);
+    let watch = Watch::json(lab, rung).arg("--policy").arg(&policy);
     let observed = lab.observe(watch, &["services"])?;
     let stream = Stream::of(&observed.run)?;
     let facts = observed.facts("services")?;
@@ -200,7 +200,7 @@ fn explain(
 
 /// The run ends with exit status 1 because something broke the policy.
 pub(super) fn fail_on_violation(lab: &Lab) -> Result<Verdict> {
-    let watch = Watch::new(lab, "auto", "json")?
+    let watch = Watch::new(lab, "auto", "json")
         .arg("--policy")
         .arg(write_policy(lab)?)
         .arg("--fail-on-violation");
@@ -211,7 +211,7 @@ pub(super) fn fail_on_violation(lab: &Lab) -> Result<Verdict> {
 
 /// Only violations are shown; the rest counts as filtered.
 pub(super) fn violations_only(lab: &Lab) -> Result<Verdict> {
-    let watch = Watch::new(lab, "auto", "json")?
+    let watch = Watch::new(lab, "auto", "json")
         .arg("--policy")
         .arg(write_policy(lab)?)
         .arg("--violations");

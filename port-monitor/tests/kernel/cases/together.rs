@@ -27,7 +27,7 @@ pub(crate) fn run(
     report: &mut Report,
 ) -> Result<()> {
     let names: Vec<&str> = scenarios.iter().map(|scenario| scenario.name).collect();
-    let observed = lab.observe(Watch::json(lab, rung)?, &names)?;
+    let observed = lab.observe(Watch::json(lab, rung), &names)?;
     let mut stream = Stream::of(&observed.run)?;
     for scenario in scenarios {
         let result = observed
