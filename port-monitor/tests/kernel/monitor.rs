@@ -20,6 +20,7 @@ use crate::{
     json::{Line, Summary},
     lab::Lab,
     rung::Rung,
+    workload::{RUNNER_PID, runner_pid},
 };
 
 /// No step of a monitor takes longer, even in an emulated guest.
@@ -56,7 +57,9 @@ impl Watch {
     /// Any backend and output.
     pub(crate) fn new(lab: &Lab, backend: &str, output: &str) -> Self {
         let mut command = Command::new(&lab.program);
-        command.args(["watch", "--output", output, "--backend", backend]);
+        command
+            .args(["watch", "--output", output, "--backend", backend])
+            .env(RUNNER_PID, runner_pid());
         Self {
             command,
             stderr: lab.new_path("stderr"),

@@ -2,6 +2,7 @@
 //! every scenario has pids of its own.
 
 use std::{
+    env,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
@@ -21,6 +22,11 @@ pub(crate) const RUNNER_PID: &str = "KERNEL_TESTS_RUNNER";
 
 /// Makes the connections of a workload.
 pub(crate) type Perform = fn(&Witness) -> Result<()>;
+
+/// The pid of the runner this process works for, or is.
+pub(crate) fn runner_pid() -> String {
+    env::var(RUNNER_PID).unwrap_or_else(|_| std::process::id().to_string())
+}
 
 /// The workloads beside [`scenarios::ALL`], by name.
 const EXTRA: &[(&str, Perform)] = &[
@@ -105,6 +111,7 @@ impl Workload {
             .arg("workload")
             .arg(name)
             .arg(&facts)
+            .env(RUNNER_PID, runner_pid())
             .stdin(stdin)
             .stdout(Stdio::piped())
             .spawn()

@@ -10,6 +10,7 @@ use crate::{
     fact::Witness,
     process::{fork, pin},
     socket::{Refusing, V4, V6, any_port, open},
+    workload::runner_pid,
 };
 
 /// Moves the calling process into a network namespace of its own, in which
@@ -55,9 +56,7 @@ pub(super) fn cgroup_container(witness: &Witness) -> Result<()> {
 
 /// The cgroups the runner made for its workloads.
 pub(super) fn own_cgroups() -> Result<Cgroups> {
-    let runner = std::env::var(crate::workload::RUNNER_PID)
-        .context("the runner's pid is not in the environment")?;
-    Ok(Cgroups::of(runner.parse()?))
+    Ok(Cgroups::of(runner_pid().parse()?))
 }
 
 /// Loopback packets are handled on another CPU, where a spinner runs: what is
