@@ -9,15 +9,15 @@ pub const V4_MAPPED_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff
 /// `::ffff:a.b.c.d` for the IPv4 address `a.b.c.d`, network byte order.
 #[inline(always)]
 pub const fn v4_mapped(v4: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = v4;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+    let [high, second, third, low] = v4;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, high, second, third, low]
 }
 
 /// The IPv4 address inside `addr`, when it is an IPv4-mapped one.
 #[inline(always)]
 pub fn as_v4(addr: &[u8; 16]) -> Option<[u8; 4]> {
-    let [p @ .., a, b, c, d] = *addr;
-    (p == V4_MAPPED_PREFIX).then_some([a, b, c, d])
+    let [prefix @ .., high, second, third, low] = *addr;
+    (prefix == V4_MAPPED_PREFIX).then_some([high, second, third, low])
 }
 
 #[cfg(test)]

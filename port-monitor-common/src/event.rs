@@ -12,6 +12,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// object for before it loads it.
 pub const ABI_VERSION: u8 = 1;
 
+/// The symbol an object of this layout has; the loader asks for it by name.
+pub const ABI_SYMBOL: &str = "PM_ABI_1";
+
 /// The size of every record in bytes.
 pub const EVENT_SIZE: usize = 120;
 

@@ -3,11 +3,16 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands;
+use crate::{commands, exit_code::ExitCode};
 
 /// Show every TCP connection this host opens and accepts, and hold it to a policy.
 #[derive(Debug, Parser)]
-#[command(name = "port-monitor", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "port-monitor",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_long_help = ExitCode::help()
+)]
 pub struct Cli {
     /// What to do; `watch` when nothing is named.
     #[command(subcommand)]
@@ -22,4 +27,17 @@ pub struct Cli {
 pub enum Command {
     /// Show connections as they happen (the default)
     Watch(Box<commands::watch::Args>),
+    /// Say what this kernel and these privileges allow
+    Doctor(commands::doctor::Args),
+    /// Look up TCP ports and service names
+    Service(commands::service::Args),
+    /// Wait for the monitor, then become a command
+    #[command(name = crate::child::SUBCOMMAND, hide = true)]
+    Exec(commands::exec::Args),
+    /// Print the JSON Schema of the lines `-o json` writes
+    Schema,
+    /// Print the completion script for a shell
+    Completions(commands::completions::Args),
+    /// Print the manual page
+    Man,
 }

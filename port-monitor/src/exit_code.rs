@@ -55,6 +55,15 @@ impl ExitCode {
             "interrupted twice: stopped before the summary",
         ),
     ];
+
+    /// [`Self::ALL`] as the end of `--help`.
+    pub fn help() -> String {
+        Self::ALL
+            .iter()
+            .fold("Exit codes:".to_owned(), |help, (code, meaning)| {
+                format!("{help}\n  {:<3}  {meaning}", *code as u8)
+            })
+    }
 }
 
 impl From<ExitCode> for std::process::ExitCode {

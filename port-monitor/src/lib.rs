@@ -12,8 +12,20 @@
 //!   `kernel`: they need no kernel, clock or filesystem to test;
 //! - every module starts with `//!`, no file is longer than 600 lines.
 
+pub mod child;
+pub mod classify;
 pub mod cli;
+pub mod clock;
 pub mod commands;
+pub mod enrich;
 pub mod event;
 pub mod exit_code;
+pub mod filter;
+pub mod kernel;
+pub mod pipeline;
+pub mod policy;
+pub mod port_set;
 pub mod record;
+pub mod sanitize;
+pub mod services;
+pub mod sink;

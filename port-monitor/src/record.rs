@@ -24,6 +24,14 @@ impl<T> Field<T> {
             Self::Missing(_) => None,
         }
     }
+
+    /// The reason, if there is no value.
+    pub const fn missing(&self) -> Option<Missing> {
+        match self {
+            Self::Known(_) => None,
+            Self::Missing(reason) => Some(*reason),
+        }
+    }
 }
 
 /// Why a field has no value.
@@ -103,6 +111,17 @@ pub enum ServiceOrigin {
     Iana,
 }
 
+impl ServiceOrigin {
+    /// The origin as tables and JSON spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Policy => "policy",
+            Self::DeFacto => "de-facto",
+            Self::Iana => "iana",
+        }
+    }
+}
+
 /// What the IANA registry says of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServiceStatus {
@@ -112,6 +131,17 @@ pub enum ServiceStatus {
     Reserved,
     /// Not assigned.
     Unassigned,
+}
+
+impl ServiceStatus {
+    /// The status as tables and JSON spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Assigned => "assigned",
+            Self::Reserved => "reserved",
+            Self::Unassigned => "unassigned",
+        }
+    }
 }
 
 /// One end's port, classified.

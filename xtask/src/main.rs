@@ -1,7 +1,29 @@
 //! `cargo xtask`: build, test and maintain port-monitor.
 
+#![expect(clippy::print_stdout, reason = "printing is what these commands do")]
+
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+
+use crate::report::Tally;
+
+mod apt;
+mod artifacts;
+mod ebpf;
+mod guest;
+mod initramfs;
+mod kernels;
+mod paths;
+mod process;
+mod report;
+mod run;
+mod services;
+mod test;
+mod test_vm;
+mod tidy;
+mod tools;
 
 /// Build, test and maintain port-monitor.
 #[derive(Debug, Parser)]
@@ -11,8 +33,41 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Build port-monitor and run it, as root where sudo allows it
+    Run(run::Args),
+    /// Install what the tests need, then run every check and test
+    Test,
+    /// Run the kernel tests in a guest of each kernel
+    TestVm(test_vm::Args),
+    /// Build the eBPF object from source and write it beside its manifest
+    BuildEbpf(ebpf::Args),
+    /// Write the table of IANA services
+    Services(services::Args),
+    /// Check the rules of this code base that no lint knows
+    Tidy,
+}
 
-fn main() -> Result<()> {
-    match Cli::parse().command {}
+fn main() -> Result<ExitCode> {
+    Ok(match Cli::parse().command {
+        Command::Run(args) => match run::run(&args)? {},
+        Command::Test => exit_code(test::run()?),
+        Command::TestVm(args) => exit_code(test_vm::run(&args)?),
+        Command::BuildEbpf(args) => done(ebpf::run(&args)?),
+        Command::Services(args) => done(services::run(&args)?),
+        Command::Tidy => exit_code(tidy::run()?),
+    })
+}
+
+fn exit_code(tally: Tally) -> ExitCode {
+    if tally.failed > 0 {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+/// A command that has no tally: it is done, or it has failed with an error.
+fn done((): ()) -> ExitCode {
+    ExitCode::SUCCESS
 }

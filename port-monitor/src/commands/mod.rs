@@ -1,16 +1,43 @@
 //! One module per subcommand: its arguments and its `run`.
 
+use std::io;
+
+use anyhow::Context as _;
+
 use crate::{
     cli::{Cli, Command},
-    exit_code::{ExitCode, Failure},
+    exit_code::{ExitCode, Failure, OrExit as _},
 };
 
+pub mod completions;
+pub mod doctor;
+pub mod exec;
+pub mod man;
+pub mod schema;
+pub mod service;
 pub mod watch;
 
 /// Runs what the command line asks for.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        None => watch::run(cli.watch),
-        Some(Command::Watch(args)) => watch::run(*args),
+        None => watch::run(&cli.watch),
+        Some(Command::Watch(args)) => watch::run(&args),
+        Some(Command::Doctor(args)) => doctor::run(&args, io::stdout().lock()),
+        Some(Command::Service(args)) => service::run(&args, io::stdout().lock()),
+        Some(Command::Exec(args)) => exec::run(&args),
+        Some(Command::Schema) => schema::run(),
+        Some(Command::Completions(args)) => completions::run(&args),
+        Some(Command::Man) => man::run(),
+    }
+}
+
+/// How a command ends that wrote to the standard output: a reader that has had
+/// enough, as `head` does, is no failure.
+fn written(result: io::Result<()>) -> Result<ExitCode, Failure> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error)
+            .context("write to the standard output")
+            .or_exit(ExitCode::OutputFailed),
+        _ => Ok(ExitCode::Ok),
     }
 }

@@ -1,0 +1,180 @@
+//! Counting, and writing records into the ring: reserve, fill, submit.
+
+use core::arch::asm;
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
+};
+use aya_log_ebpf::debug;
+use port_monitor_common::{
+    ABI_VERSION, TcpEvent,
+    counters::{Counter, Extra, Hook, slot},
+    event::{EventKind, FLAG_CANARY, FLAG_LOCAL_PORT_UNBOUND, Owner, OwnerSource},
+};
+
+use crate::{
+    filter,
+    globals::config,
+    maps::{COUNTERS, EVENTS},
+    mem,
+    sock::Flow,
+    task,
+};
+
+/// What the hooks know of an event before it is filtered and written.
+pub(crate) struct Draft<'a> {
+    pub(crate) hook: Hook,
+    pub(crate) kind: EventKind,
+    pub(crate) flags: u16,
+    pub(crate) id: u64,
+    pub(crate) ts_ns: u64,
+    pub(crate) detail: u32,
+    pub(crate) flow: &'a Flow,
+    pub(crate) owner: &'a Owner,
+    pub(crate) owner_source: OwnerSource,
+    /// The owner filters' word on the owner.
+    pub(crate) owner_passes: bool,
+}
+
+/// Adds one to a counter of this CPU. Atomic, because another hook may
+/// interrupt between load and store: tracing programs are preemptible.
+#[inline(always)]
+pub(crate) fn count(index: u32) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+        // The target's core has no atomic add; this form of it needs no more
+        // than Linux 5.10 and the first BPF instruction set.
+        // SAFETY: a map value is valid for as long as the program runs.
+        unsafe {
+            asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64);
+        }
+    }
+}
+
+/// Counts one of the [`Extra`] counters.
+#[inline(always)]
+pub(crate) fn count_extra(extra: Extra) {
+    count(extra as u32);
+}
+
+/// Now, `CLOCK_BOOTTIME` ns.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// A connection's id: the socket's address and the time of its first event
+/// under a random key. Two sockets of one time differ in address; the key keeps
+/// kernel addresses out of the output.
+#[inline(always)]
+pub(crate) fn connection_id(sk: *const u8, ts_ns: u64) -> u64 {
+    let mixed = (mem::address(sk) ^ config!(salt)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 32 ^ ts_ns).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    mixed ^ mixed >> 32
+}
+
+/// The user wants events of this kind.
+#[inline(always)]
+pub(crate) fn is_wanted(kind: EventKind) -> bool {
+    config!(kinds) & kind.bit() != 0
+}
+
+/// Counts, filters and writes one event.
+#[inline(always)]
+pub(crate) fn emit(ctx: &impl EbpfContext, draft: &Draft<'_>) {
+    if task::is_monitor(draft.owner.tgid) {
+        count_extra(Extra::Canary);
+        let _: Result<(), Full> = write(draft, FLAG_CANARY);
+        return;
+    }
+    if !is_wanted(draft.kind) {
+        return;
+    }
+    count(slot(draft.hook, Counter::Hit));
+    let fate = if !draft.owner_passes || !filter::flow_passes(draft.hook, draft.flow) {
+        Counter::Filtered
+    } else {
+        match write(draft, 0) {
+            Ok(()) => Counter::Submitted,
+            Err(Full) => Counter::ReserveFailed,
+        }
+    };
+    count(slot(draft.hook, fate));
+    trace(ctx, draft, fate);
+}
+
+/// With `--bpf-log debug`, every event and what became of it. The verifier
+/// drops the whole call when that level is off.
+#[inline(always)]
+fn trace(ctx: &impl EbpfContext, draft: &Draft<'_>, fate: Counter) {
+    debug!(
+        ctx,
+        "kind {} tgid {} local {:i} {} remote {:i} {} fate {}",
+        draft.kind as u8,
+        draft.owner.tgid,
+        draft.flow.local_addr,
+        draft.flow.local_port,
+        draft.flow.remote_addr,
+        draft.flow.remote_port,
+        fate as u32
+    );
+}
+
+struct Full;
+
+#[inline(always)]
+fn write(draft: &Draft<'_>, extra_flags: u16) -> Result<(), Full> {
+    let mut entry = EVENTS.reserve::<TcpEvent>(0).ok_or(Full)?;
+    let flow = draft.flow;
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let unbound = if flow.local_port == 0 {
+        FLAG_LOCAL_PORT_UNBOUND
+    } else {
+        0
+    };
+    // Field by field, straight into the ring: a whole record on the way there
+    // would take a quarter of the stack.
+    // SAFETY: the reserved record is ours until it is submitted, it is as large
+    // as a `TcpEvent`, and every byte of it is written: `TcpEvent` has no
+    // padding.
+    let TcpEvent {
+        abi,
+        kind,
+        family,
+        owner_source,
+        flags,
+        cpu: event_cpu,
+        ts_ns,
+        id,
+        owner,
+        local_addr,
+        remote_addr,
+        netns_ino,
+        local_port,
+        remote_port,
+        detail,
+        ifindex,
+    } = unsafe { &mut *entry.as_mut_ptr() };
+    *abi = ABI_VERSION;
+    *kind = draft.kind as u8;
+    *family = flow.family;
+    *owner_source = draft.owner_source as u8;
+    *flags = draft.flags | extra_flags | unbound;
+    *event_cpu = cpu as u16;
+    *ts_ns = draft.ts_ns;
+    *id = draft.id;
+    *owner = *draft.owner;
+    *local_addr = flow.local_addr;
+    *remote_addr = flow.remote_addr;
+    *netns_ino = flow.netns_ino;
+    *local_port = flow.local_port;
+    *remote_port = flow.remote_port;
+    *detail = draft.detail;
+    *ifindex = flow.ifindex;
+    // The kernel wakes the reader only when it has caught up; the reader sleeps
+    // a moment after each wake, so a burst costs one.
+    entry.submit(0);
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! The filters of the command line, in the kernel: what they drop never wakes
+//! userspace, and is counted.
+
+use aya_ebpf::maps::lpm_trie::Key;
+use port_monitor_common::{
+    addr::as_v4,
+    config::{
+        FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_IN,
+        FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID, FILTER_REMOTE_NET,
+        FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, OWNER_FILTERS, PORT_SET_ANY, PORT_SET_LOCAL,
+        PORT_SET_REMOTE, PORT_SET_WORDS,
+    },
+    counters::Hook,
+    event::Owner,
+};
+
+use crate::{
+    globals::config,
+    maps::{COMMS, PIDS, PORT_SETS, REMOTE_NETS, TREE, UIDS},
+    sock::Flow,
+    task,
+};
+
+#[inline(always)]
+fn on(filter: u32) -> bool {
+    config!(filters) & filter != 0
+}
+
+/// The owner is one of those asked for.
+#[inline(always)]
+pub(crate) fn owner_passes(owner: &Owner, task: *const u8) -> bool {
+    if !on(OWNER_FILTERS) {
+        return true;
+    }
+    !(on(FILTER_PID) && PIDS.get_ptr(owner.tgid).is_none()
+        || on(FILTER_TREE) && TREE.get_ptr(owner.tgid).is_none()
+        || on(FILTER_UID) && UIDS.get_ptr(owner.uid).is_none()
+        || on(FILTER_COMM) && COMMS.get_ptr(owner.comm).is_none()
+        || on(FILTER_CGROUP) && !task::in_filtered_cgroup(task))
+}
+
+/// What an event without a known owner gets from the owner filters.
+#[inline(always)]
+pub(crate) fn unknown_owner_passes() -> bool {
+    !on(OWNER_FILTERS)
+}
+
+/// The connection leads where those asked for lead.
+#[inline(always)]
+pub(crate) fn flow_passes(hook: Hook, flow: &Flow) -> bool {
+    if config!(filters) == 0 {
+        return true;
+    }
+    !(on(FILTER_ONLY_IN) && !matches!(hook, Hook::Accept)
+        || on(FILTER_ONLY_OUT) && matches!(hook, Hook::Accept))
+        && family_passes(flow)
+        && ports_pass(flow)
+        && net_passes(flow)
+}
+
+#[inline(always)]
+fn family_passes(flow: &Flow) -> bool {
+    if !on(FILTER_ONLY_V4 | FILTER_ONLY_V6) {
+        return true;
+    }
+    let is_v4 = as_v4(&flow.remote_addr).is_some();
+    !(on(FILTER_ONLY_V4) && !is_v4 || on(FILTER_ONLY_V6) && is_v4)
+}
+
+#[inline(always)]
+fn ports_pass(flow: &Flow) -> bool {
+    !(on(FILTER_LOCAL_PORT) && !in_set(PORT_SET_LOCAL, flow.local_port)
+        || on(FILTER_REMOTE_PORT) && !in_set(PORT_SET_REMOTE, flow.remote_port)
+        || on(FILTER_ANY_PORT)
+            && !in_set(PORT_SET_ANY, flow.local_port)
+            && !in_set(PORT_SET_ANY, flow.remote_port))
+}
+
+#[inline(always)]
+fn in_set(set: u32, port: u16) -> bool {
+    let port = u32::from(port);
+    let word = PORT_SETS.get(set * PORT_SET_WORDS + port / 64).copied();
+    word.is_some_and(|word| word >> (port % 64) & 1 == 1)
+}
+
+#[inline(always)]
+fn net_passes(flow: &Flow) -> bool {
+    !on(FILTER_REMOTE_NET) || REMOTE_NETS.get(Key::new(128, flow.remote_addr)).is_some()
+}
+
+/// The attempt may pass once its local port is known: on the tracepoint rung
+/// the port filters cannot judge an unbound socket.
+#[inline(always)]
+pub(crate) fn may_pass_when_bound(flow: &Flow) -> bool {
+    flow_passes(Hook::Connect, flow)
+        || flow.local_port == 0 && on(FILTER_LOCAL_PORT | FILTER_ANY_PORT)
+}

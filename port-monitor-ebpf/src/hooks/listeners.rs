@@ -1,0 +1,63 @@
+//! `iter/task_file`: walks every open file once at start-up and notes the
+//! listening sockets that are older than the monitor (tracepoint rung).
+
+use core::ffi::c_void;
+
+use crate::{
+    globals::offset,
+    hooks::state,
+    mem::Probe,
+    sock,
+    task::{self, read},
+};
+use port_monitor_common::tcp_state::TcpState;
+
+/// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`).
+#[repr(C)]
+struct TaskFile {
+    meta: *const c_void,
+    task: *const u8,
+    fd: u32,
+    padding: u32,
+    file: *const u8,
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn pm_listeners_it(ctx: *const TaskFile) -> i32 {
+    // SAFETY: the kernel passes its iterator context.
+    let task = unsafe { (*ctx).task };
+    // SAFETY: as above.
+    let file = unsafe { (*ctx).file };
+    if !task.is_null() && !file.is_null() {
+        let _: Option<()> = try_file(task, file);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_file(task: *const u8, file: *const u8) -> Option<()> {
+    let sk = socket_of(file)?;
+    let state: u8 = read(sk, offset!(skc_state))?;
+    // SAFETY: a socket that its file points back to.
+    if TcpState(state) != TcpState::LISTEN || !unsafe { sock::is_tcp::<Probe>(sk) } {
+        return None;
+    }
+    // SAFETY: as above.
+    let flow = unsafe { sock::flow::<Probe>(sk) }?;
+    state::listen(sk, &flow, &task::owner_of(task)?, task);
+    Some(())
+}
+
+/// The `struct sock` behind a file, if it is a socket: only then does the
+/// private data point back to the file.
+#[inline(always)]
+pub(crate) fn socket_of(file: *const u8) -> Option<*const u8> {
+    let socket: *const u8 = read(file, offset!(file_private_data))?;
+    let back: *const u8 = read(socket, offset!(socket_file))?;
+    if back != file {
+        return None;
+    }
+    let sk: *const u8 = read(socket, offset!(socket_sk))?;
+    if sk.is_null() { None } else { Some(sk) }
+}

@@ -1,0 +1,10 @@
+//! One file per place in the kernel.
+
+pub(crate) mod accept;
+pub(crate) mod connect;
+pub(crate) mod graft;
+pub(crate) mod listeners;
+pub(crate) mod outcome;
+pub(crate) mod state;
+pub(crate) mod sys_accept;
+pub(crate) mod tree;

@@ -1,0 +1,205 @@
+//! `inet_sock_set_state`, all by itself: the tracepoint rung.
+//!
+//! Attempts at CLOSE→`SYN_SENT`, in the connecting thread, before the kernel
+//! chooses a local port. Inbound connections at `SYN_RECV`→ESTABLISHED, in
+//! softirq, so their owner is the process that made the listener listen.
+
+use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
+use port_monitor_common::{
+    addr::{as_v4, v4_mapped},
+    counters::{Extra, Hook},
+    event::{EventKind, Owner, OwnerSource},
+    tcp_state::TcpState,
+};
+
+use crate::{
+    emit::{self, Draft},
+    filter,
+    globals::config,
+    hooks::{
+        connect,
+        outcome::{self, state_change},
+    },
+    maps::LISTENERS,
+    mem::Probe,
+    sock::{self, Flow},
+    task,
+};
+
+/// Where a socket listens.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct ListenerKey {
+    addr: [u8; 16],
+    netns_ino: u32,
+    port: u32,
+}
+
+/// Who listens there.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Listener {
+    owner: Owner,
+    /// The listening socket: one socket may be held by several processes.
+    sk: u64,
+    /// Listening sockets with this key: several with `SO_REUSEPORT`.
+    sockets: u32,
+    /// `OWNER_PASSES`, `AMBIGUOUS`.
+    flags: u32,
+}
+
+/// [`Listener::flags`]: the owner filters let the owner pass.
+const OWNER_PASSES: u32 = 1;
+/// [`Listener::flags`]: several processes listen here; which of them gets a
+/// connection is not known before it is accepted.
+const AMBIGUOUS: u32 = 2;
+
+const WILDCARD: [u8; 16] = [0; 16];
+const WILDCARD_V4: [u8; 16] = v4_mapped([0; 4]);
+
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn pm_state_rt(ctx: RawTracePointContext) -> i32 {
+    let (sk, old, new) = state_change(&ctx);
+    // SAFETY: the tracepoint's socket is live.
+    if unsafe { sock::is_tcp::<Probe>(sk) } {
+        // SAFETY: as above.
+        unsafe { try_state(&ctx, sk, old, new) };
+    }
+    0
+}
+
+#[inline(always)]
+unsafe fn try_state(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) {
+    if outcome::ends_attempt(old, new) && outcome::report(ctx, sk, new) {
+        return;
+    }
+    // SAFETY: the caller's socket.
+    let Some(mut flow) = (unsafe { sock::flow::<Probe>(sk) }) else {
+        return;
+    };
+    if new == TcpState::SYN_SENT {
+        connect::attempt(ctx, sk, &flow);
+    } else if new == TcpState::LISTEN {
+        let task = task::current();
+        listen(sk, &flow, &task::current_owner(), task);
+    } else if old == TcpState::LISTEN && new == TcpState::CLOSE {
+        // SAFETY: the caller's socket.
+        flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }.unwrap_or(0);
+        unlisten(&flow);
+    } else if old == TcpState::SYN_RECV && new == TcpState::ESTABLISHED && config!(acceptor) == 0 {
+        established(ctx, sk, &flow);
+    }
+}
+
+/// Notes who listens on `sk`.
+#[inline(always)]
+pub(crate) fn listen(sk: *const u8, flow: &Flow, owner: &Owner, task: *const u8) {
+    let key = key(flow, flow.local_addr);
+    if let Some(known) = LISTENERS.get_ptr_mut(key) {
+        // SAFETY: a map value; the fields are written by process-context hooks
+        // of sockets that the port's bucket lock serialises.
+        let known = unsafe { &mut *known };
+        if known.sk != sk as u64 {
+            known.sockets += 1;
+            if known.owner.tgid != owner.tgid {
+                known.flags |= AMBIGUOUS;
+            }
+        }
+        return;
+    }
+    let passes = if filter::owner_passes(owner, task) {
+        OWNER_PASSES
+    } else {
+        0
+    };
+    let listener = Listener {
+        owner: *owner,
+        sk: sk as u64,
+        sockets: 1,
+        flags: passes,
+    };
+    if LISTENERS.insert(key, listener, 0).is_err() {
+        emit::count_extra(Extra::ListenersFull);
+    }
+}
+
+#[inline(always)]
+fn unlisten(flow: &Flow) {
+    let key = key(flow, flow.local_addr);
+    if let Some(known) = LISTENERS.get_ptr_mut(key) {
+        // SAFETY: as in `listen`.
+        let known = unsafe { &mut *known };
+        if known.sockets > 1 {
+            known.sockets -= 1;
+        } else {
+            let _: Result<(), i32> = LISTENERS.remove(key);
+        }
+    }
+}
+
+/// Reports an inbound connection whose handshake is complete.
+#[inline(always)]
+fn established(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
+    let ts_ns = emit::now_ns();
+    let unknown = Owner::default();
+    let listener = find_listener(flow).filter(|listener| listener.flags & AMBIGUOUS == 0);
+    let (owner, owner_source, owner_passes) = match listener {
+        Some(listener) => (
+            &listener.owner,
+            OwnerSource::Listener,
+            listener.flags & OWNER_PASSES != 0,
+        ),
+        None => (
+            &unknown,
+            OwnerSource::Unknown,
+            filter::unknown_owner_passes(),
+        ),
+    };
+    emit::emit(
+        ctx,
+        &Draft {
+            hook: Hook::Accept,
+            kind: EventKind::Accept,
+            flags: 0,
+            id: emit::connection_id(sk, ts_ns),
+            ts_ns,
+            detail: 0,
+            flow,
+            owner,
+            owner_source,
+            owner_passes,
+        },
+    );
+}
+
+/// The listener a connection came to: its very address, else a wildcard; an
+/// IPv6 wildcard takes IPv4 too.
+#[inline(always)]
+fn find_listener(flow: &Flow) -> Option<&'static Listener> {
+    lookup(flow, flow.local_addr)
+        .or_else(|| {
+            let is_v4 = as_v4(&flow.local_addr).is_some();
+            if is_v4 {
+                lookup(flow, WILDCARD_V4)
+            } else {
+                None
+            }
+        })
+        .or_else(|| lookup(flow, WILDCARD))
+}
+
+#[inline(always)]
+fn lookup(flow: &Flow, addr: [u8; 16]) -> Option<&'static Listener> {
+    // SAFETY: the entry is read at once; a listener closed meanwhile leaves
+    // its last owner.
+    unsafe { LISTENERS.get(key(flow, addr)) }
+}
+
+#[inline(always)]
+fn key(flow: &Flow, addr: [u8; 16]) -> ListenerKey {
+    ListenerKey {
+        addr,
+        netns_ino: flow.netns_ino,
+        port: u32::from(flow.local_port),
+    }
+}

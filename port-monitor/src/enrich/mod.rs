@@ -1,0 +1,280 @@
+//! What userspace knows of an event's owner: executable, user, unit, container.
+//!
+//! One read of /proc per process, never one per event; nothing is guessed, and
+//! what cannot be known is missing with a reason. Each source keeps its own
+//! bounded cache and never fails.
+
+mod cache;
+pub(crate) mod cgroup;
+mod container;
+pub(crate) mod process;
+pub(crate) mod unit;
+mod user;
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use self::{
+    cache::Cache,
+    cgroup::{CgroupTree, Cgroups},
+    process::{Facts, Proc},
+    user::Users,
+};
+use crate::{
+    event::{Comm, Owner},
+    record::{Field, Missing, Process},
+};
+
+/// Processes remembered.
+const LIMIT: usize = 16_384;
+
+/// The owner of events, looked up once per process.
+#[derive(Debug)]
+pub struct Enricher {
+    proc: Proc,
+    cgroups: Cgroups,
+    users: Users,
+    processes: Cache<Key, Arc<Process>>,
+    ownerless: Arc<Process>,
+}
+
+/// A process in one state of its life: it is looked up again when it changes
+/// its user or cgroup, or executes another program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    pid: u32,
+    start_ns: u64,
+    uid: u32,
+    cgroup_id: u64,
+    /// Executing a program renames the first thread. Other threads' names tell
+    /// nothing of the program.
+    comm: Option<Comm>,
+}
+
+impl Key {
+    fn new(owner: &Owner) -> Self {
+        Self {
+            pid: owner.pid,
+            start_ns: owner.start_ns,
+            uid: owner.uid,
+            cgroup_id: owner.cgroup_id,
+            comm: (owner.tid == owner.pid).then_some(owner.comm),
+        }
+    }
+}
+
+impl Enricher {
+    /// Looks processes up in `proc_root`, that is `/proc`.
+    pub fn new(proc_root: &Path) -> Self {
+        Self {
+            proc: Proc::new(proc_root),
+            cgroups: Cgroups::new(CgroupTree::find(proc_root)),
+            users: Users::new(),
+            processes: Cache::new(LIMIT),
+            ownerless: Arc::new(Process {
+                exe: Field::Missing(Missing::NoOwner),
+                parent_pid: None,
+                user: None,
+                cgroup: None,
+                unit: None,
+                container: None,
+            }),
+        }
+    }
+
+    /// Processes of other users are hidden from us (`hidepid`): their fields
+    /// will be missing, as denied.
+    pub const fn is_blinded(&self) -> bool {
+        self.proc.hides_processes()
+    }
+
+    /// What is known of the owner.
+    pub fn process(&mut self, owner: Option<&Owner>) -> Arc<Process> {
+        let Some(owner) = owner else {
+            return Arc::clone(&self.ownerless);
+        };
+        let key = Key::new(owner);
+        if let Some(process) = self.processes.get(&key) {
+            return process;
+        }
+        let process = Arc::new(self.look_up(owner));
+        self.processes.insert(key, Arc::clone(&process));
+        process
+    }
+
+    fn look_up(&mut self, owner: &Owner) -> Process {
+        let facts = self
+            .proc
+            .read(owner.pid, owner.start_ns)
+            .unwrap_or_else(|reason| Facts {
+                exe: Field::Missing(reason),
+                parent_pid: None,
+                cgroup: None,
+            });
+        let placement =
+            self.cgroups
+                .placement(owner.cgroup_id, facts.cgroup.as_deref(), Instant::now());
+        let placement = placement.as_deref();
+        Process {
+            exe: facts.exe,
+            parent_pid: facts.parent_pid,
+            user: self.users.name(owner.uid),
+            cgroup: placement.map(|at| Arc::clone(&at.path)),
+            unit: placement.and_then(|at| at.unit.clone()),
+            container: placement.and_then(|at| at.container.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt as _, symlink},
+        path::PathBuf,
+    };
+
+    use port_monitor_common::event::OwnerSource;
+    use rustix::param::clock_ticks_per_second;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const START_TICKS: u64 = 4711;
+
+    /// A host with process 812, `/usr/bin/web` in `web.service`.
+    struct Host {
+        root: TempDir,
+        owner: Owner,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let at = |path: &str| root.path().join(path);
+            for dir in ["1", "self", "812", "cgroup/system.slice/web.service"] {
+                fs::create_dir_all(at(dir)).unwrap();
+            }
+            let mounts = format!("1 1 0:1 / {} rw - cgroup2 x rw", at("cgroup").display());
+            fs::write(at("self/mountinfo"), mounts).unwrap();
+            let stat = format!("812 (web) S 7 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 {START_TICKS} 9");
+            fs::write(at("812/stat"), stat).unwrap();
+            fs::write(at("812/cgroup"), "0::/system.slice/web.service\n").unwrap();
+            symlink("/usr/bin/web", at("812/exe")).unwrap();
+            let cgroup = fs::metadata(at("cgroup/system.slice/web.service")).unwrap();
+            let owner = Owner {
+                source: OwnerSource::Connect,
+                pid: 812,
+                tid: 812,
+                start_ns: START_TICKS * (1_000_000_000 / clock_ticks_per_second()),
+                comm: Comm(*b"web\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+                uid: 0,
+                gid: 0,
+                cgroup_id: cgroup.ino(),
+            };
+            Self { root, owner }
+        }
+
+        fn enricher(&self) -> Enricher {
+            Enricher::new(self.root.path())
+        }
+
+        fn executes(&self, program: &str) {
+            let exe = self.root.path().join("812/exe");
+            fs::remove_file(&exe).unwrap();
+            symlink(program, exe).unwrap();
+        }
+    }
+
+    #[test]
+    fn running_process_has_every_field() {
+        let host = Host::new();
+        let process = host.enricher().process(Some(&host.owner));
+        assert_eq!(process.exe, Field::Known(PathBuf::from("/usr/bin/web")));
+        assert_eq!(process.parent_pid, Some(7));
+        assert_eq!(process.user.as_deref(), Some("root"));
+        assert_eq!(process.cgroup.as_deref(), Some("/system.slice/web.service"));
+        assert_eq!(process.unit.as_deref(), Some("web.service"));
+        assert_eq!(process.container, None);
+    }
+
+    #[test]
+    fn exited_process_still_has_user_and_unit() {
+        let host = Host::new();
+        fs::remove_dir_all(host.root.path().join("812")).unwrap();
+        let process = host.enricher().process(Some(&host.owner));
+        assert_eq!(process.exe, Field::Missing(Missing::Exited));
+        assert_eq!(process.parent_pid, None);
+        assert_eq!(process.user.as_deref(), Some("root"));
+        assert_eq!(process.unit.as_deref(), Some("web.service"));
+    }
+
+    #[test]
+    fn later_process_with_the_same_pid_lends_nothing() {
+        let host = Host::new();
+        let mut enricher = host.enricher();
+        assert!(enricher.process(Some(&host.owner)).exe.known().is_some());
+        let earlier = Owner {
+            start_ns: host.owner.start_ns - 1_000_000_000,
+            ..host.owner
+        };
+        let process = enricher.process(Some(&earlier));
+        assert_eq!(process.exe, Field::Missing(Missing::Exited));
+        assert_eq!(process.parent_pid, None);
+    }
+
+    #[test]
+    fn process_is_read_once_until_it_changes() {
+        let host = Host::new();
+        let mut enricher = host.enricher();
+        let first = enricher.process(Some(&host.owner));
+        host.executes("/usr/bin/other");
+        assert!(Arc::ptr_eq(&first, &enricher.process(Some(&host.owner))));
+
+        let renamed = Owner {
+            comm: Comm(*b"other\0\0\0\0\0\0\0\0\0\0\0"),
+            ..host.owner
+        };
+        let executed = enricher.process(Some(&renamed));
+        assert_eq!(executed.exe, Field::Known("/usr/bin/other".into()));
+
+        let changed_user = Owner {
+            uid: u32::MAX - 7,
+            ..host.owner
+        };
+        assert_eq!(enricher.process(Some(&changed_user)).user, None);
+    }
+
+    #[test]
+    fn threads_share_one_look_up_whatever_their_names() {
+        let host = Host::new();
+        let mut enricher = host.enricher();
+        let mut thread = |tid, name: u8| {
+            enricher.process(Some(&Owner {
+                tid,
+                comm: Comm([name; 16]),
+                ..host.owner
+            }))
+        };
+        assert!(Arc::ptr_eq(&thread(813, b'a'), &thread(814, b'b')));
+    }
+
+    #[test]
+    fn event_without_an_owner_says_so() {
+        let host = Host::new();
+        let process = host.enricher().process(None);
+        assert_eq!(process.exe, Field::Missing(Missing::NoOwner));
+        assert_eq!(process.user, None);
+    }
+
+    #[test]
+    fn hidden_processes_are_denied_rather_than_exited() {
+        let host = Host::new();
+        for pid in ["1", "812"] {
+            fs::remove_dir_all(host.root.path().join(pid)).unwrap();
+        }
+        let mut enricher = host.enricher();
+        assert!(enricher.is_blinded());
+        let process = enricher.process(Some(&host.owner));
+        assert_eq!(process.exe, Field::Missing(Missing::Denied));
+    }
+}

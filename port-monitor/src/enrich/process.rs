@@ -1,0 +1,273 @@
+//! One process in /proc: executable, parent, cgroup, and proof that it is the
+//! process the kernel's event names.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read as _},
+    os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, openat, readlinkat},
+    io::Errno,
+    param::clock_ticks_per_second,
+};
+
+use crate::record::{Field, Missing};
+
+/// More than any `stat` or `cgroup` file holds.
+const FILE_LIMIT: u64 = 65_536;
+/// `PF_KTHREAD` in the flags of `stat`.
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+/// What /proc tells of a process.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) exe: Field<PathBuf>,
+    pub(super) parent_pid: Option<u32>,
+    /// cgroup v2 path as this process sees it.
+    pub(super) cgroup: Option<String>,
+}
+
+/// A /proc file system.
+#[derive(Debug)]
+pub(super) struct Proc {
+    root: PathBuf,
+    hides_processes: bool,
+}
+
+impl Proc {
+    pub(super) fn new(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            // There is always a process 1: not to see it means `hidepid`.
+            hides_processes: !root.join("1").exists(),
+        }
+    }
+
+    /// Processes of other users are hidden (mount option `hidepid`).
+    pub(super) const fn hides_processes(&self) -> bool {
+        self.hides_processes
+    }
+
+    /// Reads the process `pid` that started at `start_ns` (`CLOCK_BOOTTIME`).
+    ///
+    /// The open directory stays this process's: once it is gone, look-ups in it
+    /// fail instead of reaching a later process with the same pid. So its start
+    /// time is compared once, and all that follows belongs to the same process.
+    pub(super) fn read(&self, pid: u32, start_ns: u64) -> Result<Facts, Missing> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let path = self.root.join(pid.to_string());
+        let dir = openat(CWD, path, flags, Mode::empty()).map_err(|errno| self.missing(errno))?;
+        let stat = read_file(&dir, "stat").map_err(|errno| self.missing(errno))?;
+        let stat = Stat::parse(&stat).ok_or(Missing::Exited)?;
+        // /proc counts in ticks: start times within one tick look the same.
+        if stat.start_ticks != ticks(start_ns) {
+            return Err(Missing::Exited);
+        }
+        let exe = match readlinkat(&dir, "exe", Vec::new()) {
+            Ok(target) => Field::Known(OsString::from_vec(target.into_bytes()).into()),
+            Err(Errno::NOENT) if stat.is_kernel_thread => Field::Missing(Missing::KernelThread),
+            // The directory is there, so this is not `hidepid` but a zombie.
+            Err(Errno::NOENT) => Field::Missing(Missing::Exited),
+            Err(errno) => Field::Missing(self.missing(errno)),
+        };
+        Ok(Facts {
+            exe,
+            parent_pid: stat.parent_pid,
+            cgroup: read_file(&dir, "cgroup")
+                .ok()
+                .and_then(|text| cgroup_path(&text)),
+        })
+    }
+
+    fn missing(&self, errno: Errno) -> Missing {
+        match errno {
+            Errno::ACCESS | Errno::PERM => Missing::Denied,
+            Errno::NOENT if self.hides_processes => Missing::Denied,
+            _ => Missing::Exited,
+        }
+    }
+}
+
+/// When this process started, in /proc's ticks since boot: what the canary
+/// compares the kernel's word with.
+pub(crate) fn own_start_ticks() -> Option<u64> {
+    Stat::parse(&fs::read("/proc/self/stat").ok()?).map(|stat| stat.start_ticks)
+}
+
+/// A `CLOCK_BOOTTIME` ns in /proc's ticks.
+pub(crate) fn ticks(boot_ns: u64) -> u64 {
+    boot_ns / (1_000_000_000 / clock_ticks_per_second().max(1))
+}
+
+/// This process's cgroup v2 path.
+pub(crate) fn own_cgroup_path() -> Option<String> {
+    cgroup_path(&fs::read("/proc/self/cgroup").ok()?)
+}
+
+fn read_file(dir: &OwnedFd, name: &str) -> Result<Vec<u8>, Errno> {
+    let fd = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = Vec::new();
+    File::from(fd)
+        .take(FILE_LIMIT)
+        .read_to_end(&mut text)
+        .map_err(|error| errno(&error))?;
+    Ok(text)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+/// The fields of /proc/PID/stat we use.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    parent_pid: Option<u32>,
+    is_kernel_thread: bool,
+    start_ticks: u64,
+}
+
+impl Stat {
+    /// The second field is the process's own choice of name in parentheses and
+    /// may itself hold parentheses, spaces and newlines: the last one closes it.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let close = text.iter().rposition(|&byte| byte == b')')?;
+        let rest = str::from_utf8(text.get(close + 1..)?).ok()?;
+        // proc_pid_stat(5) counts from 1, and `state` is its field 3.
+        let mut fields = rest.split_ascii_whitespace();
+        let parent_pid: u32 = fields.nth(4 - 3)?.parse().ok()?;
+        let flags: u32 = fields.nth(9 - 5)?.parse().ok()?;
+        let start_ticks = fields.nth(22 - 10)?.parse().ok()?;
+        Some(Self {
+            parent_pid: (parent_pid != 0).then_some(parent_pid),
+            is_kernel_thread: flags & KERNEL_THREAD != 0,
+            start_ticks,
+        })
+    }
+}
+
+/// The cgroup v2 path in the text of /proc/PID/cgroup: the line `0::PATH`.
+fn cgroup_path(text: &[u8]) -> Option<String> {
+    let path = text
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"0::"))?;
+    Some(String::from_utf8_lossy(path).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A /proc with processes 1 and 812, the latter started at tick 4711.
+    fn proc_with(stat: &str) -> (TempDir, Proc) {
+        let root = tempfile::tempdir().unwrap();
+        for pid in ["1", "812"] {
+            fs::create_dir(root.path().join(pid)).unwrap();
+        }
+        let dir = root.path().join("812");
+        fs::write(dir.join("stat"), stat).unwrap();
+        fs::write(dir.join("cgroup"), "1:cpu:/x\n0::/system.slice/a.service\n").unwrap();
+        let proc = Proc::new(root.path());
+        (root, proc)
+    }
+
+    /// The first nanosecond of a tick.
+    fn ns(ticks: u64) -> u64 {
+        ticks * (1_000_000_000 / clock_ticks_per_second())
+    }
+
+    fn stat(comm: &str, flags: u32) -> String {
+        format!("812 ({comm}) S 7 812 812 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 4711 99 1 2\n")
+    }
+
+    #[test]
+    fn process_with_the_same_start_time_is_read() {
+        let (root, proc) = proc_with(&stat("evil) S 1 (\n", 0));
+        symlink("/usr/bin/x (deleted)", root.path().join("812/exe")).unwrap();
+        let facts = proc.read(812, ns(4711) + 1234).unwrap();
+        assert_eq!(
+            facts,
+            Facts {
+                exe: Field::Known("/usr/bin/x (deleted)".into()),
+                parent_pid: Some(7),
+                cgroup: Some("/system.slice/a.service".into()),
+            }
+        );
+    }
+
+    #[test]
+    fn process_with_another_start_time_is_not_the_one() {
+        let (_root, proc) = proc_with(&stat("x", 0));
+        assert_eq!(proc.read(812, ns(4710)), Err(Missing::Exited));
+        assert_eq!(proc.read(812, ns(4712)), Err(Missing::Exited));
+    }
+
+    #[test]
+    fn missing_process_has_exited_unless_proc_hides_some() {
+        let (root, proc) = proc_with("");
+        assert_eq!(proc.read(813, 0), Err(Missing::Exited));
+        fs::remove_dir(root.path().join("1")).unwrap();
+        let hiding = Proc::new(root.path());
+        assert!(hiding.hides_processes());
+        assert_eq!(hiding.read(813, 0), Err(Missing::Denied));
+    }
+
+    #[test]
+    fn process_without_exe_is_a_kernel_thread_or_a_zombie() {
+        let (_root, proc) = proc_with(&stat("kworker", KERNEL_THREAD | 0x40));
+        let thread = proc.read(812, ns(4711)).unwrap();
+        assert_eq!(thread.exe, Field::Missing(Missing::KernelThread));
+        let (_root, proc) = proc_with(&stat("x", 0x40));
+        let zombie = proc.read(812, ns(4711)).unwrap();
+        assert_eq!(zombie.exe, Field::Missing(Missing::Exited));
+    }
+
+    #[test]
+    fn this_process_is_found_in_the_real_proc() {
+        let proc = Proc::new(Path::new("/proc"));
+        let pid = std::process::id();
+        let start_ns = ns(own_start_ticks().unwrap());
+        let facts = proc.read(pid, start_ns).unwrap();
+        assert_eq!(facts.exe, Field::Known(std::env::current_exe().unwrap()));
+        assert_eq!(facts.parent_pid, Some(std::os::unix::process::parent_id()));
+        assert_eq!(facts.cgroup, own_cgroup_path());
+    }
+
+    #[test]
+    fn cgroup_path_is_the_v2_line() {
+        assert_eq!(cgroup_path(b"2:cpu:/a\n0::/b\n").as_deref(), Some("/b"));
+        assert_eq!(cgroup_path(b"2:cpu:/0::/b\n"), None);
+        assert_eq!(cgroup_path(b""), None);
+    }
+
+    #[test]
+    fn truncated_stat_is_no_stat() {
+        let whole = stat("x", 0);
+        let end = whole.find("4711").unwrap();
+        for end in 0..end {
+            assert_eq!(Stat::parse(&whole.as_bytes()[..end]), None);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Stat::parse(&text);
+            let _ = cgroup_path(&text);
+        }
+
+        #[test]
+        fn any_name_leaves_the_start_time_alone(comm in "[ -~\n]{0,15}") {
+            let parsed = Stat::parse(stat(&comm, 0).as_bytes()).unwrap();
+            prop_assert_eq!(parsed.start_ticks, 4711);
+        }
+    }
+}

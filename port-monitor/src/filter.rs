@@ -1,0 +1,388 @@
+//! What people write after a filter flag, resolved to what the kernel compares:
+//! user names to ids, paths and units to cgroup ids, networks to one spelling.
+//!
+//! Strict: what names nothing is an error, never a filter that matches nothing.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use thiserror::Error;
+
+use crate::{
+    enrich::{cgroup::CgroupTree, unit::unit_name},
+    services::closest,
+};
+
+/// Bits before the IPv4 address in an IPv4-mapped one.
+const MAPPED_BITS: u8 = 96;
+
+/// Why a filter's value names nothing.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum FilterError {
+    /// Neither a user of this host nor a number.
+    #[error("unknown user `{name}`: {}", did_you_mean(suggestion.as_deref(), "give a name of this host or a uid"))]
+    UnknownUser {
+        /// What was written.
+        name: String,
+        /// A user with a name much like it.
+        suggestion: Option<String>,
+    },
+    /// The kernel has no threads without a name.
+    #[error("empty thread name: give up to 15 bytes, as `ps -o comm` shows them")]
+    EmptyComm,
+    /// Longer than the kernel's thread names.
+    #[error(
+        "thread name `{name}` is longer than the 15 bytes the kernel keeps: did you mean `{kept}`?"
+    )]
+    LongComm {
+        /// What was written.
+        name: String,
+        /// What the kernel would keep of it.
+        kept: String,
+    },
+    /// Neither an address nor a network.
+    #[error("bad network `{0}`: write an address or a network, as in 10.0.0.0/8")]
+    NotANetwork(String),
+    /// Bits beyond the prefix are set.
+    #[error("bad network `{given}`: bits beyond the prefix are set, did you mean `{network}`?")]
+    HostBits {
+        /// What was written.
+        given: String,
+        /// The network that address is in.
+        network: IpNet,
+    },
+    /// Nothing to resolve `--cgroup` and `--unit` against.
+    #[error("no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup")]
+    NoCgroupTree,
+    /// No such cgroup.
+    #[error("no cgroup `{path}` below {mount}", path = path.display(), mount = mount.display())]
+    NoCgroup {
+        /// What was written.
+        path: PathBuf,
+        /// Where it was looked for.
+        mount: PathBuf,
+    },
+    /// No cgroup of such a unit.
+    #[error("unit `{name}` has no cgroup: {}", did_you_mean(suggestion.as_deref(), "is it running?"))]
+    NoUnit {
+        /// What was looked for.
+        name: String,
+        /// A running unit with a name much like it.
+        suggestion: Option<String>,
+    },
+}
+
+fn did_you_mean(suggestion: Option<&str>, otherwise: &str) -> String {
+    suggestion.map_or_else(
+        || otherwise.to_owned(),
+        |known| format!("did you mean `{known}`?"),
+    )
+}
+
+/// The uid of a user, given by name or by number.
+pub fn uid(user: &str) -> Result<u32, FilterError> {
+    if let Some(known) = uzers::get_user_by_name(user) {
+        return Ok(known.uid());
+    }
+    // The kernel's own "no user" is none to look for.
+    if let Some(uid) = user.parse().ok().filter(|&uid| uid != u32::MAX) {
+        return Ok(uid);
+    }
+    // Users of the network are not in this file: they are found, but not guessed.
+    let local = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let names = local.lines().filter_map(|line| line.split(':').next());
+    Err(FilterError::UnknownUser {
+        name: user.to_owned(),
+        suggestion: closest(user, names).map(ToOwned::to_owned),
+    })
+}
+
+/// A thread name as the kernel keeps it, padded with NULs.
+pub fn comm(name: &OsStr) -> Result<[u8; 16], FilterError> {
+    let bytes = name.as_bytes();
+    let mut comm = [0; 16];
+    // The last byte stays NUL.
+    let [room @ .., _] = &mut comm;
+    match room.get_mut(..bytes.len()) {
+        Some([]) => Err(FilterError::EmptyComm),
+        Some(room) => {
+            room.copy_from_slice(bytes);
+            Ok(comm)
+        }
+        None => Err(FilterError::LongComm {
+            name: name.to_string_lossy().into_owned(),
+            kept: bytes
+                .get(..room.len())
+                .map(|kept| String::from_utf8_lossy(kept).into_owned())
+                .unwrap_or_default(),
+        }),
+    }
+}
+
+/// A network, given as one or as a single address. IPv4-mapped IPv6 is IPv4.
+pub fn network(text: &str) -> Result<IpNet, FilterError> {
+    let given: IpNet = text
+        .parse()
+        .or_else(|_| text.parse().map(|ip: IpAddr| ip.into()))
+        .map_err(|_| FilterError::NotANetwork(text.to_owned()))?;
+    if given.trunc() == given {
+        return Ok(unmapped(given));
+    }
+    Err(FilterError::HostBits {
+        given: text.to_owned(),
+        network: unmapped(given.trunc()),
+    })
+}
+
+fn unmapped(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    let address = v6.network().to_ipv4_mapped();
+    address
+        .zip(v6.prefix_len().checked_sub(MAPPED_BITS))
+        .and_then(|(address, bits)| Ipv4Net::new(address, bits).ok())
+        .map_or(net, IpNet::V4)
+}
+
+/// The network as networks that hold no IPv4-mapped address: on the wire IPv4 is
+/// IPv4-mapped, but `::/0` is not meant to match it.
+pub fn without_mapped(net: IpNet) -> Vec<IpNet> {
+    let mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
+    match net {
+        // On the way down to the mapped addresses, the halves not taken.
+        IpNet::V6(v6) if v6.contains(&mapped) => (v6.prefix_len() + 1..=MAPPED_BITS)
+            .filter_map(|bits| {
+                let other_half = mapped.to_bits() ^ 1 << (128 - bits);
+                let half = Ipv6Net::new(other_half.into(), bits).ok()?;
+                Some(half.trunc().into())
+            })
+            .collect(),
+        _ => vec![net],
+    }
+}
+
+/// The id of a cgroup, given as a path below the mount point or the whole path.
+pub fn cgroup(path: &Path) -> Result<u64, FilterError> {
+    cgroup_in(&tree()?, path)
+}
+
+/// The ids of the cgroups of a unit: `ssh.service` or, for short, `ssh`.
+pub fn unit(name: &str) -> Result<Vec<u64>, FilterError> {
+    unit_in(&tree()?, name)
+}
+
+fn tree() -> Result<CgroupTree, FilterError> {
+    CgroupTree::find(Path::new("/proc")).ok_or(FilterError::NoCgroupTree)
+}
+
+fn cgroup_in(tree: &CgroupTree, path: &Path) -> Result<u64, FilterError> {
+    let below = path.strip_prefix(tree.mount()).unwrap_or(path);
+    tree.id(below).map_err(|_| FilterError::NoCgroup {
+        path: path.to_owned(),
+        mount: tree.mount().to_owned(),
+    })
+}
+
+fn unit_in(tree: &CgroupTree, name: &str) -> Result<Vec<u64>, FilterError> {
+    let is_slice = name.strip_suffix(".slice").is_some();
+    let name = if is_slice || unit_name(name).is_some() {
+        name.to_owned()
+    } else {
+        format!("{name}.service")
+    };
+    let mut ids = Vec::new();
+    let mut units = Vec::new();
+    tree.walk(|id, path| {
+        let Some(directory) = path.file_name().and_then(|name| name.to_str()) else {
+            return;
+        };
+        let unit = unit_name(directory).unwrap_or(directory);
+        if unit == name {
+            ids.push(id);
+        }
+        units.push(unit.to_owned());
+    });
+    if !ids.is_empty() {
+        return Ok(ids);
+    }
+    let suggestion = closest(&name, units.iter().map(String::as_str)).map(ToOwned::to_owned);
+    Err(FilterError::NoUnit { name, suggestion })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use proptest::prelude::*;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn message<T: std::fmt::Debug>(result: Result<T, FilterError>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn user_is_a_name_or_a_number() {
+        assert_eq!(uid("root"), Ok(0));
+        assert_eq!(uid("4000000000"), Ok(4_000_000_000));
+    }
+
+    #[test]
+    fn unknown_user_is_an_error_with_the_nearest_name() {
+        assert_eq!(
+            message(uid("rooot")),
+            "unknown user `rooot`: did you mean `root`?"
+        );
+        let advice = "give a name of this host or a uid";
+        for user in ["", "no-such-user-here", "-1", "4294967295"] {
+            assert_eq!(
+                message(uid(user)),
+                format!("unknown user `{user}`: {advice}")
+            );
+        }
+    }
+
+    #[test]
+    fn comm_fills_sixteen_bytes() {
+        let comm = |name| comm(OsStr::new(name));
+        assert_eq!(comm("curl"), Ok(*b"curl\0\0\0\0\0\0\0\0\0\0\0\0"));
+        assert_eq!(comm("fifteen-bytes-x"), Ok(*b"fifteen-bytes-x\0"));
+    }
+
+    #[test]
+    fn comm_the_kernel_cannot_have_is_an_error() {
+        let comm = |name| comm(OsStr::new(name));
+        assert_eq!(
+            message(comm("systemd-resolved")),
+            "thread name `systemd-resolved` is longer than the 15 bytes the kernel keeps: \
+             did you mean `systemd-resolve`?"
+        );
+        assert_eq!(comm(""), Err(FilterError::EmptyComm));
+    }
+
+    #[test]
+    fn network_has_one_spelling() {
+        let cases = [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("fe80::1", "fe80::1/128"),
+            ("::/0", "::/0"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(network(text).unwrap().to_string(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_network_is_an_error_that_helps() {
+        assert_eq!(
+            message(network("10.1.2.3/8")),
+            "bad network `10.1.2.3/8`: bits beyond the prefix are set, did you mean `10.0.0.0/8`?"
+        );
+        assert!(message(network("::ffff:10.1.2.3/104")).ends_with("`10.0.0.0/8`?"));
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0",
+            "localhost",
+            "fe80::1%eth0",
+            "::/129",
+        ] {
+            assert_eq!(
+                network(text),
+                Err(FilterError::NotANetwork(text.to_owned()))
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn network_without_mapped_has_all_its_other_addresses(
+            bits in 0u8..=128, base: u128, near in any::<bool>(), probe: u128, shift in 0u32..128, v4: u32,
+        ) {
+            // Half of the networks are around the mapped addresses.
+            let base = if near { 0xffff_0000_0000 } else { base };
+            let net = Ipv6Net::new(base.into(), bits).unwrap().trunc();
+            prop_assume!(net.prefix_len() < MAPPED_BITS || net.network().to_ipv4_mapped().is_none());
+            let parts = without_mapped(net.into());
+            let inside = Ipv6Addr::from_bits(net.network().to_bits() | probe >> shift);
+            let is_mapped = inside.to_ipv4_mapped().is_some();
+            let expected = usize::from(net.contains(&inside) && !is_mapped);
+            let holding = parts.iter().filter(|part| part.contains(&IpAddr::V6(inside)));
+            prop_assert_eq!(holding.count(), expected, "{} in {:?}", inside, parts);
+            let v4 = Ipv4Addr::from_bits(v4).to_ipv6_mapped();
+            prop_assert!(!parts.iter().any(|part| part.contains(&IpAddr::V6(v4))));
+        }
+    }
+
+    /// A tree with `ssh.service` and two slices; removed with the directory.
+    fn cgroups() -> (TempDir, CgroupTree) {
+        let root = tempfile::tempdir().unwrap();
+        let mount = root.path().join("cgroup");
+        for unit in [
+            "system.slice/ssh.service",
+            "a.slice/web.service",
+            "b.slice/web.service",
+        ] {
+            fs::create_dir_all(mount.join(unit)).unwrap();
+        }
+        fs::create_dir(root.path().join("self")).unwrap();
+        let line = format!("1 1 0:1 / {} rw - cgroup2 x rw", mount.display());
+        fs::write(root.path().join("self/mountinfo"), line).unwrap();
+        let tree = CgroupTree::find(root.path()).unwrap();
+        (root, tree)
+    }
+
+    #[test]
+    fn cgroup_is_a_path_below_the_mount_point_or_a_whole_one() {
+        let (_root, tree) = cgroups();
+        let id = tree.id(Path::new("system.slice/ssh.service")).unwrap();
+        let whole = tree.mount().join("system.slice/ssh.service");
+        for path in [
+            Path::new("/system.slice/ssh.service"),
+            Path::new("system.slice/ssh.service"),
+            &whole,
+        ] {
+            assert_eq!(cgroup_in(&tree, path), Ok(id), "{}", path.display());
+        }
+        assert_eq!(
+            message(cgroup_in(&tree, Path::new("/no.slice"))),
+            format!("no cgroup `/no.slice` below {}", tree.mount().display())
+        );
+    }
+
+    #[test]
+    fn unit_is_every_cgroup_of_that_name() {
+        let (_root, tree) = cgroups();
+        let id = |path: &str| tree.id(Path::new(path)).unwrap();
+        let mut web = unit_in(&tree, "web").unwrap();
+        web.sort_unstable();
+        let mut expected = [id("a.slice/web.service"), id("b.slice/web.service")];
+        expected.sort_unstable();
+        assert_eq!(web, expected);
+        let slice = unit_in(&tree, "system.slice");
+        assert_eq!(slice, Ok(vec![id("system.slice")]));
+    }
+
+    #[test]
+    fn unit_without_a_cgroup_is_an_error_with_the_nearest_name() {
+        let (_root, tree) = cgroups();
+        assert_eq!(
+            message(unit_in(&tree, "sshd")),
+            "unit `sshd.service` has no cgroup: did you mean `ssh.service`?"
+        );
+        assert_eq!(
+            message(unit_in(&tree, "postgresql.service")),
+            "unit `postgresql.service` has no cgroup: is it running?"
+        );
+    }
+}

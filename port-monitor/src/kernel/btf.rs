@@ -1,0 +1,403 @@
+//! Reads the kernel's BTF: where a struct's field lies, and how many parameters
+//! a function has.
+//!
+//! Rust has no CO-RE relocation, so the loader resolves every offset here and
+//! hands them to the object ([`offsets`]). Starting up must be quick: one pass
+//! notes where each type begins, names are compared in place, and nothing is
+//! copied out. The input is not trusted: bad bytes are an error, never a panic.
+
+use port_monitor_common::config::Offsets;
+use thiserror::Error;
+
+const MAGIC: u16 = 0xeb9f;
+const VERSION: u8 = 1;
+const TYPE_BYTES: usize = 12;
+const MEMBER_BYTES: usize = 12;
+/// Members looked at for one field before giving up: the largest kernel struct
+/// has a few hundred, only a forged cycle has more.
+const MEMBER_LIMIT: usize = 65_536;
+/// Typedefs and qualifiers in a row before giving up.
+const MODIFIER_LIMIT: usize = 64;
+
+const KIND_STRUCT: u8 = 4;
+const KIND_UNION: u8 = 5;
+const KIND_TYPEDEF: u8 = 8;
+const KIND_VOLATILE: u8 = 9;
+const KIND_CONST: u8 = 10;
+const KIND_RESTRICT: u8 = 11;
+const KIND_FUNC: u8 = 12;
+const KIND_FUNC_PROTO: u8 = 13;
+const KIND_TYPE_TAG: u8 = 18;
+
+/// Why the BTF does not answer.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum BtfError {
+    /// The first two bytes are not BTF's.
+    #[error("kernel BTF has a wrong magic number: not a BTF file")]
+    Magic,
+    /// A format version this program does not know.
+    #[error("kernel BTF has format version {0}, this program reads {VERSION}")]
+    Version(u8),
+    /// Something lies beyond the end.
+    #[error("kernel BTF is truncated: nothing at byte {0}")]
+    Truncated(usize),
+    /// A kind of type whose size is unknown, so that it cannot be skipped.
+    #[error("kernel BTF has a type of unknown kind {kind} at byte {at}")]
+    UnknownKind {
+        /// The kind's number.
+        kind: u8,
+        /// Where the type begins.
+        at: usize,
+    },
+    /// Types that contain themselves.
+    #[error("kernel BTF has a type that contains itself")]
+    Cycle,
+    /// No struct of that name.
+    #[error("kernel BTF has no struct {0}")]
+    NoStruct(String),
+    /// No such field.
+    #[error("kernel BTF has no field {0}")]
+    NoField(String),
+    /// The field is a bit field and has no address.
+    #[error("kernel BTF has field {0} as a bit field")]
+    BitField(String),
+    /// Several structs of that name, which disagree.
+    #[error("kernel BTF has field {0} at two different offsets")]
+    Ambiguous(String),
+}
+
+/// A kernel's type information.
+#[derive(Debug)]
+pub struct Btf {
+    bytes: Vec<u8>,
+    big_endian: bool,
+    /// Where the strings begin and end.
+    strings: (usize, usize),
+    /// Where each type begins, by type id; id 0 is `void` and has no bytes.
+    types: Vec<u32>,
+    /// The ids of the structs.
+    structs: Vec<u32>,
+}
+
+/// The part every type begins with.
+#[derive(Clone, Copy)]
+struct Head {
+    name: u32,
+    kind: u8,
+    /// Members or parameters that follow.
+    count: usize,
+    /// Member offsets carry a bit-field size in their top byte.
+    has_bit_fields: bool,
+    /// The type referred to, for kinds that refer to one.
+    target: u32,
+    /// Where the members or parameters begin.
+    body: usize,
+}
+
+struct Member {
+    type_id: u32,
+    offset_bits: u32,
+    is_bit_field: bool,
+}
+
+impl Btf {
+    /// Takes the bytes of `/sys/kernel/btf/vmlinux`.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
+        let magic = bytes.first_chunk().ok_or(BtfError::Truncated(0))?;
+        let big_endian = match (u16::from_le_bytes(*magic), u16::from_be_bytes(*magic)) {
+            (MAGIC, _) => false,
+            (_, MAGIC) => true,
+            _ => return Err(BtfError::Magic),
+        };
+        match bytes.get(2) {
+            Some(&VERSION) => {}
+            Some(&other) => return Err(BtfError::Version(other)),
+            None => return Err(BtfError::Truncated(2)),
+        }
+        let mut btf = Self {
+            bytes,
+            big_endian,
+            strings: (0, 0),
+            types: vec![0],
+            structs: Vec::new(),
+        };
+        // The sections' positions count from the end of the header.
+        let header = btf.word(4)? as usize;
+        let types = btf.section(header, 8)?;
+        btf.strings = btf.section(header, 16)?;
+        btf.index(types)?;
+        Ok(btf)
+    }
+
+    /// Byte offset of a field: `sock.sk_err`, or `cgroup.self.parent` through a
+    /// struct inside a struct. Members of anonymous structs and unions count as
+    /// the outer struct's, as in C.
+    pub fn member_offset(&self, path: &str) -> Result<u32, BtfError> {
+        let (name, members) = path
+            .split_once('.')
+            .ok_or_else(|| BtfError::NoField(path.to_owned()))?;
+        let mut is_known = false;
+        let mut found = None;
+        // A driver may have a struct of the same name: it has other fields.
+        for &id in &self.structs {
+            if !self.has_name(self.head(id)?.name, name) {
+                continue;
+            }
+            is_known = true;
+            let Some(member) = self.descend(id, members)? else {
+                continue;
+            };
+            if member.is_bit_field || member.offset_bits % 8 != 0 {
+                return Err(BtfError::BitField(path.to_owned()));
+            }
+            match found.replace(member.offset_bits / 8) {
+                Some(other) if found != Some(other) => {
+                    return Err(BtfError::Ambiguous(path.to_owned()));
+                }
+                _ => {}
+            }
+        }
+        found.ok_or_else(|| {
+            if is_known {
+                BtfError::NoField(path.to_owned())
+            } else {
+                BtfError::NoStruct(name.to_owned())
+            }
+        })
+    }
+
+    /// Number of parameters of a kernel function; `None` when BTF has no
+    /// function of that name.
+    pub fn function_params(&self, name: &str) -> Option<usize> {
+        let ids = 1..u32::try_from(self.types.len()).ok()?;
+        let function = ids
+            .filter_map(|id| self.head(id).ok())
+            .find(|head| head.kind == KIND_FUNC && self.has_name(head.name, name))?;
+        let prototype = self.head(function.target).ok()?;
+        (prototype.kind == KIND_FUNC_PROTO).then_some(prototype.count)
+    }
+
+    /// Notes where each type begins.
+    fn index(&mut self, (start, end): (usize, usize)) -> Result<(), BtfError> {
+        let mut at = start;
+        while at < end {
+            let head = self.head_at(at)?;
+            let id = u32::try_from(self.types.len()).map_err(|_| BtfError::Truncated(at))?;
+            let kind = head.kind;
+            if kind == KIND_STRUCT {
+                self.structs.push(id);
+            }
+            self.types
+                .push(u32::try_from(at).map_err(|_| BtfError::Truncated(at))?);
+            let body = body_bytes(kind, head.count).ok_or(BtfError::UnknownKind { kind, at })?;
+            at = head.body + body;
+        }
+        if at > end {
+            return Err(BtfError::Truncated(end));
+        }
+        Ok(())
+    }
+
+    fn descend(&self, struct_id: u32, members: &str) -> Result<Option<Member>, BtfError> {
+        let mut at = Member {
+            type_id: struct_id,
+            offset_bits: 0,
+            is_bit_field: false,
+        };
+        for name in members.split('.') {
+            let Some(member) = self.member(self.unqualified(at.type_id)?, name)? else {
+                return Ok(None);
+            };
+            at = Member {
+                offset_bits: add(at.offset_bits, member.offset_bits)?,
+                ..member
+            };
+        }
+        Ok(Some(at))
+    }
+
+    /// The member of that name, directly or through anonymous members.
+    fn member(&self, struct_id: u32, name: &str) -> Result<Option<Member>, BtfError> {
+        let mut seen = 0;
+        let mut pending = vec![(struct_id, 0)];
+        while let Some((id, base_bits)) = pending.pop() {
+            let head = self.head(id)?;
+            if head.kind != KIND_STRUCT && head.kind != KIND_UNION {
+                continue;
+            }
+            seen += head.count;
+            if seen > MEMBER_LIMIT {
+                return Err(BtfError::Cycle);
+            }
+            for index in 0..head.count {
+                let at = head.body + index * MEMBER_BYTES;
+                let (member_name, type_id) = (self.word(at)?, self.word(at + 4)?);
+                let position = self.word(at + 8)?;
+                let (bits, is_bit_field) = if head.has_bit_fields {
+                    (position & 0xff_ffff, position >> 24 != 0)
+                } else {
+                    (position, false)
+                };
+                let offset_bits = add(base_bits, bits)?;
+                if member_name == 0 {
+                    pending.push((self.unqualified(type_id)?, offset_bits));
+                } else if self.has_name(member_name, name) {
+                    return Ok(Some(Member {
+                        type_id,
+                        offset_bits,
+                        is_bit_field,
+                    }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The type behind typedefs, `const`, `volatile` and tags.
+    fn unqualified(&self, mut id: u32) -> Result<u32, BtfError> {
+        for _ in 0..MODIFIER_LIMIT {
+            if id == 0 {
+                return Ok(id);
+            }
+            let head = self.head(id)?;
+            match head.kind {
+                KIND_TYPEDEF | KIND_VOLATILE | KIND_CONST | KIND_RESTRICT | KIND_TYPE_TAG => {
+                    id = head.target;
+                }
+                _ => return Ok(id),
+            }
+        }
+        Err(BtfError::Cycle)
+    }
+
+    fn head(&self, id: u32) -> Result<Head, BtfError> {
+        // Position 0 is the file's header, so `void` and unknown ids have no kind.
+        let at = self.types.get(id as usize).copied().unwrap_or(0);
+        if at == 0 {
+            return Ok(Head {
+                name: 0,
+                kind: 0,
+                count: 0,
+                has_bit_fields: false,
+                target: 0,
+                body: 0,
+            });
+        }
+        self.head_at(at as usize)
+    }
+
+    fn head_at(&self, at: usize) -> Result<Head, BtfError> {
+        let info = self.word(at + 4)?;
+        // The kernel requires unused bits of `info` to be zero, so reading the
+        // count and the kind wider than version 1 defines them is harmless today
+        // and turns a future meaning of those bits into an unknown kind.
+        let [kind, ..] = info.to_be_bytes();
+        Ok(Head {
+            name: self.word(at)?,
+            kind: kind & 0x7f,
+            count: (info & 0xff_ffff) as usize,
+            has_bit_fields: kind & 0x80 != 0,
+            target: self.word(at + 8)?,
+            body: at + TYPE_BYTES,
+        })
+    }
+
+    fn section(&self, header: usize, at: usize) -> Result<(usize, usize), BtfError> {
+        let start = header.saturating_add(self.word(at)? as usize);
+        let end = start.saturating_add(self.word(at + 4)? as usize);
+        if end > self.bytes.len() {
+            return Err(BtfError::Truncated(end));
+        }
+        Ok((start, end))
+    }
+
+    fn has_name(&self, name: u32, wanted: &str) -> bool {
+        let (strings, end) = self.strings;
+        let start = strings.saturating_add(name as usize);
+        self.bytes
+            .get(start..end)
+            .and_then(|rest| rest.strip_prefix(wanted.as_bytes()))
+            .is_some_and(|rest| rest.first() == Some(&0))
+    }
+
+    fn word(&self, at: usize) -> Result<u32, BtfError> {
+        let bytes = self
+            .bytes
+            .get(at..)
+            .and_then(<[u8]>::first_chunk)
+            .ok_or(BtfError::Truncated(at))?;
+        Ok(if self.big_endian {
+            u32::from_be_bytes(*bytes)
+        } else {
+            u32::from_le_bytes(*bytes)
+        })
+    }
+}
+
+fn add(base_bits: u32, bits: u32) -> Result<u32, BtfError> {
+    base_bits.checked_add(bits).ok_or(BtfError::Cycle)
+}
+
+/// Bytes after the head of a type, `None` for a kind this program does not know.
+fn body_bytes(kind: u8, count: usize) -> Option<usize> {
+    Some(match kind {
+        // PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT, TYPE_TAG
+        2 | 7..=12 | 16 | 18 => 0,
+        // INT, VAR, DECL_TAG
+        1 | 14 | 17 => 4,
+        // ARRAY
+        3 => 12,
+        // ENUM, FUNC_PROTO
+        6 | 13 => 8 * count,
+        // STRUCT, UNION, DATASEC, ENUM64
+        4 | 5 | 15 | 19 => 12 * count,
+        _ => return None,
+    })
+}
+
+/// Every offset the eBPF programs need; the error names the first field this
+/// kernel does not have.
+pub fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
+    let at = |path| btf.member_offset(path);
+    Ok(Offsets {
+        skc_daddr: at("sock_common.skc_daddr")?,
+        skc_rcv_saddr: at("sock_common.skc_rcv_saddr")?,
+        skc_dport: at("sock_common.skc_dport")?,
+        skc_num: at("sock_common.skc_num")?,
+        skc_family: at("sock_common.skc_family")?,
+        skc_state: at("sock_common.skc_state")?,
+        skc_bound_dev_if: at("sock_common.skc_bound_dev_if")?,
+        skc_net: at("sock_common.skc_net.net")?,
+        skc_v6_daddr: at("sock_common.skc_v6_daddr")?,
+        skc_v6_rcv_saddr: at("sock_common.skc_v6_rcv_saddr")?,
+        sk_protocol: at("sock.sk_protocol")?,
+        sk_err: at("sock.sk_err")?,
+        inet_sport: at("inet_sock.inet_sport")?,
+        net_inum: at("net.ns.inum")?,
+        task_group_leader: at("task_struct.group_leader")?,
+        task_start_boottime: at("task_struct.start_boottime")?,
+        task_tgid: at("task_struct.tgid")?,
+        task_pid: at("task_struct.pid")?,
+        task_comm: at("task_struct.comm")?,
+        task_cred: at("task_struct.cred")?,
+        task_cgroups: at("task_struct.cgroups")?,
+        task_files: at("task_struct.files")?,
+        task_signal: at("task_struct.signal")?,
+        signal_live: at("signal_struct.live")?,
+        cred_uid: at("cred.uid")?,
+        cred_gid: at("cred.gid")?,
+        css_dfl_cgrp: at("css_set.dfl_cgrp")?,
+        cgroup_kn: at("cgroup.kn")?,
+        cgroup_parent: at("cgroup.self.parent")?,
+        kernfs_id: at("kernfs_node.id")?,
+        files_fdt: at("files_struct.fdt")?,
+        fdtable_fd: at("fdtable.fd")?,
+        file_private_data: at("file.private_data")?,
+        socket_file: at("socket.file")?,
+        socket_sk: at("socket.sk")?,
+        reserved: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests;

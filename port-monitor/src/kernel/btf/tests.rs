@@ -1,0 +1,282 @@
+//! BTF written by the tests themselves, whole, odd and broken.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Writes BTF, so that the tests do not depend on the machine's kernel.
+#[derive(Default)]
+struct Writer {
+    types: Vec<[u32; 3]>,
+    bodies: Vec<Vec<u32>>,
+    strings: Vec<u8>,
+}
+
+impl Writer {
+    fn name(&mut self, name: &str) -> u32 {
+        if self.strings.is_empty() {
+            self.strings.push(0);
+        }
+        if name.is_empty() {
+            return 0;
+        }
+        let at = self.strings.len();
+        self.strings.extend(name.bytes().chain([0]));
+        at.try_into().unwrap()
+    }
+
+    fn add(&mut self, name: &str, info: u32, target: u32, body: Vec<u32>) -> u32 {
+        let name = self.name(name);
+        self.types.push([name, info, target]);
+        self.bodies.push(body);
+        self.types.len().try_into().unwrap()
+    }
+
+    fn int(&mut self) -> u32 {
+        self.add("int", 1 << 24, 4, vec![32])
+    }
+
+    fn composite(&mut self, kind: u32, name: &str, members: &[(&str, u32, u32)]) -> u32 {
+        let mut body = Vec::new();
+        for (member, type_id, position) in members {
+            body.extend([self.name(member), *type_id, *position]);
+        }
+        let count = u32::try_from(members.len()).unwrap();
+        self.add(name, kind << 24 | count, 0, body)
+    }
+
+    /// A struct with members at these byte offsets.
+    fn structure(&mut self, name: &str, members: &[(&str, u32, u32)]) -> u32 {
+        let members: Vec<_> = members.iter().map(|&(n, t, at)| (n, t, at * 8)).collect();
+        self.composite(4, name, &members)
+    }
+
+    fn finish(&self, word: fn(u32) -> [u8; 4]) -> Vec<u8> {
+        let mut types = Vec::new();
+        for (head, body) in self.types.iter().zip(&self.bodies) {
+            types.extend(head.iter().chain(body).copied().flat_map(word));
+        }
+        let magic = match word(1) {
+            [0, ..] => MAGIC.to_be_bytes(),
+            _ => MAGIC.to_le_bytes(),
+        };
+        let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
+        let header = [24, 0, length(&types), length(&types), length(&self.strings)];
+        magic
+            .into_iter()
+            .chain([VERSION, 0])
+            .chain(header.into_iter().flat_map(word))
+            .chain(types.iter().copied())
+            .chain(self.strings.iter().copied())
+            .collect()
+    }
+
+    fn parse(&self) -> Btf {
+        Btf::parse(self.finish(u32::to_le_bytes)).unwrap()
+    }
+}
+
+/// A kernel with every field [`offsets`] asks for, at the places 6.18 has.
+fn kernel() -> Writer {
+    let mut w = Writer::default();
+    let int = w.int();
+    let net_pointer = w.structure("", &[("net", int, 0)]);
+    let possible_net = w.add("possible_net_t", 8 << 24, net_pointer, vec![]);
+    let addresses = w.structure("", &[("skc_daddr", int, 0), ("skc_rcv_saddr", int, 4)]);
+    let ports = w.structure("", &[("skc_dport", int, 0), ("skc_num", int, 2)]);
+    let pair = w.composite(5, "", &[("skc_portpair", int, 0), ("", ports, 0)]);
+    w.structure(
+        "sock_common",
+        &[
+            ("", addresses, 0),
+            ("", pair, 12),
+            ("skc_family", int, 16),
+            ("skc_state", int, 18),
+            ("skc_bound_dev_if", int, 20),
+            ("skc_net", possible_net, 48),
+            ("skc_v6_daddr", int, 56),
+            ("skc_v6_rcv_saddr", int, 72),
+        ],
+    );
+    w.structure("sock", &[("sk_err", int, 284), ("sk_protocol", int, 532)]);
+    w.structure("inet_sock", &[("inet_sport", int, 814)]);
+    let ns = w.structure("ns_common", &[("inum", int, 24)]);
+    w.structure("net", &[("ns", ns, 152)]);
+    w.structure("signal_struct", &[("live", int, 4)]);
+    w.structure("cred", &[("uid", int, 8), ("gid", int, 12)]);
+    w.structure("css_set", &[("dfl_cgrp", int, 136)]);
+    let css = w.structure("cgroup_subsys_state", &[("parent", int, 80)]);
+    let css = w.add("", 10 << 24, css, vec![]);
+    w.structure("cgroup", &[("self", css, 0), ("kn", int, 256)]);
+    w.structure("kernfs_node", &[("id", int, 96)]);
+    w.structure("files_struct", &[("fdt", int, 32)]);
+    w.structure("fdtable", &[("fd", int, 8)]);
+    w.structure("file", &[("private_data", int, 24)]);
+    w.structure("socket", &[("file", int, 16), ("sk", int, 24)]);
+    let tasks = [
+        "group_leader",
+        "start_boottime",
+        "tgid",
+        "pid",
+        "comm",
+        "cred",
+        "cgroups",
+        "files",
+        "signal",
+    ];
+    let members: Vec<_> = (0..).zip(tasks).map(|(i, n)| (n, int, i * 8)).collect();
+    let randomized = w.structure("", &members);
+    w.structure("task_struct", &[("", randomized, 1256)]);
+    let prototype = w.add("", 13 << 24 | 2, int, vec![0, int, 0, int]);
+    w.add("inet_csk_accept", 12 << 24 | 1, prototype, vec![]);
+    w
+}
+
+#[test]
+fn every_offset_is_found_on_a_kernel_that_has_all_fields() {
+    let found = offsets(&kernel().parse()).unwrap();
+    assert_eq!((found.skc_daddr, found.skc_rcv_saddr), (0, 4));
+    assert_eq!((found.skc_dport, found.skc_num), (12, 14));
+    assert_eq!((found.skc_net, found.inet_sport), (48, 814));
+    assert_eq!((found.net_inum, found.cgroup_parent), (176, 80));
+    assert_eq!((found.task_group_leader, found.task_signal), (1256, 1320));
+}
+
+#[test]
+fn big_endian_btf_reads_the_same() {
+    let big = Btf::parse(kernel().finish(u32::to_be_bytes)).unwrap();
+    assert_eq!(offsets(&big), offsets(&kernel().parse()));
+}
+
+#[test]
+fn parameters_of_a_function_are_counted() {
+    let btf = kernel().parse();
+    assert_eq!(btf.function_params("inet_csk_accept"), Some(2));
+    assert_eq!(btf.function_params("inet_csk"), None);
+}
+
+#[test]
+fn missing_struct_and_field_are_named() {
+    let btf = kernel().parse();
+    let message = |path| btf.member_offset(path).unwrap_err().to_string();
+    assert_eq!(
+        message("sock.sk_foo"),
+        "kernel BTF has no field sock.sk_foo"
+    );
+    assert_eq!(message("soc.sk_err"), "kernel BTF has no struct soc");
+    assert_eq!(
+        message("sock.sk_err.x"),
+        "kernel BTF has no field sock.sk_err.x"
+    );
+}
+
+#[test]
+fn struct_of_the_same_name_counts_only_when_it_has_the_field() {
+    let mut w = Writer::default();
+    let int = w.int();
+    w.structure("file", &[("other", int, 0)]);
+    w.structure("file", &[("private_data", int, 24)]);
+    assert_eq!(w.parse().member_offset("file.private_data"), Ok(24));
+    w.structure("file", &[("private_data", int, 32)]);
+    let twice = w.parse().member_offset("file.private_data");
+    assert_eq!(twice, Err(BtfError::Ambiguous("file.private_data".into())));
+}
+
+#[test]
+fn bit_field_has_no_offset_but_its_neighbour_has() {
+    let mut w = Writer::default();
+    let int = w.int();
+    let with_bits = 1 << 7 | 4;
+    w.composite(
+        with_bits,
+        "sock",
+        &[("flag", int, 1 << 24 | 64), ("port", int, 72)],
+    );
+    let btf = w.parse();
+    let flag = btf.member_offset("sock.flag");
+    assert_eq!(flag, Err(BtfError::BitField("sock.flag".into())));
+    assert_eq!(btf.member_offset("sock.port"), Ok(9));
+}
+
+#[test]
+fn type_that_contains_itself_is_an_error() {
+    let mut w = Writer::default();
+    w.structure("sock", &[("", 1, 0), ("", 1, 0)]);
+    let found = w.parse().member_offset("sock.sk_err");
+    assert_eq!(found, Err(BtfError::Cycle));
+    let mut w = Writer::default();
+    w.structure("sock", &[("", 2, 0)]);
+    w.add("loop", 8 << 24, 2, vec![]);
+    assert_eq!(w.parse().member_offset("sock.x"), Err(BtfError::Cycle));
+}
+
+#[test]
+fn what_is_not_this_btf_is_refused() {
+    let good = kernel().finish(u32::to_le_bytes);
+    let patched = |at: usize, byte| {
+        let mut bytes = good.clone();
+        bytes[at] = byte;
+        Btf::parse(bytes).unwrap_err()
+    };
+    assert_eq!(Btf::parse(vec![]).unwrap_err(), BtfError::Truncated(0));
+    assert_eq!(patched(0, 0), BtfError::Magic);
+    assert_eq!(patched(2, 2), BtfError::Version(2));
+    let unknown = BtfError::UnknownKind { kind: 20, at: 24 };
+    assert_eq!(patched(24 + 7, 20), unknown);
+    let short = good[..good.len() - 1].to_vec();
+    assert!(matches!(
+        Btf::parse(short).unwrap_err(),
+        BtfError::Truncated(_)
+    ));
+}
+
+#[test]
+fn the_running_kernel_has_every_field() {
+    let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+        return;
+    };
+    let btf = Btf::parse(bytes).unwrap();
+    let found = offsets(&btf).unwrap();
+    assert!(found.skc_daddr < found.skc_dport && found.skc_dport < found.skc_num);
+    assert!(found.skc_family < found.skc_state && found.skc_state < found.skc_net);
+    assert!(found.skc_v6_daddr + 16 <= found.skc_v6_rcv_saddr);
+    assert!(found.inet_sport > found.sk_protocol);
+    assert!(matches!(
+        btf.function_params("inet_csk_accept"),
+        Some(2 | 4)
+    ));
+}
+
+fn exercise(bytes: Vec<u8>) {
+    if let Ok(btf) = Btf::parse(bytes) {
+        let _ = offsets(&btf);
+        let _ = btf.function_params("inet_csk_accept");
+    }
+}
+
+proptest! {
+    #[test]
+    fn mutated_btf_never_panics(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        length in any::<prop::sample::Index>(),
+        cut in any::<bool>(),
+    ) {
+        let mut bytes = kernel().finish(u32::to_le_bytes);
+        for (at, byte) in edits {
+            *at.get_mut(&mut bytes) = byte;
+        }
+        if cut {
+            bytes.truncate(length.index(bytes.len()));
+        }
+        exercise(bytes);
+    }
+
+    #[test]
+    fn arbitrary_types_never_panic(words in prop::collection::vec(0u32..64, 0..256)) {
+        let mut w = Writer::default();
+        w.name("sock");
+        w.bodies.push(words);
+        w.types.push([1, 4 << 24 | 2, 0]);
+        exercise(w.finish(u32::to_le_bytes));
+    }
+}

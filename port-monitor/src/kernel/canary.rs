@@ -1,0 +1,292 @@
+//! The canary: before the first event is shown, the monitor connects to itself
+//! over loopback and compares every field the kernel reports with the truth.
+//!
+//! An offset that is wrong by one field is a lie nobody sees; here it is a
+//! refusal to start.
+
+use std::{
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{MapData, RingBuf};
+use port_monitor_common::event::OwnerSource;
+use thiserror::Error;
+
+use super::ladder::Rung;
+use crate::{
+    enrich::{
+        cgroup::CgroupTree,
+        process::{own_cgroup_path, own_start_ticks, ticks},
+    },
+    event::{Event, Owner, decode},
+};
+
+/// How long the canary's events may take: they are in the ring by the time its
+/// system calls return, unless another CPU is in the middle of a record.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the canary found wrong.
+#[derive(Debug, Error)]
+pub enum CanaryError {
+    /// A field is not what it must be.
+    #[error(
+        "kernel {kernel} reports {field} {reported} for the monitor's own {event}, the truth is \
+         {truth}: refusing to show wrong data; please report it with the output of `port-monitor \
+         doctor`"
+    )]
+    Wrong {
+        /// `uname -r`.
+        kernel: String,
+        /// The event.
+        event: &'static str,
+        /// The field.
+        field: &'static str,
+        /// What the kernel said.
+        reported: String,
+        /// What is true.
+        truth: String,
+    },
+    /// An event did not come.
+    #[error(
+        "kernel {kernel} reported no {event} for the monitor's own {family} connection: the hook \
+         is attached but does not work"
+    )]
+    Missing {
+        /// `uname -r`.
+        kernel: String,
+        /// The event.
+        event: &'static str,
+        /// The address family.
+        family: &'static str,
+    },
+    /// The monitor cannot connect to itself.
+    #[error("connect to {addr} for the self-test: {source}")]
+    Loopback {
+        /// Where to.
+        addr: IpAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The truth about this process cannot be read.
+    #[error("read {path} for the self-test: {source}")]
+    Truth {
+        /// What could not be read.
+        path: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// What must be true of every event of this thread.
+struct Truth {
+    kernel: String,
+    pid: u32,
+    tid: u32,
+    uid: u32,
+    gid: u32,
+    comm: Vec<u8>,
+    start_ticks: u64,
+    netns_ino: u32,
+    /// `None` where the cgroup v2 tree is not visible.
+    cgroup_id: Option<u64>,
+}
+
+/// Connects to itself and checks what the kernel reports. Events of others that
+/// arrive meanwhile go to `others`.
+pub(super) fn run(
+    ring: &mut RingBuf<MapData>,
+    rung: Rung,
+    acceptor: bool,
+    mut others: impl FnMut(&[u8]),
+) -> Result<(), CanaryError> {
+    let truth = Truth::read()?;
+    let loopbacks = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    for addr in loopbacks {
+        let Some((client, server)) = connect(addr)? else {
+            log::info!("no IPv6 on loopback: the self-test is IPv4 only");
+            continue;
+        };
+        let events = collect(ring, &mut others, server, client);
+        let expected = Expected { truth: &truth, client, server, rung, acceptor };
+        expected.check(&events)?;
+    }
+    Ok(())
+}
+
+/// One connection to ourselves; its two ends. `None` without IPv6.
+fn connect(addr: IpAddr) -> Result<Option<(SocketAddr, SocketAddr)>, CanaryError> {
+    let failed = |source| CanaryError::Loopback { addr, source };
+    let listener = match TcpListener::bind((addr, 0)) {
+        Ok(listener) => listener,
+        Err(_) if addr.is_ipv6() => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    let server = listener.local_addr().map_err(failed)?;
+    let stream = TcpStream::connect(server).map_err(failed)?;
+    let client = stream.local_addr().map_err(failed)?;
+    listener.accept().map_err(failed)?;
+    Ok(Some((client, server)))
+}
+
+/// Reads the ring until the canary's three events are there, or the deadline
+/// passes.
+fn collect(
+    ring: &mut RingBuf<MapData>,
+    others: &mut impl FnMut(&[u8]),
+    server: SocketAddr,
+    client: SocketAddr,
+) -> Vec<Event> {
+    let mut events = Vec::new();
+    let deadline = Instant::now() + DEADLINE;
+    while events.len() < 3 && Instant::now() < deadline {
+        let Some(record) = ring.next() else {
+            std::thread::yield_now();
+            continue;
+        };
+        match decode(&record) {
+            Ok(event) if event.canary => {
+                log::debug!("self-test {server} <- {client}: {event:?}");
+                events.push(event);
+            }
+            _ => others(&record),
+        }
+    }
+    events
+}
+
+impl Truth {
+    fn read() -> Result<Self, CanaryError> {
+        let read = |path: &'static str| {
+            fs::read(path).map_err(|source| CanaryError::Truth { path, source })
+        };
+        let netns = "/proc/thread-self/ns/net";
+        let netns_ino = fs::metadata(netns)
+            .map_err(|source| CanaryError::Truth { path: netns, source })?
+            .ino();
+        let mut comm = read("/proc/thread-self/comm")?;
+        comm.pop();
+        Ok(Self {
+            kernel: super::kernel_release(),
+            pid: std::process::id(),
+            tid: rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs(),
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            comm,
+            start_ticks: own_start_ticks().unwrap_or(0),
+            netns_ino: u32::try_from(netns_ino).unwrap_or(0),
+            cgroup_id: own_cgroup_id(),
+        })
+    }
+}
+
+fn own_cgroup_id() -> Option<u64> {
+    let tree = CgroupTree::find(Path::new("/proc"))?;
+    tree.id(Path::new(&own_cgroup_path()?)).ok()
+}
+
+/// What the events of one connection must say.
+struct Expected<'a> {
+    truth: &'a Truth,
+    client: SocketAddr,
+    server: SocketAddr,
+    rung: Rung,
+    acceptor: bool,
+}
+
+impl Expected<'_> {
+    fn check(&self, events: &[Event]) -> Result<(), CanaryError> {
+        let connect = self.find(events, "connect")?;
+        let connected = self.find(events, "connected")?;
+        let accept = self.find(events, "accept")?;
+        let bound = self.rung != Rung::Tracepoint;
+        self.check_ends(connect, self.client, self.server, bound)?;
+        self.check_ends(connected, self.client, self.server, true)?;
+        self.check_ends(accept, self.server, self.client, true)?;
+        self.check_owner(connect, OwnerSource::Connect)?;
+        self.check_owner(connected, OwnerSource::Connect)?;
+        let by_listener = self.rung == Rung::Tracepoint && !self.acceptor;
+        let source = if by_listener { OwnerSource::Listener } else { OwnerSource::Accept };
+        self.check_owner(accept, source)?;
+        self.equal(connected, "connection id", connected.id, connect.id)
+    }
+
+    fn find<'e>(&self, events: &'e [Event], name: &'static str) -> Result<&'e Event, CanaryError> {
+        let missing = || CanaryError::Missing {
+            kernel: self.truth.kernel.clone(),
+            event: name,
+            family: if self.server.is_ipv4() { "IPv4" } else { "IPv6" },
+        };
+        events.iter().find(|event| event.action.name() == name).ok_or_else(missing)
+    }
+
+    fn check_ends(
+        &self,
+        event: &Event,
+        local: SocketAddr,
+        remote: SocketAddr,
+        bound: bool,
+    ) -> Result<(), CanaryError> {
+        self.equal(event, "local address", event.local_ip, local.ip())?;
+        self.equal(event, "remote address", event.remote_ip, remote.ip())?;
+        self.equal(event, "local port", event.local_port.unwrap_or(0), {
+            if bound { local.port() } else { 0 }
+        })?;
+        self.equal(event, "remote port", event.remote_port, remote.port())?;
+        self.equal(event, "network namespace", event.netns_ino, self.truth.netns_ino)?;
+        self.equal(event, "bound interface", event.ifindex.unwrap_or(0), 0)
+    }
+
+    fn check_owner(&self, event: &Event, source: OwnerSource) -> Result<(), CanaryError> {
+        let truth = self.truth;
+        let Some(owner) = &event.owner else {
+            return Err(self.wrong(event, "owner", &"nobody", &truth.pid));
+        };
+        let Owner { source: reported, pid, tid, start_ns, comm, uid, gid, cgroup_id } = owner;
+        if *reported != source {
+            return Err(self.wrong(event, "owner source", reported, &source));
+        }
+        self.equal(event, "process id", *pid, truth.pid)?;
+        self.equal(event, "thread id", *tid, truth.tid)?;
+        self.equal(event, "user id", *uid, truth.uid)?;
+        self.equal(event, "group id", *gid, truth.gid)?;
+        let ticks = ticks(*start_ns);
+        self.equal(event, "process start", ticks, truth.start_ticks)?;
+        if comm.as_bytes() != truth.comm {
+            return Err(self.wrong(event, "thread name", &comm.as_bytes(), &truth.comm));
+        }
+        self.equal(event, "cgroup id", *cgroup_id, truth.cgroup_id.unwrap_or(*cgroup_id))
+    }
+
+    fn equal<T: PartialEq + std::fmt::Display>(
+        &self,
+        event: &Event,
+        field: &'static str,
+        reported: T,
+        truth: T,
+    ) -> Result<(), CanaryError> {
+        if reported == truth {
+            return Ok(());
+        }
+        Err(self.wrong(event, field, &format_args!("{reported}"), &format_args!("{truth}")))
+    }
+
+    fn wrong(
+        &self,
+        event: &Event,
+        field: &'static str,
+        reported: &dyn std::fmt::Debug,
+        truth: &dyn std::fmt::Debug,
+    ) -> CanaryError {
+        CanaryError::Wrong {
+            kernel: self.truth.kernel.clone(),
+            event: event.action.name(),
+            field,
+            reported: format!("{reported:?}"),
+            truth: format!("{truth:?}"),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The ladder of backends: which programs each rung needs, and how they are
+//! attached. A rung is chosen by really loading and attaching it.
+
+use aya::{
+    Btf as KernelBtf, Ebpf,
+    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
+};
+use thiserror::Error;
+
+/// A backend: a set of hooks that yields the same records as the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Rung {
+    /// BPF trampolines on `tcp_connect`, `inet_csk_accept`,
+    /// `security_sock_graft`: cheapest and most complete
+    Fentry,
+    /// Kprobes on the same functions: where there are no trampolines
+    Kprobe,
+    /// The raw tracepoint `inet_sock_set_state` alone: where there are neither
+    Tracepoint,
+}
+
+impl Rung {
+    /// Every rung, best first.
+    pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
+
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+}
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    FEntry(&'static str),
+    FExit(&'static str),
+    /// Also a kretprobe: the program knows which.
+    KProbe(&'static str),
+    RawTracePoint(&'static str),
+    TracePoint(&'static str, &'static str),
+}
+
+/// One program of the object.
+#[derive(Clone, Copy, Debug)]
+struct Hook {
+    program: &'static str,
+    place: Place,
+    /// What is lost when this hook cannot be attached; `None`: without it the
+    /// rung is refused.
+    or_blind: Option<&'static str>,
+}
+
+const fn required(program: &'static str, place: Place) -> Hook {
+    Hook { program, place, or_blind: None }
+}
+
+/// In no rung of its own: follows the process tree of a watched command.
+const TREE: [Hook; 2] = [
+    required("pm_fork_rt", Place::RawTracePoint("sched_process_fork")),
+    required("pm_exit_rt", Place::RawTracePoint("sched_process_exit")),
+];
+
+const OUTCOME: Hook = required("pm_outcome_rt", Place::RawTracePoint("inet_sock_set_state"));
+
+/// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
+const NO_GRAFT: &str = "accepts by threads that were already waiting in accept when the monitor \
+                        started: this kernel has no security_sock_graft";
+
+/// What the accept tracepoints do not see.
+const NO_IO_URING_ACCEPT: &str = "accepts through io_uring: they pass no accept system call";
+
+/// The tracepoint rung's limits, whatever the kernel.
+const TRACEPOINT_BLIND: [&str; 2] = [
+    "the local port of an attempt (connect): the kernel chooses it later; connected and failed \
+     events have it",
+    "listeners shared by several processes (SO_REUSEPORT) and those that never called bind: \
+     their connections have no owner",
+];
+
+/// Who an accept is attributed to on the tracepoint rung.
+const LISTENER_BLIND: &str = "the accepting thread: an accept is reported when the connection is \
+                              established, with the process that made the socket listen \
+                              (--acceptor names the thread)";
+
+/// What a rung needs to know of the kernel and of the run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs {
+    /// Parameters of `inet_csk_accept`: 4 before Linux 6.10, 2 since.
+    pub(super) accept_params: Option<usize>,
+    /// Accept tracepoints on the tracepoint rung.
+    pub(super) acceptor: bool,
+    /// Follow a process tree.
+    pub(super) tree: bool,
+}
+
+/// Why a rung was refused.
+#[derive(Debug, Error)]
+#[error("{}: {reason}", rung.name())]
+pub struct RungError {
+    /// The rung.
+    pub rung: Rung,
+    /// The hook that failed and the kernel's answer, one line.
+    reason: String,
+}
+
+fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
+    let mut hooks = Vec::new();
+    if needs.tree {
+        hooks.extend(TREE);
+    }
+    match rung {
+        Rung::Fentry => hooks.extend([
+            Hook {
+                or_blind: Some(NO_GRAFT),
+                ..required("pm_graft_fe", Place::FEntry("security_sock_graft"))
+            },
+            required(accept_program(needs)?, Place::FExit("inet_csk_accept")),
+            OUTCOME,
+            required("pm_connect_fe", Place::FEntry("tcp_connect")),
+        ]),
+        Rung::Kprobe => hooks.extend([
+            Hook {
+                or_blind: Some(NO_GRAFT),
+                ..required("pm_graft_kp", Place::KProbe("security_sock_graft"))
+            },
+            required("pm_accept_krp", Place::KProbe("inet_csk_accept")),
+            OUTCOME,
+            required("pm_connect_kp", Place::KProbe("tcp_connect")),
+        ]),
+        Rung::Tracepoint => {
+            if needs.acceptor {
+                hooks.extend([
+                    required("pm_sys_accept", Place::TracePoint("syscalls", "sys_exit_accept")),
+                    required("pm_sys_accept4", Place::TracePoint("syscalls", "sys_exit_accept4")),
+                ]);
+            }
+            hooks.push(required("pm_state_rt", Place::RawTracePoint("inet_sock_set_state")));
+        }
+    }
+    Ok(hooks)
+}
+
+/// The fexit program whose result slot fits this kernel's prototype.
+fn accept_program(needs: &Needs) -> Result<&'static str, RungError> {
+    match needs.accept_params {
+        Some(4) => Ok("pm_accept_fe4"),
+        Some(2) => Ok("pm_accept_fe2"),
+        other => Err(RungError {
+            rung: Rung::Fentry,
+            reason: format!("inet_csk_accept has {other:?} parameters; 2 and 4 are known"),
+        }),
+    }
+}
+
+/// Loads and attaches every program of `rung`; all of them, or none. Returns
+/// what the rung cannot see on this kernel.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    btf: &KernelBtf,
+    rung: Rung,
+    needs: &Needs,
+) -> Result<Vec<String>, RungError> {
+    let mut blind = match rung {
+        Rung::Fentry | Rung::Kprobe => Vec::new(),
+        Rung::Tracepoint => {
+            let accept = if needs.acceptor { NO_IO_URING_ACCEPT } else { LISTENER_BLIND };
+            [accept].into_iter().chain(TRACEPOINT_BLIND).map(str::to_owned).collect()
+        }
+    };
+    let hooks = hooks(rung, needs)?;
+    for hook in &hooks {
+        match (attach_one(ebpf, btf, hook), hook.or_blind) {
+            (Ok(()), _) => {}
+            (Err(error), Some(blind_spot)) => {
+                log::debug!("{}: {error}", hook.program);
+                blind.push(blind_spot.to_owned());
+            }
+            (Err(error), None) => {
+                detach(ebpf);
+                return Err(RungError { rung, reason: describe(hook, &error) });
+            }
+        }
+    }
+    Ok(blind)
+}
+
+fn attach_one(ebpf: &mut Ebpf, btf: &KernelBtf, hook: &Hook) -> Result<(), ProgramError> {
+    let program = ebpf.program_mut(hook.program).ok_or(ProgramError::UnexpectedProgramType)?;
+    match hook.place {
+        Place::FEntry(function) => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(function, btf)?;
+            program.attach()?;
+        }
+        Place::FExit(function) => {
+            let program: &mut FExit = program.try_into()?;
+            program.load(function, btf)?;
+            program.attach()?;
+        }
+        Place::KProbe(function) => {
+            let program: &mut KProbe = program.try_into()?;
+            program.load()?;
+            program.attach(function, 0)?;
+        }
+        Place::RawTracePoint(name) => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.load()?;
+            program.attach(name)?;
+        }
+        Place::TracePoint(category, name) => {
+            let program: &mut TracePoint = program.try_into()?;
+            program.load()?;
+            program.attach(category, name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Detaches and unloads every program that is loaded.
+pub(super) fn detach(ebpf: &mut Ebpf) {
+    for (name, program) in ebpf.programs_mut() {
+        let unloaded = match program {
+            Program::FEntry(program) => program.unload(),
+            Program::FExit(program) => program.unload(),
+            Program::KProbe(program) => program.unload(),
+            Program::RawTracePoint(program) => program.unload(),
+            Program::TracePoint(program) => program.unload(),
+            _ => Ok(()),
+        };
+        match unloaded {
+            Ok(()) | Err(ProgramError::NotLoaded) => {}
+            Err(error) => log::warn!("detach {name}: {error}"),
+        }
+    }
+}
+
+/// The kernel's answer in one line: the verifier's log goes to the debug log.
+fn describe(hook: &Hook, error: &ProgramError) -> String {
+    let place = match hook.place {
+        Place::FEntry(name)
+        | Place::FExit(name)
+        | Place::KProbe(name)
+        | Place::RawTracePoint(name)
+        | Place::TracePoint(_, name) => name,
+    };
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            log::debug!("{}: verifier: {verifier_log}", hook.program);
+            format!("load {} for {place}: {io_error}", hook.program)
+        }
+        error => format!("attach {} to {place}: {}", hook.program, chain(error)),
+    }
+}
+
+/// An error and its causes, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text.replace('\n', " ")
+}

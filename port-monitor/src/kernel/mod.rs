@@ -1,0 +1,285 @@
+//! The only user of aya: loads the object, climbs down the ladder until a rung
+//! attaches, proves it with the canary, and hands out ring and counters.
+//! Dropping [`Kernel`] detaches everything.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfError, Endianness,
+    maps::{HashMap, MapData, MapError, RingBuf},
+    programs::{Iter, ProgramError},
+};
+use port_monitor_common::{config::Config, event::EventKind};
+use thiserror::Error;
+
+pub mod btf;
+mod canary;
+pub mod counters;
+pub mod filters;
+mod ladder;
+mod object;
+mod pod;
+pub mod preflight;
+pub mod ring;
+
+pub use canary::CanaryError;
+pub use ladder::{Rung, RungError};
+
+use counters::Counters;
+use filters::Filters;
+use ladder::Needs;
+
+/// Where the kernel describes its own types.
+pub const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// The smallest ring: one page, on kernels with 4 KiB pages.
+pub const MIN_RING_BYTES: u32 = 4_096;
+/// The default ring: 32,767 records, a third of a second of a flood.
+pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
+
+/// What to watch, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The rung to use; `None`: the best one that attaches.
+    pub backend: Option<Rung>,
+    /// The kinds of event to report.
+    pub kinds: Vec<EventKind>,
+    /// What to keep.
+    pub filters: Filters,
+    /// Size of the ring buffer, a power of two and of pages.
+    pub ring_bytes: u32,
+    /// Name the accepting thread on the tracepoint rung.
+    pub acceptor: bool,
+    /// How much the eBPF programs log.
+    pub log_level: Option<log::Level>,
+    /// Kernel type information other than [`SYSTEM_BTF`].
+    pub btf: Option<PathBuf>,
+}
+
+/// Why the kernel side could not be started.
+#[derive(Debug, Error)]
+pub enum KernelError {
+    /// Missing privilege, or a kernel that forbids it.
+    #[error(transparent)]
+    Preflight(#[from] preflight::PreflightError),
+    /// No type information.
+    #[error(
+        "read the kernel's BTF from {path}: {source} (needs CONFIG_DEBUG_INFO_BTF, or --btf FILE \
+         with this kernel's BTF)"
+    )]
+    BtfMissing {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why it could not be read.
+        source: io::Error,
+    },
+    /// Type information that does not have what the programs read.
+    #[error("{path}: {source}")]
+    Btf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: btf::BtfError,
+    },
+    /// aya cannot read it.
+    #[error("{path}: {reason}")]
+    BtfUnusable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The object's maps could not be created.
+    #[error("load the eBPF object: {0}")]
+    Load(String),
+    /// A map could not be read or written.
+    #[error("eBPF map: {0}")]
+    Map(#[from] MapError),
+    /// No rung attaches; one reason each.
+    #[error("no backend attaches on kernel {kernel}: {reasons}")]
+    NoRung {
+        /// `uname -r`.
+        kernel: String,
+        /// The rungs' reasons.
+        reasons: String,
+    },
+    /// The rung asked for does not attach.
+    #[error("backend {0} does not attach on kernel {1}")]
+    Rung(RungError, String),
+    /// The listeners older than the monitor could not be listed.
+    #[error("list the open sockets: {0}")]
+    Listeners(String),
+    /// The self-test failed.
+    #[error(transparent)]
+    Canary(#[from] CanaryError),
+}
+
+impl From<EbpfError> for KernelError {
+    fn from(error: EbpfError) -> Self {
+        Self::Load(ladder::chain(&error))
+    }
+}
+
+/// The attached programs. Dropping it detaches them.
+pub struct Kernel {
+    ebpf: Ebpf,
+    rung: Rung,
+    blind_spots: Vec<String>,
+    counters: Counters,
+}
+
+/// What the programs report.
+pub struct Records {
+    ring: RingBuf<MapData>,
+    /// What arrived while the canary ran, oldest first.
+    pub early: Vec<Vec<u8>>,
+}
+
+impl Records {
+    /// Registers the ring with the running tokio runtime.
+    pub fn into_ring(self) -> io::Result<ring::Ring> {
+        ring::Ring::new(self.ring)
+    }
+}
+
+impl Kernel {
+    /// Loads, attaches and proves the programs; nothing stays attached on error.
+    pub fn start(settings: &Settings) -> Result<(Self, Records), KernelError> {
+        preflight::check()?;
+        let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
+        let layout = read_btf(&path)?;
+        let unreadable = |source| KernelError::Btf { path: path.clone(), source };
+        let offsets = btf::offsets(&layout).map_err(unreadable)?;
+        let needs = Needs {
+            accept_params: layout.function_params("inet_csk_accept"),
+            acceptor: settings.acceptor,
+            tree: settings.filters.tree,
+        };
+        let kernel_btf = aya::Btf::parse_file(&path, Endianness::default()).map_err(|error| {
+            KernelError::BtfUnusable { path: path.clone(), reason: ladder::chain(&error) }
+        })?;
+        let log_level = settings.log_level.map_or(0, |level| level as u8);
+        let mut ebpf = object::load(&offsets, &config(settings), settings.ring_bytes, log_level)?;
+        settings.filters.write(&mut ebpf)?;
+        let (rung, blind_spots) = climb(&mut ebpf, &kernel_btf, settings.backend, &needs)?;
+        if rung == Rung::Tracepoint {
+            seed_listeners(&mut ebpf, &kernel_btf)?;
+        }
+        let counters = Counters::take(&mut ebpf)?;
+        let mut ring = ring::take(&mut ebpf)?;
+        let mut early = Vec::new();
+        canary::run(&mut ring, rung, settings.acceptor, |record| early.push(record.to_vec()))?;
+        Ok((Self { ebpf, rung, blind_spots, counters }, Records { ring, early }))
+    }
+
+    /// The rung in use.
+    pub const fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// What this rung cannot see on this kernel, a sentence each.
+    pub fn blind_spots(&self) -> &[String] {
+        &self.blind_spots
+    }
+
+    /// The kernel's accounting.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Adds a process to the watched tree; its descendants follow by themselves.
+    pub fn watch_process(&mut self, pid: u32) -> Result<(), MapError> {
+        let map = filters::map(&mut self.ebpf, "pm_tree")?;
+        HashMap::<_, u32, u8>::try_from(map)?.insert(pid, 1, 0)
+    }
+
+    /// Names and verified-instruction counts of the loaded programs; the count
+    /// is `None` before Linux 5.16.
+    pub fn programs(&self) -> Vec<(String, Option<u32>)> {
+        let loaded = self.ebpf.programs().filter_map(|(name, program)| {
+            let info = program.info().ok()?;
+            Some((name.to_owned(), info.verified_instruction_count()))
+        });
+        loaded.collect()
+    }
+
+    /// Detaches every program; maps stay readable.
+    pub fn detach(&mut self) {
+        ladder::detach(&mut self.ebpf);
+    }
+
+    /// Starts forwarding what the eBPF programs log to the `log` facade.
+    pub fn start_logging(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, String> {
+        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| ladder::chain(&error))
+    }
+}
+
+/// `uname -r`.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+fn read_btf(path: &Path) -> Result<btf::Btf, KernelError> {
+    let bytes = fs::read(path)
+        .map_err(|source| KernelError::BtfMissing { path: path.to_owned(), source })?;
+    btf::Btf::parse(bytes).map_err(|source| KernelError::Btf { path: path.to_owned(), source })
+}
+
+fn config(settings: &Settings) -> Config {
+    let mut salt = [0; 8];
+    if rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty()).is_err() {
+        log::warn!("no random numbers: connection ids are not keyed");
+    }
+    Config {
+        salt: u64::from_ne_bytes(salt),
+        self_tgid: std::process::id(),
+        kinds: settings.kinds.iter().fold(0, |bits, kind| bits | kind.bit()),
+        filters: settings.filters.bits(),
+        acceptor: settings.acceptor.into(),
+    }
+}
+
+/// Attaches the rung asked for, or the best one that attaches.
+fn climb(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    backend: Option<Rung>,
+    needs: &Needs,
+) -> Result<(Rung, Vec<String>), KernelError> {
+    if let Some(rung) = backend {
+        return ladder::attach(ebpf, btf, rung, needs)
+            .map(|blind_spots| (rung, blind_spots))
+            .map_err(|error| KernelError::Rung(error, kernel_release()));
+    }
+    let mut reasons = Vec::new();
+    for rung in Rung::ALL {
+        match ladder::attach(ebpf, btf, rung, needs) {
+            Ok(blind_spots) => return Ok((rung, blind_spots)),
+            Err(error) => {
+                log::info!("{error}");
+                reasons.push(error.to_string());
+            }
+        }
+    }
+    Err(KernelError::NoRung { kernel: kernel_release(), reasons: reasons.join("; ") })
+}
+
+/// Runs the iterator that notes who listened before the monitor started.
+fn seed_listeners(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(), KernelError> {
+    let failed = |error: ProgramError| KernelError::Listeners(ladder::chain(&error));
+    let program = ebpf
+        .program_mut("pm_listeners_it")
+        .ok_or_else(|| KernelError::Listeners("no such program".to_owned()))?;
+    let program: &mut Iter = program.try_into().map_err(failed)?;
+    program.load("task_file", btf).map_err(failed)?;
+    let link = program.attach().and_then(|id| program.take_link(id)).map_err(failed)?;
+    let file = link
+        .into_file()
+        .map_err(|error| KernelError::Listeners(ladder::chain(&error)))?;
+    io::copy(&mut io::BufReader::new(file), &mut io::sink())
+        .map_err(|error| KernelError::Listeners(error.to_string()))?;
+    program.unload().map_err(failed)
+}

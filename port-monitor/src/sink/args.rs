@@ -1,0 +1,179 @@
+//! The flags that say where the events go and how they look, and the opening of
+//! what they say.
+
+use std::path::PathBuf;
+
+use jiff::tz::TimeZone;
+
+use super::{
+    Sink, SinkKind,
+    color::ColorWhen,
+    fields::{self, Field},
+    json::Json,
+    table::{Options, Table},
+    target::Target,
+    writer::Output,
+};
+use crate::exit_code::{ExitCode, Failure, OrExit as _};
+
+/// The flags of every command that writes a stream of events.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// What to write
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub output: SinkKind,
+    /// Columns of the table, in this order (JSON lines always carry all)
+    #[arg(
+        long,
+        value_name = "FIELD,…",
+        value_delimiter = ',',
+        value_parser = fields::parser()
+    )]
+    pub fields: Vec<&'static Field>,
+    /// When to colour the table
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub color: ColorWhen,
+    /// Write to FILE instead of standard output, replacing what is in it
+    #[arg(long, value_name = "FILE")]
+    pub output_file: Option<PathBuf>,
+}
+
+impl Args {
+    /// Opens the destination and starts writing to it.
+    ///
+    /// To be called before anything is attached: a file that cannot be written
+    /// must not cost a connection its events.
+    pub fn open(&self) -> Result<(Box<dyn Sink>, Output), Failure> {
+        if self.output == SinkKind::Json && !self.fields.is_empty() {
+            return Err(Failure::usage(
+                "--fields chooses columns of the table: drop it, or -o json, whose lines carry all",
+            ));
+        }
+        let target = match &self.output_file {
+            Some(path) => Target::file(path),
+            None => Target::stdout(),
+        }
+        .or_exit(ExitCode::OutputFailed)?;
+        let width = target.terminal_width();
+        let sink: Box<dyn Sink> = match self.output {
+            SinkKind::Json => Box::new(Json::new()),
+            SinkKind::Table => Box::new(Table::new(Options {
+                width,
+                color: self
+                    .color
+                    .enabled(width.is_some(), |name| std::env::var_os(name)),
+                fields: self.fields.clone(),
+                zone: TimeZone::system(),
+            })),
+        };
+        let output =
+            Output::start(target.name().to_owned(), target).or_exit(ExitCode::OutputFailed)?;
+        Ok((sink, output))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::{
+        record::Item,
+        sink::sample::{connected, header},
+    };
+
+    #[derive(Debug, Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(flags: &[&str]) -> Result<Args, String> {
+        Program::try_parse_from([&["program"], flags].concat())
+            .map(|program| program.args)
+            .map_err(|error| error.to_string())
+    }
+
+    /// What the sink that `flags` choose writes to a file.
+    fn written(flags: &[&str]) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        let file = ["--output-file", path.to_str().unwrap()];
+        let (mut sink, output) = parse(&[flags, &file].concat()).unwrap().open().unwrap();
+        let (header, record) = (header(), connected());
+        for (item, events) in [(Item::Header(&header), 0), (Item::Event(&record), 1)] {
+            let mut chunk = output.buffer();
+            sink.write(&mut chunk, item);
+            output.try_push(chunk, events).unwrap();
+        }
+        let (counts, result) = output.finish(Duration::from_mins(1));
+        result.unwrap();
+        assert_eq!((counts.written, counts.dropped), (1, 0));
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn fields_choose_the_columns_and_their_order() {
+        let text = written(&["--fields", "service,pid"]);
+        let last_two: Vec<_> = text.lines().rev().take(2).collect();
+        assert_eq!(last_two, ["  https        1469", "  SERVICE      PID"]);
+    }
+
+    #[test]
+    fn a_file_gets_plain_text_unless_colour_is_asked_for() {
+        assert!(!written(&[]).contains('\x1b'));
+        assert!(written(&["--color", "always"]).contains('\x1b'));
+    }
+
+    #[test]
+    fn json_is_one_object_a_line() {
+        let text = written(&["-o", "json"]);
+        assert_eq!(text.lines().count(), 2);
+        for line in text.lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_the_nearest_and_the_list() {
+        let error = parse(&["--fields", "pid,proces"]).unwrap_err();
+        assert!(error.contains("'proces'"), "{error}");
+        assert!(error.contains("'process'"), "{error}");
+        assert!(error.contains("remote_port"), "{error}");
+    }
+
+    #[test]
+    fn fields_do_not_go_with_json() {
+        let args = parse(&["-o", "json", "--fields", "pid"]).unwrap();
+        let failure = args.open().err().unwrap();
+        assert_eq!(failure.code, ExitCode::Usage);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_an_output_failure_naming_it() {
+        let args = parse(&["--output-file", "/no/such/dir/out"]).unwrap();
+        let failure = args.open().err().unwrap();
+        assert_eq!(failure.code, ExitCode::OutputFailed);
+        let message = format!("{:#}", failure.error);
+        assert!(
+            message.starts_with("output file /no/such/dir/out: "),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_fails_the_output_and_drops_what_was_not_written() {
+        let args = parse(&["--output-file", "/dev/full"]).unwrap();
+        let (_, output) = args.open().unwrap();
+        output.try_push(b"one\ntwo\n".to_vec(), 2).unwrap();
+        let (counts, result) = output.finish(Duration::from_mins(1));
+        assert_eq!((counts.written, counts.dropped), (0, 2));
+        let message = result.unwrap_err().to_string();
+        assert!(
+            message.starts_with("write /dev/full: No space left"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,416 @@
+//! What JSON lines carry under `port_monitor`: the facts the Elastic Common
+//! Schema has no name for.
+
+use std::{collections::BTreeMap, fmt};
+
+use schemars::JsonSchema;
+use serde::{Serialize, Serializer};
+
+use crate::record;
+
+/// Of the start line.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct StartFacts<'a> {
+    pub(super) schema: u32,
+    /// How events are captured: fentry, kprobe or tracepoint.
+    pub(super) backend: &'a str,
+    /// What cannot be seen on this kernel, a sentence each.
+    pub(super) blind_spots: &'a [String],
+    /// The policy file in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) policy: Option<&'a str>,
+}
+
+/// Of a connection.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Facts<'a> {
+    pub(super) schema: u32,
+    /// Joins the events of one connection end, within a stream.
+    #[schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$"))]
+    pub(super) id: Hex,
+    /// Time of the event, ns since boot (`CLOCK_BOOTTIME`).
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    pub(super) boottime_ns: Decimal,
+    /// The CPU the event was seen on.
+    pub(super) cpu: u16,
+    /// Inode number of the socket's network namespace.
+    pub(super) netns: u32,
+    /// The interface the socket is bound to: the zone of link-local addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) ifindex: Option<u32>,
+    /// How the owner is known.
+    pub(super) owner_source: OwnerSource,
+    /// Start of the process, ns since boot: with the pid, a name no other process
+    /// of this boot ever has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("pattern" = "^[0-9]+$"))]
+    pub(super) process_start_boottime_ns: Option<Decimal>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cgroup: Option<Cgroup<'a>>,
+    /// The systemd unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) unit: Option<&'a str>,
+    /// This host's port; absent while the kernel has not chosen it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) local: Option<Port>,
+    /// The peer's port.
+    pub(super) remote: Port,
+    /// The service: of the remote port outbound, of the local one inbound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) service: Option<Service>,
+    /// The class of the service's port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) port_class: Option<PortClass>,
+    /// An IPv6 socket that speaks IPv4; the addresses are shown as IPv4.
+    pub(super) v4_mapped: bool,
+    /// From the attempt to the established connection, µs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) handshake_us: Option<u32>,
+    /// Absent without a policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) verdict: Option<Verdict>,
+    /// What was done about a violation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) enforcement: Option<Enforcement>,
+    /// The accepting thread was asleep in accept before the monitor attached.
+    pub(super) preattach: bool,
+    /// Fields without a value, and why.
+    #[serde(skip_serializing_if = "Missing::is_empty")]
+    pub(super) missing: Missing,
+    /// Fields that are not UTF-8, as hexadecimal bytes; above they are with
+    /// replacement characters.
+    #[serde(skip_serializing_if = "Raw::is_empty")]
+    pub(super) raw: Raw<'a>,
+}
+
+/// Of a loss line.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct LossFacts {
+    pub(super) schema: u32,
+    /// Events lost since the last gap of this cause.
+    pub(super) lost: u64,
+    /// Events lost to this cause since the start.
+    pub(super) total: u64,
+    pub(super) cause: LossCause,
+}
+
+/// Of the summary line. `seen = shown + filtered + lost`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct SummaryFacts {
+    pub(super) schema: u32,
+    pub(super) duration_ms: u64,
+    /// Events of the kinds asked for.
+    pub(super) seen: u64,
+    /// Events written to the output.
+    pub(super) shown: u64,
+    /// Events kept back by filters.
+    pub(super) filtered: u64,
+    /// Events lost.
+    pub(super) lost: u64,
+    /// The account is exact, in total and for every hook.
+    pub(super) adds_up: bool,
+    /// The kernel's counters by hook.
+    pub(super) hooks: BTreeMap<&'static str, HookRow>,
+    /// Events read from the kernel's ring.
+    pub(super) received: u64,
+    /// Of those lost: records this version cannot read.
+    pub(super) undecodable: u64,
+    /// Of those lost: what the output took too slowly, or failed to take.
+    pub(super) dropped: u64,
+    /// Of those filtered: kept back in userspace.
+    pub(super) hidden: u64,
+    /// Events that broke the policy, shown or not.
+    pub(super) violations: u64,
+    /// Accepts by threads asleep in accept since before the start.
+    pub(super) accept_preattach: u64,
+    /// Times a kernel table was full: outcomes or owners are missing.
+    pub(super) table_full: u64,
+    /// How the command ended: its exit status, or 128 + signal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) command_status: Option<i32>,
+}
+
+/// A hook's counters. `hit = filtered + reserve_failed + submitted`.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct HookRow {
+    hit: u64,
+    filtered: u64,
+    /// Lost: the ring was full.
+    reserve_failed: u64,
+    submitted: u64,
+    adds_up: bool,
+}
+
+impl From<&record::HookCount> for HookRow {
+    fn from(count: &record::HookCount) -> Self {
+        let record::HookCount {
+            hit,
+            filtered,
+            reserve_failed,
+            submitted,
+        } = *count;
+        Self {
+            hit,
+            filtered,
+            reserve_failed,
+            submitted,
+            adds_up: count.adds_up(),
+        }
+    }
+}
+
+/// A cgroup of the v2 hierarchy.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Cgroup<'a> {
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    pub(super) id: Decimal,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) path: Option<&'a str>,
+}
+
+/// One end's port, classified.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Port {
+    #[serde(rename = "port_class")]
+    class: PortClass,
+    service: Service,
+    /// The client's end, in this host's range of ephemeral ports.
+    ephemeral: bool,
+}
+
+impl From<&record::PortInfo> for Port {
+    fn from(info: &record::PortInfo) -> Self {
+        Self {
+            class: info.class.into(),
+            service: info.into(),
+            ephemeral: info.ephemeral,
+        }
+    }
+}
+
+/// The ranges of RFC 6335.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum PortClass {
+    WellKnown,
+    Registered,
+    Dynamic,
+}
+
+impl From<record::PortClass> for PortClass {
+    fn from(class: record::PortClass) -> Self {
+        match class {
+            record::PortClass::WellKnown => Self::WellKnown,
+            record::PortClass::Registered => Self::Registered,
+            record::PortClass::Dynamic => Self::Dynamic,
+        }
+    }
+}
+
+/// What a port is usually for: a guess by its number, not a protocol seen.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Service {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'static str>,
+    /// Where the name comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<ServiceOrigin>,
+    status: ServiceStatus,
+}
+
+impl From<&record::PortInfo> for Service {
+    fn from(info: &record::PortInfo) -> Self {
+        Self {
+            name: info.service.map(|(name, _)| name),
+            origin: info.service.map(|(_, origin)| match origin {
+                record::ServiceOrigin::Policy => ServiceOrigin::Policy,
+                record::ServiceOrigin::DeFacto => ServiceOrigin::DeFacto,
+                record::ServiceOrigin::Iana => ServiceOrigin::Iana,
+            }),
+            status: match info.status {
+                record::ServiceStatus::Assigned => ServiceStatus::Assigned,
+                record::ServiceStatus::Reserved => ServiceStatus::Reserved,
+                record::ServiceStatus::Unassigned => ServiceStatus::Unassigned,
+            },
+        }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum ServiceOrigin {
+    /// The policy file.
+    Policy,
+    /// Common use.
+    DeFacto,
+    /// The IANA registry.
+    Iana,
+}
+
+/// The port in the IANA registry.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum ServiceStatus {
+    Assigned,
+    Reserved,
+    Unassigned,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OwnerSource {
+    /// The thread that called connect.
+    Connect,
+    /// The thread that called accept.
+    Accept,
+    /// The process that made the socket listen.
+    Listener,
+    /// No hook saw the owner.
+    Unknown,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Verdict {
+    Allow,
+    Violation,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Enforcement {
+    /// The policy only observes: the connection went on.
+    Observe,
+    /// The connection was refused.
+    Enforce,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LossCause {
+    /// The kernel's ring buffer was full.
+    RingFull,
+    /// The output took the lines too slowly.
+    OutputSlow,
+    /// Records this version cannot read.
+    Undecodable,
+}
+
+impl From<record::LossCause> for LossCause {
+    fn from(cause: record::LossCause) -> Self {
+        match cause {
+            record::LossCause::RingFull => Self::RingFull,
+            record::LossCause::OutputSlow => Self::OutputSlow,
+            record::LossCause::Undecodable => Self::Undecodable,
+        }
+    }
+}
+
+/// Fields that have a value nobody could find out.
+#[derive(Default, PartialEq, Serialize, JsonSchema)]
+pub(super) struct Missing {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) process: Option<Reason>,
+    #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
+    pub(super) executable: Option<Reason>,
+    #[serde(rename = "user.name", skip_serializing_if = "Option::is_none")]
+    pub(super) user_name: Option<Reason>,
+    #[serde(rename = "source.port", skip_serializing_if = "Option::is_none")]
+    pub(super) source_port: Option<Reason>,
+    #[serde(rename = "destination.port", skip_serializing_if = "Option::is_none")]
+    pub(super) destination_port: Option<Reason>,
+    /// Also hides the unit, the container and the pod.
+    #[serde(
+        rename = "port_monitor.cgroup.path",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(super) cgroup_path: Option<Reason>,
+}
+
+impl Missing {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Why a field has no value.
+#[derive(Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reason {
+    /// No hook saw the owner.
+    NoOwner,
+    /// The process ended before it could be looked up.
+    Exited,
+    /// The kernel refused the look-up.
+    Denied,
+    /// A kernel thread has none.
+    KernelThread,
+    /// Not in this host's user database.
+    UnknownUser,
+    /// The kernel has not chosen it yet.
+    NotChosen,
+    /// The look-up found nothing.
+    NotFound,
+}
+
+impl From<record::Missing> for Reason {
+    fn from(reason: record::Missing) -> Self {
+        match reason {
+            record::Missing::NoOwner => Self::NoOwner,
+            record::Missing::Exited => Self::Exited,
+            record::Missing::Denied => Self::Denied,
+            record::Missing::KernelThread => Self::KernelThread,
+        }
+    }
+}
+
+/// The bytes of fields that are not UTF-8.
+#[derive(Default, PartialEq, Serialize, JsonSchema)]
+pub(super) struct Raw<'a> {
+    #[serde(rename = "process.name", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub(super) name: Option<HexBytes<'a>>,
+    #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub(super) executable: Option<HexBytes<'a>>,
+}
+
+impl Raw<'_> {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A 64-bit number: a string, because many readers keep numbers as doubles.
+pub(super) struct Decimal(pub(super) u64);
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Sixteen hexadecimal digits.
+pub(super) struct Hex(pub(super) u64);
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:016x}", self.0))
+    }
+}
+
+/// Two hexadecimal digits a byte.
+#[derive(PartialEq)]
+pub(super) struct HexBytes<'a>(pub(super) &'a [u8]);
+
+impl fmt::Display for HexBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for HexBytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -1,0 +1,378 @@
+//! The columns of the table, one row of [`FIELDS`] each. `--fields`, the help
+//! text, the completions and the man page all read this registry.
+//!
+//! `?` stands for what could not be found out, `-` for what there is none of.
+
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use port_monitor_common::{event::OwnerSource, policy::Verdict};
+
+use super::{cell::Cell, errno, time::Rfc3339};
+use crate::{
+    event::{Action, Direction, Owner},
+    record::{Container, Endpoint, PortClass, PortInfo, Record, ServiceStatus},
+};
+
+/// When a column is in the table without `--fields`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// On every terminal.
+    Always,
+    /// On terminals at least this wide.
+    From(usize),
+    /// Only when asked for.
+    OnRequest,
+}
+
+/// A column of the table.
+#[derive(Debug)]
+pub struct Field {
+    /// Its name in `--fields`; in capitals, its heading.
+    pub name: &'static str,
+    /// What it shows.
+    pub doc: &'static str,
+    /// The unit of its numbers.
+    pub unit: Option<&'static str>,
+    /// Its width on a terminal of 80 columns, of 100, and of
+    /// [`super::table::WIDE`].
+    pub(super) widths: [usize; 3],
+    pub(super) shown: Shown,
+    pub(super) extract: fn(&mut Cell<'_>, &Record),
+}
+
+impl Field {
+    const fn new(
+        name: &'static str,
+        widths: [usize; 3],
+        shown: Shown,
+        doc: &'static str,
+        extract: fn(&mut Cell<'_>, &Record),
+    ) -> Self {
+        Self {
+            name,
+            doc,
+            unit: None,
+            widths,
+            shown,
+            extract,
+        }
+    }
+
+    const fn unit(mut self, unit: &'static str) -> Self {
+        self.unit = Some(unit);
+        self
+    }
+}
+
+use Shown::{Always, From, OnRequest};
+
+/// Every column, in the order of the default table.
+#[rustfmt::skip]
+pub const FIELDS: &[Field] = &[
+    Field::new("time", [8, 9, 9], Always, "local time", time),
+    Field::new("dir", [3, 3, 3], Always, "-> for a connection this host opens, <- for one it accepts", dir),
+    Field::new("pid", [6, 6, 7], Always, "process id", pid),
+    Field::new("process", [8, 9, 15], Always, "name of the thread that connected, accepted or listened", process),
+    Field::new("user", [10, 10, 10], From(110), "name of the owner's user, else the uid", user),
+    Field::new("unit", [20, 20, 24], From(super::table::WIDE), "systemd unit, or container as runtime:short-id", unit),
+    Field::new("local", [15, 18, 22], Always, "local address and port, with the service's name", local),
+    Field::new("remote", [23, 25, 32], Always, "remote address and port, with the service's name", remote),
+    Field::new("result", [9, 20, 20], Always, "how it went, and the rule a violation broke", result),
+    Field::new("timestamp", [30, 30, 30], OnRequest, "date and time, UTC, with nanoseconds", timestamp),
+    Field::new("event", [9, 9, 9], OnRequest, "connect, connected, failed or accept", event),
+    Field::new("handshake", [9, 9, 9], OnRequest, "time from the attempt to the established connection", handshake).unit("µs"),
+    Field::new("tid", [6, 6, 7], OnRequest, "thread id", tid),
+    Field::new("ppid", [6, 6, 7], OnRequest, "process id of the parent", ppid),
+    Field::new("exe", [24, 24, 32], OnRequest, "path of the executable", exe),
+    Field::new("uid", [6, 6, 6], OnRequest, "numeric user id", uid),
+    Field::new("gid", [6, 6, 6], OnRequest, "numeric group id", gid),
+    Field::new("container", [20, 20, 64], OnRequest, "container id", container),
+    Field::new("pod", [36, 36, 36], OnRequest, "uid of the Kubernetes pod", pod),
+    Field::new("cgroup", [24, 24, 48], OnRequest, "cgroup path", cgroup),
+    Field::new("netns", [10, 10, 10], OnRequest, "inode number of the network namespace", netns),
+    Field::new("local_ip", [15, 15, 39], OnRequest, "local address", local_ip),
+    Field::new("local_port", [10, 10, 10], OnRequest, "local port", local_port),
+    Field::new("remote_ip", [15, 15, 39], OnRequest, "remote address", remote_ip),
+    Field::new("remote_port", [11, 11, 11], OnRequest, "remote port", remote_port),
+    Field::new("service", [12, 12, 16], OnRequest, "name of the service: of the remote port outbound, the local one inbound", service),
+    Field::new("class", [10, 10, 10], OnRequest, "range of the service port: well-known, registered or dynamic", class),
+    Field::new("verdict", [9, 9, 9], OnRequest, "allow or violation", verdict),
+    Field::new("rule", [16, 16, 24], OnRequest, "the policy rule that decided", rule),
+    Field::new("id", [16, 16, 16], OnRequest, "joins the events of one connection", id),
+    Field::new("cpu", [3, 3, 3], OnRequest, "the CPU the event was seen on", cpu),
+    Field::new("owner", [8, 8, 8], OnRequest, "how the process is known: connect, accept or listener", owner),
+];
+
+/// Parses a name of `--fields`; clap lists the names, suggests the nearest and
+/// completes them.
+pub fn parser() -> impl TypedValueParser<Value = &'static Field> {
+    PossibleValuesParser::new(
+        FIELDS
+            .iter()
+            .map(|field| PossibleValue::new(field.name).help(field.doc)),
+    )
+    .try_map(|name| {
+        FIELDS
+            .iter()
+            .find(|field| field.name == name)
+            .ok_or("no such field")
+    })
+}
+
+/// What the result column says of an attempt closed before any answer.
+pub(super) const CLOSED: &str = "closed";
+
+/// The port of `record` that names the service.
+pub(super) const fn service_port(record: &Record) -> Option<&PortInfo> {
+    match record.event.direction() {
+        Direction::Outbound => Some(&record.ports.remote),
+        Direction::Inbound => record.ports.local.as_ref(),
+    }
+}
+
+/// A port class as every output spells it.
+pub(super) const fn class_name(class: PortClass) -> &'static str {
+    match class {
+        PortClass::WellKnown => "well-known",
+        PortClass::Registered => "registered",
+        PortClass::Dynamic => "dynamic",
+    }
+}
+
+fn time(cell: &mut Cell<'_>, record: &Record) {
+    cell.time_of_day(record.wall_ns);
+}
+
+fn timestamp(cell: &mut Cell<'_>, record: &Record) {
+    cell.display(&Rfc3339(record.wall_ns));
+}
+
+fn dir(cell: &mut Cell<'_>, record: &Record) {
+    cell.put(match record.event.direction() {
+        Direction::Outbound => "->",
+        Direction::Inbound => "<-",
+    });
+}
+
+/// Writes a fact of the owner, or `?` when no hook saw it.
+fn of_owner(cell: &mut Cell<'_>, record: &Record, write: impl FnOnce(&mut Cell<'_>, &Owner)) {
+    match &record.event.owner {
+        Some(owner) => write(cell, owner),
+        None => cell.unknown(),
+    }
+}
+
+fn pid(cell: &mut Cell<'_>, record: &Record) {
+    of_owner(cell, record, |cell, owner| cell.number(owner.pid));
+}
+
+fn tid(cell: &mut Cell<'_>, record: &Record) {
+    of_owner(cell, record, |cell, owner| cell.number(owner.tid));
+}
+
+fn uid(cell: &mut Cell<'_>, record: &Record) {
+    of_owner(cell, record, |cell, owner| cell.number(owner.uid));
+}
+
+fn gid(cell: &mut Cell<'_>, record: &Record) {
+    of_owner(cell, record, |cell, owner| cell.number(owner.gid));
+}
+
+fn process(cell: &mut Cell<'_>, record: &Record) {
+    of_owner(cell, record, |cell, owner| cell.name(owner.comm.as_bytes()));
+}
+
+fn user(cell: &mut Cell<'_>, record: &Record) {
+    match &record.process.user {
+        Some(user) => cell.name(user.as_bytes()),
+        None => uid(cell, record),
+    }
+}
+
+fn ppid(cell: &mut Cell<'_>, record: &Record) {
+    match record.process.parent_pid {
+        Some(pid) => cell.number(pid),
+        None => cell.unknown(),
+    }
+}
+
+fn exe(cell: &mut Cell<'_>, record: &Record) {
+    match record.process.exe.known() {
+        Some(path) => cell.name(path.as_os_str().as_encoded_bytes()),
+        None => cell.unknown(),
+    }
+}
+
+/// Writes what the cgroup path tells, or `?` when the path is not known.
+fn of_cgroup(cell: &mut Cell<'_>, record: &Record, name: Option<&str>) {
+    match name {
+        Some(name) => cell.name(name.as_bytes()),
+        None if record.process.cgroup.is_none() => cell.unknown(),
+        None => cell.none(),
+    }
+}
+
+fn unit(cell: &mut Cell<'_>, record: &Record) {
+    if let Some(Container { id, runtime, .. }) = &record.process.container {
+        cell.put(runtime);
+        cell.put(":");
+        cell.name(id.as_bytes().get(..12).unwrap_or(id.as_bytes()));
+    } else {
+        of_cgroup(cell, record, record.process.unit.as_deref());
+    }
+}
+
+fn container(cell: &mut Cell<'_>, record: &Record) {
+    let id = record.process.container.as_ref().map(|c| c.id.as_str());
+    of_cgroup(cell, record, id);
+}
+
+fn pod(cell: &mut Cell<'_>, record: &Record) {
+    let container = record.process.container.as_ref();
+    of_cgroup(cell, record, container.and_then(|c| c.pod_uid.as_deref()));
+}
+
+fn cgroup(cell: &mut Cell<'_>, record: &Record) {
+    of_cgroup(cell, record, record.process.cgroup.as_deref());
+}
+
+fn netns(cell: &mut Cell<'_>, record: &Record) {
+    cell.number(record.event.netns_ino);
+}
+
+/// The service name to show at one end: always where it is the service's end,
+/// at the other only where the port is really some service's.
+fn service_at(port: &PortInfo, is_service_end: bool) -> Option<&'static str> {
+    let assigned = port.status == ServiceStatus::Assigned && !port.ephemeral;
+    let (name, _) = port.service.filter(|_| is_service_end || assigned)?;
+    Some(name)
+}
+
+fn local(cell: &mut Cell<'_>, record: &Record) {
+    let event = &record.event;
+    let endpoint = Endpoint {
+        ip: event.local_ip,
+        port: event.local_port,
+        ifindex: event.ifindex,
+    };
+    let inbound = event.direction() == Direction::Inbound;
+    let port = record.ports.local.as_ref();
+    cell.endpoint(endpoint, port.and_then(|port| service_at(port, inbound)));
+}
+
+fn remote(cell: &mut Cell<'_>, record: &Record) {
+    let event = &record.event;
+    let endpoint = Endpoint {
+        ip: event.remote_ip,
+        port: Some(event.remote_port),
+        ifindex: event.ifindex,
+    };
+    let outbound = event.direction() == Direction::Outbound;
+    cell.endpoint(endpoint, service_at(&record.ports.remote, outbound));
+}
+
+fn local_ip(cell: &mut Cell<'_>, record: &Record) {
+    cell.ip(record.event.local_ip);
+}
+
+fn local_port(cell: &mut Cell<'_>, record: &Record) {
+    cell.port(record.event.local_port);
+}
+
+fn remote_ip(cell: &mut Cell<'_>, record: &Record) {
+    cell.ip(record.event.remote_ip);
+}
+
+fn remote_port(cell: &mut Cell<'_>, record: &Record) {
+    cell.number(record.event.remote_port);
+}
+
+fn service(cell: &mut Cell<'_>, record: &Record) {
+    match service_port(record).and_then(|port| port.service) {
+        Some((name, _)) => cell.name(name.as_bytes()),
+        None => cell.none(),
+    }
+}
+
+fn class(cell: &mut Cell<'_>, record: &Record) {
+    match service_port(record) {
+        Some(port) => cell.put(class_name(port.class)),
+        None => cell.unknown(),
+    }
+}
+
+fn event(cell: &mut Cell<'_>, record: &Record) {
+    cell.put(record.event.action.name());
+}
+
+fn handshake(cell: &mut Cell<'_>, record: &Record) {
+    match record.event.action {
+        Action::Connected { handshake_us } => cell.number(handshake_us),
+        Action::Connect | Action::Accept | Action::Failed { .. } => cell.none(),
+    }
+}
+
+fn result(cell: &mut Cell<'_>, record: &Record) {
+    match record.event.action {
+        Action::Connect => cell.put("syn"),
+        Action::Accept => cell.put("ok"),
+        Action::Connected { handshake_us } => {
+            cell.put("ok ");
+            cell.duration_us(handshake_us.into());
+        }
+        Action::Failed { errno: None } => cell.put(CLOSED),
+        Action::Failed { errno: Some(errno) } => {
+            if let Some(word) = errno::word(errno) {
+                cell.put(word);
+            } else {
+                cell.put("errno ");
+                cell.number(errno);
+            }
+        }
+    }
+    if let Some(judgement) = &record.judgement
+        && judgement.is_violation()
+    {
+        cell.put("  ");
+        rule(cell, record);
+    }
+}
+
+fn rule(cell: &mut Cell<'_>, record: &Record) {
+    match record.judgement.as_ref().map(|judgement| &judgement.rule) {
+        Some(Some(rule)) => cell.name(rule.as_bytes()),
+        Some(None) => cell.put("(default)"),
+        None => cell.none(),
+    }
+}
+
+fn verdict(cell: &mut Cell<'_>, record: &Record) {
+    match record.judgement.as_ref().map(|judgement| judgement.verdict) {
+        Some(Verdict::Allow) => cell.put("allow"),
+        Some(Verdict::Deny | Verdict::AuditDeny) => cell.put("violation"),
+        None => cell.none(),
+    }
+}
+
+fn id(cell: &mut Cell<'_>, record: &Record) {
+    cell.display(&format_args!("{:016x}", record.event.id));
+}
+
+fn cpu(cell: &mut Cell<'_>, record: &Record) {
+    cell.number(record.event.cpu);
+}
+
+/// An owner source as every output spells it.
+pub(super) const fn owner_source_name(source: OwnerSource) -> &'static str {
+    match source {
+        OwnerSource::Unknown => "unknown",
+        OwnerSource::Connect => "connect",
+        OwnerSource::Accept => "accept",
+        OwnerSource::Listener => "listener",
+    }
+}
+
+fn owner(cell: &mut Cell<'_>, record: &Record) {
+    of_owner(cell, record, |cell, owner| {
+        cell.put(owner_source_name(owner.source));
+    });
+}

@@ -1,0 +1,196 @@
+//! The JSON stream: its lines, and every line against the published schema.
+
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc};
+
+use boon::{Compiler, SchemaIndex, Schemas};
+use port_monitor_common::counters::Hook;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    record::{Field, HookCount},
+    sink::{
+        sample::{accepted, comm, connected, header, loss, ownerless, summary, violation},
+        schema::json_schema,
+    },
+};
+
+/// The line of `item`, in a stream that has begun.
+fn line(item: Item<'_>) -> String {
+    let mut sink = Json::new();
+    let mut out = Vec::new();
+    sink.write(&mut out, Item::Header(&header()));
+    out.clear();
+    sink.write(&mut out, item);
+    String::from_utf8(out).unwrap()
+}
+
+fn value(item: Item<'_>) -> Value {
+    serde_json::from_str(&line(item)).unwrap()
+}
+
+/// The published schema, compiled.
+struct Validator(Schemas, SchemaIndex);
+
+impl Validator {
+    fn new() -> Self {
+        let mut compiler = Compiler::new();
+        compiler.enable_format_assertions();
+        let schema = json_schema().to_value();
+        compiler.add_resource("stream.json", schema).unwrap();
+        let mut schemas = Schemas::new();
+        let index = compiler.compile("stream.json", &mut schemas).unwrap();
+        Self(schemas, index)
+    }
+
+    fn check(&self, line: &Value) -> Result<(), String> {
+        let result = self.0.validate(line, self.1);
+        result.map_err(|error| format!("{error:#}"))
+    }
+}
+
+#[test]
+fn every_kind_of_line_is_valid() {
+    let validator = Validator::new();
+    let mut failed = violation();
+    failed.event.action = Action::Failed { errno: None };
+    let (header, loss, summary) = (header(), loss(), summary());
+    let records = [connected(), violation(), accepted(), ownerless(), failed];
+    let items = [
+        Item::Header(&header),
+        Item::Loss(&loss),
+        Item::Summary(&summary),
+    ];
+    for item in items.into_iter().chain(records.iter().map(Item::Event)) {
+        let line = value(item);
+        assert_eq!(validator.check(&line), Ok(()), "{line:#}");
+    }
+}
+
+#[test]
+fn a_wrong_line_is_invalid() {
+    let validator = Validator::new();
+    let record = violation();
+    for (pointer, wrong) in [
+        ("/@timestamp", json!("yesterday")),
+        ("/event/action", json!("summary")),
+        ("/event/type/0", json!("denied")),
+        ("/network/direction", json!("inbound")),
+        ("/source/port", json!(70000)),
+        ("/source/ip", json!(10)),
+        ("/user/id", json!(1000)),
+        ("/port_monitor/id", json!("2a")),
+        ("/port_monitor/verdict", json!("deny")),
+        ("/port_monitor/remote/port_class", json!("wellknown")),
+    ] {
+        let mut line = value(Item::Event(&record));
+        *line.pointer_mut(pointer).unwrap() = wrong;
+        assert!(validator.check(&line).is_err(), "{pointer}");
+    }
+    let mut line = value(Item::Event(&record));
+    line.as_object_mut().unwrap().remove("destination");
+    assert!(validator.check(&line).is_err());
+    assert!(validator.check(&json!({})).is_err());
+}
+
+#[test]
+fn the_lines_of_a_stream() {
+    insta::assert_snapshot!(line(Item::Header(&header())), @r#"{"@timestamp":"2026-11-22T12:00:01.000000000Z","ecs":{"version":"9.4.0"},"event":{"kind":"state","action":"start","dataset":"port_monitor.stream"},"agent":{"type":"port-monitor","version":"0.1.0"},"host":{"name":"web1","boot":{"id":"4d9c2f6e-1111-4222-8333-944455556666"},"os":{"kernel":"6.12.0"}},"port_monitor":{"schema":1,"backend":"fentry","blind_spots":["accepts of threads already waiting"],"policy":"policy.toml"}}"#);
+    insta::assert_snapshot!(line(Item::Event(&violation())), @r#"{"@timestamp":"2026-11-22T12:00:02.000000417Z","ecs":{"version":"9.4.0"},"event":{"kind":"alert","category":["network"],"type":["connection","end"],"action":"failed","outcome":"failure","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":"ipv4","direction":"egress","community_id":"1:gTa3KALFAbF5jWVGcMR1ONXza3U="},"source":{"ip":"10.0.0.5","port":40310},"destination":{"ip":"10.0.0.9","port":23},"process":{"pid":2211,"thread":{"id":1470},"name":"nc","executable":"/usr/bin/curl","parent":{"pid":1400},"start":"2026-11-22T12:00:01.000000294Z"},"user":{"id":"1000","name":"ann"},"group":{"id":"100"},"host":{"name":"web1"},"rule":{"name":"no-telnet","ruleset":"policy.toml"},"error":{"code":"ECONNREFUSED","message":"refused"},"port_monitor":{"schema":1,"id":"000000000000002a","boottime_ns":"5000000123","cpu":1,"netns":4026531840,"owner_source":"connect","process_start_boottime_ns":"4000000000","cgroup":{"id":"4242","path":"/user.slice/session-2.scope"},"unit":"session-2.scope","local":{"port_class":"registered","service":{"status":"unassigned"},"ephemeral":true},"remote":{"port_class":"well-known","service":{"name":"telnet","origin":"iana","status":"assigned"},"ephemeral":false},"service":{"name":"telnet","origin":"iana","status":"assigned"},"port_class":"well-known","v4_mapped":false,"verdict":"violation","enforcement":"observe","preattach":false}}"#);
+    insta::assert_snapshot!(line(Item::Event(&accepted())), @r#"{"@timestamp":"2026-11-22T12:00:03.000000417Z","ecs":{"version":"9.4.0"},"event":{"kind":"event","category":["network"],"type":["connection","start"],"action":"accept","outcome":"success","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":"ipv4","direction":"ingress","community_id":"1:vHp62jQHec5S/JmDnGFUtcJjjGo="},"source":{"ip":"10.0.0.7","port":53122},"destination":{"ip":"10.0.0.5","port":22},"process":{"pid":812,"thread":{"id":1470},"name":"sshd","executable":"/usr/sbin/sshd","parent":{"pid":1},"start":"2026-11-22T12:00:02.000000294Z"},"user":{"id":"0","name":"root"},"group":{"id":"100"},"container":{"id":"3f4e0c9a2b1d5566","runtime":"docker"},"orchestrator":{"type":"kubernetes","resource":{"type":"pod","id":"0f3a"}},"host":{"name":"web1"},"port_monitor":{"schema":1,"id":"000000000000002a","boottime_ns":"5000000123","cpu":1,"netns":4026531840,"owner_source":"accept","process_start_boottime_ns":"4000000000","cgroup":{"id":"4242","path":"/system.slice/docker-3f4e0c9a2b1d5566.scope"},"unit":"docker-3f4e0c9a2b1d5566.scope","local":{"port_class":"well-known","service":{"name":"ssh","origin":"iana","status":"assigned"},"ephemeral":false},"remote":{"port_class":"dynamic","service":{"status":"unassigned"},"ephemeral":true},"service":{"name":"ssh","origin":"iana","status":"assigned"},"port_class":"well-known","v4_mapped":false,"preattach":false}}"#);
+    insta::assert_snapshot!(line(Item::Loss(&loss())), @r#"{"@timestamp":"2026-11-22T12:00:10.000000000Z","ecs":{"version":"9.4.0"},"event":{"kind":"event","action":"loss","dataset":"port_monitor.stream"},"host":{"name":"web1"},"port_monitor":{"schema":1,"lost":17,"total":20,"cause":"ring_full"}}"#);
+    insta::assert_snapshot!(line(Item::Summary(&summary())), @r#"{"@timestamp":"2026-11-22T12:00:11.000000000Z","ecs":{"version":"9.4.0"},"event":{"kind":"metric","action":"summary","dataset":"port_monitor.stream"},"host":{"name":"web1"},"port_monitor":{"schema":1,"duration_ms":10040,"seen":412,"shown":400,"filtered":12,"lost":0,"adds_up":true,"hooks":{"accept":{"hit":112,"filtered":0,"reserve_failed":0,"submitted":112,"adds_up":true},"connect":{"hit":200,"filtered":10,"reserve_failed":0,"submitted":190,"adds_up":true},"outcome":{"hit":100,"filtered":0,"reserve_failed":0,"submitted":100,"adds_up":true}},"received":402,"undecodable":0,"dropped":0,"hidden":2,"violations":1,"accept_preattach":0,"table_full":0}}"#);
+}
+
+#[test]
+fn unknown_is_absent_with_a_reason() {
+    let line = value(Item::Event(&ownerless()));
+    for absent in ["process", "user", "group", "rule", "error"] {
+        assert_eq!(line.get(absent), None, "{absent}");
+    }
+    assert_eq!(line["source"], json!({"ip": "10.0.0.5"}));
+    assert_eq!(line["network"].get("community_id"), None);
+    assert_eq!(line["port_monitor"]["owner_source"], "unknown");
+    let reasons = json!({"process": "no_owner", "source.port": "not_chosen"});
+    assert_eq!(line["port_monitor"]["missing"], reasons);
+}
+
+#[test]
+fn what_enrichment_could_not_find_has_a_reason_too() {
+    let mut record = connected();
+    record.process = Arc::new(Process {
+        exe: Field::Missing(crate::record::Missing::Exited),
+        parent_pid: None,
+        user: None,
+        cgroup: None,
+        unit: None,
+        container: None,
+    });
+    let line = value(Item::Event(&record));
+    assert_eq!(line["process"].get("executable"), None);
+    assert_eq!(line["user"], json!({"id": "1000"}));
+    let reasons = json!({
+        "process.executable": "exited",
+        "user.name": "unknown_user",
+        "port_monitor.cgroup.path": "exited",
+    });
+    assert_eq!(line["port_monitor"]["missing"], reasons);
+}
+
+#[test]
+fn hostile_names_are_escaped_and_come_back_unchanged() {
+    let mut record = connected();
+    let name = "\u{1b}[31m\u{202e}\n\u{9b}\u{e0041}";
+    if let Some(owner) = &mut record.event.owner {
+        owner.comm = comm(name.as_bytes());
+    }
+    let line = line(Item::Event(&record));
+    assert!(
+        line.contains(r#""name":"\u001b[31m\u202e\n\u009b\udb40\udc41""#),
+        "{line}"
+    );
+    let parsed: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(parsed["process"]["name"], name);
+    assert_eq!(parsed["port_monitor"].get("raw"), None);
+}
+
+#[test]
+fn bytes_that_are_not_utf8_are_kept_beside_the_text() {
+    let mut record = connected();
+    if let Some(owner) = &mut record.event.owner {
+        owner.comm = comm(b"a\xffb");
+    }
+    let mut process = (*record.process).clone();
+    process.exe = Field::Known(OsString::from_vec(b"/x\xfe".to_vec()).into());
+    record.process = Arc::new(process);
+    let line = value(Item::Event(&record));
+    assert_eq!(line["process"]["name"], "a\u{fffd}b");
+    let raw = json!({"process.name": "61ff62", "process.executable": "2f78fe"});
+    assert_eq!(line["port_monitor"]["raw"], raw);
+    assert_eq!(Validator::new().check(&line), Ok(()));
+}
+
+#[test]
+fn source_is_the_initiator_from_both_ends() {
+    let outbound = value(Item::Event(&connected()));
+    assert_eq!(outbound["source"]["ip"], "10.0.0.5");
+    assert_eq!(outbound["network"]["direction"], "egress");
+    let inbound = value(Item::Event(&accepted()));
+    assert_eq!(inbound["source"]["ip"], "10.0.0.7");
+    assert_eq!(inbound["destination"]["port"], 22);
+    assert_eq!(inbound["network"]["direction"], "ingress");
+}
+
+#[test]
+fn an_account_that_does_not_add_up_says_so() {
+    let mut summary = summary();
+    summary.hooks.push((
+        Hook::Outcome,
+        HookCount {
+            hit: 1,
+            ..HookCount::default()
+        },
+    ));
+    let line = value(Item::Summary(&summary));
+    assert_eq!(line["port_monitor"]["adds_up"], false);
+}

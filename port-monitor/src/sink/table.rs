@@ -1,0 +1,331 @@
+//! The table: one event a line for people, `#` before everything that is not an
+//! event, `!` before a violation, so that `grep '^!'` finds them.
+
+use std::io::Write as _;
+
+use jiff::tz::TimeZone;
+
+use super::{
+    Sink,
+    cell::Cell,
+    fields::{FIELDS, Field, Shown},
+    time::LocalClock,
+};
+use crate::{
+    record::{Header, Item, Judgement, Loss, LossCause, Record, Summary},
+    sanitize::Escaped,
+};
+
+/// The narrowest terminal the table is laid out for; narrower ones wrap.
+const NARROW: usize = 80;
+/// From this width on the columns are as wide as names usually are.
+const NORMAL: usize = 100;
+/// From this width on the columns have room for IPv6 and long names.
+pub(super) const WIDE: usize = 150;
+
+const RED: &str = "\x1b[31m";
+const YELLOW: &str = "\x1b[33m";
+const DIM: &str = "\x1b[2m";
+const RESET: &str = "\x1b[0m";
+
+/// How the table looks.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Columns of the terminal; `None` when the output is none, and nothing is
+    /// cut.
+    pub width: Option<usize>,
+    /// Whether to colour lines.
+    pub color: bool,
+    /// The fields to show; empty for the default ones.
+    pub fields: Vec<&'static Field>,
+    /// The time zone of the times.
+    pub zone: TimeZone,
+}
+
+/// Writes the table.
+#[derive(Debug)]
+pub struct Table {
+    columns: Vec<(&'static Field, usize)>,
+    width: Option<usize>,
+    color: bool,
+    clock: LocalClock,
+    has_policy: bool,
+}
+
+impl Table {
+    /// A table that looks as `options` say.
+    pub fn new(options: Options) -> Self {
+        let Options {
+            width,
+            color,
+            mut fields,
+            zone,
+        } = options;
+        let width = width.map(|width| width.max(NARROW));
+        let layout_width = width.unwrap_or(NORMAL);
+        if fields.is_empty() {
+            fields = default_fields(layout_width);
+        }
+        let column_width = |field: &'static Field| {
+            let [narrow, normal, wide] = field.widths;
+            match layout_width {
+                ..NORMAL => narrow,
+                NORMAL..WIDE => normal,
+                WIDE.. => wide,
+            }
+        };
+        Self {
+            columns: fields
+                .into_iter()
+                .map(|field| (field, column_width(field)))
+                .collect(),
+            width,
+            color,
+            clock: LocalClock::new(zone),
+            has_policy: false,
+        }
+    }
+
+    /// Writes one line: the mark, then `body` in `style`. The colour starts after
+    /// the mark, so that `grep '^!'` works on coloured output too.
+    fn line(
+        &mut self,
+        out: &mut Vec<u8>,
+        mark: u8,
+        style: Option<&str>,
+        body: impl FnOnce(&mut Self, &mut Vec<u8>),
+    ) {
+        let style = style.filter(|_| self.color);
+        out.extend_from_slice(&[mark, b' ']);
+        out.extend_from_slice(style.unwrap_or_default().as_bytes());
+        body(self, out);
+        if style.is_some() {
+            out.extend_from_slice(RESET.as_bytes());
+        }
+        out.push(b'\n');
+    }
+
+    fn comment(&mut self, out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+        self.line(out, b'#', Some(DIM), |_, out| {
+            // Writing into a Vec cannot fail.
+            let _ = out.write_fmt(text);
+        });
+    }
+
+    /// Writes a row of cells. A cell that is too long takes from the next one's
+    /// room; the columns after that line up again.
+    fn cells(
+        &mut self,
+        out: &mut Vec<u8>,
+        cut_last: bool,
+        write: impl Fn(&mut Cell<'_>, &'static Field),
+    ) {
+        // The position of the cursor, and where the current column ends.
+        let mut position = 2;
+        let mut end = 2;
+        let last = self.columns.len().saturating_sub(1);
+        for (index, &(field, width)) in self.columns.iter().enumerate() {
+            end += width;
+            let is_last = index == last;
+            let limit = if is_last { self.width } else { Some(end) };
+            let cut = self.width.is_some() && (cut_last || !is_last);
+            let budget = limit
+                .filter(|_| cut)
+                .map_or(usize::MAX, |limit| limit.saturating_sub(position));
+            let mut cell = Cell::new(out, budget, &mut self.clock);
+            write(&mut cell, field);
+            position += cell.width();
+            if is_last {
+                cell.cut_to_budget();
+            } else {
+                end += 1;
+                let gap = end.saturating_sub(position).max(1);
+                out.resize(out.len() + gap, b' ');
+                position += gap;
+            }
+        }
+    }
+
+    fn header(&mut self, out: &mut Vec<u8>, header: &Header) {
+        let Header {
+            version,
+            kernel,
+            backend,
+            blind_spots,
+            policy,
+            ..
+        } = header;
+        self.has_policy = policy.is_some();
+        let kernel = Escaped(kernel.as_bytes());
+        self.comment(
+            out,
+            format_args!("port-monitor {version} on kernel {kernel}, backend {backend}"),
+        );
+        if let Some(policy) = policy {
+            let policy = Escaped(policy.as_bytes());
+            self.comment(out, format_args!("policy {policy}"));
+        }
+        for blind_spot in blind_spots {
+            let blind_spot = Escaped(blind_spot.as_bytes());
+            self.comment(out, format_args!("cannot see: {blind_spot}"));
+        }
+        self.line(out, b' ', None, |table, out| {
+            table.cells(out, true, |cell, field| {
+                cell.put(&field.name.to_ascii_uppercase());
+            });
+        });
+    }
+
+    fn event(&mut self, out: &mut Vec<u8>, record: &Record) {
+        let violation = record
+            .judgement
+            .as_ref()
+            .is_some_and(Judgement::is_violation);
+        let (mark, style) = if violation {
+            (b'!', Some(RED))
+        } else if record.event.owner.is_none() {
+            (b' ', Some(YELLOW))
+        } else {
+            (b' ', None)
+        };
+        self.line(out, mark, style, |table, out| {
+            // The rule is what a violation is about: rather a wrapped line than
+            // a rule nobody can read.
+            table.cells(out, !violation, |cell, field| {
+                (field.extract)(cell, record);
+            });
+        });
+    }
+
+    fn loss(&mut self, out: &mut Vec<u8>, loss: &Loss) {
+        let Loss {
+            wall_ns,
+            lost,
+            total,
+            cause,
+        } = *loss;
+        let time = self.clock.time_of_day(wall_ns).to_owned();
+        let cause = match cause {
+            LossCause::RingFull => "ring full",
+            LossCause::OutputSlow => "output too slow",
+            LossCause::Undecodable => "undecodable",
+        };
+        let events = plural(lost, "event");
+        self.comment(
+            out,
+            format_args!("{time}  {lost} {events} lost ({cause}), {total} so far"),
+        );
+    }
+
+    fn summary(&mut self, out: &mut Vec<u8>, summary: &Summary) {
+        let (seen, shown) = (summary.seen(), summary.shown);
+        let (filtered, lost) = (summary.filtered(), summary.lost());
+        let seconds = summary.duration.as_secs_f64();
+        self.comment(
+            out,
+            format_args!(
+                "seen {seen} = shown {shown} + filtered {filtered} + lost {lost} in {seconds:.1}s"
+            ),
+        );
+        if lost > 0 {
+            let (undecodable, output) = (summary.undecodable, summary.dropped);
+            let ring = lost.saturating_sub(undecodable).saturating_sub(output);
+            self.comment(
+                out,
+                format_args!("lost: ring full {ring}, undecodable {undecodable}, output {output}"),
+            );
+        }
+        if !summary.adds_up() {
+            self.hooks(out, summary);
+        }
+        if self.has_policy || summary.violations > 0 {
+            let violations = plural(summary.violations, "violation");
+            self.comment(out, format_args!("{} {violations}", summary.violations));
+        }
+        self.remarks(out, summary);
+    }
+
+    /// The rows behind an account that does not add up.
+    fn hooks(&mut self, out: &mut Vec<u8>, summary: &Summary) {
+        self.comment(out, format_args!("the account does not add up, by hook:"));
+        for (hook, count) in &summary.hooks {
+            self.comment(
+                out,
+                format_args!(
+                    "  {}: hit {}, filtered {}, ring full {}, submitted {}",
+                    hook.name(),
+                    count.hit,
+                    count.filtered,
+                    count.reserve_failed,
+                    count.submitted
+                ),
+            );
+        }
+        let (received, hidden) = (summary.received, summary.hidden);
+        self.comment(out, format_args!("  received {received}, hidden {hidden}"));
+    }
+
+    /// What is worth a line only when it happened.
+    fn remarks(&mut self, out: &mut Vec<u8>, summary: &Summary) {
+        let preattach = summary.accept_preattach;
+        if preattach > 0 {
+            let accepts = plural(preattach, "accept");
+            self.comment(
+                out,
+                format_args!("{preattach} {accepts} by threads that waited since before the start"),
+            );
+        }
+        let table_full = summary.table_full;
+        if table_full > 0 {
+            let times = plural(table_full, "time");
+            self.comment(
+                out,
+                format_args!(
+                    "kernel table full {table_full} {times}: outcomes or owners are missing"
+                ),
+            );
+        }
+        match summary.command_status {
+            None => {}
+            Some(status @ 129..) => {
+                let signal = status - 128;
+                self.comment(out, format_args!("command killed by signal {signal}"));
+            }
+            Some(status) => {
+                self.comment(out, format_args!("command exited with status {status}"));
+            }
+        }
+    }
+}
+
+impl Sink for Table {
+    fn write(&mut self, out: &mut Vec<u8>, item: Item<'_>) {
+        match item {
+            Item::Header(header) => self.header(out, header),
+            Item::Event(record) => self.event(out, record),
+            Item::Loss(loss) => self.loss(out, loss),
+            Item::Summary(summary) => self.summary(out, summary),
+        }
+    }
+}
+
+/// The columns of a table `width` wide when none are asked for.
+fn default_fields(width: usize) -> Vec<&'static Field> {
+    FIELDS
+        .iter()
+        .filter(|field| match field.shown {
+            Shown::Always => true,
+            Shown::From(from) => width >= from,
+            Shown::OnRequest => false,
+        })
+        .collect()
+}
+
+/// `noun`, with an s unless there is one of it.
+fn plural(count: u64, noun: &'static str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{noun}{s}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,298 @@
+//! The table as text, column by column.
+
+use port_monitor_common::counters::Hook;
+use unicode_width::UnicodeWidthStr as _;
+
+use super::*;
+use crate::{
+    event::Action,
+    record::HookCount,
+    sink::sample::{accepted, comm, connected, header, loss, ownerless, port, summary, violation},
+};
+
+fn options(width: Option<usize>) -> Options {
+    Options {
+        width,
+        color: false,
+        fields: Vec::new(),
+        zone: TimeZone::UTC,
+    }
+}
+
+fn text(options: Options, items: &[Item<'_>]) -> String {
+    let mut table = Table::new(options);
+    let mut out = Vec::new();
+    for item in items {
+        table.write(&mut out, *item);
+    }
+    String::from_utf8(out).unwrap()
+}
+
+fn row(width: Option<usize>, record: &Record) -> String {
+    text(options(width), &[Item::Event(record)])
+}
+
+/// The last column, at full width.
+fn result_of(record: &Record) -> String {
+    let fields = FIELDS.iter().filter(|field| field.name == "result");
+    let options = Options {
+        fields: fields.collect(),
+        ..options(None)
+    };
+    text(options, &[Item::Event(record)])
+}
+
+#[test]
+fn the_table_at_100_columns() {
+    let (connected, violation, accepted) = (connected(), violation(), accepted());
+    let items = [
+        Item::Header(&header()),
+        Item::Event(&connected),
+        Item::Event(&violation),
+        Item::Event(&accepted),
+        Item::Loss(&loss()),
+        Item::Summary(&summary()),
+    ];
+    let expected = "\
+# port-monitor 0.1.0 on kernel 6.12.0, backend fentry
+# policy policy.toml
+# cannot see: accepts of threads already waiting
+  TIME      DIR PID    PROCESS   LOCAL              REMOTE                    RESULT
+  12:00:01  ->  1469   curl      10.0.0.5:49152     93.184.216.34:443 https   ok 12ms
+! 12:00:02  ->  2211   nc        10.0.0.5:40310     10.0.0.9:23 telnet        refused  no-telnet
+  12:00:03  <-  812    sshd      10.0.0.5:22 ssh    10.0.0.7:53122            ok
+# 12:00:10  17 events lost (ring full), 20 so far
+# seen 412 = shown 400 + filtered 12 + lost 0 in 10.0s
+# 1 violation
+";
+    assert_eq!(text(options(Some(100)), &items), expected);
+}
+
+#[test]
+fn eighty_columns_hold_the_essentials() {
+    let (connected, violation, ownerless) = (connected(), violation(), ownerless());
+    let items = [
+        Item::Event(&connected),
+        Item::Event(&violation),
+        Item::Event(&ownerless),
+    ];
+    let expected = [
+        "  12:00:01 ->  1469   curl     10.0.0.5:49152  93.184.216.34:443 https ok 12ms",
+        "! 12:00:02 ->  2211   nc       10.0.0.5:40310  10.0.0.9:23 telnet      refused  no-telnet",
+        "  12:00:01 ->  ?      ?        10.0.0.5:*      93.184.216.34:443 https syn",
+    ];
+    let text = text(options(Some(80)), &items);
+    assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn wide_terminals_show_user_and_unit_or_container() {
+    let text = row(Some(150), &connected()) + &row(Some(150), &accepted());
+    assert!(text.contains("ann        session-2.scope"), "{text}");
+    assert!(text.contains("root       docker:3f4e0c9a2b1d "), "{text}");
+    let text = row(Some(110), &connected());
+    assert!(text.contains(" curl      ann "), "{text}");
+}
+
+#[test]
+fn long_cells_are_cut_and_the_columns_still_line_up() {
+    let mut record = connected();
+    if let Some(owner) = &mut record.event.owner {
+        owner.pid = 4_194_304;
+        owner.comm = comm(b"systemd-resolve");
+    }
+    record.event.local_ip = "192.168.100.200".parse().unwrap();
+    record.event.remote_ip = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
+    record.ports.remote = port(443, Some("https"), false);
+    assert_eq!(
+        row(Some(80), &record),
+        "  12:00:01 ->  4194304 system… 192.168.…:49152 [2001:db8:1234:56…]:443 ok 12ms\n"
+    );
+}
+
+#[test]
+fn rows_fit_the_terminal() {
+    let mut record = connected();
+    record.event.remote_ip = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
+    record.event.local_ip = record.event.remote_ip;
+    for error in [None, Some(111), Some(113), Some(99), Some(4095)] {
+        record.event.action = Action::Failed { errno: error };
+        for width in [80, 99, 100, 109, 110, 149, 150, 200] {
+            let row = row(Some(width), &record);
+            assert!(row.trim_end().width() <= width, "{width}: {row}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_cut_when_the_output_is_no_terminal() {
+    let mut record = connected();
+    if let Some(owner) = &mut record.event.owner {
+        owner.comm = comm(b"systemd-resolve");
+    }
+    record.event.remote_ip = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
+    let row = row(None, &record);
+    assert!(row.contains(" systemd-resolve "), "{row}");
+    assert!(
+        row.contains(" [2001:db8:1234:5678:9abc:def0:1234:5678]:443 https ok"),
+        "{row}"
+    );
+}
+
+#[test]
+fn link_local_addresses_carry_their_zone_and_others_do_not() {
+    let mut record = connected();
+    record.event.ifindex = Some(3);
+    record.event.local_ip = "fe80::1".parse().unwrap();
+    record.event.remote_ip = "::1".parse().unwrap();
+    let row = row(None, &record);
+    assert!(row.contains(" [fe80::1%3]:49152 "), "{row}");
+    assert!(row.contains(" [::1]:443 https "), "{row}");
+}
+
+#[test]
+fn a_service_is_named_at_the_far_end_only_where_it_can_be_one() {
+    let mut record = accepted();
+    record.ports.remote = port(40310, Some("registered"), true);
+    record.event.remote_port = 40310;
+    assert!(!row(None, &record).contains("registered"));
+    record.ports.remote = port(873, Some("rsync"), false);
+    record.event.remote_port = 873;
+    assert!(row(None, &record).contains(":873 rsync "));
+}
+
+#[test]
+fn every_outcome_has_its_word() {
+    let mut record = connected();
+    let mut word = |action| {
+        record.event.action = action;
+        result_of(&record).trim().to_owned()
+    };
+    let failed = |errno| Action::Failed { errno: Some(errno) };
+    let connected = |handshake_us| Action::Connected { handshake_us };
+    assert_eq!(word(Action::Connect), "syn");
+    assert_eq!(word(Action::Accept), "ok");
+    assert_eq!(word(connected(812)), "ok 812µs");
+    assert_eq!(word(connected(3_450)), "ok 3.4ms");
+    assert_eq!(word(connected(999_999)), "ok 999ms");
+    assert_eq!(word(connected(1_250_000)), "ok 1.2s");
+    assert_eq!(word(connected(63_000_000)), "ok 63s");
+    assert_eq!(word(failed(111)), "refused");
+    assert_eq!(word(failed(110)), "timed out");
+    assert_eq!(word(failed(104)), "reset");
+    assert_eq!(word(failed(101)), "unreachable");
+    assert_eq!(word(failed(113)), "unreachable");
+    assert_eq!(word(failed(99)), "EADDRNOTAVAIL");
+    assert_eq!(word(failed(4095)), "errno 4095");
+    assert_eq!(word(Action::Failed { errno: None }), "closed");
+}
+
+#[test]
+fn a_violation_of_the_default_says_so() {
+    let mut record = violation();
+    if let Some(judgement) = &mut record.judgement {
+        judgement.rule = None;
+    }
+    assert_eq!(result_of(&record), "! refused  (default)\n");
+}
+
+#[test]
+fn every_field_can_be_chosen_and_knows_what_it_does_not_know() {
+    for record in [connected(), accepted(), violation(), ownerless()] {
+        for field in FIELDS {
+            let options = Options {
+                fields: vec![field],
+                ..options(None)
+            };
+            let line = text(options, &[Item::Event(&record)]);
+            assert!(line.trim_end().len() > 2, "{}: {line:?}", field.name);
+        }
+    }
+    let names = [
+        "ppid",
+        "unit",
+        "exe",
+        "rule",
+        "class",
+        "local_port",
+        "owner",
+    ];
+    let options = Options {
+        fields: FIELDS
+            .iter()
+            .filter(|field| names.contains(&field.name))
+            .collect(),
+        ..options(None)
+    };
+    let line = text(options, &[Item::Event(&ownerless())]);
+    let cells: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(cells, ["?", "?", "?", "*", "well-known", "-", "?"]);
+}
+
+#[test]
+fn colour_starts_after_the_mark() {
+    let options = Options {
+        color: true,
+        ..options(None)
+    };
+    let (violation, ownerless) = (violation(), ownerless());
+    let text = text(
+        options,
+        &[
+            Item::Event(&violation),
+            Item::Event(&ownerless),
+            Item::Loss(&loss()),
+        ],
+    );
+    let starts: Vec<_> = text
+        .lines()
+        .map(|line| line.split_at(line.find('1').unwrap()).0)
+        .collect();
+    assert_eq!(starts, ["! \x1b[3", "  \x1b[33m", "# \x1b[2m"]);
+    assert!(text.lines().all(|line| line.ends_with(RESET)));
+}
+
+#[test]
+fn an_account_that_does_not_add_up_is_shown_by_hook() {
+    let mut summary = summary();
+    summary.hooks[0] = (
+        Hook::Connect,
+        HookCount {
+            hit: 201,
+            filtered: 10,
+            reserve_failed: 4,
+            submitted: 186,
+        },
+    );
+    summary.dropped = 3;
+    summary.command_status = Some(137);
+    summary.accept_preattach = 1;
+    summary.table_full = 2;
+    let expected = "\
+# seen 413 = shown 400 + filtered 12 + lost 7 in 10.0s
+# lost: ring full 4, undecodable 0, output 3
+# the account does not add up, by hook:
+#   connect: hit 201, filtered 10, ring full 4, submitted 186
+#   accept: hit 112, filtered 0, ring full 0, submitted 112
+#   outcome: hit 100, filtered 0, ring full 0, submitted 100
+#   received 402, hidden 2
+# 1 violation
+# 1 accept by threads that waited since before the start
+# kernel table full 2 times: outcomes or owners are missing
+# command killed by signal 9
+";
+    assert_eq!(text(options(None), &[Item::Summary(&summary)]), expected);
+}
+
+#[test]
+fn wide_characters_keep_the_columns_in_line() {
+    let mut record = connected();
+    if let Some(owner) = &mut record.event.owner {
+        owner.comm = comm("日本語日本".as_bytes());
+    }
+    let plain = row(Some(100), &connected());
+    let wide = row(Some(100), &record);
+    let column = |row: &str| row.split("10.0.0.5").next().map(str::width);
+    assert!(wide.contains(" 日本語日… "), "{wide}");
+    assert_eq!(column(&wide), column(&plain));
+}

@@ -1,0 +1,121 @@
+//! The commands that print one text and end: `schema`, `completions`, `man`,
+//! and `--help`.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::{
+    fs::File,
+    process::{Command, Stdio},
+};
+
+use assert_cmd::cargo::cargo_bin;
+use port_monitor::exit_code::ExitCode;
+
+fn program(args: &[&str]) -> Command {
+    let mut command = Command::new(cargo_bin!("port-monitor"));
+    command.args(args);
+    command
+}
+
+/// What the command prints, after exit status 0 and nothing on stderr.
+fn stdout(args: &[&str]) -> String {
+    let output = program(args).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{args:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn schema_is_a_json_schema_that_compiles() {
+    let schema: serde_json::Value = serde_json::from_str(&stdout(&["schema"])).unwrap();
+    assert_eq!(
+        schema["$schema"],
+        "https://json-schema.org/draft/2020-12/schema"
+    );
+    let mut compiler = boon::Compiler::new();
+    compiler.add_resource("stream.json", schema).unwrap();
+    compiler
+        .compile("stream.json", &mut boon::Schemas::new())
+        .unwrap();
+}
+
+#[test]
+fn completions_exist_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = stdout(&["completions", shell]);
+        assert!(script.contains("port-monitor"), "{shell}");
+        assert!(script.contains("completions"), "{shell}");
+    }
+}
+
+#[test]
+fn unknown_shell_is_a_usage_error_with_the_list() {
+    let output = program(&["completions", "tcsh"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("bash, elvish, fish, powershell, zsh"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn man_page_covers_subcommands_fields_and_exit_codes() {
+    let page = stdout(&["man"]);
+    for heading in [
+        ".TH port-monitor 1",
+        ".SH NAME",
+        ".SH OPTIONS",
+        ".SH \"port-monitor schema\"",
+        ".SH \"port-monitor completions\"",
+        ".SS SYNOPSIS",
+        ".SH FIELDS",
+        ".SH \"EXIT STATUS\"",
+    ] {
+        assert!(
+            page.lines().any(|line| line.starts_with(heading)),
+            "{heading}"
+        );
+    }
+    for (code, meaning) in ExitCode::ALL {
+        let entry = format!("\\fB{}\\fR\n{}\n", code as u8, meaning.replace('-', "\\-"));
+        assert!(page.contains(&entry), "{entry}");
+    }
+}
+
+#[test]
+fn help_ends_with_the_exit_codes() {
+    let help = stdout(&["--help"]);
+    let (_, codes) = help.split_once("\nExit codes:\n").unwrap();
+    assert_eq!(codes.trim_end().lines().count(), ExitCode::ALL.len());
+    for ((code, meaning), line) in ExitCode::ALL.iter().zip(codes.lines()) {
+        let (number, text) = line.trim().split_once(' ').unwrap();
+        assert_eq!(number, (*code as u8).to_string());
+        assert_eq!(text.trim(), *meaning);
+    }
+}
+
+#[test]
+fn a_reader_that_is_gone_is_no_error() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = program(&["schema"]).stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(output.stderr, b"");
+}
+
+#[test]
+fn a_full_disk_is_an_output_failure() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = program(&["man"])
+        .stdout(full)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(6));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.starts_with("port-monitor: write standard output: No space left"),
+        "{stderr}"
+    );
+}

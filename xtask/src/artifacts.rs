@@ -1,0 +1,74 @@
+//! Builds the programs the kernel tests run, and finds them.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+use crate::process;
+
+/// What the kernel tests run, built as it ships.
+#[derive(Debug)]
+pub(crate) struct Artifacts {
+    /// The tool itself.
+    pub(crate) program: PathBuf,
+    /// The runner of the kernel tests.
+    pub(crate) kernel_tests: PathBuf,
+}
+
+/// Builds port-monitor in the release profile and says where it is.
+pub(crate) fn build_program() -> Result<PathBuf> {
+    let messages = build(&["--bin", "port-monitor"])?;
+    executable(&messages, "port-monitor")
+}
+
+/// Builds port-monitor and the kernel test runner in the release profile.
+pub(crate) fn build_all() -> Result<Artifacts> {
+    let messages = build(&["--bin", "port-monitor", "--test", "kernel"])?;
+    Ok(Artifacts {
+        program: executable(&messages, "port-monitor")?,
+        kernel_tests: executable(&messages, "kernel")?,
+    })
+}
+
+fn build(targets: &[&str]) -> Result<String> {
+    let mut cargo = process::cargo();
+    cargo
+        .args(["build", "--release", "--locked", "--package=port-monitor"])
+        .arg("--message-format=json-render-diagnostics")
+        .args(targets);
+    process::output(&mut cargo)
+}
+
+/// Where cargo says it put the program of this target.
+fn executable(messages: &str, target: &str) -> Result<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| {
+            let is_wanted = message.pointer("/target/name")? == target;
+            let path = message.get("executable")?.as_str()?;
+            is_wanted.then(|| path.into())
+        })
+        .with_context(|| format!("find the program {target} in what cargo built"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_program_of_a_target_is_found_among_cargos_messages() {
+        let messages = r#"{"reason":"compiler-artifact","target":{"name":"kernel"},"executable":null}
+{"reason":"compiler-artifact","target":{"name":"other"},"executable":"/t/other"}
+{"reason":"compiler-artifact","target":{"name":"kernel"},"executable":"/t/kernel-1f"}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(
+            executable(messages, "kernel").unwrap(),
+            Path::new("/t/kernel-1f")
+        );
+        assert!(executable(messages, "gone").is_err());
+    }
+}

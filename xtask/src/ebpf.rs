@@ -1,0 +1,224 @@
+//! `cargo xtask build-ebpf [--check]`: builds the eBPF object from source, with
+//! Debian's compiler (which carries `core` for the BPF target) and bpf-linker.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    paths, process,
+    tools::{self, Package},
+};
+
+#[path = "../../port-monitor/build/digest.rs"]
+mod digest;
+
+/// bpf-linker's version, and the LLVM it is built on.
+const LINKER_VERSION: &str = "0.13.0";
+const LLVM: &str = "/usr/lib/llvm-22";
+/// Debian packages of the BPF toolchain.
+const PACKAGES: [Package; 6] = [
+    package("rustc-web"),
+    package("cargo-web"),
+    package("libstd-rust-web-dev-bpf"),
+    package("llvm-22-dev"),
+    package("clang-22"),
+    package("libpolly-22-dev"),
+];
+/// Debian's compiler, beside whatever rustup has.
+const RUSTC: &str = "/usr/bin/rustc";
+const CARGO: &str = "/usr/bin/cargo";
+const TARGET: &str = "bpfel-unknown-none";
+
+const fn package(name: &'static str) -> Package {
+    Package {
+        name,
+        is_present: tools::is_installed,
+        from_backports: false,
+    }
+}
+
+/// Flags of `build-ebpf`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Build, and compare with the committed object instead of replacing it
+    #[arg(long)]
+    check: bool,
+}
+
+/// What comparing a fresh build with the committed object gave.
+enum Comparison {
+    Identical,
+    /// The toolchain is not the one the committed object was built with, so a
+    /// difference would mean nothing.
+    ToolchainMoved {
+        built_with: String,
+        here: String,
+    },
+}
+
+/// Builds the object and writes or compares it.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let workspace = paths::workspace();
+    let toolchain = install()?;
+    let object = build(workspace, &toolchain)?;
+    let committed = workspace.join("port-monitor/bpf/port-monitor-x86_64.bpf.o");
+    if !args.check {
+        return write(workspace, &committed, &object, &toolchain);
+    }
+    match compare(workspace, &committed, &object, &toolchain)? {
+        Comparison::Identical => println!("{}: identical", committed.display()),
+        Comparison::ToolchainMoved { built_with, here } => println!(
+            "not compared: the committed object was built with {built_with}, this machine has \
+             {here}; run `cargo xtask build-ebpf` and commit port-monitor/bpf"
+        ),
+    }
+    Ok(())
+}
+
+/// A BPF toolchain on this machine.
+struct Toolchain {
+    linker: PathBuf,
+    /// Versions of compiler and linker, as the manifest records them.
+    version: String,
+}
+
+/// Installs what is missing: the compiler through apt, the linker through cargo.
+fn install() -> Result<Toolchain> {
+    tools::ensure(&PACKAGES)?;
+    let root = paths::cache_dir("tools")?;
+    let linker = root.join("bin/bpf-linker");
+    if version_of(&linker).is_none_or(|version| !version.contains(LINKER_VERSION)) {
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .args([
+                "install",
+                "bpf-linker",
+                "--locked",
+                "--force",
+                "--version",
+                LINKER_VERSION,
+            ])
+            .args(["--no-default-features", "--features", "llvm-22", "--root"])
+            .arg(&root)
+            .env("LLVM_PREFIX", LLVM);
+        process::run(&mut cargo)?;
+    }
+    let rustc = version_of(Path::new(RUSTC)).context("no /usr/bin/rustc after installing it")?;
+    Ok(Toolchain {
+        linker,
+        version: format!("{rustc}, bpf-linker {LINKER_VERSION}, LLVM 22"),
+    })
+}
+
+fn version_of(program: &Path) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Builds and strips the object; the bytes do not depend on where it is built.
+fn build(workspace: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
+    let target_dir = workspace.join("target/ebpf");
+    let home = env::var_os("CARGO_HOME").map_or_else(
+        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+        PathBuf::from,
+    );
+    let flags = [
+        "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        format!("-Clinker={}", toolchain.linker.display()),
+        format!("--remap-path-prefix={}=/src", workspace.display()),
+        format!("--remap-path-prefix={}=/cargo", home.display()),
+    ];
+    let mut cargo = Command::new(CARGO);
+    cargo
+        .current_dir(workspace)
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            "port-monitor-ebpf",
+            "--bins",
+        ])
+        .args(["--target", TARGET])
+        .env("CARGO", CARGO)
+        .env("RUSTC", RUSTC)
+        .env("CARGO_TARGET_DIR", &target_dir)
+        // Debian's is a stable compiler; these two crates need inline assembly
+        // for the BPF target.
+        .env("RUSTC_BOOTSTRAP", "aya_ebpf,port_monitor_ebpf")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("RUSTC_WRAPPER");
+    process::run(&mut cargo)?;
+    let built = target_dir.join(TARGET).join("release/port-monitor-ebpf");
+    let stripped = target_dir.join("port-monitor.bpf.o");
+    process::run(
+        Command::new(format!("{LLVM}/bin/llvm-strip"))
+            .args(["--strip-debug", "-o"])
+            .args([&stripped, &built]),
+    )?;
+    let object = fs::read(&stripped).with_context(|| stripped.display().to_string())?;
+    refuse_panics(&stripped)?;
+    Ok(object)
+}
+
+/// A reachable panic builds, and is refused by every kernel's verifier.
+fn refuse_panics(object: &Path) -> Result<()> {
+    let symbols = Command::new(format!("{LLVM}/bin/llvm-nm"))
+        .arg(object)
+        .output()?;
+    let symbols = String::from_utf8_lossy(&symbols.stdout);
+    match symbols.lines().find(|line| line.contains("panicking")) {
+        Some(line) => bail!("{}: the code can panic: {line}", object.display()),
+        None => Ok(()),
+    }
+}
+
+fn write(workspace: &Path, path: &Path, object: &[u8], toolchain: &Toolchain) -> Result<()> {
+    let manifest = format!(
+        "# Written by `cargo xtask build-ebpf`; port-monitor/build.rs checks it.\n\
+         object = {}\ninputs = {}\ntoolchain = {}\n",
+        digest::of_bytes(object),
+        digest::of_inputs(workspace)?,
+        toolchain.version,
+    );
+    fs::create_dir_all(path.parent().context("no directory")?)?;
+    fs::write(path, object)?;
+    fs::write(path.with_extension("manifest"), manifest)?;
+    println!("{}: {} bytes", path.display(), object.len());
+    Ok(())
+}
+
+fn compare(
+    workspace: &Path,
+    path: &Path,
+    object: &[u8],
+    toolchain: &Toolchain,
+) -> Result<Comparison> {
+    let manifest = fs::read_to_string(path.with_extension("manifest"))?;
+    let value = |key| digest::manifest_value(&manifest, key).unwrap_or_default();
+    ensure!(
+        value("inputs") == digest::of_inputs(workspace)?,
+        "{}: the sources changed since it was built: run `cargo xtask build-ebpf`",
+        path.display()
+    );
+    if value("toolchain") != toolchain.version {
+        return Ok(Comparison::ToolchainMoved {
+            built_with: value("toolchain").to_owned(),
+            here: toolchain.version.clone(),
+        });
+    }
+    ensure!(
+        fs::read(path)? == object,
+        "{}: not what the sources build: run `cargo xtask build-ebpf` and commit it",
+        path.display()
+    );
+    Ok(Comparison::Identical)
+}

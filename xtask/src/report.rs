@@ -1,0 +1,387 @@
+//! What the kernel tests print, collected per kernel, and the matrix of it.
+
+use std::{
+    collections::BTreeSet,
+    fmt::{self, Write as _},
+    ops::AddAssign,
+};
+
+/// How many tests passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// Those that passed.
+    pub(crate) passed: u32,
+    /// Those that failed.
+    pub(crate) failed: u32,
+}
+
+impl Tally {
+    /// One test, passed or failed.
+    pub(crate) fn one(is_passed: bool) -> Self {
+        Self {
+            passed: is_passed.into(),
+            failed: (!is_passed).into(),
+        }
+    }
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
+    }
+}
+
+/// How a case ended, as the kernel test runner says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CaseResult {
+    Pass,
+    Fail,
+    /// The rung's known blind spot, which was shown to be exactly that.
+    Blind,
+    /// The kernel lacks the rung.
+    Skip,
+}
+
+impl CaseResult {
+    fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "PASS" => Self::Pass,
+            "FAIL" => Self::Fail,
+            "BLIND" => Self::Blind,
+            "SKIP" => Self::Skip,
+            _ => return None,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "FAIL",
+            Self::Blind => "blind",
+            Self::Skip => "skip",
+        }
+    }
+}
+
+/// One case on one rung.
+#[derive(Debug)]
+struct Case {
+    rung: String,
+    name: String,
+    result: CaseResult,
+    text: String,
+}
+
+/// Everything the runner printed on one kernel.
+#[derive(Debug)]
+pub(crate) struct KernelReport {
+    kernel: String,
+    cases: Vec<Case>,
+    /// Verified instructions by program.
+    instructions: Vec<(String, u64)>,
+    done: Option<Tally>,
+    problems: Vec<String>,
+}
+
+impl KernelReport {
+    /// An empty report; `kernel` heads its columns.
+    pub(crate) fn new(kernel: &str) -> Self {
+        Self {
+            kernel: kernel.to_owned(),
+            cases: Vec::new(),
+            instructions: Vec::new(),
+            done: None,
+            problems: Vec::new(),
+        }
+    }
+
+    /// Takes one line of output; lines that are not for us are passed over.
+    pub(crate) fn take_line(&mut self, line: &str) {
+        let Some((keyword, rest)) = line.split_once(' ') else {
+            return;
+        };
+        let is_understood = match keyword {
+            "CASE" => self.take_case(rest),
+            "INSNS" => self.take_instructions(rest),
+            "DONE" => self.take_done(rest),
+            _ => Some(()),
+        };
+        if is_understood.is_none() {
+            self.problem(format!("cannot read the line: {line}"));
+        }
+    }
+
+    /// Notes something that is wrong with the run as a whole.
+    pub(crate) fn problem(&mut self, text: impl Into<String>) {
+        self.problems.push(text.into());
+    }
+
+    /// Notes what a complete run would have: call it after the last line.
+    pub(crate) fn finish(&mut self) {
+        let counted = self.case_tally();
+        match self.done {
+            None => self.problem("the runner did not reach its end"),
+            Some(done) if done != counted => {
+                self.problem(format!("the runner says {done}, its cases say {counted}"));
+            }
+            Some(_) => {}
+        }
+        if counted == Tally::default() {
+            self.problem("no case ran");
+        }
+    }
+
+    /// Cases and problems together: a problem is a failed test.
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = self.case_tally();
+        for _ in &self.problems {
+            tally += Tally::one(false);
+        }
+        tally
+    }
+
+    fn case_tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for case in &self.cases {
+            match case.result {
+                CaseResult::Pass | CaseResult::Blind => tally += Tally::one(true),
+                CaseResult::Fail => tally += Tally::one(false),
+                CaseResult::Skip => {}
+            }
+        }
+        tally
+    }
+
+    fn take_case(&mut self, rest: &str) -> Option<()> {
+        let mut words = rest.splitn(4, ' ');
+        self.cases.push(Case {
+            rung: words.next()?.to_owned(),
+            name: words.next()?.to_owned(),
+            result: CaseResult::parse(words.next()?)?,
+            text: words.next().unwrap_or_default().to_owned(),
+        });
+        Some(())
+    }
+
+    fn take_instructions(&mut self, rest: &str) -> Option<()> {
+        let (program, count) = rest.split_once(' ')?;
+        let count = count.trim().parse().ok()?;
+        self.instructions.push((program.to_owned(), count));
+        Some(())
+    }
+
+    fn take_done(&mut self, rest: &str) -> Option<()> {
+        let (passed, failed) = rest.split_once(' ')?;
+        self.done = Some(Tally {
+            passed: passed.parse().ok()?,
+            failed: failed.trim().parse().ok()?,
+        });
+        Some(())
+    }
+
+    fn rungs(&self) -> Vec<&str> {
+        in_order(self.cases.iter().map(|case| case.rung.as_str()))
+    }
+
+    fn cell(&self, rung: &str, name: &str) -> &'static str {
+        self.cases
+            .iter()
+            .find(|case| case.rung == rung && case.name == name)
+            .map_or("", |case| case.result.name())
+    }
+}
+
+/// The matrix, the skipped and failed cases, and the instruction counts, as text.
+pub(crate) fn render(reports: &[KernelReport]) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    render_matrix(reports, &mut text)?;
+    for (title, result) in [("skipped", CaseResult::Skip), ("failed", CaseResult::Fail)] {
+        for report in reports {
+            for case in report.cases.iter().filter(|case| case.result == result) {
+                writeln!(
+                    text,
+                    "{title}: {} {} {}: {}",
+                    report.kernel, case.rung, case.name, case.text
+                )?;
+            }
+        }
+    }
+    for report in reports {
+        for problem in &report.problems {
+            writeln!(text, "failed: {}: {problem}", report.kernel)?;
+        }
+    }
+    render_instructions(reports, &mut text)?;
+    Ok(text)
+}
+
+/// Kernels and their rungs across, cases down.
+fn render_matrix(reports: &[KernelReport], text: &mut String) -> fmt::Result {
+    let names = in_order(
+        reports
+            .iter()
+            .flat_map(|report| report.cases.iter().map(|case| case.name.as_str())),
+    );
+    let mut rows = vec![vec![String::new()], vec!["case".to_owned()]];
+    rows.extend(names.iter().map(|name| vec![(*name).to_owned()]));
+    for report in reports {
+        for (index, rung) in report.rungs().into_iter().enumerate() {
+            let kernel = if index == 0 { &*report.kernel } else { "" };
+            let cells = names.iter().map(|name| report.cell(rung, name));
+            let column = [kernel, rung].into_iter().chain(cells);
+            for (row, cell) in rows.iter_mut().zip(column) {
+                row.push(cell.to_owned());
+            }
+        }
+    }
+    write_table(&rows, text)
+}
+
+/// Kernels across, programs down.
+fn render_instructions(reports: &[KernelReport], text: &mut String) -> fmt::Result {
+    let programs = in_order(reports.iter().flat_map(|report| {
+        report
+            .instructions
+            .iter()
+            .map(|(program, _)| program.as_str())
+    }));
+    if programs.is_empty() {
+        return Ok(());
+    }
+    let mut header = vec!["verified instructions".to_owned()];
+    header.extend(reports.iter().map(|report| report.kernel.clone()));
+    let mut rows = vec![header];
+    for program in programs {
+        let counts = reports.iter().map(|report| {
+            let found = report.instructions.iter().find(|(name, _)| name == program);
+            found.map_or_else(String::new, |(_, count)| count.to_string())
+        });
+        let mut row = vec![program.to_owned()];
+        row.extend(counts);
+        rows.push(row);
+    }
+    text.push('\n');
+    write_table(&rows, text)
+}
+
+/// Writes `rows` with each column as wide as its widest cell.
+pub(crate) fn write_table(rows: &[Vec<String>], text: &mut String) -> fmt::Result {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| {
+            let cells = rows.iter().filter_map(|row| row.get(column));
+            cells
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or_default()
+        })
+        .collect();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            write!(line, "{cell:width$}  ")?;
+        }
+        writeln!(text, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Each name once, in the order of its first appearance.
+fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut seen = BTreeSet::new();
+    names.filter(|name| seen.insert(*name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(kernel: &str, lines: &[&str]) -> KernelReport {
+        let mut report = KernelReport::new(kernel);
+        for line in lines {
+            report.take_line(line);
+        }
+        report.finish();
+        report
+    }
+
+    fn tally(passed: u32, failed: u32) -> Tally {
+        Tally { passed, failed }
+    }
+
+    #[test]
+    fn the_matrix_has_kernels_and_rungs_across_and_cases_down() {
+        let reports = [
+            report(
+                "5.10",
+                &[
+                    "CASE fentry ipv4 PASS",
+                    "CASE kprobe ipv4 BLIND no local port",
+                    "CASE fentry ipv6 FAIL pid 1, expected 2",
+                    "INSNS on_connect 321",
+                    "DONE 2 1",
+                ],
+            ),
+            report("7.2", &["CASE fentry rung SKIP no trampolines", "DONE 0 0"]),
+        ];
+        assert_eq!(
+            render(&reports).unwrap(),
+            "      5.10            7.2\n\
+             case  fentry  kprobe  fentry\n\
+             ipv4  pass    blind\n\
+             ipv6  FAIL\n\
+             rung                  skip\n\
+             skipped: 7.2 fentry rung: no trampolines\n\
+             failed: 5.10 fentry ipv6: pid 1, expected 2\n\
+             failed: 7.2: no case ran\n\
+             \n\
+             verified instructions  5.10  7.2\n\
+             on_connect             321\n"
+        );
+    }
+
+    #[test]
+    fn blind_spots_count_as_passed_and_skips_not_at_all() {
+        let report = report(
+            "6.1",
+            &[
+                "INFO hello",
+                "CASE fentry a PASS",
+                "CASE kprobe a BLIND x",
+                "CASE tracepoint rung SKIP y",
+                "DONE 2 0",
+            ],
+        );
+        assert_eq!(report.tally(), tally(2, 0));
+    }
+
+    #[test]
+    fn a_run_without_an_end_fails() {
+        let report = report("6.1", &["CASE fentry a PASS"]);
+        assert_eq!(report.tally(), tally(1, 1));
+    }
+
+    #[test]
+    fn a_run_without_cases_fails() {
+        assert_eq!(report("6.1", &["DONE 0 0"]).tally(), tally(0, 1));
+    }
+
+    #[test]
+    fn a_count_that_the_cases_do_not_bear_out_fails() {
+        let report = report("6.1", &["CASE fentry a PASS", "DONE 2 0"]);
+        assert_eq!(report.tally(), tally(1, 1));
+    }
+
+    #[test]
+    fn a_case_line_that_cannot_be_read_fails() {
+        let report = report("6.1", &["CASE fentry a PASS", "CASE fentry b", "DONE 1 0"]);
+        assert_eq!(report.tally(), tally(1, 1));
+    }
+}

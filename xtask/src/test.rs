@@ -1,0 +1,242 @@
+//! `cargo xtask test`: everything that has to hold, step by step.
+
+use std::{
+    env,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    artifacts::{self, Artifacts},
+    kernels::Series,
+    process,
+    report::{self, KernelReport, Tally},
+    test_vm, tidy, tools,
+};
+
+/// Whether the steps after a failed one still tell something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OnFailure {
+    Stop,
+    Continue,
+}
+
+/// One thing to check.
+struct Step {
+    name: &'static str,
+    on_failure: OnFailure,
+    run: fn(&mut Session) -> Result<Tally>,
+}
+
+use OnFailure::{Continue, Stop};
+
+/// What is static and cheap comes first.
+const STEPS: &[Step] = &[
+    step("system packages", Stop, |_| install_packages()),
+    step("format", Stop, |_| cargo(&["fmt", "--all", "--check"])),
+    step("tidy", Stop, |_| tidy::run()),
+    step("services table", Stop, |_| xtask(&["services", "--check"])),
+    step("eBPF object", Stop, |_| xtask(&["build-ebpf", "--check"])),
+    step("clippy", Stop, |_| clippy()),
+    step("documentation", Stop, |_| documentation()),
+    step("cargo test", Continue, |_| cargo_test()),
+    step("release build", Stop, Session::build),
+    step("native kernel", Continue, Session::test_natively),
+    step("guest kernels", Continue, Session::test_in_guests),
+];
+
+const fn step(
+    name: &'static str,
+    on_failure: OnFailure,
+    run: fn(&mut Session) -> Result<Tally>,
+) -> Step {
+    Step {
+        name,
+        on_failure,
+        run,
+    }
+}
+
+/// What later steps need of earlier ones.
+#[derive(Debug, Default)]
+struct Session {
+    artifacts: Option<Artifacts>,
+    reports: Vec<KernelReport>,
+}
+
+/// Runs the steps; prints the matrix, a summary and the closing line.
+pub(crate) fn run() -> Result<Tally> {
+    let mut session = Session::default();
+    let mut rows = vec![row("step", "passed", "failed", "time")];
+    let mut total = Tally::default();
+    for step in STEPS {
+        println!("\n== {}", step.name);
+        let started = Instant::now();
+        let tally = (step.run)(&mut session).unwrap_or_else(|error| {
+            println!("{}: {error:#}", step.name);
+            Tally::one(false)
+        });
+        rows.push(summary_row(step.name, tally, started.elapsed()));
+        total += tally;
+        if tally.failed > 0 && step.on_failure == Stop {
+            break;
+        }
+    }
+
+    let mut text = String::from("\n");
+    if !session.reports.is_empty() {
+        text += &report::render(&session.reports)?;
+        text.push('\n');
+    }
+    report::write_table(&rows, &mut text)?;
+    println!("{text}\n{total}");
+    Ok(total)
+}
+
+fn summary_row(name: &str, tally: Tally, time: Duration) -> Vec<String> {
+    row(
+        name,
+        &tally.passed.to_string(),
+        &tally.failed.to_string(),
+        &format!("{:.1} s", time.as_secs_f32()),
+    )
+}
+
+fn row(name: &str, passed: &str, failed: &str, time: &str) -> Vec<String> {
+    [name, passed, failed, time].map(str::to_owned).to_vec()
+}
+
+impl Session {
+    fn build(&mut self) -> Result<Tally> {
+        self.artifacts = Some(artifacts::build_all()?);
+        Ok(Tally::one(true))
+    }
+
+    fn artifacts(&self) -> Result<&Artifacts> {
+        self.artifacts.as_ref().context("use the release build")
+    }
+
+    fn test_natively(&mut self) -> Result<Tally> {
+        let artifacts = self.artifacts()?;
+        let mut command = process::elevated(&artifacts.kernel_tests)?;
+        command
+            .args(["--native", "--program"])
+            .arg(&artifacts.program);
+        let mut report = KernelReport::new("native");
+        let status = process::stream(&mut command, |line| {
+            println!("[native] {line}");
+            report.take_line(line);
+        })?;
+        report.finish();
+        if !status.success() && report.tally().failed == 0 {
+            report.problem(format!("the runner ended with {status}"));
+        }
+        let tally = report.tally();
+        self.reports.push(report);
+        Ok(tally)
+    }
+
+    fn test_in_guests(&mut self) -> Result<Tally> {
+        let reports = test_vm::test_in_guests(&Series::ALL, self.artifacts()?, &[])?;
+        let mut total = Tally::default();
+        for report in &reports {
+            total += report.tally();
+        }
+        self.reports.extend(reports);
+        Ok(total)
+    }
+}
+
+fn install_packages() -> Result<Tally> {
+    tools::ensure(&tools::GUEST_PACKAGES)?;
+    Ok(Tally::one(true))
+}
+
+fn clippy() -> Result<Tally> {
+    cargo(&[
+        "clippy",
+        "--workspace",
+        "--exclude=port-monitor-ebpf",
+        "--all-targets",
+        "--locked",
+        "--",
+        "--deny=warnings",
+    ])
+}
+
+fn documentation() -> Result<Tally> {
+    let mut doc = process::cargo();
+    doc.env("RUSTDOCFLAGS", "--deny=warnings").args([
+        "doc",
+        "--workspace",
+        "--exclude=port-monitor-ebpf",
+        "--no-deps",
+        "--locked",
+    ]);
+    pass_or_fail(&mut doc)
+}
+
+/// Runs the tests of all crates and adds up what each test program reports.
+fn cargo_test() -> Result<Tally> {
+    let mut test = process::cargo();
+    test.args(["test", "--workspace", "--exclude=port-monitor-ebpf"])
+        .args(["--locked", "--no-fail-fast"]);
+    let mut total = Tally::default();
+    let status = process::stream(&mut test, |line| {
+        println!("{line}");
+        if let Some(tally) = test_result(line) {
+            total += tally;
+        }
+    })?;
+    if !status.success() && total.failed == 0 {
+        bail!("cargo test: {status}");
+    }
+    Ok(total)
+}
+
+/// Reads `test result: ok. 12 passed; 0 failed; …`.
+fn test_result(line: &str) -> Option<Tally> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let count = |what: &str| {
+        let part = counts.split("; ").find(|part| part.ends_with(what))?;
+        part.split(' ').next()?.parse().ok()
+    };
+    Some(Tally {
+        passed: count(" passed")?,
+        failed: count(" failed")?,
+    })
+}
+
+fn cargo(arguments: &[&str]) -> Result<Tally> {
+    pass_or_fail(process::cargo().args(arguments))
+}
+
+/// Another command of this xtask, in a process of its own.
+fn xtask(arguments: &[&str]) -> Result<Tally> {
+    let this = env::current_exe().context("find the xtask program")?;
+    pass_or_fail(Command::new(this).args(arguments))
+}
+
+fn pass_or_fail(command: &mut Command) -> Result<Tally> {
+    process::run(command)?;
+    Ok(Tally::one(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_read_from_what_a_test_program_prints() {
+        let line =
+            "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out";
+        let expected = Tally {
+            passed: 12,
+            failed: 3,
+        };
+        assert_eq!(test_result(line), Some(expected));
+        assert_eq!(test_result("running 15 tests"), None);
+    }
+}

@@ -1,0 +1,80 @@
+//! `cargo xtask tidy`: the rules of this code base that no lint knows.
+
+mod form;
+mod layers;
+mod places;
+mod source;
+
+use std::{fs, process::Command};
+
+use anyhow::{Context as _, Result};
+
+use self::source::{Finding, SourceFile};
+use crate::{paths, process, report::Tally};
+
+/// Looks at all files and returns where it is broken.
+type Rule = fn(&[SourceFile]) -> Vec<Finding>;
+
+const RULES: &[Rule] = &[
+    layers::only_the_kernel_module_uses_aya,
+    layers::only_the_outer_layers_print,
+    layers::pure_layers_import_no_others,
+    form::modules_open_with_documentation,
+    form::files_are_short,
+    form::file_names_say_what_is_inside,
+    form::no_mutable_globals,
+    form::crates_use_the_workspace_lints,
+    form::changelog_has_an_unreleased_section,
+    places::no_machine_paths,
+    places::only_known_hosts,
+];
+
+/// Applies every rule to every text file of the work tree.
+pub(crate) fn run() -> Result<Tally> {
+    let files = work_tree()?;
+    let mut tally = Tally::default();
+    for rule in RULES {
+        let findings = rule(&files);
+        for finding in &findings {
+            println!("{}:{}: {}", finding.path, finding.line, finding.text);
+        }
+        tally += Tally::one(findings.is_empty());
+    }
+    Ok(tally)
+}
+
+/// The files git knows or would take in; binary and deleted ones are left out.
+fn work_tree() -> Result<Vec<SourceFile>> {
+    let mut git = Command::new("git");
+    git.current_dir(paths::workspace()).args([
+        "ls-files",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]);
+    let mut files = Vec::new();
+    for path in process::output(&mut git)?.lines() {
+        let full_path = paths::workspace().join(path);
+        if !full_path.exists() {
+            continue;
+        }
+        let bytes = fs::read(&full_path).with_context(|| format!("read {path}"))?;
+        if let Ok(text) = String::from_utf8(bytes) {
+            files.push(SourceFile::new(path, text));
+        }
+    }
+    Ok(files)
+}
+
+/// Asserts that `rule` finds something in a file of this path and content.
+#[cfg(test)]
+fn breaks(rule: Rule, path: &str, text: &str) {
+    let findings = rule(&[SourceFile::new(path, text)]);
+    assert!(!findings.is_empty(), "nothing found in {path}: {text}");
+}
+
+/// Asserts that `rule` finds nothing in a file of this path and content.
+#[cfg(test)]
+fn keeps(rule: Rule, path: &str, text: &str) {
+    assert_eq!(rule(&[SourceFile::new(path, text)]), []);
+}

@@ -1,0 +1,121 @@
+//! The system packages the tests need; installs those that are missing.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::{apt, apt::Apt, process};
+
+/// QEMU before this one stops some of the guest kernels at random.
+const QEMU_MAJOR_MIN: u32 = 8;
+
+/// A Debian package and how to tell that this machine has it.
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// Whether what is installed will do.
+    pub(crate) is_present: fn(&str) -> bool,
+    /// Whether it comes from the release's backports.
+    pub(crate) from_backports: bool,
+}
+
+/// What the guests need on the host.
+pub(crate) const GUEST_PACKAGES: [Package; 3] = [
+    Package {
+        name: "qemu-system-x86",
+        is_present: |_| qemu_major().is_some_and(|major| major >= QEMU_MAJOR_MIN),
+        from_backports: true,
+    },
+    Package {
+        name: "busybox-static",
+        is_present: is_installed,
+        from_backports: false,
+    },
+    Package {
+        name: "xz-utils",
+        is_present: is_installed,
+        from_backports: false,
+    },
+];
+
+/// Installs those of `packages` that are missing, which needs root.
+pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&Package> = packages
+        .iter()
+        .filter(|package| !(package.is_present)(package.name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let release = apt::host_release()?;
+    let backports = format!("{release}-backports");
+    let names = |from_backports: bool| -> Vec<&str> {
+        missing
+            .iter()
+            .filter(|package| package.from_backports == from_backports)
+            .map(|package| package.name)
+            .collect()
+    };
+    if !process::is_root()? {
+        bail!(
+            "install the missing packages, as root or by running this as root: {} {}",
+            names(false).join(" "),
+            names(true)
+                .iter()
+                .map(|name| format!("{name}/{backports}"))
+                .collect::<Vec<_>>()
+                .join(" "),
+        );
+    }
+    let security = format!("{release}-security");
+    let apt = Apt::with_suites("host", &[&release, &security, &backports])?;
+    for (names, target) in [(names(false), None), (names(true), Some(&*backports))] {
+        if !names.is_empty() {
+            apt.install(&names, target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether dpkg lists `package` as installed.
+pub(crate) fn is_installed(package: &str) -> bool {
+    Command::new("dpkg-query")
+        .args(["--show", "--showformat=${db:Status-Status}", package])
+        .stderr(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.stdout == b"installed")
+}
+
+fn qemu_major() -> Option<u32> {
+    let output = Command::new("qemu-system-x86_64")
+        .arg("--version")
+        .output()
+        .ok()?;
+    major_version(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// The first number of the first word that starts with a digit.
+fn major_version(text: &str) -> Option<u32> {
+    let version = text
+        .split_whitespace()
+        .find(|word| word.starts_with(|first: char| first.is_ascii_digit()))?;
+    version.split('.').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_major_version_is_read_from_what_qemu_prints() {
+        let text = "QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)\nCopyright 2003-2025";
+        assert_eq!(major_version(text), Some(10));
+        assert_eq!(major_version("no version here"), None);
+    }
+
+    #[test]
+    fn an_unknown_package_is_not_installed() {
+        assert!(!is_installed("no-such-package-anywhere"));
+        assert!(is_installed("dpkg"));
+    }
+}
