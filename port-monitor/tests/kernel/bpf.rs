@@ -1,0 +1,186 @@
+//! The kernel's own list of BPF objects, to see what a monitor holds and what
+//! it leaves behind.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::poll_until;
+
+/// Kinds of objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Program,
+    Map,
+    Link,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Program, Self::Map, Self::Link];
+
+    /// `BPF_*_GET_NEXT_ID`.
+    const fn next_id_command(self) -> libc::c_int {
+        match self {
+            Self::Program => 11,
+            Self::Map => 12,
+            Self::Link => 31,
+        }
+    }
+
+    /// `BPF_*_GET_FD_BY_ID`.
+    const fn open_command(self) -> libc::c_int {
+        match self {
+            Self::Program => 13,
+            Self::Map => 14,
+            Self::Link => 30,
+        }
+    }
+
+    /// The word before the id in `/proc/PID/fdinfo`.
+    const fn fdinfo_word(self) -> &'static str {
+        match self {
+            Self::Program => "prog_id:",
+            Self::Map => "map_id:",
+            Self::Link => "link_id:",
+        }
+    }
+}
+
+/// `BPF_OBJ_GET_INFO_BY_FD`.
+const INFO_COMMAND: libc::c_int = 15;
+
+/// Objects by kind and id.
+pub(crate) type Objects = BTreeSet<(Kind, u32)>;
+
+/// Every object on this machine.
+pub(crate) fn all() -> Result<Objects> {
+    let mut objects = Objects::new();
+    for kind in Kind::ALL {
+        let mut id = 0;
+        while let Some(next) = next_id(kind, id)? {
+            objects.insert((kind, next));
+            id = next;
+        }
+    }
+    Ok(objects)
+}
+
+/// The objects a process holds descriptors of.
+pub(crate) fn held_by(pid: u32) -> Result<Objects> {
+    let dir = format!("/proc/{pid}/fdinfo");
+    let mut objects = Objects::new();
+    for entry in fs::read_dir(&dir).with_context(|| format!("read {dir}"))? {
+        // A descriptor may be closed between listing and reading.
+        let Ok(text) = fs::read_to_string(entry?.path()) else {
+            continue;
+        };
+        for line in text.lines() {
+            for kind in Kind::ALL {
+                if let Some(id) = line.strip_prefix(kind.fdinfo_word()) {
+                    objects.insert((kind, id.trim().parse()?));
+                }
+            }
+        }
+    }
+    Ok(objects)
+}
+
+/// Waits until none of the objects is there any more; the kernel frees them
+/// some time after the last descriptor is closed.
+pub(crate) fn await_gone(objects: &Objects) -> Result<()> {
+    poll_until(Duration::from_secs(10), || {
+        for &(kind, id) in objects {
+            if open(kind, id)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+    .with_context(|| format!("left behind: some of {objects:?}"))
+}
+
+/// A program's name and the instructions the verifier walked through, which
+/// kernels before 5.16 do not tell.
+pub(crate) fn verified_insns(id: u32) -> Result<Option<(String, u32)>> {
+    // `struct bpf_prog_info`: the name is at 64, `verified_insns` at 216.
+    const NAME: std::ops::Range<usize> = 64..80;
+    const VERIFIED: std::ops::Range<usize> = 216..220;
+    let Some(program) = open(Kind::Program, id)? else {
+        return Ok(None);
+    };
+    let mut info = [0_u8; 256];
+    let mut attr = InfoAttr {
+        fd: u32::try_from(program.as_raw_fd())?,
+        len: u32::try_from(info.len())?,
+        info: (&raw mut info).expose_provenance() as u64,
+    };
+    bpf(INFO_COMMAND, &mut attr).context("BPF_OBJ_GET_INFO_BY_FD")?;
+    if (attr.len as usize) < VERIFIED.end {
+        return Ok(None);
+    }
+    let name = info.get(NAME).context("no name")?;
+    let name = String::from_utf8_lossy(name.split(|&byte| byte == 0).next().unwrap_or_default());
+    let count = info.get(VERIFIED).context("no count")?;
+    Ok(Some((
+        name.into_owned(),
+        u32::from_ne_bytes(count.try_into()?),
+    )))
+}
+
+#[repr(C)]
+struct InfoAttr {
+    fd: u32,
+    len: u32,
+    info: u64,
+}
+
+#[repr(C)]
+struct IdAttr {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+fn next_id(kind: Kind, after: u32) -> Result<Option<u32>> {
+    let mut attr = IdAttr {
+        id: after,
+        next_id: 0,
+        open_flags: 0,
+    };
+    match bpf(kind.next_id_command(), &mut attr) {
+        Ok(_) => Ok(Some(attr.next_id)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("list {kind:?} ids")),
+    }
+}
+
+fn open(kind: Kind, id: u32) -> Result<Option<OwnedFd>> {
+    let mut attr = IdAttr {
+        id,
+        next_id: 0,
+        open_flags: 0,
+    };
+    match bpf(kind.open_command(), &mut attr) {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        // A link that is being torn down is as good as gone.
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(None),
+        Err(error) => bail!("open {kind:?} {id}: {error}"),
+    }
+}
+
+fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: `attr` is a prefix of `union bpf_attr` of exactly the size given,
+    // and the buffers it points to outlive the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, (&raw mut *attr), size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    libc::c_int::try_from(result).map_err(io::Error::other)
+}

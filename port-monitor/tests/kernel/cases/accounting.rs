@@ -1,0 +1,126 @@
+//! The accounting law against a generator's own count.
+
+use std::{
+    env,
+    fmt::Display,
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+
+use crate::{
+    json::{Line, Summary},
+    lab::Lab,
+    monitor::Watch,
+    report::Verdict,
+};
+
+/// Connections at full speed.
+const CONNECTIONS: u64 = 200_000;
+
+/// Exit status: events were lost, with `--fail-on-loss`.
+const EVENTS_LOST: i32 = 4;
+
+/// How long the reader is stopped.
+const STOPPED: Duration = Duration::from_secs(2);
+
+/// How soon after that the gap must be told.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// Runs the generator and returns its count.
+fn flood(limit: &str, value: impl Display) -> Result<u64> {
+    let output = Command::new(env::current_exe()?)
+        .args(["flood", limit, &value.to_string()])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("start the generator")?;
+    let count = String::from_utf8(output.stdout)?;
+    count
+        .trim()
+        .parse()
+        .with_context(|| format!("the generator said {count:?}"))
+}
+
+/// Nothing is lost at the default ring size, however fast connections come. The
+/// table is what a terminal gets, and quick to count line by line.
+pub(super) fn full_speed(lab: &Lab) -> Result<Verdict> {
+    let [connects, accepts] = [(); 2].map(|()| Arc::new(AtomicU64::new(0)));
+    let counters = [(" -> ", connects.clone()), (" <- ", accepts.clone())];
+    let mut monitor = Watch::new(lab, "auto", "table")
+        .args(["--events", "connect,accept", "--fail-on-loss"])
+        .start_keeping(move |line| {
+            let counter = counters.iter().find(|(arrow, _)| line.contains(arrow));
+            counter.is_none_or(|(_, counter)| {
+                counter.fetch_add(1, Ordering::Relaxed);
+                false
+            })
+        })?;
+    let begin = Instant::now();
+    let made = flood("--connections", CONNECTIONS)?;
+    let took = begin.elapsed();
+    ensure!(made == CONNECTIONS, "{made} connections made");
+    let run = monitor.stop()?;
+    let shown = [connects, accepts].map(|counter| counter.load(Ordering::Relaxed));
+    ensure!(
+        shown == [CONNECTIONS; 2],
+        "connects and accepts shown: {shown:?}; {:?}",
+        run.lines
+    );
+    run.expect_code(0)?;
+    let both = 2 * CONNECTIONS;
+    let account = format!("# seen {both} = shown {both} + filtered 0 + lost 0");
+    ensure!(
+        run.lines.iter().any(|line| line.starts_with(&account)),
+        "no line `{account}` in {:?}",
+        run.lines
+    );
+    Ok(Verdict::Pass(format!(
+        "{CONNECTIONS} connections in {took:.1?}"
+    )))
+}
+
+/// With a small ring and a reader that is stopped events are lost, but not one
+/// goes uncounted, and the gap shows within a second.
+pub(super) fn overload(lab: &Lab) -> Result<Verdict> {
+    let mut monitor = Watch::new(lab, "auto", "json")
+        .args(["--events", "connect,accept"])
+        .args(["--ring-size", "65536", "--fail-on-loss"])
+        .start()?;
+    monitor.signal(Signal::STOP)?;
+    let made = flood("--millis", STOPPED.as_millis())?;
+    monitor.signal(Signal::CONT)?;
+    let resumed = Instant::now();
+    let mut early = Vec::new();
+    loop {
+        let (when, text) = monitor
+            .next_line(Duration::from_secs(30))?
+            .context("the stream ended")?;
+        let is_loss = Line::parse(&text)?.action() == "loss";
+        early.push(text);
+        if is_loss {
+            let after = when.saturating_duration_since(resumed);
+            ensure!(after <= NOTICE, "the gap was told after {after:?}");
+            break;
+        }
+    }
+    let mut run = monitor.stop()?;
+    run.lines.splice(..0, early);
+    run.expect_code(EVENTS_LOST)?;
+    let (lines, summary) = run.read()?;
+    let shown = lines.iter().filter(|line| line.action() != "loss").count() as u64;
+    let Summary { seen, lost, .. } = summary;
+    ensure!(
+        seen == 2 * made && shown + lost == seen && summary.shown == shown && lost > 0,
+        "{made} connections, {shown} events in the stream, {summary:?}"
+    );
+    ensure!(summary.adds_up && summary.filtered == 0, "{summary:?}");
+    Ok(Verdict::Pass(format!(
+        "{made} connections: {shown} shown + {lost} lost"
+    )))
+}

@@ -1,0 +1,31 @@
+//! `-- CMD`: the command, its descendants, and nobody else.
+
+use anyhow::{Result, ensure};
+
+use crate::{check::Stream, lab::Lab, monitor::Watch, report::Verdict, rung::Rung};
+
+pub(super) fn tree(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    // The first workload of the tree waits until the stranger is done.
+    let names = ["parent-and-child", "descendants"];
+    let observed = lab.observe_tree(Watch::json(lab, rung), &names, |monitor| {
+        let mut stranger = lab.workload("connect-ipv4")?;
+        stranger.hear("done")?;
+        monitor.tell_command("go\n")
+    })?;
+    let mut stream = Stream::of(&observed.run)?;
+    for name in names {
+        stream.check(&observed.facts(name)?, rung)?;
+    }
+    stream.expect_nothing_else()?;
+    let summary = stream.summary();
+    ensure!(
+        summary.command_status == Some(0),
+        "the command ended well, yet {summary:?}"
+    );
+    // The stranger's attempt and accept, and on a shared machine other people's.
+    ensure!(
+        summary.filtered == 2 || lab.native && summary.filtered > 2,
+        "two records were not for us, yet {summary:?}"
+    );
+    Ok(Verdict::pass())
+}

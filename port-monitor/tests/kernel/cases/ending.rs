@@ -1,0 +1,106 @@
+//! How a monitor ends, and that it leaves nothing in the kernel.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use rustix::process::Signal;
+
+use crate::{
+    bpf::{self, Kind},
+    check::Stream,
+    lab::Lab,
+    monitor::{Run, Watch},
+    report::{self, Verdict},
+    rung::Rung,
+};
+
+pub(super) fn sigterm(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    ends_well(lab, rung, Signal::TERM)
+}
+
+pub(super) fn sigint(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    ends_well(lab, rung, Signal::INT)
+}
+
+pub(super) fn sigkill(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let run = end(lab, rung, Signal::KILL)?;
+    run.expect_signal(Signal::KILL)?;
+    Ok(Verdict::pass())
+}
+
+/// What a panic that aborts does.
+pub(super) fn sigabrt(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let run = end(lab, rung, Signal::ABORT)?;
+    run.expect_signal(Signal::ABORT)?;
+    Ok(Verdict::pass())
+}
+
+fn ends_well(lab: &Lab, rung: Rung, signal: Signal) -> Result<Verdict> {
+    let run = end(lab, rung, signal)?;
+    // Exit status 0, a summary, and an account that adds up.
+    Stream::of(&run)?;
+    Ok(Verdict::pass())
+}
+
+/// Ends an attached monitor by `signal` and waits until the kernel has freed
+/// everything it held.
+fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
+    let before = bpf::all()?;
+    let mut monitor = lab
+        .only(Watch::json(lab, rung), std::process::id())
+        .start()?;
+    let held = bpf::held_by(monitor.pid())?;
+    let programs = || held.iter().filter(|(kind, _)| *kind == Kind::Program);
+    ensure!(
+        programs().count() > 0,
+        "an attached monitor holds no program"
+    );
+    if signal == Signal::TERM {
+        for &(_, id) in programs() {
+            if let Some((name, count)) = bpf::verified_insns(id)? {
+                report::verified_insns(&name, count)?;
+            }
+        }
+    }
+    monitor.signal(signal)?;
+    let run = monitor.finish()?;
+    bpf::await_gone(&held)?;
+    if !lab.native {
+        let left: bpf::Objects = bpf::all()?.difference(&before).copied().collect();
+        bpf::await_gone(&left)?;
+    }
+    Ok(run)
+}
+
+/// The third record is not shown, and the monitor ends by itself.
+pub(super) fn count(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let mut workload = lab.workload("already-listening")?;
+    workload.hear("ready")?;
+    let mut monitor = lab
+        .only(Watch::json(lab, rung), workload.pid())
+        .args(["--count", "2"])
+        .start()?;
+    workload.go()?;
+    workload.hear("done")?;
+    let run = monitor.finish()?;
+    let stream = Stream::of(&run)?;
+    ensure!(
+        stream.events().len() == 2,
+        "{} records, not 2",
+        stream.events().len()
+    );
+    Ok(Verdict::pass())
+}
+
+pub(super) fn duration(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let begin = Instant::now();
+    let mut monitor = lab
+        .only(Watch::json(lab, rung), std::process::id())
+        .args(["--duration", "1s"])
+        .start()?;
+    let run = monitor.finish()?;
+    Stream::of(&run)?;
+    let took = begin.elapsed();
+    ensure!(took >= Duration::from_secs(1), "ended after {took:?}");
+    Ok(Verdict::pass())
+}

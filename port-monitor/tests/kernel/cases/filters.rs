@@ -1,0 +1,184 @@
+//! Filters, one at a time: what matches is shown, the rest is counted.
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    cgroup::UNIT,
+    check::Stream,
+    expect::{Action, Expected, ends},
+    fact::{Fact, Owner},
+    lab::Lab,
+    monitor::Watch,
+    report::Verdict,
+    rung::Rung,
+    scenarios::{
+        identity::OTHER_USER,
+        mixture::{CLIENT_PORT, FINGER, HIGH, HIGH_V6, REFUSING, ROOT_CLIENT, SERVER, USER_COMM},
+    },
+};
+
+/// Watches the connections of the mixture through one filter.
+fn filter(
+    lab: &Lab,
+    rung: Rung,
+    args: &[&str],
+    keeps: impl Fn(&Expected) -> bool,
+) -> Result<Verdict> {
+    let watch = Watch::json(lab, rung).args(args.iter().copied());
+    let observed = lab.observe(watch, &["filters"])?;
+    check(lab, rung, &observed.run, &observed.facts("filters")?, keeps)
+}
+
+/// The kept records are in the stream, nothing else is, and the others are
+/// counted as filtered.
+fn check(
+    lab: &Lab,
+    rung: Rung,
+    run: &crate::monitor::Run,
+    facts: &[Fact],
+    keeps: impl Fn(&Expected) -> bool,
+) -> Result<Verdict> {
+    let all = ends(facts, rung);
+    let (kept, dropped): (Vec<_>, Vec<_>) = all.iter().flatten().partition(|record| keeps(record));
+    ensure!(
+        !kept.is_empty() && !dropped.is_empty(),
+        "the filter of this case chooses nothing"
+    );
+    let mut stream = Stream::of(run)?;
+    stream.check_kept(facts, rung, keeps)?;
+    stream.expect_nothing_else()?;
+    let filtered = stream.summary().filtered;
+    // A filtered attempt has no outcome to count.
+    let counted = |record: &&&Expected| matches!(record.action, Action::Connect | Action::Accept);
+    let others = dropped.iter().filter(counted).count() as u64;
+    ensure!(
+        filtered == others || lab.native && filtered > others,
+        "{others} records do not match, but {filtered} are counted as filtered"
+    );
+    Ok(Verdict::Pass(format!(
+        "{} shown, {others} filtered",
+        kept.len()
+    )))
+}
+
+fn owned(record: &Expected, is: impl Fn(&Owner) -> bool) -> bool {
+    record.owner.as_ref().is_some_and(is)
+}
+
+pub(super) fn pid(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let mut workload = lab.workload("parent-and-child")?;
+    let pid = workload.pid();
+    let mut monitor = Watch::json(lab, rung)
+        .arg("--pid")
+        .arg(pid.to_string())
+        .start()?;
+    workload.go()?;
+    workload.hear("done")?;
+    let run = monitor.stop()?;
+    check(lab, rung, &run, &workload.facts()?, |record| {
+        owned(record, |owner| owner.pid == pid)
+    })
+}
+
+pub(super) fn user(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let user = OTHER_USER.to_string();
+    filter(lab, rung, &["--user", &user], |record| {
+        owned(record, |owner| owner.uid == OTHER_USER)
+    })
+}
+
+pub(super) fn comm(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    filter(lab, rung, &["--comm", USER_COMM], |record| {
+        owned(record, |owner| owner.comm == USER_COMM.as_bytes())
+    })
+}
+
+pub(super) fn port(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    // An inbound record has it as the remote port, an outbound one as the local.
+    let ports = format!("{CLIENT_PORT},{HIGH_V6}");
+    filter(lab, rung, &["--port", &ports], |record| {
+        [CLIENT_PORT, HIGH_V6]
+            .iter()
+            .any(|&port| record.known_local_port() == Some(port) || record.remote.port() == port)
+    })
+}
+
+pub(super) fn port_name(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    filter(lab, rung, &["--port", "finger"], |record| {
+        record.service_port() == FINGER
+    })
+}
+
+pub(super) fn local_port(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let ports = format!("{CLIENT_PORT},{HIGH}");
+    filter(lab, rung, &["--local-port", &ports], |record| {
+        matches!(record.known_local_port(), Some(CLIENT_PORT | HIGH))
+    })
+}
+
+pub(super) fn remote_port_range(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let range = format!("{HIGH_V6}-{REFUSING}");
+    filter(lab, rung, &["--remote-port", &range], |record| {
+        (HIGH_V6..=REFUSING).contains(&record.remote.port())
+    })
+}
+
+pub(super) fn remote_net(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    // The server, seen from its clients, and root's client, seen from it.
+    filter(lab, rung, &["--remote", "127.77.0.0/16"], |record| {
+        [SERVER, ROOT_CLIENT].contains(&record.remote.ip())
+    })
+}
+
+pub(super) fn inbound(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    filter(lab, rung, &["--direction", "in"], |record| {
+        record.action.is_inbound()
+    })
+}
+
+pub(super) fn outbound(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    filter(lab, rung, &["--direction", "out"], |record| {
+        !record.action.is_inbound()
+    })
+}
+
+pub(super) fn ipv4(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    filter(lab, rung, &["-4"], |record| record.remote.is_ipv4())
+}
+
+pub(super) fn ipv6(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    filter(lab, rung, &["-6"], |record| record.remote.is_ipv6())
+}
+
+pub(super) fn cgroup(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    // The parent stands for all below it.
+    let unit = lab.cgroups.unit();
+    let slice = unit.trim_end_matches(UNIT).trim_end_matches('/');
+    filter(lab, rung, &["--cgroup", slice], |record| {
+        owned(record, |owner| owner.cgroup == unit)
+    })
+}
+
+pub(super) fn unit(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let unit = lab.cgroups.unit();
+    filter(lab, rung, &["--unit", UNIT], |record| {
+        owned(record, |owner| owner.cgroup == unit)
+    })
+}
+
+/// Kinds that were not asked for are not counted at all.
+pub(super) fn events(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let watch = Watch::json(lab, rung).args(["--events", "connected,failed"]);
+    let observed = lab.observe(watch, &["filters"])?;
+    let mut stream = Stream::of(&observed.run)?;
+    stream.check_kept(&observed.facts("filters")?, rung, |record| {
+        matches!(record.action, Action::Connected | Action::Failed(_))
+    })?;
+    stream.expect_nothing_else()?;
+    let summary = stream.summary();
+    ensure!(
+        lab.native || summary.filtered == 0,
+        "nothing was filtered, yet {summary:?}"
+    );
+    Ok(Verdict::pass())
+}

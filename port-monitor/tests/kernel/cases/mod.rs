@@ -1,0 +1,94 @@
+//! The cases that need a monitor of their own.
+
+use anyhow::Result;
+
+use crate::{lab::Lab, report::Verdict, rung::Rung, scenarios::Place};
+
+mod accounting;
+mod command;
+mod early;
+mod ending;
+mod filters;
+mod policy;
+mod refusals;
+pub(crate) mod together;
+
+/// How a case is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Run {
+    /// On every rung.
+    EachRung(fn(&Lab, Rung) -> Result<Verdict>),
+    /// Once per kernel.
+    Once(fn(&Lab) -> Result<Verdict>),
+}
+
+/// A case of the matrix.
+#[derive(Debug)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) place: Place,
+    pub(crate) run: Run,
+}
+
+const fn each_rung(name: &'static str, run: fn(&Lab, Rung) -> Result<Verdict>) -> Case {
+    Case {
+        name,
+        place: Place::Anywhere,
+        run: Run::EachRung(run),
+    }
+}
+
+const fn once(name: &'static str, run: fn(&Lab) -> Result<Verdict>) -> Case {
+    Case {
+        name,
+        place: Place::Anywhere,
+        run: Run::Once(run),
+    }
+}
+
+impl Case {
+    const fn guest_only(self) -> Self {
+        Self {
+            place: Place::GuestOnly,
+            ..self
+        }
+    }
+}
+
+/// Every case, in the order of the matrix.
+pub(crate) const ALL: &[Case] = &[
+    each_rung("asleep-in-accept", early::asleep_in_accept),
+    each_rung("already-listening", early::already_listening),
+    each_rung("command-tree", command::tree),
+    each_rung("filter-pid", filters::pid),
+    each_rung("filter-user", filters::user),
+    each_rung("filter-comm", filters::comm),
+    each_rung("filter-port", filters::port),
+    each_rung("filter-port-name", filters::port_name),
+    each_rung("filter-local-port", filters::local_port),
+    each_rung("filter-remote-port-range", filters::remote_port_range),
+    each_rung("filter-remote-net", filters::remote_net),
+    each_rung("filter-direction-in", filters::inbound),
+    each_rung("filter-direction-out", filters::outbound),
+    each_rung("filter-ipv4", filters::ipv4),
+    each_rung("filter-ipv6", filters::ipv6),
+    each_rung("filter-cgroup", filters::cgroup),
+    each_rung("filter-unit", filters::unit),
+    each_rung("filter-events", filters::events),
+    each_rung("end-sigterm", ending::sigterm),
+    each_rung("end-sigint", ending::sigint),
+    each_rung("end-sigkill", ending::sigkill),
+    each_rung("end-sigabrt", ending::sigabrt),
+    each_rung("end-count", ending::count),
+    each_rung("end-duration", ending::duration),
+    each_rung("policy-stream", policy::stream).guest_only(),
+    once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),
+    once("policy-violations-only", policy::violations_only).guest_only(),
+    once("not-root", refusals::not_root),
+    once("btf-missing", refusals::btf_missing),
+    once("btf-damaged", refusals::btf_damaged),
+    once("btf-of-another-kernel", refusals::btf_foreign),
+    once("kprobe-without-kprobes", refusals::kprobe_missing),
+    once("account-full-speed", accounting::full_speed).guest_only(),
+    once("account-overload", accounting::overload).guest_only(),
+];

@@ -1,0 +1,238 @@
+//! A policy's word on a stream of connections, and `policy explain` agreeing
+//! with it.
+
+use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    check::Stream,
+    expect::{Expected, ends},
+    json::Line,
+    lab::Lab,
+    monitor::Watch,
+    report::Verdict,
+    rung::Rung,
+    scenarios::{
+        identity::OTHER_USER,
+        mixture::{HIGH, ROOT_CLIENT, SERVER},
+    },
+};
+
+/// ssh in only from an internal network, web out, telnet nowhere, postgresql
+/// out only by one user.
+const POLICY: &str = r#"
+version = 1
+mode = "observe"
+
+[default]
+inbound = { action = "allow" }
+outbound = { action = "deny", loopback = "filter" }
+
+[networks]
+internal = ["127.77.0.0/16"]
+
+[[rule]]
+name = "no-telnet-out"
+direction = "out"
+service = "telnet"
+action = "deny"
+
+[[rule]]
+name = "no-telnet-in"
+direction = "in"
+service = "telnet"
+action = "deny"
+
+[[rule]]
+name = "ssh-internal"
+direction = "in"
+service = "ssh"
+from = "internal"
+action = "allow"
+
+[[rule]]
+name = "ssh-elsewhere"
+direction = "in"
+service = "ssh"
+action = "deny"
+
+[[rule]]
+name = "ssh-out"
+direction = "out"
+service = "ssh"
+action = "allow"
+
+[[rule]]
+name = "web-out"
+direction = "out"
+service = ["http", "https"]
+action = "allow"
+
+[[rule]]
+name = "postgresql-user"
+direction = "out"
+service = "postgresql"
+user = 1234
+action = "allow"
+"#;
+
+/// What [`POLICY`] says: whether the connection breaks it, and the rule that
+/// decides, empty for the default.
+fn truth(record: &Expected) -> (bool, &'static str) {
+    let uid = record.owner.as_ref().map(|owner| owner.uid);
+    match (record.action.is_inbound(), record.service_port()) {
+        (false, 23) => (true, "no-telnet-out"),
+        (true, 23) => (true, "no-telnet-in"),
+        (true, 22) if record.remote.ip() == ROOT_CLIENT => (false, "ssh-internal"),
+        (true, 22) => (true, "ssh-elsewhere"),
+        (false, 22) => (false, "ssh-out"),
+        (false, 80 | 443) => (false, "web-out"),
+        (false, 5432) if uid == Some(OTHER_USER) => (false, "postgresql-user"),
+        (inbound, _) => (!inbound, ""),
+    }
+}
+
+fn write_policy(lab: &Lab) -> Result<PathBuf> {
+    let path = lab.new_path("toml");
+    fs::write(&path, POLICY)?;
+    Ok(path)
+}
+
+/// Every event carries the right verdict and rule, and `policy explain` says
+/// the same of it.
+pub(super) fn stream(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let policy = write_policy(lab)?;
+    let watch = Watch::json(lab, rung).arg("--policy").arg(&policy);
+    let observed = lab.observe(watch, &["services"])?;
+    let stream = Stream::of(&observed.run)?;
+    let facts = observed.facts("services")?;
+    let expected: Vec<Expected> = ends(&facts, rung).into_iter().flatten().collect();
+    ensure!(
+        stream.events().len() == expected.len(),
+        "{} events, not {}",
+        stream.events().len(),
+        expected.len()
+    );
+    let mut asked = BTreeSet::new();
+    for record in &expected {
+        let (is_violation, rule) = truth(record);
+        let line =
+            find(stream.events(), record).with_context(|| format!("no record of {record:?}"))?;
+        let verdict = if is_violation { "violation" } else { "allow" };
+        let kind = if is_violation { "alert" } else { "event" };
+        ensure!(
+            line.verdict() == (verdict, rule) && line.text("event.kind") == kind,
+            "not {kind} {verdict} by {rule:?}: {}",
+            line.text
+        );
+        let question = question(record)?;
+        if asked.insert(question.clone()) {
+            explain(lab, &policy, &question, is_violation, rule)?;
+        }
+    }
+    Ok(Verdict::Pass(format!(
+        "{} events, {} explained",
+        expected.len(),
+        asked.len()
+    )))
+}
+
+fn find<'a>(events: &'a [Line], record: &Expected) -> Option<&'a Line> {
+    let local_port = record.known_local_port();
+    events.iter().find(|line| {
+        let (local, remote) = (line.source_port(), line.destination().map(|at| at.port()));
+        let (local, remote) = if record.action.is_inbound() {
+            (remote, local)
+        } else {
+            (local, remote)
+        };
+        line.action() == record.action.name()
+            && local == local_port
+            && remote == Some(record.remote.port())
+    })
+}
+
+/// The arguments of `policy explain` that ask for a record.
+fn question(record: &Expected) -> Result<Vec<String>> {
+    let owner = record.owner.as_ref().context("nobody owns this")?;
+    let direction = if record.action.is_inbound() {
+        "in"
+    } else {
+        "out"
+    };
+    let peer = std::net::SocketAddr::new(record.remote.ip(), record.service_port());
+    Ok([
+        direction,
+        "tcp",
+        &peer.to_string(),
+        "--user",
+        &owner.uid.to_string(),
+    ]
+    .map(str::to_owned)
+    .to_vec())
+}
+
+fn explain(
+    lab: &Lab,
+    policy: &PathBuf,
+    question: &[String],
+    is_violation: bool,
+    rule: &str,
+) -> Result<()> {
+    let output = Command::new(&lab.program)
+        .args(["policy", "explain"])
+        .args(question)
+        .arg("--policy")
+        .arg(policy)
+        .output()?;
+    let text = String::from_utf8(output.stdout)?;
+    let verdict = if is_violation { "deny" } else { "allow" };
+    let by = if rule.is_empty() { "default" } else { rule };
+    let first = text.lines().next().unwrap_or_default();
+    ensure!(
+        output.status.success() && first.contains(verdict) && first.contains(by),
+        "explain {question:?}: {verdict} by {by} expected: {text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+/// The run ends with exit status 1 because something broke the policy.
+pub(super) fn fail_on_violation(lab: &Lab) -> Result<Verdict> {
+    let watch = Watch::new(lab, "auto", "json")
+        .arg("--policy")
+        .arg(write_policy(lab)?)
+        .arg("--fail-on-violation");
+    let observed = lab.observe(watch, &["services"])?;
+    observed.run.expect_code(1)?;
+    Ok(Verdict::pass())
+}
+
+/// Only violations are shown; the rest counts as filtered.
+pub(super) fn violations_only(lab: &Lab) -> Result<Verdict> {
+    let watch = Watch::new(lab, "auto", "json")
+        .arg("--policy")
+        .arg(write_policy(lab)?)
+        .arg("--violations");
+    let observed = lab.observe(watch, &["services"])?;
+    let stream = Stream::of(&observed.run)?;
+    ensure!(!stream.events().is_empty(), "no violation shown");
+    for line in stream.events() {
+        let (verdict, _) = line.verdict();
+        ensure!(verdict == "violation", "not a violation: {}", line.text);
+    }
+    ensure!(
+        stream.summary().filtered > 0,
+        "the allowed ones are not counted: {:?}",
+        stream.summary()
+    );
+    let ports = stream.events().iter().filter_map(Line::destination);
+    ensure!(
+        ports
+            .clone()
+            .any(|at| at.ip() == SERVER && at.port() == HIGH),
+        "the default's denial is not shown"
+    );
+    Ok(Verdict::pass())
+}

@@ -1,0 +1,79 @@
+//! All scenarios under one monitor: each is judged by its own records.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    check::Stream,
+    lab::Lab,
+    monitor::Watch,
+    report::{Report, Verdict},
+    rung::{Blind, Rung},
+    scenarios::Scenario,
+};
+
+/// The case that nobody else's records are in the stream.
+pub(crate) const NOTHING_ELSE: &str = "nothing-else";
+
+/// The case that the header tells what the rung does not see.
+pub(crate) const HEADER: &str = "header";
+
+/// Runs the scenarios and reports each.
+pub(crate) fn run(
+    lab: &Lab,
+    rung: Rung,
+    scenarios: &[&Scenario],
+    report: &mut Report,
+) -> Result<()> {
+    let names: Vec<&str> = scenarios.iter().map(|scenario| scenario.name).collect();
+    let observed = lab.observe(Watch::json(lab, rung), &names)?;
+    let mut stream = Stream::of(&observed.run)?;
+    for scenario in scenarios {
+        let result = observed
+            .facts(scenario.name)
+            .and_then(|facts| stream.check(&facts, rung))
+            .and_then(|met| judge(scenario, rung, &met));
+        report.case(rung.name(), scenario.name, &result)?;
+    }
+    let rest = stream.expect_nothing_else().and_then(|()| {
+        let summary = stream.summary();
+        let exact = lab.native || summary.filtered == 0 && summary.seen == summary.shown;
+        ensure!(exact, "nothing was filtered, yet {summary:?}");
+        Ok(Verdict::Pass(format!("{} records", summary.shown)))
+    });
+    report.case(rung.name(), NOTHING_ELSE, &rest)?;
+    let header = observed.monitor.header();
+    let header = header.and_then(|header| check_header(&header, rung));
+    report.case(rung.name(), HEADER, &header)?;
+    Ok(())
+}
+
+/// A scenario that shows a blind spot must have met it where the rung has it.
+fn judge(scenario: &Scenario, rung: Rung, met: &BTreeSet<Blind>) -> Result<Verdict> {
+    match scenario.shows {
+        Some(blind) if rung.is_blind() => {
+            ensure!(met.contains(&blind), "not blind here: {}", blind.text());
+            Ok(Verdict::Blind(blind))
+        }
+        _ => Ok(Verdict::pass()),
+    }
+}
+
+fn check_header(header: &crate::json::Line, rung: Rung) -> Result<Verdict> {
+    ensure!(
+        header.backend() == rung.name(),
+        "the header names {}",
+        header.backend()
+    );
+    let spots = header.blind_spots();
+    for blind in Blind::ALL {
+        let told = spots.iter().any(|spot| spot.contains(blind.header_words()));
+        ensure!(
+            told || !rung.is_blind(),
+            "the header does not say: {}; it says {spots:?}",
+            blind.text()
+        );
+    }
+    Ok(Verdict::Pass(format!("{} blind spots", spots.len())))
+}

@@ -1,0 +1,175 @@
+//! A whole stream against the truth: every expected record is there once, and
+//! nothing else is.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    compare::differences,
+    expect::{End, Expected, ends, pids},
+    fact::Fact,
+    json::{Line, Summary},
+    monitor::Run,
+    rung::{Blind, Rung},
+};
+
+/// The events of a stream, of which each can explain one expectation.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    events: Vec<Line>,
+    taken: BTreeSet<usize>,
+    summary: Summary,
+}
+
+impl Stream {
+    /// Reads a run that must have ended well: exit status 0, nothing lost, and
+    /// an account that adds up and agrees with the lines that were read.
+    pub(crate) fn of(run: &Run) -> Result<Self> {
+        run.expect_code(0)?;
+        let (events, summary) = run.read()?;
+        ensure!(summary.adds_up, "the account does not add up: {summary:?}");
+        ensure!(summary.lost == 0, "lost events: {summary:?}");
+        ensure!(
+            summary.shown == events.len() as u64,
+            "{} events in the stream: {summary:?}",
+            events.len()
+        );
+        Ok(Self {
+            events,
+            taken: BTreeSet::new(),
+            summary,
+        })
+    }
+
+    /// The final account.
+    pub(crate) const fn summary(&self) -> &Summary {
+        &self.summary
+    }
+
+    /// Every event.
+    pub(crate) fn events(&self) -> &[Line] {
+        &self.events
+    }
+
+    /// Checks all records of a workload and returns the blind spots met.
+    pub(crate) fn check(&mut self, facts: &[Fact], rung: Rung) -> Result<BTreeSet<Blind>> {
+        self.check_kept(facts, rung, |_| true)
+    }
+
+    /// As [`Stream::check`], where a filter shows only the records it keeps.
+    pub(crate) fn check_kept(
+        &mut self,
+        facts: &[Fact],
+        rung: Rung,
+        keeps: impl Fn(&Expected) -> bool,
+    ) -> Result<BTreeSet<Blind>> {
+        let mut blind = BTreeSet::new();
+        let mut wrong = Vec::new();
+        for end in ends(facts, rung) {
+            let kept: End = end.into_iter().filter(|expected| keeps(expected)).collect();
+            blind.extend(kept.iter().filter_map(|expected| expected.blind));
+            if let Err(error) = self.check_end(&kept) {
+                wrong.push(format!("{error:#}"));
+            }
+        }
+        let pids = pids(facts);
+        for (index, event) in self.events.iter().enumerate() {
+            let ours = event.pid().is_some_and(|pid| pids.contains(&pid));
+            if ours && !self.taken.contains(&index) {
+                wrong.push(format!("unexplained: {}", event.text));
+            }
+        }
+        if !wrong.is_empty() {
+            bail!("{}", wrong.join("; "));
+        }
+        Ok(blind)
+    }
+
+    /// Checks the records of one connection end.
+    fn check_end(&mut self, end: &End) -> Result<()> {
+        let mut id = None;
+        for expected in end {
+            let index = self
+                .find(expected, id.as_deref())
+                .with_context(|| format!("no record of {expected:?}"))?;
+            self.taken.insert(index);
+            let line = self.events.get(index).context("no such event")?;
+            let differences = differences(expected, line);
+            ensure!(
+                differences.is_empty(),
+                "{}: {}",
+                expected.action.name(),
+                differences.join(", ")
+            );
+            id.get_or_insert_with(|| line.id().to_owned());
+        }
+        Ok(())
+    }
+
+    /// The record meant by `expected`: by its id once that is known, else by
+    /// its addresses, and of several preferably one of the right process.
+    fn find(&self, expected: &Expected, id: Option<&str>) -> Option<usize> {
+        let mut candidates = self
+            .events
+            .iter()
+            .enumerate()
+            .filter(|(index, line)| !self.taken.contains(index) && is_meant(expected, id, line))
+            .map(|(index, line)| (index, line.pid()))
+            .collect::<Vec<_>>();
+        let owner = expected.owner.as_ref().map(|owner| owner.pid);
+        candidates.sort_by_key(|&(_, pid)| pid != owner);
+        candidates.first().map(|&(index, _)| index)
+    }
+
+    /// Nothing in the stream is left unexplained, and every id belongs to one
+    /// end of a connection.
+    pub(crate) fn expect_nothing_else(&self) -> Result<()> {
+        for (index, event) in self.events.iter().enumerate() {
+            ensure!(
+                self.taken.contains(&index),
+                "nobody did this: {}",
+                event.text
+            );
+        }
+        let mut uses = BTreeMap::<(&str, &str), u32>::new();
+        for event in &self.events {
+            *uses.entry((event.id(), event.action())).or_default() += 1;
+        }
+        let twice = uses.iter().find(|&(_, &count)| count > 1);
+        ensure!(twice.is_none(), "an id is used twice: {twice:?}");
+        Ok(())
+    }
+}
+
+fn is_meant(expected: &Expected, id: Option<&str>, line: &Line) -> bool {
+    if line.action() != expected.action.name() {
+        return false;
+    }
+    if let Some(id) = id {
+        return line.id() == id;
+    }
+    let Some(destination) = line.destination() else {
+        return false;
+    };
+    let (local_port, remote_ip, remote_port) = if expected.action.is_inbound() {
+        (
+            Some(destination.port()),
+            line.source_ip(),
+            line.source_port(),
+        )
+    } else {
+        (
+            line.source_port(),
+            Some(destination.ip()),
+            Some(destination.port()),
+        )
+    };
+    let local_fits = expected
+        .known_local_port()
+        .is_none_or(|port| local_port == Some(port));
+    local_fits
+        && remote_ip == Some(expected.remote.ip())
+        && remote_port == Some(expected.remote.port())
+        && line.netns_ino() == Some(expected.netns_ino)
+}

@@ -1,0 +1,188 @@
+//! From the truth to the records a rung must show.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::{
+    fact::{Accept, Attempt, Ending, Fact, Owner},
+    rung::{Blind, Rung},
+};
+
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Connect,
+    Connected,
+    /// With its errno, unless the program gave up.
+    Failed(Option<i32>),
+    Accept,
+}
+
+impl Action {
+    /// `event.action`.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Connected => "connected",
+            Self::Failed(_) => "failed",
+            Self::Accept => "accept",
+        }
+    }
+
+    pub(crate) fn is_inbound(self) -> bool {
+        self == Self::Accept
+    }
+}
+
+/// What is known of the local port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LocalPort {
+    /// The record names this one.
+    Is(u16),
+    /// The record names the one the kernel chose, which the program never
+    /// learned.
+    Some,
+    /// Not chosen yet: the record has none.
+    NotChosen,
+}
+
+/// One record the stream must contain.
+#[derive(Clone, Debug)]
+pub(crate) struct Expected {
+    pub(crate) action: Action,
+    /// `None` where the rung cannot know it.
+    pub(crate) owner: Option<Owner>,
+    /// `port_monitor.owner_source`.
+    pub(crate) owner_source: &'static str,
+    pub(crate) local_ip: IpAddr,
+    pub(crate) local_port: LocalPort,
+    pub(crate) remote: SocketAddr,
+    pub(crate) v4_mapped: bool,
+    pub(crate) netns_ino: u64,
+    pub(crate) within_ns: (u64, u64),
+    pub(crate) preattach: bool,
+    /// What the rung does not see here.
+    pub(crate) blind: Option<Blind>,
+}
+
+impl Expected {
+    /// The port that names the service.
+    pub(crate) fn service_port(&self) -> u16 {
+        match self.local_port {
+            LocalPort::Is(port) if self.action.is_inbound() => port,
+            _ => self.remote.port(),
+        }
+    }
+
+    /// The local port, where the record has one that is known.
+    pub(crate) fn known_local_port(&self) -> Option<u16> {
+        match self.local_port {
+            LocalPort::Is(port) => Some(port),
+            LocalPort::Some | LocalPort::NotChosen => None,
+        }
+    }
+}
+
+/// The records of one end of a connection: they share an id.
+pub(crate) type End = Vec<Expected>;
+
+/// What `rung` must show of these facts. An attempt's outcome comes before its
+/// `connect`, because it always has the local port to find it by.
+pub(crate) fn ends(facts: &[Fact], rung: Rung) -> Vec<End> {
+    facts
+        .iter()
+        .filter_map(|fact| match fact {
+            Fact::Attempt(attempt) => Some(attempt_records(attempt, rung)),
+            Fact::Accept(accept) => Some(accept_record(accept, facts, rung).into_iter().collect()),
+            _ => None,
+        })
+        .filter(|end: &End| !end.is_empty())
+        .collect()
+}
+
+/// The processes whose every record must be explained by the facts.
+pub(crate) fn pids(facts: &[Fact]) -> Vec<u32> {
+    facts
+        .iter()
+        .filter_map(|fact| match fact {
+            Fact::Process(pid) => Some(*pid),
+            Fact::Listen { owner, .. } => Some(owner.pid),
+            Fact::Attempt(attempt) => Some(attempt.owner.pid),
+            Fact::Accept(accept) => accept.acceptor.as_ref().map(|owner| owner.pid),
+            Fact::Done | Fact::Failed(_) => None,
+        })
+        .collect()
+}
+
+fn attempt_records(attempt: &Attempt, rung: Rung) -> End {
+    let outcome = Expected {
+        action: match attempt.ending {
+            Ending::Connected => Action::Connected,
+            Ending::Failed(errno) => Action::Failed(Some(errno)),
+            Ending::GivenUp => Action::Failed(None),
+        },
+        owner: Some(attempt.owner.clone()),
+        owner_source: "connect",
+        local_ip: attempt.local_ip,
+        local_port: attempt.local_port.map_or(LocalPort::Some, LocalPort::Is),
+        remote: attempt.remote,
+        v4_mapped: attempt.v4_mapped,
+        netns_ino: attempt.netns_ino,
+        within_ns: attempt.within_ns,
+        preattach: false,
+        blind: None,
+    };
+    let unknown = !attempt.bound && rung.is_blind();
+    let connect = Expected {
+        action: Action::Connect,
+        local_port: if unknown {
+            LocalPort::NotChosen
+        } else {
+            outcome.local_port
+        },
+        blind: unknown.then_some(Blind::LocalPort),
+        ..outcome.clone()
+    };
+    vec![outcome, connect]
+}
+
+fn accept_record(accept: &Accept, facts: &[Fact], rung: Rung) -> Option<Expected> {
+    let acceptor = accept.acceptor.as_ref();
+    let (owner, owner_source, blind) = if rung.is_blind() {
+        let listener = listener(accept, facts);
+        let blind = match (acceptor, listener) {
+            (_, None) => Some(Blind::Listener),
+            (None, _) => Some(Blind::NeverAccepted),
+            (acceptor, listener) if acceptor == listener => None,
+            _ => Some(Blind::Acceptor),
+        };
+        let source = listener.map_or("unknown", |_| "listener");
+        (listener, source, blind)
+    } else {
+        // Without an acceptor there is nothing to report.
+        (Some(acceptor?), "accept", None)
+    };
+    Some(Expected {
+        action: Action::Accept,
+        owner: owner.cloned(),
+        owner_source,
+        local_ip: accept.local.ip(),
+        local_port: LocalPort::Is(accept.local.port()),
+        remote: accept.remote,
+        v4_mapped: accept.v4_mapped,
+        netns_ino: accept.netns_ino,
+        within_ns: accept.within_ns,
+        preattach: accept.preattach && owner_source == "accept",
+        blind,
+    })
+}
+
+/// Who made the socket listen at which the connection arrived, if that is one
+/// process and the socket was bound before.
+fn listener<'a>(accept: &Accept, facts: &'a [Fact]) -> Option<&'a Owner> {
+    let mut owners = facts.iter().filter_map(|fact| match fact {
+        Fact::Listen { owner, at, bound } if *at == accept.listener && *bound => Some(owner),
+        _ => None,
+    });
+    let first = owners.next()?;
+    owners.all(|other| other.pid == first.pid).then_some(first)
+}

@@ -1,0 +1,229 @@
+//! The truth about a workload's connections, as the workload itself knows it.
+//!
+//! A workload writes one JSON line per fact as it happens; the runner reads
+//! them when the monitor has ended and derives from them what every record
+//! must say.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::Write as _,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup;
+
+/// A thread that acted, as it sees itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Owner {
+    pub(crate) pid: u32,
+    pub(crate) tid: u32,
+    pub(crate) parent_pid: u32,
+    /// Start of the process in clock ticks since boot.
+    pub(crate) start_ticks: u64,
+    /// The thread's name, any bytes.
+    pub(crate) comm: Vec<u8>,
+    pub(crate) exe: PathBuf,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// cgroup v2 path below the mount point.
+    pub(crate) cgroup: String,
+    /// Inode number of that directory.
+    pub(crate) cgroup_id: u64,
+    /// The process ends right after it acted: what is looked up in userspace
+    /// may come too late.
+    pub(crate) ends_at_once: bool,
+}
+
+impl Owner {
+    /// The calling thread.
+    pub(crate) fn current() -> Result<Self> {
+        let (parent_pid, start_ticks) = stat_fields()?;
+        let cgroup = cgroup::own_path()?;
+        Ok(Self {
+            pid: std::process::id(),
+            tid: u32::try_from(rustix::thread::gettid().as_raw_nonzero().get())?,
+            parent_pid,
+            start_ticks,
+            comm: rustix::thread::name()?.into_bytes(),
+            exe: fs::read_link("/proc/self/exe").context("read /proc/self/exe")?,
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+            cgroup_id: cgroup::id(&cgroup)?,
+            cgroup,
+            ends_at_once: false,
+        })
+    }
+}
+
+/// Parent pid and start time from `/proc/self/stat`, whose second field, the
+/// process name, may hold spaces and brackets.
+fn stat_fields() -> Result<(u32, u64)> {
+    let bytes = fs::read("/proc/self/stat").context("read /proc/self/stat")?;
+    let text = String::from_utf8_lossy(&bytes);
+    let (_, rest) = text
+        .rsplit_once(") ")
+        .context("no name in /proc/self/stat")?;
+    let mut fields = rest.split(' ');
+    let parent = fields.nth(1).context("no parent in /proc/self/stat")?;
+    let start = fields.nth(17).context("no start in /proc/self/stat")?;
+    Ok((parent.parse()?, start.parse()?))
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ending {
+    /// The handshake was completed.
+    Connected,
+    /// The network said no, with this errno.
+    Failed(i32),
+    /// The program closed the socket before any answer.
+    GivenUp,
+}
+
+/// A connection attempt that sent a SYN.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Attempt {
+    pub(crate) owner: Owner,
+    pub(crate) local_ip: IpAddr,
+    /// `None`: the kernel chose it and did not tell, because the attempt failed.
+    pub(crate) local_port: Option<u16>,
+    /// The program bound the socket before it connected.
+    pub(crate) bound: bool,
+    pub(crate) remote: SocketAddr,
+    /// An IPv6 socket speaking IPv4.
+    pub(crate) v4_mapped: bool,
+    pub(crate) netns_ino: u64,
+    pub(crate) ending: Ending,
+    /// Wall clock around the attempt, ns.
+    pub(crate) within_ns: (u64, u64),
+}
+
+/// A connection that arrived at a listener.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Accept {
+    /// The accepting thread; `None` when nobody accepted.
+    pub(crate) acceptor: Option<Owner>,
+    /// Where the listener was bound; names its [`Fact::Listen`].
+    pub(crate) listener: SocketAddr,
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) v4_mapped: bool,
+    pub(crate) netns_ino: u64,
+    pub(crate) within_ns: (u64, u64),
+    /// The thread slept in accept before the monitor attached.
+    pub(crate) preattach: bool,
+}
+
+/// One line of a workload's report.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Fact {
+    /// A process of the workload: no record of it may stay unexplained.
+    Process(u32),
+    /// A thread made a socket listen; at a port of its choice, if it was bound.
+    Listen {
+        owner: Owner,
+        at: SocketAddr,
+        bound: bool,
+    },
+    /// An attempt.
+    Attempt(Attempt),
+    /// An arrival.
+    Accept(Accept),
+    /// The workload did all it had to; without this line it did not.
+    Done,
+    /// The workload could not do it.
+    Failed(String),
+}
+
+/// Where a workload writes its facts.
+#[derive(Debug)]
+pub(crate) struct Witness {
+    file: File,
+    begin_ns: u64,
+}
+
+impl Witness {
+    /// Starts the report at `path`. Each fact is one appended write, so the
+    /// threads and children of a workload share it.
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .with_context(|| format!("create {}", path.display()))?;
+        Ok(Self {
+            file,
+            begin_ns: now_ns()?,
+        })
+    }
+
+    /// Writes a fact.
+    pub(crate) fn tell(&self, fact: &Fact) -> Result<()> {
+        let mut line = serde_json::to_vec(fact)?;
+        line.push(b'\n');
+        (&self.file).write_all(&line).context("write a fact")
+    }
+
+    /// The wall clock from the workload's start until now.
+    pub(crate) fn until_now(&self) -> Result<(u64, u64)> {
+        Ok((self.begin_ns, now_ns()?))
+    }
+}
+
+/// Reads a workload's facts; an error if it did not do its work.
+pub(crate) fn read(path: &Path) -> Result<Vec<Fact>> {
+    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let facts: Vec<Fact> = text
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
+    for fact in &facts {
+        if let Fact::Failed(why) = fact {
+            anyhow::bail!("the workload failed: {why}");
+        }
+    }
+    anyhow::ensure!(
+        facts.iter().any(|fact| matches!(fact, Fact::Done)),
+        "the workload died half-way"
+    );
+    Ok(facts)
+}
+
+/// Wall clock, ns since the Unix epoch.
+pub(crate) fn now_ns() -> Result<u64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(u64::try_from(since.as_nanos())?)
+}
+
+/// The inode number of the calling thread's network namespace.
+pub(crate) fn netns_ino() -> Result<u64> {
+    let meta = fs::metadata("/proc/thread-self/ns/net").context("stat /proc/thread-self/ns/net")?;
+    Ok(meta.ino())
+}
+
+/// The name `/etc/passwd` gives a uid.
+pub(crate) fn user_name(uid: u32) -> Option<String> {
+    let uid = uid.to_string();
+    fs::read_to_string("/etc/passwd")
+        .ok()?
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)? == uid).then(|| name.to_owned())
+        })
+}
+
+/// This host's name as the kernel has it.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
+}

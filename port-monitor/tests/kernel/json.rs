@@ -1,0 +1,153 @@
+//! The monitor's JSON stream: the one place that knows where in a line a fact
+//! stands.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// A line with its objects flattened: `process.thread.id` → value. Arrays are
+/// values.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    pub(crate) text: String,
+    pub(crate) fields: BTreeMap<String, Value>,
+}
+
+impl Line {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let value: Value =
+            serde_json::from_str(text).with_context(|| format!("not JSON: {text}"))?;
+        let mut fields = BTreeMap::new();
+        flatten(&mut fields, String::new(), value);
+        Ok(Self {
+            text: text.to_owned(),
+            fields,
+        })
+    }
+
+    /// A string field, empty when absent.
+    pub(crate) fn text(&self, path: &str) -> &str {
+        self.fields
+            .get(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    }
+
+    /// A number; large ones are strings of digits.
+    pub(crate) fn number(&self, path: &str) -> Option<u64> {
+        match self.fields.get(path)? {
+            Value::String(digits) => digits.parse().ok(),
+            value => value.as_u64(),
+        }
+    }
+
+    fn flag(&self, path: &str) -> Option<bool> {
+        self.fields.get(path)?.as_bool()
+    }
+
+    /// `start`, `connect`, `connected`, `failed`, `accept`, `loss`, `summary`.
+    pub(crate) fn action(&self) -> &str {
+        self.text("event.action")
+    }
+
+    /// Joins the records of one connection end.
+    pub(crate) fn id(&self) -> &str {
+        self.text("port_monitor.id")
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.number("process.pid")?.try_into().ok()
+    }
+
+    pub(crate) fn source_ip(&self) -> Option<IpAddr> {
+        self.text("source.ip").parse().ok()
+    }
+
+    pub(crate) fn source_port(&self) -> Option<u16> {
+        self.number("source.port")?.try_into().ok()
+    }
+
+    pub(crate) fn destination(&self) -> Option<SocketAddr> {
+        let ip = self.text("destination.ip").parse().ok()?;
+        let port = self.number("destination.port")?.try_into().ok()?;
+        Some(SocketAddr::new(ip, port))
+    }
+
+    pub(crate) fn netns_ino(&self) -> Option<u64> {
+        self.number("port_monitor.netns")
+    }
+
+    /// The policy's verdict and the rule that decided.
+    pub(crate) fn verdict(&self) -> (&str, &str) {
+        (self.text("port_monitor.verdict"), self.text("rule.name"))
+    }
+
+    /// Header: the rung in use.
+    pub(crate) fn backend(&self) -> &str {
+        self.text("port_monitor.backend")
+    }
+
+    /// Header: a sentence for each thing this rung cannot see.
+    pub(crate) fn blind_spots(&self) -> Vec<&str> {
+        self.fields
+            .get("port_monitor.blind_spots")
+            .and_then(Value::as_array)
+            .map(|spots| spots.iter().filter_map(Value::as_str).collect())
+            .unwrap_or_default()
+    }
+}
+
+fn flatten(fields: &mut BTreeMap<String, Value>, path: String, value: Value) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                let path = if path.is_empty() {
+                    name
+                } else {
+                    format!("{path}.{name}")
+                };
+                flatten(fields, path, value);
+            }
+        }
+        value => {
+            fields.insert(path, value);
+        }
+    }
+}
+
+/// The final account of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) seen: u64,
+    pub(crate) shown: u64,
+    pub(crate) filtered: u64,
+    pub(crate) lost: u64,
+    pub(crate) adds_up: bool,
+    /// Exit status of the command after `--`.
+    pub(crate) command_status: Option<u64>,
+}
+
+impl Summary {
+    /// Reads the last line of a stream.
+    pub(crate) fn of(line: &Line) -> Result<Self> {
+        let number = |name: &str| {
+            let path = format!("port_monitor.{name}");
+            line.number(&path)
+                .with_context(|| format!("no {path} in the summary: {}", line.text))
+        };
+        Ok(Self {
+            seen: number("seen")?,
+            shown: number("shown")?,
+            filtered: number("filtered")?,
+            lost: number("lost")?,
+            adds_up: line
+                .flag("port_monitor.adds_up")
+                .context("no adds_up in the summary")?,
+            command_status: line.number("port_monitor.command_status"),
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! The kernel tests: real connections under the real monitor, every record
+//! compared with the truth field by field, on every rung the kernel offers.
+//!
+//! A case is either a scenario ([`scenarios`]), a workload that is watched
+//! together with the others by one monitor per rung, or a case of its own
+//! ([`cases`]). Workloads are this program again ([`workload`]), so that each has
+//! its own pids; they write down what is true ([`fact`]), from which follows what
+//! a rung must show ([`expect`], [`check`]).
+//!
+//! In a guest the monitor watches everything, and the account is exact. With
+//! `--native` the host is shared: only our own processes are watched, only
+//! loopback is used, and no setting of the machine is changed.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+mod bpf;
+mod btf;
+mod cases;
+mod cgroup;
+mod check;
+mod compare;
+mod expect;
+mod fact;
+mod flood;
+mod json;
+mod lab;
+mod monitor;
+mod process;
+mod report;
+mod rung;
+mod scenarios;
+mod socket;
+mod workload;
+
+use cases::{Case, together};
+use lab::Lab;
+use report::{ANY_RUNG, Report};
+use rung::Rung;
+use scenarios::{Place, Scenario};
+
+/// Run port-monitor's kernel tests as root
+#[derive(Debug, Parser)]
+#[command(name = "kernel-tests", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// The port-monitor under test
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// This machine is shared: watch and touch only our own
+    #[arg(long)]
+    native: bool,
+    /// Rungs to test [default: all]
+    #[arg(long)]
+    rung: Vec<Rung>,
+    /// Run the cases whose names contain one of these
+    filters: Vec<String>,
+}
+
+/// The parts this program plays for itself.
+#[derive(Debug, Subcommand)]
+#[command(hide = true)]
+enum Role {
+    /// Make the connections of a scenario
+    Workload { name: String, facts: PathBuf },
+    /// Run workloads one after another
+    Batch { dir: PathBuf, names: Vec<String> },
+    /// Make connections at full speed
+    Flood(flood::Args),
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    match &cli.role {
+        Some(Role::Workload { name, facts }) => workload::perform(name, facts)?,
+        Some(Role::Batch { dir, names }) => workload::perform_all(dir, names)?,
+        Some(Role::Flood(args)) => flood::run(args)?,
+        None => return run(&cli),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(cli: &Cli) -> Result<ExitCode> {
+    let program = cli.program.as_ref().context("--program PATH is needed")?;
+    let lab = Lab::new(program, cli.native)?;
+    let mut report = Report::default();
+    report::info(format_args!(
+        "kernel {}",
+        rustix::system::uname().release().to_string_lossy()
+    ))?;
+    let rungs = if cli.rung.is_empty() {
+        &Rung::ALL[..]
+    } else {
+        &cli.rung
+    };
+    for &rung in rungs {
+        if let Err(error) = run_rung(cli, &lab, rung, &mut report) {
+            report_rung(&lab, rung, error, &mut report)?;
+        }
+    }
+    for case in chosen(cli, cases::ALL, |case| (case.name, case.place)) {
+        if let cases::Run::Once(run) = case.run {
+            report.case(ANY_RUNG, case.name, &run(&lab))?;
+        }
+    }
+    Ok(if report.done()? {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs everything that depends on the rung; an error ends the rung.
+fn run_rung(cli: &Cli, lab: &Lab, rung: Rung, report: &mut Report) -> Result<()> {
+    let scenarios: Vec<&Scenario> = chosen(cli, scenarios::ALL, |scenario| {
+        (scenario.name, scenario.place)
+    })
+    .collect();
+    if !scenarios.is_empty() {
+        together::run(lab, rung, &scenarios, report)?;
+    }
+    for case in chosen(cli, cases::ALL, |case: &Case| (case.name, case.place)) {
+        if let cases::Run::EachRung(run) = case.run {
+            let result = run(lab, rung);
+            if let Err(error) = &result
+                && report::refusal(error).is_some()
+            {
+                return result.map(drop);
+            }
+            report.case(rung.name(), case.name, &result)?;
+        }
+    }
+    Ok(())
+}
+
+/// A rung that this kernel refuses is skipped on a shared host, whose kernel is
+/// not ours to choose; the guests' kernels offer every rung.
+fn report_rung(lab: &Lab, rung: Rung, error: anyhow::Error, report: &mut Report) -> Result<()> {
+    match report::refusal(&error) {
+        Some(refused) if lab.native && rung != Rung::Tracepoint => {
+            report::skipped(rung.name(), refused)?;
+        }
+        _ => report.case(rung.name(), "rung", &Err(error))?,
+    }
+    Ok(())
+}
+
+/// The table's entries that may run here and whose names were asked for.
+fn chosen<'a, T>(
+    cli: &'a Cli,
+    table: &'static [T],
+    facts: impl Fn(&T) -> (&'static str, Place) + 'a,
+) -> impl Iterator<Item = &'static T> + 'a {
+    table.iter().filter(move |entry| {
+        let (name, place) = facts(entry);
+        let wanted = cli.filters.is_empty() || cli.filters.iter().any(|part| name.contains(part));
+        wanted && (place == Place::Anywhere || !cli.native)
+    })
+}

@@ -1,0 +1,265 @@
+//! The monitor under test as a process: starting it, stopping it, and all it
+//! said.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fmt, fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal};
+
+use crate::{
+    json::{Line, Summary},
+    lab::Lab,
+    rung::Rung,
+    workload::{RUNNER_PID, runner_pid},
+};
+
+/// No step of a monitor takes longer, even in an emulated guest.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Exit status: cannot attach.
+const CANNOT_ATTACH: i32 = 3;
+
+/// The monitor does not run on this kernel in this way, and says why.
+#[derive(Debug)]
+pub(crate) struct Refused(pub(crate) String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// A `port-monitor watch` to be started.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    command: Command,
+    stderr: PathBuf,
+}
+
+impl Watch {
+    /// JSON output of every kind of event on `rung`.
+    pub(crate) fn json(lab: &Lab, rung: Rung) -> Self {
+        Self::new(lab, rung.name(), "json")
+    }
+
+    /// Any backend and output.
+    pub(crate) fn new(lab: &Lab, backend: &str, output: &str) -> Self {
+        let mut command = Command::new(&lab.program);
+        command
+            .args(["watch", "--output", output, "--backend", backend])
+            .env(RUNNER_PID, runner_pid());
+        Self {
+            command,
+            stderr: lab.new_path("stderr"),
+        }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn args(mut self, args: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
+        self.command.args(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Starts it and waits until it is attached: until its header is out.
+    pub(crate) fn start(self) -> Result<Monitor> {
+        self.start_keeping(|_| true)
+    }
+
+    /// As [`Watch::start`], keeping only some lines for later; the first one is
+    /// the header.
+    pub(crate) fn start_keeping(
+        self,
+        keeps: impl FnMut(&str) -> bool + Send + 'static,
+    ) -> Result<Monitor> {
+        let mut monitor = self.spawn(keeps)?;
+        if let Some((_, text)) = monitor.next_line(PATIENCE)? {
+            monitor.first_line = text;
+            return Ok(monitor);
+        }
+        let run = monitor.finish()?;
+        if run.status.code() == Some(CANNOT_ATTACH) {
+            return Err(Refused(run.stderr.trim().to_owned()).into());
+        }
+        bail!("no header, {}: {}", run.status, run.stderr.trim())
+    }
+
+    fn spawn(mut self, keeps: impl FnMut(&str) -> bool + Send + 'static) -> Result<Monitor> {
+        let mut child = self
+            .command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&self.stderr)?)
+            .spawn()
+            .with_context(|| format!("start {}", self.command.get_program().display()))?;
+        let stdout = child.stdout.take().context("no stdout")?;
+        let (send, lines) = mpsc::channel();
+        thread::spawn(move || forward(stdout, keeps, &send));
+        Ok(Monitor {
+            child,
+            lines,
+            stderr: self.stderr,
+            first_line: String::new(),
+        })
+    }
+}
+
+/// Reads the stream to its end, whatever the runner is doing: the monitor must
+/// never wait for us. What is not UTF-8 ends it early.
+fn forward(
+    stdout: ChildStdout,
+    mut keeps: impl FnMut(&str) -> bool,
+    lines: &Sender<(Instant, String)>,
+) {
+    let mut reader = BufReader::with_capacity(1 << 16, stdout);
+    let mut line = String::new();
+    while matches!(reader.read_line(&mut line), Ok(1..)) {
+        let text = line.trim_end_matches('\n');
+        if keeps(text) && lines.send((Instant::now(), text.to_owned())).is_err() {
+            break;
+        }
+        line.clear();
+    }
+}
+
+/// A running monitor. Dropping it lets go of the command it runs, whose
+/// standard input is the monitor's.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    child: Child,
+    lines: Receiver<(Instant, String)>,
+    stderr: PathBuf,
+    first_line: String,
+}
+
+impl Monitor {
+    /// The stream's first line.
+    pub(crate) fn header(&self) -> Result<Line> {
+        let header = Line::parse(&self.first_line)?;
+        ensure!(
+            header.action() == "start",
+            "the first line is no header: {}",
+            header.text
+        );
+        Ok(header)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).with_context(|| format!("send {signal:?}"))
+    }
+
+    /// Writes to the standard input of the command it runs.
+    pub(crate) fn tell_command(&mut self, text: &str) -> Result<()> {
+        let stdin = self.child.stdin.as_mut().context("no stdin")?;
+        Ok(stdin.write_all(text.as_bytes())?)
+    }
+
+    /// The next line and when it came; `None` at the stream's end.
+    pub(crate) fn next_line(&self, limit: Duration) -> Result<Option<(Instant, String)>> {
+        match self.lines.recv_timeout(limit) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(RecvTimeoutError::Timeout) => bail!("the monitor was silent for {limit:?}"),
+        }
+    }
+
+    /// SIGTERM, then everything until its end.
+    pub(crate) fn stop(&mut self) -> Result<Run> {
+        self.signal(Signal::TERM)?;
+        self.finish()
+    }
+
+    /// Everything until its end, which it must find by itself.
+    pub(crate) fn finish(&mut self) -> Result<Run> {
+        let mut lines = Vec::new();
+        while let Some((_, text)) = self.next_line(PATIENCE)? {
+            lines.push(text);
+        }
+        // Waiting closes standard input, which would release the workloads.
+        let stdin = self.child.stdin.take();
+        let status = self.child.wait().context("wait for the monitor")?;
+        self.child.stdin = stdin;
+        Ok(Run {
+            status,
+            stderr: fs::read_to_string(&self.stderr)?,
+            lines,
+        })
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        // Of use only when a case failed half-way; the process is then ended.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// All a monitor said, after the header where it was read before.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) status: ExitStatus,
+    pub(crate) stderr: String,
+    pub(crate) lines: Vec<String>,
+}
+
+impl Run {
+    /// The run ended with this exit status.
+    pub(crate) fn expect_code(&self, code: i32) -> Result<()> {
+        ensure!(
+            self.status.code() == Some(code),
+            "{}, not exit status {code}: {}",
+            self.status,
+            self.stderr.trim()
+        );
+        Ok(())
+    }
+
+    /// The run was ended by this signal.
+    pub(crate) fn expect_signal(&self, signal: Signal) -> Result<()> {
+        ensure!(
+            self.status.signal() == Some(signal.as_raw()),
+            "{}, not {signal:?}",
+            self.status
+        );
+        Ok(())
+    }
+
+    /// The events between header and summary, and the summary.
+    pub(crate) fn read(&self) -> Result<(Vec<Line>, Summary)> {
+        let mut lines = self
+            .lines
+            .iter()
+            .map(|text| Line::parse(text))
+            .collect::<Result<Vec<_>>>()?;
+        let last = lines.pop().context("no line after the header")?;
+        ensure!(
+            last.action() == "summary",
+            "the last line is no summary: {}",
+            last.text
+        );
+        Ok((lines, Summary::of(&last)?))
+    }
+}

@@ -1,0 +1,86 @@
+//! The rungs of the hook ladder, and what each is known not to see.
+
+use std::fmt;
+
+use clap::ValueEnum;
+
+/// A way to attach, as `--backend` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rung {
+    /// Trampolines on the TCP functions.
+    Fentry,
+    /// Probes on the TCP functions.
+    Kprobe,
+    /// Raw tracepoints only.
+    Tracepoint,
+}
+
+/// Something the tracepoint rung does not see. Each is asserted to be exactly
+/// so, and to be named in the stream's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Blind {
+    /// An attempt's local port, where the program did not choose it.
+    LocalPort,
+    /// The accepting thread: the record names the listener's owner instead.
+    Acceptor,
+    /// Whether anybody accepted: an established connection counts as accepted.
+    NeverAccepted,
+    /// Which of several processes listening at one address is meant, and who
+    /// listens without having bound the socket.
+    Listener,
+}
+
+impl Blind {
+    /// Every one of them.
+    pub(crate) const ALL: [Self; 4] = [
+        Self::LocalPort,
+        Self::Acceptor,
+        Self::NeverAccepted,
+        Self::Listener,
+    ];
+
+    /// What the matrix says of it.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::LocalPort => "the attempt has no local port yet",
+            Self::Acceptor => "the accept names the listener's owner",
+            Self::NeverAccepted => "an established connection counts as accepted",
+            Self::Listener => "the accept has no owner",
+        }
+    }
+
+    /// Words the header's sentence about it must contain.
+    pub(crate) const fn header_words(self) -> &'static str {
+        match self {
+            Self::LocalPort => "local port of an attempt",
+            Self::Acceptor => "accepting thread",
+            Self::NeverAccepted => "reported when the connection is established",
+            Self::Listener => "no owner",
+        }
+    }
+}
+
+impl Rung {
+    /// Every rung, best first.
+    pub(crate) const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
+
+    /// The rung as `--backend` and the stream's header spell it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Kprobe => "kprobe",
+            Self::Tracepoint => "tracepoint",
+        }
+    }
+
+    /// Whether the rung has these blind spots.
+    pub(crate) fn is_blind(self) -> bool {
+        self == Self::Tracepoint
+    }
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}

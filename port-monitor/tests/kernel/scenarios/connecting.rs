@@ -1,0 +1,131 @@
+//! Attempts: how they are made and how they end.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::OwnedFd,
+};
+
+use anyhow::{Result, ensure};
+use rustix::{
+    event::PollFlags,
+    io::Errno,
+    net::{SocketFlags, sockopt},
+};
+
+use crate::{
+    fact::{Ending, Fact, Witness},
+    scenarios::places,
+    socket::{Listener, Refusing, V4, V6, any_port, bind, local, open, open_with, poll, set_tcp},
+};
+
+pub(super) fn ipv4(witness: &Witness) -> Result<()> {
+    witness.pair(V4)
+}
+
+pub(super) fn ipv6(witness: &Witness) -> Result<()> {
+    witness.pair(V6)
+}
+
+/// An IPv6 socket connects to `::ffff:127.0.0.1`.
+pub(super) fn mapped_client(witness: &Witness) -> Result<()> {
+    let listener = witness.listen(any_port(V4))?;
+    let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped().into();
+    let _client = witness.connect(SocketAddr::new(mapped, listener.at.port()))?;
+    witness.accept(&listener)?;
+    Ok(())
+}
+
+/// An IPv4 client reaches a dual-stack `[::]` listener.
+pub(super) fn mapped_server(witness: &Witness) -> Result<()> {
+    let socket = open(V6)?;
+    sockopt::set_ipv6_v6only(&socket, false)?;
+    bind(&socket, "[::]:0".parse()?)?;
+    let listener = witness.listen_on(socket, 16)?;
+    let _client = witness.connect(SocketAddr::new(V4, listener.at.port()))?;
+    witness.accept(&listener)?;
+    Ok(())
+}
+
+/// The client chose its own port: every rung knows it from the start.
+pub(super) fn bound(witness: &Witness) -> Result<()> {
+    let listener = witness.listen(any_port(V4))?;
+    let _client = witness.connect_from(any_port(V4), listener.at)?;
+    witness.accept(&listener)?;
+    Ok(())
+}
+
+pub(super) fn non_blocking(witness: &Witness) -> Result<()> {
+    let listener = witness.listen(any_port(V4))?;
+    let client = open_with(V4, SocketFlags::NONBLOCK)?;
+    match rustix::net::connect(&client, &listener.at) {
+        Ok(()) | Err(Errno::INPROGRESS) => poll(&client, PollFlags::OUT)?,
+        Err(error) => return Err(error.into()),
+    }
+    sockopt::socket_error(&client)??;
+    witness.connected(&client, false)?;
+    witness.accept(&listener)?;
+    Ok(())
+}
+
+pub(super) fn refused(witness: &Witness) -> Result<()> {
+    let refusing = Refusing::new(V4)?;
+    witness.connect_in_vain(Some(any_port(V4)), refusing.at, Errno::CONNREFUSED)
+}
+
+pub(super) fn refused_ipv6(witness: &Witness) -> Result<()> {
+    let refusing = Refusing::new(V6)?;
+    witness.connect_in_vain(Some(any_port(V6)), refusing.at, Errno::CONNREFUSED)
+}
+
+/// Nobody can say afterwards which port the kernel had chosen.
+pub(super) fn refused_unbound(witness: &Witness) -> Result<()> {
+    let refusing = Refusing::new(V4)?;
+    witness.connect_in_vain(None, refusing.at, Errno::CONNREFUSED)
+}
+
+/// Port 0 is a port like any other to connect: it is asked, and refuses.
+pub(super) fn port_zero(witness: &Witness) -> Result<()> {
+    witness.connect_in_vain(Some(any_port(V4)), any_port(V4), Errno::CONNREFUSED)
+}
+
+/// A listener that answers no SYN: its accept queue holds one connection and
+/// is full.
+fn deaf_listener(witness: &Witness) -> Result<(Listener, OwnedFd)> {
+    let socket = open(V4)?;
+    bind(&socket, any_port(V4))?;
+    let listener = witness.listen_on(socket, 0)?;
+    let filler = witness.connect(listener.at)?;
+    // Once it lies in the queue, the queue is full.
+    poll(&listener.socket, PollFlags::IN)?;
+    witness.never_accepted(&listener, &filler)?;
+    Ok((listener, filler))
+}
+
+/// The program closes the socket while its SYN is unanswered.
+pub(super) fn given_up(witness: &Witness) -> Result<()> {
+    let (listener, _filler) = deaf_listener(witness)?;
+    let client = open_with(V4, SocketFlags::NONBLOCK)?;
+    let outcome = rustix::net::connect(&client, &listener.at);
+    ensure!(outcome == Err(Errno::INPROGRESS), "connect: {outcome:?}");
+    witness.attempted(&client, listener.at, false, Ending::GivenUp)
+}
+
+/// Nobody answers within the socket's own patience of about a second.
+pub(super) fn timed_out(witness: &Witness) -> Result<()> {
+    let (listener, _filler) = deaf_listener(witness)?;
+    let client = open(V4)?;
+    bind(&client, any_port(V4))?;
+    set_tcp(&client, libc::TCP_SYNCNT, 1)?;
+    sockopt::set_tcp_user_timeout(&client, 1_000)?;
+    let port = local(&client)?.port();
+    witness.refused(&client, Some(port), listener.at, Errno::TIMEDOUT)
+}
+
+/// In a network namespace without a route no SYN is ever sent.
+pub(super) fn unreachable(witness: &Witness) -> Result<()> {
+    places::enter_new_netns()?;
+    let socket = open(V4)?;
+    let outcome = rustix::net::connect(&socket, &SocketAddr::from(([203, 0, 113, 1], 80)));
+    ensure!(outcome == Err(Errno::NETUNREACH), "connect: {outcome:?}");
+    witness.tell(&Fact::Process(std::process::id()))
+}

@@ -1,0 +1,99 @@
+//! The scenarios one monitor watches together: each is a process of its own
+//! that makes connections and writes down what is true of them.
+
+use crate::{rung::Blind, workload::Perform};
+
+pub(crate) mod accepting;
+pub(crate) mod connecting;
+pub(crate) mod early;
+pub(crate) mod fastopen;
+pub(crate) mod identity;
+pub(crate) mod mixture;
+pub(crate) mod places;
+pub(crate) mod tree;
+pub(crate) mod uring;
+
+/// Where a scenario may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a guest, and on a host it shares with others.
+    Anywhere,
+    /// Changes settings of the whole machine.
+    GuestOnly,
+}
+
+/// A workload and what it is there to show.
+#[derive(Debug)]
+pub(crate) struct Scenario {
+    /// The case's name in the matrix.
+    pub(crate) name: &'static str,
+    /// Makes the connections; runs in a process of its own.
+    pub(crate) run: Perform,
+    /// Where it may run.
+    pub(crate) place: Place,
+    /// The blind spot it shows on a rung that has it.
+    pub(crate) shows: Option<Blind>,
+}
+
+const fn scenario(name: &'static str, run: Perform) -> Scenario {
+    Scenario {
+        name,
+        run,
+        place: Place::Anywhere,
+        shows: None,
+    }
+}
+
+impl Scenario {
+    const fn shows(self, blind: Blind) -> Self {
+        Self {
+            shows: Some(blind),
+            ..self
+        }
+    }
+
+    const fn guest_only(self) -> Self {
+        Self {
+            place: Place::GuestOnly,
+            ..self
+        }
+    }
+}
+
+/// Every scenario, in the order of the matrix.
+pub(crate) const ALL: &[Scenario] = &[
+    scenario("connect-ipv4", connecting::ipv4),
+    scenario("connect-ipv6", connecting::ipv6),
+    scenario("mapped-client", connecting::mapped_client),
+    scenario("mapped-server", connecting::mapped_server),
+    scenario("local-port-chosen-late", connecting::ipv4).shows(Blind::LocalPort),
+    scenario("local-port-bound", connecting::bound),
+    scenario("non-blocking", connecting::non_blocking),
+    scenario("refused", connecting::refused),
+    scenario("refused-ipv6", connecting::refused_ipv6),
+    scenario("refused-unbound", connecting::refused_unbound),
+    scenario("port-zero", connecting::port_zero),
+    scenario("given-up", connecting::given_up).shows(Blind::NeverAccepted),
+    scenario("timed-out", connecting::timed_out),
+    scenario("unreachable", connecting::unreachable),
+    scenario("never-accepted", accepting::never_accepted).shows(Blind::NeverAccepted),
+    scenario("accept-64-threads", accepting::threads).shows(Blind::Acceptor),
+    scenario("accept-prefork", accepting::prefork).shows(Blind::Acceptor),
+    scenario("accept-reuseport", accepting::reuseport).shows(Blind::Listener),
+    scenario("accept-unbound-listener", accepting::unbound_listener).shows(Blind::Listener),
+    scenario("accept-wildcard", accepting::wildcard),
+    scenario("exits-at-once", identity::exits_at_once),
+    scenario("thread", identity::thread),
+    scenario("renamed", identity::renamed),
+    scenario("hostile-name", identity::hostile_name),
+    scenario("other-user", identity::other_user),
+    scenario("other-netns", places::other_netns),
+    scenario("cgroup-unit", places::cgroup_unit),
+    scenario("cgroup-container", places::cgroup_container),
+    scenario("io-uring-ready", uring::ready),
+    scenario("io-uring-waiting", uring::waiting),
+    scenario("fastopen-sendto", fastopen::sendto),
+    scenario("fastopen-connect", fastopen::deferred),
+    scenario("fastopen-data-in-syn", fastopen::data_in_syn).guest_only(),
+    scenario("softirq-elsewhere", places::softirq_elsewhere).guest_only(),
+];

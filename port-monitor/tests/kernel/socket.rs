@@ -1,0 +1,302 @@
+//! TCP sockets of a workload: each call that makes a connection writes down
+//! what the record of it must say.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt},
+};
+
+use crate::fact::{Accept, Attempt, Ending, Fact, Owner, Witness, netns_ino};
+
+/// `127.0.0.1`.
+pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// `::1`.
+pub(crate) const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
+/// Any free port of `ip`.
+pub(crate) const fn any_port(ip: IpAddr) -> SocketAddr {
+    SocketAddr::new(ip, 0)
+}
+
+/// A TCP socket of the address's family.
+pub(crate) fn open(ip: IpAddr) -> Result<OwnedFd> {
+    open_with(ip, SocketFlags::empty())
+}
+
+/// A TCP socket with flags.
+pub(crate) fn open_with(ip: IpAddr, flags: SocketFlags) -> Result<OwnedFd> {
+    let family = match ip {
+        IpAddr::V4(_) => AddressFamily::INET,
+        IpAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = flags | SocketFlags::CLOEXEC;
+    let protocol = Some(ipproto::TCP);
+    rustix::net::socket_with(family, SocketType::STREAM, flags, protocol).context("socket")
+}
+
+/// Binds a socket.
+pub(crate) fn bind(socket: &OwnedFd, at: SocketAddr) -> Result<()> {
+    rustix::net::bind(socket, &at).with_context(|| format!("bind {at}"))
+}
+
+/// The socket's own address, in its family's form.
+pub(crate) fn local(socket: &OwnedFd) -> Result<SocketAddr> {
+    let any = rustix::net::getsockname(socket).context("getsockname")?;
+    SocketAddr::try_from(any).context("getsockname: not an internet address")
+}
+
+fn peer(socket: &OwnedFd) -> Result<SocketAddr> {
+    let any = rustix::net::getpeername(socket).context("getpeername")?;
+    let any = any.context("getpeername: no peer")?;
+    SocketAddr::try_from(any).context("getpeername: not an internet address")
+}
+
+/// Sets a TCP option that takes a number.
+pub(crate) fn set_tcp(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
+    // SAFETY: the descriptor is open, and the kernel reads `size` bytes of
+    // `value`, which outlives the call.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            option,
+            (&raw const value).cast(),
+            size,
+        )
+    };
+    if status != 0 {
+        return Err(std::io::Error::last_os_error())
+            .with_context(|| format!("set TCP option {option}"));
+    }
+    Ok(())
+}
+
+/// A socket that listens, and where.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// The socket.
+    pub(crate) socket: OwnedFd,
+    /// Where it was bound.
+    pub(crate) at: SocketAddr,
+}
+
+impl Listener {
+    /// Where to reach it from this host: a wildcard address stands for
+    /// loopback.
+    pub(crate) fn reachable_at(&self) -> SocketAddr {
+        let ip = match self.at.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => V4,
+            IpAddr::V6(ip) if ip.is_unspecified() => V6,
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.at.port())
+    }
+}
+
+/// A port that refuses: bound, so that nobody else takes it, and not listening.
+#[derive(Debug)]
+pub(crate) struct Refusing {
+    /// Where.
+    pub(crate) at: SocketAddr,
+    _socket: OwnedFd,
+}
+
+impl Refusing {
+    /// Takes a free port of `ip`.
+    pub(crate) fn new(ip: IpAddr) -> Result<Self> {
+        let socket = open(ip)?;
+        bind(&socket, any_port(ip))?;
+        Ok(Self {
+            at: local(&socket)?,
+            _socket: socket,
+        })
+    }
+}
+
+/// Length of the accept queue, where a test does not want a certain one.
+const BACKLOG: i32 = 128;
+
+impl Witness {
+    /// Makes a socket listen at `at`, with a free port for port 0.
+    pub(crate) fn listen(&self, at: SocketAddr) -> Result<Listener> {
+        let socket = open(at.ip())?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, at)?;
+        self.listen_on(socket, BACKLOG)
+    }
+
+    /// Makes a socket listen; an unbound one gets a port on the way.
+    pub(crate) fn listen_on(&self, socket: OwnedFd, backlog: i32) -> Result<Listener> {
+        let bound = local(&socket)?.port() != 0;
+        rustix::net::listen(&socket, backlog).context("listen")?;
+        let at = local(&socket)?;
+        let owner = Owner::current()?;
+        self.tell(&Fact::Listen { owner, at, bound })?;
+        Ok(Listener { socket, at })
+    }
+
+    /// Connects an unbound socket, which must succeed.
+    pub(crate) fn connect(&self, remote: SocketAddr) -> Result<OwnedFd> {
+        let socket = open(remote.ip())?;
+        rustix::net::connect(&socket, &remote).with_context(|| format!("connect to {remote}"))?;
+        self.connected(&socket, false)?;
+        Ok(socket)
+    }
+
+    /// Connects a socket bound to `from`, which must succeed.
+    pub(crate) fn connect_from(&self, from: SocketAddr, remote: SocketAddr) -> Result<OwnedFd> {
+        let socket = open(remote.ip())?;
+        bind(&socket, from)?;
+        rustix::net::connect(&socket, &remote).with_context(|| format!("connect to {remote}"))?;
+        self.connected(&socket, true)?;
+        Ok(socket)
+    }
+
+    /// Connects a socket, which must fail with `errno` though the network was
+    /// asked. `from` binds it before.
+    pub(crate) fn connect_in_vain(
+        &self,
+        from: Option<SocketAddr>,
+        remote: SocketAddr,
+        errno: Errno,
+    ) -> Result<()> {
+        let socket = open(remote.ip())?;
+        let local_port = from
+            .map(|from| bind(&socket, from).and_then(|()| Ok(local(&socket)?.port())))
+            .transpose()?;
+        self.refused(&socket, local_port, remote, errno)
+    }
+
+    /// As [`Witness::connect_in_vain`], with a socket of the caller's making.
+    pub(crate) fn refused(
+        &self,
+        socket: &OwnedFd,
+        local_port: Option<u16>,
+        remote: SocketAddr,
+        errno: Errno,
+    ) -> Result<()> {
+        match rustix::net::connect(socket, &remote) {
+            Err(error) if error == errno => {}
+            other => bail!("connect to {remote}: {other:?}, not {errno}"),
+        }
+        self.tell(&Fact::Attempt(Attempt {
+            owner: Owner::current()?,
+            local_ip: remote.ip().to_canonical(),
+            local_port,
+            bound: local_port.is_some(),
+            remote: canonical(remote),
+            v4_mapped: is_v4_mapped(remote),
+            netns_ino: netns_ino()?,
+            ending: Ending::Failed(errno.raw_os_error()),
+            within_ns: self.until_now()?,
+        }))
+    }
+
+    /// Writes down that the calling thread connected `socket`.
+    pub(crate) fn connected(&self, socket: &OwnedFd, bound: bool) -> Result<()> {
+        self.attempted(socket, peer(socket)?, bound, Ending::Connected)
+    }
+
+    /// Writes down that the calling thread tried to connect `socket`, which
+    /// still has its local address.
+    pub(crate) fn attempted(
+        &self,
+        socket: &OwnedFd,
+        remote: SocketAddr,
+        bound: bool,
+        ending: Ending,
+    ) -> Result<()> {
+        let local = local(socket)?;
+        self.tell(&Fact::Attempt(Attempt {
+            owner: Owner::current()?,
+            local_ip: local.ip().to_canonical(),
+            local_port: Some(local.port()),
+            bound,
+            remote: canonical(remote),
+            v4_mapped: is_v4_mapped(remote),
+            netns_ino: netns_ino()?,
+            ending,
+            within_ns: self.until_now()?,
+        }))
+    }
+
+    /// Accepts one connection.
+    pub(crate) fn accept(&self, listener: &Listener) -> Result<OwnedFd> {
+        let socket = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)
+            .with_context(|| format!("accept at {}", listener.at))?;
+        self.accepted(listener, &socket, false)?;
+        Ok(socket)
+    }
+
+    /// Writes down that the calling thread accepted `socket`.
+    pub(crate) fn accepted(
+        &self,
+        listener: &Listener,
+        socket: &OwnedFd,
+        preattach: bool,
+    ) -> Result<()> {
+        let (local, remote) = (local(socket)?, peer(socket)?);
+        let acceptor = Some(Owner::current()?);
+        self.arrived(listener, acceptor, local, remote, preattach)
+    }
+
+    /// Writes down that the connection of `client` is established at the
+    /// listener, but nobody accepts it.
+    pub(crate) fn never_accepted(&self, listener: &Listener, client: &OwnedFd) -> Result<()> {
+        self.arrived(listener, None, peer(client)?, local(client)?, false)
+    }
+
+    fn arrived(
+        &self,
+        listener: &Listener,
+        acceptor: Option<Owner>,
+        local: SocketAddr,
+        remote: SocketAddr,
+        preattach: bool,
+    ) -> Result<()> {
+        self.tell(&Fact::Accept(Accept {
+            acceptor,
+            listener: listener.at,
+            local: canonical(local),
+            remote: canonical(remote),
+            v4_mapped: listener.at.is_ipv6() && remote.ip().to_canonical().is_ipv4(),
+            netns_ino: netns_ino()?,
+            within_ns: self.until_now()?,
+            preattach,
+        }))
+    }
+
+    /// One connection to a listener of its own, both ends held by this thread.
+    pub(crate) fn pair(&self, ip: IpAddr) -> Result<()> {
+        let listener = self.listen(any_port(ip))?;
+        let _client = self.connect(listener.reachable_at())?;
+        self.accept(&listener)?;
+        Ok(())
+    }
+}
+
+/// The address with IPv4-mapped IPv6 as IPv4.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn is_v4_mapped(address: SocketAddr) -> bool {
+    address.is_ipv6() && address.ip().to_canonical().is_ipv4()
+}
+
+/// Waits until the socket is ready for `events`.
+pub(crate) fn poll(socket: &OwnedFd, events: rustix::event::PollFlags) -> Result<()> {
+    let mut fds = [rustix::event::PollFd::from_borrowed_fd(
+        socket.as_fd(),
+        events,
+    )];
+    rustix::event::poll(&mut fds, None).context("poll")?;
+    Ok(())
+}
