@@ -55,7 +55,11 @@ struct Hook {
 }
 
 const fn required(program: &'static str, place: Place) -> Hook {
-    Hook { program, place, or_blind: None }
+    Hook {
+        program,
+        place,
+        or_blind: None,
+    }
 }
 
 /// In no rung of its own: follows the process tree of a watched command.
@@ -130,11 +134,20 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
         Rung::Tracepoint => {
             if needs.acceptor {
                 hooks.extend([
-                    required("pm_sys_accept", Place::TracePoint("syscalls", "sys_exit_accept")),
-                    required("pm_sys_accept4", Place::TracePoint("syscalls", "sys_exit_accept4")),
+                    required(
+                        "pm_sys_accept",
+                        Place::TracePoint("syscalls", "sys_exit_accept"),
+                    ),
+                    required(
+                        "pm_sys_accept4",
+                        Place::TracePoint("syscalls", "sys_exit_accept4"),
+                    ),
                 ]);
             }
-            hooks.push(required("pm_state_rt", Place::RawTracePoint("inet_sock_set_state")));
+            hooks.push(required(
+                "pm_state_rt",
+                Place::RawTracePoint("inet_sock_set_state"),
+            ));
         }
     }
     Ok(hooks)
@@ -163,8 +176,16 @@ pub(super) fn attach(
     let mut blind = match rung {
         Rung::Fentry | Rung::Kprobe => Vec::new(),
         Rung::Tracepoint => {
-            let accept = if needs.acceptor { NO_IO_URING_ACCEPT } else { LISTENER_BLIND };
-            [accept].into_iter().chain(TRACEPOINT_BLIND).map(str::to_owned).collect()
+            let accept = if needs.acceptor {
+                NO_IO_URING_ACCEPT
+            } else {
+                LISTENER_BLIND
+            };
+            [accept]
+                .into_iter()
+                .chain(TRACEPOINT_BLIND)
+                .map(str::to_owned)
+                .collect()
         }
     };
     let hooks = hooks(rung, needs)?;
@@ -177,7 +198,10 @@ pub(super) fn attach(
             }
             (Err(error), None) => {
                 detach(ebpf);
-                return Err(RungError { rung, reason: describe(hook, &error) });
+                return Err(RungError {
+                    rung,
+                    reason: describe(hook, &error),
+                });
             }
         }
     }
@@ -185,7 +209,9 @@ pub(super) fn attach(
 }
 
 fn attach_one(ebpf: &mut Ebpf, btf: &KernelBtf, hook: &Hook) -> Result<(), ProgramError> {
-    let program = ebpf.program_mut(hook.program).ok_or(ProgramError::UnexpectedProgramType)?;
+    let program = ebpf
+        .program_mut(hook.program)
+        .ok_or(ProgramError::UnexpectedProgramType)?;
     match hook.place {
         Place::FEntry(function) => {
             let program: &mut FEntry = program.try_into()?;
@@ -244,7 +270,10 @@ fn describe(hook: &Hook, error: &ProgramError) -> String {
         | Place::TracePoint(_, name) => name,
     };
     match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
             log::debug!("{}: verifier: {verifier_log}", hook.program);
             format!("load {} for {place}: {io_error}", hook.program)
         }

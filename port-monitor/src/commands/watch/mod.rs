@@ -33,15 +33,22 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
     let (sink, output) = args.output.open()?;
     let mut child = hold_command(args)?;
     let (mut kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
-    let show = Show { only_violations: args.policy.violations, limit: args.count };
+    let show = Show {
+        only_violations: args.policy.violations,
+        limit: args.count,
+    };
     let mut pipeline = Pipeline::new(policy, show, sink);
     let header = header(&kernel, args, pipeline.wall_ns(clock::boot_ns()));
     pipeline.say(&output, Item::Header(&header));
     if let Some(child) = &mut child {
-        kernel.watch_process(child.pid()).or_exit(ExitCode::CannotAttach)?;
+        kernel
+            .watch_process(child.pid())
+            .or_exit(ExitCode::CannotAttach)?;
         child.release().or_exit(ExitCode::Usage)?;
     }
-    Session::new(args, kernel, records, pipeline, output, child)?.run().await
+    Session::new(args, kernel, records, pipeline, output, child)?
+        .run()
+        .await
 }
 
 /// Loads the policy, and prints its warnings.
@@ -49,7 +56,10 @@ fn load_policy(args: &Args) -> Result<Option<Policy>, Failure> {
     let Some(path) = &args.policy.policy else {
         return Ok(None);
     };
-    super::policy::load(path).map(Some)
+    let loaded = Policy::load(path, &crate::policy::Host);
+    loaded
+        .map(|(policy, _)| Some(policy))
+        .or_exit(ExitCode::PolicyInvalid)
 }
 
 /// Starts the command after `--`, held back until its process is in the filter.
@@ -58,8 +68,14 @@ fn hold_command(args: &Args) -> Result<Option<Child>, Failure> {
         return Ok(None);
     }
     let to_file = args.output.output_file.is_some();
-    let stdout = if to_file { StdoutTo::Inherit } else { StdoutTo::Stderr };
-    Child::spawn(&args.command, stdout).or_exit(ExitCode::Usage).map(Some)
+    let stdout = if to_file {
+        StdoutTo::Inherit
+    } else {
+        StdoutTo::Stderr
+    };
+    Child::spawn(&args.command, stdout)
+        .or_exit(ExitCode::Usage)
+        .map(Some)
 }
 
 fn header(kernel: &Kernel, args: &Args, wall_ns: i128) -> Header {
@@ -73,6 +89,10 @@ fn header(kernel: &Kernel, args: &Args, wall_ns: i128) -> Header {
         boot_id: boot_id.unwrap_or_default().trim().to_owned(),
         backend: kernel.rung().name(),
         blind_spots: kernel.blind_spots().to_vec(),
-        policy: args.policy.policy.as_ref().map(|path| path.display().to_string()),
+        policy: args
+            .policy
+            .policy
+            .as_ref()
+            .map(|path| path.display().to_string()),
     }
 }
