@@ -24,4 +24,6 @@ pub enum Command {
     Watch(Box<commands::watch::Args>),
     /// Look up TCP ports and service names
     Service(commands::service::Args),
+    /// Check a policy, or explain what it decides
+    Policy(commands::policy::Args),
 }

@@ -9,6 +9,7 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
 };
 
+pub mod policy;
 pub mod service;
 pub mod watch;
 
@@ -18,6 +19,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         None => watch::run(cli.watch),
         Some(Command::Watch(args)) => watch::run(*args),
         Some(Command::Service(args)) => service::run(&args, io::stdout().lock()),
+        Some(Command::Policy(args)) => policy::run(&args, io::stdout().lock()),
     }
 }
 

@@ -118,7 +118,7 @@ impl Invalid {
         let noun = if errors == 1 { "error" } else { "errors" };
         let mut text = format!("{}: {errors} {noun}, nothing was applied", self.name);
         for diagnostic in &self.diagnostics {
-            text.push('\n');
+            text.push_str("\n\n");
             text.push_str(&diagnostic.render(style));
         }
         text

@@ -194,3 +194,12 @@ fn policy_of_the_greatest_size_is_analysed_to_the_end() {
         .collect();
     assert_eq!(found(&format!("version = 1\n{text}")), (vec![], vec![]));
 }
+
+#[test]
+fn rule_with_a_refused_condition_shadows_nothing() {
+    let text = "version = 1\n".to_owned()
+        + &rule("unread", "in", "deny", "domain = \"example.org\"")
+        + &rule("ssh", "in", "deny", "port = 22");
+    let invalid = parse(&text).unwrap_err();
+    assert_eq!(invalid.diagnostics.len(), 1, "{invalid}");
+}
