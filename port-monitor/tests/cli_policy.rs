@@ -1,8 +1,13 @@
 //! `port-monitor policy` from the command line: output and exit status.
 
-use std::{fs, path::Path, process::Output};
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use assert_cmd::Command;
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
 use insta::assert_snapshot;
 use tempfile::TempDir;
 
@@ -20,8 +25,7 @@ fn with_policy(text: impl AsRef<[u8]>) -> TempDir {
 }
 
 fn run(dir: &Path, args: &[&str]) -> Output {
-    Command::cargo_bin("port-monitor")
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_port-monitor"))
         .current_dir(dir)
         .arg("policy")
         .args(args)

@@ -16,8 +16,8 @@ use super::written;
 use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     policy::{
-        Diagnostic, Environment, Explanation, Facts, Host, Policy, PolicyError, Reason, RuleRef,
-        Style,
+        Diagnostic, Environment as _, Explanation, Facts, Host, Policy, PolicyError, Reason,
+        RuleRef, Style,
     },
     services::closest,
 };

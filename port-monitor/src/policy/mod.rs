@@ -7,7 +7,13 @@
 //! The decision itself is in the common crate. Pure but for `file` and
 //! [`environment::Host`].
 
-use std::{fmt, net::IpAddr, ops::Range, path::Path, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use port_monitor_common::policy::{self as decision, Decider, Direction, Mode, canonical};
 use thiserror::Error;
@@ -226,7 +232,7 @@ impl<'a> Facts<'a> {
             uid: event.owner.map(|owner| owner.uid),
             unit: process.unit.as_deref(),
             cgroup: process.cgroup.as_deref(),
-            exe: process.exe.known().map(|exe| exe.as_path()),
+            exe: process.exe.known().map(PathBuf::as_path),
             now_ns: wall_ns,
         }
     }

@@ -151,7 +151,7 @@ pub(super) fn address(octets: [u8; 16]) -> IpAddr {
 
 /// A name for a rule, network or service: fit for a column, a metric's label
 /// and a search, and never mistaken for an address.
-pub(super) fn name<'t>(text: &'t str) -> Result<&'t str, Problem> {
+pub(super) fn name(text: &str) -> Result<&str, Problem> {
     let fits = text.len() <= 64
         && text.bytes().any(|byte| byte.is_ascii_alphabetic())
         && text

@@ -187,7 +187,7 @@ fn policy_of_the_greatest_size_is_analysed_to_the_end() {
             rule(
                 &format!("r{n}"),
                 "in",
-                if n % 2 == 0 { "allow" } else { "deny" },
+                if n.is_multiple_of(2) { "allow" } else { "deny" },
                 &conditions,
             )
         })
