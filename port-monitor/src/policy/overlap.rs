@@ -42,8 +42,14 @@ impl Witness<'_> {
 
 impl fmt::Display for Witness<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let peer = SocketAddr::new(value::address(self.place.addr), self.port);
-        write!(f, "{} tcp {peer}", spelled(self.direction))?;
+        write!(f, "{} tcp ", spelled(self.direction))?;
+        match self.direction {
+            Direction::Listen => write!(f, "port {}", self.port)?,
+            Direction::Inbound | Direction::Outbound => {
+                let peer = value::address(self.place.addr);
+                write!(f, "{}", SocketAddr::new(peer, self.port))?;
+            }
+        }
         if let Some(uid) = self.uid {
             write!(f, " --user {uid}")?;
         }

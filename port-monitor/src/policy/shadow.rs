@@ -69,7 +69,7 @@ impl<'a> Analysis<'a> {
         // An earlier rule that ends sooner leaves the rest of the time to this.
         let lasting = self.those(&earlier, |other| other.until_ns >= rule.until_ns);
         if !self.decides_something(rule, &lasting)? {
-            let by = self.fewest_cover(rule, lasting)?;
+            let by = self.fewest_cover(rule, lasting);
             return Ok(Some(Problem::Shadowed {
                 name,
                 by: self.listed(&by),
@@ -147,17 +147,20 @@ impl<'a> Analysis<'a> {
         Ok(false)
     }
 
-    /// Rules out of `cover`, all of which are needed to cover `rule`.
-    fn fewest_cover(&self, rule: &Rule, cover: RuleSet) -> Result<Vec<usize>, Exhausted> {
+    /// Rules out of `cover`, all of which are needed to cover `rule`; more when
+    /// the budget ends first, for it is covered all the same.
+    fn fewest_cover(&self, rule: &Rule, cover: RuleSet) -> Vec<usize> {
         let mut needed = cover;
         for other in cover.iter() {
             let mut without = needed;
             without.set(other, false);
-            if !self.decides_something(rule, &without)? {
-                needed = without;
+            match self.decides_something(rule, &without) {
+                Ok(false) => needed = without,
+                Ok(true) => {}
+                Err(Exhausted) => break,
             }
         }
-        Ok(needed.iter().collect())
+        needed.iter().collect()
     }
 
     /// The entries that all `rules` have on one side.
@@ -175,11 +178,16 @@ impl<'a> Analysis<'a> {
     }
 
     fn listed(&self, rules: &[usize]) -> String {
-        let names = rules.iter().map(|&index| {
+        const MOST: usize = 8;
+        let names = rules.iter().take(MOST).map(|&index| {
             let line = self.infos.get(index).map_or(0, |info| info.line);
             format!("`{}` (line {line})", self.name(index))
         });
-        names.collect::<Vec<_>>().join(" and ")
+        let names = names.collect::<Vec<_>>().join(" and ");
+        match rules.len().saturating_sub(MOST) {
+            0 => names,
+            more => format!("{names} and {more} more"),
+        }
     }
 
     /// The witness and what decides it.
