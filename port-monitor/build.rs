@@ -10,16 +10,24 @@ const REBUILD: &str = "run `cargo xtask build-ebpf` and commit port-monitor/bpf"
 
 fn main() -> Result<(), Box<dyn Error>> {
     let package = env::var("CARGO_MANIFEST_DIR")?;
-    let workspace = Path::new(&package).parent().ok_or("no workspace directory")?;
+    let workspace = Path::new(&package)
+        .parent()
+        .ok_or("no workspace directory")?;
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
     let object = Path::new(&package).join(format!("bpf/port-monitor-{arch}.bpf.o"));
     let manifest = object.with_extension("manifest");
     for input in digest::INPUTS {
-        println!("cargo::rerun-if-changed={}", workspace.join(input).display());
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(input).display()
+        );
     }
     println!("cargo::rerun-if-changed={}", object.display());
     println!("cargo::rerun-if-changed={}", manifest.display());
-    println!("cargo::rustc-env=PORT_MONITOR_BPF_OBJECT={}", object.display());
+    println!(
+        "cargo::rustc-env=PORT_MONITOR_BPF_OBJECT={}",
+        object.display()
+    );
 
     let stale = |what: &str| Err(format!("{}: {what}: {REBUILD}", object.display()).into());
     let Ok(bytes) = fs::read(&object) else {
