@@ -1,5 +1,13 @@
 //! The policy decision: compiled rules and the facts of one connection in,
-//! verdict and rule out. Pure, no allocation.
+//! verdict and rule out. Pure, no allocation, no strings: every fact is one a
+//! kernel hook knows or a number that stands for it.
+//!
+//! Ordered first match; the direction's default decides what no rule matches.
+
+use crate::addr::{as_v4, v4_mapped};
+
+/// Most rules one policy may have.
+pub const MAX_RULES: usize = 1024;
 
 /// What happened to a connection under the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -11,4 +19,524 @@ pub enum Verdict {
     Deny = 1,
     /// Denied by a policy in observe mode: the connection went on.
     AuditDeny = 2,
+}
+
+/// What a rule or a default asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Action {
+    /// Let the connection go on.
+    Allow = 0,
+    /// Stop it.
+    Deny = 1,
+}
+
+/// What a policy does about a denied connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Mode {
+    /// Report it.
+    Observe = 0,
+    /// Stop it.
+    Enforce = 1,
+}
+
+impl Mode {
+    /// What happens to a connection the policy gives this action.
+    pub const fn verdict(self, action: Action) -> Verdict {
+        match (action, self) {
+            (Action::Allow, _) => Verdict::Allow,
+            (Action::Deny, Self::Observe) => Verdict::AuditDeny,
+            (Action::Deny, Self::Enforce) => Verdict::Deny,
+        }
+    }
+}
+
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// A peer connects to this host.
+    Inbound = 0,
+    /// This host connects to a peer.
+    Outbound = 1,
+    /// A process opens a port.
+    Listen = 2,
+}
+
+impl Direction {
+    /// Every direction, in numeric order.
+    pub const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::Listen];
+}
+
+/// Ports from `first` to `last`, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PortRange {
+    /// The lowest port.
+    pub first: u16,
+    /// The highest port, never below `first`.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// `port` lies in the range.
+    #[inline]
+    pub const fn contains(&self, port: u16) -> bool {
+        self.first <= port && port <= self.last
+    }
+}
+
+/// All addresses of one family with a common prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network {
+    bits: u128,
+    mask: u128,
+    v4: bool,
+}
+
+impl Network {
+    /// The network of `addr` (canonical) with `prefix_len` leading bits of the
+    /// 128; an IPv4 prefix counts from bit 96. `None` above 128.
+    pub fn new(addr: [u8; 16], prefix_len: u8) -> Option<Self> {
+        let mask = match prefix_len {
+            0 => 0,
+            1..=128 => u128::MAX << (128 - prefix_len),
+            _ => return None,
+        };
+        Some(Self {
+            bits: u128::from_be_bytes(addr) & mask,
+            mask,
+            v4: prefix_len >= 96 && as_v4(&addr).is_some(),
+        })
+    }
+
+    /// `addr` (canonical) lies in the network. An IPv6 network holds no IPv4
+    /// address, not even `::/0`.
+    #[inline]
+    pub fn contains(&self, addr: &[u8; 16]) -> bool {
+        u128::from_be_bytes(*addr) & self.mask == self.bits && as_v4(addr).is_some() == self.v4
+    }
+
+    /// The lowest address of the network.
+    pub const fn first(&self) -> [u8; 16] {
+        self.bits.to_be_bytes()
+    }
+
+    /// The highest address of the network.
+    pub const fn last(&self) -> [u8; 16] {
+        (self.bits | !self.mask).to_be_bytes()
+    }
+
+    /// It holds IPv4 addresses.
+    pub const fn is_v4(&self) -> bool {
+        self.v4
+    }
+}
+
+/// One entry of a rule's `from` or `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// Peers in this network.
+    Network(Network),
+    /// Peers on this host itself: [`Facts::peer_is_self`].
+    ThisHost,
+}
+
+/// The address a connection to `addr` really reaches, in the one spelling
+/// rules and facts share: the unspecified address leads to loopback.
+pub fn canonical(addr: [u8; 16]) -> [u8; 16] {
+    match as_v4(&addr) {
+        Some([0, 0, 0, 0]) => v4_mapped([127, 0, 0, 1]),
+        None if addr == [0; 16] => LOOPBACK_V6,
+        _ => addr,
+    }
+}
+
+/// `addr` (canonical) is a loopback address.
+#[inline]
+pub fn is_loopback(addr: &[u8; 16]) -> bool {
+    matches!(as_v4(addr), Some([127, ..])) || *addr == LOOPBACK_V6
+}
+
+const LOOPBACK_V6: [u8; 16] = 1_u128.to_be_bytes();
+
+/// The values a rule accepts for one fact: a part of one of the lists in
+/// [`Rules`], or everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepts {
+    /// The rule does not ask.
+    Any,
+    /// Any of these entries; none matches nothing.
+    OneOf {
+        /// The first entry.
+        start: u32,
+        /// How many there are.
+        len: u32,
+    },
+}
+
+impl Accepts {
+    /// The accepted entries of `all`; `None` accepts everything.
+    #[inline]
+    pub fn of<T>(self, all: &[T]) -> Option<&[T]> {
+        match self {
+            Self::Any => None,
+            Self::OneOf { start, len } => {
+                let (start, len) = (start as usize, len as usize);
+                Some(all.get(start..start.saturating_add(len)).unwrap_or(&[]))
+            }
+        }
+    }
+
+    #[inline]
+    fn any<T>(self, all: &[T], mut test: impl FnMut(&T) -> bool) -> bool {
+        self.of(all)
+            .is_none_or(|entries| entries.iter().any(&mut test))
+    }
+}
+
+/// One rule: all conditions must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// What the rule is about.
+    pub direction: Direction,
+    /// What it asks for.
+    pub action: Action,
+    /// Service ports, in [`Rules::ports`].
+    pub ports: Accepts,
+    /// Peers, in [`Rules::peers`].
+    pub peers: Accepts,
+    /// Owners, in [`Rules::uids`].
+    pub uids: Accepts,
+    /// Units, in [`Rules::scopes`].
+    pub units: Accepts,
+    /// cgroups, in [`Rules::scopes`].
+    pub cgroups: Accepts,
+    /// Executables, in [`Rules::scopes`].
+    pub exes: Accepts,
+    /// The rule ends here, ns since the Unix epoch; `i64::MAX` is never.
+    pub until_ns: i64,
+}
+
+/// What is known of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts<'a> {
+    /// Who opened it.
+    pub direction: Direction,
+    /// The port of the service: the remote one outbound, else the local one.
+    pub service_port: u16,
+    /// The peer's address, [`canonical`]; zero when listening.
+    pub peer: [u8; 16],
+    /// The peer's address is one of this host, loopback included.
+    pub peer_is_self: bool,
+    /// Real uid of the owner; `None` when the owner is unknown.
+    pub uid: Option<u32>,
+    /// Numbers of the units, cgroups and executables the owner belongs to, as
+    /// the compiler gave them to those that rules name.
+    pub scopes: &'a [u32],
+    /// Wall-clock time, ns since the Unix epoch.
+    pub now_ns: i64,
+}
+
+/// A condition of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Condition {
+    /// [`Rule::direction`].
+    Direction,
+    /// [`Rule::until_ns`].
+    Until,
+    /// [`Rule::ports`].
+    Port,
+    /// [`Rule::peers`].
+    Peer,
+    /// [`Rule::uids`].
+    User,
+    /// [`Rule::units`].
+    Unit,
+    /// [`Rule::cgroups`].
+    Cgroup,
+    /// [`Rule::exes`].
+    Exe,
+}
+
+/// What decides a connection of one direction that no rule matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultAction {
+    /// What is asked for.
+    pub action: Action,
+    /// Loopback peers are not spared.
+    pub filters_loopback: bool,
+}
+
+/// The defaults of all directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// For [`Direction::Inbound`].
+    pub inbound: DefaultAction,
+    /// For [`Direction::Outbound`].
+    pub outbound: DefaultAction,
+    /// For [`Direction::Listen`].
+    pub listen: DefaultAction,
+}
+
+impl Defaults {
+    /// The default of one direction.
+    pub const fn of(&self, direction: Direction) -> DefaultAction {
+        match direction {
+            Direction::Inbound => self.inbound,
+            Direction::Outbound => self.outbound,
+            Direction::Listen => self.listen,
+        }
+    }
+}
+
+/// What decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decider {
+    /// The rule at this index.
+    Rule(u32),
+    /// The direction's default.
+    Default,
+    /// The direction's default, which spares loopback peers.
+    Loopback,
+}
+
+/// The policy's word on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// What is asked for.
+    pub action: Action,
+    /// By what.
+    pub by: Decider,
+}
+
+/// A compiled policy: rules in order, and the lists they point into.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// What decides where no rule matches.
+    pub defaults: Defaults,
+    /// First match wins.
+    pub rules: &'a [Rule],
+    /// [`Rule::ports`].
+    pub ports: &'a [PortRange],
+    /// [`Rule::peers`].
+    pub peers: &'a [Peer],
+    /// [`Rule::uids`].
+    pub uids: &'a [u32],
+    /// [`Rule::units`], [`Rule::cgroups`], [`Rule::exes`].
+    pub scopes: &'a [u32],
+}
+
+impl Rules<'_> {
+    /// Decides one connection.
+    pub fn decide(&self, facts: &Facts<'_>) -> Decision {
+        for (index, rule) in (0_u32..).zip(self.rules) {
+            if self.mismatch(rule, facts).is_none() {
+                return Decision {
+                    action: rule.action,
+                    by: Decider::Rule(index),
+                };
+            }
+        }
+        self.default_decision(facts)
+    }
+
+    /// What is decided when no rule matches.
+    pub fn default_decision(&self, facts: &Facts<'_>) -> Decision {
+        let default = self.defaults.of(facts.direction);
+        let spared = !default.filters_loopback && is_loopback(&facts.peer);
+        if default.action == Action::Deny && spared {
+            return Decision {
+                action: Action::Allow,
+                by: Decider::Loopback,
+            };
+        }
+        Decision {
+            action: default.action,
+            by: Decider::Default,
+        }
+    }
+
+    /// The first condition of `rule` that does not hold; `None` is a match.
+    pub fn mismatch(&self, rule: &Rule, facts: &Facts<'_>) -> Option<Condition> {
+        let in_scope = |accepts: Accepts| accepts.any(self.scopes, |id| facts.scopes.contains(id));
+        if rule.direction != facts.direction {
+            return Some(Condition::Direction);
+        }
+        if facts.now_ns >= rule.until_ns {
+            return Some(Condition::Until);
+        }
+        if !rule
+            .ports
+            .any(self.ports, |range| range.contains(facts.service_port))
+        {
+            return Some(Condition::Port);
+        }
+        if !rule.peers.any(self.peers, |peer| peer.matches(facts)) {
+            return Some(Condition::Peer);
+        }
+        if !rule.uids.any(self.uids, |&uid| facts.uid == Some(uid)) {
+            return Some(Condition::User);
+        }
+        if !in_scope(rule.units) {
+            return Some(Condition::Unit);
+        }
+        if !in_scope(rule.cgroups) {
+            return Some(Condition::Cgroup);
+        }
+        (!in_scope(rule.exes)).then_some(Condition::Exe)
+    }
+}
+
+impl Peer {
+    #[inline]
+    fn matches(&self, facts: &Facts<'_>) -> bool {
+        match self {
+            Self::Network(network) => network.contains(&facts.peer),
+            Self::ThisHost => facts.peer_is_self,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALLOW: DefaultAction = DefaultAction {
+        action: Action::Allow,
+        filters_loopback: false,
+    };
+    const DENY: DefaultAction = DefaultAction {
+        action: Action::Deny,
+        filters_loopback: false,
+    };
+    const ANY_OUT: Rule = Rule {
+        direction: Direction::Outbound,
+        action: Action::Deny,
+        ports: Accepts::Any,
+        peers: Accepts::Any,
+        uids: Accepts::Any,
+        units: Accepts::Any,
+        cgroups: Accepts::Any,
+        exes: Accepts::Any,
+        until_ns: i64::MAX,
+    };
+    const SSH_OUT: Facts<'static> = Facts {
+        direction: Direction::Outbound,
+        service_port: 22,
+        peer: v4_mapped([10, 0, 0, 1]),
+        peer_is_self: false,
+        uid: Some(1000),
+        scopes: &[],
+        now_ns: 100,
+    };
+
+    fn rules(rules: &[Rule], outbound: DefaultAction) -> Rules<'_> {
+        Rules {
+            defaults: Defaults {
+                inbound: ALLOW,
+                outbound,
+                listen: ALLOW,
+            },
+            rules,
+            ports: &[PortRange {
+                first: 20,
+                last: 25,
+            }],
+            peers: &[],
+            uids: &[],
+            scopes: &[],
+        }
+    }
+
+    #[test]
+    fn first_matching_rule_wins() {
+        let allow = Rule {
+            action: Action::Allow,
+            ..ANY_OUT
+        };
+        let inbound = Rule {
+            direction: Direction::Inbound,
+            ..ANY_OUT
+        };
+        let decision = rules(&[inbound, allow, ANY_OUT], DENY).decide(&SSH_OUT);
+        assert_eq!(decision.action, Action::Allow);
+        assert_eq!(decision.by, Decider::Rule(1));
+    }
+
+    #[test]
+    fn empty_list_matches_nothing_where_no_list_matches_all() {
+        let never = Rule {
+            ports: Accepts::OneOf { start: 0, len: 0 },
+            ..ANY_OUT
+        };
+        assert_eq!(
+            rules(&[never], ALLOW).mismatch(&never, &SSH_OUT),
+            Some(Condition::Port)
+        );
+        assert_eq!(rules(&[], ALLOW).mismatch(&ANY_OUT, &SSH_OUT), None);
+    }
+
+    #[test]
+    fn rule_ends_at_its_expiry_and_not_before() {
+        let until = |until_ns| Rule {
+            until_ns,
+            ..ANY_OUT
+        };
+        let by = |rule| rules(&[rule], ALLOW).decide(&SSH_OUT).by;
+        assert_eq!(by(until(101)), Decider::Rule(0));
+        assert_eq!(by(until(100)), Decider::Default);
+    }
+
+    #[test]
+    fn default_spares_loopback_unless_it_filters_it() {
+        let facts = Facts {
+            peer: LOOPBACK_V6,
+            ..SSH_OUT
+        };
+        let filter = DefaultAction {
+            filters_loopback: true,
+            ..DENY
+        };
+        assert_eq!(rules(&[], DENY).decide(&facts).by, Decider::Loopback);
+        assert_eq!(rules(&[], filter).decide(&facts).action, Action::Deny);
+        assert_eq!(rules(&[], DENY).decide(&SSH_OUT).action, Action::Deny);
+        assert_eq!(
+            rules(&[ANY_OUT], DENY).decide(&facts).action,
+            Action::Deny,
+            "a rule judges loopback like any other peer"
+        );
+    }
+
+    #[test]
+    fn unspecified_address_is_loopback() {
+        assert_eq!(canonical([0; 16]), LOOPBACK_V6);
+        assert_eq!(canonical(v4_mapped([0; 4])), v4_mapped([127, 0, 0, 1]));
+        assert_eq!(canonical(SSH_OUT.peer), SSH_OUT.peer);
+    }
+
+    #[test]
+    fn ipv6_network_holds_no_ipv4_address() {
+        let all_v6 = Network::new([0; 16], 0).unwrap();
+        let all_v4 = Network::new(v4_mapped([0; 4]), 96).unwrap();
+        let (v4, v6) = (SSH_OUT.peer, LOOPBACK_V6);
+        assert!(all_v4.contains(&v4) && !all_v4.contains(&v6));
+        assert!(all_v6.contains(&v6) && !all_v6.contains(&v4));
+    }
+
+    #[test]
+    fn network_ends_at_its_prefix() {
+        let network = Network::new(v4_mapped([10, 1, 0, 0]), 112).unwrap();
+        assert_eq!(network.last(), v4_mapped([10, 1, 255, 255]));
+        assert!(network.contains(&network.first()) && network.contains(&network.last()));
+        assert!(!network.contains(&v4_mapped([10, 2, 0, 0])));
+        assert_eq!(Network::new([0; 16], 129), None);
+    }
+
+    #[test]
+    fn observe_mode_only_reports() {
+        assert_eq!(Mode::Observe.verdict(Action::Deny), Verdict::AuditDeny);
+        assert_eq!(Mode::Enforce.verdict(Action::Deny), Verdict::Deny);
+        assert_eq!(Mode::Enforce.verdict(Action::Allow), Verdict::Allow);
+    }
 }

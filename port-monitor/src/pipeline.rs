@@ -76,7 +76,9 @@ impl Pipeline {
 
     /// As many events were shown as were asked for.
     pub fn is_done(&self) -> bool {
-        self.show.limit.is_some_and(|limit| self.tally.formatted >= limit)
+        self.show
+            .limit
+            .is_some_and(|limit| self.tally.formatted >= limit)
     }
 
     /// Wall-clock time of a `CLOCK_BOOTTIME` ns.
@@ -109,13 +111,21 @@ impl Pipeline {
             let facts = Facts::of(&event, &process, wall_ns);
             policy.judge(&facts)
         });
-        let is_violation = judgement.as_ref().is_some_and(|judgement| judgement.is_violation());
+        let is_violation = judgement
+            .as_ref()
+            .is_some_and(|judgement| judgement.is_violation());
         self.tally.violations += u64::from(is_violation);
         if self.is_done() || self.show.only_violations && !is_violation {
             self.tally.hidden += 1;
             return;
         }
-        let record = Record { event, wall_ns, process, ports, judgement };
+        let record = Record {
+            event,
+            wall_ns,
+            process,
+            ports,
+            judgement,
+        };
         self.sink.write(&mut self.chunk, Item::Event(&record));
         self.chunk_events += 1;
         self.tally.formatted += 1;

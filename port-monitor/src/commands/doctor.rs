@@ -61,7 +61,11 @@ struct Program {
 /// Tries everything and prints what it found; exit 3 when no backend works.
 pub fn run(args: &Args, mut out: impl Write) -> Result<ExitCode, Failure> {
     let report = examine();
-    let code = if report.auto.is_some() { ExitCode::Ok } else { ExitCode::CannotAttach };
+    let code = if report.auto.is_some() {
+        ExitCode::Ok
+    } else {
+        ExitCode::CannotAttach
+    };
     let written = if args.json {
         serde_json::to_writer(&mut out, &report)
             .map_err(Into::into)
@@ -94,13 +98,20 @@ fn checks() -> Vec<Check> {
         Check {
             name: "privilege",
             ok: missing.is_empty(),
-            found: if missing.is_empty() { "enough".to_owned() } else { format!("no {}", missing.join(", no ")) },
+            found: if missing.is_empty() {
+                "enough".to_owned()
+            } else {
+                format!("no {}", missing.join(", no "))
+            },
             remedy: Some("run it with sudo"),
         },
         Check {
             name: "kernel BTF",
             ok: btf.is_ok(),
-            found: btf.map_or_else(|error| error.to_string(), |file| format!("{} bytes", file.len())),
+            found: btf.map_or_else(
+                |error| error.to_string(),
+                |file| format!("{} bytes", file.len()),
+            ),
             remedy: Some("boot a kernel with CONFIG_DEBUG_INFO_BTF, or use --btf FILE"),
         },
         Check {
@@ -112,13 +123,19 @@ fn checks() -> Vec<Check> {
         Check {
             name: "pid namespace",
             ok: preflight::in_host_pid_namespace(),
-            found: fs::read_link("/proc/self/ns/pid").unwrap_or_default().display().to_string(),
+            found: fs::read_link("/proc/self/ns/pid")
+                .unwrap_or_default()
+                .display()
+                .to_string(),
             remedy: Some("run it on the host, or in a container with --pid=host"),
         },
         Check {
             name: "cgroup v2",
             ok: cgroups.is_some(),
-            found: cgroups.map_or_else(|| "not mounted".to_owned(), |tree| tree.mount().display().to_string()),
+            found: cgroups.map_or_else(
+                || "not mounted".to_owned(),
+                |tree| tree.mount().display().to_string(),
+            ),
             remedy: Some("mount cgroup2: without it there are no units, containers or --cgroup"),
         },
         sysctl("kernel.perf_event_paranoid"),
@@ -143,7 +160,10 @@ fn try_backend(rung: Rung) -> Backend {
     let settings = Settings {
         backend: Some(rung),
         kinds: Vec::new(),
-        filters: Filters { tree: true, ..Filters::default() },
+        filters: Filters {
+            tree: true,
+            ..Filters::default()
+        },
         ring_bytes: kernel::DEFAULT_RING_BYTES,
         acceptor: false,
         log_level: None,
@@ -153,7 +173,10 @@ fn try_backend(rung: Rung) -> Backend {
         Ok((kernel, _)) => (None, kernel.blind_spots().to_vec(), kernel.programs()),
         Err(error) => (Some(error.to_string()), Vec::new(), Vec::new()),
     };
-    let program = |(name, verified_instructions)| Program { name, verified_instructions };
+    let program = |(name, verified_instructions)| Program {
+        name,
+        verified_instructions,
+    };
     Backend {
         name: rung.name(),
         refused,
@@ -163,7 +186,11 @@ fn try_backend(rung: Rung) -> Backend {
 }
 
 fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
-    writeln!(out, "port-monitor {} on kernel {}\n", report.version, report.kernel)?;
+    writeln!(
+        out,
+        "port-monitor {} on kernel {}\n",
+        report.version, report.kernel
+    )?;
     for check in &report.checks {
         let mark = if check.ok { "ok" } else { "NO" };
         writeln!(out, "{mark}  {:<34} {}", check.name, check.found)?;
@@ -175,14 +202,22 @@ fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
         writeln!(out)?;
         match &backend.refused {
             Some(reason) => writeln!(out, "NO  backend {}: {reason}", backend.name)?,
-            None => writeln!(out, "ok  backend {}: attached, and proved on loopback", backend.name)?,
+            None => writeln!(
+                out,
+                "ok  backend {}: attached, and proved on loopback",
+                backend.name
+            )?,
         }
         for blind_spot in &backend.blind_spots {
             writeln!(out, "      cannot see: {blind_spot}")?;
         }
         for program in &backend.programs {
             if let Some(count) = program.verified_instructions {
-                writeln!(out, "      {:<16} {count} verified instructions", program.name)?;
+                writeln!(
+                    out,
+                    "      {:<16} {count} verified instructions",
+                    program.name
+                )?;
             }
         }
     }

@@ -104,14 +104,23 @@ pub(super) fn run(
     mut others: impl FnMut(&[u8]),
 ) -> Result<(), CanaryError> {
     let truth = Truth::read()?;
-    let loopbacks = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let loopbacks = [
+        IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(Ipv6Addr::LOCALHOST),
+    ];
     for addr in loopbacks {
         let Some((client, server)) = connect(addr)? else {
             log::info!("no IPv6 on loopback: the self-test is IPv4 only");
             continue;
         };
         let events = collect(ring, &mut others, server, client);
-        let expected = Expected { truth: &truth, client, server, rung, acceptor };
+        let expected = Expected {
+            truth: &truth,
+            client,
+            server,
+            rung,
+            acceptor,
+        };
         expected.check(&events)?;
     }
     Ok(())
@@ -165,14 +174,20 @@ impl Truth {
         };
         let netns = "/proc/thread-self/ns/net";
         let netns_ino = fs::metadata(netns)
-            .map_err(|source| CanaryError::Truth { path: netns, source })?
+            .map_err(|source| CanaryError::Truth {
+                path: netns,
+                source,
+            })?
             .ino();
         let mut comm = read("/proc/thread-self/comm")?;
         comm.pop();
         Ok(Self {
             kernel: super::kernel_release(),
             pid: std::process::id(),
-            tid: rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs(),
+            tid: rustix::thread::gettid()
+                .as_raw_nonzero()
+                .get()
+                .unsigned_abs(),
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             comm,
@@ -209,7 +224,11 @@ impl Expected<'_> {
         self.check_owner(connect, OwnerSource::Connect)?;
         self.check_owner(connected, OwnerSource::Connect)?;
         let by_listener = self.rung == Rung::Tracepoint && !self.acceptor;
-        let source = if by_listener { OwnerSource::Listener } else { OwnerSource::Accept };
+        let source = if by_listener {
+            OwnerSource::Listener
+        } else {
+            OwnerSource::Accept
+        };
         self.check_owner(accept, source)?;
         self.equal(connected, "connection id", connected.id, connect.id)
     }
@@ -218,9 +237,16 @@ impl Expected<'_> {
         let missing = || CanaryError::Missing {
             kernel: self.truth.kernel.clone(),
             event: name,
-            family: if self.server.is_ipv4() { "IPv4" } else { "IPv6" },
+            family: if self.server.is_ipv4() {
+                "IPv4"
+            } else {
+                "IPv6"
+            },
         };
-        events.iter().find(|event| event.action.name() == name).ok_or_else(missing)
+        events
+            .iter()
+            .find(|event| event.action.name() == name)
+            .ok_or_else(missing)
     }
 
     fn check_ends(
@@ -236,7 +262,12 @@ impl Expected<'_> {
             if bound { local.port() } else { 0 }
         })?;
         self.equal(event, "remote port", event.remote_port, remote.port())?;
-        self.equal(event, "network namespace", event.netns_ino, self.truth.netns_ino)?;
+        self.equal(
+            event,
+            "network namespace",
+            event.netns_ino,
+            self.truth.netns_ino,
+        )?;
         self.equal(event, "bound interface", event.ifindex.unwrap_or(0), 0)
     }
 
@@ -245,7 +276,16 @@ impl Expected<'_> {
         let Some(owner) = &event.owner else {
             return Err(self.wrong(event, "owner", &"nobody", &truth.pid));
         };
-        let Owner { source: reported, pid, tid, start_ns, comm, uid, gid, cgroup_id } = owner;
+        let Owner {
+            source: reported,
+            pid,
+            tid,
+            start_ns,
+            comm,
+            uid,
+            gid,
+            cgroup_id,
+        } = owner;
         if *reported != source {
             return Err(self.wrong(event, "owner source", reported, &source));
         }
@@ -258,7 +298,12 @@ impl Expected<'_> {
         if comm.as_bytes() != truth.comm {
             return Err(self.wrong(event, "thread name", &comm.as_bytes(), &truth.comm));
         }
-        self.equal(event, "cgroup id", *cgroup_id, truth.cgroup_id.unwrap_or(*cgroup_id))
+        self.equal(
+            event,
+            "cgroup id",
+            *cgroup_id,
+            truth.cgroup_id.unwrap_or(*cgroup_id),
+        )
     }
 
     fn equal<T: PartialEq + std::fmt::Display>(
@@ -271,7 +316,12 @@ impl Expected<'_> {
         if reported == truth {
             return Ok(());
         }
-        Err(self.wrong(event, field, &format_args!("{reported}"), &format_args!("{truth}")))
+        Err(self.wrong(
+            event,
+            field,
+            &format_args!("{reported}"),
+            &format_args!("{truth}"),
+        ))
     }
 
     fn wrong(

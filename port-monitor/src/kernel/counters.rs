@@ -16,10 +16,14 @@ pub struct Counters {
 impl Counters {
     /// Takes the map out of the object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        let map = ebpf.take_map("pm_counters").ok_or_else(|| MapError::InvalidName {
-            name: "pm_counters".to_owned(),
-        })?;
-        Ok(Self { map: PerCpuArray::try_from(map)? })
+        let map = ebpf
+            .take_map("pm_counters")
+            .ok_or_else(|| MapError::InvalidName {
+                name: "pm_counters".to_owned(),
+            })?;
+        Ok(Self {
+            map: PerCpuArray::try_from(map)?,
+        })
     }
 
     /// One hook's row.
@@ -34,12 +38,18 @@ impl Counters {
 
     /// Every hook's row.
     pub fn hooks(&self) -> Result<Vec<(Hook, HookCount)>, MapError> {
-        Hook::ALL.into_iter().map(|hook| Ok((hook, self.hook(hook)?))).collect()
+        Hook::ALL
+            .into_iter()
+            .map(|hook| Ok((hook, self.hook(hook)?)))
+            .collect()
     }
 
     /// Events lost so far because the ring was full.
     pub fn reserve_failed(&self) -> Result<u64, MapError> {
-        Hook::ALL.into_iter().map(|hook| self.sum(slot(hook, Counter::ReserveFailed))).sum()
+        Hook::ALL
+            .into_iter()
+            .map(|hook| self.sum(slot(hook, Counter::ReserveFailed)))
+            .sum()
     }
 
     /// A counter outside the rows.

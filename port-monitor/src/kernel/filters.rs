@@ -12,8 +12,8 @@ use port_monitor_common::{
     config::{
         FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_IN,
         FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID, FILTER_REMOTE_NET,
-        FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, PORT_SET_ANY, PORT_SET_LOCAL,
-        PORT_SET_REMOTE, PORT_SET_WORDS,
+        FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, PORT_SET_ANY, PORT_SET_LOCAL, PORT_SET_REMOTE,
+        PORT_SET_WORDS,
     },
 };
 
@@ -75,7 +75,9 @@ impl Filters {
             (FILTER_ONLY_IN, self.direction == Some(Direction::Inbound)),
             (FILTER_ONLY_OUT, self.direction == Some(Direction::Outbound)),
         ];
-        on.into_iter().filter(|&(_, is_on)| is_on).fold(0, |bits, (bit, _)| bits | bit)
+        on.into_iter()
+            .filter(|&(_, is_on)| is_on)
+            .fold(0, |bits, (bit, _)| bits | bit)
     }
 
     /// Fills the maps; before anything is attached.
@@ -99,25 +101,21 @@ impl Filters {
 /// A network as the trie spells it: IPv4 as IPv4-mapped.
 fn lpm_key(net: &IpNet) -> Key<[u8; 16]> {
     match net {
-        IpNet::V4(net) => {
-            Key::new(96 + u32::from(net.prefix_len()), v4_mapped(net.network().octets()))
-        }
+        IpNet::V4(net) => Key::new(
+            96 + u32::from(net.prefix_len()),
+            v4_mapped(net.network().octets()),
+        ),
         IpNet::V6(net) => Key::new(u32::from(net.prefix_len()), net.network().octets()),
     }
 }
 
-pub(super) fn map<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &str,
-) -> Result<&'a mut aya::maps::Map, MapError> {
-    ebpf.map_mut(name).ok_or_else(|| MapError::InvalidName { name: name.to_owned() })
+pub(super) fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::maps::Map, MapError> {
+    ebpf.map_mut(name).ok_or_else(|| MapError::InvalidName {
+        name: name.to_owned(),
+    })
 }
 
-fn insert_all<K: Pod + Eq + Hash>(
-    ebpf: &mut Ebpf,
-    name: &str,
-    keys: &[K],
-) -> Result<(), MapError> {
+fn insert_all<K: Pod + Eq + Hash>(ebpf: &mut Ebpf, name: &str, keys: &[K]) -> Result<(), MapError> {
     let mut set = HashMap::<_, K, u8>::try_from(map(ebpf, name)?)?;
     keys.iter().try_for_each(|key| insert(&mut set, key))
 }

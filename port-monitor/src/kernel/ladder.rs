@@ -55,7 +55,11 @@ struct Hook {
 }
 
 const fn required(program: &'static str, place: Place) -> Hook {
-    Hook { program, place, or_blind: None }
+    Hook {
+        program,
+        place,
+        or_blind: None,
+    }
 }
 
 /// In no rung of its own: follows the process tree of a watched command.
@@ -67,24 +71,20 @@ const TREE: [Hook; 2] = [
 const OUTCOME: Hook = required("pm_outcome_rt", Place::RawTracePoint("inet_sock_set_state"));
 
 /// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
-const NO_GRAFT: &str = "accepts by threads that were already waiting in accept when the monitor \
-                        started: this kernel has no security_sock_graft";
+const NO_GRAFT: &str = "accepts by threads that were waiting in accept before the start";
 
 /// What the accept tracepoints do not see.
-const NO_IO_URING_ACCEPT: &str = "accepts through io_uring: they pass no accept system call";
+const NO_IO_URING_ACCEPT: &str = "accepts through io_uring";
 
 /// The tracepoint rung's limits, whatever the kernel.
 const TRACEPOINT_BLIND: [&str; 2] = [
-    "the local port of an attempt (connect): the kernel chooses it later; connected and failed \
-     events have it",
-    "listeners shared by several processes (SO_REUSEPORT) and those that never called bind: \
-     their connections have no owner",
+    "the local port of an attempt; the event of its outcome has it",
+    "who owns a listener that several processes share or that never called bind",
 ];
 
 /// Who an accept is attributed to on the tracepoint rung.
-const LISTENER_BLIND: &str = "the accepting thread: an accept is reported when the connection is \
-                              established, with the process that made the socket listen \
-                              (--acceptor names the thread)";
+const LISTENER_BLIND: &str =
+    "who accepts: the process that listens is named (--acceptor names the thread)";
 
 /// What a rung needs to know of the kernel and of the run.
 #[derive(Clone, Copy, Debug)]
@@ -134,11 +134,20 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
         Rung::Tracepoint => {
             if needs.acceptor {
                 hooks.extend([
-                    required("pm_sys_accept", Place::TracePoint("syscalls", "sys_exit_accept")),
-                    required("pm_sys_accept4", Place::TracePoint("syscalls", "sys_exit_accept4")),
+                    required(
+                        "pm_sys_accept",
+                        Place::TracePoint("syscalls", "sys_exit_accept"),
+                    ),
+                    required(
+                        "pm_sys_accept4",
+                        Place::TracePoint("syscalls", "sys_exit_accept4"),
+                    ),
                 ]);
             }
-            hooks.push(required("pm_state_rt", Place::RawTracePoint("inet_sock_set_state")));
+            hooks.push(required(
+                "pm_state_rt",
+                Place::RawTracePoint("inet_sock_set_state"),
+            ));
         }
     }
     Ok(hooks)
@@ -167,8 +176,16 @@ pub(super) fn attach(
     let mut blind = match rung {
         Rung::Fentry | Rung::Kprobe => Vec::new(),
         Rung::Tracepoint => {
-            let accept = if needs.acceptor { NO_IO_URING_ACCEPT } else { LISTENER_BLIND };
-            [accept].into_iter().chain(TRACEPOINT_BLIND).map(str::to_owned).collect()
+            let accept = if needs.acceptor {
+                NO_IO_URING_ACCEPT
+            } else {
+                LISTENER_BLIND
+            };
+            [accept]
+                .into_iter()
+                .chain(TRACEPOINT_BLIND)
+                .map(str::to_owned)
+                .collect()
         }
     };
     let hooks = hooks(rung, needs)?;
@@ -181,7 +198,10 @@ pub(super) fn attach(
             }
             (Err(error), None) => {
                 detach(ebpf);
-                return Err(RungError { rung, reason: describe(hook, &error) });
+                return Err(RungError {
+                    rung,
+                    reason: describe(hook, &error),
+                });
             }
         }
     }
@@ -189,7 +209,9 @@ pub(super) fn attach(
 }
 
 fn attach_one(ebpf: &mut Ebpf, btf: &KernelBtf, hook: &Hook) -> Result<(), ProgramError> {
-    let program = ebpf.program_mut(hook.program).ok_or(ProgramError::UnexpectedProgramType)?;
+    let program = ebpf
+        .program_mut(hook.program)
+        .ok_or(ProgramError::UnexpectedProgramType)?;
     match hook.place {
         Place::FEntry(function) => {
             let program: &mut FEntry = program.try_into()?;
@@ -248,7 +270,10 @@ fn describe(hook: &Hook, error: &ProgramError) -> String {
         | Place::TracePoint(_, name) => name,
     };
     match error {
-        ProgramError::LoadError { io_error, verifier_log } => {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
             log::debug!("{}: verifier: {verifier_log}", hook.program);
             format!("load {} for {place}: {io_error}", hook.program)
         }

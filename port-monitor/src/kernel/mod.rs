@@ -151,7 +151,10 @@ impl Kernel {
         preflight::check()?;
         let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
         let layout = read_btf(&path)?;
-        let unreadable = |source| KernelError::Btf { path: path.clone(), source };
+        let unreadable = |source| KernelError::Btf {
+            path: path.clone(),
+            source,
+        };
         let offsets = btf::offsets(&layout).map_err(unreadable)?;
         let needs = Needs {
             accept_params: layout.function_params("inet_csk_accept"),
@@ -159,7 +162,10 @@ impl Kernel {
             tree: settings.filters.tree,
         };
         let kernel_btf = aya::Btf::parse_file(&path, Endianness::default()).map_err(|error| {
-            KernelError::BtfUnusable { path: path.clone(), reason: ladder::chain(&error) }
+            KernelError::BtfUnusable {
+                path: path.clone(),
+                reason: ladder::chain(&error),
+            }
         })?;
         let log_level = settings.log_level.map_or(0, |level| level as u8);
         let mut ebpf = object::load(&offsets, &config(settings), settings.ring_bytes, log_level)?;
@@ -171,8 +177,18 @@ impl Kernel {
         let counters = Counters::take(&mut ebpf)?;
         let mut ring = ring::take(&mut ebpf)?;
         let mut early = Vec::new();
-        canary::run(&mut ring, rung, settings.acceptor, |record| early.push(record.to_vec()))?;
-        Ok((Self { ebpf, rung, blind_spots, counters }, Records { ring, early }))
+        canary::run(&mut ring, rung, settings.acceptor, |record| {
+            early.push(record.to_vec())
+        })?;
+        Ok((
+            Self {
+                ebpf,
+                rung,
+                blind_spots,
+                counters,
+            },
+            Records { ring, early },
+        ))
     }
 
     /// The rung in use.
@@ -219,13 +235,21 @@ impl Kernel {
 
 /// `uname -r`.
 pub fn kernel_release() -> String {
-    rustix::system::uname().release().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn read_btf(path: &Path) -> Result<btf::Btf, KernelError> {
-    let bytes = fs::read(path)
-        .map_err(|source| KernelError::BtfMissing { path: path.to_owned(), source })?;
-    btf::Btf::parse(bytes).map_err(|source| KernelError::Btf { path: path.to_owned(), source })
+    let bytes = fs::read(path).map_err(|source| KernelError::BtfMissing {
+        path: path.to_owned(),
+        source,
+    })?;
+    btf::Btf::parse(bytes).map_err(|source| KernelError::Btf {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn config(settings: &Settings) -> Config {
@@ -236,7 +260,10 @@ fn config(settings: &Settings) -> Config {
     Config {
         salt: u64::from_ne_bytes(salt),
         self_tgid: std::process::id(),
-        kinds: settings.kinds.iter().fold(0, |bits, kind| bits | kind.bit()),
+        kinds: settings
+            .kinds
+            .iter()
+            .fold(0, |bits, kind| bits | kind.bit()),
         filters: settings.filters.bits(),
         acceptor: settings.acceptor.into(),
     }
@@ -264,7 +291,10 @@ fn climb(
             }
         }
     }
-    Err(KernelError::NoRung { kernel: kernel_release(), reasons: reasons.join("; ") })
+    Err(KernelError::NoRung {
+        kernel: kernel_release(),
+        reasons: reasons.join("; "),
+    })
 }
 
 /// Runs the iterator that notes who listened before the monitor started.
@@ -275,7 +305,10 @@ fn seed_listeners(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(), KernelError> {
         .ok_or_else(|| KernelError::Listeners("no such program".to_owned()))?;
     let program: &mut Iter = program.try_into().map_err(failed)?;
     program.load("task_file", btf).map_err(failed)?;
-    let link = program.attach().and_then(|id| program.take_link(id)).map_err(failed)?;
+    let link = program
+        .attach()
+        .and_then(|id| program.take_link(id))
+        .map_err(failed)?;
     let file = link
         .into_file()
         .map_err(|error| KernelError::Listeners(ladder::chain(&error)))?;

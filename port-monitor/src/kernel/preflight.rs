@@ -129,7 +129,10 @@ mod tests {
 
     #[test]
     fn active_lockdown_mode_is_the_bracketed_one() {
-        assert_eq!(active_mode("none [integrity] confidentiality\n").as_deref(), Some("integrity"));
+        assert_eq!(
+            active_mode("none [integrity] confidentiality\n").as_deref(),
+            Some("integrity")
+        );
         assert_eq!(active_mode("nonsense"), None);
     }
 }

@@ -30,7 +30,10 @@ impl Ring {
         // SAFETY: the ring owns its descriptor, and `AsyncFd` owns the ring: it
         // stays open, and the same, for as long as it is registered.
         let fd = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
-        Ok(Self { fd, is_behind: false })
+        Ok(Self {
+            fd,
+            is_behind: false,
+        })
     }
 
     /// Waits until there is something to drain. Cancel-safe.
@@ -71,8 +74,10 @@ fn clear_ready(fd: &mut AsyncFd<RingBuf<MapData>>) {
 
 /// Takes the ring out of the object.
 pub(super) fn take(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, MapError> {
-    let map = ebpf.take_map("pm_events").ok_or_else(|| MapError::InvalidName {
-        name: "pm_events".to_owned(),
-    })?;
+    let map = ebpf
+        .take_map("pm_events")
+        .ok_or_else(|| MapError::InvalidName {
+            name: "pm_events".to_owned(),
+        })?;
     RingBuf::try_from(map)
 }

@@ -195,7 +195,12 @@ impl Args {
 
     fn kinds(&self) -> Vec<EventKind> {
         if !self.filters.events.is_empty() {
-            return self.filters.events.iter().map(|&event| event.into()).collect();
+            return self
+                .filters
+                .events
+                .iter()
+                .map(|&event| event.into())
+                .collect();
         }
         match self.output.output {
             SinkKind::Json => EventKind::ALL.to_vec(),
@@ -266,8 +271,9 @@ impl From<EventArg> for EventKind {
 
 /// `30s`, `5m`, `1h 30m`: jiff's friendly durations, but not negative ones.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let duration: jiff::SignedDuration =
-        text.parse().map_err(|_| "not a duration: write 30s, 5m or 1h 30m".to_owned())?;
+    let duration: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| "not a duration: write 30s, 5m or 1h 30m".to_owned())?;
     match Duration::try_from(duration) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("must be longer than nothing".to_owned()),
@@ -278,19 +284,33 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 /// kernel takes for a ring.
 fn parse_ring_size(text: &str) -> Result<u32, String> {
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
-    let unit = match text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
+    let unit = match text
+        .get(digits.len()..)
+        .unwrap_or_default()
+        .to_ascii_lowercase()
+        .as_str()
+    {
         "" | "b" => Some(1),
         "k" | "kb" | "kib" => Some(1 << 10),
         "m" | "mb" | "mib" => Some(1 << 20),
         _ => None,
     };
-    let size = digits.parse().ok().zip(unit).and_then(|(size, unit): (u32, u32)| size.checked_mul(unit));
+    let size = digits
+        .parse()
+        .ok()
+        .zip(unit)
+        .and_then(|(size, unit): (u32, u32)| size.checked_mul(unit));
     let page_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(4_096);
     match size {
         Some(size) if size.is_power_of_two() && size >= page_bytes => Ok(size),
         Some(size) => {
-            let next = size.max(page_bytes).checked_next_power_of_two().unwrap_or(1 << 31);
-            Err(format!("must be a power of two, {page_bytes} or more: try {next}"))
+            let next = size
+                .max(page_bytes)
+                .checked_next_power_of_two()
+                .unwrap_or(1 << 31);
+            Err(format!(
+                "must be a power of two, {page_bytes} or more: try {next}"
+            ))
         }
         None => Err("not a size: write 65536, 64K or 4M".to_owned()),
     }
@@ -315,7 +335,10 @@ mod tests {
         assert_eq!(parse_ring_size("64K"), Ok(65_536));
         assert_eq!(parse_ring_size("4MiB"), Ok(4 << 20));
         let not_a_power = parse_ring_size("5000").unwrap_err();
-        assert_eq!(not_a_power, "must be a power of two, 4096 or more: try 8192");
+        assert_eq!(
+            not_a_power,
+            "must be a power of two, 4096 or more: try 8192"
+        );
         for wrong in ["", "K", "64X", "8G", "-4096", "99999999999"] {
             assert!(parse_ring_size(wrong).is_err(), "{wrong}");
         }

@@ -9,6 +9,7 @@ pub use args::Args;
 
 use crate::{
     child::{Child, StdoutTo},
+    clock,
     exit_code::{ExitCode, Failure, OrExit as _},
     kernel::{self, Kernel},
     pipeline::{Pipeline, Show},
@@ -19,23 +20,35 @@ use session::Session;
 
 /// Runs the monitor.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let settings = args.settings()?;
-    let policy = load_policy(args)?;
-    let (sink, output) = args.output.open()?;
-    let (mut kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
-    let show = Show { only_violations: args.policy.violations, limit: args.count };
-    let mut pipeline = Pipeline::new(policy, show, sink);
-    let header = header(&kernel, args, pipeline.wall_ns(crate::clock::boot_ns()));
-    pipeline.say(&output, Item::Header(&header));
-    let child = start_command(args, &mut kernel)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .or_exit(ExitCode::CannotAttach)?;
-    runtime.block_on(async {
-        let session = Session::new(args, kernel, records, pipeline, output, child)?;
-        session.run().await
-    })
+    runtime.block_on(watch(args))
+}
+
+async fn watch(args: &Args) -> Result<ExitCode, Failure> {
+    let settings = args.settings()?;
+    let policy = load_policy(args)?;
+    let (sink, output) = args.output.open()?;
+    let mut child = hold_command(args)?;
+    let (mut kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
+    let show = Show {
+        only_violations: args.policy.violations,
+        limit: args.count,
+    };
+    let mut pipeline = Pipeline::new(policy, show, sink);
+    let header = header(&kernel, args, pipeline.wall_ns(clock::boot_ns()));
+    pipeline.say(&output, Item::Header(&header));
+    if let Some(child) = &mut child {
+        kernel
+            .watch_process(child.pid())
+            .or_exit(ExitCode::CannotAttach)?;
+        child.release().or_exit(ExitCode::Usage)?;
+    }
+    Session::new(args, kernel, records, pipeline, output, child)?
+        .run()
+        .await
 }
 
 /// Loads the policy, and prints its warnings.
@@ -43,19 +56,26 @@ fn load_policy(args: &Args) -> Result<Option<Policy>, Failure> {
     let Some(path) = &args.policy.policy else {
         return Ok(None);
     };
-    let _ = path; Ok(Some(Policy))
+    let loaded = Policy::load(path, &crate::policy::Host);
+    loaded
+        .map(|(policy, _)| Some(policy))
+        .or_exit(ExitCode::PolicyInvalid)
 }
 
 /// Starts the command after `--`, held back until its process is in the filter.
-fn start_command(args: &Args, kernel: &mut Kernel) -> Result<Option<Child>, Failure> {
+fn hold_command(args: &Args) -> Result<Option<Child>, Failure> {
     if args.command.is_empty() {
         return Ok(None);
     }
-    let stdout = if args.output.output_file.is_some() { StdoutTo::Inherit } else { StdoutTo::Stderr };
-    let mut child = Child::spawn(&args.command, stdout).or_exit(ExitCode::Usage)?;
-    kernel.watch_process(child.pid()).or_exit(ExitCode::CannotAttach)?;
-    child.release().or_exit(ExitCode::Usage)?;
-    Ok(Some(child))
+    let to_file = args.output.output_file.is_some();
+    let stdout = if to_file {
+        StdoutTo::Inherit
+    } else {
+        StdoutTo::Stderr
+    };
+    Child::spawn(&args.command, stdout)
+        .or_exit(ExitCode::Usage)
+        .map(Some)
 }
 
 fn header(kernel: &Kernel, args: &Args, wall_ns: i128) -> Header {
@@ -69,6 +89,10 @@ fn header(kernel: &Kernel, args: &Args, wall_ns: i128) -> Header {
         boot_id: boot_id.unwrap_or_default().trim().to_owned(),
         backend: kernel.rung().name(),
         blind_spots: kernel.blind_spots().to_vec(),
-        policy: args.policy.policy.as_ref().map(|path| path.display().to_string()),
+        policy: args
+            .policy
+            .policy
+            .as_ref()
+            .map(|path| path.display().to_string()),
     }
 }

@@ -102,7 +102,10 @@ impl<'a> Session<'a> {
     }
 
     async fn wake(&mut self, check: &mut Interval) -> Result<Wake, Failure> {
-        let remaining = self.args.duration.map(|limit| limit.saturating_sub(self.started.elapsed()));
+        let remaining = self
+            .args
+            .duration
+            .map(|limit| limit.saturating_sub(self.started.elapsed()));
         let wake = tokio::select! {
             biased;
             () = self.signals.recv() => {
@@ -122,7 +125,9 @@ impl<'a> Session<'a> {
 
     fn drain(&mut self) -> Result<(), Failure> {
         let pipeline = &mut self.pipeline;
-        self.ring.drain(|record| pipeline.take(record)).or_exit(ExitCode::CannotAttach)?;
+        self.ring
+            .drain(|record| pipeline.take(record))
+            .or_exit(ExitCode::CannotAttach)?;
         self.pipeline.flush(&self.output);
         Ok(())
     }
@@ -130,19 +135,43 @@ impl<'a> Session<'a> {
     /// Shows what was lost since the last look.
     fn check(&mut self) -> Result<(), Failure> {
         self.pipeline.resample_clock();
-        let ring_full = self.kernel.counters().reserve_failed().or_exit(ExitCode::CannotAttach)?;
-        let Tally { undecodable, refused: output_slow, .. } = self.pipeline.tally();
+        let ring_full = self
+            .kernel
+            .counters()
+            .reserve_failed()
+            .or_exit(ExitCode::CannotAttach)?;
+        let Tally {
+            undecodable,
+            refused: output_slow,
+            ..
+        } = self.pipeline.tally();
         let reported = &mut self.reported;
         let losses = [
             (LossCause::RingFull, ring_full, &mut reported.ring_full),
-            (LossCause::OutputSlow, output_slow, &mut reported.output_slow),
-            (LossCause::Undecodable, undecodable, &mut reported.undecodable),
+            (
+                LossCause::OutputSlow,
+                output_slow,
+                &mut reported.output_slow,
+            ),
+            (
+                LossCause::Undecodable,
+                undecodable,
+                &mut reported.undecodable,
+            ),
         ];
         let wall_ns = self.pipeline.wall_ns(clock::boot_ns());
         for (cause, total, reported) in losses {
             let lost = total - *reported;
             if lost > 0 {
-                self.pipeline.say(&self.output, Item::Loss(&Loss { wall_ns, lost, total, cause }));
+                self.pipeline.say(
+                    &self.output,
+                    Item::Loss(&Loss {
+                        wall_ns,
+                        lost,
+                        total,
+                        cause,
+                    }),
+                );
                 *reported = total;
             }
         }
@@ -169,7 +198,12 @@ impl<'a> Session<'a> {
         self.check()?;
         let counts = self.output.drain(END_GRACE);
         let tally = self.pipeline.tally();
-        let extra = |extra| self.kernel.counters().extra(extra).or_exit(ExitCode::CannotAttach);
+        let extra = |extra| {
+            self.kernel
+                .counters()
+                .extra(extra)
+                .or_exit(ExitCode::CannotAttach)
+        };
         let summary = Summary {
             wall_ns: self.pipeline.wall_ns(clock::boot_ns()),
             duration: watched,
@@ -202,7 +236,11 @@ impl<'a> Session<'a> {
         let deadline = Instant::now() + END_GRACE;
         loop {
             self.drain()?;
-            let hooks = self.kernel.counters().hooks().or_exit(ExitCode::CannotAttach)?;
+            let hooks = self
+                .kernel
+                .counters()
+                .hooks()
+                .or_exit(ExitCode::CannotAttach)?;
             let submitted: u64 = hooks.iter().map(|(_, count)| count.submitted).sum();
             let agree = submitted == self.pipeline.tally().received
                 && hooks.iter().all(|(_, count)| count.adds_up());

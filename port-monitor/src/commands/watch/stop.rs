@@ -35,7 +35,9 @@ impl StopSignals {
 /// be waiting for an output that takes nothing. The kernel detaches what is left.
 pub(super) fn exit_on_next_signal() {
     let wait = || -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
         runtime.block_on(async {
             StopSignals::new()?.recv().await;
             std::process::exit(ExitCode::Interrupted as i32)

@@ -1,0 +1,250 @@
+//! Cuts what one rule accepts into cells, within which every other rule matches
+//! all or nothing, and joins the cells that the same rules match.
+
+use std::collections::{BTreeSet, HashSet};
+
+use port_monitor_common::{
+    addr::v4_mapped,
+    policy::{Accepts, MAX_RULES, Network, Peer, Rule, Rules},
+};
+
+const WORDS: usize = MAX_RULES / 64;
+
+/// A set of rules, by index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct RuleSet([u64; WORDS]);
+
+impl RuleSet {
+    pub(super) fn set(&mut self, rule: usize, member: bool) {
+        if let Some(word) = self.0.get_mut(rule / 64) {
+            let bit = 1 << (rule % 64);
+            *word = if member { *word | bit } else { *word & !bit };
+        }
+    }
+
+    /// The members for which `keep` holds.
+    pub(super) fn filtered(&self, keep: impl Fn(usize) -> bool) -> Self {
+        let mut kept = *self;
+        for rule in self.iter().filter(|&rule| !keep(rule)) {
+            kept.set(rule, false);
+        }
+        kept
+    }
+
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        self.0.iter().zip(other.0).any(|(a, b)| a & b != 0)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0 == [0; WORDS]
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = usize> {
+        (0..).zip(self.0).flat_map(|(index, word)| {
+            let without_lowest = |bits: &u64| Some(bits & (bits - 1)).filter(|&bits| bits != 0);
+            std::iter::successors(Some(word).filter(|&word| word != 0), without_lowest)
+                .map(move |bits| index * 64 + bits.trailing_zeros() as usize)
+        })
+    }
+}
+
+/// A representative of a cell, and the rules that match in it.
+pub(super) type CellOf<T> = (T, RuleSet);
+
+/// A peer's address, and whether it is this host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) addr: [u8; 16],
+    pub(super) is_self: bool,
+}
+
+/// The uids `rule` accepts; `None` is one that no rule names.
+pub(super) fn uids(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<CellOf<Option<u32>>> {
+    let named = |rule: &Rule| rule.uids.of(rules.uids);
+    let uids: BTreeSet<Option<u32>> = match named(rule) {
+        Some(uids) => uids.iter().copied().map(Some).collect(),
+        None => members(rules, others)
+            .filter_map(|(_, other)| named(other))
+            .flatten()
+            .copied()
+            .map(Some)
+            .chain([None])
+            .collect(),
+    };
+    let cells = uids.into_iter().map(|uid| {
+        let matching = others.filtered(|index| {
+            rules.rules.get(index).is_some_and(|other| {
+                named(other).is_none_or(|uids| uid.is_some_and(|uid| uids.contains(&uid)))
+            })
+        });
+        (uid, matching)
+    });
+    distinct(cells.collect())
+}
+
+/// The ports `rule` accepts.
+pub(super) fn ports(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<CellOf<u16>> {
+    let intervals = |accepts: Accepts| -> Vec<Interval> {
+        match accepts.of(rules.ports) {
+            None => vec![(0, u16::MAX.into())],
+            Some(ranges) => ranges
+                .iter()
+                .map(|range| (range.first.into(), range.last.into()))
+                .collect(),
+        }
+    };
+    let mut sweep = Sweep::over(intervals(rule.ports));
+    for (index, other) in members(rules, others) {
+        sweep.add(index, intervals(other.ports));
+    }
+    let cells = sweep.cells().into_iter();
+    distinct(
+        cells
+            .filter_map(|(port, matching)| Some((u16::try_from(port).ok()?, matching)))
+            .collect(),
+    )
+}
+
+/// The peers `rule` accepts.
+pub(super) fn peers(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<CellOf<Place>> {
+    let mut cells = Vec::new();
+    for is_self in [false, true] {
+        let intervals = |accepts: Accepts| peer_intervals(accepts.of(rules.peers), is_self);
+        let mut sweep = Sweep::over(intervals(rule.peers));
+        sweep.exclude(&UNSPECIFIED);
+        if !is_self {
+            sweep.exclude(&LOOPBACK);
+        }
+        for (index, other) in members(rules, others) {
+            sweep.add(index, intervals(other.peers));
+        }
+        cells.extend(sweep.cells().into_iter().map(|(addr, matching)| {
+            let addr = addr.to_be_bytes();
+            (Place { addr, is_self }, matching)
+        }));
+    }
+    distinct(cells)
+}
+
+/// Loopback addresses always are this host's.
+const LOOPBACK: [Interval; 2] = [
+    (1, 1),
+    (
+        u128::from_be_bytes(v4_mapped([127, 0, 0, 0])),
+        u128::from_be_bytes(v4_mapped([127, 255, 255, 255])),
+    ),
+];
+
+/// Never a peer: a connection to it reaches loopback.
+const UNSPECIFIED: [Interval; 2] = [(0, 0), (V4_FIRST, V4_FIRST)];
+
+const V4_FIRST: u128 = u128::from_be_bytes(v4_mapped([0; 4]));
+const V4_LAST: u128 = u128::from_be_bytes(v4_mapped([255; 4]));
+
+fn peer_intervals(peers: Option<&[Peer]>, is_self: bool) -> Vec<Interval> {
+    let Some(peers) = peers else {
+        return vec![(0, u128::MAX)];
+    };
+    let mut intervals = Vec::new();
+    for peer in peers {
+        match peer {
+            Peer::ThisHost if is_self => intervals.push((0, u128::MAX)),
+            Peer::ThisHost => {}
+            Peer::Network(network) => intervals.extend(network_intervals(network)),
+        }
+    }
+    intervals
+}
+
+/// An IPv6 network may lie around the IPv4-mapped addresses, which it does not
+/// hold.
+fn network_intervals(network: &Network) -> impl Iterator<Item = Interval> {
+    let first = u128::from_be_bytes(network.first());
+    let last = u128::from_be_bytes(network.last());
+    let split = !network.is_v4() && first <= V4_FIRST && V4_LAST <= last;
+    let parts = if split {
+        [(first, V4_FIRST - 1), (V4_LAST.saturating_add(1), last)]
+    } else {
+        // The second part is empty.
+        [(first, last), (1, 0)]
+    };
+    parts.into_iter().filter(|(first, last)| first <= last)
+}
+
+/// First and last, both included.
+type Interval = (u128, u128);
+
+/// Walks a number line and tells who covers which stretch of it.
+struct Sweep {
+    /// Where, who, and whether it begins or ends to cover.
+    borders: Vec<(u128, usize, bool)>,
+}
+
+/// The rule whose cells are wanted.
+const SELF: usize = MAX_RULES;
+/// What does not exist.
+const HOLE: usize = MAX_RULES + 1;
+
+impl Sweep {
+    fn over(intervals: Vec<Interval>) -> Self {
+        let mut sweep = Self {
+            borders: Vec::new(),
+        };
+        sweep.add(SELF, intervals);
+        sweep
+    }
+
+    fn exclude(&mut self, intervals: &[Interval]) {
+        self.add(HOLE, intervals.to_vec());
+    }
+
+    fn add(&mut self, who: usize, intervals: Vec<Interval>) {
+        for (first, last) in intervals {
+            self.borders.push((first, who, true));
+            // Nothing comes after the highest number.
+            if let Some(end) = last.checked_add(1) {
+                self.borders.push((end, who, false));
+            }
+        }
+    }
+
+    fn cells(mut self) -> Vec<CellOf<u128>> {
+        self.borders.sort_unstable();
+        // Intervals of one rule may overlap, so they are counted.
+        let mut depth = [0_i32; MAX_RULES + 2];
+        let mut covering = RuleSet::default();
+        let mut cells = Vec::new();
+        for stretch in self.borders.chunk_by(|a, b| a.0 == b.0) {
+            for &(_, who, begins) in stretch {
+                if let Some(depth) = depth.get_mut(who) {
+                    *depth += if begins { 1 } else { -1 };
+                    covering.set(who, *depth > 0);
+                }
+            }
+            let [.., own, hole] = depth;
+            if let (Some(&(at, ..)), true) = (stretch.first(), own > 0 && hole == 0) {
+                cells.push((at, covering));
+            }
+        }
+        cells
+    }
+}
+
+fn members<'a>(rules: &Rules<'a>, set: &RuleSet) -> impl Iterator<Item = (usize, &'a Rule)> {
+    let all = rules.rules;
+    set.iter()
+        .filter_map(|index| Some((index, all.get(index)?)))
+}
+
+/// One cell for each set of rules, those with the fewest rules first: there the
+/// search ends soonest.
+fn distinct<T>(mut cells: Vec<CellOf<T>>) -> Vec<CellOf<T>> {
+    let mut seen = HashSet::new();
+    cells.retain(|(_, matching)| seen.insert(*matching));
+    cells.sort_by_key(|(_, matching)| matching.len());
+    cells
+}

@@ -1,0 +1,318 @@
+//! Policy text to compiled rules: the sections of the file, in order. What is
+//! wrong is noted and the reading goes on, so that one run names everything.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    sync::Arc,
+};
+
+use jiff::SignedDuration;
+use port_monitor_common::policy::{
+    Action, DefaultAction, Defaults, Direction, MAX_RULES, Mode, Peer, PortRange,
+};
+use toml::de::DeTable;
+
+use super::{
+    RuleInfo,
+    diagnostic::{Diagnostics, Source},
+    environment::Environment,
+    parse::{Schema, Section, Value, integer, items, table, text, word, wrong_type},
+    problem::Problem,
+    shadow,
+    table::{Scopes, Tables},
+    value,
+};
+
+const ROOT: Schema = Schema::of(&[
+    "version", "mode", "default", "apply", "failsafe", "networks", "services", "rule",
+]);
+const DEFAULT: Schema = Schema::of(&["inbound", "outbound", "listen"]);
+const DEFAULT_PEERS: Schema = Schema::of(&["action", "style", "loopback"]);
+const DEFAULT_LISTEN: Schema = Schema::of(&["action", "style"]);
+const APPLY: Schema = Schema::of(&["established", "on_daemon_exit", "confirm"]);
+const FAILSAFE: Schema = Schema::of(&["inbound", "outbound"]);
+const FAILSAFE_ENTRY: Schema = Schema::of(&["service", "port", "proto", "from", "to"]);
+
+/// The directions as `[default]` and `[failsafe]` spell them.
+const DEFAULT_KEYS: [(&str, Direction); 3] = [
+    ("inbound", Direction::Inbound),
+    ("outbound", Direction::Outbound),
+    ("listen", Direction::Listen),
+];
+
+pub(super) const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("deny", Action::Deny)];
+
+const ALLOW: DefaultAction = DefaultAction {
+    action: Action::Allow,
+    filters_loopback: false,
+};
+
+/// A policy being compiled.
+pub(super) struct Compiler<'e> {
+    pub(super) env: &'e dyn Environment,
+    pub(super) diagnostics: Diagnostics,
+    pub(super) networks: BTreeMap<String, Rc<[Peer]>>,
+    /// The TCP ports of the names under `[services]`.
+    pub(super) services: BTreeMap<String, Vec<PortRange>>,
+    pub(super) tables: Tables,
+    pub(super) rules: Vec<RuleInfo>,
+    pub(super) scopes: Scopes,
+}
+
+impl<'e> Compiler<'e> {
+    /// Compiles the text; the diagnostics tell whether it holds.
+    pub(super) fn run(source: &Arc<Source>, env: &'e dyn Environment) -> Self {
+        let mut compiler = Self {
+            env,
+            diagnostics: Diagnostics::new(Arc::clone(source)),
+            networks: BTreeMap::new(),
+            services: BTreeMap::new(),
+            tables: Tables {
+                defaults: Defaults {
+                    inbound: ALLOW,
+                    outbound: ALLOW,
+                    listen: ALLOW,
+                },
+                rules: Vec::new(),
+                ports: Vec::new(),
+                peers: Vec::new(),
+                uids: Vec::new(),
+                scopes: Vec::new(),
+            },
+            rules: Vec::new(),
+            scopes: Scopes::default(),
+        };
+        let document = DeTable::parse_recoverable(&source.text);
+        if let Some(root) = Section::root(&document, &ROOT, &mut compiler.diagnostics) {
+            compiler.document(&root);
+        }
+        compiler
+    }
+
+    fn document(&mut self, root: &Section<'_, '_>) {
+        self.version(root);
+        if let Some(mode) = root.get("mode") {
+            self.mode(mode);
+        }
+        if let Some(apply) = root.get("apply") {
+            self.apply(apply);
+        }
+        if let Some(default) = root.get("default") {
+            self.defaults(default);
+        }
+        self.networks(root);
+        self.services(root);
+        // A broken network or service would make rules look narrower than they
+        // are, so what they cover is not judged then.
+        let sound = !self.diagnostics.has_errors();
+        if let Some(failsafe) = root.get("failsafe") {
+            self.failsafe(failsafe);
+        }
+        if let Some(rules) = root.get("rule") {
+            self.rules(rules);
+        }
+        self.warn_of_missing_defaults(root);
+        if sound && self.tables.rules.len() <= MAX_RULES {
+            shadow::report(self);
+        }
+    }
+
+    fn version(&mut self, root: &Section<'_, '_>) {
+        let Some(value) = root.required("version", &mut self.diagnostics) else {
+            return;
+        };
+        let problem = match integer(value) {
+            Some(Ok(1)) => return,
+            Some(Ok(other)) => Problem::Version(other.to_string()),
+            Some(Err(other)) => Problem::Version(other),
+            None => wrong_type(value, "a number"),
+        };
+        self.diagnostics.report(value.span(), problem);
+    }
+
+    fn mode(&mut self, value: &Value<'_>) {
+        let mode = word(
+            value,
+            &[("observe", Mode::Observe), ("enforce", Mode::Enforce)],
+        );
+        if self.diagnostics.check(value.span(), mode) == Some(Mode::Enforce) {
+            self.diagnostics.report(value.span(), Problem::Enforce);
+        }
+    }
+
+    /// What to do at enforcement: checked, so that a policy that is right stays
+    /// so, though nothing of it applies while observing.
+    fn apply(&mut self, value: &Value<'_>) {
+        let Some(apply) = Section::open(value, &APPLY, &mut self.diagnostics) else {
+            return;
+        };
+        self.choice(&apply, "established", &["kill", "keep"]);
+        self.choice(
+            &apply,
+            "on_daemon_exit",
+            &["enforce", "open-after-60s", "closed"],
+        );
+        if let Some(confirm) = apply.get("confirm") {
+            let duration = text(confirm).and_then(|text| {
+                text.parse::<SignedDuration>()
+                    .ok()
+                    .filter(SignedDuration::is_positive)
+                    .ok_or_else(|| Problem::NotADuration(text.to_owned()))
+            });
+            self.diagnostics.check(confirm.span(), duration);
+        }
+    }
+
+    /// Checks a word that nothing depends on yet.
+    fn choice(&mut self, section: &Section<'_, '_>, key: &str, words: &[&'static str]) {
+        let choices: Vec<_> = words.iter().map(|&word| (word, ())).collect();
+        section.word_or(key, (), &choices, &mut self.diagnostics);
+    }
+
+    fn defaults(&mut self, value: &Value<'_>) {
+        let Some(section) = Section::open(value, &DEFAULT, &mut self.diagnostics) else {
+            return;
+        };
+        for (key, direction) in DEFAULT_KEYS {
+            let Some(value) = section.get(key) else {
+                continue;
+            };
+            let Some(default) = self.default_action(value, direction) else {
+                continue;
+            };
+            match direction {
+                Direction::Inbound => self.tables.defaults.inbound = default,
+                Direction::Outbound => self.tables.defaults.outbound = default,
+                Direction::Listen => self.tables.defaults.listen = default,
+            }
+        }
+    }
+
+    fn default_action(&mut self, value: &Value<'_>, direction: Direction) -> Option<DefaultAction> {
+        let (schema, styles): (_, &[_]) = match direction {
+            Direction::Inbound => (&DEFAULT_PEERS, &["reset", "drop"]),
+            Direction::Outbound => (&DEFAULT_PEERS, &["error"]),
+            Direction::Listen => (&DEFAULT_LISTEN, &["error"]),
+        };
+        let section = Section::open(value, schema, &mut self.diagnostics)?;
+        self.choice(&section, "style", styles);
+        let loopback = [("allow", false), ("filter", true)];
+        let filters_loopback = section.word_or("loopback", false, &loopback, &mut self.diagnostics);
+        let action = section.required_word("action", &ACTIONS, &mut self.diagnostics);
+        Some(DefaultAction {
+            action: action?,
+            filters_loopback: filters_loopback?,
+        })
+    }
+
+    fn networks(&mut self, root: &Section<'_, '_>) {
+        for (name, value) in self.named_lists(root, "networks") {
+            let networks = value
+                .iter()
+                .filter_map(|item| {
+                    let network = text(item).and_then(value::network);
+                    let network = self.diagnostics.check(item.span(), network);
+                    network.map(Peer::Network)
+                })
+                .collect();
+            self.networks.insert(name, networks);
+        }
+    }
+
+    fn services(&mut self, root: &Section<'_, '_>) {
+        for (name, value) in self.named_lists(root, "services") {
+            let tcp_ports = value
+                .iter()
+                .filter_map(|item| {
+                    let ports = value::service_ports(item);
+                    self.diagnostics.check(item.span(), ports).flatten()
+                })
+                .collect();
+            self.services.insert(name, tcp_ports);
+        }
+    }
+
+    /// The entries of a table of named lists. A bad name or list is noted; the
+    /// name is kept, so that its uses are not errors too.
+    fn named_lists<'t, 'd>(
+        &mut self,
+        root: &Section<'t, 'd>,
+        key: &str,
+    ) -> Vec<(String, &'t [Value<'d>])> {
+        let Some(value) = root.get(key) else {
+            return Vec::new();
+        };
+        let Some(table) = self.diagnostics.check(value.span(), table(value)) else {
+            return Vec::new();
+        };
+        let mut lists = Vec::new();
+        for (name, value) in table {
+            self.diagnostics
+                .check(name.span(), value::name(name.get_ref()));
+            let items = self.diagnostics.check(value.span(), items(value));
+            lists.push((name.get_ref().to_string(), items.unwrap_or_default()));
+        }
+        lists
+    }
+
+    /// The connections no rule may cut off: rules of their own, checked first.
+    fn failsafe(&mut self, value: &Value<'_>) {
+        let Some(section) = Section::open(value, &FAILSAFE, &mut self.diagnostics) else {
+            return;
+        };
+        for (key, direction) in DEFAULT_KEYS {
+            let Some(value) = section.get(key) else {
+                continue;
+            };
+            let entries = self.diagnostics.check(value.span(), items(value));
+            for (number, entry) in (1..).zip(entries.unwrap_or_default()) {
+                let Some(section) = Section::open(entry, &FAILSAFE_ENTRY, &mut self.diagnostics)
+                else {
+                    continue;
+                };
+                self.failsafe_rule(&section, direction, &format!("failsafe:{key}:{number}"));
+            }
+        }
+    }
+
+    fn rules(&mut self, value: &Value<'_>) {
+        let Some(array) = value.get_ref().as_array() else {
+            let problem = wrong_type(value, "[[rule]] tables");
+            return self.diagnostics.report(value.span(), problem);
+        };
+        let mut names = HashMap::new();
+        for value in array {
+            self.rule(value, &mut names);
+        }
+        let count = self.tables.rules.len();
+        if count > MAX_RULES {
+            self.diagnostics
+                .report(value.span(), Problem::TooManyRules(count));
+        }
+    }
+
+    /// A policy of allow rules whose author forgot the default never finds
+    /// anything, and nothing else would show it.
+    fn warn_of_missing_defaults(&mut self, root: &Section<'_, '_>) {
+        let default = root.get("default").and_then(|value| table(value).ok());
+        for (key, direction) in DEFAULT_KEYS {
+            if default.is_some_and(|table| table.contains_key(key)) {
+                continue;
+            }
+            let mut rules = self
+                .tables
+                .rules
+                .iter()
+                .zip(&self.rules)
+                .filter(|(rule, _)| rule.direction == direction)
+                .peekable();
+            let Some(span) = rules.peek().map(|(_, info)| info.span.clone()) else {
+                continue;
+            };
+            if rules.all(|(rule, _)| rule.action == Action::Allow) {
+                self.diagnostics.report(span, Problem::OnlyAllows(key));
+            }
+        }
+    }
+}

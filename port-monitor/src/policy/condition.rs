@@ -1,0 +1,357 @@
+//! One rule: its conditions, resolved to numbers. Every condition is read even
+//! after one is wrong, and a rule with a wrong one is left out.
+
+use std::{collections::HashMap, rc::Rc};
+
+use port_monitor_common::policy::{Action, Direction, Peer, PortRange, Rule};
+
+use super::{
+    Alert, RuleInfo,
+    compile::{ACTIONS, Compiler},
+    parse::{Schema, Section, Value, integer, items, text, word, wrong_type},
+    problem::Problem,
+    table::append,
+    value::{self, SELF},
+};
+use crate::services::closest;
+
+const RULE: Schema = Schema {
+    known: &[
+        "name",
+        "direction",
+        "service",
+        "port",
+        "proto",
+        "from",
+        "to",
+        "user",
+        "unit",
+        "cgroup",
+        "exe",
+        "until",
+        "action",
+        "alert",
+    ],
+    unsupported: &[
+        ("comm", "any process can rename itself; use `exe` or `unit`"),
+        (
+            "domain",
+            "which addresses a name has is a guess; use `to` with its networks",
+        ),
+        ("container", "use `cgroup` with the container's path"),
+        (
+            "except",
+            "write a rule with the other action before this one",
+        ),
+    ],
+};
+
+const ALERTS: [(&str, Alert); 3] = [
+    ("none", Alert::None),
+    ("low", Alert::Low),
+    ("high", Alert::High),
+];
+
+/// Entries of all lists together; the decision searches them one by one.
+const MAX_ENTRIES: usize = 1 << 16;
+
+/// The entries a condition accepts; `None` accepts all.
+type Entries<T> = Option<Vec<T>>;
+
+impl Compiler<'_> {
+    /// Reads one `[[rule]]`. `names` has the lines of the names in use.
+    pub(super) fn rule(&mut self, value: &Value<'_>, names: &mut HashMap<String, usize>) {
+        let Some(section) = Section::open(value, &RULE, &mut self.diagnostics) else {
+            return;
+        };
+        let name = self.rule_name(&section, names);
+        let directions = Direction::ALL.map(|direction| (spelled(direction), direction));
+        let direction = section.required_word("direction", &directions, &mut self.diagnostics);
+        let action = section.required_word("action", &ACTIONS, &mut self.diagnostics);
+        let alert = section.word_or("alert", Alert::None, &ALERTS, &mut self.diagnostics);
+        let until_ns = match section.get("until") {
+            Some(until) => self.diagnostics.check(until.span(), value::time_ns(until)),
+            None => Some(i64::MAX),
+        };
+        let conditions = self.conditions(&section, direction);
+        let (Some(name), Some(action), Some(alert), Some(until_ns), Some(conditions)) =
+            (name, action, alert, until_ns, conditions)
+        else {
+            return;
+        };
+        let rule = Rule {
+            action,
+            until_ns,
+            ..conditions
+        };
+        self.warn_of_no_effect(&section, &name, &rule);
+        self.push(&section, &name, alert, rule);
+    }
+
+    /// Reads one entry of `[failsafe]`: an allow rule.
+    pub(super) fn failsafe_rule(
+        &mut self,
+        section: &Section<'_, '_>,
+        direction: Direction,
+        name: &str,
+    ) {
+        if let Some(rule) = self.conditions(section, Some(direction)) {
+            self.push(section, name, Alert::None, rule);
+        }
+    }
+
+    fn push(&mut self, section: &Section<'_, '_>, name: &str, alert: Alert, rule: Rule) {
+        self.tables.rules.push(rule);
+        self.rules.push(RuleInfo {
+            name: name.into(),
+            line: self.diagnostics.source().line_at(section.span.start),
+            alert,
+            span: section.span.clone(),
+        });
+    }
+
+    fn rule_name(
+        &mut self,
+        section: &Section<'_, '_>,
+        names: &mut HashMap<String, usize>,
+    ) -> Option<String> {
+        let value = section.required("name", &mut self.diagnostics)?;
+        let name = text(value).and_then(value::name);
+        let name = self.diagnostics.check(value.span(), name)?;
+        let line = self.diagnostics.source().line_at(value.span().start);
+        if let Some(&line) = names.get(name) {
+            let name = name.to_owned();
+            self.diagnostics
+                .report(value.span(), Problem::DuplicateName { name, line });
+            return None;
+        }
+        names.insert(name.to_owned(), line);
+        Some(name.to_owned())
+    }
+
+    /// Everything a rule asks of a connection, as an allow rule of `direction`.
+    fn conditions(
+        &mut self,
+        section: &Section<'_, '_>,
+        direction: Option<Direction>,
+    ) -> Option<Rule> {
+        let ports = self.ports(section);
+        let peers = self.peers(section, direction);
+        let uids = self.list(section, "user", Self::uid);
+        let units = self.list(section, "unit", Self::unit);
+        let cgroups = self.list(section, "cgroup", |this, item| {
+            value::path(item).map(|path| this.scopes.cgroup(path))
+        });
+        let exes = self.list(section, "exe", |this, item| {
+            value::path(item).map(|path| this.scopes.exe(path))
+        });
+        let watches_tcp = self.watches_tcp(section);
+        let (ports, peers, uids) = (ports?, peers?, uids?);
+        let (units, cgroups, exes) = (units?, cgroups?, exes?);
+        let ports = if watches_tcp? {
+            ports
+        } else {
+            Some(Vec::new())
+        };
+        let direction = direction?;
+        if self.tables.entries() > MAX_ENTRIES {
+            return None;
+        }
+        let tables = &mut self.tables;
+        let rule = Rule {
+            direction,
+            action: Action::Allow,
+            ports: append(&mut tables.ports, ports),
+            peers: append(&mut tables.peers, peers),
+            uids: append(&mut tables.uids, uids),
+            units: append(&mut tables.scopes, units),
+            cgroups: append(&mut tables.scopes, cgroups),
+            exes: append(&mut tables.scopes, exes),
+            until_ns: i64::MAX,
+        };
+        if tables.entries() > MAX_ENTRIES {
+            self.diagnostics
+                .report(section.span.clone(), Problem::TooManyEntries(MAX_ENTRIES));
+            return None;
+        }
+        Some(rule)
+    }
+
+    /// Reads every entry of the list under `key`; `None` if one is wrong.
+    fn list<T>(
+        &mut self,
+        section: &Section<'_, '_>,
+        key: &str,
+        read: impl Fn(&mut Self, &Value<'_>) -> Result<T, Problem>,
+    ) -> Option<Entries<T>> {
+        let Some(value) = section.get(key) else {
+            return Some(None);
+        };
+        let items = self.diagnostics.check(value.span(), items(value))?;
+        let entries: Vec<Option<T>> = items
+            .iter()
+            .map(|item| {
+                let entry = read(self, item);
+                self.diagnostics.check(item.span(), entry)
+            })
+            .collect();
+        entries.into_iter().collect::<Option<Vec<T>>>().map(Some)
+    }
+
+    fn ports(&mut self, section: &Section<'_, '_>) -> Option<Entries<PortRange>> {
+        let services = self.list(section, "service", Self::service_ports);
+        let ports = self.list(section, "port", Self::port);
+        match (services?, ports?) {
+            (Some(_), Some(_)) => {
+                let span = section.key_span("port");
+                self.diagnostics.report(span, Problem::ServiceAndPort);
+                None
+            }
+            (Some(services), None) => Some(Some(value::joined(services.concat()))),
+            (None, ports) => Some(ports.map(value::joined)),
+        }
+    }
+
+    fn service_ports(&mut self, item: &Value<'_>) -> Result<Vec<PortRange>, Problem> {
+        let name = text(item)?;
+        self.ports_of(name).ok_or_else(|| Problem::UnknownService {
+            name: name.to_owned(),
+            nearest: closest(name, self.services.keys().map(String::as_str))
+                .map(str::to_owned)
+                .or_else(|| self.env.nearest_service(name)),
+        })
+    }
+
+    /// The TCP ports of a service: the policy's own names come first.
+    fn ports_of(&self, service: &str) -> Option<Vec<PortRange>> {
+        if let Some(ports) = self.services.get(service) {
+            return Some(ports.clone());
+        }
+        let ports = self.env.service_ports(service);
+        (!ports.is_empty()).then(|| ports.into_iter().map(value::only).collect())
+    }
+
+    fn port(&mut self, item: &Value<'_>) -> Result<PortRange, Problem> {
+        value::ports(item).map_err(|problem| match problem {
+            Problem::NotAPort(text) if self.ports_of(&text).is_some() => {
+                Problem::ServiceAsPort(text)
+            }
+            _ => problem,
+        })
+    }
+
+    /// The rule is about TCP, alone or among others.
+    fn watches_tcp(&mut self, section: &Section<'_, '_>) -> Option<bool> {
+        let protos = self.list(section, "proto", |_, item| {
+            word(item, &[("tcp", true), ("udp", false)])
+        })?;
+        Some(protos.is_none_or(|protos| protos.contains(&true)))
+    }
+
+    fn peers(
+        &mut self,
+        section: &Section<'_, '_>,
+        direction: Option<Direction>,
+    ) -> Option<Entries<Peer>> {
+        let from = self.list(section, "from", Self::peer);
+        let to = self.list(section, "to", Self::peer);
+        let direction = direction?;
+        let (peers, instead, wrong): (_, _, &[_]) = match direction {
+            Direction::Inbound => (from, Some("from"), &["to"]),
+            Direction::Outbound => (to, Some("to"), &["from"]),
+            Direction::Listen => (Some(None), None, &["from", "to"]),
+        };
+        let mut sound = true;
+        for &key in wrong.iter().filter(|&&key| section.get(key).is_some()) {
+            sound = false;
+            let problem = Problem::WrongSide {
+                key,
+                direction: spelled(direction),
+                instead,
+            };
+            self.diagnostics.report(section.key_span(key), problem);
+        }
+        let lists = peers.filter(|_| sound)?;
+        // The cut keeps a network that is named a thousand times from filling
+        // the memory before it is refused.
+        Some(lists.map(|lists| {
+            let peers = lists.iter().flat_map(|list| list.iter().copied());
+            peers.take(MAX_ENTRIES + 1).collect()
+        }))
+    }
+
+    fn peer(&mut self, item: &Value<'_>) -> Result<Rc<[Peer]>, Problem> {
+        let text = text(item)?;
+        if text == SELF {
+            return Ok(Rc::new([Peer::ThisHost]));
+        }
+        if let Some(networks) = self.networks.get(text) {
+            return Ok(Rc::clone(networks));
+        }
+        match value::network(text) {
+            Ok(network) => Ok(Rc::new([Peer::Network(network)])),
+            Err(Problem::NotAPeer { text, .. }) => {
+                let names = self.networks.keys().map(String::as_str);
+                let nearest = closest(&text, names.chain([SELF])).map(str::to_owned);
+                Err(Problem::NotAPeer { text, nearest })
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
+    fn uid(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
+        if let Some(number) = integer(item) {
+            return number
+                .and_then(|number| {
+                    u32::try_from(number)
+                        .ok()
+                        .filter(|&uid| uid != u32::MAX)
+                        .ok_or_else(|| number.to_string())
+                })
+                .map_err(Problem::UidOutOfRange);
+        }
+        let name = text(item).map_err(|_| wrong_type(item, "a user name or a uid"))?;
+        self.env.uid(name).ok_or_else(|| Problem::UnknownUser {
+            name: name.to_owned(),
+            nearest: closest(name, self.env.users().iter().map(String::as_str)).map(str::to_owned),
+        })
+    }
+
+    fn unit(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
+        let name = value::unit(item)?;
+        if !self.env.has_unit(name) {
+            self.diagnostics
+                .report(item.span(), Problem::UnknownUnit(name.to_owned()));
+        }
+        Ok(self.scopes.unit(name))
+    }
+
+    /// Notes what is legal but has no effect.
+    fn warn_of_no_effect(&mut self, section: &Section<'_, '_>, name: &str, rule: &Rule) {
+        let name = name.to_owned();
+        let (key, problem) = if i128::from(rule.until_ns) <= self.env.now_ns() {
+            ("until", Problem::Expired { name })
+        } else if rule.direction == Direction::Listen {
+            let what = "listeners";
+            ("direction", Problem::NotWatched { name, what })
+        } else if rule
+            .ports
+            .of(&self.tables.ports)
+            .is_some_and(<[_]>::is_empty)
+        {
+            ("name", Problem::NotWatched { name, what: "UDP" })
+        } else {
+            return;
+        };
+        self.diagnostics.report(section.key_span(key), problem);
+    }
+}
+
+/// The direction as the policy spells it.
+pub(super) fn spelled(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
+        Direction::Listen => "listen",
+    }
+}

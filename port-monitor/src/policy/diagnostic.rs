@@ -1,0 +1,170 @@
+//! Problems with their place in the text, and how they look on a terminal.
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+
+use super::problem::{Problem, Severity};
+
+/// How to draw a diagnostic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// Text only.
+    Plain,
+    /// With terminal colours.
+    Coloured,
+}
+
+/// The text of a policy and the name it goes by in messages.
+#[derive(Debug)]
+pub struct Source {
+    /// The path as the user gave it.
+    pub name: String,
+    /// The text.
+    pub text: String,
+}
+
+impl Source {
+    /// The line that holds byte `offset`, counted from 1.
+    pub fn line_at(&self, offset: usize) -> usize {
+        1 + self.before(offset).matches('\n').count()
+    }
+
+    /// Its column in that line, in characters, counted from 1.
+    fn column_at(&self, offset: usize) -> usize {
+        let before = self.before(offset);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        1 + before.get(line_start..).unwrap_or_default().chars().count()
+    }
+
+    fn before(&self, offset: usize) -> &str {
+        let end = self.text.floor_char_boundary(offset);
+        self.text.get(..end).unwrap_or_default()
+    }
+
+    /// The line that holds `span`'s start, and the part of `span` within it.
+    fn line_of(&self, span: &Range<usize>) -> (&str, Range<usize>) {
+        let start = self
+            .before(span.start)
+            .rfind('\n')
+            .map_or(0, |newline| newline + 1);
+        let rest = self.text.get(start..).unwrap_or_default();
+        let line = rest
+            .split('\n')
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches('\r');
+        let clip = |offset: usize| line.floor_char_boundary(offset.saturating_sub(start));
+        (line, clip(span.start)..clip(span.end).max(clip(span.start)))
+    }
+}
+
+/// One problem of one policy file.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    /// What is wrong.
+    pub problem: Problem,
+    source: Arc<Source>,
+    span: Range<usize>,
+}
+
+impl Diagnostic {
+    /// The line, counted from 1.
+    pub fn line(&self) -> usize {
+        self.source.line_at(self.span.start)
+    }
+
+    /// The column, in characters, counted from 1.
+    pub fn column(&self) -> usize {
+        self.source.column_at(self.span.start)
+    }
+
+    /// `file:line:column: message`, the source line with a caret, the help.
+    pub fn render(&self, style: Style) -> String {
+        let (level, kind) = match self.problem.severity() {
+            Severity::Error => (Level::ERROR, ""),
+            Severity::Warning => (Level::WARNING, "warning: "),
+        };
+        let title = format!(
+            "{}:{}:{}: {kind}{}",
+            self.source.name,
+            self.line(),
+            self.column(),
+            self.problem
+        );
+        let (line, span) = self.source.line_of(&self.span);
+        let mut group = level.no_name().primary_title(title).element(
+            Snippet::source(line)
+                .line_start(self.line())
+                .annotation(AnnotationKind::Primary.span(span)),
+        );
+        if let Some(help) = self.problem.help() {
+            group = group.element(Level::HELP.message(help));
+        }
+        match style {
+            Style::Plain => Renderer::plain(),
+            Style::Coloured => Renderer::styled(),
+        }
+        .render(&[group])
+    }
+}
+
+impl Diagnostic {
+    /// It refuses the policy.
+    pub const fn is_error(&self) -> bool {
+        matches!(self.problem.severity(), Severity::Error)
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(Style::Plain))
+    }
+}
+
+/// Collects the problems of one file.
+#[derive(Debug)]
+pub(super) struct Diagnostics {
+    source: Arc<Source>,
+    found: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    pub(super) fn new(source: Arc<Source>) -> Self {
+        Self {
+            source,
+            found: Vec::new(),
+        }
+    }
+
+    /// Notes a problem at `span`.
+    pub(super) fn report(&mut self, span: Range<usize>, problem: Problem) {
+        self.found.push(Diagnostic {
+            problem,
+            source: Arc::clone(&self.source),
+            span,
+        });
+    }
+
+    /// The value, or `None` with the problem noted.
+    pub(super) fn check<T>(&mut self, span: Range<usize>, result: Result<T, Problem>) -> Option<T> {
+        result.map_err(|problem| self.report(span, problem)).ok()
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// An error was found, which refuses the policy.
+    pub(super) fn has_errors(&self) -> bool {
+        self.found
+            .iter()
+            .any(|diagnostic| diagnostic.problem.severity() == Severity::Error)
+    }
+
+    /// Everything found, in the order of the text.
+    pub(super) fn into_sorted(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by_key(|diagnostic| diagnostic.span.start);
+        self.found
+    }
+}

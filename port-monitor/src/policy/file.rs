@@ -1,0 +1,144 @@
+//! Reads a policy file and trusts nothing about it: not its kind, its size or
+//! its bytes.
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
+use rustix::fs::{Mode, OFlags};
+use thiserror::Error;
+
+/// Larger files are refused unread: a policy of [`MAX_RULES`] long rules is
+/// smaller.
+///
+/// [`MAX_RULES`]: port_monitor_common::policy::MAX_RULES
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Why a policy file cannot be read.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// Nothing of that name.
+    #[error("no such file (name one with --policy)")]
+    Missing,
+    /// Open or read failed.
+    #[error("cannot be read: {0}")]
+    Io(#[from] io::Error),
+    /// A directory.
+    #[error("is a directory, not a policy file")]
+    Directory,
+    /// A FIFO, a device, a socket.
+    #[error("is not a regular file")]
+    NotRegular,
+    /// Too large to be a policy.
+    #[error("is larger than 1 MiB, too large for a policy")]
+    TooLarge,
+    /// Nothing in it.
+    #[error("is empty (a policy starts with `version = 1`)")]
+    Empty,
+    /// Not text.
+    #[error("is not text (byte {0}); a policy is UTF-8 text")]
+    NotText(usize),
+}
+
+/// Reads the text of a policy.
+pub(super) fn read(path: &Path) -> Result<String, FileError> {
+    let mut bytes = Vec::new();
+    open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(FileError::TooLarge);
+    }
+    if let Some(nul) = bytes.iter().position(|&byte| byte == 0) {
+        return Err(FileError::NotText(nul));
+    }
+    let text = String::from_utf8(bytes)
+        .map_err(|error| FileError::NotText(error.utf8_error().valid_up_to()))?;
+    if text.trim().is_empty() {
+        return Err(FileError::Empty);
+    }
+    Ok(text)
+}
+
+fn open(path: &Path) -> Result<File, FileError> {
+    // Without NONBLOCK, opening a FIFO waits for a writer that never comes.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(rustix::io::Errno::NOENT) => return Err(FileError::Missing),
+        Err(errno) => return Err(FileError::Io(errno.into())),
+    };
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(FileError::Directory);
+    }
+    if !metadata.is_file() {
+        return Err(FileError::NotRegular);
+    }
+    if metadata.len() > MAX_BYTES {
+        return Err(FileError::TooLarge);
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(contents: &[u8]) -> FileError {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), contents).unwrap();
+        read(file.path()).unwrap_err()
+    }
+
+    #[test]
+    fn text_is_read_whole() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "version = 1\n").unwrap();
+        assert_eq!(read(file.path()).unwrap(), "version = 1\n");
+    }
+
+    #[test]
+    fn huge_sparse_file_is_refused_unread() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 30).unwrap();
+        assert!(matches!(read(file.path()), Err(FileError::TooLarge)));
+    }
+
+    #[test]
+    fn file_larger_than_it_claims_is_refused() {
+        assert!(matches!(
+            read(Path::new("/dev/zero")),
+            Err(FileError::NotRegular)
+        ));
+        assert!(matches!(
+            refusal(&vec![b'#'; usize::try_from(MAX_BYTES).unwrap() + 1]),
+            FileError::TooLarge
+        ));
+    }
+
+    #[test]
+    fn fifo_is_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("policy.toml");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::from_raw_mode(0o600)).unwrap();
+        assert!(matches!(read(&fifo), Err(FileError::NotRegular)));
+    }
+
+    #[test]
+    fn directory_and_missing_file_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(read(dir.path()), Err(FileError::Directory)));
+        assert!(matches!(
+            read(&dir.path().join("none")),
+            Err(FileError::Missing)
+        ));
+    }
+
+    #[test]
+    fn blank_and_binary_files_are_refused() {
+        assert!(matches!(refusal(b" \n"), FileError::Empty));
+        assert!(matches!(refusal(b"\x7fELF\x02\0\0"), FileError::NotText(5)));
+        assert!(matches!(refusal(b"a = \"\xff\""), FileError::NotText(5)));
+    }
+}

@@ -1,0 +1,254 @@
+//! The policy: a text file that says which connections may be, and the verdict
+//! on each connection.
+//!
+//! [`Policy::load`] goes from text to the compiled rules of
+//! `port_monitor_common::policy`: `file` (bytes) → `parse` (TOML) → `compile`
+//! and `condition` (names to numbers) → `shadow` (rules that never decide).
+//! The decision itself is in the common crate. Pure but for `file` and
+//! [`environment::Host`].
+
+use std::{fmt, net::IpAddr, ops::Range, path::Path, sync::Arc};
+
+use port_monitor_common::policy::{self as decision, Decider, Direction, Mode, canonical};
+use thiserror::Error;
+
+use crate::{
+    event::{self, Event},
+    record::{Judgement, Process},
+};
+
+mod cells;
+mod compile;
+mod condition;
+pub mod diagnostic;
+pub mod environment;
+pub mod explain;
+mod file;
+mod overlap;
+mod parse;
+pub mod problem;
+mod shadow;
+mod table;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use diagnostic::{Diagnostic, Source, Style};
+pub use environment::{Environment, Host};
+pub use explain::{Explanation, Reason, RuleRef};
+pub use file::FileError;
+
+use compile::Compiler;
+use table::{Owner, Scopes, Tables};
+
+/// A compiled policy.
+#[derive(Debug)]
+pub struct Policy {
+    mode: Mode,
+    tables: Tables,
+    /// By index of `tables.rules`.
+    rules: Vec<RuleInfo>,
+    scopes: Scopes,
+}
+
+/// What the decision does not need to know of a rule.
+#[derive(Debug)]
+struct RuleInfo {
+    name: Arc<str>,
+    line: usize,
+    alert: Alert,
+    span: Range<usize>,
+}
+
+/// How loud a rule's match is, whatever its action.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alert {
+    /// Not worth waking anybody.
+    None,
+    /// Worth a look.
+    Low,
+    /// Worth waking somebody.
+    High,
+}
+
+impl Alert {
+    /// The level as the policy spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Low => "low",
+            Self::High => "high",
+        }
+    }
+}
+
+/// A policy that cannot be used.
+#[derive(Debug, Error)]
+pub enum PolicyError {
+    /// There is no text.
+    #[error("{name}: {error}")]
+    File {
+        /// The path as the user gave it.
+        name: String,
+        /// Why.
+        error: FileError,
+    },
+    /// The text is wrong.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+}
+
+/// Everything that is wrong with a policy's text, warnings included.
+#[derive(Debug, Error)]
+pub struct Invalid {
+    /// The path as the user gave it.
+    pub name: String,
+    /// In the order of the text.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Invalid {
+    /// A summary line, then every diagnostic.
+    pub fn render(&self, style: Style) -> String {
+        let errors = self
+            .diagnostics
+            .iter()
+            .filter(|diagnostic| diagnostic.is_error())
+            .count();
+        let noun = if errors == 1 { "error" } else { "errors" };
+        let mut text = format!("{}: {errors} {noun}, nothing was applied", self.name);
+        for diagnostic in &self.diagnostics {
+            text.push('\n');
+            text.push_str(&diagnostic.render(style));
+        }
+        text
+    }
+}
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(Style::Plain))
+    }
+}
+
+impl Policy {
+    /// Reads and compiles the policy at `path`; gives its warnings too.
+    pub fn load(
+        path: &Path,
+        env: &dyn Environment,
+    ) -> Result<(Self, Vec<Diagnostic>), PolicyError> {
+        let name = path.display().to_string();
+        match file::read(path) {
+            Ok(text) => Ok(Self::parse(Source { name, text }, env)?),
+            Err(error) => Err(PolicyError::File { name, error }),
+        }
+    }
+
+    /// Compiles a policy from its text; gives its warnings too.
+    pub fn parse(
+        source: Source,
+        env: &dyn Environment,
+    ) -> Result<(Self, Vec<Diagnostic>), Invalid> {
+        let source = Arc::new(source);
+        let compiler = Compiler::run(&source, env);
+        let refused = compiler.diagnostics.has_errors();
+        let diagnostics = compiler.diagnostics.into_sorted();
+        if refused {
+            return Err(Invalid {
+                name: source.name.clone(),
+                diagnostics,
+            });
+        }
+        let policy = Self {
+            mode: Mode::Observe,
+            tables: compiler.tables,
+            rules: compiler.rules,
+            scopes: compiler.scopes,
+        };
+        Ok((policy, diagnostics))
+    }
+
+    /// The policy's word on one connection.
+    pub fn judge(&self, facts: &Facts<'_>) -> Judgement {
+        let scopes = self.scopes.of(facts.owner());
+        let decision = self.tables.view().decide(&facts.compiled(&scopes));
+        let rule = match decision.by {
+            Decider::Rule(index) => self.rules.get(index as usize),
+            Decider::Default | Decider::Loopback => None,
+        };
+        Judgement {
+            verdict: self.mode.verdict(decision.action),
+            rule: rule.map(|info| Arc::clone(&info.name)),
+        }
+    }
+
+    /// How many rules there are, failsafe entries included.
+    pub const fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+}
+
+/// What the policy may ask of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts<'a> {
+    /// Who opened it.
+    pub direction: Direction,
+    /// The remote port outbound, the local one inbound; zero when not known.
+    pub service_port: u16,
+    /// The other end.
+    pub peer: IpAddr,
+    /// The other end is on this host.
+    pub peer_is_self: bool,
+    /// Real uid of the owner, where known.
+    pub uid: Option<u32>,
+    /// systemd unit of the owner, where known.
+    pub unit: Option<&'a str>,
+    /// cgroup v2 path of the owner with a leading slash, where known.
+    pub cgroup: Option<&'a str>,
+    /// Executable of the owner, where known.
+    pub exe: Option<&'a Path>,
+    /// Wall-clock time, ns since the Unix epoch.
+    pub now_ns: i128,
+}
+
+impl<'a> Facts<'a> {
+    /// The facts of an event.
+    pub fn of(event: &Event, process: &'a Process, wall_ns: i128) -> Self {
+        Self {
+            direction: match event.direction() {
+                event::Direction::Inbound => Direction::Inbound,
+                event::Direction::Outbound => Direction::Outbound,
+            },
+            service_port: event.service_port().unwrap_or(0),
+            peer: event.remote_ip,
+            // To a local address the kernel gives the same source address.
+            peer_is_self: event.remote_ip == event.local_ip,
+            uid: event.owner.map(|owner| owner.uid),
+            unit: process.unit.as_deref(),
+            cgroup: process.cgroup.as_deref(),
+            exe: process.exe.known().map(|exe| exe.as_path()),
+            now_ns: wall_ns,
+        }
+    }
+
+    fn owner(&self) -> Owner<'a> {
+        Owner {
+            unit: self.unit,
+            cgroup: self.cgroup,
+            exe: self.exe,
+        }
+    }
+
+    fn compiled<'s>(&self, scopes: &'s [u32]) -> decision::Facts<'s> {
+        let peer = canonical(value::octets(self.peer));
+        decision::Facts {
+            direction: self.direction,
+            service_port: self.service_port,
+            peer,
+            peer_is_self: self.peer_is_self || decision::is_loopback(&peer),
+            uid: self.uid,
+            scopes,
+            now_ns: value::saturating_ns(self.now_ns),
+        }
+    }
+}

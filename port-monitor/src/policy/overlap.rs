@@ -1,0 +1,259 @@
+//! Two rules at a time: does one hold all that the other matches, and which
+//! connection do both match.
+
+use std::{fmt, net::SocketAddr, path::Path};
+
+use port_monitor_common::policy::{
+    Accepts, Decider, Direction, Facts, Network, Peer, PortRange, Rule, Rules, is_loopback,
+};
+
+use super::{
+    cells::{Place, RuleSet},
+    condition::spelled,
+    shadow::Analysis,
+    table::Owner,
+    value,
+};
+
+/// One connection, as `port-monitor policy explain` takes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Witness<'a> {
+    direction: Direction,
+    port: u16,
+    place: Place,
+    uid: Option<u32>,
+    pub(super) owner: Owner<'a>,
+    now_ns: i64,
+}
+
+impl<'a> Witness<'a> {
+    pub(super) fn facts<'s>(&self, scopes: &'s [u32]) -> Facts<'s> {
+        Facts {
+            direction: self.direction,
+            service_port: self.port,
+            peer: self.place.addr,
+            peer_is_self: self.place.is_self,
+            uid: self.uid,
+            scopes,
+            now_ns: self.now_ns,
+        }
+    }
+}
+
+impl fmt::Display for Witness<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let peer = SocketAddr::new(value::address(self.place.addr), self.port);
+        write!(f, "{} tcp {peer}", spelled(self.direction))?;
+        if let Some(uid) = self.uid {
+            write!(f, " --user {uid}")?;
+        }
+        let Owner { unit, cgroup, exe } = self.owner;
+        for (flag, value) in [("unit", unit), ("cgroup", cgroup)] {
+            if let Some(value) = value {
+                write!(f, " --{flag} {value}")?;
+            }
+        }
+        exe.map_or(Ok(()), |exe| write!(f, " --exe {}", exe.display()))
+    }
+}
+
+/// The first of `opposite` that decides some connection that `rule` matches
+/// too. A rule that `rule` holds whole is an exception to it, as meant.
+pub(super) fn find<'a>(
+    analysis: &Analysis<'a>,
+    rule: &Rule,
+    opposite: &RuleSet,
+) -> Option<(usize, Witness<'a>)> {
+    opposite.iter().find_map(|index| {
+        let other = analysis.rule(index)?;
+        let witness = common(analysis, rule, other)?;
+        let scopes = analysis.scopes.of(witness.owner);
+        let facts = witness.facts(&scopes);
+        let decider = analysis.rules.decide(&facts).by;
+        let found = decider == Decider::Rule(u32::try_from(index).ok()?)
+            && analysis.rules.mismatch(rule, &facts).is_none()
+            && !covers(rule, other, &analysis.rules);
+        found.then_some((index, witness))
+    })
+}
+
+/// Some port, peer and uid is accepted by both rules.
+pub(super) fn meet(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
+    common_port(a.ports.of(rules.ports), b.ports.of(rules.ports)).is_some()
+        && common_place(a.peers.of(rules.peers), b.peers.of(rules.peers)).is_some()
+        && common_entry(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b).is_some()
+}
+
+/// A connection that both rules match, as far as it is easily found.
+pub(super) fn common<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<Witness<'a>> {
+    let rules = &analysis.rules;
+    Some(Witness {
+        direction: a.direction,
+        port: common_port(a.ports.of(rules.ports), b.ports.of(rules.ports))?,
+        place: common_place(a.peers.of(rules.peers), b.peers.of(rules.peers))?,
+        uid: common_entry(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b)?,
+        owner: common_owner(analysis, a, b)?,
+        now_ns: a.until_ns.min(b.until_ns) - 1,
+    })
+}
+
+fn common_port(a: Option<&[PortRange]>, b: Option<&[PortRange]>) -> Option<u16> {
+    const ALL: [PortRange; 1] = [PortRange {
+        first: 1,
+        last: u16::MAX,
+    }];
+    let (a, b) = (a.unwrap_or(&ALL), b.unwrap_or(&ALL));
+    pairs(a, b).find_map(|(a, b)| {
+        let first = a.first.max(b.first).max(1);
+        (first <= a.last.min(b.last)).then_some(first)
+    })
+}
+
+fn common_place(a: Option<&[Peer]>, b: Option<&[Peer]>) -> Option<Place> {
+    match (a, b) {
+        (None, None) => Some(Place {
+            // An address for examples (RFC 5737).
+            addr: value::octets([192, 0, 2, 1].into()),
+            is_self: false,
+        }),
+        (Some(peers), None) | (None, Some(peers)) => {
+            peers.first().and_then(|peer| place(peer, peer))
+        }
+        (Some(a), Some(b)) => pairs(a, b).find_map(|(a, b)| place(a, b)),
+    }
+}
+
+fn place(a: &Peer, b: &Peer) -> Option<Place> {
+    let (addr, is_self) = match (a, b) {
+        (Peer::ThisHost, Peer::ThisHost) => (value::octets([127, 0, 0, 1].into()), true),
+        (Peer::ThisHost, Peer::Network(network)) | (Peer::Network(network), Peer::ThisHost) => {
+            (inside(network), true)
+        }
+        (Peer::Network(a), Peer::Network(b)) if a.contains(&b.first()) => (inside(b), false),
+        (Peer::Network(a), Peer::Network(b)) if b.contains(&a.first()) => (inside(a), false),
+        (Peer::Network(_), Peer::Network(_)) => return None,
+    };
+    Some(Place {
+        addr,
+        is_self: is_self || is_loopback(&addr),
+    })
+}
+
+/// A host of the network: the address after its own, where there is one.
+fn inside(network: &Network) -> [u8; 16] {
+    let second = u128::from_be_bytes(network.first())
+        .saturating_add(1)
+        .to_be_bytes();
+    if network.contains(&second) {
+        second
+    } else {
+        network.first()
+    }
+}
+
+fn common_owner<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<Owner<'a>> {
+    let scope = |a: Accepts, b: Accepts, same: &dyn Fn(u32, u32) -> bool| {
+        let scopes = analysis.rules.scopes;
+        common_entry(a.of(scopes), b.of(scopes), |&a, &b| same(a, b))
+            .map(|scope| scope.and_then(|scope| analysis.scopes.name(scope)))
+    };
+    let name = |scope| analysis.scopes.name(scope).unwrap_or_default();
+    let inside = |inner, outer| {
+        let rest = name(inner).strip_prefix(name(outer));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    let cgroup =
+        scope(a.cgroups, b.cgroups, &inside).or_else(|| scope(b.cgroups, a.cgroups, &inside));
+    Some(Owner {
+        unit: scope(a.units, b.units, &|a, b| a == b)?,
+        cgroup: cgroup?,
+        exe: scope(a.exes, b.exes, &|a, b| a == b)?.map(Path::new),
+    })
+}
+
+/// An entry of `a` that goes with one of `b`; `Some(None)` when both take any.
+fn common_entry<T: Copy>(
+    a: Option<&[T]>,
+    b: Option<&[T]>,
+    goes_with: impl Fn(&T, &T) -> bool,
+) -> Option<Option<T>> {
+    match (a, b) {
+        (None, None) => Some(None),
+        (Some(entries), None) | (None, Some(entries)) => entries.first().copied().map(Some),
+        (Some(a), Some(b)) => pairs(a, b)
+            .find(|(a, b)| goes_with(a, b))
+            .map(|(&a, _)| Some(a)),
+    }
+}
+
+fn pairs<'a, T>(a: &'a [T], b: &'a [T]) -> impl Iterator<Item = (&'a T, &'a T)> {
+    a.iter().flat_map(move |a| b.iter().map(move |b| (a, b)))
+}
+
+/// The owners that tell `rule` from others: those with no more about them than
+/// it asks for.
+pub(super) fn owners<'a>(analysis: &Analysis<'a>, rule: &Rule) -> impl Iterator<Item = Owner<'a>> {
+    let names = |accepts: Accepts| -> Vec<Option<&'a str>> {
+        match accepts.of(analysis.rules.scopes) {
+            None => vec![None],
+            Some(scopes) => scopes
+                .iter()
+                .map(|&scope| analysis.scopes.name(scope))
+                .collect(),
+        }
+    };
+    let (units, cgroups, exes) = (names(rule.units), names(rule.cgroups), names(rule.exes));
+    exes.into_iter().flat_map(move |exe| {
+        let units = units.clone();
+        cgroups.clone().into_iter().flat_map(move |cgroup| {
+            units.clone().into_iter().map(move |unit| Owner {
+                unit,
+                cgroup,
+                exe: exe.map(Path::new),
+            })
+        })
+    })
+}
+
+/// Every connection `b` matches, `a` matches too, as far as single entries
+/// tell.
+fn covers(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
+    let scopes =
+        |a: Accepts, b: Accepts| subset(a.of(rules.scopes), b.of(rules.scopes), |a, b| a == b);
+    a.until_ns >= b.until_ns
+        && covers_ports(a, b, rules)
+        && covers_peers(a, b, rules)
+        && covers_uids(a, b, rules)
+        && scopes(a.units, b.units)
+        && scopes(a.cgroups, b.cgroups)
+        && scopes(a.exes, b.exes)
+}
+
+pub(super) fn covers_ports(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
+    subset(a.ports.of(rules.ports), b.ports.of(rules.ports), |a, b| {
+        a.first <= b.first && b.last <= a.last
+    })
+}
+
+pub(super) fn covers_peers(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
+    subset(
+        a.peers.of(rules.peers),
+        b.peers.of(rules.peers),
+        |a, b| match (a, b) {
+            (Peer::Network(a), Peer::Network(b)) => a.contains(&b.first()) && a.contains(&b.last()),
+            _ => a == b,
+        },
+    )
+}
+
+pub(super) fn covers_uids(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
+    subset(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b)
+}
+
+fn subset<T>(a: Option<&[T]>, b: Option<&[T]>, holds: impl Fn(&T, &T) -> bool) -> bool {
+    match (a, b) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(a), Some(b)) => b.iter().all(|b| a.iter().any(|a| holds(a, b))),
+    }
+}

@@ -1,0 +1,189 @@
+//! The TOML layer: text to tables with spans, and readers for the values in
+//! them. It knows types, keys and words, not what they mean.
+
+use std::ops::Range;
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{diagnostic::Diagnostics, problem::Problem};
+
+pub(super) type Value<'d> = Spanned<DeValue<'d>>;
+
+/// The keys of one kind of table.
+pub(super) struct Schema {
+    pub(super) known: &'static [&'static str],
+    /// Keys that are refused, with the reason.
+    pub(super) unsupported: &'static [(&'static str, &'static str)],
+}
+
+impl Schema {
+    pub(super) const fn of(known: &'static [&'static str]) -> Self {
+        Self {
+            known,
+            unsupported: &[],
+        }
+    }
+}
+
+/// A table whose keys have been checked.
+pub(super) struct Section<'t, 'd> {
+    table: &'t DeTable<'d>,
+    pub(super) span: Range<usize>,
+}
+
+impl<'t, 'd> Section<'t, 'd> {
+    /// The whole document; `None` on a syntax error. What comes after one is
+    /// not judged: the parser's guess at it would only raise false alarms.
+    pub(super) fn root(
+        document: &'t (Spanned<DeTable<'d>>, Vec<toml::de::Error>),
+        schema: &Schema,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
+        let (table, errors) = document;
+        for error in errors {
+            let span = error.span().unwrap_or_default();
+            diagnostics.report(span, Problem::Syntax(error.message().to_owned()));
+        }
+        errors
+            .is_empty()
+            .then(|| Self::of(table.get_ref(), 0..0, schema, diagnostics))
+    }
+
+    /// The table in `value`.
+    pub(super) fn open(
+        value: &'t Value<'d>,
+        schema: &Schema,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Self> {
+        let table = diagnostics.check(value.span(), table(value))?;
+        Some(Self::of(table, value.span(), schema, diagnostics))
+    }
+
+    fn of(
+        table: &'t DeTable<'d>,
+        span: Range<usize>,
+        schema: &Schema,
+        diagnostics: &mut Diagnostics,
+    ) -> Self {
+        for key in table.keys() {
+            let name = key.get_ref().as_ref();
+            if schema.known.contains(&name) {
+                continue;
+            }
+            let refused = schema.unsupported.iter().find(|(key, _)| *key == name);
+            let problem = match refused {
+                Some(&(key, reason)) => Problem::Unsupported { key, reason },
+                None => Problem::UnknownKey {
+                    key: name.to_owned(),
+                    known: schema.known,
+                },
+            };
+            diagnostics.report(key.span(), problem);
+        }
+        Self { table, span }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'t Value<'d>> {
+        self.table.get(key)
+    }
+
+    /// Where `key` is written; the table itself if it is not.
+    pub(super) fn key_span(&self, key: &str) -> Range<usize> {
+        let entry = self.table.get_key_value(key);
+        entry.map_or_else(|| self.span.clone(), |(key, _)| key.span())
+    }
+
+    pub(super) fn required(
+        &self,
+        key: &'static str,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<&'t Value<'d>> {
+        let value = self.get(key);
+        if value.is_none() {
+            diagnostics.report(self.span.clone(), Problem::MissingKey(key));
+        }
+        value
+    }
+
+    /// The word under `key`, which must be there.
+    pub(super) fn required_word<T: Copy>(
+        &self,
+        key: &'static str,
+        choices: &[(&'static str, T)],
+        diagnostics: &mut Diagnostics,
+    ) -> Option<T> {
+        let value = self.required(key, diagnostics)?;
+        diagnostics.check(value.span(), word(value, choices))
+    }
+
+    /// The word under `key`; `default` where there is none.
+    pub(super) fn word_or<T: Copy>(
+        &self,
+        key: &str,
+        default: T,
+        choices: &[(&'static str, T)],
+        diagnostics: &mut Diagnostics,
+    ) -> Option<T> {
+        match self.get(key) {
+            Some(value) => diagnostics.check(value.span(), word(value, choices)),
+            None => Some(default),
+        }
+    }
+}
+
+/// The table in `value`.
+pub(super) fn table<'t, 'd>(value: &'t Value<'d>) -> Result<&'t DeTable<'d>, Problem> {
+    value
+        .get_ref()
+        .as_table()
+        .ok_or_else(|| wrong_type(value, "a table"))
+}
+
+/// The text in `value`.
+pub(super) fn text<'t>(value: &'t Value<'_>) -> Result<&'t str, Problem> {
+    value
+        .get_ref()
+        .as_str()
+        .ok_or_else(|| wrong_type(value, "text in quotes"))
+}
+
+/// The whole number in `value`; `None` for one beyond all that policies use.
+pub(super) fn integer(value: &Value<'_>) -> Option<Result<i64, String>> {
+    let integer = value.get_ref().as_integer()?;
+    Some(i64::from_str_radix(integer.as_str(), integer.radix()).map_err(|_| integer.to_string()))
+}
+
+/// The entries of a list, or the one value in its place.
+pub(super) fn items<'t, 'd>(value: &'t Value<'d>) -> Result<&'t [Value<'d>], Problem> {
+    match value.get_ref() {
+        DeValue::Array(array) if array.is_empty() => Err(Problem::EmptyList),
+        DeValue::Array(array) => Ok(array),
+        _ => Ok(std::slice::from_ref(value)),
+    }
+}
+
+/// The meaning of a word out of a fixed few.
+pub(super) fn word<T: Copy>(
+    value: &Value<'_>,
+    choices: &[(&'static str, T)],
+) -> Result<T, Problem> {
+    let word = text(value)?;
+    choices
+        .iter()
+        .find(|(choice, _)| *choice == word)
+        .map(|&(_, meaning)| meaning)
+        .ok_or_else(|| Problem::NotAChoice {
+            value: word.to_owned(),
+            choices: choices.iter().map(|&(choice, _)| choice).collect(),
+        })
+}
+
+pub(super) fn wrong_type(value: &Value<'_>, expected: &'static str) -> Problem {
+    Problem::WrongType {
+        expected,
+        found: value.get_ref().type_str(),
+    }
+}

@@ -1,0 +1,301 @@
+//! Everything that can be wrong with the text of a policy, in words.
+
+use port_monitor_common::policy::MAX_RULES;
+use thiserror::Error;
+
+use crate::services::closest;
+
+/// How bad a problem is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The policy is refused.
+    Error,
+    /// The policy holds, but probably not as meant.
+    Warning,
+}
+
+/// One thing wrong with a policy. The text says what; [`Problem::help`] says
+/// what to do.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum Problem {
+    /// The TOML parser's own words.
+    #[error("{0}")]
+    Syntax(String),
+    /// A key this table does not have.
+    #[error("unknown key `{}`", key.escape_debug())]
+    UnknownKey {
+        /// As written.
+        key: String,
+        /// The keys of the table.
+        known: &'static [&'static str],
+    },
+    /// A key that policies may have one day.
+    #[error("`{key}` is not supported in this version: {reason}")]
+    Unsupported {
+        /// As written.
+        key: &'static str,
+        /// Why, and what to use.
+        reason: &'static str,
+    },
+    /// A key that must be there.
+    #[error("`{0}` is missing")]
+    MissingKey(&'static str),
+    /// A value of another type.
+    #[error("expected {expected}, found {found}")]
+    WrongType {
+        /// What the key takes.
+        expected: &'static str,
+        /// What is there.
+        found: &'static str,
+    },
+    /// A word that is none of the choices.
+    #[error("`{}` is none of {}", value.escape_debug(), choices.join(", "))]
+    NotAChoice {
+        /// As written.
+        value: String,
+        /// What the key takes.
+        choices: Vec<&'static str>,
+    },
+    /// A list without entries.
+    #[error("empty list matches nothing")]
+    EmptyList,
+    /// A policy for another program version.
+    #[error("unknown version {0}, this program reads version 1")]
+    Version(String),
+    /// `mode = "enforce"`.
+    #[error("enforcement is not available in this version")]
+    Enforce,
+    /// A port that does not exist.
+    #[error("port {0} is not between 1 and 65535")]
+    PortOutOfRange(String),
+    /// A range whose end lies before its start.
+    #[error("port range {first}-{last} runs backwards")]
+    ReversedRange {
+        /// As written.
+        first: u16,
+        /// As written.
+        last: u16,
+    },
+    /// Text that is no port.
+    #[error("`{}` is neither a port, a range such as \"8000-8100\" nor a class", .0.escape_debug())]
+    NotAPort(String),
+    /// A service name in place of a port.
+    #[error("`{0}` is a service, not a port")]
+    ServiceAsPort(String),
+    /// An entry of `[services]` without its transport.
+    #[error("`{}` is not a port with its transport", .0.escape_debug())]
+    NotAServicePort(String),
+    /// A service neither the policy nor the registry has.
+    #[error("unknown TCP service `{}`", name.escape_debug())]
+    UnknownService {
+        /// As written.
+        name: String,
+        /// A name that is close.
+        nearest: Option<String>,
+    },
+    /// Both ways to say which port.
+    #[error("`service` and `port` in one rule")]
+    ServiceAndPort,
+    /// `from` on an outbound rule, or `to` on an inbound one.
+    #[error("`{key}` does not apply to {direction} rules")]
+    WrongSide {
+        /// As written.
+        key: &'static str,
+        /// The rule's.
+        direction: &'static str,
+        /// The key that does.
+        instead: Option<&'static str>,
+    },
+    /// Text that is no peer.
+    #[error("`{}` is neither a network of this policy, an address, a CIDR nor `self`", text.escape_debug())]
+    NotAPeer {
+        /// As written.
+        text: String,
+        /// A network's name that is close.
+        nearest: Option<String>,
+    },
+    /// A CIDR with a bad prefix length.
+    #[error("`{}`: prefix length is not between 0 and {longest}", cidr.escape_debug())]
+    PrefixTooLong {
+        /// As written.
+        cidr: String,
+        /// For this family.
+        longest: u8,
+    },
+    /// A CIDR whose address is not the first of its network.
+    #[error("`{cidr}` has bits set beyond its prefix")]
+    HostBits {
+        /// As written.
+        cidr: String,
+        /// What was probably meant.
+        network: String,
+    },
+    /// A user this host does not have.
+    #[error("unknown user `{}`", name.escape_debug())]
+    UnknownUser {
+        /// As written.
+        name: String,
+        /// A name that is close.
+        nearest: Option<String>,
+    },
+    /// A number that is no uid.
+    #[error("uid {0} is not between 0 and 4294967294")]
+    UidOutOfRange(String),
+    /// A unit without its type.
+    #[error("`{}` is not a unit name", .0.escape_debug())]
+    NotAUnit(String),
+    /// A unit this host does not have.
+    #[error("no unit `{0}` on this host now")]
+    UnknownUnit(String),
+    /// A path that does not start at the root.
+    #[error("`{}` is not an absolute path", .0.escape_debug())]
+    RelativePath(String),
+    /// A name that does not fit in a column.
+    #[error("`{}` is not a name", .0.escape_debug())]
+    BadName(String),
+    /// The same name twice.
+    #[error("rule name `{name}` is taken")]
+    DuplicateName {
+        /// As written.
+        name: String,
+        /// Where it was first.
+        line: usize,
+    },
+    /// Text that is no point in time.
+    #[error("`{}` is not a point in time", .0.escape_debug())]
+    NotATime(String),
+    /// Text that is no duration.
+    #[error("`{}` is not a duration", .0.escape_debug())]
+    NotADuration(String),
+    /// A rule whose time is over.
+    #[error("rule `{name}` expired and matches nothing")]
+    Expired {
+        /// The rule's.
+        name: String,
+    },
+    /// More rules than the decision can hold.
+    #[error("{0} rules are more than the {MAX_RULES} a policy may have")]
+    TooManyRules(usize),
+    /// Lists longer than the decision should search.
+    #[error("its lists make more than {0} entries over all rules")]
+    TooManyEntries(usize),
+    /// An analysis that would take too long.
+    #[error("too many rules overlap to tell whether all of them can decide")]
+    NotAnalysed,
+    /// A rule that never decides.
+    #[error("rule `{name}` never decides: all it matches is covered by {by}")]
+    Shadowed {
+        /// The rule's.
+        name: String,
+        /// The rules before it that cover it, with their lines.
+        by: String,
+        /// A connection it matches and what decides it.
+        witness: Option<String>,
+    },
+    /// A rule that loses some connections to one that says the opposite.
+    #[error(
+        "rule `{name}` loses a part of what it matches to `{earlier}`, which says the opposite"
+    )]
+    Overlap {
+        /// The rule's.
+        name: String,
+        /// The rule before it.
+        earlier: String,
+        /// A connection both match and what decides it.
+        witness: String,
+    },
+    /// A rule about something this version does not watch.
+    #[error("rule `{name}` has no effect yet: this version does not watch {what}")]
+    NotWatched {
+        /// The rule's.
+        name: String,
+        /// What it is about.
+        what: &'static str,
+    },
+    /// Rules that cannot deny anything, and no default that would.
+    #[error("no {0} connection can break this policy: its rules only allow, and it has no default")]
+    OnlyAllows(&'static str),
+}
+
+impl Problem {
+    /// How bad it is.
+    pub const fn severity(&self) -> Severity {
+        match self {
+            Self::UnknownUnit(_)
+            | Self::Expired { .. }
+            | Self::Overlap { .. }
+            | Self::NotWatched { .. }
+            | Self::OnlyAllows(_)
+            | Self::NotAnalysed => Severity::Warning,
+            _ => Severity::Error,
+        }
+    }
+
+    /// What to do about it, where the text alone does not say.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::UnknownKey { key, known } => Some(
+                closest(key, known.iter().copied())
+                    .map_or_else(|| format!("known here: {}", known.join(", ")), did_you_mean),
+            ),
+            Self::NotAChoice { value, choices } => {
+                closest(value, choices.iter().copied()).map(did_you_mean)
+            }
+            Self::UnknownService {
+                nearest: Some(nearest),
+                ..
+            }
+            | Self::NotAPeer {
+                nearest: Some(nearest),
+                ..
+            }
+            | Self::UnknownUser {
+                nearest: Some(nearest),
+                ..
+            }
+            | Self::HostBits {
+                network: nearest, ..
+            } => Some(did_you_mean(nearest)),
+            Self::ReversedRange { first, last } => Some(format!("write \"{last}-{first}\"")),
+            Self::DuplicateName { line, .. } => Some(format!("first used in line {line}")),
+            Self::Shadowed { witness, .. } => witness.clone(),
+            Self::Overlap { witness, .. } => Some(witness.clone()),
+            Self::WrongSide {
+                instead: Some(instead),
+                ..
+            } => Some(format!("the peer of such a rule is `{instead}`")),
+            Self::NotAUnit(name) => Some(format!(
+                "name the unit with its type, such as \"{}.service\"",
+                name.escape_debug()
+            )),
+            _ => self.fixed_help().map(str::to_owned),
+        }
+    }
+
+    fn fixed_help(&self) -> Option<&'static str> {
+        match self {
+            Self::MissingKey("version") => Some("start the file with `version = 1`"),
+            Self::Enforce => Some("run it with mode = \"observe\""),
+            Self::EmptyList => Some("leave the key out to match anything"),
+            Self::NotAPort(_) => Some("classes are well-known, registered, dynamic"),
+            Self::ServiceAsPort(_) => Some("names go under `service`"),
+            Self::NotAServicePort(_) => Some("write \"5432/tcp\" or \"8000-8100/udp\""),
+            Self::UnknownService { .. } => Some("define it under [services]"),
+            Self::ServiceAndPort => Some("keep one of them, or write two rules"),
+            Self::UnknownUser { .. } => Some("for a user of no name, write the uid as a number"),
+            Self::BadName(_) => Some(
+                "names are letters, digits, `.`, `_`, `-`: at most 64, one letter at least, not \"self\"",
+            ),
+            Self::NotATime(_) => Some("write it with its offset: 2027-01-31T00:00:00Z"),
+            Self::NotADuration(_) => Some("write \"60s\" or \"2m\""),
+            Self::Expired { .. } => Some("delete it, or move its `until`"),
+            Self::TooManyRules(_) => Some("join rules that differ in one value into a list"),
+            Self::OnlyAllows(_) => Some("give the direction a default under [default]"),
+            _ => None,
+        }
+    }
+}
+
+fn did_you_mean(name: impl AsRef<str>) -> String {
+    format!("did you mean `{}`?", name.as_ref())
+}

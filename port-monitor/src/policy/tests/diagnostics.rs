@@ -1,0 +1,275 @@
+//! Each bad value, and what is said about it.
+
+use insta::assert_snapshot;
+
+use super::{parse, rule};
+use crate::policy::Style;
+
+/// What is said about a policy: everything after the summary line.
+fn said(text: &str) -> String {
+    match parse(text) {
+        Ok((_, warnings)) => {
+            let warnings = warnings.iter().map(ToString::to_string);
+            warnings.collect::<Vec<_>>().join("\n")
+        }
+        Err(invalid) => {
+            let said = invalid.to_string();
+            let (summary, diagnostics) = said.split_once('\n').unwrap();
+            assert!(summary.starts_with("policy.toml: "), "{summary}");
+            diagnostics.to_owned()
+        }
+    }
+}
+
+/// What is said about each of `texts`.
+fn all_said<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> String {
+    let said = texts.into_iter().map(|text| {
+        let said = said(text.as_ref());
+        assert!(!said.is_empty(), "nothing said about {}", text.as_ref());
+        said
+    });
+    said.collect::<Vec<_>>().join("\n\n")
+}
+
+/// What is said about a rule of each of these conditions.
+fn said_of_rules(direction: &str, conditions: &[&str]) -> String {
+    const REST: &str = "version = 1\n[default]\nlisten = { action = \"deny\" }\n\
+        [networks]\ninternal = [\"10.0.0.0/8\"]\n[services]\napp-db = \"5432/tcp\"\n";
+    all_said(conditions.iter().map(|conditions| {
+        let rule = rule("r", direction, "deny", conditions);
+        format!("{REST}{rule}")
+    }))
+}
+
+#[test]
+fn bad_files() {
+    assert_snapshot!(all_said([
+        "mode = \"observe\"",
+        "version = 2",
+        "version = \"1\"",
+        "version = 1\nmode = \"enforce\"",
+        "version = 1\nmode = \"obsrve\"",
+        "version = 1\nrules = []",
+        "version = 1\nrule = \"x\"",
+        "version = 1\nnetworks = 3",
+        "version = 1\n[[rule]]\nname = \"a\"\n",
+        "version = 1\nversion = 1",
+        "version = 1\n[[rule]\nname = \"a\n",
+        "version = 1\nmode = observe",
+    ]));
+}
+
+#[test]
+fn bad_sections() {
+    assert_snapshot!(all_said(
+        [
+            "[default]\ninbound = \"deny\"",
+            "[default]\ninbound = { action = \"block\" }",
+            "[default]\ninbound = { style = \"drop\" }",
+            "[default]\noutbound = { action = \"deny\", style = \"drop\" }",
+            "[default]\ninbond = { action = \"deny\" }",
+            "[default]\nlisten = { action = \"deny\", loopback = \"filter\" }",
+            "[apply]\nestablished = \"kil\"\nconfirm = \"soon\"",
+            "[apply]\nconfirm = \"-60s\"",
+            "[failsafe]\ninbound = [{ service = \"ssh\", to = \"10.0.0.0/8\" }]",
+            "[failsafe]\ninbound = [{ servce = \"ssh\" }]",
+            "[networks]\nself = [\"10.0.0.0/8\"]",
+            "[networks]\n\"10.0.0.1\" = [\"10.0.0.0/8\"]",
+            "[networks]\nlab = []",
+            "[networks]\nlab = [\"10.0.0.0/33\", \"10.0.0.1/8\", \"lab2\"]",
+            "[services]\ndb = [\"5432\", \"70000/tcp\", \"5432/sctp\"]",
+        ]
+        .map(|section| format!("version = 1\n{section}"))
+    ));
+}
+
+#[test]
+fn bad_ports() {
+    assert_snapshot!(said_of_rules(
+        "out",
+        &[
+            "port = 70000",
+            "port = 0",
+            "port = -1",
+            "port = 99999999999999999999",
+            "port = \"70000\"",
+            "port = \"9000-8000\"",
+            "port = \"8000-70000\"",
+            "port = \"8000-\"",
+            "port = \"+80\"",
+            "port = \"wellknown\"",
+            "port = \"ssh\"",
+            "port = 80.5",
+            "port = []",
+            "port = [80, 70000, \"x\"]",
+            "service = \"htpps\"",
+            "service = \"app-bd\"",
+            "service = \"no such service at all\"",
+            "service = 22",
+            "service = \"ssh\"\nport = 22",
+            "proto = \"tpc\"",
+        ]
+    ));
+}
+
+#[test]
+fn bad_peers() {
+    assert_snapshot!(said_of_rules(
+        "out",
+        &[
+            "to = \"intrenal\"",
+            "to = \"10.0.0.300\"",
+            "to = \"10.0.0.1/8\"",
+            "to = \"2001:db8::1/32\"",
+            "to = \"10.0.0.0/33\"",
+            "to = \"::/129\"",
+            "to = \"10.0.0.0/+8\"",
+            "to = \"fe80::1%eth0\"",
+            "to = 10",
+            "from = \"internal\"",
+        ]
+    ));
+    assert_snapshot!(said_of_rules("in", &["to = \"internal\""]));
+    assert_snapshot!(said_of_rules("listen", &["from = \"internal\""]));
+}
+
+#[test]
+fn bad_owners() {
+    assert_snapshot!(said_of_rules(
+        "out",
+        &[
+            "user = \"appp\"",
+            "user = \"nobody-here\"",
+            "user = 4294967295",
+            "user = -1",
+            "user = 1.5",
+            "unit = \"app\"",
+            "unit = \"../app.service\"",
+            "unit = \"gone.service\"",
+            "exe = \"curl\"",
+            "cgroup = \"system.slice\"",
+        ]
+    ));
+}
+
+#[test]
+fn bad_rules() {
+    let twice =
+        rule("web", "out", "allow", "port = 80") + &rule("web", "out", "allow", "port = 81");
+    assert_snapshot!(all_said(
+        [
+            rule("a b", "out", "deny", ""),
+            rule("r\\u001b[31m", "out", "deny", ""),
+            rule("r", "outbound", "deny", ""),
+            rule("r", "out", "reject", ""),
+            rule("r", "out", "deny", "alert = \"loud\""),
+            rule("r", "out", "deny", "acton = \"deny\""),
+            rule("r", "out", "deny", "frequency = 3"),
+            rule("r", "out", "deny", "domain = \"example.org\""),
+            rule("r", "out", "deny", "comm = \"curl\""),
+            rule("r", "out", "deny", "container = \"web\""),
+            rule("r", "out", "deny", "except = { user = \"app\" }"),
+            rule("r", "out", "deny", "until = 2027-01-31"),
+            rule("r", "out", "deny", "until = 2027-01-31T00:00:00"),
+            rule("r", "out", "deny", "until = \"tomorrow\""),
+            rule("r", "out", "deny", "until = 7"),
+            twice,
+        ]
+        .map(|rules| format!("version = 1\n{rules}"))
+    ));
+}
+
+#[test]
+fn legal_but_without_effect() {
+    assert_snapshot!(all_said(
+        [
+            rule("old", "out", "deny", "until = 2026-01-31T00:00:00Z"),
+            rule("no-listeners", "listen", "deny", ""),
+            rule("quic", "out", "deny", "proto = \"udp\"\nport = 443"),
+            rule("web", "out", "allow", "port = 443"),
+        ]
+        .map(|rules| format!("version = 1\n{rules}"))
+    ));
+}
+
+#[test]
+fn every_error_is_named_at_once_in_the_order_of_the_text() {
+    let text = "version = 3\nmod = \"observe\"\n[networks]\nlab = \"10.0.0.1/8\"\n".to_owned()
+        + &rule(
+            "r",
+            "out",
+            "deny",
+            "port = 70000\nuser = \"appp\"\nto = \"lab\"",
+        )
+        + &rule("r", "sideways", "deny", "service = \"htpps\"");
+    let invalid = parse(&text).unwrap_err();
+    let lines: Vec<_> = invalid
+        .diagnostics
+        .iter()
+        .map(super::Diagnostic::line)
+        .collect();
+    assert_eq!(lines, [1, 2, 4, 9, 10, 13, 14, 16]);
+    assert!(
+        invalid
+            .to_string()
+            .starts_with("policy.toml: 8 errors, nothing was applied\n"),
+        "{invalid}"
+    );
+}
+
+#[test]
+fn column_counts_characters_and_long_files_keep_their_line_numbers() {
+    let text = format!("version = 1\n{}mode = \"é\" # é\r\n", "#\n".repeat(5000));
+    let invalid = parse(&text).unwrap_err();
+    let diagnostic = &invalid.diagnostics[0];
+    assert_eq!((diagnostic.line(), diagnostic.column()), (5002, 8));
+    assert!(
+        diagnostic.to_string().contains("5002 | mode = \"é\" # é"),
+        "{diagnostic}"
+    );
+}
+
+#[test]
+fn only_the_coloured_style_has_escape_sequences() {
+    let invalid = parse("version = 2").unwrap_err();
+    assert!(!invalid.render(Style::Plain).contains('\u{1b}'));
+    assert!(invalid.render(Style::Coloured).contains('\u{1b}'));
+}
+
+#[test]
+fn names_out_of_the_policy_cannot_steer_the_terminal() {
+    let said = said("version = 1\n\"\\u001b[2J\" = 1\n[[rule]]\nname = \"\\u009b31m\"\n");
+    let steers = |c: char| c.is_control() && c != '\n';
+    assert!(!said.contains(steers), "{said:?}");
+}
+
+#[test]
+fn too_many_rules_are_refused() {
+    let rules = |count: usize| -> String {
+        let rules = (0..count).map(|n| {
+            rule(
+                &format!("r{n}"),
+                "out",
+                "deny",
+                &format!("port = {}", n + 1),
+            )
+        });
+        format!("version = 1\n{}", rules.collect::<String>())
+    };
+    assert!(parse(&rules(1024)).is_ok());
+    assert!(said(&rules(1025)).contains("1025 rules are more than the 1024 a policy may have"));
+}
+
+#[test]
+fn huge_network_in_many_rules_is_refused_before_it_fills_the_memory() {
+    let addresses: Vec<_> = (0..30_000)
+        .map(|n| format!("\"10.0.{}.{}\"", n / 256, n % 256))
+        .collect();
+    let names = vec!["\"n\""; 1000].join(",");
+    let text = format!(
+        "version = 1\n[networks]\nn = [{}]\n{}",
+        addresses.join(","),
+        rule("r", "out", "deny", &format!("to = [{names}]"))
+    );
+    assert!(said(&text).contains("more than 65536 entries"));
+}

@@ -1,0 +1,106 @@
+//! Tests of the policy from its text to its verdicts, on a host made up here.
+
+use std::{net::IpAddr, path::Path};
+
+use super::{Diagnostic, Environment, Facts, Invalid, Policy, Source};
+use port_monitor_common::policy::Direction;
+
+mod diagnostics;
+mod explain;
+mod oracle;
+mod shadow;
+mod verdicts;
+
+/// 2026-11-22T00:00:00Z.
+const NOW_NS: i128 = 1_795_305_600_000_000_000;
+
+const SERVICES: [(&str, u16); 8] = [
+    ("ssh", 22),
+    ("telnet", 23),
+    ("domain", 53),
+    ("http", 80),
+    ("ntp", 123),
+    ("https", 443),
+    ("smtp", 25),
+    ("postgresql", 5432),
+];
+
+const USERS: [(&str, u32); 4] = [("root", 0), ("www-data", 33), ("app", 1000), ("ann", 1001)];
+
+struct TestHost;
+
+impl Environment for TestHost {
+    fn service_ports(&self, service: &str) -> Vec<u16> {
+        let named = SERVICES.iter().filter(|(name, _)| *name == service);
+        named.map(|&(_, port)| port).collect()
+    }
+
+    fn nearest_service(&self, service: &str) -> Option<String> {
+        crate::services::closest(service, SERVICES.iter().map(|(name, _)| *name)).map(str::to_owned)
+    }
+
+    fn uid(&self, user: &str) -> Option<u32> {
+        USERS
+            .iter()
+            .find(|(name, _)| *name == user)
+            .map(|&(_, uid)| uid)
+    }
+
+    fn users(&self) -> Vec<String> {
+        USERS.map(|(name, _)| name.to_owned()).to_vec()
+    }
+
+    fn has_unit(&self, unit: &str) -> bool {
+        ["app.service", "web.service"].contains(&unit)
+    }
+
+    fn now_ns(&self) -> i128 {
+        NOW_NS
+    }
+}
+
+fn parse(text: &str) -> Result<(Policy, Vec<Diagnostic>), Invalid> {
+    let source = Source {
+        name: "policy.toml".to_owned(),
+        text: text.to_owned(),
+    };
+    Policy::parse(source, &TestHost)
+}
+
+/// A policy that holds, whatever its warnings.
+fn policy(text: &str) -> Policy {
+    match parse(text) {
+        Ok((policy, _)) => policy,
+        Err(invalid) => panic!("{invalid}"),
+    }
+}
+
+/// The text of a rule; `rest` has its conditions.
+fn rule(name: &str, direction: &str, action: &str, rest: &str) -> String {
+    format!(
+        "[[rule]]\nname = \"{name}\"\ndirection = \"{direction}\"\naction = \"{action}\"\n{rest}\n"
+    )
+}
+
+fn facts(direction: Direction, peer: &str, service_port: u16) -> Facts<'static> {
+    let peer: IpAddr = peer.parse().unwrap();
+    Facts {
+        direction,
+        service_port,
+        peer,
+        peer_is_self: false,
+        uid: Some(1001),
+        unit: None,
+        cgroup: Some("/user.slice"),
+        exe: Some(Path::new("/usr/bin/curl")),
+        now_ns: NOW_NS,
+    }
+}
+
+fn inbound(peer: &str, service_port: u16) -> Facts<'static> {
+    facts(Direction::Inbound, peer, service_port)
+}
+
+fn outbound(peer: &str, service_port: u16) -> Facts<'static> {
+    facts(Direction::Outbound, peer, service_port)
+}

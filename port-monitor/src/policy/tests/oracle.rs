@@ -1,0 +1,203 @@
+//! The compiled decision and the shadow analysis against naive ones, over
+//! random policies and every connection of a small world.
+
+use std::{collections::HashSet, net::IpAddr};
+
+use port_monitor_common::policy::{Direction, Verdict};
+use proptest::prelude::*;
+
+use super::{Facts, facts, parse, rule};
+use crate::policy::problem::Problem;
+
+/// A rule in the words of the policy, and what the words mean.
+#[derive(Clone, Debug)]
+struct Naive {
+    direction: Direction,
+    allows: bool,
+    ports: Option<&'static [(u16, u16)]>,
+    peers: Option<&'static [&'static str]>,
+    users: Option<&'static [u32]>,
+    units: Option<&'static [&'static str]>,
+}
+
+const PORTS: [&[(u16, u16)]; 7] = [
+    &[(2, 2)],
+    &[(1, 2)],
+    &[(2, 4)],
+    &[(1, 1), (3, 3)],
+    &[(3, 5)],
+    &[(1, 65535)],
+    &[(5, 65535)],
+];
+const PEERS: [&[&str]; 8] = [
+    &["10.0.0.0/8"],
+    &["10.0.0.0/9"],
+    &["10.128.0.0/9", "::/0"],
+    &["0.0.0.0/0"],
+    &["::/0"],
+    &["self"],
+    &["127.0.0.0/8", "::1"],
+    &["10.0.0.1", "self"],
+];
+const USERS: [&[u32]; 3] = [&[0], &[1000], &[0, 1000]];
+const UNITS: [&[&str]; 3] = [
+    &["app.service"],
+    &["web.service"],
+    &["app.service", "web.service"],
+];
+const ADDRESSES: [&str; 8] = [
+    "10.0.0.1",
+    "10.0.0.2",
+    "10.128.0.1",
+    "11.0.0.1",
+    "127.0.0.1",
+    "::1",
+    "2001:db8::1",
+    "::ffff:10.0.0.1",
+];
+
+fn naive() -> impl Strategy<Value = Naive> {
+    use proptest::{option::of, sample::select};
+    (
+        select(&[Direction::Inbound, Direction::Outbound][..]),
+        any::<bool>(),
+        of(select(&PORTS[..])),
+        of(select(&PEERS[..])),
+        of(select(&USERS[..])),
+        of(select(&UNITS[..])),
+    )
+        .prop_map(|(direction, allows, ports, peers, users, units)| Naive {
+            direction,
+            allows,
+            ports,
+            peers,
+            users,
+            units,
+        })
+}
+
+impl Naive {
+    fn text(&self, index: usize) -> String {
+        let mut conditions = String::new();
+        if let Some(ports) = self.ports {
+            let ports: Vec<_> = ports.iter().map(|(a, b)| format!("{a}-{b}")).collect();
+            conditions += &format!("port = {ports:?}\n");
+        }
+        let (direction, peer) = match self.direction {
+            Direction::Inbound => ("in", "from"),
+            _ => ("out", "to"),
+        };
+        if let Some(peers) = self.peers {
+            conditions += &format!("{peer} = {peers:?}\n");
+        }
+        if let Some(users) = self.users {
+            conditions += &format!("user = {users:?}\n");
+        }
+        if let Some(units) = self.units {
+            conditions += &format!("unit = {units:?}\n");
+        }
+        let action = if self.allows { "allow" } else { "deny" };
+        rule(&format!("r{index}"), direction, action, &conditions)
+    }
+
+    fn matches(&self, facts: &Facts<'_>) -> bool {
+        let peer = facts.peer.to_canonical();
+        let is_self = facts.peer_is_self || peer.is_loopback();
+        let port = facts.service_port;
+        facts.direction == self.direction
+            && self
+                .ports
+                .is_none_or(|ports| ports.iter().any(|&(a, b)| a <= port && port <= b))
+            && self.peers.is_none_or(|peers| {
+                peers.iter().any(|&text| match text {
+                    "self" => is_self,
+                    text => match text.parse::<ipnet::IpNet>() {
+                        Ok(net) => net.contains(&peer),
+                        Err(_) => text.parse::<IpAddr>() == Ok(peer),
+                    },
+                })
+            })
+            && self
+                .users
+                .is_none_or(|users| facts.uid.is_some_and(|uid| users.contains(&uid)))
+            && self
+                .units
+                .is_none_or(|units| facts.unit.is_some_and(|unit| units.contains(&unit)))
+    }
+}
+
+/// Every connection of the world in which the rules above differ.
+fn world() -> Vec<Facts<'static>> {
+    let mut world = Vec::new();
+    for direction in [Direction::Inbound, Direction::Outbound] {
+        for (port, address) in [0, 1, 2, 3, 4, 5, 6]
+            .into_iter()
+            .flat_map(|port| ADDRESSES.map(|address| (port, address)))
+        {
+            for (peer_is_self, uid) in [false, true]
+                .into_iter()
+                .flat_map(|own| [None, Some(0), Some(1000), Some(7)].map(|uid| (own, uid)))
+            {
+                for unit in [None, Some("app.service"), Some("web.service")] {
+                    world.push(Facts {
+                        peer_is_self,
+                        uid,
+                        unit,
+                        cgroup: None,
+                        ..facts(direction, address, port)
+                    });
+                }
+            }
+        }
+    }
+    world
+}
+
+fn deciding(rules: &[Naive], facts: &Facts<'_>) -> Option<usize> {
+    rules.iter().position(|rule| rule.matches(facts))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn compiled_policy_agrees_with_the_naive_one(rules in prop::collection::vec(naive(), 0..8)) {
+        let world = world();
+        let decide_something: HashSet<usize> =
+            world.iter().filter_map(|facts| deciding(&rules, facts)).collect();
+        let texts: Vec<_> = rules.iter().enumerate().map(|(index, rule)| rule.text(index)).collect();
+
+        // Exactly the rules that decide nothing in the world are refused.
+        if let Err(invalid) = parse(&format!("version = 1\n{}", texts.concat())) {
+            let shadowed = invalid.diagnostics.iter().filter_map(|diagnostic| match &diagnostic.problem {
+                Problem::Shadowed { name, .. } => Some(name.clone()),
+                _ => None,
+            });
+            let expected = (0..rules.len()).filter(|index| !decide_something.contains(index));
+            prop_assert_eq!(
+                shadowed.collect::<Vec<_>>(),
+                expected.map(|index| format!("r{index}")).collect::<Vec<_>>()
+            );
+        } else {
+            prop_assert_eq!(decide_something.len(), rules.len());
+        }
+
+        // Without them, which changes no verdict, every verdict agrees.
+        let kept = texts.iter().enumerate().filter(|(index, _)| decide_something.contains(index));
+        let kept: String = kept.map(|(_, text)| text.as_str()).collect();
+        let policy = super::policy(&format!(
+            "version = 1\n[default]\ninbound = {{ action = \"deny\" }}\n{kept}"
+        ));
+        for facts in &world {
+            let judgement = policy.judge(facts);
+            let deciding = deciding(&rules, facts);
+            let allows = match deciding.and_then(|index| rules.get(index)) {
+                Some(rule) => rule.allows,
+                None => facts.direction == Direction::Outbound || facts.peer.to_canonical().is_loopback(),
+            };
+            let name = deciding.map(|index| format!("r{index}"));
+            prop_assert_eq!(judgement.rule.as_deref(), name.as_deref());
+            prop_assert_eq!(judgement.verdict == Verdict::Allow, allows);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The values of conditions: ports, peers, names, times. Each reader takes one
+//! value and knows nothing of the rest of the policy.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    ops::RangeInclusive,
+};
+
+use jiff::Timestamp;
+use port_monitor_common::{
+    addr::{as_v4, v4_mapped},
+    policy::{Network, PortRange, canonical},
+};
+use toml::de::DeValue;
+
+use super::{
+    parse::{Value, integer, text, wrong_type},
+    problem::Problem,
+};
+
+/// The IANA port classes (RFC 6335 §6).
+const CLASSES: [(&str, RangeInclusive<u16>); 3] = [
+    ("well-known", 0..=1023),
+    ("registered", 1024..=49151),
+    ("dynamic", 49152..=65535),
+];
+
+/// A number, `"8000-8100"` or a class.
+pub(super) fn ports(value: &Value<'_>) -> Result<PortRange, Problem> {
+    match integer(value) {
+        Some(Ok(number)) => port(&number.to_string()).map(only),
+        Some(Err(number)) => Err(Problem::PortOutOfRange(number)),
+        None => {
+            let text = text(value).map_err(|_| wrong_type(value, "a port, a range or a class"))?;
+            let class = CLASSES.iter().find(|(name, _)| *name == text);
+            match class {
+                Some((_, range)) => Ok(PortRange {
+                    first: *range.start(),
+                    last: *range.end(),
+                }),
+                None => port_range(text),
+            }
+        }
+    }
+}
+
+/// `"5432/tcp"` or `"8000-8100/udp"`; `None` is a UDP port.
+pub(super) fn service_ports(value: &Value<'_>) -> Result<Option<PortRange>, Problem> {
+    let text = text(value)?;
+    let malformed = || Problem::NotAServicePort(text.to_owned());
+    let (ports, transport) = text.split_once('/').ok_or_else(malformed)?;
+    let range = port_range(ports)?;
+    match transport {
+        "tcp" => Ok(Some(range)),
+        "udp" => Ok(None),
+        _ => Err(malformed()),
+    }
+}
+
+fn port_range(text: &str) -> Result<PortRange, Problem> {
+    let Some((first, last)) = text.split_once('-') else {
+        return port(text).map(only);
+    };
+    let (Ok(first), Ok(last)) = (port(first), port(last)) else {
+        // The end that is a wrong number says more than "not a range".
+        return match (port(first), port(last)) {
+            (Err(problem @ Problem::PortOutOfRange(_)), _)
+            | (_, Err(problem @ Problem::PortOutOfRange(_))) => Err(problem),
+            _ => Err(Problem::NotAPort(text.to_owned())),
+        };
+    };
+    if first > last {
+        return Err(Problem::ReversedRange { first, last });
+    }
+    Ok(PortRange { first, last })
+}
+
+fn port(text: &str) -> Result<u16, Problem> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Problem::NotAPort(text.to_owned()));
+    }
+    match text.parse() {
+        Ok(0) | Err(_) => Err(Problem::PortOutOfRange(text.to_owned())),
+        Ok(port) => Ok(port),
+    }
+}
+
+pub(super) const fn only(port: u16) -> PortRange {
+    PortRange {
+        first: port,
+        last: port,
+    }
+}
+
+/// Sorts ranges and joins those that touch.
+pub(super) fn joined(mut ranges: Vec<PortRange>) -> Vec<PortRange> {
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, kept| {
+        let touch = u32::from(next.first) <= u32::from(kept.last) + 1;
+        if touch {
+            kept.last = kept.last.max(next.last);
+        }
+        touch
+    });
+    ranges
+}
+
+/// An address or a CIDR.
+pub(super) fn network(text: &str) -> Result<Network, Problem> {
+    let (addr, prefix) = match text.split_once('/') {
+        Some((addr, prefix)) => (addr, Some(prefix)),
+        None => (text, None),
+    };
+    let ip: IpAddr = addr.parse().map_err(|_| Problem::NotAPeer {
+        text: text.to_owned(),
+        nearest: None,
+    })?;
+    let longest: u8 = if ip.is_ipv4() { 32 } else { 128 };
+    let too_long = || Problem::PrefixTooLong {
+        cidr: text.to_owned(),
+        longest,
+    };
+    let Some(prefix) = prefix else {
+        return Network::new(canonical(octets(ip)), 128).ok_or_else(too_long);
+    };
+    let prefix_len: u8 = prefix
+        .parse()
+        .ok()
+        .filter(|&len| len <= longest && !prefix.starts_with('+'))
+        .ok_or_else(too_long)?;
+    let network = Network::new(octets(ip), 128 - longest + prefix_len).ok_or_else(too_long)?;
+    if network.first() != octets(ip) {
+        let first = match ip {
+            IpAddr::V4(_) => address(network.first()),
+            IpAddr::V6(_) => IpAddr::V6(network.first().into()),
+        };
+        return Err(Problem::HostBits {
+            cidr: text.to_owned(),
+            network: format!("{first}/{prefix_len}"),
+        });
+    }
+    Ok(network)
+}
+
+/// `ip` as the decision function takes it, IPv4 as IPv4-mapped.
+pub(super) fn octets(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => v4_mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The address in `octets`, IPv4-mapped as IPv4.
+pub(super) fn address(octets: [u8; 16]) -> IpAddr {
+    match as_v4(&octets) {
+        Some(v4) => v4.into(),
+        None => Ipv6Addr::from(octets).into(),
+    }
+}
+
+/// A name for a rule, network or service: fit for a column, a metric's label
+/// and a search, and never mistaken for an address.
+pub(super) fn name<'t>(text: &'t str) -> Result<&'t str, Problem> {
+    let fits = text.len() <= 64
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && text != SELF;
+    fits.then_some(text)
+        .ok_or_else(|| Problem::BadName(text.to_owned()))
+}
+
+/// The peer that is this host.
+pub(super) const SELF: &str = "self";
+
+/// The name of a systemd unit, with its type.
+pub(super) fn unit<'t>(value: &'t Value<'_>) -> Result<&'t str, Problem> {
+    const TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
+    let name = text(value)?;
+    let has_type = name
+        .rsplit_once('.')
+        .is_some_and(|(stem, kind)| !stem.is_empty() && TYPES.contains(&kind));
+    let fits = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte));
+    (has_type && fits)
+        .then_some(name)
+        .ok_or_else(|| Problem::NotAUnit(name.to_owned()))
+}
+
+/// An absolute path, without the slash at its end.
+pub(super) fn path<'t>(value: &'t Value<'_>) -> Result<&'t str, Problem> {
+    let path = text(value)?;
+    if !path.starts_with('/') {
+        return Err(Problem::RelativePath(path.to_owned()));
+    }
+    Ok(path.trim_end_matches('/'))
+}
+
+/// A TOML offset date-time or RFC 3339 text, as ns since the Unix epoch.
+pub(super) fn time_ns(value: &Value<'_>) -> Result<i64, Problem> {
+    let text = match value.get_ref() {
+        DeValue::Datetime(datetime) => datetime.to_string(),
+        DeValue::String(text) => text.to_string(),
+        _ => return Err(wrong_type(value, "a date and time")),
+    };
+    let time: Timestamp = text.parse().map_err(|_| Problem::NotATime(text))?;
+    Ok(saturating_ns(time.as_nanosecond()))
+}
+
+/// `ns` in the 64 bits of the decision function, enough until the year 2262.
+pub(super) fn saturating_ns(ns: i128) -> i64 {
+    i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn touching_ranges_become_one() {
+        let range = |first, last| PortRange { first, last };
+        assert_eq!(
+            joined(vec![
+                range(90, 95),
+                range(1, 5),
+                range(6, 9),
+                range(3, 4),
+                range(96, 65535)
+            ]),
+            [range(1, 9), range(90, 65535)]
+        );
+    }
+
+    #[test]
+    fn mapped_network_is_the_ipv4_one() {
+        assert_eq!(network("::ffff:10.0.0.0/104"), network("10.0.0.0/8"));
+        assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
+    }
+
+    #[test]
+    fn unspecified_address_is_loopback_but_its_network_is_not() {
+        assert_eq!(network("0.0.0.0"), network("127.0.0.1"));
+        assert_eq!(network("::"), network("::1"));
+        assert!(network("0.0.0.0/0").is_ok_and(|all| all.contains(&v4_mapped([8, 8, 8, 8]))));
+    }
+
+    #[test]
+    fn names_are_fit_for_a_column() {
+        for good in ["ssh-internal", "a", "3com.v2_x"] {
+            assert_eq!(name(good), Ok(good));
+        }
+        for bad in ["", "10.0.0.1", "a b", "self", "a\u{1b}[0m", &"x".repeat(65)] {
+            assert_eq!(name(bad), Err(Problem::BadName(bad.to_owned())));
+        }
+    }
+}
