@@ -52,10 +52,10 @@ impl Blind {
     /// Words the header's sentence about it must contain.
     pub(crate) const fn header_words(self) -> &'static str {
         match self {
-            Self::LocalPort => "local port of an attempt",
-            Self::Acceptor => "accepting thread",
-            Self::NeverAccepted => "reported when the connection is established",
-            Self::Listener => "no owner",
+            Self::LocalPort => "the local port of an attempt",
+            Self::Acceptor => "who accepts",
+            Self::NeverAccepted => "established",
+            Self::Listener => "who owns a listener",
         }
     }
 }
