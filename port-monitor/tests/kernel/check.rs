@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
     compare::differences,
@@ -11,7 +11,7 @@ use crate::{
     fact::Fact,
     json::{Line, Summary},
     monitor::Run,
-    rung::{Blind, Rung},
+    rung::{Blind, Sight},
 };
 
 /// The events of a stream, of which each can explain one expectation.
@@ -53,25 +53,23 @@ impl Stream {
     }
 
     /// Checks all records of a workload and returns the blind spots met.
-    pub(crate) fn check(&mut self, facts: &[Fact], rung: Rung) -> Result<BTreeSet<Blind>> {
-        self.check_kept(facts, rung, |_| true)
+    pub(crate) fn check(&mut self, facts: &[Fact], sight: Sight) -> Result<BTreeSet<Blind>> {
+        self.check_kept(facts, sight, |_| true)
     }
 
     /// As [`Stream::check`], where a filter shows only the records it keeps.
     pub(crate) fn check_kept(
         &mut self,
         facts: &[Fact],
-        rung: Rung,
+        sight: Sight,
         keeps: impl Fn(&Expected) -> bool,
     ) -> Result<BTreeSet<Blind>> {
         let mut blind = BTreeSet::new();
         let mut wrong = Vec::new();
-        for end in ends(facts, rung) {
+        for end in ends(facts, sight) {
+            blind.extend(end.iter().filter_map(|expected| expected.blind));
             let kept: End = end.into_iter().filter(|expected| keeps(expected)).collect();
-            blind.extend(kept.iter().filter_map(|expected| expected.blind));
-            if let Err(error) = self.check_end(&kept) {
-                wrong.push(format!("{error:#}"));
-            }
+            wrong.extend(self.check_end(&kept));
         }
         let pids = pids(facts);
         for (index, event) in self.events.iter().enumerate() {
@@ -80,31 +78,31 @@ impl Stream {
                 wrong.push(format!("unexplained: {}", event.text));
             }
         }
-        if !wrong.is_empty() {
-            bail!("{}", wrong.join("; "));
-        }
+        ensure!(wrong.is_empty(), "{}", wrong.join("; "));
         Ok(blind)
     }
 
-    /// Checks the records of one connection end.
-    fn check_end(&mut self, end: &End) -> Result<()> {
+    /// Checks the records of one connection end; what is wrong, a sentence each.
+    fn check_end(&mut self, end: &End) -> Vec<String> {
         let mut id = None;
+        let mut wrong = Vec::new();
         for expected in end {
-            let index = self
+            let found = self
                 .find(expected, id.as_deref())
-                .with_context(|| format!("no record of {expected:?}"))?;
-            self.taken.insert(index);
-            let line = self.events.get(index).context("no such event")?;
+                .and_then(|index| Some((index, self.events.get(index)?)));
+            let Some((index, line)) = found else {
+                wrong.push(format!("no record of {expected:?}"));
+                continue;
+            };
             let differences = differences(expected, line);
-            ensure!(
-                differences.is_empty(),
-                "{}: {}",
-                expected.action.name(),
-                differences.join(", ")
-            );
+            if !differences.is_empty() {
+                let (action, all) = (expected.action.name(), differences.join(", "));
+                wrong.push(format!("{action}: {all}"));
+            }
             id.get_or_insert_with(|| line.id().to_owned());
+            self.taken.insert(index);
         }
-        Ok(())
+        wrong
     }
 
     /// The record meant by `expected`: by its id once that is known, else by

@@ -85,12 +85,7 @@ pub(crate) fn differences(expected: &Expected, line: &Line) -> Vec<String> {
         None => want("port_monitor.missing.process", Want::is("no_owner")),
         Some(owner) => {
             want_owner(&mut want, owner);
-            let missing = line.text("port_monitor.missing.process.executable");
-            if owner.ends_at_once && missing == "exited" {
-                want_looked_up_too_late(&mut want);
-            } else {
-                want_looked_up(&mut want, owner);
-            }
+            want_looked_up(&mut want, owner, line);
         }
     }
     compare(&wants, line)
@@ -193,6 +188,10 @@ fn want_flow(want: &mut impl FnMut(&str, Want), expected: &Expected) {
     want(&format!("{remote}.port"), Want::is(remote_port));
     let inbound = expected.action.is_inbound();
     want_port(want, "remote", remote_port, inbound);
+    want(
+        "port_monitor.port_class",
+        Want::is(port_class(expected.service_port())),
+    );
     for name in ["name", "origin", "status"] {
         want(&format!("port_monitor.service.{name}"), Want::Any);
     }
@@ -220,19 +219,26 @@ fn want_flow(want: &mut impl FnMut(&str, Want), expected: &Expected) {
 }
 
 fn want_port(want: &mut impl FnMut(&str, Want), end: &str, port: u16, client: bool) {
-    let class = match port {
-        0..=1023 => "well-known",
-        1024..=49_151 => "registered",
-        49_152.. => "dynamic",
-    };
     let (low, high) = ephemeral_range();
     let ephemeral = client && (low..=high).contains(&port);
-    want(&format!("port_monitor.{end}.port_class"), Want::is(class));
+    want(
+        &format!("port_monitor.{end}.port_class"),
+        Want::is(port_class(port)),
+    );
     want(
         &format!("port_monitor.{end}.ephemeral"),
         Want::is(ephemeral),
     );
     want_service(want, end);
+}
+
+/// The ranges of RFC 6335.
+const fn port_class(port: u16) -> &'static str {
+    match port {
+        0..=1023 => "well-known",
+        1024..=49_151 => "registered",
+        49_152.. => "dynamic",
+    }
 }
 
 fn want_service(want: &mut impl FnMut(&str, Want), end: &str) {
@@ -300,18 +306,26 @@ fn boot_wall_ns() -> u64 {
     u64::try_from(ns(wall) - ns(boot)).unwrap_or_default()
 }
 
-/// What `/proc` told of a process that lived.
-fn want_looked_up(want: &mut impl FnMut(&str, Want), owner: &Owner) {
-    want(
-        "process.executable",
-        Want::is(owner.exe.to_string_lossy().as_ref()),
-    );
-    // The parent may have ended since, which gives the process another one.
-    let parents = [Some(owner.parent_pid), present_parent(owner.pid)];
-    want(
-        "process.parent.pid",
-        Want::OneOf(parents.into_iter().flatten().map(Value::from).collect()),
-    );
+/// What was looked up in userspace. Of a process that was gone by then its cgroup
+/// is still known, by the id the kernel told.
+fn want_looked_up(want: &mut impl FnMut(&str, Want), owner: &Owner, line: &Line) {
+    const EXECUTABLE: &str = "process.executable";
+    const PARENT: &str = "process.parent.pid";
+    let may_lack = |path: &str| owner.ends_at_once && !line.fields.contains_key(path);
+    if may_lack(EXECUTABLE) {
+        want(
+            &format!("port_monitor.missing.{EXECUTABLE}"),
+            Want::is("exited"),
+        );
+    } else {
+        want(EXECUTABLE, Want::is(owner.exe.to_string_lossy().as_ref()));
+    }
+    if !may_lack(PARENT) {
+        // The parent may have ended since, which gives the process another one.
+        let parents = [Some(owner.parent_pid), present_parent(owner.pid)];
+        let parents = parents.into_iter().flatten().map(Value::from);
+        want(PARENT, Want::OneOf(parents.collect()));
+    }
     want("port_monitor.cgroup.path", Want::is(owner.cgroup.as_str()));
     let name = Path::new(&owner.cgroup)
         .file_name()
@@ -333,11 +347,4 @@ fn present_parent(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
     line.trim().parse().ok()
-}
-
-/// What is left to say of a process that was gone before it was looked up.
-fn want_looked_up_too_late(want: &mut impl FnMut(&str, Want)) {
-    for name in ["process.executable", "port_monitor.cgroup.path"] {
-        want(&format!("port_monitor.missing.{name}"), Want::is("exited"));
-    }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::{
     fact::{Accept, Attempt, Ending, Fact, Owner},
-    rung::{Blind, Rung},
+    rung::{Blind, Sight},
 };
 
 /// What a record is about.
@@ -85,14 +85,14 @@ impl Expected {
 /// The records of one end of a connection: they share an id.
 pub(crate) type End = Vec<Expected>;
 
-/// What `rung` must show of these facts. An attempt's outcome comes before its
+/// What must be shown of these facts. An attempt's outcome comes before its
 /// `connect`, because it always has the local port to find it by.
-pub(crate) fn ends(facts: &[Fact], rung: Rung) -> Vec<End> {
+pub(crate) fn ends(facts: &[Fact], sight: Sight) -> Vec<End> {
     facts
         .iter()
         .filter_map(|fact| match fact {
-            Fact::Attempt(attempt) => Some(attempt_records(attempt, rung)),
-            Fact::Accept(accept) => Some(accept_record(accept, facts, rung).into_iter().collect()),
+            Fact::Attempt(attempt) => Some(attempt_records(attempt, sight)),
+            Fact::Accept(accept) => Some(accept_record(accept, facts, sight).into_iter().collect()),
             _ => None,
         })
         .filter(|end: &End| !end.is_empty())
@@ -113,7 +113,7 @@ pub(crate) fn pids(facts: &[Fact]) -> Vec<u32> {
         .collect()
 }
 
-fn attempt_records(attempt: &Attempt, rung: Rung) -> End {
+fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
     let outcome = Expected {
         action: match attempt.ending {
             Ending::Connected => Action::Connected,
@@ -131,7 +131,7 @@ fn attempt_records(attempt: &Attempt, rung: Rung) -> End {
         preattach: false,
         blind: None,
     };
-    let unknown = !attempt.bound && rung.is_blind();
+    let unknown = !attempt.bound && !sight.chosen_ports;
     let connect = Expected {
         action: Action::Connect,
         local_port: if unknown {
@@ -145,9 +145,12 @@ fn attempt_records(attempt: &Attempt, rung: Rung) -> End {
     vec![outcome, connect]
 }
 
-fn accept_record(accept: &Accept, facts: &[Fact], rung: Rung) -> Option<Expected> {
+fn accept_record(accept: &Accept, facts: &[Fact], sight: Sight) -> Option<Expected> {
     let acceptor = accept.acceptor.as_ref();
-    let (owner, owner_source, blind) = if rung.is_blind() {
+    let (owner, owner_source, blind) = if sight.acceptors {
+        // Without an acceptor there is nothing to report.
+        (Some(acceptor?), "accept", None)
+    } else {
         let listener = listener(accept, facts);
         let blind = match (acceptor, listener) {
             (_, None) => Some(Blind::Listener),
@@ -157,9 +160,6 @@ fn accept_record(accept: &Accept, facts: &[Fact], rung: Rung) -> Option<Expected
         };
         let source = listener.map_or("unknown", |_| "listener");
         (listener, source, blind)
-    } else {
-        // Without an acceptor there is nothing to report.
-        (Some(acceptor?), "accept", None)
     };
     Some(Expected {
         action: Action::Accept,

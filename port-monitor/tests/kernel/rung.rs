@@ -52,10 +52,10 @@ impl Blind {
     /// Words the header's sentence about it must contain.
     pub(crate) const fn header_words(self) -> &'static str {
         match self {
-            Self::LocalPort => "local port of an attempt",
-            Self::Acceptor => "accepting thread",
-            Self::NeverAccepted => "reported when the connection is established",
-            Self::Listener => "no owner",
+            Self::LocalPort => "the local port of an attempt",
+            Self::Acceptor => "who accepts",
+            Self::NeverAccepted => "established",
+            Self::Listener => "who owns a listener",
         }
     }
 }
@@ -73,9 +73,43 @@ impl Rung {
         }
     }
 
-    /// Whether the rung has these blind spots.
-    pub(crate) fn is_blind(self) -> bool {
-        self == Self::Tracepoint
+    /// What the rung sees.
+    pub(crate) const fn sight(self) -> Sight {
+        match self {
+            Self::Fentry | Self::Kprobe => Sight {
+                chosen_ports: true,
+                acceptors: true,
+            },
+            Self::Tracepoint => Sight {
+                chosen_ports: false,
+                acceptors: false,
+            },
+        }
+    }
+}
+
+/// What is seen where the rungs differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sight {
+    /// The local port of an attempt that the kernel chose.
+    pub(crate) chosen_ports: bool,
+    /// Who accepts, and that somebody does.
+    pub(crate) acceptors: bool,
+}
+
+impl Sight {
+    /// The tracepoint rung with `--acceptor`.
+    pub(crate) const WITH_ACCEPTOR: Self = Self {
+        chosen_ports: false,
+        acceptors: true,
+    };
+
+    /// Whether this is not seen.
+    pub(crate) const fn lacks(self, blind: Blind) -> bool {
+        match blind {
+            Blind::LocalPort => !self.chosen_ports,
+            Blind::Acceptor | Blind::NeverAccepted | Blind::Listener => !self.acceptors,
+        }
     }
 }
 

@@ -168,29 +168,32 @@ impl Witness {
         errno: Errno,
     ) -> Result<()> {
         let socket = open(remote.ip())?;
-        let local_port = from
-            .map(|from| bind(&socket, from).and_then(|()| Ok(local(&socket)?.port())))
-            .transpose()?;
-        self.refused(&socket, local_port, remote, errno)
+        if let Some(from) = from {
+            bind(&socket, from)?;
+        }
+        self.connect_socket_in_vain(&socket, remote, errno)
     }
 
     /// As [`Witness::connect_in_vain`], with a socket of the caller's making.
-    pub(crate) fn refused(
+    pub(crate) fn connect_socket_in_vain(
         &self,
         socket: &OwnedFd,
-        local_port: Option<u16>,
         remote: SocketAddr,
         errno: Errno,
     ) -> Result<()> {
+        // Afterwards an unbound socket has no address any more.
+        let bound = Some(local(socket)?).filter(|at| at.port() != 0);
         match rustix::net::connect(socket, &remote) {
             Err(error) if error == errno => {}
             other => bail!("connect to {remote}: {other:?}, not {errno}"),
         }
+        // Loopback speaks to itself.
+        let local_ip = bound.map_or(remote.ip(), |at| at.ip());
         self.tell(&Fact::Attempt(Attempt {
             owner: Owner::current()?,
-            local_ip: remote.ip().to_canonical(),
-            local_port,
-            bound: local_port.is_some(),
+            local_ip: local_ip.to_canonical(),
+            local_port: bound.map(|at| at.port()),
+            bound: bound.is_some(),
             remote: canonical(remote),
             v4_mapped: is_v4_mapped(remote),
             netns_ino: netns_ino()?,

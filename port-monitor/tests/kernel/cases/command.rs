@@ -14,7 +14,7 @@ pub(super) fn tree(lab: &Lab, rung: Rung) -> Result<Verdict> {
     })?;
     let mut stream = Stream::of(&observed.run)?;
     for name in names {
-        stream.check(&observed.facts(name)?, rung)?;
+        stream.check(&observed.facts(name)?, rung.sight())?;
     }
     stream.expect_nothing_else()?;
     let summary = stream.summary();

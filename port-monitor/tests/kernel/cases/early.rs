@@ -12,7 +12,7 @@ use crate::{
 
 pub(super) fn asleep_in_accept(lab: &Lab, rung: Rung) -> Result<Verdict> {
     attach_late(lab, rung, "asleep-in-accept")?;
-    Ok(if rung.is_blind() {
+    Ok(if rung.sight().lacks(Blind::Acceptor) {
         Verdict::Blind(Blind::Acceptor)
     } else {
         Verdict::pass()
@@ -32,6 +32,6 @@ fn attach_late(lab: &Lab, rung: Rung, name: &str) -> Result<()> {
     workload.hear("done")?;
     let run = monitor.stop()?;
     let mut stream = Stream::of(&run)?;
-    stream.check(&workload.facts()?, rung)?;
+    stream.check(&workload.facts()?, rung.sight())?;
     stream.expect_nothing_else()
 }

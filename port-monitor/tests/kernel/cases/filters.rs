@@ -38,14 +38,14 @@ fn check(
     facts: &[Fact],
     keeps: impl Fn(&Expected) -> bool,
 ) -> Result<Verdict> {
-    let all = ends(facts, rung);
+    let all = ends(facts, rung.sight());
     let (kept, dropped): (Vec<_>, Vec<_>) = all.iter().flatten().partition(|record| keeps(record));
     ensure!(
         !kept.is_empty() && !dropped.is_empty(),
         "the filter of this case chooses nothing"
     );
     let mut stream = Stream::of(run)?;
-    stream.check_kept(facts, rung, keeps)?;
+    stream.check_kept(facts, rung.sight(), keeps)?;
     stream.expect_nothing_else()?;
     let filtered = stream.summary().filtered;
     // A filtered attempt has no outcome to count.
@@ -171,7 +171,7 @@ pub(super) fn events(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let watch = Watch::json(lab, rung).args(["--events", "connected,failed"]);
     let observed = lab.observe(watch, &["filters"])?;
     let mut stream = Stream::of(&observed.run)?;
-    stream.check_kept(&observed.facts("filters")?, rung, |record| {
+    stream.check_kept(&observed.facts("filters")?, rung.sight(), |record| {
         matches!(record.action, Action::Connected | Action::Failed(_))
     })?;
     stream.expect_nothing_else()?;

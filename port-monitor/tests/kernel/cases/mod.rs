@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use crate::{lab::Lab, report::Verdict, rung::Rung, scenarios::Place};
 
+mod acceptor;
 mod accounting;
 mod command;
 mod early;
@@ -82,6 +83,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("end-count", ending::count),
     each_rung("end-duration", ending::duration),
     each_rung("policy-stream", policy::stream).guest_only(),
+    once("tracepoint-acceptor", acceptor::named).guest_only(),
     once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),
     once("policy-violations-only", policy::violations_only).guest_only(),
     once("not-root", refusals::not_root),

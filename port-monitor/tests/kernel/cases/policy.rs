@@ -107,7 +107,7 @@ pub(super) fn stream(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let observed = lab.observe(watch, &["services"])?;
     let stream = Stream::of(&observed.run)?;
     let facts = observed.facts("services")?;
-    let expected: Vec<Expected> = ends(&facts, rung).into_iter().flatten().collect();
+    let expected: Vec<Expected> = ends(&facts, rung.sight()).into_iter().flatten().collect();
     ensure!(
         stream.events().len() == expected.len(),
         "{} events, not {}",

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     check::Stream,
+    expect::Expected,
     lab::Lab,
     monitor::Watch,
     report::{Report, Verdict},
@@ -32,7 +33,11 @@ pub(crate) fn run(
     for scenario in scenarios {
         let result = observed
             .facts(scenario.name)
-            .and_then(|facts| stream.check(&facts, rung))
+            .and_then(|facts| {
+                // Nobody's records belong to no process tree.
+                let in_view = |record: &Expected| !lab.native || record.owner.is_some();
+                stream.check_kept(&facts, rung.sight(), in_view)
+            })
             .and_then(|met| judge(scenario, rung, &met));
         report.case(rung.name(), scenario.name, &result)?;
     }
@@ -52,7 +57,7 @@ pub(crate) fn run(
 /// A scenario that shows a blind spot must have met it where the rung has it.
 fn judge(scenario: &Scenario, rung: Rung, met: &BTreeSet<Blind>) -> Result<Verdict> {
     match scenario.shows {
-        Some(blind) if rung.is_blind() => {
+        Some(blind) if rung.sight().lacks(blind) => {
             ensure!(met.contains(&blind), "not blind here: {}", blind.text());
             Ok(Verdict::Blind(blind))
         }
@@ -70,7 +75,7 @@ fn check_header(header: &crate::json::Line, rung: Rung) -> Result<Verdict> {
     for blind in Blind::ALL {
         let told = spots.iter().any(|spot| spot.contains(blind.header_words()));
         ensure!(
-            told || !rung.is_blind(),
+            told || !rung.sight().lacks(blind),
             "the header does not say: {}; it says {spots:?}",
             blind.text()
         );

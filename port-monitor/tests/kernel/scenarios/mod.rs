@@ -73,7 +73,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("refused-ipv6", connecting::refused_ipv6),
     scenario("refused-unbound", connecting::refused_unbound),
     scenario("port-zero", connecting::port_zero),
-    scenario("given-up", connecting::given_up).shows(Blind::NeverAccepted),
+    scenario("given-up", connecting::given_up),
     scenario("timed-out", connecting::timed_out),
     scenario("unreachable", connecting::unreachable),
     scenario("never-accepted", accepting::never_accepted).shows(Blind::NeverAccepted),
