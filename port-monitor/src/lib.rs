@@ -22,6 +22,7 @@ pub mod event;
 pub mod exit_code;
 pub mod filter;
 pub mod kernel;
+pub mod logging;
 pub mod pipeline;
 pub mod policy;
 pub mod port_set;

@@ -12,6 +12,7 @@ use aya::{
     maps::{HashMap, MapData, MapError, RingBuf},
     programs::{Iter, ProgramError},
 };
+use aya_log::EbpfLogger;
 use port_monitor_common::{config::Config, event::EventKind};
 use thiserror::Error;
 
@@ -107,7 +108,7 @@ pub enum KernelError {
         reasons: String,
     },
     /// The rung asked for does not attach.
-    #[error("backend {0} does not attach on kernel {1}")]
+    #[error("kernel {1} does not allow backend {0}")]
     Rung(RungError, String),
     /// The listeners older than the monitor could not be listed.
     #[error("list the open sockets: {0}")]
@@ -129,6 +130,7 @@ pub struct Kernel {
     rung: Rung,
     blind_spots: Vec<String>,
     counters: Counters,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 /// What the programs report.
@@ -174,21 +176,24 @@ impl Kernel {
         if rung == Rung::Tracepoint {
             seed_listeners(&mut ebpf, &kernel_btf)?;
         }
+        let logger = settings
+            .log_level
+            .map(|_| start_logger(&mut ebpf))
+            .transpose()?;
         let counters = Counters::take(&mut ebpf)?;
         let mut ring = ring::take(&mut ebpf)?;
         let mut early = Vec::new();
         canary::run(&mut ring, rung, settings.acceptor, |record| {
             early.push(record.to_vec())
         })?;
-        Ok((
-            Self {
-                ebpf,
-                rung,
-                blind_spots,
-                counters,
-            },
-            Records { ring, early },
-        ))
+        let kernel = Self {
+            ebpf,
+            rung,
+            blind_spots,
+            counters,
+            logger,
+        };
+        Ok((kernel, Records { ring, early }))
     }
 
     /// The rung in use.
@@ -227,10 +232,16 @@ impl Kernel {
         ladder::detach(&mut self.ebpf);
     }
 
-    /// Starts forwarding what the eBPF programs log to the `log` facade.
-    pub fn start_logging(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, String> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| ladder::chain(&error))
+    /// Hands what the eBPF programs have logged so far to the `log` facade.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
     }
+}
+
+fn start_logger(ebpf: &mut Ebpf) -> Result<EbpfLogger<&'static dyn log::Log>, KernelError> {
+    EbpfLogger::init(ebpf).map_err(|error| KernelError::Load(ladder::chain(&error)))
 }
 
 /// `uname -r`.

@@ -164,6 +164,11 @@ enum EventArg {
 }
 
 impl Args {
+    /// How much the eBPF programs are to log.
+    pub(crate) fn bpf_log(&self) -> Option<log::Level> {
+        self.kernel.bpf_log
+    }
+
     /// What the kernel side is to do.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
         Ok(Settings {
