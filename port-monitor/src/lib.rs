@@ -29,3 +29,4 @@ pub mod record;
 pub mod sanitize;
 pub mod services;
 pub mod sink;
+pub mod usage;
