@@ -30,3 +30,4 @@ pub mod record;
 pub mod sanitize;
 pub mod services;
 pub mod sink;
+pub mod usage;

@@ -106,6 +106,13 @@ pub struct RungError {
     reason: String,
 }
 
+impl RungError {
+    /// The hook that failed and the kernel's answer, without the rung's name.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+}
+
 fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
     let mut hooks = Vec::new();
     if needs.tree {
