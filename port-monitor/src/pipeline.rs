@@ -9,7 +9,7 @@ use crate::{
     enrich::Enricher,
     event::decode,
     policy::{Facts, Policy},
-    record::{Item, Record},
+    record::{Item, Judgement, Record},
     sink::{Sink, writer::Output},
 };
 
@@ -111,9 +111,7 @@ impl Pipeline {
             let facts = Facts::of(&event, &process, wall_ns);
             policy.judge(&facts)
         });
-        let is_violation = judgement
-            .as_ref()
-            .is_some_and(|judgement| judgement.is_violation());
+        let is_violation = judgement.as_ref().is_some_and(Judgement::is_violation);
         self.tally.violations += u64::from(is_violation);
         if self.is_done() || self.show.only_violations && !is_violation {
             self.tally.hidden += 1;

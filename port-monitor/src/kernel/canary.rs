@@ -98,7 +98,7 @@ struct Truth {
 /// Connects to itself and checks what the kernel reports. Events of others that
 /// arrive meanwhile go to `others`.
 pub(super) fn run(
-    ring: &mut RingBuf<MapData>,
+    records: &mut RingBuf<MapData>,
     rung: Rung,
     acceptor: bool,
     mut others: impl FnMut(&[u8]),
@@ -113,7 +113,7 @@ pub(super) fn run(
             log::info!("no IPv6 on loopback: the self-test is IPv4 only");
             continue;
         };
-        let events = collect(ring, &mut others, server, client);
+        let events = collect(records, &mut others, server, client);
         let expected = Expected {
             truth: &truth,
             client,
@@ -302,7 +302,7 @@ impl Expected<'_> {
         )
     }
 
-    fn equal<T: PartialEq + std::fmt::Display>(
+    fn equal<T: Copy + PartialEq + std::fmt::Display>(
         &self,
         event: &Event,
         field: &'static str,

@@ -199,10 +199,10 @@ impl Kernel {
             .map(|_| start_logger(&mut ebpf))
             .transpose()?;
         let counters = Counters::take(&mut ebpf)?;
-        let mut ring = ring::take(&mut ebpf)?;
+        let mut records = ring::take(&mut ebpf)?;
         let mut early = Vec::new();
-        canary::run(&mut ring, rung, settings.acceptor, |record| {
-            early.push(record.to_vec())
+        canary::run(&mut records, rung, settings.acceptor, |record| {
+            early.push(record.to_vec());
         })?;
         let kernel = Self {
             ebpf,
@@ -211,7 +211,13 @@ impl Kernel {
             counters,
             logger,
         };
-        Ok((kernel, Records { ring, early }))
+        Ok((
+            kernel,
+            Records {
+                ring: records,
+                early,
+            },
+        ))
     }
 
     /// The rung in use.

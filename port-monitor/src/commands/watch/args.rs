@@ -141,7 +141,7 @@ enum Backend {
     Fentry,
     /// Kprobes on the same functions
     Kprobe,
-    /// The raw tracepoint inet_sock_set_state
+    /// A raw tracepoint on TCP state changes
     Tracepoint,
 }
 
@@ -343,7 +343,7 @@ mod tests {
     #[test]
     fn durations_are_friendly_and_positive() {
         assert_eq!(parse_duration("10s"), Ok(Duration::from_secs(10)));
-        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_secs(5_400)));
+        assert_eq!(parse_duration("1h 30m"), Ok(Duration::from_mins(90)));
         for wrong in ["", "10", "-5s", "0s", "soon"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
