@@ -40,4 +40,6 @@ pub enum Command {
     Completions(commands::completions::Args),
     /// Print the manual page
     Man,
+    /// Check a policy, or explain what it decides
+    Policy(commands::policy::Args),
 }

@@ -13,6 +13,7 @@ pub mod completions;
 pub mod doctor;
 pub mod exec;
 pub mod man;
+pub mod policy;
 pub mod schema;
 pub mod service;
 pub mod watch;
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Schema) => schema::run(),
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man) => man::run(),
+        Some(Command::Policy(args)) => policy::run(&args, io::stdout().lock()),
     }
 }
 

@@ -112,7 +112,9 @@ impl<'e> Compiler<'e> {
         if let Some(rules) = root.get("rule") {
             self.rules(rules);
         }
-        self.warn_of_missing_defaults(root);
+        if !self.diagnostics.has_errors() {
+            self.warn_of_missing_defaults(root);
+        }
         if sound && self.tables.rules.len() <= MAX_RULES {
             shadow::report(self);
         }

@@ -154,7 +154,8 @@ impl Compiler<'_> {
             Some(Vec::new())
         };
         let direction = direction?;
-        if self.tables.entries() > MAX_ENTRIES {
+        // Without a condition it cannot read, the rule would be another one.
+        if !section.sound || self.tables.entries() > MAX_ENTRIES {
             return None;
         }
         let tables = &mut self.tables;
@@ -290,7 +291,7 @@ impl Compiler<'_> {
         }
         match value::network(text) {
             Ok(network) => Ok(Rc::new([Peer::Network(network)])),
-            Err(Problem::NotAPeer { text, .. }) => {
+            Err(Problem::NotANetwork(text)) => {
                 let names = self.networks.keys().map(String::as_str);
                 let nearest = closest(&text, names.chain([SELF])).map(str::to_owned);
                 Err(Problem::NotAPeer { text, nearest })

@@ -7,7 +7,13 @@
 //! The decision itself is in the common crate. Pure but for `file` and
 //! [`environment::Host`].
 
-use std::{fmt, net::IpAddr, ops::Range, path::Path, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use port_monitor_common::policy::{self as decision, Decider, Direction, Mode, canonical};
 use thiserror::Error;
@@ -118,7 +124,7 @@ impl Invalid {
         let noun = if errors == 1 { "error" } else { "errors" };
         let mut text = format!("{}: {errors} {noun}, nothing was applied", self.name);
         for diagnostic in &self.diagnostics {
-            text.push('\n');
+            text.push_str("\n\n");
             text.push_str(&diagnostic.render(style));
         }
         text
@@ -226,7 +232,7 @@ impl<'a> Facts<'a> {
             uid: event.owner.map(|owner| owner.uid),
             unit: process.unit.as_deref(),
             cgroup: process.cgroup.as_deref(),
-            exe: process.exe.known().map(|exe| exe.as_path()),
+            exe: process.exe.known().map(PathBuf::as_path),
             now_ns: wall_ns,
         }
     }

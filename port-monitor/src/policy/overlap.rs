@@ -26,7 +26,7 @@ pub(super) struct Witness<'a> {
     now_ns: i64,
 }
 
-impl<'a> Witness<'a> {
+impl Witness<'_> {
     pub(super) fn facts<'s>(&self, scopes: &'s [u32]) -> Facts<'s> {
         Facts {
             direction: self.direction,
@@ -42,14 +42,22 @@ impl<'a> Witness<'a> {
 
 impl fmt::Display for Witness<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let peer = SocketAddr::new(value::address(self.place.addr), self.port);
-        write!(f, "{} tcp {peer}", spelled(self.direction))?;
+        write!(f, "{} tcp ", spelled(self.direction))?;
+        match self.direction {
+            Direction::Listen => write!(f, "port {}", self.port)?,
+            Direction::Inbound | Direction::Outbound => {
+                let peer = value::address(self.place.addr);
+                write!(f, "{}", SocketAddr::new(peer, self.port))?;
+            }
+        }
         if let Some(uid) = self.uid {
             write!(f, " --user {uid}")?;
         }
         let Owner { unit, cgroup, exe } = self.owner;
         for (flag, value) in [("unit", unit), ("cgroup", cgroup)] {
             if let Some(value) = value {
+                // The root cgroup is stored without its slash.
+                let value = if value.is_empty() { "/" } else { value };
                 write!(f, " --{flag} {value}")?;
             }
         }
@@ -81,7 +89,7 @@ pub(super) fn find<'a>(
 pub(super) fn meet(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
     common_port(a.ports.of(rules.ports), b.ports.of(rules.ports)).is_some()
         && common_place(a.peers.of(rules.peers), b.peers.of(rules.peers)).is_some()
-        && common_entry(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b).is_some()
+        && common_entry(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b).is_ok()
 }
 
 /// A connection that both rules match, as far as it is easily found.
@@ -91,7 +99,7 @@ pub(super) fn common<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<
         direction: a.direction,
         port: common_port(a.ports.of(rules.ports), b.ports.of(rules.ports))?,
         place: common_place(a.peers.of(rules.peers), b.peers.of(rules.peers))?,
-        uid: common_entry(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b)?,
+        uid: common_entry(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b).ok()?,
         owner: common_owner(analysis, a, b)?,
         now_ns: a.until_ns.min(b.until_ns) - 1,
     })
@@ -156,6 +164,7 @@ fn common_owner<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<Owner
         let scopes = analysis.rules.scopes;
         common_entry(a.of(scopes), b.of(scopes), |&a, &b| same(a, b))
             .map(|scope| scope.and_then(|scope| analysis.scopes.name(scope)))
+            .ok()
     };
     let name = |scope| analysis.scopes.name(scope).unwrap_or_default();
     let inside = |inner, outer| {
@@ -171,19 +180,21 @@ fn common_owner<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<Owner
     })
 }
 
-/// An entry of `a` that goes with one of `b`; `Some(None)` when both take any.
+/// Nothing is accepted by both rules.
+struct Disjoint;
+
+/// An entry of `a` that goes with one of `b`; none when both take any.
 fn common_entry<T: Copy>(
     a: Option<&[T]>,
     b: Option<&[T]>,
     goes_with: impl Fn(&T, &T) -> bool,
-) -> Option<Option<T>> {
-    match (a, b) {
-        (None, None) => Some(None),
-        (Some(entries), None) | (None, Some(entries)) => entries.first().copied().map(Some),
-        (Some(a), Some(b)) => pairs(a, b)
-            .find(|(a, b)| goes_with(a, b))
-            .map(|(&a, _)| Some(a)),
-    }
+) -> Result<Option<T>, Disjoint> {
+    let entry = match (a, b) {
+        (None, None) => return Ok(None),
+        (Some(entries), None) | (None, Some(entries)) => entries.first().copied(),
+        (Some(a), Some(b)) => pairs(a, b).find(|(a, b)| goes_with(a, b)).map(|(&a, _)| a),
+    };
+    entry.map(Some).ok_or(Disjoint)
 }
 
 fn pairs<'a, T>(a: &'a [T], b: &'a [T]) -> impl Iterator<Item = (&'a T, &'a T)> {

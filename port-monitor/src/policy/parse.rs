@@ -32,6 +32,8 @@ impl Schema {
 pub(super) struct Section<'t, 'd> {
     table: &'t DeTable<'d>,
     pub(super) span: Range<usize>,
+    /// Every key is known.
+    pub(super) sound: bool,
 }
 
 impl<'t, 'd> Section<'t, 'd> {
@@ -68,11 +70,13 @@ impl<'t, 'd> Section<'t, 'd> {
         schema: &Schema,
         diagnostics: &mut Diagnostics,
     ) -> Self {
+        let mut sound = true;
         for key in table.keys() {
             let name = key.get_ref().as_ref();
             if schema.known.contains(&name) {
                 continue;
             }
+            sound = false;
             let refused = schema.unsupported.iter().find(|(key, _)| *key == name);
             let problem = match refused {
                 Some(&(key, reason)) => Problem::Unsupported { key, reason },
@@ -83,7 +87,7 @@ impl<'t, 'd> Section<'t, 'd> {
             };
             diagnostics.report(key.span(), problem);
         }
-        Self { table, span }
+        Self { table, span, sound }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&'t Value<'d>> {

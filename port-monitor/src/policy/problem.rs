@@ -49,7 +49,7 @@ pub enum Problem {
         found: &'static str,
     },
     /// A word that is none of the choices.
-    #[error("`{}` is none of {}", value.escape_debug(), choices.join(", "))]
+    #[error("expected {}, found `{}`", choices.join(" or "), value.escape_debug())]
     NotAChoice {
         /// As written.
         value: String,
@@ -97,7 +97,7 @@ pub enum Problem {
     #[error("`service` and `port` in one rule")]
     ServiceAndPort,
     /// `from` on an outbound rule, or `to` on an inbound one.
-    #[error("`{key}` does not apply to {direction} rules")]
+    #[error("`{key}` does not apply where direction is \"{direction}\"")]
     WrongSide {
         /// As written.
         key: &'static str,
@@ -106,6 +106,9 @@ pub enum Problem {
         /// The key that does.
         instead: Option<&'static str>,
     },
+    /// Text that is no address.
+    #[error("`{}` is neither an address nor a CIDR", .0.escape_debug())]
+    NotANetwork(String),
     /// Text that is no peer.
     #[error("`{}` is neither a network of this policy, an address, a CIDR nor `self`", text.escape_debug())]
     NotAPeer {
@@ -264,10 +267,6 @@ impl Problem {
                 instead: Some(instead),
                 ..
             } => Some(format!("the peer of such a rule is `{instead}`")),
-            Self::NotAUnit(name) => Some(format!(
-                "name the unit with its type, such as \"{}.service\"",
-                name.escape_debug()
-            )),
             _ => self.fixed_help().map(str::to_owned),
         }
     }
@@ -276,7 +275,7 @@ impl Problem {
         match self {
             Self::MissingKey("version") => Some("start the file with `version = 1`"),
             Self::Enforce => Some("run it with mode = \"observe\""),
-            Self::EmptyList => Some("leave the key out to match anything"),
+            Self::EmptyList => Some("leave the key out, or give it an entry"),
             Self::NotAPort(_) => Some("classes are well-known, registered, dynamic"),
             Self::ServiceAsPort(_) => Some("names go under `service`"),
             Self::NotAServicePort(_) => Some("write \"5432/tcp\" or \"8000-8100/udp\""),
@@ -286,6 +285,7 @@ impl Problem {
             Self::BadName(_) => Some(
                 "names are letters, digits, `.`, `_`, `-`: at most 64, one letter at least, not \"self\"",
             ),
+            Self::NotAUnit(_) => Some("units are named with their type, such as \"app.service\""),
             Self::NotATime(_) => Some("write it with its offset: 2027-01-31T00:00:00Z"),
             Self::NotADuration(_) => Some("write \"60s\" or \"2m\""),
             Self::Expired { .. } => Some("delete it, or move its `until`"),

@@ -35,12 +35,12 @@ pub(super) fn report(compiler: &mut Compiler<'_>) {
     };
     let mut problems = Vec::new();
     for (index, (rule, info)) in analysis.rules.rules.iter().zip(analysis.infos).enumerate() {
-        match analysis.problem(index, rule) {
-            Ok(problem) => problems.extend(problem.map(|problem| (info.span.clone(), problem))),
-            Err(Exhausted) => {
-                problems.push((info.span.clone(), Problem::NotAnalysed));
-                break;
-            }
+        let found = analysis.problem(index, rule);
+        let exhausted = found.is_err();
+        let problem = found.unwrap_or(Some(Problem::NotAnalysed));
+        problems.extend(problem.map(|problem| (info.span.clone(), problem)));
+        if exhausted {
+            break;
         }
     }
     for (span, problem) in problems {
@@ -69,7 +69,7 @@ impl<'a> Analysis<'a> {
         // An earlier rule that ends sooner leaves the rest of the time to this.
         let lasting = self.those(&earlier, |other| other.until_ns >= rule.until_ns);
         if !self.decides_something(rule, &lasting)? {
-            let by = self.fewest_cover(rule, lasting)?;
+            let by = self.fewest_cover(rule, lasting);
             return Ok(Some(Problem::Shadowed {
                 name,
                 by: self.listed(&by),
@@ -101,7 +101,9 @@ impl<'a> Analysis<'a> {
             if other.direction != rule.direction || !self.is_live(other) {
                 continue;
             }
-            let pairs = |side: fn(&Rule) -> Accepts| length(side(rule)) * length(side(other));
+            // Comparing a pair is far less work than a step of a search.
+            let pairs =
+                |side: fn(&Rule) -> Accepts| 1 + length(side(rule)) * length(side(other)) / 16;
             self.spend(pairs(|rule| rule.ports))?;
             self.spend(pairs(|rule| rule.peers))?;
             self.spend(pairs(|rule| rule.uids))?;
@@ -145,17 +147,20 @@ impl<'a> Analysis<'a> {
         Ok(false)
     }
 
-    /// Rules out of `cover`, all of which are needed to cover `rule`.
-    fn fewest_cover(&self, rule: &Rule, cover: RuleSet) -> Result<Vec<usize>, Exhausted> {
+    /// Rules out of `cover`, all of which are needed to cover `rule`; more when
+    /// the budget ends first, for it is covered all the same.
+    fn fewest_cover(&self, rule: &Rule, cover: RuleSet) -> Vec<usize> {
         let mut needed = cover;
         for other in cover.iter() {
             let mut without = needed;
             without.set(other, false);
-            if !self.decides_something(rule, &without)? {
-                needed = without;
+            match self.decides_something(rule, &without) {
+                Ok(false) => needed = without,
+                Ok(true) => {}
+                Err(Exhausted) => break,
             }
         }
-        Ok(needed.iter().collect())
+        needed.iter().collect()
     }
 
     /// The entries that all `rules` have on one side.
@@ -173,11 +178,16 @@ impl<'a> Analysis<'a> {
     }
 
     fn listed(&self, rules: &[usize]) -> String {
-        let names = rules.iter().map(|&index| {
+        const MOST: usize = 8;
+        let names = rules.iter().take(MOST).map(|&index| {
             let line = self.infos.get(index).map_or(0, |info| info.line);
             format!("`{}` (line {line})", self.name(index))
         });
-        names.collect::<Vec<_>>().join(" and ")
+        let names = names.collect::<Vec<_>>().join(" and ");
+        match rules.len().saturating_sub(MOST) {
+            0 => names,
+            more => format!("{names} and {more} more"),
+        }
     }
 
     /// The witness and what decides it.
@@ -193,10 +203,10 @@ impl<'a> Analysis<'a> {
     }
 }
 
-/// How many entries there are; one for "any".
+/// How many entries there are; none for "any".
 const fn length(accepts: Accepts) -> usize {
     match accepts {
-        Accepts::Any => 1,
+        Accepts::Any => 0,
         Accepts::OneOf { len, .. } => len as usize,
     }
 }

@@ -1,10 +1,7 @@
 //! The values of conditions: ports, peers, names, times. Each reader takes one
 //! value and knows nothing of the rest of the policy.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    ops::RangeInclusive,
-};
+use std::net::{IpAddr, Ipv6Addr};
 
 use jiff::Timestamp;
 use port_monitor_common::{
@@ -17,13 +14,7 @@ use super::{
     parse::{Value, integer, text, wrong_type},
     problem::Problem,
 };
-
-/// The IANA port classes (RFC 6335 §6).
-const CLASSES: [(&str, RangeInclusive<u16>); 3] = [
-    ("well-known", 0..=1023),
-    ("registered", 1024..=49151),
-    ("dynamic", 49152..=65535),
-];
+use crate::record::PortClass;
 
 /// A number, `"8000-8100"` or a class.
 pub(super) fn ports(value: &Value<'_>) -> Result<PortRange, Problem> {
@@ -32,11 +23,11 @@ pub(super) fn ports(value: &Value<'_>) -> Result<PortRange, Problem> {
         Some(Err(number)) => Err(Problem::PortOutOfRange(number)),
         None => {
             let text = text(value).map_err(|_| wrong_type(value, "a port, a range or a class"))?;
-            let class = CLASSES.iter().find(|(name, _)| *name == text);
-            match class {
-                Some((_, range)) => Ok(PortRange {
-                    first: *range.start(),
-                    last: *range.end(),
+            let named = |class: &PortClass| class.name() == text;
+            match PortClass::ALL.into_iter().find(named).map(PortClass::ports) {
+                Some(ports) => Ok(PortRange {
+                    first: *ports.start(),
+                    last: *ports.end(),
                 }),
                 None => port_range(text),
             }
@@ -112,10 +103,9 @@ pub(super) fn network(text: &str) -> Result<Network, Problem> {
         Some((addr, prefix)) => (addr, Some(prefix)),
         None => (text, None),
     };
-    let ip: IpAddr = addr.parse().map_err(|_| Problem::NotAPeer {
-        text: text.to_owned(),
-        nearest: None,
-    })?;
+    let ip: IpAddr = addr
+        .parse()
+        .map_err(|_| Problem::NotANetwork(text.to_owned()))?;
     let longest: u8 = if ip.is_ipv4() { 32 } else { 128 };
     let too_long = || Problem::PrefixTooLong {
         cidr: text.to_owned(),
@@ -161,7 +151,7 @@ pub(super) fn address(octets: [u8; 16]) -> IpAddr {
 
 /// A name for a rule, network or service: fit for a column, a metric's label
 /// and a search, and never mistaken for an address.
-pub(super) fn name<'t>(text: &'t str) -> Result<&'t str, Problem> {
+pub(super) fn name(text: &str) -> Result<&str, Problem> {
     let fits = text.len() <= 64
         && text.bytes().any(|byte| byte.is_ascii_alphabetic())
         && text

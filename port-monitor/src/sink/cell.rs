@@ -24,6 +24,7 @@ fn width(text: &[u8]) -> usize {
 pub(super) struct Cell<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
+    width: usize,
     budget: usize,
     clock: &'a mut LocalClock,
 }
@@ -33,29 +34,28 @@ impl<'a> Cell<'a> {
     pub(super) fn new(out: &'a mut Vec<u8>, budget: usize, clock: &'a mut LocalClock) -> Self {
         Self {
             start: out.len(),
+            width: 0,
             out,
             budget,
             clock,
         }
     }
 
-    fn text(&self) -> &[u8] {
-        self.out.get(self.start..).unwrap_or_default()
-    }
-
     /// Columns written so far.
-    pub(super) fn width(&self) -> usize {
-        width(self.text())
+    pub(super) const fn width(&self) -> usize {
+        self.width
     }
 
     /// Columns left.
     fn room(&self) -> usize {
-        self.budget.saturating_sub(self.width())
+        self.budget.saturating_sub(self.width)
     }
 
-    /// Words of our own; never cut.
+    /// ASCII words of our own; never cut.
     pub(super) fn put(&mut self, text: &str) {
+        debug_assert!(text.is_ascii(), "{text:?} has another width");
         self.out.extend_from_slice(text.as_bytes());
+        self.width += text.len();
     }
 
     /// A number; never cut, because half a number is another number.
@@ -83,21 +83,24 @@ impl<'a> Cell<'a> {
 
     /// Anything else of our own; never cut.
     pub(super) fn display(&mut self, value: &impl fmt::Display) {
+        let from = self.out.len();
         // Writing into a Vec cannot fail.
         let _ = write!(self.out, "{value}");
+        self.width += width(self.out.get(from..).unwrap_or_default());
     }
 
     /// The local time of day.
     pub(super) fn time_of_day(&mut self, wall_ns: i128) {
-        self.out
-            .extend_from_slice(self.clock.time_of_day(wall_ns).as_bytes());
+        let time = self.clock.time_of_day(wall_ns).as_bytes();
+        self.out.extend_from_slice(time);
+        self.width += time.len();
     }
 
     /// A name from outside: escaped, and cut to the room that is left.
     pub(super) fn name(&mut self, name: &[u8]) {
         let (from, room) = (self.out.len(), self.room());
         sanitize::push(self.out, name);
-        cut(self.out, from, room);
+        self.width += cut(self.out, from, room);
     }
 
     /// A span of time in the largest unit that keeps two digits.
@@ -114,7 +117,7 @@ impl<'a> Cell<'a> {
             self.put(".");
             self.number(tenths);
         }
-        self.put(unit);
+        self.display(&unit);
     }
 
     /// An address; never cut.
@@ -162,7 +165,7 @@ impl<'a> Cell<'a> {
     /// Shortens the address that ends at `address_end` until address and port
     /// fit, leaving at least one character of it.
     fn cut_address(&mut self, address_end: usize) {
-        let excess = self.width().saturating_sub(self.budget);
+        let excess = self.width.saturating_sub(self.budget);
         if excess == 0 {
             return;
         }
@@ -172,30 +175,36 @@ impl<'a> Cell<'a> {
             .max(self.start + 2)
             .min(address_end);
         self.out.splice(kept..address_end, "…".bytes());
+        self.width = self.width + 1 + kept - address_end;
     }
 
     /// Cuts the whole cell to its budget; for the last one of a row.
     pub(super) fn cut_to_budget(&mut self) {
-        cut(self.out, self.start, self.budget);
+        if self.width > self.budget {
+            self.width = cut(self.out, self.start, self.budget);
+        }
     }
 }
 
 /// Cuts the text of `out` from byte `from` on to `room` columns, of which the
-/// last is then an ellipsis.
-fn cut(out: &mut Vec<u8>, from: usize, room: usize) {
+/// last is then an ellipsis. Says how wide the text is now.
+fn cut(out: &mut Vec<u8>, from: usize, room: usize) -> usize {
     let text = out.get(from..).unwrap_or_default();
-    if width(text) <= room {
-        return;
+    let whole = width(text);
+    if whole <= room {
+        return whole;
     }
     let mut kept = 0;
     let mut columns = 0;
     for c in String::from_utf8_lossy(text).chars() {
-        columns += c.width().unwrap_or(0);
-        if columns >= room {
+        let next = columns + c.width().unwrap_or(0);
+        if next >= room {
             break;
         }
+        columns = next;
         kept += c.len_utf8();
     }
     out.truncate(from + kept);
     out.extend_from_slice("…".as_bytes());
+    columns + 1
 }

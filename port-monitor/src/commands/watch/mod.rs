@@ -17,6 +17,7 @@ use crate::{
     record::{Header, Item},
 };
 use session::Session;
+use stop::StopSignals;
 
 /// Runs the monitor.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -31,6 +32,8 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
     let settings = args.settings()?;
     let policy = load_policy(args)?;
     let (sink, output) = args.output.open()?;
+    // From here on a stop signal leads to an orderly end.
+    let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
     let mut child = hold_command(args)?;
     let (mut kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
     let show = Show {
@@ -46,7 +49,7 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
             .or_exit(ExitCode::CannotAttach)?;
         child.release().or_exit(ExitCode::Usage)?;
     }
-    Session::new(args, kernel, records, pipeline, output, child)?
+    Session::new(args, kernel, records, pipeline, output, child, signals)?
         .run()
         .await
 }
@@ -56,10 +59,7 @@ fn load_policy(args: &Args) -> Result<Option<Policy>, Failure> {
     let Some(path) = &args.policy.policy else {
         return Ok(None);
     };
-    let loaded = Policy::load(path, &crate::policy::Host);
-    loaded
-        .map(|(policy, _)| Some(policy))
-        .or_exit(ExitCode::PolicyInvalid)
+    super::policy::load(path).map(Some)
 }
 
 /// Starts the command after `--`, held back until its process is in the filter.

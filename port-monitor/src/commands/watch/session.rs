@@ -61,6 +61,7 @@ impl<'a> Session<'a> {
         mut pipeline: Pipeline,
         output: Output,
         child: Option<Child>,
+        signals: StopSignals,
     ) -> Result<Self, Failure> {
         for record in std::mem::take(&mut records.early) {
             pipeline.take(&record);
@@ -76,7 +77,7 @@ impl<'a> Session<'a> {
             command_status: None,
             started: Instant::now(),
             reported: Reported::default(),
-            signals: StopSignals::new().or_exit(ExitCode::CannotAttach)?,
+            signals,
         })
     }
 

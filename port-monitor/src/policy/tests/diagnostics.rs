@@ -10,13 +10,13 @@ fn said(text: &str) -> String {
     match parse(text) {
         Ok((_, warnings)) => {
             let warnings = warnings.iter().map(ToString::to_string);
-            warnings.collect::<Vec<_>>().join("\n")
+            warnings.collect::<Vec<_>>().join("\n\n")
         }
         Err(invalid) => {
             let said = invalid.to_string();
             let (summary, diagnostics) = said.split_once('\n').unwrap();
             assert!(summary.starts_with("policy.toml: "), "{summary}");
-            diagnostics.to_owned()
+            diagnostics.trim_start().to_owned()
         }
     }
 }
@@ -28,7 +28,7 @@ fn all_said<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> String {
         assert!(!said.is_empty(), "nothing said about {}", text.as_ref());
         said
     });
-    said.collect::<Vec<_>>().join("\n\n")
+    said.collect::<Vec<_>>().join("\n\n---\n\n")
 }
 
 /// What is said about a rule of each of these conditions.

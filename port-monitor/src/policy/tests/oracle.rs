@@ -78,24 +78,21 @@ fn naive() -> impl Strategy<Value = Naive> {
 
 impl Naive {
     fn text(&self, index: usize) -> String {
-        let mut conditions = String::new();
-        if let Some(ports) = self.ports {
-            let ports: Vec<_> = ports.iter().map(|(a, b)| format!("{a}-{b}")).collect();
-            conditions += &format!("port = {ports:?}\n");
-        }
         let (direction, peer) = match self.direction {
             Direction::Inbound => ("in", "from"),
             _ => ("out", "to"),
         };
-        if let Some(peers) = self.peers {
-            conditions += &format!("{peer} = {peers:?}\n");
-        }
-        if let Some(users) = self.users {
-            conditions += &format!("user = {users:?}\n");
-        }
-        if let Some(units) = self.units {
-            conditions += &format!("unit = {units:?}\n");
-        }
+        let ports = self.ports.map(|ports| {
+            let ports: Vec<_> = ports.iter().map(|(a, b)| format!("{a}-{b}")).collect();
+            format!("port = {ports:?}\n")
+        });
+        let conditions = [
+            ports,
+            self.peers.map(|peers| format!("{peer} = {peers:?}\n")),
+            self.users.map(|users| format!("user = {users:?}\n")),
+            self.units.map(|units| format!("unit = {units:?}\n")),
+        ];
+        let conditions: String = conditions.into_iter().flatten().collect();
         let action = if self.allows { "allow" } else { "deny" };
         rule(&format!("r{index}"), direction, action, &conditions)
     }

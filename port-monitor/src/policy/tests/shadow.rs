@@ -187,10 +187,33 @@ fn policy_of_the_greatest_size_is_analysed_to_the_end() {
             rule(
                 &format!("r{n}"),
                 "in",
-                if n % 2 == 0 { "allow" } else { "deny" },
+                if n.is_multiple_of(2) { "allow" } else { "deny" },
                 &conditions,
             )
         })
         .collect();
     assert_eq!(found(&format!("version = 1\n{text}")), (vec![], vec![]));
+}
+
+#[test]
+fn rule_with_a_refused_condition_shadows_nothing() {
+    let text = "version = 1\n".to_owned()
+        + &rule("unread", "in", "deny", "domain = \"example.org\"")
+        + &rule("ssh", "in", "deny", "port = 22");
+    let invalid = parse(&text).unwrap_err();
+    assert_eq!(invalid.diagnostics.len(), 1, "{invalid}");
+}
+
+#[test]
+fn long_list_of_covering_rules_is_cut() {
+    let mut all: Vec<_> = (0..10)
+        .map(|n| format!("port = \"{}-{}\"", 1 + n * 10, 10 + n * 10))
+        .collect();
+    all.push("port = \"5-95\"".to_owned());
+    let all: Vec<_> = all
+        .iter()
+        .map(|conditions| ("deny", conditions.as_str()))
+        .collect();
+    let said = parse(&rules(&all)).unwrap_err().to_string();
+    assert!(said.contains("`r7` (line 39) and 2 more"), "{said}");
 }

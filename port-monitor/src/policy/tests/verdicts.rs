@@ -40,7 +40,7 @@ fn denying(direction: &str, conditions: &str) -> Policy {
     ))
 }
 
-fn as_app<'a>(facts: Facts<'a>) -> Facts<'a> {
+fn as_app(facts: Facts<'_>) -> Facts<'_> {
     Facts {
         uid: Some(1000),
         ..facts

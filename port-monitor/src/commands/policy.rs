@@ -1,0 +1,405 @@
+//! `port-monitor policy`: check a policy, or explain what it decides.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+};
+
+use anyhow::anyhow;
+use clap::{Subcommand, ValueEnum};
+use port_monitor_common::policy::{Action, Condition, Direction, Verdict};
+use serde::Serialize;
+
+use super::written;
+use crate::{
+    exit_code::{ExitCode, Failure, OrExit as _},
+    policy::{
+        Diagnostic, Environment as _, Explanation, Facts, Host, Policy, PolicyError, Reason,
+        RuleRef, Style,
+    },
+    services::closest,
+};
+
+/// Arguments of `policy`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a policy: syntax, names, and rules that never decide
+    Check(CheckArgs),
+    /// Tell what a policy decides on one connection, and why
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct FileArgs {
+    /// The policy
+    #[arg(
+        long = "policy",
+        value_name = "FILE",
+        default_value = "/etc/port-monitor/policy.toml"
+    )]
+    path: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ExplainArgs {
+    /// `in`: the peer connects to this host; `out`: this host connects to it
+    #[arg(value_name = "DIR")]
+    direction: Dir,
+    /// The transport
+    #[arg(value_name = "PROTO")]
+    _transport: Transport,
+    /// The peer's address and the port of the service: with `out` the peer's
+    /// port, with `in` the port of this host that the peer connects to
+    #[arg(value_name = "ADDR:PORT", value_parser = endpoint)]
+    endpoint: SocketAddr,
+    /// Who owns the connection; left out, rules that ask for a user do not match
+    #[arg(long, value_name = "NAME|UID")]
+    user: Option<String>,
+    /// The owner's systemd unit
+    #[arg(long, value_name = "NAME")]
+    unit: Option<String>,
+    /// The owner's cgroup v2 path, such as /system.slice/app.service
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<String>,
+    /// The owner's executable
+    #[arg(long, value_name = "PATH")]
+    exe: Option<PathBuf>,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Dir {
+    In,
+    Out,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Transport {
+    Tcp,
+}
+
+fn endpoint(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "expected ADDR:PORT, such as 10.1.2.3:443 or [2001:db8::1]:443")
+}
+
+/// Runs `policy check` or `policy explain`; the answer goes to `out`.
+pub fn run(args: &Args, out: impl Write) -> Result<ExitCode, Failure> {
+    match &args.command {
+        Command::Check(args) => check(args, out),
+        Command::Explain(args) => explain(args, out),
+    }
+}
+
+/// Loads the policy a command is to use. Its warnings go to the standard error
+/// output, its errors into the failure.
+pub fn load(path: &Path) -> Result<Policy, Failure> {
+    let (policy, warnings) = Policy::load(path, &Host).map_err(|error| match error {
+        PolicyError::Invalid(invalid) => {
+            Failure::new(ExitCode::PolicyInvalid, anyhow!(invalid.render(style())))
+        }
+        error @ PolicyError::File { .. } => Failure::new(ExitCode::PolicyInvalid, error),
+    })?;
+    warn(&warnings);
+    Ok(policy)
+}
+
+fn warn(warnings: &[Diagnostic]) {
+    let mut stderr = io::stderr().lock();
+    for warning in warnings {
+        // Whoever closed the standard error output does not want warnings.
+        if writeln!(stderr, "{}\n", warning.render(style())).is_err() {
+            break;
+        }
+    }
+}
+
+fn style() -> Style {
+    let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if io::stderr().is_terminal() && !no_color {
+        Style::Coloured
+    } else {
+        Style::Plain
+    }
+}
+
+fn check(args: &CheckArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
+    let path = &args.file.path;
+    if args.file.json {
+        return check_json(path, out);
+    }
+    let count = load(path)?.rule_count();
+    let noun = if count == 1 { "rule" } else { "rules" };
+    written(writeln!(out, "{}: ok, {count} {noun}", path.display()))
+}
+
+fn check_json(path: &Path, out: impl Write) -> Result<ExitCode, Failure> {
+    let (rules, diagnostics) = match Policy::load(path, &Host) {
+        Ok((policy, warnings)) => (Some(policy.rule_count()), warnings),
+        Err(PolicyError::Invalid(invalid)) => (None, invalid.diagnostics),
+        Err(error) => return Err(error).or_exit(ExitCode::PolicyInvalid),
+    };
+    let report = CheckReport {
+        policy: path.display().to_string(),
+        ok: rules.is_some(),
+        rules,
+        diagnostics: diagnostics.iter().map(DiagnosticReport::of).collect(),
+    };
+    let code = written(json_line(&report, out))?;
+    Ok(if report.ok {
+        code
+    } else {
+        ExitCode::PolicyInvalid
+    })
+}
+
+fn json_line(value: &impl Serialize, mut out: impl Write) -> io::Result<()> {
+    let line = serde_json::to_string(value)?;
+    writeln!(out, "{line}")
+}
+
+/// The answer of `policy check --json`.
+#[derive(Serialize)]
+struct CheckReport {
+    policy: String,
+    ok: bool,
+    rules: Option<usize>,
+    diagnostics: Vec<DiagnosticReport>,
+}
+
+#[derive(Serialize)]
+struct DiagnosticReport {
+    severity: &'static str,
+    line: usize,
+    column: usize,
+    message: String,
+    help: Option<String>,
+}
+
+impl DiagnosticReport {
+    fn of(diagnostic: &Diagnostic) -> Self {
+        Self {
+            severity: if diagnostic.is_error() {
+                "error"
+            } else {
+                "warning"
+            },
+            line: diagnostic.line(),
+            column: diagnostic.column(),
+            message: diagnostic.problem.to_string(),
+            help: diagnostic.problem.help(),
+        }
+    }
+}
+
+fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
+    let path = &args.file.path;
+    let policy = load(path)?;
+    let uid = args.user.as_deref().map(uid).transpose()?;
+    let direction = match args.direction {
+        Dir::In => Direction::Inbound,
+        Dir::Out => Direction::Outbound,
+    };
+    let explanation = policy.explain(&Facts {
+        direction,
+        service_port: args.endpoint.port(),
+        peer: args.endpoint.ip(),
+        peer_is_self: is_this_host(args.endpoint.ip()),
+        uid,
+        unit: args.unit.as_deref(),
+        cgroup: args.cgroup.as_deref(),
+        exe: args.exe.as_deref(),
+        now_ns: Host.now_ns(),
+    });
+    let report = ExplainReport::of(&explanation, direction, path);
+    written(if args.file.json {
+        json_line(&report, out)
+    } else {
+        report.write(out)
+    })
+}
+
+fn uid(user: &str) -> Result<u32, Failure> {
+    user.parse().ok().or_else(|| Host.uid(user)).ok_or_else(|| {
+        let users = Host.users();
+        let help = closest(user, users.iter().map(String::as_str)).map_or_else(
+            || "give a name of this host or a uid".to_owned(),
+            |nearest| format!("did you mean `{nearest}`?"),
+        );
+        Failure::usage(format!("unknown user `{}`: {help}", user.escape_debug()))
+    })
+}
+
+/// Whether the kernel would take `peer` itself as the source address, as it
+/// does for its own addresses. Connecting a UDP socket sends nothing.
+fn is_this_host(peer: IpAddr) -> bool {
+    let any: IpAddr = match peer {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((peer, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == peer)
+}
+
+/// The answer of `policy explain`.
+#[derive(Serialize)]
+struct ExplainReport {
+    verdict: &'static str,
+    /// What is done about a violation.
+    enforcement: Option<&'static str>,
+    decided_by: ReasonReport,
+    next: Option<ReasonReport>,
+    passed_over: Vec<PassedOver>,
+}
+
+/// A rule, or the default if it has no name.
+#[derive(Serialize)]
+struct ReasonReport {
+    #[serde(flatten)]
+    rule: Option<RuleReport>,
+    default: Option<&'static str>,
+    action: &'static str,
+}
+
+#[derive(Serialize)]
+struct RuleReport {
+    rule: String,
+    file: String,
+    line: usize,
+    alert: &'static str,
+}
+
+#[derive(Serialize)]
+struct PassedOver {
+    #[serde(flatten)]
+    rule: RuleReport,
+    differs: &'static str,
+}
+
+impl ExplainReport {
+    fn of(explanation: &Explanation, direction: Direction, path: &Path) -> Self {
+        let reason = |reason: &Reason| ReasonReport::of(reason, direction, path);
+        let passed_over = explanation
+            .passed_over
+            .iter()
+            .map(|(rule, condition)| PassedOver {
+                rule: RuleReport::of(rule, path),
+                differs: differs(*condition),
+            });
+        let (verdict, enforcement) = match explanation.verdict {
+            Verdict::Allow => ("allow", None),
+            Verdict::AuditDeny => ("violation", Some("observe")),
+            Verdict::Deny => ("violation", Some("enforce")),
+        };
+        Self {
+            verdict,
+            enforcement,
+            decided_by: reason(&explanation.reason),
+            next: explanation.next.as_ref().map(reason),
+            passed_over: passed_over.collect(),
+        }
+    }
+
+    fn write(&self, mut out: impl Write) -> io::Result<()> {
+        let observed = if self.enforcement == Some("observe") {
+            " (observed only: the connection goes on)"
+        } else {
+            ""
+        };
+        writeln!(out, "verdict      {}{observed}", self.verdict)?;
+        writeln!(out, "decided by   {}", self.decided_by.text())?;
+        if let Some(next) = &self.next {
+            writeln!(out, "next         {}", next.text())?;
+        }
+        for passed in &self.passed_over {
+            let rule = passed.rule.text();
+            writeln!(out, "passed over  {rule}: {}", passed.differs)?;
+        }
+        Ok(())
+    }
+}
+
+impl ReasonReport {
+    fn of(reason: &Reason, direction: Direction, path: &Path) -> Self {
+        let default = match direction {
+            Direction::Inbound => "inbound",
+            Direction::Outbound => "outbound",
+            Direction::Listen => "listen",
+        };
+        let (rule, default, action) = match reason {
+            Reason::Rule(rule) => (Some(RuleReport::of(rule, path)), None, rule.action),
+            Reason::Default(action) => (None, Some(default), *action),
+            Reason::Loopback => (None, Some("loopback"), Action::Allow),
+        };
+        Self {
+            rule,
+            default,
+            action: match action {
+                Action::Allow => "allow",
+                Action::Deny => "deny",
+            },
+        }
+    }
+
+    fn text(&self) -> String {
+        let by = match (&self.rule, self.default) {
+            (Some(rule), _) => rule.text(),
+            (None, Some("loopback")) => "the default, which spares loopback".to_owned(),
+            (None, default) => format!("the {} default", default.unwrap_or_default()),
+        };
+        format!("{by}: {}", self.action)
+    }
+}
+
+impl RuleReport {
+    fn of(rule: &RuleRef, path: &Path) -> Self {
+        Self {
+            rule: rule.name.to_string(),
+            file: path.display().to_string(),
+            line: rule.line,
+            alert: rule.alert.name(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let alert = match self.alert {
+            "none" => String::new(),
+            alert => format!(", alert {alert}"),
+        };
+        format!("{} ({}:{}{alert})", self.rule, self.file, self.line)
+    }
+}
+
+const fn differs(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Direction => "direction",
+        Condition::Until => "expired",
+        Condition::Port => "port",
+        Condition::Peer => "peer",
+        Condition::User => "user",
+        Condition::Unit => "unit",
+        Condition::Cgroup => "cgroup",
+        Condition::Exe => "executable",
+    }
+}
