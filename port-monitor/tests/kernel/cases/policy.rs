@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -166,7 +167,7 @@ fn question(record: &Expected) -> Result<Vec<String>> {
     } else {
         "out"
     };
-    let peer = std::net::SocketAddr::new(record.remote.ip(), record.service_port());
+    let peer = SocketAddr::new(record.remote.ip(), record.service_port());
     Ok([
         direction,
         "tcp",
