@@ -83,8 +83,7 @@ const TRACEPOINT_BLIND: [&str; 2] = [
 ];
 
 /// Who an accept is attributed to on the tracepoint rung.
-const LISTENER_BLIND: &str =
-    "who accepts: the process that listens is named (--acceptor names the thread)";
+const LISTENER_BLIND: &str = "who accepts: established connections are shown, with the process that listens (see --acceptor)";
 
 /// What a rung needs to know of the kernel and of the run.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +104,13 @@ pub struct RungError {
     pub rung: Rung,
     /// The hook that failed and the kernel's answer, one line.
     reason: String,
+}
+
+impl RungError {
+    /// The hook that failed and the kernel's answer, without the rung's name.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
 }
 
 fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
