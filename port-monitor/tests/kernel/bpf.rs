@@ -104,15 +104,30 @@ pub(crate) fn await_gone(objects: &Objects) -> Result<()> {
     .with_context(|| format!("left behind: some of {objects:?}"))
 }
 
-/// A program's name and the instructions the verifier walked through, which
-/// kernels before 5.16 do not tell.
-pub(crate) fn verified_insns(id: u32) -> Result<Option<(String, u32)>> {
-    // `struct bpf_prog_info`: the name is at 64, `verified_insns` at 216.
-    const NAME: std::ops::Range<usize> = 64..80;
-    const VERIFIED: std::ops::Range<usize> = 216..220;
-    let Some(program) = open(Kind::Program, id)? else {
-        return Ok(None);
-    };
+/// What the kernel says of a loaded program.
+#[derive(Clone, Debug)]
+pub(crate) struct ProgramInfo {
+    pub(crate) name: String,
+    /// Times the kernel skipped the program, because the CPU was in the middle
+    /// of it already; 0 before 5.12.
+    pub(crate) missed: u64,
+    /// Instructions the verifier walked through; 0 before 5.16.
+    pub(crate) verified_insns: u32,
+}
+
+/// The programs among `objects`.
+pub(crate) fn programs(objects: &Objects) -> Result<Vec<ProgramInfo>> {
+    objects
+        .iter()
+        .filter(|(kind, _)| *kind == Kind::Program)
+        .filter_map(|&(kind, id)| open(kind, id).transpose())
+        .map(|program| info(&program?))
+        .collect()
+}
+
+fn info(program: &OwnedFd) -> Result<ProgramInfo> {
+    // Fields of `struct bpf_prog_info` by their place (`include/uapi/linux/bpf.h`).
+    // A kernel that does not know one leaves its bytes zero.
     let mut info = [0_u8; 256];
     let mut attr = InfoAttr {
         fd: u32::try_from(program.as_raw_fd())?,
@@ -120,16 +135,16 @@ pub(crate) fn verified_insns(id: u32) -> Result<Option<(String, u32)>> {
         info: (&raw mut info).expose_provenance() as u64,
     };
     bpf(INFO_COMMAND, &mut attr).context("BPF_OBJ_GET_INFO_BY_FD")?;
-    if (attr.len as usize) < VERIFIED.end {
-        return Ok(None);
-    }
-    let name = info.get(NAME).context("no name")?;
-    let name = String::from_utf8_lossy(name.split(|&byte| byte == 0).next().unwrap_or_default());
-    let count = info.get(VERIFIED).context("no count")?;
-    Ok(Some((
-        name.into_owned(),
-        u32::from_ne_bytes(count.try_into()?),
-    )))
+    let name = info
+        .get(64..80)
+        .and_then(|name| name.split(|&byte| byte == 0).next());
+    let missed = info.get(208..216).context("no misses")?;
+    let verified_insns = info.get(216..220).context("no count")?;
+    Ok(ProgramInfo {
+        name: String::from_utf8_lossy(name.unwrap_or_default()).into_owned(),
+        missed: u64::from_ne_bytes(missed.try_into()?),
+        verified_insns: u32::from_ne_bytes(verified_insns.try_into()?),
+    })
 }
 
 #[repr(C)]

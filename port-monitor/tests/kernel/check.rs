@@ -14,6 +14,9 @@ use crate::{
     rung::{Blind, Sight},
 };
 
+/// Mistakes told of one workload; the others are counted.
+const SHOWN: usize = 4;
+
 /// The events of a stream, of which each can explain one expectation.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -78,7 +81,13 @@ impl Stream {
                 wrong.push(format!("unexplained: {}", event.text));
             }
         }
-        ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+        let more = wrong.len().saturating_sub(SHOWN);
+        wrong.truncate(SHOWN);
+        ensure!(
+            wrong.is_empty(),
+            "{}; {more} more like these",
+            wrong.join("; ")
+        );
         Ok(blind)
     }
 

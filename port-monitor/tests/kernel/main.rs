@@ -157,6 +157,11 @@ fn chosen<'a, T>(
     table.iter().filter(move |entry| {
         let (name, place) = facts(entry);
         let wanted = cli.filters.is_empty() || cli.filters.iter().any(|part| name.contains(part));
-        wanted && (place == Place::Anywhere || !cli.native)
+        wanted
+            && match place {
+                Place::Anywhere => true,
+                Place::GuestOnly => !cli.native,
+                Place::NativeOnly => cli.native,
+            }
     })
 }

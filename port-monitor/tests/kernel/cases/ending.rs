@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
 use crate::{
-    bpf::{self, Kind},
+    bpf,
     check::Stream,
     lab::Lab,
     monitor::{Run, Watch},
@@ -50,16 +50,11 @@ fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
         .only(Watch::json(lab, rung), std::process::id())
         .start()?;
     let held = bpf::held_by(monitor.pid())?;
-    let programs = || held.iter().filter(|(kind, _)| *kind == Kind::Program);
-    ensure!(
-        programs().count() > 0,
-        "an attached monitor holds no program"
-    );
-    if signal == Signal::TERM {
-        for &(_, id) in programs() {
-            if let Some((name, count)) = bpf::verified_insns(id)? {
-                report::verified_insns(&name, count)?;
-            }
+    let programs = bpf::programs(&held)?;
+    ensure!(!programs.is_empty(), "an attached monitor holds no program");
+    for program in programs {
+        if signal == Signal::TERM && program.verified_insns > 0 {
+            report::verified_insns(&program.name, program.verified_insns)?;
         }
     }
     monitor.signal(signal)?;

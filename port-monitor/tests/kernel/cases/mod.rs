@@ -48,6 +48,13 @@ const fn once(name: &'static str, run: fn(&Lab) -> Result<Verdict>) -> Case {
 }
 
 impl Case {
+    const fn native_only(self) -> Self {
+        Self {
+            place: Place::NativeOnly,
+            ..self
+        }
+    }
+
     const fn guest_only(self) -> Self {
         Self {
             place: Place::GuestOnly,
@@ -90,7 +97,7 @@ pub(crate) const ALL: &[Case] = &[
     once("btf-missing", refusals::btf_missing),
     once("btf-damaged", refusals::btf_damaged),
     once("btf-of-another-kernel", refusals::btf_foreign),
-    once("kprobe-without-kprobes", refusals::kprobe_missing),
+    once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
     once("account-full-speed", accounting::full_speed).guest_only(),
     once("account-overload", accounting::overload).guest_only(),
 ];

@@ -1,7 +1,13 @@
 //! A policy's word on a stream of connections, and `policy explain` agreeing
 //! with it.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -128,7 +134,7 @@ pub(super) fn stream(lab: &Lab, rung: Rung) -> Result<Verdict> {
         );
         let question = question(record)?;
         if asked.insert(question.clone()) {
-            explain(lab, &policy, &question, is_violation, rule)?;
+            explain(lab, &policy, &question, (verdict, rule))?;
         }
     }
     Ok(Verdict::Pass(format!(
@@ -161,7 +167,7 @@ fn question(record: &Expected) -> Result<Vec<String>> {
     } else {
         "out"
     };
-    let peer = std::net::SocketAddr::new(record.remote.ip(), record.service_port());
+    let peer = SocketAddr::new(record.remote.ip(), record.service_port());
     Ok([
         direction,
         "tcp",
@@ -173,27 +179,20 @@ fn question(record: &Expected) -> Result<Vec<String>> {
     .to_vec())
 }
 
-fn explain(
-    lab: &Lab,
-    policy: &PathBuf,
-    question: &[String],
-    is_violation: bool,
-    rule: &str,
-) -> Result<()> {
+/// Asks `policy explain`, whose verdict and rule must be these.
+fn explain(lab: &Lab, policy: &Path, question: &[String], answer: (&str, &str)) -> Result<()> {
     let output = Command::new(&lab.program)
-        .args(["policy", "explain"])
-        .args(question)
-        .arg("--policy")
+        .args(["policy", "explain", "--json", "--policy"])
         .arg(policy)
+        .args(question)
         .output()?;
-    let text = String::from_utf8(output.stdout)?;
-    let verdict = if is_violation { "deny" } else { "allow" };
-    let by = if rule.is_empty() { "default" } else { rule };
-    let first = text.lines().next().unwrap_or_default();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "explain {question:?}: {stderr}");
+    let line = Line::parse(&String::from_utf8(output.stdout)?)?;
+    let explained = (line.text("verdict"), line.text("decided_by.rule"));
     ensure!(
-        output.status.success() && first.contains(verdict) && first.contains(by),
-        "explain {question:?}: {verdict} by {by} expected: {text}{}",
-        String::from_utf8_lossy(&output.stderr)
+        explained == answer,
+        "explain {question:?} says {explained:?}, the stream {answer:?}"
     );
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Arrivals: who listens and who accepts.
 
-use std::thread;
+use std::{net::SocketAddr, thread};
 
 use anyhow::{Result, anyhow};
 use rustix::net::sockopt;
@@ -81,7 +81,7 @@ pub(super) fn reuseport(witness: &Witness) -> Result<()> {
     Ok(())
 }
 
-fn shared_listener(witness: &Witness, at: std::net::SocketAddr) -> Result<Listener> {
+fn shared_listener(witness: &Witness, at: SocketAddr) -> Result<Listener> {
     let socket = open(at.ip())?;
     sockopt::set_socket_reuseport(&socket, true)?;
     bind(&socket, at)?;

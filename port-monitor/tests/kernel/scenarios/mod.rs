@@ -18,8 +18,10 @@ pub(crate) mod uring;
 pub(crate) enum Place {
     /// In a guest, and on a host it shares with others.
     Anywhere,
-    /// Changes settings of the whole machine.
+    /// Changes settings of the whole machine, or needs it to itself.
     GuestOnly,
+    /// Not on the guests' kernels.
+    NativeOnly,
 }
 
 /// A workload and what it is there to show.
