@@ -108,6 +108,8 @@ pub(crate) fn await_gone(objects: &Objects) -> Result<()> {
 #[derive(Clone, Debug)]
 pub(crate) struct ProgramInfo {
     pub(crate) name: String,
+    /// Size of the program after the verifier, before the JIT.
+    pub(crate) translated_bytes: u32,
     /// Times the kernel skipped the program, because the CPU was in the middle
     /// of it already; 0 before 5.12.
     pub(crate) missed: u64,
@@ -138,10 +140,12 @@ fn info(program: &OwnedFd) -> Result<ProgramInfo> {
     let name = info
         .get(64..80)
         .and_then(|name| name.split(|&byte| byte == 0).next());
+    let translated_bytes = info.get(20..24).context("no size")?;
     let missed = info.get(208..216).context("no misses")?;
     let verified_insns = info.get(216..220).context("no count")?;
     Ok(ProgramInfo {
         name: String::from_utf8_lossy(name.unwrap_or_default()).into_owned(),
+        translated_bytes: u32::from_ne_bytes(translated_bytes.try_into()?),
         missed: u64::from_ne_bytes(missed.try_into()?),
         verified_insns: u32::from_ne_bytes(verified_insns.try_into()?),
     })

@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use crate::{
     check::Stream,
     expect::Expected,
+    fact::Fact,
     lab::Lab,
     monitor::Watch,
     report::{Report, Verdict},
@@ -34,8 +35,11 @@ pub(crate) fn run(
         let result = observed
             .facts(scenario.name)
             .and_then(|facts| {
-                // Nobody's records belong to no process tree.
-                let in_view = |record: &Expected| !lab.native || record.owner.is_some();
+                // A record without an owner belongs to the tree only where the
+                // listeners that may be meant are known, and all belong to it.
+                let is_shared = |fact: &Fact| matches!(fact, Fact::Listen { bound: true, .. });
+                let shared = facts.iter().any(is_shared);
+                let in_view = |record: &Expected| !lab.native || record.owner.is_some() || shared;
                 stream.check_kept(&facts, rung.sight(), in_view)
             })
             .and_then(|met| judge(scenario, rung, &met));
