@@ -1,16 +1,20 @@
 //! Parse, run, print the error, exit.
 
-use std::process::ExitCode;
+use std::{
+    env,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
-use clap::Parser as _;
-use port_monitor::{cli::Cli, commands};
+use port_monitor::{commands, usage};
 
-#[expect(clippy::print_stderr, reason = "the one place that reports a failure")]
 fn main() -> ExitCode {
-    match commands::run(Cli::parse()) {
+    let result = usage::parse(env::args_os()).and_then(commands::run);
+    match result {
         Ok(code) => code.into(),
         Err(failure) => {
-            eprintln!("port-monitor: {:#}", failure.error);
+            // Where nobody can read it, the exit status still tells.
+            let _ = writeln!(io::stderr(), "port-monitor: {:#}", failure.error);
             failure.code.into()
         }
     }

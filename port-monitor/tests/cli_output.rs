@@ -45,6 +45,7 @@ fn completions_exist_for_every_shell() {
         let script = stdout(&["completions", shell]);
         assert!(script.contains("port-monitor"), "{shell}");
         assert!(script.contains("completions"), "{shell}");
+        assert!(!script.contains("__exec"), "{shell}");
     }
 }
 

@@ -99,17 +99,17 @@ fn first_port_this_host_gives_to_clients_is_ephemeral() {
 
 #[test]
 fn unknown_name_is_a_usage_error_with_a_suggestion() {
-    insta::assert_snapshot!(usage_error(&["htps"]), @"error: invalid value 'htps' for '<QUERY>...': unknown service `htps`: did you mean `https`?");
+    insta::assert_snapshot!(usage_error(&["htps"]), @"port-monitor: invalid value 'htps' for '<QUERY>...': unknown service `htps`: did you mean `https`?");
 }
 
 #[test]
 fn port_70000_is_a_usage_error_that_names_the_range() {
-    insta::assert_snapshot!(usage_error(&["70000"]), @"error: invalid value '70000' for '<QUERY>...': port 70000 is out of range: ports are 0-65535");
+    insta::assert_snapshot!(usage_error(&["70000"]), @"port-monitor: invalid value '70000' for '<QUERY>...': port 70000 is out of range: ports are 0-65535");
 }
 
 #[test]
 fn nothing_to_look_up_is_a_usage_error() {
-    insta::assert_snapshot!(usage_error(&[]), @"error: the following required arguments were not provided:");
+    insta::assert_snapshot!(usage_error(&[]), @"port-monitor: the following required arguments were not provided: <QUERY>...; see --help");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::process;
 
-/// What the kernel tests run, built as it ships.
+/// What the kernel tests run, built as every other test is.
 #[derive(Debug)]
 pub(crate) struct Artifacts {
     /// The tool itself.
@@ -18,11 +18,11 @@ pub(crate) struct Artifacts {
 
 /// Builds port-monitor in the release profile and says where it is.
 pub(crate) fn build_program() -> Result<PathBuf> {
-    let messages = build(&["--bin", "port-monitor"])?;
+    let messages = build(&["--release", "--bin", "port-monitor"])?;
     executable(&messages, "port-monitor")
 }
 
-/// Builds port-monitor and the kernel test runner in the release profile.
+/// Builds port-monitor and the kernel test runner in the profile of the tests.
 pub(crate) fn build_all() -> Result<Artifacts> {
     let messages = build(&["--bin", "port-monitor", "--test", "kernel"])?;
     Ok(Artifacts {
@@ -34,7 +34,7 @@ pub(crate) fn build_all() -> Result<Artifacts> {
 fn build(targets: &[&str]) -> Result<String> {
     let mut cargo = process::cargo();
     cargo
-        .args(["build", "--release", "--locked", "--package=port-monitor"])
+        .args(["build", "--locked", "--package=port-monitor"])
         .arg("--message-format=json-render-diagnostics")
         .args(targets);
     process::output(&mut cargo)

@@ -95,6 +95,7 @@ unsafe fn try_state(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: T
 #[inline(always)]
 pub(crate) fn listen(sk: *const u8, flow: &Flow, owner: &Owner, task: *const u8) {
     let key = key(flow, flow.local_addr);
+    let passes = filter::owner_passes(owner, task);
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
         // SAFETY: a map value; the fields are written by process-context hooks
         // of sockets that the port's bucket lock serialises.
@@ -104,19 +105,19 @@ pub(crate) fn listen(sk: *const u8, flow: &Flow, owner: &Owner, task: *const u8)
             if known.owner.tgid != owner.tgid {
                 known.flags |= AMBIGUOUS;
             }
+            // Whoever of them accepts: the filters let it pass only if they let
+            // all of them pass.
+            if !passes {
+                known.flags &= !OWNER_PASSES;
+            }
         }
         return;
     }
-    let passes = if filter::owner_passes(owner, task) {
-        OWNER_PASSES
-    } else {
-        0
-    };
     let listener = Listener {
         owner: *owner,
         sk: sk as u64,
         sockets: 1,
-        flags: passes,
+        flags: if passes { OWNER_PASSES } else { 0 },
     };
     if LISTENERS.insert(key, listener, 0).is_err() {
         emit::count_extra(Extra::ListenersFull);
@@ -142,13 +143,15 @@ fn unlisten(flow: &Flow) {
 fn established(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
     let ts_ns = emit::now_ns();
     let unknown = Owner::default();
-    let listener = find_listener(flow).filter(|listener| listener.flags & AMBIGUOUS == 0);
-    let (owner, owner_source, owner_passes) = match listener {
-        Some(listener) => (
-            &listener.owner,
-            OwnerSource::Listener,
-            listener.flags & OWNER_PASSES != 0,
-        ),
+    let (owner, owner_source, owner_passes) = match find_listener(flow) {
+        Some(listener) => {
+            let passes = listener.flags & OWNER_PASSES != 0;
+            if listener.flags & AMBIGUOUS == 0 {
+                (&listener.owner, OwnerSource::Listener, passes)
+            } else {
+                (&unknown, OwnerSource::Unknown, passes)
+            }
+        }
         None => (
             &unknown,
             OwnerSource::Unknown,

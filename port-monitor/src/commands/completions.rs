@@ -1,6 +1,6 @@
 //! `port-monitor completions SHELL`.
 
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 
 use crate::{
@@ -8,6 +8,9 @@ use crate::{
     exit_code::{ExitCode, Failure},
     sink::target::print,
 };
+
+/// What the completed command line begins with.
+const PROGRAM: &str = "port-monitor";
 
 /// The shell to complete in.
 #[derive(Debug, clap::Args)]
@@ -19,9 +22,13 @@ pub struct Args {
 
 /// Prints the shell's completion script.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let mut command = Cli::command();
-    let name = command.get_name().to_owned();
+    let program = Cli::command();
+    // The generators would offer hidden subcommands too.
+    let shown = program.get_subcommands().filter(|it| !it.is_hide_set());
+    let mut command = Command::new(PROGRAM)
+        .args(program.get_arguments().cloned())
+        .subcommands(shown.cloned());
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command, name, &mut script);
+    clap_complete::generate(args.shell, &mut command, PROGRAM, &mut script);
     print(&script)
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     exit_code::{ExitCode, Failure},
-    kernel::{self, Kernel, Rung, Settings, filters::Filters, preflight},
+    kernel::{self, Kernel, KernelError, Rung, Settings, filters::Filters, preflight},
 };
 
 /// Flags of `doctor`.
@@ -171,7 +171,7 @@ fn try_backend(rung: Rung) -> Backend {
     };
     let (refused, blind_spots, programs) = match Kernel::start(&settings) {
         Ok((kernel, _)) => (None, kernel.blind_spots().to_vec(), kernel.programs()),
-        Err(error) => (Some(error.to_string()), Vec::new(), Vec::new()),
+        Err(error) => (Some(reason(&error)), Vec::new(), Vec::new()),
     };
     let program = |(name, verified_instructions)| Program {
         name,
@@ -182,6 +182,14 @@ fn try_backend(rung: Rung) -> Backend {
         refused,
         blind_spots,
         programs: programs.into_iter().map(program).collect(),
+    }
+}
+
+/// Why a backend is refused; the report names backend and kernel already.
+fn reason(error: &KernelError) -> String {
+    match error {
+        KernelError::Rung { refusal, .. } => refusal.reason().to_owned(),
+        error => error.to_string(),
     }
 }
 

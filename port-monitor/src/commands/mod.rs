@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use crate::{
     cli::{Cli, Command},
     exit_code::{ExitCode, Failure, OrExit as _},
+    logging,
 };
 
 pub mod completions;
@@ -20,6 +21,11 @@ pub mod watch;
 
 /// Runs what the command line asks for.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    logging::init(match &cli.command {
+        None => cli.watch.bpf_log(),
+        Some(Command::Watch(args)) => args.bpf_log(),
+        Some(_) => None,
+    });
     match cli.command {
         None => watch::run(&cli.watch),
         Some(Command::Watch(args)) => watch::run(&args),

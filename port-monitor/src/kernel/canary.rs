@@ -64,20 +64,20 @@ pub enum CanaryError {
         family: &'static str,
     },
     /// The monitor cannot connect to itself.
-    #[error("connect to {addr} for the self-test: {source}")]
+    #[error("connect to {addr} for the self-test: {error}")]
     Loopback {
         /// Where to.
         addr: IpAddr,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
     /// The truth about this process cannot be read.
-    #[error("read {path} for the self-test: {source}")]
+    #[error("read {path} for the self-test: {error}")]
     Truth {
         /// What could not be read.
         path: &'static str,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -128,11 +128,11 @@ pub(super) fn run(
 
 /// One connection to ourselves; its two ends. `None` without IPv6.
 fn connect(addr: IpAddr) -> Result<Option<(SocketAddr, SocketAddr)>, CanaryError> {
-    let failed = |source| CanaryError::Loopback { addr, source };
+    let failed = |error| CanaryError::Loopback { addr, error };
     let listener = match TcpListener::bind((addr, 0)) {
         Ok(listener) => listener,
         Err(_) if addr.is_ipv6() => return Ok(None),
-        Err(source) => return Err(failed(source)),
+        Err(error) => return Err(failed(error)),
     };
     let server = listener.local_addr().map_err(failed)?;
     let stream = TcpStream::connect(server).map_err(failed)?;
@@ -169,15 +169,11 @@ fn collect(
 
 impl Truth {
     fn read() -> Result<Self, CanaryError> {
-        let read = |path: &'static str| {
-            fs::read(path).map_err(|source| CanaryError::Truth { path, source })
-        };
+        let read =
+            |path: &'static str| fs::read(path).map_err(|error| CanaryError::Truth { path, error });
         let netns = "/proc/thread-self/ns/net";
         let netns_ino = fs::metadata(netns)
-            .map_err(|source| CanaryError::Truth {
-                path: netns,
-                source,
-            })?
+            .map_err(|error| CanaryError::Truth { path: netns, error })?
             .ino();
         let mut comm = read("/proc/thread-self/comm")?;
         comm.pop();

@@ -90,9 +90,9 @@ const NO_GRAFT: &str = "accepts by threads that were waiting in accept before th
 const NO_LOCAL_PORT: &str = "the local port of an attempt; the event of its outcome has it";
 
 /// What the tracepoint rung does not see of accepts by itself.
-const LISTENER_BLIND: [&str; 3] = [
-    "who accepts: the process that listens is named (--acceptor names the thread)",
-    "whether anybody accepts: a connection counts as accepted once it is established",
+const LISTENER_BLIND: [&str; 2] = [
+    "who accepts: established connections are shown, with the process that listens (see \
+     --acceptor)",
     "who owns a listener that several processes share or that never called bind",
 ];
 
@@ -118,6 +118,13 @@ pub struct RungError {
     pub rung: Rung,
     /// The hook that failed and the kernel's answer, one line.
     reason: String,
+}
+
+impl RungError {
+    /// The hook that failed and the kernel's answer, without the rung's name.
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
 }
 
 fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {

@@ -12,6 +12,7 @@ use aya::{
     maps::{HashMap, MapData, MapError, RingBuf},
     programs::{Iter, ProgramError},
 };
+use aya_log::EbpfLogger;
 use port_monitor_common::{config::Config, event::EventKind};
 use thiserror::Error;
 
@@ -34,6 +35,9 @@ use ladder::Needs;
 
 /// Where the kernel describes its own types.
 pub const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// More than any kernel's BTF has, by far.
+const MAX_BTF_BYTES: u64 = 256 << 20;
 
 /// The smallest ring: one page, on kernels with 4 KiB pages.
 pub const MIN_RING_BYTES: u32 = 4_096;
@@ -67,25 +71,25 @@ pub enum KernelError {
     Preflight(#[from] preflight::PreflightError),
     /// No type information.
     #[error(
-        "read the kernel's BTF from {path}: {source} (needs CONFIG_DEBUG_INFO_BTF, or --btf FILE \
+        "read the kernel's BTF from {path}: {error} (needs CONFIG_DEBUG_INFO_BTF, or --btf FILE \
          with this kernel's BTF)"
     )]
     BtfMissing {
         /// Where it was looked for.
         path: PathBuf,
         /// Why it could not be read.
-        source: io::Error,
+        error: io::Error,
     },
     /// Type information that does not have what the programs read.
-    #[error("{path}: {source}")]
+    #[error("{path}: {error}; {}", btf_advice(path))]
     Btf {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: btf::BtfError,
+        error: btf::BtfError,
     },
     /// aya cannot read it.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {reason}; {}", btf_advice(path))]
     BtfUnusable {
         /// The file.
         path: PathBuf,
@@ -97,7 +101,7 @@ pub enum KernelError {
     Load(String),
     /// A map could not be read or written.
     #[error("eBPF map: {0}")]
-    Map(#[from] MapError),
+    Map(String),
     /// No rung attaches; one reason each.
     #[error("no backend attaches on kernel {kernel}: {reasons}")]
     NoRung {
@@ -107,14 +111,29 @@ pub enum KernelError {
         reasons: String,
     },
     /// The rung asked for does not attach.
-    #[error("backend {0} does not attach on kernel {1}")]
-    Rung(RungError, String),
+    #[error(
+        "backend {} does not attach on kernel {kernel}: {}; try --backend auto",
+        refusal.rung.name(),
+        refusal.reason()
+    )]
+    Rung {
+        /// `uname -r`.
+        kernel: String,
+        /// The rung and its reason.
+        refusal: RungError,
+    },
     /// The listeners older than the monitor could not be listed.
     #[error("list the open sockets: {0}")]
     Listeners(String),
     /// The self-test failed.
     #[error(transparent)]
     Canary(#[from] CanaryError),
+}
+
+impl From<MapError> for KernelError {
+    fn from(error: MapError) -> Self {
+        Self::Map(ladder::chain(&error))
+    }
 }
 
 impl From<EbpfError> for KernelError {
@@ -129,6 +148,7 @@ pub struct Kernel {
     rung: Rung,
     blind_spots: Vec<String>,
     counters: Counters,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 /// What the programs report.
@@ -151,9 +171,9 @@ impl Kernel {
         preflight::check()?;
         let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
         let layout = read_btf(&path)?;
-        let unreadable = |source| KernelError::Btf {
+        let unreadable = |error| KernelError::Btf {
             path: path.clone(),
-            source,
+            error,
         };
         let offsets = btf::offsets(&layout).map_err(unreadable)?;
         let needs = Needs {
@@ -174,21 +194,24 @@ impl Kernel {
         if rung == Rung::Tracepoint {
             seed_listeners(&mut ebpf, &kernel_btf)?;
         }
+        let logger = settings
+            .log_level
+            .map(|_| start_logger(&mut ebpf))
+            .transpose()?;
         let counters = Counters::take(&mut ebpf)?;
         let mut ring = ring::take(&mut ebpf)?;
         let mut early = Vec::new();
         canary::run(&mut ring, rung, settings.acceptor, |record| {
             early.push(record.to_vec())
         })?;
-        Ok((
-            Self {
-                ebpf,
-                rung,
-                blind_spots,
-                counters,
-            },
-            Records { ring, early },
-        ))
+        let kernel = Self {
+            ebpf,
+            rung,
+            blind_spots,
+            counters,
+            logger,
+        };
+        Ok((kernel, Records { ring, early }))
     }
 
     /// The rung in use.
@@ -227,10 +250,16 @@ impl Kernel {
         ladder::detach(&mut self.ebpf);
     }
 
-    /// Starts forwarding what the eBPF programs log to the `log` facade.
-    pub fn start_logging(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, String> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| ladder::chain(&error))
+    /// Hands what the eBPF programs have logged so far to the `log` facade.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
     }
+}
+
+fn start_logger(ebpf: &mut Ebpf) -> Result<EbpfLogger<&'static dyn log::Log>, KernelError> {
+    EbpfLogger::init(ebpf).map_err(|error| KernelError::Load(ladder::chain(&error)))
 }
 
 /// `uname -r`.
@@ -242,14 +271,35 @@ pub fn kernel_release() -> String {
 }
 
 fn read_btf(path: &Path) -> Result<btf::Btf, KernelError> {
-    let bytes = fs::read(path).map_err(|source| KernelError::BtfMissing {
+    let bytes = read_regular(path).map_err(|error| KernelError::BtfMissing {
         path: path.to_owned(),
-        source,
+        error,
     })?;
-    btf::Btf::parse(bytes).map_err(|source| KernelError::Btf {
+    btf::Btf::parse(bytes).map_err(|error| KernelError::Btf {
         path: path.to_owned(),
-        source,
+        error,
     })
+}
+
+/// The bytes of a file that has an end: not a pipe, a device, a sparse giant.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if metadata.len() > MAX_BTF_BYTES {
+        return Err(io::Error::other("too large to be BTF"));
+    }
+    fs::read(path)
+}
+
+/// What to do about type information that does not fit.
+fn btf_advice(path: &Path) -> &'static str {
+    if path == Path::new(SYSTEM_BTF) {
+        "port-monitor does not know this kernel, please report it"
+    } else {
+        "leave --btf out to use the running kernel's own"
+    }
 }
 
 fn config(settings: &Settings) -> Config {
@@ -279,7 +329,10 @@ fn climb(
     if let Some(rung) = backend {
         return ladder::attach(ebpf, btf, rung, needs)
             .map(|blind_spots| (rung, blind_spots))
-            .map_err(|error| KernelError::Rung(error, kernel_release()));
+            .map_err(|refusal| KernelError::Rung {
+                kernel: kernel_release(),
+                refusal,
+            });
     }
     let mut reasons = Vec::new();
     for rung in Rung::ALL {

@@ -19,6 +19,7 @@ use crate::exit_code::{ExitCode, Failure, OrExit as _};
 /// The flags of every command that writes a stream of events.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
+#[command(next_help_heading = "Output")]
 pub struct Args {
     /// What to write
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]

@@ -44,18 +44,22 @@ pub enum WriteError {
         target: String,
     },
     /// Writing failed.
-    #[error("write {target}: {source}")]
+    #[error("write {target}: {error}; events not written: {dropped}")]
     Failed {
         /// What was written to.
         target: String,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
+        /// Events that are missing from it.
+        dropped: u64,
     },
     /// The reader took nothing until the time was up.
-    #[error("write {target}: its reader takes no data")]
+    #[error("write {target}: its reader takes no data; events not written: up to {dropped}")]
     Stalled {
         /// What was written to.
         target: String,
+        /// Events that are missing from it, or were in the write that hangs.
+        dropped: u64,
     },
 }
 
@@ -222,8 +226,15 @@ impl Output {
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 Err(WriteError::Closed { target })
             }
-            Some(source) => Err(WriteError::Failed { target, source }),
-            None if state.bytes > 0 => return (counts, Err(WriteError::Stalled { target })),
+            Some(error) => Err(WriteError::Failed {
+                target,
+                error,
+                dropped: counts.dropped,
+            }),
+            None if state.bytes > 0 => {
+                let dropped = counts.dropped;
+                return (counts, Err(WriteError::Stalled { target, dropped }));
+            }
             None => Ok(()),
         };
         drop(state);

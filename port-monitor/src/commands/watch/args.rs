@@ -33,7 +33,7 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Stopping")]
     pub(super) duration: Option<Duration>,
     /// Stop after this many events
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Stopping")]
+    #[arg(long, value_name = "N", value_parser = parse_count, help_heading = "Stopping")]
     pub(super) count: Option<u64>,
     /// Exit 4 if events were lost
     #[arg(long, help_heading = "Stopping")]
@@ -43,7 +43,7 @@ pub struct Args {
     /// Its standard output goes to standard error, so that standard output
     /// carries events only; with --output-file it is left alone. How it ended is
     /// in the summary.
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "CMD", help_heading = "Command")]
     pub(super) command: Vec<OsString>,
 }
 
@@ -53,7 +53,7 @@ pub struct Args {
 #[command(next_help_heading = "Filters")]
 struct FilterArgs {
     /// Process ids
-    #[arg(short, long, value_name = "PID", value_delimiter = ',')]
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = parse_pid)]
     pid: Vec<u32>,
     /// Users, by name or real uid
     #[arg(short, long, value_name = "USER", value_delimiter = ',')]
@@ -126,7 +126,7 @@ struct KernelArgs {
     acceptor: bool,
     /// What the eBPF programs log to standard error: error, warn, info, debug,
     /// trace
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     bpf_log: Option<log::Level>,
     /// The kernel's BTF, instead of /sys/kernel/btf/vmlinux
     #[arg(long, value_name = "FILE")]
@@ -164,6 +164,11 @@ enum EventArg {
 }
 
 impl Args {
+    /// How much the eBPF programs are to log.
+    pub(crate) fn bpf_log(&self) -> Option<log::Level> {
+        self.kernel.bpf_log
+    }
+
     /// What the kernel side is to do.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
         Ok(Settings {
@@ -267,6 +272,21 @@ impl From<EventArg> for EventKind {
             EventArg::Failed => Self::Failed,
         }
     }
+}
+
+fn parse_pid(text: &str) -> Result<u32, &'static str> {
+    let pid = text.parse().ok().filter(|&pid| pid > 0);
+    pid.ok_or("not a process id: write a number as `ps` shows it")
+}
+
+fn parse_count(text: &str) -> Result<u64, &'static str> {
+    let count = text.parse().ok().filter(|&count| count > 0);
+    count.ok_or("not a number of events: write 1 or more")
+}
+
+fn parse_level(text: &str) -> Result<log::Level, &'static str> {
+    let level = text.parse();
+    level.map_err(|_| "not a level: write error, warn, info, debug or trace")
 }
 
 /// `30s`, `5m`, `1h 30m`: jiff's friendly durations, but not negative ones.

@@ -136,6 +136,7 @@ impl<'a> Session<'a> {
     /// Shows what was lost since the last look.
     fn check(&mut self) -> Result<(), Failure> {
         self.pipeline.resample_clock();
+        self.kernel.flush_log();
         let ring_full = self
             .kernel
             .counters()

@@ -1,0 +1,109 @@
+//! Parses the command line; a mistake on it is one line, as every other failure.
+
+use std::ffi::OsString;
+
+use clap::{
+    CommandFactory as _, Error, Parser as _,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use crate::{cli::Cli, exit_code::Failure, services::closest};
+
+/// Parses a command line, the program's own name first.
+///
+/// What asks for help or the version is answered, and ends the process.
+pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
+    let line: Vec<OsString> = line.into_iter().collect();
+    Cli::try_parse_from(&line).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        | ErrorKind::DisplayVersion => error.exit(),
+        _ => Failure::usage(misspelt_subcommand(&error, &line).unwrap_or_else(|| message(&error))),
+    })
+}
+
+/// clap's message on one line, without the program's usage.
+fn message(error: &Error) -> String {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let paragraphs = text
+        .split("\n\n")
+        .take_while(|part| !part.starts_with("Usage: ") && !part.starts_with("For more "))
+        .map(|part| part.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+    let mut message = paragraphs.collect::<Vec<_>>().join("; ");
+    // What a value has to look like is in the message itself.
+    if !matches!(
+        error.kind(),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation
+    ) {
+        message.push_str("; see --help");
+    }
+    message
+}
+
+/// A first word that is neither a flag nor a subcommand: clap takes it for a
+/// surplus argument of `watch`.
+fn misspelt_subcommand(error: &Error, line: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let is_first = line.get(1).is_some_and(|first| **first == **word);
+    if error.kind() != ErrorKind::UnknownArgument || word.starts_with('-') || !is_first {
+        return None;
+    }
+    let program = Cli::command();
+    let shown = program.get_subcommands().filter(|it| !it.is_hide_set());
+    let advice = match closest(word, shown.map(clap::Command::get_name)) {
+        Some(known) => format!("did you mean `{known}`?"),
+        None => "see --help; a command to run comes after `--`".to_owned(),
+    };
+    Some(format!("no subcommand `{word}`: {advice}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistake(line: &str) -> String {
+        let words = line.split(' ').map(OsString::from);
+        format!("{:#}", parse(words).unwrap_err().error)
+    }
+
+    #[test]
+    fn message_is_one_line_that_says_what_to_do() {
+        for (line, message) in [
+            (
+                "port-monitor --backend nope",
+                "invalid value 'nope' for '--backend <BACKEND>' [possible values: auto, fentry, \
+                 kprobe, tracepoint]",
+            ),
+            (
+                "port-monitor --events conect",
+                "invalid value 'conect' for '--events <LIST>' [possible values: connect, accept, \
+                 connected, failed]; tip: a similar value exists: 'connect'",
+            ),
+            (
+                "port-monitor --violations",
+                "the following required arguments were not provided: --policy <FILE>; see --help",
+            ),
+            (
+                "port-monitor watch extra",
+                "unexpected argument 'extra' found; see --help",
+            ),
+        ] {
+            assert_eq!(mistake(line), message);
+        }
+    }
+
+    #[test]
+    fn misspelt_subcommand_is_told_from_a_command_to_run() {
+        assert_eq!(
+            mistake("port-monitor docter --json"),
+            "no subcommand `docter`: did you mean `doctor`?"
+        );
+        assert_eq!(
+            mistake("port-monitor curl"),
+            "no subcommand `curl`: see --help; a command to run comes after `--`"
+        );
+    }
+}
