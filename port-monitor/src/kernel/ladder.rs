@@ -31,6 +31,19 @@ impl Rung {
             Self::Tracepoint => "tracepoint",
         }
     }
+
+    /// Every sentence this rung may say of what it cannot see, as the README
+    /// lists them. Which of them hold depends on the kernel and on `--acceptor`.
+    pub fn blind_spots(self) -> Vec<&'static str> {
+        match self {
+            Self::Fentry | Self::Kprobe => vec![NO_GRAFT],
+            Self::Tracepoint => [NO_LOCAL_PORT]
+                .into_iter()
+                .chain(LISTENER_BLIND)
+                .chain(ACCEPTOR_BLIND)
+                .collect(),
+        }
+    }
 }
 
 /// Where a program is attached.
@@ -73,17 +86,18 @@ const OUTCOME: Hook = required("pm_outcome_rt", Place::RawTracePoint("inet_sock_
 /// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
 const NO_GRAFT: &str = "accepts by threads that were waiting in accept before the start";
 
-/// What the accept tracepoints do not see.
-const NO_IO_URING_ACCEPT: &str = "accepts through io_uring";
+/// What an attempt does not tell on the tracepoint rung.
+const NO_LOCAL_PORT: &str = "the local port of an attempt; the event of its outcome has it";
 
-/// The tracepoint rung's limits, whatever the kernel.
-const TRACEPOINT_BLIND: [&str; 2] = [
-    "the local port of an attempt; the event of its outcome has it",
+/// What the tracepoint rung does not see of accepts by itself.
+const LISTENER_BLIND: [&str; 2] = [
+    "who accepts: established connections are shown, with the process that listens (see \
+     --acceptor)",
     "who owns a listener that several processes share or that never called bind",
 ];
 
-/// Who an accept is attributed to on the tracepoint rung.
-const LISTENER_BLIND: &str = "who accepts: established connections are shown, with the process that listens (see --acceptor)";
+/// What it does not see of them through the accept tracepoints (`--acceptor`).
+const ACCEPTOR_BLIND: [&str; 1] = ["accepts through io_uring"];
 
 /// What a rung needs to know of the kernel and of the run.
 #[derive(Clone, Copy, Debug)]
@@ -182,15 +196,15 @@ pub(super) fn attach(
     let mut blind = match rung {
         Rung::Fentry | Rung::Kprobe => Vec::new(),
         Rung::Tracepoint => {
-            let accept = if needs.acceptor {
-                NO_IO_URING_ACCEPT
+            let accept: &[_] = if needs.acceptor {
+                &ACCEPTOR_BLIND
             } else {
-                LISTENER_BLIND
+                &LISTENER_BLIND
             };
-            [accept]
-                .into_iter()
-                .chain(TRACEPOINT_BLIND)
-                .map(str::to_owned)
+            [NO_LOCAL_PORT]
+                .iter()
+                .chain(accept)
+                .map(ToString::to_string)
                 .collect()
         }
     };

@@ -1,0 +1,164 @@
+//! Holds the README to the program: what it quotes is what the program says.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use assert_cmd::cargo::cargo_bin;
+use clap::CommandFactory as _;
+use port_monitor::{cli::Cli, exit_code::ExitCode, kernel::Rung};
+
+const README: &str = include_str!("../../README.md");
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// What stands below the heading `## title`.
+fn section(title: &str) -> &'static str {
+    let (_, rest) = README.split_once(&format!("\n## {title}\n")).unwrap();
+    rest.split("\n## ").next().unwrap()
+}
+
+/// The commands that are shown with their output.
+fn sessions() -> Vec<(&'static str, String)> {
+    let mut sessions = Vec::new();
+    for block in README.split("```console\n").skip(1) {
+        for line in block.split("```").next().unwrap().lines() {
+            if let Some(command) = line.strip_prefix("$ ") {
+                sessions.push((command, String::new()));
+            } else {
+                let (_, output) = sessions.last_mut().unwrap();
+                output.push_str(line);
+                output.push('\n');
+            }
+        }
+    }
+    sessions
+}
+
+/// The flags of port-monitor in a line or in a piece of code: not those of
+/// cargo before a `--`, nor those of the command after it.
+fn flags_in(text: &str) -> impl Iterator<Item = &str> {
+    let text = text.strip_prefix("$ ").unwrap_or(text);
+    let own = if text.starts_with("cargo ") {
+        text.split_once(" -- ").map_or("", |(_, own)| own)
+    } else {
+        text
+    };
+    own.split(" -- ")
+        .next()
+        .unwrap()
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '-')
+        .filter(|word| {
+            let name = word.strip_prefix("--");
+            name.is_some_and(|name| name.starts_with(|c: char| c.is_ascii_alphabetic()))
+        })
+}
+
+/// The long flags of a command and its subcommands.
+fn flags_of(command: &clap::Command) -> BTreeSet<String> {
+    let own = command.get_arguments().filter_map(clap::Arg::get_long);
+    own.map(|name| format!("--{name}"))
+        .chain(command.get_subcommands().flat_map(flags_of))
+        .collect()
+}
+
+#[test]
+fn commands_that_need_no_privilege_print_what_is_shown() {
+    let mut subcommands = BTreeSet::new();
+    for (command, shown) in sessions() {
+        let Some(args) = command.strip_prefix("port-monitor ") else {
+            continue;
+        };
+        let output = Command::new(cargo_bin!("port-monitor"))
+            .args(args.split(' '))
+            .current_dir(workspace())
+            .output()
+            .unwrap();
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{command}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), shown);
+        subcommands.extend(args.split(' ').take_while(|arg| !arg.starts_with('-')));
+    }
+    for subcommand in ["check", "explain", "service"] {
+        assert!(subcommands.contains(subcommand), "{subcommand}");
+    }
+}
+
+#[test]
+fn every_flag_exists() {
+    let mut program = Cli::command();
+    program.build();
+    let known = flags_of(&program);
+    let mentioned: BTreeSet<_> = README.split(['`', '\n']).flat_map(flags_in).collect();
+    assert!(mentioned.contains("--violations"), "{mentioned:?}");
+    for flag in mentioned {
+        assert!(known.contains(flag), "{flag}");
+    }
+}
+
+#[test]
+fn flags_of_other_programs_are_told_apart() {
+    let flags = |text| flags_in(text).collect::<Vec<_>>();
+    assert_eq!(
+        flags("$ cargo xtask run --x -- --count 1 -- sh --y"),
+        ["--count"]
+    );
+    assert_eq!(
+        flags("port-monitor --policy x (--acceptor) | -- |"),
+        ["--policy", "--acceptor"]
+    );
+    assert_eq!(flags("cargo build --locked"), [""; 0]);
+    assert_eq!(flags("|---|---|"), [""; 0]);
+}
+
+#[test]
+fn exit_codes_are_those_of_the_program() {
+    let help = ExitCode::help();
+    let (_, codes) = help.split_once('\n').unwrap();
+    let block = format!("```text\n{codes}\n```");
+    assert!(section("Exit codes").contains(&block), "{block}");
+}
+
+#[test]
+fn blind_spots_are_told_in_the_words_of_the_program() {
+    let known: BTreeSet<_> = Rung::ALL
+        .into_iter()
+        .flat_map(|rung| rung.blind_spots().into_iter().map(move |spot| (rung, spot)))
+        .map(|(rung, spot)| (format!("`{}`", rung.name()), spot))
+        .collect();
+    let rows = section("What it cannot see").lines().filter_map(|line| {
+        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        Some((cells.next()?, cells.next()?))
+    });
+    let told: BTreeSet<_> = rows
+        .flat_map(|(rungs, spot)| rungs.split(", ").map(move |rung| (rung, spot)))
+        .map(|(rung, spot)| (format!("`{}`", rung.trim_matches('`')), spot))
+        .collect();
+    assert_eq!(told, known);
+
+    let shown = README
+        .lines()
+        .filter_map(|line| line.strip_prefix("# cannot see: "));
+    for spot in shown {
+        assert!(known.iter().any(|(_, known)| *known == spot), "{spot}");
+    }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let targets = README.split("](").skip(1);
+    let paths: Vec<PathBuf> = targets
+        .map(|rest| rest.split(')').next().unwrap())
+        .filter(|target| !target.contains("://"))
+        .map(|target| workspace().join(target))
+        .collect();
+    assert!(!paths.is_empty());
+    for path in paths {
+        assert!(path.exists(), "{}", path.display());
+    }
+}
