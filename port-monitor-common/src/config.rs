@@ -130,6 +130,10 @@ pub struct Config {
     pub filters: u32,
     /// Non-zero: the accept tracepoints report accepts (tracepoint rung only).
     pub acceptor: u32,
+    /// Non-zero: log every event and what became of it.
+    pub trace: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 }
 
 /// `PORT_SETS`: the set of local ports.

@@ -62,10 +62,13 @@ pub enum Extra {
     /// Processes of the watched tree that could not be followed: the table was
     /// full.
     TreeFull = 16,
+    /// Accepts already reported for which the kernel skipped
+    /// `security_sock_graft`'s program: nothing is lost.
+    GraftSkipped = 17,
 }
 
 /// Number of counters per CPU.
-pub const COUNTERS: u32 = 17;
+pub const COUNTERS: u32 = 18;
 
 /// The index of one hook's counter.
 #[inline(always)]
@@ -74,4 +77,4 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
 }
 
 const _: () = assert!(slot(Hook::Outcome, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::TreeFull as u32) < COUNTERS);
+const _: () = assert!((Extra::GraftSkipped as u32) < COUNTERS);

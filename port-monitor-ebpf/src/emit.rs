@@ -1,10 +1,11 @@
 //! Counting, and writing records into the ring: reserve, fill, submit.
 
-use core::arch::asm;
+use core::{arch::asm, ffi::c_void};
 
 use aya_ebpf::{
     EbpfContext,
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
+    programs::RawTracePointContext,
 };
 use aya_log_ebpf::debug;
 use port_monitor_common::{
@@ -101,23 +102,39 @@ pub(crate) fn emit(ctx: &impl EbpfContext, draft: &Draft<'_>) {
         }
     };
     count(slot(draft.hook, fate));
-    trace(ctx, draft, fate);
+    if config!(trace) != 0 {
+        let what = Trace {
+            kind: draft.kind as u8,
+            fate: fate as u8,
+            local_port: draft.flow.local_port,
+            remote_port: draft.flow.remote_port,
+        };
+        trace(ctx.as_ptr(), draft.owner.tgid, what);
+    }
 }
 
-/// With `--bpf-log debug`, every event and what became of it. The verifier
-/// drops the whole call when that level is off.
-#[inline(always)]
-fn trace(ctx: &impl EbpfContext, draft: &Draft<'_>, fate: Counter) {
+/// What [`trace`] tells, by value: a reference to the draft would keep it on a
+/// stack that is full.
+struct Trace {
+    kind: u8,
+    fate: u8,
+    local_port: u16,
+    remote_port: u16,
+}
+
+/// With `--bpf-log debug`, every event and what became of it. A function of its
+/// own: the caller's stack and this one's have to fit into 512 bytes together.
+#[inline(never)]
+fn trace(ctx: *mut c_void, tgid: u32, what: Trace) {
+    let ctx = RawTracePointContext::new(ctx);
     debug!(
-        ctx,
-        "kind {} tgid {} local {:i} {} remote {:i} {} fate {}",
-        draft.kind as u8,
-        draft.owner.tgid,
-        draft.flow.local_addr,
-        draft.flow.local_port,
-        draft.flow.remote_addr,
-        draft.flow.remote_port,
-        fate as u32
+        &ctx,
+        "kind {} of process {}: local port {}, remote port {}, fate {}",
+        what.kind,
+        tgid,
+        what.local_port,
+        what.remote_port,
+        what.fate
     );
 }
 

@@ -22,6 +22,8 @@ static CONFIG: Config = Config {
     kinds: 0,
     filters: 0,
     acceptor: 0,
+    trace: 0,
+    reserved: 0,
 };
 
 const fn zeroed_offsets() -> Offsets {

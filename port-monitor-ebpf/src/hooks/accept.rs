@@ -2,7 +2,8 @@
 //! (`net/ipv4/inet_connection_sock.c`).
 //!
 //! A return probe does not see threads that were asleep in accept when it was
-//! attached; `graft` does.
+//! attached; `graft` does. The kretprobe stands in for `graft` on the kprobe
+//! rung where the kernel has no `security_sock_graft`.
 
 use aya_ebpf::{
     EbpfContext,
@@ -25,31 +26,35 @@ use crate::{
 /// Before Linux 6.10: `(sk, flags, err, kern)`, so the result is slot 4.
 #[fexit(function = "inet_csk_accept")]
 fn pm_accept_fe4(ctx: FExitContext) -> i32 {
-    try_accept::<Direct>(&ctx, ctx.arg(4));
+    try_accept(&ctx, ctx.arg(4));
     0
 }
 
 /// Since Linux 6.10: `(sk, arg)`, so the result is slot 2.
 #[fexit(function = "inet_csk_accept")]
 fn pm_accept_fe2(ctx: FExitContext) -> i32 {
-    try_accept::<Direct>(&ctx, ctx.arg(2));
+    try_accept(&ctx, ctx.arg(2));
     0
 }
 
 #[kretprobe]
 fn pm_accept_krp(ctx: RetProbeContext) -> u32 {
-    try_accept::<Probe>(&ctx, ctx.ret());
+    let sk: *const u8 = ctx.ret();
+    if !sk.is_null() {
+        // SAFETY: `sk` is the function's result, a live socket.
+        unsafe { report::<Probe>(&ctx, sk, 0) };
+    }
     0
 }
 
 #[inline(always)]
-fn try_accept<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) {
+fn try_accept(ctx: &impl EbpfContext, sk: *const u8) {
     // No connection: EAGAIN, EINTR, a closed listener.
     if sk.is_null() || !graft::mark(sk) {
         return;
     }
     // SAFETY: `sk` is the function's result, a live socket.
-    unsafe { report::<M>(ctx, sk, 0) };
+    unsafe { report::<Direct>(ctx, sk, 0) };
 }
 
 /// Reports a child socket accepted by the running thread.

@@ -2,10 +2,13 @@
 //! accepting thread, right after `inet_csk_accept` (`net/socket.h`).
 //!
 //! An entry hook, so it also sees threads that were asleep in accept before the
-//! attach. It reports only what `accept` has not.
+//! attach. Beside the fexit of `accept` it reports only what that has not; on
+//! the kprobe rung it reports every accept, because the kernel has few return
+//! probes and each sleeping thread keeps one.
 
 use aya_ebpf::{
     EbpfContext,
+    bindings::BPF_NOEXIST,
     helpers::bpf_get_current_pid_tgid,
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
@@ -20,29 +23,42 @@ use crate::{
     sock, task,
 };
 
+/// `EEXIST`, as helpers return it.
+const EEXIST: i32 = -17;
+
 /// Notes that `accept` reports `sk`; false when that cannot be noted, and the
 /// report is left to this hook.
 #[inline(always)]
 pub(crate) fn mark(sk: *const u8) -> bool {
-    ACCEPTED.insert(thread(), sk as u64, 0).is_ok()
+    let thread = thread();
+    match ACCEPTED.insert(thread, sk as u64, BPF_NOEXIST.into()) {
+        Ok(()) => true,
+        // The kernel skipped this hook for a socket that was reported.
+        Err(EEXIST) => {
+            emit::count_extra(Extra::GraftSkipped);
+            ACCEPTED.insert(thread, sk as u64, 0).is_ok()
+        }
+        Err(_) => false,
+    }
 }
 
 #[fentry(function = "security_sock_graft")]
 fn pm_graft_fe(ctx: FEntryContext) -> i32 {
-    try_graft::<Direct>(&ctx, ctx.arg(0));
+    try_graft(&ctx, ctx.arg(0));
     0
 }
 
 #[kprobe]
 fn pm_graft_kp(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        try_graft::<Probe>(&ctx, sk);
+        // SAFETY: `sk` is the function's argument, a live socket.
+        unsafe { report::<Probe>(&ctx, sk, 0) };
     }
     0
 }
 
 #[inline(always)]
-fn try_graft<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) {
+fn try_graft(ctx: &impl EbpfContext, sk: *const u8) {
     let thread = thread();
     // SAFETY: only this thread writes its own entry.
     let marked = unsafe { ACCEPTED.get(thread) }.copied();
@@ -53,16 +69,31 @@ fn try_graft<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) {
         return;
     }
     // SAFETY: `sk` is the function's argument, a live socket.
-    let is_ours = unsafe { sock::family::<M>(sk) }.is_some();
-    // SAFETY: as above.
-    if !is_ours || !unsafe { sock::is_tcp::<M>(sk) } {
-        return;
+    if unsafe { is_ours::<Direct>(sk) } {
+        if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
+            emit::count_extra(Extra::AcceptPreattach);
+        }
+        // SAFETY: as above.
+        unsafe { accept::report::<Direct>(ctx, sk, FLAG_PREATTACH) };
     }
-    if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
-        emit::count_extra(Extra::AcceptPreattach);
+}
+
+#[inline(always)]
+unsafe fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) {
+    // SAFETY: the caller's socket.
+    if unsafe { is_ours::<M>(sk) } {
+        // SAFETY: as above.
+        unsafe { accept::report::<M>(ctx, sk, flags) };
     }
+}
+
+/// Unix sockets and others are grafted too.
+#[inline(always)]
+unsafe fn is_ours<M: Mem>(sk: *const u8) -> bool {
+    // SAFETY: the caller's socket.
+    let has_family = unsafe { sock::family::<M>(sk) }.is_some();
     // SAFETY: as above.
-    unsafe { accept::report::<M>(ctx, sk, FLAG_PREATTACH) };
+    has_family && unsafe { sock::is_tcp::<M>(sk) }
 }
 
 #[inline(always)]

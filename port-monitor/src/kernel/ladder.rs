@@ -1,6 +1,8 @@
 //! The ladder of backends: which programs each rung needs, and how they are
 //! attached. A rung is chosen by really loading and attaching it.
 
+use std::any::Any;
+
 use aya::{
     Btf as KernelBtf, Ebpf,
     programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
@@ -62,16 +64,26 @@ enum Place {
 struct Hook {
     program: &'static str,
     place: Place,
-    /// What is lost when this hook cannot be attached; `None`: without it the
-    /// rung is refused.
-    or_blind: Option<&'static str>,
+    /// What becomes of the rung when this hook cannot be attached.
+    otherwise: Otherwise,
+}
+
+/// What becomes of a rung without one of its hooks.
+#[derive(Clone, Copy, Debug)]
+enum Otherwise {
+    /// It is refused.
+    Refuse,
+    /// It is taken, and does not see this.
+    Blind(&'static str),
+    /// Another hook stands in, which must attach, and does not see this.
+    Instead(&'static Hook, &'static str),
 }
 
 const fn required(program: &'static str, place: Place) -> Hook {
     Hook {
         program,
         place,
-        or_blind: None,
+        otherwise: Otherwise::Refuse,
     }
 }
 
@@ -82,6 +94,9 @@ const TREE: [Hook; 2] = [
 ];
 
 const OUTCOME: Hook = required("pm_outcome_rt", Place::RawTracePoint("inet_sock_set_state"));
+
+/// For kernels without `security_sock_graft`.
+const ACCEPT_KRETPROBE: Hook = required("pm_accept_krp", Place::KProbe("inet_csk_accept"));
 
 /// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
 const NO_GRAFT: &str = "accepts by threads that were waiting in accept before the start";
@@ -135,7 +150,7 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
     match rung {
         Rung::Fentry => hooks.extend([
             Hook {
-                or_blind: Some(NO_GRAFT),
+                otherwise: Otherwise::Blind(NO_GRAFT),
                 ..required("pm_graft_fe", Place::FEntry("security_sock_graft"))
             },
             required(accept_program(needs)?, Place::FExit("inet_csk_accept")),
@@ -143,11 +158,12 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
             required("pm_connect_fe", Place::FEntry("tcp_connect")),
         ]),
         Rung::Kprobe => hooks.extend([
+            // The kernel has about ten return probes for a function, and a
+            // thread asleep in accept keeps one: the entry hook comes first.
             Hook {
-                or_blind: Some(NO_GRAFT),
+                otherwise: Otherwise::Instead(&ACCEPT_KRETPROBE, NO_GRAFT),
                 ..required("pm_graft_kp", Place::KProbe("security_sock_graft"))
             },
-            required("pm_accept_krp", Place::KProbe("inet_csk_accept")),
             OUTCOME,
             required("pm_connect_kp", Place::KProbe("tcp_connect")),
         ]),
@@ -192,7 +208,8 @@ pub(super) fn attach(
     btf: &KernelBtf,
     rung: Rung,
     needs: &Needs,
-) -> Result<Vec<String>, RungError> {
+) -> Result<(Links, Vec<String>), RungError> {
+    let mut links = Links::default();
     let mut blind = match rung {
         Rung::Fentry | Rung::Kprobe => Vec::new(),
         Rung::Tracepoint => {
@@ -208,62 +225,78 @@ pub(super) fn attach(
                 .collect()
         }
     };
-    let hooks = hooks(rung, needs)?;
-    for hook in &hooks {
-        match (attach_one(ebpf, btf, hook), hook.or_blind) {
-            (Ok(()), _) => {}
-            (Err(error), Some(blind_spot)) => {
-                log::debug!("{}: {error}", hook.program);
+    for hook in hooks(rung, needs)? {
+        let result = match (attach_one(ebpf, btf, &hook), hook.otherwise) {
+            (Err(error), Otherwise::Blind(blind_spot)) => {
+                log::debug!("{}", describe(&hook, &error));
                 blind.push(blind_spot.to_owned());
+                continue;
             }
-            (Err(error), None) => {
-                detach(ebpf);
-                return Err(RungError {
-                    rung,
-                    reason: describe(hook, &error),
-                });
+            (Err(error), Otherwise::Instead(substitute, blind_spot)) => {
+                log::debug!("{}", describe(&hook, &error));
+                blind.push(blind_spot.to_owned());
+                attach_one(ebpf, btf, substitute)
+            }
+            (result, _) => result,
+        };
+        match result {
+            Ok(link) => links.0.push(link),
+            Err(error) => {
+                drop(links);
+                unload(ebpf);
+                let reason = describe(&hook, &error);
+                return Err(RungError { rung, reason });
             }
         }
     }
-    Ok(blind)
+    Ok((links, blind))
 }
 
-fn attach_one(ebpf: &mut Ebpf, btf: &KernelBtf, hook: &Hook) -> Result<(), ProgramError> {
+/// The attachments of a rung; dropping it detaches its programs, which stay
+/// loaded.
+#[derive(Default)]
+pub(super) struct Links(Vec<Box<dyn Any>>);
+
+fn attach_one(ebpf: &mut Ebpf, btf: &KernelBtf, hook: &Hook) -> Result<Box<dyn Any>, ProgramError> {
     let program = ebpf
         .program_mut(hook.program)
         .ok_or(ProgramError::UnexpectedProgramType)?;
-    match hook.place {
+    Ok(match hook.place {
         Place::FEntry(function) => {
             let program: &mut FEntry = program.try_into()?;
             program.load(function, btf)?;
-            program.attach()?;
+            let link = program.attach()?;
+            Box::new(program.take_link(link)?)
         }
         Place::FExit(function) => {
             let program: &mut FExit = program.try_into()?;
             program.load(function, btf)?;
-            program.attach()?;
+            let link = program.attach()?;
+            Box::new(program.take_link(link)?)
         }
         Place::KProbe(function) => {
             let program: &mut KProbe = program.try_into()?;
             program.load()?;
-            program.attach(function, 0)?;
+            let link = program.attach(function, 0)?;
+            Box::new(program.take_link(link)?)
         }
         Place::RawTracePoint(name) => {
             let program: &mut RawTracePoint = program.try_into()?;
             program.load()?;
-            program.attach(name)?;
+            let link = program.attach(name)?;
+            Box::new(program.take_link(link)?)
         }
         Place::TracePoint(category, name) => {
             let program: &mut TracePoint = program.try_into()?;
             program.load()?;
-            program.attach(category, name)?;
+            let link = program.attach(category, name)?;
+            Box::new(program.take_link(link)?)
         }
-    }
-    Ok(())
+    })
 }
 
-/// Detaches and unloads every program that is loaded.
-pub(super) fn detach(ebpf: &mut Ebpf) {
+/// Unloads every program that is loaded, so that another rung can be tried.
+fn unload(ebpf: &mut Ebpf) {
     for (name, program) in ebpf.programs_mut() {
         let unloaded = match program {
             Program::FEntry(program) => program.unload(),
@@ -275,7 +308,7 @@ pub(super) fn detach(ebpf: &mut Ebpf) {
         };
         match unloaded {
             Ok(()) | Err(ProgramError::NotLoaded) => {}
-            Err(error) => log::warn!("detach {name}: {error}"),
+            Err(error) => log::warn!("unload {name}: {error}"),
         }
     }
 }

@@ -13,7 +13,11 @@ use aya::{
     programs::{Iter, ProgramError},
 };
 use aya_log::EbpfLogger;
-use port_monitor_common::{config::Config, event::EventKind};
+use port_monitor_common::{
+    config::Config,
+    counters::{Extra, Hook},
+    event::EventKind,
+};
 use thiserror::Error;
 
 pub mod btf;
@@ -21,6 +25,7 @@ mod canary;
 pub mod counters;
 pub mod filters;
 mod ladder;
+mod misses;
 mod object;
 mod pod;
 pub mod preflight;
@@ -31,7 +36,7 @@ pub use ladder::{Rung, RungError};
 
 use counters::Counters;
 use filters::Filters;
-use ladder::Needs;
+use ladder::{Links, Needs};
 
 /// Where the kernel describes its own types.
 pub const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -145,6 +150,7 @@ impl From<EbpfError> for KernelError {
 /// The attached programs. Dropping it detaches them.
 pub struct Kernel {
     ebpf: Ebpf,
+    links: Links,
     rung: Rung,
     blind_spots: Vec<String>,
     counters: Counters,
@@ -190,7 +196,7 @@ impl Kernel {
         let log_level = settings.log_level.map_or(0, |level| level as u8);
         let mut ebpf = object::load(&offsets, &config(settings), settings.ring_bytes, log_level)?;
         settings.filters.write(&mut ebpf)?;
-        let (rung, blind_spots) = climb(&mut ebpf, &kernel_btf, settings.backend, &needs)?;
+        let (rung, links, blind_spots) = climb(&mut ebpf, &kernel_btf, settings.backend, &needs)?;
         if rung == Rung::Tracepoint {
             seed_listeners(&mut ebpf, &kernel_btf)?;
         }
@@ -206,6 +212,7 @@ impl Kernel {
         })?;
         let kernel = Self {
             ebpf,
+            links,
             rung,
             blind_spots,
             counters,
@@ -251,9 +258,42 @@ impl Kernel {
         loaded.collect()
     }
 
-    /// Detaches every program; maps stay readable.
+    /// Detaches every program; maps and counts of skipped runs stay readable.
     pub fn detach(&mut self) {
-        ladder::detach(&mut self.ebpf);
+        self.links = Links::default();
+    }
+
+    /// Events that are lost because the kernel skipped a program, by hook.
+    ///
+    /// On preemptible kernels a task may be interrupted in the middle of a
+    /// trampoline program; other tasks' runs of it on that CPU are then skipped
+    /// (`recursion_misses`, Linux 5.12). An accept is lost only if both of its
+    /// hooks were skipped.
+    pub fn skipped(&self, hook: Hook) -> Result<u64, MapError> {
+        let misses = |program| self.ebpf.program(program).map_or(0, misses::of);
+        if self.rung != Rung::Fentry {
+            return Ok(0);
+        }
+        Ok(match hook {
+            Hook::Connect => misses("pm_connect_fe"),
+            Hook::Accept => {
+                let returns = misses("pm_accept_fe4") + misses("pm_accept_fe2");
+                let harmless = self.counters.extra(Extra::GraftSkipped)? + self.left_marks()?;
+                returns.min(misses("pm_graft_fe").saturating_sub(harmless))
+            }
+            Hook::Outcome => 0,
+        })
+    }
+
+    /// Reported accepts that `security_sock_graft`'s program was skipped for,
+    /// and whose threads have not accepted since.
+    fn left_marks(&self) -> Result<u64, MapError> {
+        let Some(map) = self.ebpf.map("pm_accepted") else {
+            return Ok(0);
+        };
+        let marks = HashMap::<_, u32, u64>::try_from(map)?;
+        let count = marks.keys().filter(Result::is_ok).count();
+        Ok(count as u64)
     }
 
     /// Hands what the eBPF programs have logged so far to the `log` facade.
@@ -322,6 +362,11 @@ fn config(settings: &Settings) -> Config {
             .fold(0, |bits, kind| bits | kind.bit()),
         filters: settings.filters.bits(),
         acceptor: settings.acceptor.into(),
+        trace: settings
+            .log_level
+            .is_some_and(|level| level >= log::Level::Debug)
+            .into(),
+        reserved: 0,
     }
 }
 
@@ -331,10 +376,10 @@ fn climb(
     btf: &aya::Btf,
     backend: Option<Rung>,
     needs: &Needs,
-) -> Result<(Rung, Vec<String>), KernelError> {
+) -> Result<(Rung, Links, Vec<String>), KernelError> {
     if let Some(rung) = backend {
         return ladder::attach(ebpf, btf, rung, needs)
-            .map(|blind_spots| (rung, blind_spots))
+            .map(|(links, blind_spots)| (rung, links, blind_spots))
             .map_err(|refusal| KernelError::Rung {
                 kernel: kernel_release(),
                 refusal,
@@ -343,7 +388,7 @@ fn climb(
     let mut reasons = Vec::new();
     for rung in Rung::ALL {
         match ladder::attach(ebpf, btf, rung, needs) {
-            Ok(blind_spots) => return Ok((rung, blind_spots)),
+            Ok((links, blind_spots)) => return Ok((rung, links, blind_spots)),
             Err(error) => {
                 log::info!("{error}");
                 reasons.push(error.to_string());

@@ -1,0 +1,40 @@
+//! How often the kernel skipped a program because the CPU was in the middle of
+//! it already. aya does not tell; `/proc/self/fdinfo` of the program does.
+
+use std::{
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use aya::programs::Program;
+
+/// The skipped runs of a program; zero when it is not loaded, and before Linux
+/// 5.12.
+pub(super) fn of(program: &Program) -> u64 {
+    let Ok(fd) = program.fd() else {
+        return 0;
+    };
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    parse(&fs::read_to_string(path).unwrap_or_default())
+}
+
+/// The line `recursion_misses:\t23`.
+fn parse(fdinfo: &str) -> u64 {
+    fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("recursion_misses:"))
+        .and_then(|count| count.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misses_are_found_among_the_other_lines() {
+        let fdinfo = "pos:\t0\nprog_type:\t26\nrecursion_misses:\t23\nverified_insns:\t4\n";
+        assert_eq!(parse(fdinfo), 23);
+        assert_eq!(parse("pos:\t0\n"), 0);
+    }
+}
