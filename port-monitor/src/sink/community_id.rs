@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use base64::{display::Base64Display, engine::general_purpose::STANDARD};
+use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
 use sha1_smol::Sha1;
 
@@ -25,11 +25,19 @@ impl CommunityId {
                 IpAddr::V6(ip) => hash.update(&ip.octets()),
             }
         }
-        hash.update(&[TCP, 0]);
-        for (_, port) in [low, high] {
-            hash.update(&port.to_be_bytes());
-        }
+        let ([a, b], [c, d]) = (low.1.to_be_bytes(), high.1.to_be_bytes());
+        hash.update(&[TCP, 0, a, b, c, d]);
         Self(hash.digest().bytes())
+    }
+
+    /// The id as text, as [`fmt::Display`] has it.
+    pub(super) fn text(self) -> [u8; 30] {
+        let mut text = [b'='; 30];
+        text[..2].copy_from_slice(b"1:");
+        // 20 bytes are 28 digits.
+        let result = STANDARD.encode_slice(self.0, &mut text[2..]);
+        debug_assert!(result == Ok(28), "{result:?}");
+        text
     }
 }
 
