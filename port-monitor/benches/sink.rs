@@ -64,7 +64,7 @@ fn take_all(
     out: &mut Vec<u8>,
 ) {
     for number in 0..EVENTS {
-        let Ok(event) = decode(black_box(connected(number).as_bytes())) else {
+        let Ok(event) = decode(black_box(event(number).as_bytes())) else {
             return;
         };
         black_box(enricher.process(event.owner.as_ref()));
@@ -79,16 +79,19 @@ fn take_all(
     }
 }
 
-/// curl connected to an https server, for the `number`th time.
-fn connected(number: u64) -> TcpEvent {
+/// The `number`th event: curl connects to an https server, again and again, and
+/// each attempt has its outcome.
+fn event(number: u64) -> TcpEvent {
+    let kinds = [EventKind::Connect, EventKind::Connected];
+    let (connection, kind) = (number / 2, kinds[number as usize % 2]);
     let mapped = |ip: Ipv4Addr| ip.to_ipv6_mapped().octets();
     TcpEvent {
         abi: ABI_VERSION,
-        kind: EventKind::Connected as u8,
+        kind: kind as u8,
         family: AF_INET,
         owner_source: OwnerSource::Connect as u8,
         ts_ns: 86_400_000_000_000 + number * 1_000,
-        id: number,
+        id: connection,
         owner: Owner {
             start_ns: 4_000_000_000,
             comm: *b"curl\0\0\0\0\0\0\0\0\0\0\0\0",
@@ -101,7 +104,7 @@ fn connected(number: u64) -> TcpEvent {
         local_addr: mapped(Ipv4Addr::new(192, 168, 100, 200)),
         remote_addr: mapped(Ipv4Addr::new(93, 184, 216, 34)),
         netns_ino: 4_026_531_840,
-        local_port: 40_000 + u16::try_from(number).unwrap_or(0),
+        local_port: 40_000 + connection as u16,
         remote_port: 443,
         detail: 12_345,
         ..TcpEvent::default()

@@ -6,6 +6,8 @@ use std::{
     ops::Range,
 };
 
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
 /// Appends a decimal number.
 pub(super) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
@@ -17,10 +19,20 @@ pub(super) fn push_hex(out: &mut Vec<u8>, number: u64) {
 }
 
 /// The two hexadecimal digits of a byte.
-pub(super) const fn hex(byte: u8) -> [u8; 2] {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    [DIGITS[(byte >> 4) as usize], DIGITS[(byte & 15) as usize]]
+pub(super) fn hex(byte: u8) -> [u8; 2] {
+    HEX[byte as usize]
 }
+
+/// The two hexadecimal digits of each byte.
+static HEX: [[u8; 2]; 256] = {
+    let mut digits = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < digits.len() {
+        digits[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    digits
+};
 
 /// Appends nine digits: the fraction of a second in ns.
 pub(super) fn push_nanoseconds(out: &mut Vec<u8>, mut ns: u32) {
@@ -50,24 +62,25 @@ fn push_ipv4(out: &mut Vec<u8>, ip: Ipv4Addr) {
     out.pop();
 }
 
-/// Of each octet, the digits with a dot, and how many bytes after that are none
+/// Of each octet, the digits and a dot, and how many bytes after that are none
 /// of it.
 static OCTETS: [([u8; 4], usize); 256] = {
     let mut octets = [([0; 4], 0); 256];
-    let mut octet: u8 = 0;
-    loop {
-        let [hundreds, tens, ones] = [octet / 100, octet / 10 % 10, octet % 10];
-        let [hundreds, tens, ones] = [b'0' + hundreds, b'0' + tens, b'0' + ones];
-        octets[octet as usize] = match octet {
+    let mut octet = 0;
+    while octet < octets.len() {
+        let [hundreds, tens, ones] = [
+            DIGITS[octet / 100],
+            DIGITS[octet / 10 % 10],
+            DIGITS[octet % 10],
+        ];
+        octets[octet] = match octet {
             ..10 => ([ones, b'.', 0, 0], 2),
             10..100 => ([tens, ones, b'.', 0], 1),
             100.. => ([hundreds, tens, ones, b'.'], 0),
         };
-        if octet == u8::MAX {
-            break octets;
-        }
         octet += 1;
     }
+    octets
 };
 
 /// As RFC 5952 asks.

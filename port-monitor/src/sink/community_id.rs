@@ -14,6 +14,9 @@ const TCP: u8 = 6;
 pub(super) struct CommunityId([u8; 20]);
 
 impl CommunityId {
+    /// Bytes of its text: `1:`, and 20 bytes in base64.
+    pub(super) const LEN: usize = 30;
+
     /// The id of the flow between two endpoints of one address family.
     pub(super) fn of(a: (IpAddr, u16), b: (IpAddr, u16)) -> Self {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
@@ -31,12 +34,11 @@ impl CommunityId {
     }
 
     /// The id as text, as [`fmt::Display`] has it.
-    pub(super) fn text(self) -> [u8; 30] {
-        let mut text = [b'='; 30];
+    pub(super) fn text(self) -> [u8; Self::LEN] {
+        let mut text = [0; Self::LEN];
         text[..2].copy_from_slice(b"1:");
-        // 20 bytes are 28 digits.
         let result = STANDARD.encode_slice(self.0, &mut text[2..]);
-        debug_assert!(result == Ok(28), "{result:?}");
+        debug_assert!(result.is_ok(), "{result:?}");
         text
     }
 }

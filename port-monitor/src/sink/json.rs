@@ -6,6 +6,7 @@
 mod any;
 mod connection;
 mod line;
+mod memo;
 mod owner;
 #[cfg(test)]
 mod spec;
@@ -13,7 +14,7 @@ mod spec;
 use self::connection::Connections;
 use super::{
     Sink, facts,
-    schema::{self, Ecs, Kind, VERSION},
+    schema::{self, Ecs, Kind, Line, VERSION},
     time::Rfc3339,
 };
 use crate::record::{Header, Item, Loss, Summary};
@@ -49,11 +50,13 @@ impl Sink for Json {
             Item::Header(header) => {
                 self.host.clone_from(&header.host);
                 self.connections = Connections::new(&header.host, header.policy.as_deref());
-                line::serialize(out, &start(header));
+                line::serialize(out, &Line::Start(start(header)));
             }
             Item::Event(record) => self.connections.write(out, record),
-            Item::Loss(loss) => line::serialize(out, &loss_line(loss, host)),
-            Item::Summary(summary) => line::serialize(out, &summary_line(summary, host)),
+            Item::Loss(loss) => line::serialize(out, &Line::Loss(loss_line(loss, host))),
+            Item::Summary(summary) => {
+                line::serialize(out, &Line::Summary(summary_line(summary, host)))
+            }
         }
         out.push(b'\n');
     }

@@ -10,23 +10,40 @@ use port_monitor_common::{event::OwnerSource, policy::Verdict};
 
 use super::{
     line::Line,
+    memo::Memo,
     owner::{OwnerText, Owners},
 };
 use crate::{
     event::{Action, Direction, Event},
-    record::{Judgement, PortInfo, Ports, Record},
+    record::{
+        Judgement, Missing, PortClass, PortInfo, Ports, Record, ServiceOrigin, ServiceStatus,
+    },
     sink::{
         community_id::CommunityId,
         errno,
-        fields::{CLOSED, class_name, owner_source_name, service_port},
+        fields::{CLOSED, service_port},
         time::UtcClock,
     },
 };
+
+/// An address and a port that is chosen.
+type Endpoint = (IpAddr, u16);
+
+/// The text of a community ID, and whose it is.
+#[derive(Debug)]
+struct FlowId {
+    source: Endpoint,
+    destination: Endpoint,
+    text: [u8; CommunityId::LEN],
+}
 
 /// Writes the lines of events.
 #[derive(Debug)]
 pub(super) struct Connections {
     owners: Owners,
+    /// The flow ids, which cost as much as the rest of a line: an attempt, its
+    /// outcome and the accept on this host share one.
+    flow_ids: Memo<FlowId, 256>,
     clock: UtcClock,
     /// `"ruleset":…`, which every judged event names; empty without a policy.
     ruleset: Vec<u8>,
@@ -43,6 +60,7 @@ impl Connections {
         }
         Self {
             owners: Owners::new(host),
+            flow_ids: Memo::new(),
             clock: UtcClock::default(),
             ruleset,
         }
@@ -61,7 +79,7 @@ impl Connections {
         line.raw(r#"{"@timestamp":""#);
         line.time(&mut self.clock, *wall_ns);
         push_event(&mut line, event.action, judgement.as_ref());
-        push_flow(&mut line, event);
+        self.push_flow(&mut line, event);
         let owner_text = self.owners.text(record);
         if let Some(owner) = &event.owner {
             line.rendered(&owner_text.before_thread);
@@ -79,56 +97,69 @@ impl Connections {
         push_facts(&mut line, record, owner_text);
         line.raw("}}");
     }
+
+    /// The rest of `network`, and both ends: the initiator is the source, whoever
+    /// we are.
+    fn push_flow(&mut self, line: &mut Line<'_>, event: &Event) {
+        match event.local_ip {
+            IpAddr::V4(_) => line.raw("ipv4"),
+            IpAddr::V6(_) => line.raw("ipv6"),
+        }
+        let local = (event.local_ip, event.local_port);
+        let remote = (event.remote_ip, Some(event.remote_port));
+        let (source, destination) = match event.direction() {
+            Direction::Outbound => {
+                line.raw(r#"","direction":"egress""#);
+                (local, remote)
+            }
+            Direction::Inbound => {
+                line.raw(r#"","direction":"ingress""#);
+                (remote, local)
+            }
+        };
+        if let ((source, Some(source_port)), (destination, Some(destination_port))) =
+            (source, destination)
+        {
+            line.raw(r#","community_id":""#);
+            line.rendered(self.flow_id((source, source_port), (destination, destination_port)));
+            line.raw("\"");
+        }
+        line.raw(r#"},"source":{"ip":""#);
+        push_end(line, source);
+        line.raw(r#","destination":{"ip":""#);
+        push_end(line, destination);
+    }
+
+    fn flow_id(&mut self, source: Endpoint, destination: Endpoint) -> &[u8] {
+        let flow_id = self.flow_ids.get(
+            usize::from(source.1 ^ destination.1),
+            |known| known.source == source && known.destination == destination,
+            || FlowId {
+                source,
+                destination,
+                text: CommunityId::of(source, destination).text(),
+            },
+        );
+        &flow_id.text
+    }
 }
 
 /// From the end of the time to the beginning of `network.type`.
 fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>) {
-    line.raw(if judgement.is_some_and(Judgement::is_violation) {
-        r#"","ecs":{"version":"9.4.0"},"event":{"kind":"alert","category":["network"],"type":["connection",""#
+    line.raw(r#"","ecs":{"version":"9.4.0"},"event":{"kind":""#);
+    if judgement.is_some_and(Judgement::is_violation) {
+        line.raw("alert");
     } else {
-        r#"","ecs":{"version":"9.4.0"},"event":{"kind":"event","category":["network"],"type":["connection",""#
-    });
-    line.raw(match action {
-        Action::Connect => r#"start"],"action":"connect","outcome":"unknown","#,
-        Action::Connected { .. } => r#"info"],"action":"connected","outcome":"success","#,
-        Action::Failed { .. } => r#"end"],"action":"failed","outcome":"failure","#,
-        Action::Accept => r#"start"],"action":"accept","outcome":"success","#,
-    });
-    line.raw(r#""dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":""#);
-}
-
-/// The rest of `network`, and both ends: the initiator is the source, whoever we
-/// are.
-fn push_flow(line: &mut Line<'_>, event: &Event) {
-    line.raw(if event.local_ip.is_ipv4() {
-        "ipv4"
-    } else {
-        "ipv6"
-    });
-    let local = (event.local_ip, event.local_port);
-    let remote = (event.remote_ip, Some(event.remote_port));
-    let (source, destination) = match event.direction() {
-        Direction::Outbound => {
-            line.raw(r#"","direction":"egress""#);
-            (local, remote)
-        }
-        Direction::Inbound => {
-            line.raw(r#"","direction":"ingress""#);
-            (remote, local)
-        }
-    };
-    if let ((source_ip, Some(source_port)), (destination_ip, Some(destination_port))) =
-        (source, destination)
-    {
-        let id = CommunityId::of((source_ip, source_port), (destination_ip, destination_port));
-        line.raw(r#","community_id":""#);
-        line.rendered(&id.text());
-        line.raw("\"");
+        line.raw("event");
     }
-    line.raw(r#"},"source":{"ip":""#);
-    push_end(line, source);
-    line.raw(r#","destination":{"ip":""#);
-    push_end(line, destination);
+    line.raw(r#"","category":["network"],"type":["connection",""#);
+    match action {
+        Action::Connect => line.raw(r#"start"],"action":"connect","outcome":"unknown""#),
+        Action::Connected { .. } => line.raw(r#"info"],"action":"connected","outcome":"success""#),
+        Action::Failed { .. } => line.raw(r#"end"],"action":"failed","outcome":"failure""#),
+        Action::Accept => line.raw(r#"start"],"action":"accept","outcome":"success""#),
+    }
+    line.raw(r#","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":""#);
 }
 
 fn push_end(line: &mut Line<'_>, (ip, port): (IpAddr, Option<u16>)) {
@@ -192,35 +223,28 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
         line.raw(r#","ifindex":"#);
         line.number(ifindex);
     }
-    line.raw(r#","owner_source":""#);
-    let owner = event.owner.as_ref();
-    line.raw(owner_source_name(
-        owner.map_or(OwnerSource::Unknown, |owner| owner.source),
-    ));
-    line.raw("\"");
+    match event.owner.as_ref().map(|owner| owner.source) {
+        Some(OwnerSource::Connect) => line.raw(r#","owner_source":"connect""#),
+        Some(OwnerSource::Accept) => line.raw(r#","owner_source":"accept""#),
+        Some(OwnerSource::Listener) => line.raw(r#","owner_source":"listener""#),
+        Some(OwnerSource::Unknown) | None => line.raw(r#","owner_source":"unknown""#),
+    }
     line.rendered(&owner_text.facts);
     push_ports(line, &record.ports, service_port(record));
-    line.raw(if event.v4_mapped {
-        r#","v4_mapped":true"#
-    } else {
-        r#","v4_mapped":false"#
-    });
+    line.raw(r#","v4_mapped":"#);
+    line.bool(event.v4_mapped);
     if let Action::Connected { handshake_us } = event.action {
         line.raw(r#","handshake_us":"#);
         line.number(handshake_us);
     }
-    if let Some(judgement) = judgement {
-        line.raw(match judgement.verdict {
-            Verdict::Allow => r#","verdict":"allow""#,
-            Verdict::AuditDeny => r#","verdict":"violation","enforcement":"observe""#,
-            Verdict::Deny => r#","verdict":"violation","enforcement":"enforce""#,
-        });
+    match judgement.as_ref().map(|judgement| judgement.verdict) {
+        Some(Verdict::Allow) => line.raw(r#","verdict":"allow""#),
+        Some(Verdict::AuditDeny) => line.raw(r#","verdict":"violation","enforcement":"observe""#),
+        Some(Verdict::Deny) => line.raw(r#","verdict":"violation","enforcement":"enforce""#),
+        None => {}
     }
-    line.raw(if event.preattach {
-        r#","preattach":true"#
-    } else {
-        r#","preattach":false"#
-    });
+    line.raw(r#","preattach":"#);
+    line.bool(event.preattach);
     push_missing(line, record);
     push_raw(line, event, &owner_text.raw_executable);
 }
@@ -235,22 +259,26 @@ fn push_ports(line: &mut Line<'_>, ports: &Ports, service_port: Option<&PortInfo
     if let Some(port) = service_port {
         line.raw(",");
         push_service(line, port);
-        line.raw(r#","port_class":""#);
-        line.raw(class_name(port.class));
-        line.raw("\"");
+        line.raw(",");
+        push_class(line, port.class);
     }
 }
 
 fn push_port(line: &mut Line<'_>, port: &PortInfo) {
-    line.raw(r#""port_class":""#);
-    line.raw(class_name(port.class));
-    line.raw(r#"","#);
+    push_class(line, port.class);
+    line.raw(",");
     push_service(line, port);
-    line.raw(if port.ephemeral {
-        r#","ephemeral":true}"#
-    } else {
-        r#","ephemeral":false}"#
-    });
+    line.raw(r#","ephemeral":"#);
+    line.bool(port.ephemeral);
+    line.raw("}");
+}
+
+fn push_class(line: &mut Line<'_>, class: PortClass) {
+    match class {
+        PortClass::WellKnown => line.raw(r#""port_class":"well-known""#),
+        PortClass::Registered => line.raw(r#""port_class":"registered""#),
+        PortClass::Dynamic => line.raw(r#""port_class":"dynamic""#),
+    }
 }
 
 fn push_service(line: &mut Line<'_>, port: &PortInfo) {
@@ -258,56 +286,52 @@ fn push_service(line: &mut Line<'_>, port: &PortInfo) {
     if let Some((name, origin)) = port.service {
         line.raw(r#""name":"#);
         line.string(name);
-        line.raw(r#","origin":""#);
-        line.raw(origin.name());
-        line.raw(r#"","#);
+        match origin {
+            ServiceOrigin::Policy => line.raw(r#","origin":"policy","#),
+            ServiceOrigin::DeFacto => line.raw(r#","origin":"de-facto","#),
+            ServiceOrigin::Iana => line.raw(r#","origin":"iana","#),
+        }
     }
-    line.raw(r#""status":""#);
-    line.raw(port.status.name());
-    line.raw(r#""}"#);
+    match port.status {
+        ServiceStatus::Assigned => line.raw(r#""status":"assigned"}"#),
+        ServiceStatus::Reserved => line.raw(r#""status":"reserved"}"#),
+        ServiceStatus::Unassigned => line.raw(r#""status":"unassigned"}"#),
+    }
 }
 
 /// Fields that have a value nobody could find out, and why.
 fn push_missing(line: &mut Line<'_>, record: &Record) {
     let Record { event, process, .. } = record;
-    let has_owner = event.owner.is_some();
-    let exe = process.exe.missing().map(|reason| reason.name());
-    let absent = |is_absent: bool, reason| is_absent.then_some(reason);
-    let is_unchosen = event.local_port.is_none();
-    let is_outbound = event.direction() == Direction::Outbound;
-    let reasons = [
-        (r#""process":""#, absent(!has_owner, "no_owner")),
-        (r#""process.executable":""#, exe.filter(|_| has_owner)),
-        (
-            r#""user.name":""#,
-            absent(has_owner && process.user.is_none(), "unknown_user"),
-        ),
-        (
-            r#""source.port":""#,
-            absent(is_unchosen && is_outbound, "not_chosen"),
-        ),
-        (
-            r#""destination.port":""#,
-            absent(is_unchosen && !is_outbound, "not_chosen"),
-        ),
-        (
-            r#""port_monitor.cgroup.path":""#,
-            absent(
-                has_owner && process.cgroup.is_none(),
-                exe.unwrap_or("not_found"),
-            ),
-        ),
-    ];
     let mut separator = r#","missing":{"#;
-    let present = reasons
-        .iter()
-        .filter_map(|(field, reason)| Some((*field, (*reason)?)));
-    for (field, reason) in present {
+    let mut push = |field, reason| {
         line.raw(separator);
         line.raw(field);
         line.raw(reason);
         line.raw("\"");
         separator = ",";
+    };
+    let has_owner = event.owner.is_some();
+    let exe = process.exe.missing().map(Missing::name);
+    if !has_owner {
+        push(r#""process":""#, Missing::NoOwner.name());
+    } else if let Some(reason) = exe {
+        push(r#""process.executable":""#, reason);
+    }
+    if has_owner && process.user.is_none() {
+        push(r#""user.name":""#, "unknown_user");
+    }
+    if event.local_port.is_none() {
+        let field = match event.direction() {
+            Direction::Outbound => r#""source.port":""#,
+            Direction::Inbound => r#""destination.port":""#,
+        };
+        push(field, "not_chosen");
+    }
+    if has_owner && process.cgroup.is_none() {
+        push(
+            r#""port_monitor.cgroup.path":""#,
+            exe.unwrap_or("not_found"),
+        );
     }
     if separator == "," {
         line.raw("}");
@@ -317,7 +341,7 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
 /// The bytes of fields that are not UTF-8.
 fn push_raw(line: &mut Line<'_>, event: &Event, executable: &[u8]) {
     let comm = event.owner.as_ref().map(|owner| owner.comm.as_bytes());
-    let comm = comm.filter(|comm| str::from_utf8(comm).is_err());
+    let comm = comm.filter(|comm| !comm.is_ascii() && str::from_utf8(comm).is_err());
     if comm.is_none() && executable.is_empty() {
         return;
     }

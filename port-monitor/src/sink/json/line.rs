@@ -30,6 +30,14 @@ impl Line<'_> {
         self.0.extend_from_slice(json);
     }
 
+    pub(super) fn bool(&mut self, value: bool) {
+        if value {
+            self.raw("true");
+        } else {
+            self.raw("false");
+        }
+    }
+
     pub(super) fn number(&mut self, number: impl itoa::Integer) {
         ascii::push_number(self.0, number);
     }
@@ -66,8 +74,7 @@ impl Line<'_> {
     /// characters.
     pub(super) fn string(&mut self, text: impl AsRef<[u8]>) {
         let text = text.as_ref();
-        let is_plain = |byte| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
-        if text.iter().copied().all(is_plain) {
+        if text.iter().all(|&byte| IS_PLAIN[byte as usize]) {
             self.raw("\"");
             self.0.extend_from_slice(text);
             self.raw("\"");
@@ -76,6 +83,17 @@ impl Line<'_> {
         }
     }
 }
+
+/// Whether a byte is a printable ASCII character that JSON does not escape.
+static IS_PLAIN: [bool; 256] = {
+    let mut is_plain = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        is_plain[byte as usize] = byte != b'"' && byte != b'\\';
+        byte += 1;
+    }
+    is_plain
+};
 
 /// Appends a document in which nothing is hostile.
 pub(super) fn serialize(out: &mut Vec<u8>, document: &(impl Serialize + ?Sized)) {

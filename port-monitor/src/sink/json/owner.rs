@@ -1,30 +1,30 @@
 //! The part of a line that is the same for all events of a process, rendered
 //! once per process.
 
-use std::{array, sync::Arc};
+use std::sync::Arc;
 
-use super::line::Line;
+use super::{line::Line, memo::Memo};
 use crate::{
     record::{Container, Process, Record},
     sink::time::Rfc3339,
 };
 
-/// Processes remembered. Each has one place only, and whoever else needs the
-/// place takes it over: a busy host has fewer processes that connect.
-const PLACES: usize = 512;
-
 /// The texts of the processes last seen.
 #[derive(Debug)]
 pub(super) struct Owners {
-    places: Box<[OwnerText; PLACES]>,
+    /// A busy host has fewer processes that connect.
+    texts: Memo<OwnerText, 512>,
     /// `,"host":{…}`, which stands among what belongs to the process.
     host: Vec<u8>,
 }
 
 /// What is the same for all events of a process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct OwnerText {
-    key: Option<Key>,
+    /// With `owner` all that the text depends on. Held on to, so that its address
+    /// stays its own.
+    process: Arc<Process>,
+    owner: Option<OwnerFacts>,
     /// `process` up to its thread's id; empty without an owner.
     pub(super) before_thread: Vec<u8>,
     /// From the thread's name on: the rest of `process`, then `user` to `host`.
@@ -33,14 +33,6 @@ pub(super) struct OwnerText {
     pub(super) facts: Vec<u8>,
     /// The executable's bytes in quotes, if they are not UTF-8; else empty.
     pub(super) raw_executable: Vec<u8>,
-}
-
-/// All that the text depends on.
-#[derive(Debug)]
-struct Key {
-    /// Held on to, so that its address stays its own.
-    process: Arc<Process>,
-    owner: Option<OwnerFacts>,
 }
 
 /// The facts of an owner that its threads share.
@@ -78,7 +70,7 @@ impl Owners {
         line.string(host);
         line.raw("}");
         Self {
-            places: Box::new(array::from_fn(|_| OwnerText::default())),
+            texts: Memo::new(),
             host: text,
         }
     }
@@ -88,57 +80,52 @@ impl Owners {
         let process = &record.process;
         let owner = OwnerFacts::of(record);
         // No two processes share a cache line.
-        let place = Arc::as_ptr(process).addr() / 64 % PLACES;
-        let text = &mut self.places[place];
-        let is_known = text
-            .key
-            .as_ref()
-            .is_some_and(|key| Arc::ptr_eq(&key.process, process) && key.owner == owner);
-        if !is_known {
-            text.render(process, owner.as_ref(), &self.host);
-            text.key = Some(Key {
-                process: Arc::clone(process),
-                owner,
-            });
-        }
-        text
+        let hash = Arc::as_ptr(process).addr() / 64;
+        self.texts.get(
+            hash,
+            |text| Arc::ptr_eq(&text.process, process) && text.owner == owner,
+            || OwnerText::new(process, owner, &self.host),
+        )
     }
 }
 
 impl OwnerText {
-    fn render(&mut self, process: &Process, owner: Option<&OwnerFacts>, host: &[u8]) {
-        self.before_thread.clear();
-        self.after_name.clear();
-        self.facts.clear();
-        self.raw_executable.clear();
-        let exe = process
-            .exe
-            .known()
-            .map(|exe| exe.as_os_str().as_encoded_bytes());
-        if let Some(owner) = owner {
-            let mut line = Line(&mut self.before_thread);
+    fn new(process: &Arc<Process>, owner: Option<OwnerFacts>, host: &[u8]) -> Self {
+        let mut text = Self {
+            process: Arc::clone(process),
+            owner,
+            before_thread: Vec::new(),
+            after_name: Vec::new(),
+            facts: Vec::new(),
+            raw_executable: Vec::new(),
+        };
+        let exe = process.exe.known();
+        let exe = exe.map(|exe| exe.as_os_str().as_encoded_bytes());
+        if let Some(owner) = &owner {
+            let mut line = Line(&mut text.before_thread);
             line.raw(r#","process":{"pid":"#);
             line.number(owner.pid);
             line.raw(r#","thread":{"id":"#);
-            let mut line = Line(&mut self.after_name);
+            let mut line = Line(&mut text.after_name);
             push_process(&mut line, exe, process.parent_pid, owner);
             push_user(&mut line, process.user.as_deref(), owner);
-            let mut line = Line(&mut self.facts);
+            let mut line = Line(&mut text.facts);
             push_cgroup(&mut line, process.cgroup.as_deref(), owner);
         }
-        let mut line = Line(&mut self.after_name);
+        let mut line = Line(&mut text.after_name);
         if let Some(container) = &process.container {
             push_container(&mut line, container);
         }
         line.rendered(host);
         if let Some(unit) = &process.unit {
-            let mut line = Line(&mut self.facts);
+            let mut line = Line(&mut text.facts);
             line.raw(r#","unit":"#);
             line.string(&**unit);
         }
         if let Some(exe) = exe.filter(|exe| str::from_utf8(exe).is_err()) {
-            Line(&mut self.raw_executable).hex_string(exe);
+            Line(&mut text.raw_executable).hex_string(exe);
         }
+        text
     }
 }
 

@@ -82,7 +82,8 @@ proptest! {
         for record in &records {
             let (mut written, mut expected) = (Vec::new(), Vec::new());
             sink.write(&mut written, Item::Event(record));
-            line::serialize(&mut expected, &spec::connection(&header, record));
+            let connection = spec::connection(&header, record);
+            line::serialize(&mut expected, &Line::Connection(connection));
             expected.push(b'\n');
             let [written, expected] = [written, expected].map(|line| String::from_utf8(line).unwrap());
             prop_assert_eq!(written, expected);
