@@ -99,6 +99,11 @@ impl<'a> Cell<'a> {
     /// A name from outside: escaped, and cut to the room that is left.
     pub(super) fn name(&mut self, name: &[u8]) {
         let (from, room) = (self.out.len(), self.room());
+        if name.len() <= room && sanitize::is_plain(name) {
+            self.out.extend_from_slice(name);
+            self.width += name.len();
+            return;
+        }
         sanitize::push(self.out, name);
         self.width += cut(self.out, from, room);
     }
@@ -117,7 +122,8 @@ impl<'a> Cell<'a> {
             self.put(".");
             self.number(tenths);
         }
-        self.display(&unit);
+        self.out.extend_from_slice(unit.as_bytes());
+        self.width += unit.chars().count();
     }
 
     /// An address; never cut.

@@ -98,8 +98,9 @@ impl UtcClock {
 /// How far `wall_ns` is into the second that starts at `second_ns`; `None` when
 /// it is in another one.
 fn fraction_ns(wall_ns: i128, second_ns: i128) -> Option<u32> {
-    let ns = u32::try_from(wall_ns.checked_sub(second_ns)?).ok()?;
-    (i128::from(ns) < NS_PER_SECOND).then_some(ns)
+    // Before the second is, without a sign, far after it.
+    let ns = u32::try_from(wall_ns.wrapping_sub(second_ns).cast_unsigned()).ok()?;
+    (ns < 1_000_000_000).then_some(ns)
 }
 
 const fn start_of_second(wall_ns: i128) -> i128 {
