@@ -55,7 +55,7 @@ impl Sink for Json {
             Item::Event(record) => self.connections.write(out, record),
             Item::Loss(loss) => line::serialize(out, &Line::Loss(loss_line(loss, host))),
             Item::Summary(summary) => {
-                line::serialize(out, &Line::Summary(summary_line(summary, host)))
+                line::serialize(out, &Line::Summary(summary_line(summary, host)));
             }
         }
         out.push(b'\n');

@@ -4,7 +4,12 @@
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc};
 
 use port_monitor_common::{event::OwnerSource, policy::Verdict};
-use proptest::{collection::vec, option, prelude::*, sample::select};
+use proptest::{
+    collection::vec,
+    option,
+    prelude::*,
+    sample::{Index, select},
+};
 
 use crate::{
     event::{Action, Comm, Event, Owner},
@@ -173,25 +178,54 @@ prop_compose! {
     }
 }
 
-/// Records of which many share a process, an owner or a second with others.
+/// `other`, but for one fact that stays `own`.
+fn nearly(own: Owner, mut other: Owner, fact: u8) -> Owner {
+    match fact {
+        0 => other.pid = own.pid,
+        1 => other.start_ns = own.start_ns,
+        2 => other.uid = own.uid,
+        3 => other.gid = own.gid,
+        4 => other.cgroup_id = own.cgroup_id,
+        5 => other.tid = own.tid,
+        6 => other.comm = own.comm,
+        _ => {}
+    }
+    other
+}
+
+/// Takes over from `other` what `choice` says, bit by bit.
+fn mix(own: &mut Record, other: Record, choice: u8) {
+    let takes = |bit: u8| choice & (1 << bit) != 0;
+    if takes(0) {
+        own.process = other.process;
+    }
+    if takes(1) {
+        let owners = own.event.owner.zip(other.event.owner);
+        own.event.owner = owners.map(|(own, other)| nearly(own, other, choice >> 5));
+    }
+    if takes(2) {
+        own.event.ts_ns = other.event.ts_ns;
+        own.wall_ns = other.wall_ns;
+    }
+    if takes(3) {
+        own.event.local_ip = other.event.local_ip;
+        own.event.remote_ip = other.event.remote_ip;
+    }
+    if takes(4) {
+        own.event.local_port = other.event.local_port;
+        own.event.remote_port = other.event.remote_port;
+    }
+}
+
+/// Records that have much in common with those before them, or nearly so: what
+/// is remembered must not show.
 pub(super) fn records() -> impl Strategy<Value = Vec<Record>> {
-    let mixed = |mut records: Vec<Record>, choices: Vec<(usize, u8)>| {
-        for (index, (from, what)) in choices.into_iter().enumerate() {
-            let other = records[from % records.len()].clone();
-            let record = &mut records[index];
-            if what & 1 != 0 {
-                record.process = other.process;
-            }
-            if what & 2 != 0 {
-                record.event.owner = other.event.owner;
-            }
-            if what & 4 != 0 {
-                record.event.ts_ns = other.event.ts_ns;
-                record.wall_ns = other.wall_ns;
-            }
+    let choices = vec((any::<Index>(), any::<u8>()), 8);
+    (vec(record(), 8), choices).prop_map(|(mut records, choices)| {
+        for (at, (from, choice)) in choices.into_iter().enumerate().skip(1) {
+            let other = from.get(&records[..at]).clone();
+            mix(&mut records[at], other, choice);
         }
         records
-    };
-    let choices = vec((any::<usize>(), any::<u8>()), 6);
-    (vec(record(), 6), choices).prop_map(move |(records, choices)| mixed(records, choices))
+    })
 }

@@ -37,14 +37,14 @@ mod tests {
     #[test]
     fn a_value_is_made_again_only_after_another_took_its_place() {
         let mut memo = Memo::<usize, 4>::new();
-        let mut made = Vec::new();
+        let mut calls = Vec::new();
         for key in [1, 1, 2, 5, 2, 1, 1] {
             let make = || {
-                made.push(key);
+                calls.push(key);
                 key
             };
             assert_eq!(*memo.get(key, |&value| value == key, make), key);
         }
-        assert_eq!(made, [1, 2, 5, 1]);
+        assert_eq!(calls, [1, 2, 5, 1]);
     }
 }

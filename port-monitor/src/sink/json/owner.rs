@@ -40,6 +40,7 @@ pub(super) struct OwnerText {
 struct OwnerFacts {
     pid: u32,
     start_ns: u64,
+    /// Changes a little whenever the clock is sampled, and the text with it.
     start_wall_ns: i128,
     uid: u32,
     gid: u32,
