@@ -56,9 +56,14 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// Whether all of `bytes` is printable ASCII, which needs no escapes.
+pub fn is_plain(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 /// Appends `bytes` as [`Escaped`] shows them.
 pub fn push(out: &mut Vec<u8>, bytes: &[u8]) {
-    if bytes.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+    if is_plain(bytes) {
         out.extend_from_slice(bytes);
     } else {
         // Writing into a Vec cannot fail.

@@ -13,6 +13,8 @@ mod user;
 
 use std::{path::Path, sync::Arc, time::Instant};
 
+use zerocopy::{ByteHash, Immutable, IntoBytes};
+
 use self::{
     cache::Cache,
     cgroup::{CgroupTree, Cgroups},
@@ -20,7 +22,7 @@ use self::{
     user::Users,
 };
 use crate::{
-    event::{Comm, Owner},
+    event::Owner,
     record::{Field, Missing, Process},
 };
 
@@ -39,25 +41,36 @@ pub struct Enricher {
 
 /// A process in one state of its life: it is looked up again when it changes
 /// its user or cgroup, or executes another program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+///
+/// Hashed in one piece, because every event asks for its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoBytes, Immutable, ByteHash)]
+#[repr(C)]
 struct Key {
-    pid: u32,
     start_ns: u64,
-    uid: u32,
     cgroup_id: u64,
     /// Executing a program renames the first thread. Other threads' names tell
     /// nothing of the program.
-    comm: Option<Comm>,
+    comm: [u8; 16],
+    pid: u32,
+    uid: u32,
 }
+
+/// In place of the name of any other thread than the first; no name, because
+/// those end with a NUL.
+const OTHER_THREAD: [u8; 16] = [0xff; 16];
 
 impl Key {
     fn new(owner: &Owner) -> Self {
         Self {
-            pid: owner.pid,
             start_ns: owner.start_ns,
-            uid: owner.uid,
             cgroup_id: owner.cgroup_id,
-            comm: (owner.tid == owner.pid).then_some(owner.comm),
+            comm: if owner.tid == owner.pid {
+                owner.comm.0
+            } else {
+                OTHER_THREAD
+            },
+            pid: owner.pid,
+            uid: owner.uid,
         }
     }
 }
@@ -138,6 +151,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::event::Comm;
 
     const START_TICKS: u64 = 4711;
 

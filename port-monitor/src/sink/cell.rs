@@ -5,7 +5,7 @@ use std::{fmt, io::Write as _, net::IpAddr};
 
 use unicode_width::UnicodeWidthChar as _;
 
-use super::time::LocalClock;
+use super::{ascii, time::LocalClock};
 use crate::{record::Endpoint, sanitize};
 
 /// Columns of the terminal that `text` takes.
@@ -99,6 +99,11 @@ impl<'a> Cell<'a> {
     /// A name from outside: escaped, and cut to the room that is left.
     pub(super) fn name(&mut self, name: &[u8]) {
         let (from, room) = (self.out.len(), self.room());
+        if name.len() <= room && sanitize::is_plain(name) {
+            self.out.extend_from_slice(name);
+            self.width += name.len();
+            return;
+        }
         sanitize::push(self.out, name);
         self.width += cut(self.out, from, room);
     }
@@ -117,22 +122,15 @@ impl<'a> Cell<'a> {
             self.put(".");
             self.number(tenths);
         }
-        self.display(&unit);
+        self.out.extend_from_slice(unit.as_bytes());
+        self.width += unit.chars().count();
     }
 
     /// An address; never cut.
     pub(super) fn ip(&mut self, ip: IpAddr) {
-        match ip {
-            IpAddr::V4(ip) => {
-                let [a, b, c, d] = ip.octets();
-                self.number(a);
-                for octet in [b, c, d] {
-                    self.put(".");
-                    self.number(octet);
-                }
-            }
-            IpAddr::V6(ip) => self.display(&ip),
-        }
+        let from = self.out.len();
+        ascii::push_ip(self.out, ip);
+        self.width += self.out.len() - from;
     }
 
     /// `10.0.0.1:80 http`, `[::1]:80`, `[fe80::1%3]:80`, `10.0.0.1:*`. Cut where

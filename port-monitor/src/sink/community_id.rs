@@ -3,7 +3,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use base64::{display::Base64Display, engine::general_purpose::STANDARD};
+use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
 use sha1_smol::Sha1;
 
@@ -14,6 +14,9 @@ const TCP: u8 = 6;
 pub(super) struct CommunityId([u8; 20]);
 
 impl CommunityId {
+    /// Bytes of its text: `1:`, and 20 bytes in base64.
+    pub(super) const LEN: usize = 30;
+
     /// The id of the flow between two endpoints of one address family.
     pub(super) fn of(a: (IpAddr, u16), b: (IpAddr, u16)) -> Self {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
@@ -25,11 +28,18 @@ impl CommunityId {
                 IpAddr::V6(ip) => hash.update(&ip.octets()),
             }
         }
-        hash.update(&[TCP, 0]);
-        for (_, port) in [low, high] {
-            hash.update(&port.to_be_bytes());
-        }
+        let ([a, b], [c, d]) = (low.1.to_be_bytes(), high.1.to_be_bytes());
+        hash.update(&[TCP, 0, a, b, c, d]);
         Self(hash.digest().bytes())
+    }
+
+    /// The id as text, as [`fmt::Display`] has it.
+    pub(super) fn text(self) -> [u8; Self::LEN] {
+        let mut text = [0; Self::LEN];
+        text[..2].copy_from_slice(b"1:");
+        let result = STANDARD.encode_slice(self.0, &mut text[2..]);
+        debug_assert!(result.is_ok(), "{result:?}");
+        text
     }
 }
 

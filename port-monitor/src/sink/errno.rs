@@ -3,6 +3,9 @@
 //! The numbers are those of every architecture without a table of its own, so
 //! of x86-64 and arm64.
 
+/// For a number without a name.
+pub(super) const UNKNOWN: &str = "unknown error number";
+
 /// The symbolic name; `None` for a number no attempt is known to end with.
 pub(super) const fn name(errno: i32) -> Option<&'static str> {
     Some(match errno {

@@ -1,6 +1,14 @@
 //! What JSON lines carry under `port_monitor`: the facts the Elastic Common
 //! Schema has no name for.
 
+#![cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "events are written by hand, and compared with these types by tests"
+    )
+)]
+
 use std::{collections::BTreeMap, fmt};
 
 use schemars::JsonSchema;

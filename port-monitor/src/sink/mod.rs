@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use crate::record::Item;
 
 pub mod args;
+mod ascii;
 mod cell;
 pub mod color;
 mod community_id;

@@ -23,6 +23,9 @@ const NORMAL: usize = 100;
 /// From this width on the columns have room for IPv6 and long names.
 pub(super) const WIDE: usize = 150;
 
+/// The mark and the space after it.
+const MARK_WIDTH: usize = 2;
+
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
 const DIM: &str = "\x1b[2m";
@@ -42,10 +45,18 @@ pub struct Options {
     pub zone: TimeZone,
 }
 
+/// A column of this table.
+#[derive(Debug)]
+struct Column {
+    field: &'static Field,
+    /// The position after its last one; the next column starts one further on.
+    end: usize,
+}
+
 /// Writes the table.
 #[derive(Debug)]
 pub struct Table {
-    columns: Vec<(&'static Field, usize)>,
+    columns: Vec<Column>,
     width: Option<usize>,
     color: bool,
     clock: LocalClock,
@@ -74,11 +85,14 @@ impl Table {
                 WIDE.. => wide,
             }
         };
+        // What the first column would follow, were it not the first.
+        let mut end = MARK_WIDTH - 1;
+        let columns = fields.into_iter().map(|field| {
+            end += 1 + column_width(field);
+            Column { field, end }
+        });
         Self {
-            columns: fields
-                .into_iter()
-                .map(|field| (field, column_width(field)))
-                .collect(),
+            columns: columns.collect(),
             width,
             color,
             clock: LocalClock::new(zone),
@@ -120,30 +134,25 @@ impl Table {
         cut_last: bool,
         write: impl Fn(&mut Cell<'_>, &'static Field),
     ) {
-        // The position of the cursor, and where the current column ends.
-        let mut position = 2;
-        let mut end = 2;
-        let last = self.columns.len().saturating_sub(1);
-        for (index, &(field, width)) in self.columns.iter().enumerate() {
-            end += width;
-            let is_last = index == last;
-            let limit = if is_last { self.width } else { Some(end) };
-            let cut = self.width.is_some() && (cut_last || !is_last);
-            let budget = limit
-                .filter(|_| cut)
-                .map_or(usize::MAX, |limit| limit.saturating_sub(position));
+        let Some((last, others)) = self.columns.split_last() else {
+            return;
+        };
+        let mut position = MARK_WIDTH;
+        for column in others {
+            let room = column.end.saturating_sub(position);
+            let budget = self.width.map_or(usize::MAX, |_| room);
             let mut cell = Cell::new(out, budget, &mut self.clock);
-            write(&mut cell, field);
+            write(&mut cell, column.field);
             position += cell.width();
-            if is_last {
-                cell.cut_to_budget();
-            } else {
-                end += 1;
-                let gap = end.saturating_sub(position).max(1);
-                out.resize(out.len() + gap, b' ');
-                position += gap;
-            }
+            let gap = (column.end + 1).saturating_sub(position).max(1);
+            push_spaces(out, gap);
+            position += gap;
         }
+        let limit = self.width.filter(|_| cut_last);
+        let budget = limit.map_or(usize::MAX, |limit| limit.saturating_sub(position));
+        let mut cell = Cell::new(out, budget, &mut self.clock);
+        write(&mut cell, last.field);
+        cell.cut_to_budget();
     }
 
     fn header(&mut self, out: &mut Vec<u8>, header: &Header) {
@@ -319,6 +328,16 @@ fn default_fields(width: usize) -> Vec<&'static Field> {
             Shown::OnRequest => false,
         })
         .collect()
+}
+
+fn push_spaces(out: &mut Vec<u8>, count: usize) {
+    const SPACES: [u8; 32] = [b' '; 32];
+    let end = out.len() + count;
+    while out.len() < end {
+        // A copy of fixed length is quicker than one of just so many.
+        out.extend_from_slice(&SPACES);
+    }
+    out.truncate(end);
 }
 
 /// `noun`, with an s unless there is one of it.

@@ -1,9 +1,11 @@
 //! Wall-clock times as text: local `HH:MM:SS` for the table, RFC 3339 for JSON.
 
-use std::fmt;
+use std::{fmt, io::Write as _};
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Serialize, Serializer};
+
+use super::ascii;
 
 const NS_PER_SECOND: i128 = 1_000_000_000;
 
@@ -21,7 +23,7 @@ fn timestamp(wall_ns: i128) -> Timestamp {
 #[derive(Debug)]
 pub(super) struct LocalClock {
     zone: TimeZone,
-    second: Option<i128>,
+    second_ns: Option<i128>,
     text: String,
 }
 
@@ -29,15 +31,17 @@ impl LocalClock {
     pub(super) const fn new(zone: TimeZone) -> Self {
         Self {
             zone,
-            second: None,
+            second_ns: None,
             text: String::new(),
         }
     }
 
     /// `HH:MM:SS`.
     pub(super) fn time_of_day(&mut self, wall_ns: i128) -> &str {
-        let second = wall_ns.div_euclid(NS_PER_SECOND);
-        if self.second != Some(second) {
+        let is_known = self
+            .second_ns
+            .is_some_and(|second_ns| fraction_ns(wall_ns, second_ns).is_some());
+        if !is_known {
             let time = timestamp(wall_ns).to_zoned(self.zone.clone()).time();
             self.text = format!(
                 "{:02}:{:02}:{:02}",
@@ -45,10 +49,62 @@ impl LocalClock {
                 time.minute(),
                 time.second()
             );
-            self.second = Some(second);
+            self.second_ns = Some(start_of_second(wall_ns));
         }
         &self.text
     }
+}
+
+/// Writes times as [`Rfc3339`] displays them, but remembers the last second.
+#[derive(Debug)]
+pub(super) struct UtcClock {
+    second_ns: i128,
+    /// The second without the closing `Z`.
+    text: String,
+}
+
+impl Default for UtcClock {
+    fn default() -> Self {
+        Self {
+            second_ns: 0,
+            text: "1970-01-01T00:00:00".into(),
+        }
+    }
+}
+
+impl UtcClock {
+    /// Appends a wall-clock time, ns since the Unix epoch.
+    pub(super) fn push(&mut self, out: &mut Vec<u8>, wall_ns: i128) {
+        if fraction_ns(wall_ns, self.second_ns).is_none() {
+            let second_ns = start_of_second(wall_ns);
+            if let Ok(second) = Timestamp::from_nanosecond(second_ns) {
+                self.second_ns = second_ns;
+                self.text = format!("{second:.0}");
+                self.text.pop();
+            }
+        }
+        if let Some(ns) = fraction_ns(wall_ns, self.second_ns) {
+            out.extend_from_slice(self.text.as_bytes());
+            out.push(b'.');
+            ascii::push_nanoseconds(out, ns);
+            out.push(b'Z');
+        } else {
+            // Writing into a Vec cannot fail.
+            let _ = write!(out, "{}", Rfc3339(wall_ns));
+        }
+    }
+}
+
+/// How far `wall_ns` is into the second that starts at `second_ns`; `None` when
+/// it is in another one.
+fn fraction_ns(wall_ns: i128, second_ns: i128) -> Option<u32> {
+    // Before the second is, without a sign, far after it.
+    let ns = u32::try_from(wall_ns.wrapping_sub(second_ns).cast_unsigned()).ok()?;
+    (ns < 1_000_000_000).then_some(ns)
+}
+
+const fn start_of_second(wall_ns: i128) -> i128 {
+    wall_ns.saturating_sub(wall_ns.rem_euclid(NS_PER_SECOND))
 }
 
 /// A wall-clock time, ns since the Unix epoch, as RFC 3339 in UTC with all nine
@@ -92,6 +148,24 @@ mod tests {
             "2026-11-22T12:00:01.000000417Z"
         );
         assert_eq!(Rfc3339(0).to_string(), "1970-01-01T00:00:00.000000000Z");
+    }
+
+    #[test]
+    fn remembered_second_changes_nothing() {
+        let mut clock = UtcClock::default();
+        let second = NS_PER_SECOND;
+        let limits = [Timestamp::MIN, Timestamp::MAX].map(Timestamp::as_nanosecond);
+        for base in [0, NOON, limits[0], limits[1], i128::MAX, i128::MIN] {
+            for offset in [0, 1, -1, second - 1, second, -second, 0, 5] {
+                let wall_ns = base.saturating_add(offset);
+                let mut out = Vec::new();
+                clock.push(&mut out, wall_ns);
+                assert_eq!(
+                    String::from_utf8(out).unwrap(),
+                    Rfc3339(wall_ns).to_string()
+                );
+            }
+        }
     }
 
     #[test]

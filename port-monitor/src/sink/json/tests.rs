@@ -4,11 +4,13 @@ use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc};
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use port_monitor_common::counters::Hook;
+use proptest::{option, prelude::*};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    record::{Field, HookCount},
+    event::Action,
+    record::{Field, HookCount, Process},
     sink::{
         sample::{accepted, comm, connected, header, loss, ownerless, summary, violation},
         schema::json_schema,
@@ -64,6 +66,28 @@ fn every_kind_of_line_is_valid() {
     for item in items.into_iter().chain(records.iter().map(Item::Event)) {
         let line = value(item);
         assert_eq!(validator.check(&line), Ok(()), "{line:#}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn lines_of_events_are_those_of_the_schema(
+        records in any::records(),
+        host in any::text(),
+        policy in option::of(any::text()),
+    ) {
+        let header = Header { host, policy, ..header() };
+        let mut sink = Json::new();
+        sink.write(&mut Vec::new(), Item::Header(&header));
+        for record in &records {
+            let (mut written, mut expected) = (Vec::new(), Vec::new());
+            sink.write(&mut written, Item::Event(record));
+            let connection = spec::connection(&header, record);
+            line::serialize(&mut expected, &Line::Connection(connection));
+            expected.push(b'\n');
+            let [written, expected] = [written, expected].map(|line| String::from_utf8(line).unwrap());
+            prop_assert_eq!(written, expected);
+        }
     }
 }
 

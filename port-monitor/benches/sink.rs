@@ -1,0 +1,78 @@
+//! Instructions from event to line, which a busy machine does not change.
+//! Callgrind counts those of a thousand events:
+//!
+//! ```text
+//! cargo bench --bench sink --no-run
+//! valgrind --tool=callgrind --toggle-collect='*take_all*' target/release/deps/sink-* json
+//! ```
+
+use std::{env, sync::Arc};
+
+use jiff::tz::TimeZone;
+use port_monitor::{
+    classify,
+    event::decode,
+    record::{Field, Item, Process, Record},
+    sink::{Sink, json::Json, table},
+};
+use port_monitor_common::{ABI_VERSION, TcpEvent, event};
+use zerocopy::IntoBytes as _;
+
+fn main() {
+    let options = table::Options {
+        width: None,
+        color: false,
+        fields: Vec::new(),
+        zone: TimeZone::UTC,
+    };
+    if env::args().any(|arg| arg == "json") {
+        take_all(&mut Json::new());
+    } else {
+        take_all(&mut table::Table::new(options));
+    }
+}
+
+#[inline(never)]
+fn take_all(sink: &mut dyn Sink) {
+    let process = Arc::new(Process {
+        exe: Field::Known("/usr/bin/curl".into()),
+        parent_pid: Some(1400),
+        user: Some("ann".into()),
+        cgroup: Some("/user.slice/user-1000.slice/session-2.scope".into()),
+        unit: Some("session-2.scope".into()),
+        container: None,
+    });
+    let mut out = Vec::with_capacity(2 << 20);
+    for number in 0..1000 {
+        let Ok(event) = decode(curl(number).as_bytes()) else {
+            return;
+        };
+        let record = Record {
+            wall_ns: 1_795_348_801_000_000_000 + i128::from(event.ts_ns),
+            ports: classify::ports(&event, &(32_768..=60_999)),
+            process: Arc::clone(&process),
+            judgement: None,
+            event,
+        };
+        sink.write(&mut out, Item::Event(&record));
+    }
+}
+
+/// curl connects to an https server over and over: attempt, outcome, attempt, …
+fn curl(number: u16) -> TcpEvent {
+    let mut event = TcpEvent {
+        abi: ABI_VERSION,
+        kind: if number.is_multiple_of(2) { 1 } else { 3 },
+        family: event::AF_INET,
+        owner_source: event::OwnerSource::Connect as u8,
+        ts_ns: 86_400_000_000_000 + u64::from(number),
+        id: u64::from(number / 2),
+        local_addr: *b"\0\0\0\0\0\0\0\0\0\0\xff\xff\xc0\xa8\x64\xc8",
+        remote_addr: *b"\0\0\0\0\0\0\0\0\0\0\xff\xff\x5d\xb8\xd8\x22",
+        local_port: 40_000 + number / 2,
+        remote_port: 443,
+        ..TcpEvent::default()
+    };
+    event.owner.comm = *b"curl\0\0\0\0\0\0\0\0\0\0\0\0";
+    event
+}

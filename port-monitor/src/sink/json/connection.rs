@@ -1,0 +1,361 @@
+//! The line of an event, written by hand: there are many of them, and most of
+//! each is fixed text. Its shape is [`schema::Connection`], and a test holds it
+//! to every byte that serializing that shape gives.
+//!
+//! [`schema::Connection`]: crate::sink::schema::Connection
+
+use std::net::IpAddr;
+
+use port_monitor_common::{event::OwnerSource, policy::Verdict};
+
+use super::{
+    line::Line,
+    memo::Memo,
+    owner::{OwnerText, Owners},
+};
+use crate::{
+    event::{Action, Direction, Event},
+    record::{
+        Judgement, Missing, PortClass, PortInfo, Ports, Record, ServiceOrigin, ServiceStatus,
+    },
+    sink::{
+        community_id::CommunityId,
+        errno,
+        fields::{CLOSED, service_port},
+        time::UtcClock,
+    },
+};
+
+/// An address and a port that is chosen.
+type Endpoint = (IpAddr, u16);
+
+/// The text of a community ID, and whose it is.
+#[derive(Debug)]
+struct FlowId {
+    source: Endpoint,
+    destination: Endpoint,
+    text: [u8; CommunityId::LEN],
+}
+
+/// Writes the lines of events.
+#[derive(Debug)]
+pub(super) struct Connections {
+    owners: Owners,
+    /// The flow ids, which cost as much as the rest of a line: an attempt, its
+    /// outcome and the accept on this host share one.
+    flow_ids: Memo<FlowId, 256>,
+    clock: UtcClock,
+    /// `"ruleset":…`, which every judged event names; empty without a policy.
+    ruleset: Vec<u8>,
+}
+
+impl Connections {
+    /// Of a stream from this host under this policy file.
+    pub(super) fn new(host: &str, policy: Option<&str>) -> Self {
+        let mut ruleset = Vec::new();
+        if let Some(policy) = policy {
+            let mut line = Line(&mut ruleset);
+            line.raw(r#""ruleset":"#);
+            line.string(policy);
+        }
+        Self {
+            owners: Owners::new(host),
+            flow_ids: Memo::new(),
+            clock: UtcClock::default(),
+            ruleset,
+        }
+    }
+
+    /// Appends the line of `record`, without its end.
+    pub(super) fn write(&mut self, out: &mut Vec<u8>, record: &Record) {
+        let Record {
+            event,
+            wall_ns,
+            process: _,
+            ports: _,
+            judgement,
+        } = record;
+        let mut line = Line(out);
+        line.raw(r#"{"@timestamp":""#);
+        line.time(&mut self.clock, *wall_ns);
+        push_event(&mut line, event.action, judgement.as_ref());
+        self.push_flow(&mut line, event);
+        let owner_text = self.owners.text(record);
+        if let Some(owner) = &event.owner {
+            line.rendered(&owner_text.before_thread);
+            line.number(owner.tid);
+            line.raw(r#"},"name":"#);
+            line.string(owner.comm.as_bytes());
+        }
+        line.rendered(&owner_text.after_name);
+        if let Some(judgement) = judgement {
+            push_rule(&mut line, judgement, &self.ruleset);
+        }
+        if let Action::Failed { errno } = event.action {
+            push_error(&mut line, errno);
+        }
+        push_facts(&mut line, record, owner_text);
+        line.raw("}}");
+    }
+
+    /// The rest of `network`, and both ends: the initiator is the source, whoever
+    /// we are.
+    fn push_flow(&mut self, line: &mut Line<'_>, event: &Event) {
+        match event.local_ip {
+            IpAddr::V4(_) => line.raw("ipv4"),
+            IpAddr::V6(_) => line.raw("ipv6"),
+        }
+        let local = (event.local_ip, event.local_port);
+        let remote = (event.remote_ip, Some(event.remote_port));
+        let (source, destination) = match event.direction() {
+            Direction::Outbound => {
+                line.raw(r#"","direction":"egress""#);
+                (local, remote)
+            }
+            Direction::Inbound => {
+                line.raw(r#"","direction":"ingress""#);
+                (remote, local)
+            }
+        };
+        if let ((source, Some(source_port)), (destination, Some(destination_port))) =
+            (source, destination)
+        {
+            line.raw(r#","community_id":""#);
+            line.rendered(self.flow_id((source, source_port), (destination, destination_port)));
+            line.raw("\"");
+        }
+        line.raw(r#"},"source":{"ip":""#);
+        push_end(line, source);
+        line.raw(r#","destination":{"ip":""#);
+        push_end(line, destination);
+    }
+
+    fn flow_id(&mut self, source: Endpoint, destination: Endpoint) -> &[u8] {
+        let flow_id = self.flow_ids.get(
+            usize::from(source.1 ^ destination.1),
+            |known| known.source == source && known.destination == destination,
+            || FlowId {
+                source,
+                destination,
+                text: CommunityId::of(source, destination).text(),
+            },
+        );
+        &flow_id.text
+    }
+}
+
+/// From the end of the time to the beginning of `network.type`.
+fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>) {
+    line.raw(r#"","ecs":{"version":"9.4.0"},"event":{"kind":""#);
+    if judgement.is_some_and(Judgement::is_violation) {
+        line.raw("alert");
+    } else {
+        line.raw("event");
+    }
+    line.raw(r#"","category":["network"],"type":["connection",""#);
+    match action {
+        Action::Connect => line.raw(r#"start"],"action":"connect","outcome":"unknown""#),
+        Action::Connected { .. } => line.raw(r#"info"],"action":"connected","outcome":"success""#),
+        Action::Failed { .. } => line.raw(r#"end"],"action":"failed","outcome":"failure""#),
+        Action::Accept => line.raw(r#"start"],"action":"accept","outcome":"success""#),
+    }
+    line.raw(r#","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":""#);
+}
+
+fn push_end(line: &mut Line<'_>, (ip, port): (IpAddr, Option<u16>)) {
+    line.ip(ip);
+    match port {
+        Some(port) => {
+            line.raw(r#"","port":"#);
+            line.number(port);
+            line.raw("}");
+        }
+        None => line.raw(r#""}"#),
+    }
+}
+
+fn push_rule(line: &mut Line<'_>, judgement: &Judgement, ruleset: &[u8]) {
+    line.raw(r#","rule":{"#);
+    if let Some(rule) = &judgement.rule {
+        line.raw(r#""name":"#);
+        line.string(&**rule);
+        if !ruleset.is_empty() {
+            line.raw(",");
+        }
+    }
+    line.rendered(ruleset);
+    line.raw("}");
+}
+
+fn push_error(line: &mut Line<'_>, errno: Option<i32>) {
+    line.raw(r#","error":{"#);
+    let message = match errno {
+        None => CLOSED,
+        Some(errno) => {
+            line.raw(r#""code":""#);
+            match errno::name(errno) {
+                Some(name) => line.raw(name),
+                None => line.number(errno),
+            }
+            line.raw(r#"","#);
+            errno::word(errno).unwrap_or(errno::UNKNOWN)
+        }
+    };
+    line.raw(r#""message":""#);
+    line.raw(message);
+    line.raw(r#""}"#);
+}
+
+/// `port_monitor`, but for its end.
+fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
+    let Record {
+        event, judgement, ..
+    } = record;
+    line.raw(r#","port_monitor":{"schema":1,"id":""#);
+    line.hex(event.id);
+    line.raw(r#"","boottime_ns":""#);
+    line.number(event.ts_ns);
+    line.raw(r#"","cpu":"#);
+    line.number(event.cpu);
+    line.raw(r#","netns":"#);
+    line.number(event.netns_ino);
+    if let Some(ifindex) = event.ifindex {
+        line.raw(r#","ifindex":"#);
+        line.number(ifindex);
+    }
+    match event.owner.as_ref().map(|owner| owner.source) {
+        Some(OwnerSource::Connect) => line.raw(r#","owner_source":"connect""#),
+        Some(OwnerSource::Accept) => line.raw(r#","owner_source":"accept""#),
+        Some(OwnerSource::Listener) => line.raw(r#","owner_source":"listener""#),
+        Some(OwnerSource::Unknown) | None => line.raw(r#","owner_source":"unknown""#),
+    }
+    line.rendered(&owner_text.facts);
+    push_ports(line, &record.ports, service_port(record));
+    line.raw(r#","v4_mapped":"#);
+    line.bool(event.v4_mapped);
+    if let Action::Connected { handshake_us } = event.action {
+        line.raw(r#","handshake_us":"#);
+        line.number(handshake_us);
+    }
+    match judgement.as_ref().map(|judgement| judgement.verdict) {
+        Some(Verdict::Allow) => line.raw(r#","verdict":"allow""#),
+        Some(Verdict::AuditDeny) => line.raw(r#","verdict":"violation","enforcement":"observe""#),
+        Some(Verdict::Deny) => line.raw(r#","verdict":"violation","enforcement":"enforce""#),
+        None => {}
+    }
+    line.raw(r#","preattach":"#);
+    line.bool(event.preattach);
+    push_missing(line, record);
+    push_raw(line, event, &owner_text.raw_executable);
+}
+
+fn push_ports(line: &mut Line<'_>, ports: &Ports, service_port: Option<&PortInfo>) {
+    if let Some(local) = &ports.local {
+        line.raw(r#","local":{"#);
+        push_port(line, local);
+    }
+    line.raw(r#","remote":{"#);
+    push_port(line, &ports.remote);
+    if let Some(port) = service_port {
+        line.raw(",");
+        push_service(line, port);
+        line.raw(",");
+        push_class(line, port.class);
+    }
+}
+
+fn push_port(line: &mut Line<'_>, port: &PortInfo) {
+    push_class(line, port.class);
+    line.raw(",");
+    push_service(line, port);
+    line.raw(r#","ephemeral":"#);
+    line.bool(port.ephemeral);
+    line.raw("}");
+}
+
+fn push_class(line: &mut Line<'_>, class: PortClass) {
+    match class {
+        PortClass::WellKnown => line.raw(r#""port_class":"well-known""#),
+        PortClass::Registered => line.raw(r#""port_class":"registered""#),
+        PortClass::Dynamic => line.raw(r#""port_class":"dynamic""#),
+    }
+}
+
+fn push_service(line: &mut Line<'_>, port: &PortInfo) {
+    line.raw(r#""service":{"#);
+    if let Some((name, origin)) = port.service {
+        line.raw(r#""name":"#);
+        line.string(name);
+        match origin {
+            ServiceOrigin::Policy => line.raw(r#","origin":"policy","#),
+            ServiceOrigin::DeFacto => line.raw(r#","origin":"de-facto","#),
+            ServiceOrigin::Iana => line.raw(r#","origin":"iana","#),
+        }
+    }
+    match port.status {
+        ServiceStatus::Assigned => line.raw(r#""status":"assigned"}"#),
+        ServiceStatus::Reserved => line.raw(r#""status":"reserved"}"#),
+        ServiceStatus::Unassigned => line.raw(r#""status":"unassigned"}"#),
+    }
+}
+
+/// Fields that have a value nobody could find out, and why.
+fn push_missing(line: &mut Line<'_>, record: &Record) {
+    let Record { event, process, .. } = record;
+    let mut separator = r#","missing":{"#;
+    let mut push = |field, reason| {
+        line.raw(separator);
+        line.raw(field);
+        line.raw(reason);
+        line.raw("\"");
+        separator = ",";
+    };
+    let has_owner = event.owner.is_some();
+    let exe = process.exe.missing().map(Missing::name);
+    if !has_owner {
+        push(r#""process":""#, Missing::NoOwner.name());
+    } else if let Some(reason) = exe {
+        push(r#""process.executable":""#, reason);
+    }
+    if has_owner && process.user.is_none() {
+        push(r#""user.name":""#, "unknown_user");
+    }
+    if event.local_port.is_none() {
+        let field = match event.direction() {
+            Direction::Outbound => r#""source.port":""#,
+            Direction::Inbound => r#""destination.port":""#,
+        };
+        push(field, "not_chosen");
+    }
+    if has_owner && process.cgroup.is_none() {
+        push(
+            r#""port_monitor.cgroup.path":""#,
+            exe.unwrap_or("not_found"),
+        );
+    }
+    if separator == "," {
+        line.raw("}");
+    }
+}
+
+/// The bytes of fields that are not UTF-8.
+fn push_raw(line: &mut Line<'_>, event: &Event, executable: &[u8]) {
+    let comm = event.owner.as_ref().map(|owner| owner.comm.as_bytes());
+    let comm = comm.filter(|comm| !comm.is_ascii() && str::from_utf8(comm).is_err());
+    if comm.is_none() && executable.is_empty() {
+        return;
+    }
+    line.raw(r#","raw":{"#);
+    if let Some(comm) = comm {
+        line.raw(r#""process.name":"#);
+        line.hex_string(comm);
+        if !executable.is_empty() {
+            line.raw(",");
+        }
+    }
+    if !executable.is_empty() {
+        line.raw(r#""process.executable":"#);
+        line.rendered(executable);
+    }
+    line.raw("}");
+}

@@ -1,0 +1,190 @@
+//! The part of a line that is the same for all events of a process, rendered
+//! once per process.
+
+use std::sync::Arc;
+
+use super::{line::Line, memo::Memo};
+use crate::{
+    record::{Container, Process, Record},
+    sink::time::Rfc3339,
+};
+
+/// The texts of the processes last seen.
+#[derive(Debug)]
+pub(super) struct Owners {
+    /// A busy host has fewer processes that connect.
+    texts: Memo<OwnerText, 512>,
+    /// `,"host":{…}`, which stands among what belongs to the process.
+    host: Vec<u8>,
+}
+
+/// What is the same for all events of a process.
+#[derive(Debug)]
+pub(super) struct OwnerText {
+    /// With `owner` all that the text depends on. Held on to, so that its address
+    /// stays its own.
+    process: Arc<Process>,
+    owner: Option<OwnerFacts>,
+    /// `process` up to its thread's id; empty without an owner.
+    pub(super) before_thread: Vec<u8>,
+    /// From the thread's name on: the rest of `process`, then `user` to `host`.
+    pub(super) after_name: Vec<u8>,
+    /// `port_monitor`, from the process's start to the unit.
+    pub(super) facts: Vec<u8>,
+    /// The executable's bytes in quotes, if they are not UTF-8; else empty.
+    pub(super) raw_executable: Vec<u8>,
+}
+
+/// The facts of an owner that its threads share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OwnerFacts {
+    pid: u32,
+    start_ns: u64,
+    /// Changes a little whenever the clock is sampled, and the text with it.
+    start_wall_ns: i128,
+    uid: u32,
+    gid: u32,
+    cgroup_id: u64,
+}
+
+impl OwnerFacts {
+    fn of(record: &Record) -> Option<Self> {
+        let owner = record.event.owner.as_ref()?;
+        let age_ns = i128::from(record.event.ts_ns) - i128::from(owner.start_ns);
+        Some(Self {
+            pid: owner.pid,
+            start_ns: owner.start_ns,
+            start_wall_ns: record.wall_ns - age_ns,
+            uid: owner.uid,
+            gid: owner.gid,
+            cgroup_id: owner.cgroup_id,
+        })
+    }
+}
+
+impl Owners {
+    /// Nothing seen yet, on a host of this name.
+    pub(super) fn new(host: &str) -> Self {
+        let mut text = Vec::new();
+        let mut line = Line(&mut text);
+        line.raw(r#","host":{"name":"#);
+        line.string(host);
+        line.raw("}");
+        Self {
+            texts: Memo::new(),
+            host: text,
+        }
+    }
+
+    /// The text of the process of `record`.
+    pub(super) fn text(&mut self, record: &Record) -> &OwnerText {
+        let process = &record.process;
+        let owner = OwnerFacts::of(record);
+        // No two processes share a cache line.
+        let hash = Arc::as_ptr(process).addr() / 64;
+        self.texts.get(
+            hash,
+            |text| Arc::ptr_eq(&text.process, process) && text.owner == owner,
+            || OwnerText::new(process, owner, &self.host),
+        )
+    }
+}
+
+impl OwnerText {
+    fn new(process: &Arc<Process>, owner: Option<OwnerFacts>, host: &[u8]) -> Self {
+        let mut text = Self {
+            process: Arc::clone(process),
+            owner,
+            before_thread: Vec::new(),
+            after_name: Vec::new(),
+            facts: Vec::new(),
+            raw_executable: Vec::new(),
+        };
+        let exe = process.exe.known();
+        let exe = exe.map(|exe| exe.as_os_str().as_encoded_bytes());
+        if let Some(owner) = &owner {
+            let mut line = Line(&mut text.before_thread);
+            line.raw(r#","process":{"pid":"#);
+            line.number(owner.pid);
+            line.raw(r#","thread":{"id":"#);
+            let mut line = Line(&mut text.after_name);
+            push_process(&mut line, exe, process.parent_pid, owner);
+            push_user(&mut line, process.user.as_deref(), owner);
+            let mut line = Line(&mut text.facts);
+            push_cgroup(&mut line, process.cgroup.as_deref(), owner);
+        }
+        let mut line = Line(&mut text.after_name);
+        if let Some(container) = &process.container {
+            push_container(&mut line, container);
+        }
+        line.rendered(host);
+        if let Some(unit) = &process.unit {
+            let mut line = Line(&mut text.facts);
+            line.raw(r#","unit":"#);
+            line.string(&**unit);
+        }
+        if let Some(exe) = exe.filter(|exe| str::from_utf8(exe).is_err()) {
+            Line(&mut text.raw_executable).hex_string(exe);
+        }
+        text
+    }
+}
+
+fn push_process(line: &mut Line<'_>, exe: Option<&[u8]>, parent: Option<u32>, owner: &OwnerFacts) {
+    if let Some(exe) = exe {
+        line.raw(r#","executable":"#);
+        line.string(exe);
+    }
+    if let Some(parent_pid) = parent {
+        line.raw(r#","parent":{"pid":"#);
+        line.number(parent_pid);
+        line.raw("}");
+    }
+    line.raw(r#","start":""#);
+    line.display(&Rfc3339(owner.start_wall_ns));
+    line.raw(r#""}"#);
+}
+
+fn push_user(line: &mut Line<'_>, name: Option<&str>, owner: &OwnerFacts) {
+    line.raw(r#","user":{"id":""#);
+    line.number(owner.uid);
+    line.raw("\"");
+    if let Some(name) = name {
+        line.raw(r#","name":"#);
+        line.string(name);
+    }
+    line.raw(r#"},"group":{"id":""#);
+    line.number(owner.gid);
+    line.raw(r#""}"#);
+}
+
+fn push_container(line: &mut Line<'_>, container: &Container) {
+    let Container {
+        id,
+        runtime,
+        pod_uid,
+    } = container;
+    line.raw(r#","container":{"id":"#);
+    line.string(id);
+    line.raw(r#","runtime":"#);
+    line.string(runtime);
+    line.raw("}");
+    if let Some(pod_uid) = pod_uid {
+        line.raw(r#","orchestrator":{"type":"kubernetes","resource":{"type":"pod","id":"#);
+        line.string(pod_uid);
+        line.raw("}}");
+    }
+}
+
+fn push_cgroup(line: &mut Line<'_>, path: Option<&str>, owner: &OwnerFacts) {
+    line.raw(r#","process_start_boottime_ns":""#);
+    line.number(owner.start_ns);
+    line.raw(r#"","cgroup":{"id":""#);
+    line.number(owner.cgroup_id);
+    line.raw("\"");
+    if let Some(path) = path {
+        line.raw(r#","path":"#);
+        line.string(path);
+    }
+    line.raw("}");
+}

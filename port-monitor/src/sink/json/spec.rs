@@ -1,0 +1,275 @@
+//! What the line of an event must be: [`schema::Connection`], filled in field by
+//! field. The sink writes the same by hand.
+
+use std::borrow::Cow;
+
+use port_monitor_common::{event::OwnerSource, policy::Verdict};
+
+use crate::{
+    event::{Action, Direction, Event, Owner},
+    record::{Container, Header, Judgement, Process, Record},
+    sink::{
+        community_id::CommunityId,
+        errno,
+        facts::{self, Decimal, Facts, Hex, HexBytes, Reason},
+        fields::{CLOSED, service_port},
+        schema::{self, Connection, Ecs, Kind, VERSION},
+        time::Rfc3339,
+    },
+};
+
+/// The line of `record` in a stream that began with `header`.
+pub(super) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connection<'a> {
+    let Record {
+        event,
+        wall_ns,
+        process,
+        ports: _,
+        judgement,
+    } = record;
+    let (source, destination) = ends(event);
+    let owner = event.owner.as_ref();
+    let container = process.container.as_ref();
+    Connection {
+        timestamp: Rfc3339(*wall_ns),
+        ecs: Ecs::CURRENT,
+        event: connection_event(event.action, judgement.as_ref()),
+        network: network(event, &source, &destination),
+        source,
+        destination,
+        process: owner.map(|owner| shown_process(owner, record)),
+        user: owner.map(|owner| schema::User {
+            id: Decimal(owner.uid.into()),
+            name: process.user.as_deref(),
+        }),
+        group: owner.map(|owner| schema::Group {
+            id: Decimal(owner.gid.into()),
+        }),
+        container: container.map(|container| schema::Container {
+            id: &container.id,
+            runtime: container.runtime,
+        }),
+        orchestrator: container.and_then(orchestrator),
+        host: schema::Host { name: &header.host },
+        rule: judgement.as_ref().map(|judgement| schema::Rule {
+            name: judgement.rule.as_deref(),
+            ruleset: header.policy.as_deref(),
+        }),
+        error: error(event.action),
+        port_monitor: facts(record),
+    }
+}
+
+fn connection_event(action: Action, judgement: Option<&Judgement>) -> schema::ConnectionEvent {
+    use schema::{ConnectionAction, EventType, Outcome};
+    let (action, event_type, outcome) = match action {
+        Action::Connect => (
+            ConnectionAction::Connect,
+            EventType::Start,
+            Outcome::Unknown,
+        ),
+        Action::Connected { .. } => (
+            ConnectionAction::Connected,
+            EventType::Info,
+            Outcome::Success,
+        ),
+        Action::Failed { .. } => (ConnectionAction::Failed, EventType::End, Outcome::Failure),
+        Action::Accept => (ConnectionAction::Accept, EventType::Start, Outcome::Success),
+    };
+    let kind = if judgement.is_some_and(Judgement::is_violation) {
+        Kind::Alert
+    } else {
+        Kind::Event
+    };
+    schema::ConnectionEvent {
+        kind,
+        category: [schema::Category::Network],
+        types: [EventType::Connection, event_type],
+        action,
+        outcome,
+        dataset: schema::ConnectionDataset::Connection,
+    }
+}
+
+/// Source and destination: the initiator is the source, whoever we are.
+fn ends(event: &Event) -> (schema::End, schema::End) {
+    let local = schema::End {
+        ip: event.local_ip,
+        port: event.local_port,
+    };
+    let remote = schema::End {
+        ip: event.remote_ip,
+        port: Some(event.remote_port),
+    };
+    match event.direction() {
+        Direction::Outbound => (local, remote),
+        Direction::Inbound => (remote, local),
+    }
+}
+
+fn network(event: &Event, source: &schema::End, destination: &schema::End) -> schema::Network {
+    schema::Network {
+        transport: schema::Transport::Tcp,
+        family: if event.local_ip.is_ipv4() {
+            schema::Family::Ipv4
+        } else {
+            schema::Family::Ipv6
+        },
+        direction: match event.direction() {
+            Direction::Outbound => schema::Direction::Egress,
+            Direction::Inbound => schema::Direction::Ingress,
+        },
+        community_id: source
+            .port
+            .zip(destination.port)
+            .map(|(source_port, destination_port)| {
+                CommunityId::of((source.ip, source_port), (destination.ip, destination_port))
+            }),
+    }
+}
+
+fn shown_process<'a>(owner: &'a Owner, record: &'a Record) -> schema::Process<'a> {
+    let Record { event, process, .. } = record;
+    let age_ns = i128::from(event.ts_ns) - i128::from(owner.start_ns);
+    schema::Process {
+        pid: owner.pid,
+        thread: schema::Thread { id: owner.tid },
+        name: String::from_utf8_lossy(owner.comm.as_bytes()),
+        executable: exe_bytes(process).map(String::from_utf8_lossy),
+        parent: process.parent_pid.map(|pid| schema::Parent { pid }),
+        start: Rfc3339(record.wall_ns - age_ns),
+    }
+}
+
+fn exe_bytes(process: &Process) -> Option<&[u8]> {
+    let exe = process.exe.known()?;
+    Some(exe.as_os_str().as_encoded_bytes())
+}
+
+fn orchestrator(container: &Container) -> Option<schema::Orchestrator<'_>> {
+    let id = container.pod_uid.as_deref()?;
+    Some(schema::Orchestrator {
+        kind: "kubernetes",
+        resource: schema::Resource { kind: "pod", id },
+    })
+}
+
+fn error(action: Action) -> Option<schema::Failure<'static>> {
+    let Action::Failed { errno } = action else {
+        return None;
+    };
+    Some(match errno {
+        None => schema::Failure {
+            code: None,
+            message: CLOSED,
+        },
+        Some(errno) => schema::Failure {
+            code: Some(errno::name(errno).map_or_else(|| errno.to_string().into(), Cow::Borrowed)),
+            message: errno::word(errno).unwrap_or(errno::UNKNOWN),
+        },
+    })
+}
+
+fn facts(record: &Record) -> Facts<'_> {
+    let Record {
+        event,
+        process,
+        ports,
+        judgement,
+        ..
+    } = record;
+    let owner = event.owner.as_ref();
+    let verdict = judgement.as_ref().map(|judgement| judgement.verdict);
+    Facts {
+        schema: VERSION,
+        id: Hex(event.id),
+        boottime_ns: Decimal(event.ts_ns),
+        cpu: event.cpu,
+        netns: event.netns_ino,
+        ifindex: event.ifindex,
+        owner_source: owner_source(owner),
+        process_start_boottime_ns: owner.map(|owner| Decimal(owner.start_ns)),
+        cgroup: owner.map(|owner| facts::Cgroup {
+            id: Decimal(owner.cgroup_id),
+            path: process.cgroup.as_deref(),
+        }),
+        unit: process.unit.as_deref(),
+        local: ports.local.as_ref().map(Into::into),
+        remote: (&ports.remote).into(),
+        service: service_port(record).map(Into::into),
+        port_class: service_port(record).map(|port| port.class.into()),
+        v4_mapped: event.v4_mapped,
+        handshake_us: match event.action {
+            Action::Connected { handshake_us } => Some(handshake_us),
+            Action::Connect | Action::Accept | Action::Failed { .. } => None,
+        },
+        verdict: verdict.map(|verdict| match verdict {
+            Verdict::Allow => facts::Verdict::Allow,
+            Verdict::Deny | Verdict::AuditDeny => facts::Verdict::Violation,
+        }),
+        enforcement: verdict.and_then(|verdict| match verdict {
+            Verdict::Allow => None,
+            Verdict::AuditDeny => Some(facts::Enforcement::Observe),
+            Verdict::Deny => Some(facts::Enforcement::Enforce),
+        }),
+        preattach: event.preattach,
+        missing: missing(record),
+        raw: raw(record),
+    }
+}
+
+fn owner_source(owner: Option<&Owner>) -> facts::OwnerSource {
+    match owner.map(|owner| owner.source) {
+        Some(OwnerSource::Connect) => facts::OwnerSource::Connect,
+        Some(OwnerSource::Accept) => facts::OwnerSource::Accept,
+        Some(OwnerSource::Listener) => facts::OwnerSource::Listener,
+        Some(OwnerSource::Unknown) | None => facts::OwnerSource::Unknown,
+    }
+}
+
+fn missing(record: &Record) -> facts::Missing {
+    let Record { event, process, .. } = record;
+    let exe_reason = process.exe.missing().map(Reason::from);
+    let unchosen = event.local_port.is_none().then_some(Reason::NotChosen);
+    let (source_port, destination_port) = match event.direction() {
+        Direction::Outbound => (unchosen, None),
+        Direction::Inbound => (None, unchosen),
+    };
+    let ports_only = facts::Missing {
+        source_port,
+        destination_port,
+        ..facts::Missing::default()
+    };
+    if event.owner.is_none() {
+        return facts::Missing {
+            process: Some(Reason::NoOwner),
+            ..ports_only
+        };
+    }
+    let absent = |is_none: bool, reason| is_none.then_some(reason);
+    facts::Missing {
+        executable: exe_reason,
+        user_name: absent(process.user.is_none(), Reason::UnknownUser),
+        cgroup_path: absent(
+            process.cgroup.is_none(),
+            exe_reason.unwrap_or(Reason::NotFound),
+        ),
+        ..ports_only
+    }
+}
+
+fn raw(record: &Record) -> facts::Raw<'_> {
+    let not_utf8 = |bytes| {
+        std::str::from_utf8(bytes)
+            .is_err()
+            .then_some(HexBytes(bytes))
+    };
+    facts::Raw {
+        name: record
+            .event
+            .owner
+            .as_ref()
+            .and_then(|owner| not_utf8(owner.comm.as_bytes())),
+        executable: exe_bytes(&record.process).and_then(not_utf8),
+    }
+}
