@@ -130,22 +130,26 @@ impl Pipeline {
     }
 
     /// Writes something other than an event, after the events before it.
-    pub fn say(&mut self, output: &Output, item: Item<'_>) {
+    /// Returns whether the output took it.
+    pub fn say(&mut self, output: &Output, item: Item<'_>) -> bool {
         self.flush(output);
         self.sink.write(&mut self.chunk, item);
-        self.flush(output);
+        self.flush(output)
     }
 
-    /// Hands what is formatted to the output. What that refuses is counted.
-    pub fn flush(&mut self, output: &Output) {
+    /// Hands what is formatted to the output. What that refuses is counted, and
+    /// the answer is false.
+    pub fn flush(&mut self, output: &Output) -> bool {
         if self.chunk.is_empty() {
-            return;
+            return true;
         }
         let chunk = std::mem::replace(&mut self.chunk, output.buffer());
         let events = std::mem::take(&mut self.chunk_events);
-        if output.try_push(chunk, events).is_err() {
+        let is_taken = output.try_push(chunk, events).is_ok();
+        if !is_taken {
             self.tally.refused += events;
         }
+        is_taken
     }
 }
 

@@ -87,7 +87,9 @@ impl<'a> Session<'a> {
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.pipeline.is_done() && !self.output.has_ended() {
             match self.wake(&mut check).await? {
-                Wake::Records => self.drain()?,
+                Wake::Records => {
+                    self.drain()?;
+                }
                 Wake::Check => self.check()?,
                 Wake::Stop => break,
                 Wake::CommandEnded(status) => {
@@ -124,16 +126,19 @@ impl<'a> Session<'a> {
         Ok(wake)
     }
 
-    fn drain(&mut self) -> Result<(), Failure> {
+    /// Shows the next batch of the ring; returns how many records that were.
+    fn drain(&mut self) -> Result<usize, Failure> {
         let pipeline = &mut self.pipeline;
-        self.ring
+        let taken = self
+            .ring
             .drain(|record| pipeline.take(record))
             .or_exit(ExitCode::CannotAttach)?;
         self.pipeline.flush(&self.output);
-        Ok(())
+        Ok(taken)
     }
 
-    /// Shows what was lost since the last look.
+    /// Shows what was lost since the last look. An output that has no room for
+    /// that is told the next time.
     fn check(&mut self) -> Result<(), Failure> {
         self.pipeline.resample_clock();
         self.kernel.flush_log();
@@ -165,16 +170,15 @@ impl<'a> Session<'a> {
         for (cause, total, reported) in losses {
             let lost = total - *reported;
             if lost > 0 {
-                self.pipeline.say(
-                    &self.output,
-                    Item::Loss(&Loss {
-                        wall_ns,
-                        lost,
-                        total,
-                        cause,
-                    }),
-                );
-                *reported = total;
+                let gap = Item::Loss(&Loss {
+                    wall_ns,
+                    lost,
+                    total,
+                    cause,
+                });
+                if self.pipeline.say(&self.output, gap) {
+                    *reported = total;
+                }
             }
         }
         Ok(())
@@ -197,8 +201,8 @@ impl<'a> Session<'a> {
         let watched = self.started.elapsed();
         self.kernel.detach();
         let hooks = self.settle()?;
-        self.check()?;
         let counts = self.output.drain(END_GRACE);
+        self.check()?;
         let tally = self.pipeline.tally();
         let extra = |extra| {
             self.kernel
@@ -235,9 +239,13 @@ impl<'a> Session<'a> {
     /// Drains the ring until the kernel's counters and ours agree: a program
     /// that was running when it was detached may still add a record.
     fn settle(&mut self) -> Result<Vec<(Hook, HookCount)>, Failure> {
-        let deadline = Instant::now() + END_GRACE;
+        let mut deadline = Instant::now() + END_GRACE;
         loop {
-            self.drain()?;
+            // A backlog takes as long as it takes: what stays in the ring would
+            // be counted by the kernel and by nobody else.
+            if self.drain()? > 0 {
+                deadline = Instant::now() + END_GRACE;
+            }
             let hooks = self
                 .kernel
                 .counters()

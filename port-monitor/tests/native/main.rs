@@ -1,0 +1,17 @@
+//! How the program starts and ends on this machine's kernel, seen from outside:
+//! exit status, standard error, what is left behind.
+//!
+//! It needs root, on any rung; `cargo test -p port-monitor --test native` runs it.
+//! Each monitor watches only the command it starts, which stays on loopback.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+#[path = "../kernel/bpf.rs"]
+#[expect(dead_code, reason = "what the kernel tests alone ask")]
+mod bpf;
+mod endings;
+mod monitor;
+#[path = "../kernel/process.rs"]
+#[expect(dead_code, reason = "the workloads of the kernel tests")]
+mod process;
+mod refusals;
