@@ -49,8 +49,9 @@ pub enum Counter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Extra {
-    /// Accepts that only `security_sock_graft` saw, because the accepting
-    /// thread was asleep in `accept` when the return probe was attached.
+    /// Accepts that only `security_sock_graft` saw: the accepting thread was
+    /// asleep in `accept` when the return probe was attached, or the kernel
+    /// skipped that program.
     AcceptPreattach = 12,
     /// Attempts whose outcome cannot be reported: the table of pending
     /// attempts was full.

@@ -91,8 +91,9 @@ impl OwnerSource {
 pub const FLAG_CANARY: u16 = 1;
 /// [`TcpEvent::flags`]: the local port is not chosen yet, so it is zero.
 pub const FLAG_LOCAL_PORT_UNBOUND: u16 = 2;
-/// [`TcpEvent::flags`]: only `security_sock_graft` saw this accept (the thread
-/// was asleep in accept when the return probe was attached).
+/// [`TcpEvent::flags`]: only `security_sock_graft` saw this accept: the thread
+/// was asleep in accept when the return probe was attached, or the kernel
+/// skipped that program.
 pub const FLAG_PREATTACH: u16 = 4;
 
 /// The process a socket belongs to, captured in process context.

@@ -128,7 +128,9 @@ pub struct Event {
     pub netns_ino: u32,
     /// The interface the socket is bound to: the zone of link-local addresses.
     pub ifindex: Option<u32>,
-    /// The accepting thread was asleep in accept before the monitor attached.
+    /// Only `security_sock_graft` saw the accept: the thread was asleep in
+    /// accept before the monitor attached, or the kernel skipped the program on
+    /// `inet_csk_accept`.
     pub preattach: bool,
     /// The event is the start-up canary's and belongs to no sink.
     pub canary: bool,

@@ -226,6 +226,8 @@ pub struct Header {
 pub enum LossCause {
     /// The kernel's ring buffer was full.
     RingFull,
+    /// The kernel skipped the program: the CPU was in the middle of it already.
+    ProgramSkipped,
     /// The output took the lines too slowly.
     OutputSlow,
     /// Records this version cannot read.
@@ -237,6 +239,7 @@ impl LossCause {
     pub const fn name(self) -> &'static str {
         match self {
             Self::RingFull => "ring_full",
+            Self::ProgramSkipped => "program_skipped",
             Self::OutputSlow => "output_slow",
             Self::Undecodable => "undecodable",
         }
@@ -259,7 +262,7 @@ pub struct Loss {
 /// The kernel's counters of one hook, summed over the CPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HookCount {
-    /// Events of a kind that was asked for.
+    /// Events of a kind that was asked for, in programs that ran.
     pub hit: u64,
     /// Kept back by a filter in the kernel.
     pub filtered: u64,
@@ -267,6 +270,9 @@ pub struct HookCount {
     pub reserve_failed: u64,
     /// Went into the ring.
     pub submitted: u64,
+    /// Lost: the kernel skipped the program. Not in `hit`, which the program
+    /// counts.
+    pub skipped: u64,
 }
 
 impl HookCount {
@@ -310,7 +316,8 @@ pub struct Summary {
 impl Summary {
     /// Events of the kinds asked for, over all hooks.
     pub fn seen(&self) -> u64 {
-        self.hooks.iter().map(|(_, count)| count.hit).sum()
+        let counts = self.hooks.iter().map(|(_, count)| count);
+        counts.map(|count| count.hit + count.skipped).sum()
     }
 
     /// Kept back by filters, in the kernel and in userspace.
@@ -322,14 +329,13 @@ impl Summary {
             + self.hidden
     }
 
-    /// Lost: ring full, undecodable, or dropped on the way out.
+    /// Lost: program skipped, ring full, undecodable, or dropped on the way out.
     pub fn lost(&self) -> u64 {
-        let ring: u64 = self
-            .hooks
-            .iter()
-            .map(|(_, count)| count.reserve_failed)
+        let counts = self.hooks.iter().map(|(_, count)| count);
+        let kernel: u64 = counts
+            .map(|count| count.reserve_failed + count.skipped)
             .sum();
-        ring + self.undecodable + self.dropped
+        kernel + self.undecodable + self.dropped
     }
 
     /// The accounting law: seen = shown + filtered + lost, and every hook's row

@@ -15,44 +15,56 @@ use crate::{
     emit::{self, Draft},
     filter,
     hooks::outcome::{self, Pending},
-    mem::{Direct, Mem, Probe},
+    maps::PENDING,
+    mem::{Direct, Probe},
     sock::{self, Flow},
     task,
 };
 
 #[fentry(function = "tcp_connect")]
 fn pm_connect_fe(ctx: FEntryContext) -> i32 {
-    try_connect::<Direct>(&ctx, ctx.arg(0));
+    let sk: *const u8 = ctx.arg(0);
+    // SAFETY: `sk` is the function's argument, a live socket.
+    if let Some(flow) = unsafe { sock::flow::<Direct>(sk) } {
+        match PENDING.get_ptr_mut(sk as u64) {
+            // SAFETY: the entry is this socket's, which this thread has locked.
+            Some(pending) => remembered(&ctx, &flow, unsafe { &mut *pending }),
+            None => attempt(&ctx, sk, &flow),
+        }
+    }
     0
 }
 
 #[kprobe]
 fn pm_connect_kp(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        try_connect::<Probe>(&ctx, sk);
+        // SAFETY: as above.
+        if let Some(flow) = unsafe { sock::flow::<Probe>(sk) } {
+            attempt(&ctx, sk, &flow);
+        }
     }
     0
 }
 
+/// Reports an attempt that `pm_early_rt` has remembered.
 #[inline(always)]
-fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) {
-    // SAFETY: `sk` is the function's argument, a live socket.
-    if let Some(flow) = unsafe { sock::flow::<M>(sk) } {
-        attempt(ctx, sk, &flow);
-    }
+fn remembered(ctx: &impl EbpfContext, flow: &Flow, pending: &mut Pending) {
+    pending.ts_ns = emit::now_ns();
+    pending.reported = 1;
+    report(ctx, flow, pending, true);
 }
 
 /// Reports an attempt by the running thread, and remembers it until its outcome.
 #[inline(always)]
 pub(crate) fn attempt(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
-    let ts_ns = emit::now_ns();
-    let pending = Pending {
-        owner: task::current_owner(),
-        id: emit::connection_id(sk, ts_ns),
-        ts_ns,
-    };
+    let pending = Pending::new(sk, 1);
     let owner_passes = filter::owner_passes(&pending.owner, task::current());
     outcome::remember(sk, &pending, owner_passes, flow);
+    report(ctx, flow, &pending, owner_passes);
+}
+
+#[inline(always)]
+fn report(ctx: &impl EbpfContext, flow: &Flow, pending: &Pending, owner_passes: bool) {
     emit::emit(
         ctx,
         &Draft {
@@ -60,7 +72,7 @@ pub(crate) fn attempt(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
             kind: EventKind::Connect,
             flags: 0,
             id: pending.id,
-            ts_ns,
+            ts_ns: pending.ts_ns,
             detail: 0,
             flow,
             owner: &pending.owner,

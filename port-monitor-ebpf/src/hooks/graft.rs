@@ -44,38 +44,49 @@ pub(crate) fn mark(sk: *const u8) -> bool {
 
 #[fentry(function = "security_sock_graft")]
 fn pm_graft_fe(ctx: FEntryContext) -> i32 {
-    try_graft(&ctx, ctx.arg(0));
+    // SAFETY: the function's argument is a live socket.
+    unsafe { report_unmarked::<Direct>(&ctx, ctx.arg(0)) };
     0
 }
 
+/// Beside the fexit of `accept`, where kprobes are to be had: unlike a
+/// trampoline program it is never skipped.
+#[kprobe]
+fn pm_graft_mkp(ctx: ProbeContext) -> u32 {
+    if let Some(sk) = ctx.arg(0) {
+        // SAFETY: the function's argument is a live socket.
+        unsafe { report_unmarked::<Probe>(&ctx, sk) };
+    }
+    0
+}
+
+/// By itself: every accept.
 #[kprobe]
 fn pm_graft_kp(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        // SAFETY: `sk` is the function's argument, a live socket.
+        // SAFETY: the function's argument is a live socket.
         unsafe { report::<Probe>(&ctx, sk, 0) };
     }
     0
 }
 
 #[inline(always)]
-fn try_graft(ctx: &impl EbpfContext, sk: *const u8) {
+unsafe fn report_unmarked<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) {
     let thread = thread();
     // SAFETY: only this thread writes its own entry.
     let marked = unsafe { ACCEPTED.get(thread) }.copied();
     if marked.is_some() {
         let _: Result<(), i32> = ACCEPTED.remove(thread);
     }
-    if marked == Some(sk as u64) {
+    // SAFETY: the caller's socket.
+    if marked == Some(sk as u64) || !unsafe { is_ours::<M>(sk) } {
         return;
     }
-    // SAFETY: `sk` is the function's argument, a live socket.
-    if unsafe { is_ours::<Direct>(sk) } {
-        if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
-            emit::count_extra(Extra::AcceptPreattach);
-        }
-        // SAFETY: as above.
-        unsafe { accept::report::<Direct>(ctx, sk, FLAG_PREATTACH) };
+    if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
+        emit::count_extra(Extra::AcceptPreattach);
     }
+    // SAFETY: as above.
+    unsafe { accept::report::<M>(ctx, sk, FLAG_PREATTACH) };
 }
 
 #[inline(always)]

@@ -57,38 +57,60 @@ const AMBIGUOUS: u32 = 2;
 const WILDCARD: [u8; 16] = [0; 16];
 const WILDCARD_V4: [u8; 16] = v4_mapped([0; 4]);
 
+/// What a process does with its own socket. Softirqs that interrupt it run
+/// `pm_remote_rt`: two programs, because the kernel lets none interrupt itself.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-fn pm_state_rt(ctx: RawTracePointContext) -> i32 {
+fn pm_local_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
-    // SAFETY: the tracepoint's socket is live.
-    if unsafe { sock::is_tcp::<Probe>(sk) } {
-        // SAFETY: as above.
-        unsafe { try_state(&ctx, sk, old, new) };
+    let is_unlisten = old == TcpState::LISTEN && new == TcpState::CLOSE;
+    if new == TcpState::SYN_SENT || new == TcpState::LISTEN || is_unlisten {
+        let _: Option<()> = try_local(&ctx, sk, new);
     }
     0
 }
 
 #[inline(always)]
-unsafe fn try_state(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) {
-    if outcome::ends_attempt(old, new) && outcome::report(ctx, sk, new) {
-        return;
+fn try_local(ctx: &impl EbpfContext, sk: *const u8, new: TcpState) -> Option<()> {
+    // SAFETY: the tracepoint's socket is live.
+    if !unsafe { sock::is_tcp::<Probe>(sk) } {
+        return None;
     }
-    // SAFETY: the caller's socket.
-    let Some(mut flow) = (unsafe { sock::flow::<Probe>(sk) }) else {
-        return;
-    };
+    // SAFETY: as above.
+    let mut flow = unsafe { sock::flow::<Probe>(sk) }?;
     if new == TcpState::SYN_SENT {
         connect::attempt(ctx, sk, &flow);
     } else if new == TcpState::LISTEN {
-        let task = task::current();
-        listen(sk, &flow, &task::current_owner(), task);
-    } else if old == TcpState::LISTEN && new == TcpState::CLOSE {
-        // SAFETY: the caller's socket.
-        flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }.unwrap_or(0);
+        listen(sk, &flow, &task::current_owner(), task::current());
+    } else {
+        // SAFETY: as above.
+        flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }?;
         unlisten(&flow);
-    } else if old == TcpState::SYN_RECV && new == TcpState::ESTABLISHED && config!(acceptor) == 0 {
-        established(ctx, sk, &flow);
     }
+    Some(())
+}
+
+/// What a peer's packet does with a socket: the outcome of an attempt, or an
+/// inbound connection.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn pm_remote_rt(ctx: RawTracePointContext) -> i32 {
+    let (sk, old, new) = state_change(&ctx);
+    if !outcome::ends_attempt(old, new) || outcome::report(&ctx, sk, new) {
+        return 0;
+    }
+    if old == TcpState::SYN_RECV && new == TcpState::ESTABLISHED && config!(acceptor) == 0 {
+        let _: Option<()> = try_established(&ctx, sk);
+    }
+    0
+}
+
+#[inline(always)]
+fn try_established(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
+    // SAFETY: the tracepoint's socket is live.
+    if unsafe { sock::is_tcp::<Probe>(sk) } {
+        // SAFETY: as above.
+        established(ctx, sk, &unsafe { sock::flow::<Probe>(sk) }?);
+    }
+    Some(())
 }
 
 /// Notes who listens on `sk`.

@@ -26,30 +26,15 @@ impl Counters {
         })
     }
 
-    /// One hook's row.
+    /// What one hook's program counts: everything but `skipped`.
     pub fn hook(&self, hook: Hook) -> Result<HookCount, MapError> {
         Ok(HookCount {
             hit: self.sum(slot(hook, Counter::Hit))?,
             filtered: self.sum(slot(hook, Counter::Filtered))?,
             reserve_failed: self.sum(slot(hook, Counter::ReserveFailed))?,
             submitted: self.sum(slot(hook, Counter::Submitted))?,
+            skipped: 0,
         })
-    }
-
-    /// Every hook's row.
-    pub fn hooks(&self) -> Result<Vec<(Hook, HookCount)>, MapError> {
-        Hook::ALL
-            .into_iter()
-            .map(|hook| Ok((hook, self.hook(hook)?)))
-            .collect()
-    }
-
-    /// Events lost so far because the ring was full.
-    pub fn reserve_failed(&self) -> Result<u64, MapError> {
-        Hook::ALL
-            .into_iter()
-            .map(|hook| self.sum(slot(hook, Counter::ReserveFailed)))
-            .sum()
     }
 
     /// A counter outside the rows.

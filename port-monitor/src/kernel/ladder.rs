@@ -64,6 +64,8 @@ enum Place {
 struct Hook {
     program: &'static str,
     place: Place,
+    /// What the rung does not see with this hook.
+    blind: Option<&'static str>,
     /// What becomes of the rung when this hook cannot be attached.
     otherwise: Otherwise,
 }
@@ -75,14 +77,15 @@ enum Otherwise {
     Refuse,
     /// It is taken, and does not see this.
     Blind(&'static str),
-    /// Another hook stands in, which must attach, and does not see this.
-    Instead(&'static Hook, &'static str),
+    /// Another hook stands in.
+    Instead(&'static Hook),
 }
 
 const fn required(program: &'static str, place: Place) -> Hook {
     Hook {
         program,
         place,
+        blind: None,
         otherwise: Otherwise::Refuse,
     }
 }
@@ -93,10 +96,30 @@ const TREE: [Hook; 2] = [
     required("pm_exit_rt", Place::RawTracePoint("sched_process_exit")),
 ];
 
-const OUTCOME: Hook = required("pm_outcome_rt", Place::RawTracePoint("inet_sock_set_state"));
+/// Every change of a TCP socket's state.
+const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
 
-/// For kernels without `security_sock_graft`.
-const ACCEPT_KRETPROBE: Hook = required("pm_accept_krp", Place::KProbe("inet_csk_accept"));
+const OUTCOME: Hook = required("pm_outcome_rt", STATE);
+
+/// Beside the fexit of `inet_csk_accept`: a kprobe where kprobes are to be had,
+/// because the kernel skips a trampoline program that a preempted task is in.
+const GRAFT_BESIDE_FEXIT: Hook = Hook {
+    otherwise: Otherwise::Instead(&Hook {
+        otherwise: Otherwise::Blind(NO_GRAFT),
+        ..required("pm_graft_fe", Place::FEntry("security_sock_graft"))
+    }),
+    ..required("pm_graft_mkp", Place::KProbe("security_sock_graft"))
+};
+
+/// By itself. The kernel has about ten return probes for a function, and a
+/// thread asleep in accept keeps one: the entry hook comes first.
+const GRAFT_ALONE: Hook = Hook {
+    otherwise: Otherwise::Instead(&Hook {
+        blind: Some(NO_GRAFT),
+        ..required("pm_accept_krp", Place::KProbe("inet_csk_accept"))
+    }),
+    ..required("pm_graft_kp", Place::KProbe("security_sock_graft"))
+};
 
 /// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
 const NO_GRAFT: &str = "accepts by threads that were waiting in accept before the start";
@@ -149,21 +172,14 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
     }
     match rung {
         Rung::Fentry => hooks.extend([
-            Hook {
-                otherwise: Otherwise::Blind(NO_GRAFT),
-                ..required("pm_graft_fe", Place::FEntry("security_sock_graft"))
-            },
+            GRAFT_BESIDE_FEXIT,
             required(accept_program(needs)?, Place::FExit("inet_csk_accept")),
             OUTCOME,
+            required("pm_early_rt", STATE),
             required("pm_connect_fe", Place::FEntry("tcp_connect")),
         ]),
         Rung::Kprobe => hooks.extend([
-            // The kernel has about ten return probes for a function, and a
-            // thread asleep in accept keeps one: the entry hook comes first.
-            Hook {
-                otherwise: Otherwise::Instead(&ACCEPT_KRETPROBE, NO_GRAFT),
-                ..required("pm_graft_kp", Place::KProbe("security_sock_graft"))
-            },
+            GRAFT_ALONE,
             OUTCOME,
             required("pm_connect_kp", Place::KProbe("tcp_connect")),
         ]),
@@ -180,10 +196,10 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                     ),
                 ]);
             }
-            hooks.push(required(
-                "pm_state_rt",
-                Place::RawTracePoint("inet_sock_set_state"),
-            ));
+            hooks.extend([
+                required("pm_remote_rt", STATE),
+                required("pm_local_rt", STATE),
+            ]);
         }
     }
     Ok(hooks)
@@ -226,30 +242,43 @@ pub(super) fn attach(
         }
     };
     for hook in hooks(rung, needs)? {
-        let result = match (attach_one(ebpf, btf, &hook), hook.otherwise) {
-            (Err(error), Otherwise::Blind(blind_spot)) => {
-                log::debug!("{}", describe(&hook, &error));
-                blind.push(blind_spot.to_owned());
-                continue;
-            }
-            (Err(error), Otherwise::Instead(substitute, blind_spot)) => {
-                log::debug!("{}", describe(&hook, &error));
-                blind.push(blind_spot.to_owned());
-                attach_one(ebpf, btf, substitute)
-            }
-            (result, _) => result,
-        };
-        match result {
-            Ok(link) => links.0.push(link),
-            Err(error) => {
-                drop(links);
-                unload(ebpf);
-                let reason = describe(&hook, &error);
-                return Err(RungError { rung, reason });
-            }
+        if let Err(reason) = attach_hook(ebpf, btf, &hook, &mut links, &mut blind) {
+            drop(links);
+            unload(ebpf);
+            return Err(RungError { rung, reason });
         }
     }
     Ok((links, blind))
+}
+
+/// Attaches a hook or what stands in for it.
+fn attach_hook(
+    ebpf: &mut Ebpf,
+    btf: &KernelBtf,
+    hook: &Hook,
+    links: &mut Links,
+    blind: &mut Vec<String>,
+) -> Result<(), String> {
+    let failure = match attach_one(ebpf, btf, hook) {
+        Ok(link) => {
+            links.0.push(link);
+            blind.extend(hook.blind.map(str::to_owned));
+            return Ok(());
+        }
+        Err(error) => describe(hook, &error),
+    };
+    match hook.otherwise {
+        Otherwise::Refuse => Err(failure),
+        Otherwise::Blind(blind_spot) => {
+            log::debug!("{failure}");
+            blind.push(blind_spot.to_owned());
+            Ok(())
+        }
+        Otherwise::Instead(substitute) => {
+            log::debug!("{failure}");
+            attach_hook(ebpf, btf, substitute, links, blind)
+        }
+    }
 }
 
 /// The attachments of a rung; dropping it detaches its programs, which stay

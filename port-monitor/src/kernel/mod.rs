@@ -20,6 +20,8 @@ use port_monitor_common::{
 };
 use thiserror::Error;
 
+use crate::record::HookCount;
+
 pub mod btf;
 mod canary;
 pub mod counters;
@@ -263,6 +265,16 @@ impl Kernel {
         self.links = Links::default();
     }
 
+    /// Every hook's row, with the runs that were skipped.
+    pub fn hooks(&self) -> Result<Vec<(Hook, HookCount)>, MapError> {
+        let row = |hook| {
+            let skipped = self.skipped(hook)?;
+            let count = self.counters.hook(hook)?;
+            Ok((hook, HookCount { skipped, ..count }))
+        };
+        Hook::ALL.into_iter().map(row).collect()
+    }
+
     /// Events that are lost because the kernel skipped a program, by hook.
     ///
     /// On preemptible kernels a task may be interrupted in the middle of a
@@ -275,7 +287,10 @@ impl Kernel {
             return Ok(0);
         }
         Ok(match hook {
-            Hook::Connect => misses("pm_connect_fe"),
+            // What was remembered at its SYN_SENT is reported with its outcome;
+            // what has none yet is lost at the end.
+            Hook::Connect if misses("pm_connect_fe") > 0 => self.unreported()?,
+            Hook::Connect => 0,
             Hook::Accept => {
                 let returns = misses("pm_accept_fe4") + misses("pm_accept_fe2");
                 let harmless = self.counters.extra(Extra::GraftSkipped)? + self.left_marks()?;
@@ -283,6 +298,18 @@ impl Kernel {
             }
             Hook::Outcome => 0,
         })
+    }
+
+    /// Attempts without an outcome whose `connect` event was skipped.
+    fn unreported(&self) -> Result<u64, MapError> {
+        let Some(map) = self.ebpf.map("pm_pending") else {
+            return Ok(0);
+        };
+        let pending = HashMap::<_, u64, [u64; 9]>::try_from(map)?;
+        let unreported =
+            |entry: &Result<(u64, [u64; 9]), MapError>| matches!(entry, Ok((_, [.., 0])));
+        let count = pending.iter().filter(unreported).count();
+        Ok(count as u64)
     }
 
     /// Reported accepts that `security_sock_graft`'s program was skipped for,

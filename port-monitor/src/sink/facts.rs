@@ -80,7 +80,8 @@ pub(super) struct Facts<'a> {
     /// What was done about a violation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) enforcement: Option<Enforcement>,
-    /// The accepting thread was asleep in accept before the monitor attached.
+    /// Only the second of two hooks saw the accept: the thread was asleep in
+    /// accept before the monitor attached, or the kernel skipped the first.
     pub(super) preattach: bool,
     /// Fields without a value, and why.
     #[serde(skip_serializing_if = "Missing::is_empty")]
@@ -129,7 +130,8 @@ pub(super) struct SummaryFacts {
     pub(super) hidden: u64,
     /// Events that broke the policy, shown or not.
     pub(super) violations: u64,
-    /// Accepts by threads asleep in accept since before the start.
+    /// Accepts only the second hook saw: by threads asleep in accept since before
+    /// the start, or where the kernel skipped the first.
     pub(super) accept_preattach: u64,
     /// Times a kernel table was full: outcomes or owners are missing.
     pub(super) table_full: u64,
@@ -138,7 +140,8 @@ pub(super) struct SummaryFacts {
     pub(super) command_status: Option<i32>,
 }
 
-/// A hook's counters. `hit = filtered + reserve_failed + submitted`.
+/// A hook's counters. `hit = filtered + reserve_failed + submitted`; what the
+/// kernel skipped comes on top.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct HookRow {
     hit: u64,
@@ -146,6 +149,8 @@ pub(super) struct HookRow {
     /// Lost: the ring was full.
     reserve_failed: u64,
     submitted: u64,
+    /// Lost: the kernel skipped the program.
+    skipped: u64,
     adds_up: bool,
 }
 
@@ -156,12 +161,14 @@ impl From<&record::HookCount> for HookRow {
             filtered,
             reserve_failed,
             submitted,
+            skipped,
         } = *count;
         Self {
             hit,
             filtered,
             reserve_failed,
             submitted,
+            skipped,
             adds_up: count.adds_up(),
         }
     }
@@ -298,6 +305,8 @@ pub(super) enum Enforcement {
 pub(super) enum LossCause {
     /// The kernel's ring buffer was full.
     RingFull,
+    /// The kernel skipped the program.
+    ProgramSkipped,
     /// The output took the lines too slowly.
     OutputSlow,
     /// Records this version cannot read.
@@ -308,6 +317,7 @@ impl From<record::LossCause> for LossCause {
     fn from(cause: record::LossCause) -> Self {
         match cause {
             record::LossCause::RingFull => Self::RingFull,
+            record::LossCause::ProgramSkipped => Self::ProgramSkipped,
             record::LossCause::OutputSlow => Self::OutputSlow,
             record::LossCause::Undecodable => Self::Undecodable,
         }

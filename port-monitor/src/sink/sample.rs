@@ -187,6 +187,7 @@ pub(super) fn summary() -> Summary {
         hit,
         filtered,
         reserve_failed: 0,
+        skipped: 0,
         submitted: hit - filtered,
     };
     Summary {

@@ -216,6 +216,7 @@ impl Table {
         let time = self.clock.time_of_day(wall_ns).to_owned();
         let cause = match cause {
             LossCause::RingFull => "ring full",
+            LossCause::ProgramSkipped => "program skipped",
             LossCause::OutputSlow => "output too slow",
             LossCause::Undecodable => "undecodable",
         };
@@ -238,10 +239,15 @@ impl Table {
         );
         if lost > 0 {
             let (undecodable, output) = (summary.undecodable, summary.dropped);
-            let ring = lost.saturating_sub(undecodable).saturating_sub(output);
+            let rows = || summary.hooks.iter().map(|(_, count)| count);
+            let ring: u64 = rows().map(|count| count.reserve_failed).sum();
+            let skipped: u64 = rows().map(|count| count.skipped).sum();
             self.comment(
                 out,
-                format_args!("lost: ring full {ring}, undecodable {undecodable}, output {output}"),
+                format_args!(
+                    "lost: ring full {ring}, program skipped {skipped}, undecodable \
+                     {undecodable}, output {output}"
+                ),
             );
         }
         if !summary.adds_up() {
@@ -261,12 +267,13 @@ impl Table {
             self.comment(
                 out,
                 format_args!(
-                    "  {}: hit {}, filtered {}, ring full {}, submitted {}",
+                    "  {}: hit {}, filtered {}, ring full {}, submitted {}, skipped {}",
                     hook.name(),
                     count.hit,
                     count.filtered,
                     count.reserve_failed,
-                    count.submitted
+                    count.submitted,
+                    count.skipped
                 ),
             );
         }
@@ -281,7 +288,7 @@ impl Table {
             let accepts = plural(preattach, "accept");
             self.comment(
                 out,
-                format_args!("{preattach} {accepts} by threads that waited since before the start"),
+                format_args!("{preattach} {accepts} seen by the second hook only"),
             );
         }
         let table_full = summary.table_full;

@@ -146,7 +146,8 @@ fn want_event(want: &mut impl FnMut(&str, Want), expected: &Expected) {
     want("port_monitor.cpu", Want::Between(0, cpus));
     want("port_monitor.netns", Want::is(expected.netns_ino));
     want("port_monitor.v4_mapped", Want::is(expected.v4_mapped));
-    want("port_monitor.preattach", Want::is(expected.preattach));
+    let preattach = expected.preattach.map_or(Want::Any, Want::is);
+    want("port_monitor.preattach", preattach);
     want("port_monitor.owner_source", Want::is(expected.owner_source));
     if expected.action == Action::Connected {
         let span_us = to.saturating_sub(from) / 1000;

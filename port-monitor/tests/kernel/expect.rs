@@ -59,7 +59,9 @@ pub(crate) struct Expected {
     pub(crate) v4_mapped: bool,
     pub(crate) netns_ino: u64,
     pub(crate) within_ns: (u64, u64),
-    pub(crate) preattach: bool,
+    /// `port_monitor.preattach`; `None`: either, because the kernel may have
+    /// skipped the first hook.
+    pub(crate) preattach: Option<bool>,
     /// What the rung does not see here.
     pub(crate) blind: Option<Blind>,
 }
@@ -128,7 +130,7 @@ fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
         v4_mapped: attempt.v4_mapped,
         netns_ino: attempt.netns_ino,
         within_ns: attempt.within_ns,
-        preattach: false,
+        preattach: Some(false),
         blind: None,
     };
     let unknown = !attempt.bound && !sight.chosen_ports;
@@ -171,7 +173,11 @@ fn accept_record(accept: &Accept, facts: &[Fact], sight: Sight) -> Option<Expect
         v4_mapped: accept.v4_mapped,
         netns_ino: accept.netns_ino,
         within_ns: accept.within_ns,
-        preattach: accept.preattach && owner_source == "accept",
+        preattach: match (sight.two_hooks, accept.preattach) {
+            (true, true) => Some(true),
+            (true, false) => None,
+            (false, _) => Some(false),
+        },
         blind,
     })
 }

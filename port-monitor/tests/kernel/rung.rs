@@ -76,13 +76,20 @@ impl Rung {
     /// What the rung sees.
     pub(crate) const fn sight(self) -> Sight {
         match self {
-            Self::Fentry | Self::Kprobe => Sight {
+            Self::Fentry => Sight {
                 chosen_ports: true,
                 acceptors: true,
+                two_hooks: true,
+            },
+            Self::Kprobe => Sight {
+                chosen_ports: true,
+                acceptors: true,
+                two_hooks: false,
             },
             Self::Tracepoint => Sight {
                 chosen_ports: false,
                 acceptors: false,
+                two_hooks: false,
             },
         }
     }
@@ -95,6 +102,8 @@ pub(crate) struct Sight {
     pub(crate) chosen_ports: bool,
     /// Who accepts, and that somebody does.
     pub(crate) acceptors: bool,
+    /// Two hooks see an accept, and the record says when only the second did.
+    pub(crate) two_hooks: bool,
 }
 
 impl Sight {
@@ -102,6 +111,7 @@ impl Sight {
     pub(crate) const WITH_ACCEPTOR: Self = Self {
         chosen_ports: false,
         acceptors: true,
+        two_hooks: false,
     };
 
     /// Whether this is not seen.

@@ -26,6 +26,7 @@ const END_GRACE: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, Default)]
 struct Reported {
     ring_full: u64,
+    skipped: u64,
     output_slow: u64,
     undecodable: u64,
 }
@@ -142,11 +143,10 @@ impl<'a> Session<'a> {
     fn check(&mut self) -> Result<(), Failure> {
         self.pipeline.resample_clock();
         self.kernel.flush_log();
-        let ring_full = self
-            .kernel
-            .counters()
-            .reserve_failed()
-            .or_exit(ExitCode::CannotAttach)?;
+        let hooks = self.kernel.hooks().or_exit(ExitCode::CannotAttach)?;
+        let rows = || hooks.iter().map(|(_, count)| count);
+        let ring_full = rows().map(|count| count.reserve_failed).sum();
+        let skipped = rows().map(|count| count.skipped).sum();
         let Tally {
             undecodable,
             refused: output_slow,
@@ -155,6 +155,7 @@ impl<'a> Session<'a> {
         let reported = &mut self.reported;
         let losses = [
             (LossCause::RingFull, ring_full, &mut reported.ring_full),
+            (LossCause::ProgramSkipped, skipped, &mut reported.skipped),
             (
                 LossCause::OutputSlow,
                 output_slow,
@@ -168,7 +169,7 @@ impl<'a> Session<'a> {
         ];
         let wall_ns = self.pipeline.wall_ns(clock::boot_ns());
         for (cause, total, reported) in losses {
-            let lost = total - *reported;
+            let lost = u64::saturating_sub(total, *reported);
             if lost > 0 {
                 let gap = Item::Loss(&Loss {
                     wall_ns,
@@ -246,11 +247,7 @@ impl<'a> Session<'a> {
             if self.drain()? > 0 {
                 deadline = Instant::now() + END_GRACE;
             }
-            let hooks = self
-                .kernel
-                .counters()
-                .hooks()
-                .or_exit(ExitCode::CannotAttach)?;
+            let hooks = self.kernel.hooks().or_exit(ExitCode::CannotAttach)?;
             let submitted: u64 = hooks.iter().map(|(_, count)| count.submitted).sum();
             let agree = submitted == self.pipeline.tally().received
                 && hooks.iter().all(|(_, count)| count.adds_up());

@@ -261,6 +261,7 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
             hit: 201,
             filtered: 10,
             reserve_failed: 4,
+            skipped: 0,
             submitted: 186,
         },
     );
@@ -277,7 +278,7 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
 #   outcome: hit 100, filtered 0, ring full 0, submitted 100
 #   received 402, hidden 2
 # 1 violation
-# 1 accept by threads that waited since before the start
+# 1 accept seen by the second hook only
 # kernel table full 2 times: outcomes or owners are missing
 # command killed by signal 9
 ";
