@@ -19,7 +19,7 @@ use crate::{
     globals::config,
     maps::{COUNTERS, EVENTS},
     mem,
-    sock::Flow,
+    sock::{Addr, Flow},
     task,
 };
 
@@ -183,8 +183,14 @@ fn write(draft: &Draft<'_>, extra_flags: u16) -> Result<(), Full> {
     *ts_ns = draft.ts_ns;
     *id = draft.id;
     *owner = *draft.owner;
-    *local_addr = flow.local_addr;
-    *remote_addr = flow.remote_addr;
+    // SAFETY: 16 bytes each, aligned to 8 by the record.
+    unsafe { (&raw mut *local_addr).cast::<Addr>().write(flow.local_addr) };
+    // SAFETY: as above.
+    unsafe {
+        (&raw mut *remote_addr)
+            .cast::<Addr>()
+            .write(flow.remote_addr)
+    };
     *netns_ino = flow.netns_ino;
     *local_port = flow.local_port;
     *remote_port = flow.remote_port;

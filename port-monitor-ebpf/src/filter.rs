@@ -3,7 +3,6 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 use port_monitor_common::{
-    addr::as_v4,
     config::{
         FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_IN,
         FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID, FILTER_REMOTE_NET,
@@ -17,7 +16,7 @@ use port_monitor_common::{
 use crate::{
     globals::config,
     maps::{COMMS, PIDS, PORT_SETS, REMOTE_NETS, TREE, UIDS},
-    sock::Flow,
+    sock::{self, Flow},
     task,
 };
 
@@ -63,7 +62,7 @@ fn family_passes(flow: &Flow) -> bool {
     if !on(FILTER_ONLY_V4 | FILTER_ONLY_V6) {
         return true;
     }
-    let is_v4 = as_v4(&flow.remote_addr).is_some();
+    let is_v4 = sock::is_v4(&flow.remote_addr);
     !(on(FILTER_ONLY_V4) && !is_v4 || on(FILTER_ONLY_V6) && is_v4)
 }
 

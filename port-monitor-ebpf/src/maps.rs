@@ -6,9 +6,12 @@ use aya_ebpf::{
 };
 use port_monitor_common::{config::PORT_SETS_WORDS, counters::COUNTERS as COUNTER_SLOTS};
 
-use crate::hooks::{
-    outcome::Pending,
-    state::{Listener, ListenerKey},
+use crate::{
+    hooks::{
+        outcome::Pending,
+        state::{Listener, ListenerKey},
+    },
+    sock::Addr,
 };
 
 /// Records on their way to userspace; the loader sets the size.
@@ -58,5 +61,5 @@ pub(crate) static PORT_SETS: Array<u64> = Array::with_max_entries(PORT_SETS_WORD
 
 /// Filter: remote networks, IPv4 as IPv4-mapped.
 #[map(name = "pm_remote_nets")]
-pub(crate) static REMOTE_NETS: LpmTrie<[u8; 16], u8> =
+pub(crate) static REMOTE_NETS: LpmTrie<Addr, u8> =
     LpmTrie::with_max_entries(1_024, aya_ebpf::bindings::BPF_F_NO_PREALLOC);

@@ -1,21 +1,37 @@
 //! The only reader of `struct sock`: addresses, ports and namespace, with the
 //! byte order fixed here once and for all.
 
-use port_monitor_common::{
-    addr::v4_mapped,
-    event::{AF_INET, AF_INET6},
-};
+use port_monitor_common::event::{AF_INET, AF_INET6};
 
 use crate::{globals::offset, mem::Mem};
 
 /// `IPPROTO_TCP`.
 const TCP: u16 = 6;
 
+/// An address as `port_monitor_common::addr` spells it, in words: bytes would be
+/// copied one by one, and verified one by one.
+pub(crate) type Addr = [u32; 4];
+
+/// The third word of an IPv4-mapped address.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+/// `::ffff:a.b.c.d` for `a.b.c.d`, both in network byte order.
+#[inline(always)]
+pub(crate) const fn mapped(v4: u32) -> Addr {
+    [0, 0, MAPPED, v4]
+}
+
+/// The address is an IPv4-mapped one.
+#[inline(always)]
+pub(crate) fn is_v4(addr: &Addr) -> bool {
+    addr[0] == 0 && addr[1] == 0 && addr[2] == MAPPED
+}
+
 /// Where a socket leads.
 #[derive(Clone, Copy)]
 pub(crate) struct Flow {
-    pub(crate) local_addr: [u8; 16],
-    pub(crate) remote_addr: [u8; 16],
+    pub(crate) local_addr: Addr,
+    pub(crate) remote_addr: Addr,
     pub(crate) netns_ino: u32,
     pub(crate) ifindex: u32,
     /// Host byte order; zero: not bound yet, or no longer.
@@ -75,13 +91,13 @@ pub(crate) unsafe fn flow<M: Mem>(sk: *const u8) -> Option<Flow> {
 
 /// Local and remote address, IPv4 as IPv4-mapped.
 #[inline(always)]
-unsafe fn addresses<M: Mem>(sk: *const u8, family: u8) -> Option<([u8; 16], [u8; 16])> {
+unsafe fn addresses<M: Mem>(sk: *const u8, family: u8) -> Option<(Addr, Addr)> {
     if family == AF_INET {
         // SAFETY: the caller's socket.
-        let local: [u8; 4] = unsafe { M::read(sk, offset!(skc_rcv_saddr)) }?;
+        let local = unsafe { M::read(sk, offset!(skc_rcv_saddr)) }?;
         // SAFETY: the caller's socket.
-        let remote: [u8; 4] = unsafe { M::read(sk, offset!(skc_daddr)) }?;
-        Some((v4_mapped(local), v4_mapped(remote)))
+        let remote = unsafe { M::read(sk, offset!(skc_daddr)) }?;
+        Some((mapped(local), mapped(remote)))
     } else {
         // SAFETY: the caller's socket.
         let local = unsafe { v6::<M>(sk, offset!(skc_v6_rcv_saddr)) }?;
@@ -93,16 +109,16 @@ unsafe fn addresses<M: Mem>(sk: *const u8, family: u8) -> Option<([u8; 16], [u8;
 
 /// An IPv6 address, in the words `struct in6_addr` is made of.
 #[inline(always)]
-unsafe fn v6<M: Mem>(sk: *const u8, offset: usize) -> Option<[u8; 16]> {
-    let mut words = [0u32; 4];
-    let mut i = 0;
-    while i < 4 {
-        // SAFETY: the caller's socket.
-        words[i] = unsafe { M::read(sk, offset + 4 * i) }?;
-        i += 1;
-    }
-    // SAFETY: both are 16 bytes of plain data.
-    Some(unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) })
+unsafe fn v6<M: Mem>(sk: *const u8, offset: usize) -> Option<Addr> {
+    // SAFETY: the caller's socket.
+    let first = unsafe { M::read(sk, offset) }?;
+    // SAFETY: the caller's socket.
+    let second = unsafe { M::read(sk, offset + 4) }?;
+    // SAFETY: the caller's socket.
+    let third = unsafe { M::read(sk, offset + 8) }?;
+    // SAFETY: the caller's socket.
+    let fourth = unsafe { M::read(sk, offset + 12) }?;
+    Some([first, second, third, fourth])
 }
 
 /// The local port from bind to the very end: `inet_sport` outlives `skc_num`.

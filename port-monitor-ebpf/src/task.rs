@@ -2,8 +2,8 @@
 //! only; softirq hooks must not call this for `current`.
 
 use aya_ebpf::helpers::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
+    bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task},
 };
 use port_monitor_common::{config::CGROUP_DEPTH, event::Owner};
 
@@ -29,18 +29,21 @@ pub(crate) fn is_monitor(tgid: u32) -> bool {
 /// The running thread as an owner.
 #[inline(always)]
 pub(crate) fn current_owner() -> Owner {
+    let mut owner = Owner::default();
+    let comm = (&raw mut owner.comm).cast();
+    // SAFETY: the helper writes at most as many bytes as it is told, and leaves
+    // zeroes when it fails.
+    unsafe { bpf_get_current_comm(comm, size_of_val(&owner.comm) as u32) };
     let pid_tgid = bpf_get_current_pid_tgid();
     let uid_gid = bpf_get_current_uid_gid();
-    Owner {
-        start_ns: process_start(current()),
-        // SAFETY: the helper has no preconditions.
-        cgroup_id: unsafe { bpf_get_current_cgroup_id() },
-        comm: bpf_get_current_comm().unwrap_or([0; 16]),
-        tgid: (pid_tgid >> 32) as u32,
-        tid: pid_tgid as u32,
-        uid: uid_gid as u32,
-        gid: (uid_gid >> 32) as u32,
-    }
+    owner.start_ns = process_start(current());
+    // SAFETY: the helper has no preconditions.
+    owner.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
+    owner.tgid = (pid_tgid >> 32) as u32;
+    owner.tid = pid_tgid as u32;
+    owner.uid = uid_gid as u32;
+    owner.gid = (uid_gid >> 32) as u32;
+    owner
 }
 
 /// Any task as an owner.

@@ -14,6 +14,8 @@ pub(crate) struct Artifacts {
     pub(crate) program: PathBuf,
     /// The runner of the kernel tests.
     pub(crate) kernel_tests: PathBuf,
+    /// The tests of the tool that attach it on this host.
+    pub(crate) native_tests: PathBuf,
 }
 
 /// Builds port-monitor in the release profile and says where it is.
@@ -22,12 +24,14 @@ pub(crate) fn build_program() -> Result<PathBuf> {
     executable(&messages, "port-monitor")
 }
 
-/// Builds port-monitor and the kernel test runner in the profile of the tests.
+/// Builds port-monitor and the tests that attach it, as every other test.
 pub(crate) fn build_all() -> Result<Artifacts> {
-    let messages = build(&["--bin", "port-monitor", "--test", "kernel"])?;
+    let targets = ["--bin=port-monitor", "--test=kernel", "--test=native"];
+    let messages = build(&targets)?;
     Ok(Artifacts {
         program: executable(&messages, "port-monitor")?,
         kernel_tests: executable(&messages, "kernel")?,
+        native_tests: executable(&messages, "native")?,
     })
 }
 

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     artifacts::{self, Artifacts},
     kernels::Series,
-    process,
+    paths, process,
     report::{self, KernelReport, Tally},
     test_vm, tidy, tools,
 };
@@ -42,7 +42,8 @@ const STEPS: &[Step] = &[
     step("clippy", Stop, |_| clippy()),
     step("documentation", Stop, |_| documentation()),
     step("cargo test", Continue, |_| cargo_test()),
-    step("release build", Stop, Session::build),
+    step("build", Stop, Session::build),
+    step("native program", Continue, Session::test_program_natively),
     step("native kernel", Continue, Session::test_natively),
     step("guest kernels", Continue, Session::test_in_guests),
 ];
@@ -118,6 +119,12 @@ impl Session {
         self.artifacts.as_ref().context("use the release build")
     }
 
+    /// The tests that attach the program on this host, to processes of theirs.
+    fn test_program_natively(&mut self) -> Result<Tally> {
+        let mut tests = process::elevated(&self.artifacts()?.native_tests)?;
+        run_tests(tests.current_dir(paths::workspace().join("port-monitor")))
+    }
+
     fn test_natively(&mut self) -> Result<Tally> {
         let artifacts = self.artifacts()?;
         let mut command = process::elevated(&artifacts.kernel_tests)?;
@@ -178,20 +185,25 @@ fn documentation() -> Result<Tally> {
     pass_or_fail(&mut doc)
 }
 
-/// Runs the tests of all crates and adds up what each test program reports.
+/// Runs the tests of all crates.
 fn cargo_test() -> Result<Tally> {
     let mut test = process::cargo();
     test.args(["test", "--workspace", "--exclude=port-monitor-ebpf"])
         .args(["--locked", "--no-fail-fast"]);
+    run_tests(&mut test)
+}
+
+/// Runs test programs and adds up what each of them reports.
+fn run_tests(tests: &mut Command) -> Result<Tally> {
     let mut total = Tally::default();
-    let status = process::stream(&mut test, |line| {
+    let status = process::stream(tests, |line| {
         println!("{line}");
         if let Some(tally) = test_result(line) {
             total += tally;
         }
     })?;
     if !status.success() && total.failed == 0 {
-        bail!("cargo test: {status}");
+        bail!("{tests:?}: {status}");
     }
     Ok(total)
 }

@@ -6,7 +6,6 @@
 
 use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
 use port_monitor_common::{
-    addr::{as_v4, v4_mapped},
     counters::{Extra, Hook},
     event::{EventKind, Owner, OwnerSource},
     tcp_state::TcpState,
@@ -22,7 +21,7 @@ use crate::{
     },
     maps::LISTENERS,
     mem::Probe,
-    sock::{self, Flow},
+    sock::{self, Addr, Flow},
     task,
 };
 
@@ -30,7 +29,7 @@ use crate::{
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct ListenerKey {
-    addr: [u8; 16],
+    addr: Addr,
     netns_ino: u32,
     port: u32,
 }
@@ -54,8 +53,8 @@ const OWNER_PASSES: u32 = 1;
 /// connection is not known before it is accepted.
 const AMBIGUOUS: u32 = 2;
 
-const WILDCARD: [u8; 16] = [0; 16];
-const WILDCARD_V4: [u8; 16] = v4_mapped([0; 4]);
+const WILDCARD: Addr = [0; 4];
+const WILDCARD_V4: Addr = sock::mapped(0);
 
 /// What a process does with its own socket. Softirqs that interrupt it run
 /// `pm_remote_rt`: two programs, because the kernel lets none interrupt itself.
@@ -203,7 +202,7 @@ fn established(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
 fn find_listener(flow: &Flow) -> Option<&'static Listener> {
     lookup(flow, flow.local_addr)
         .or_else(|| {
-            let is_v4 = as_v4(&flow.local_addr).is_some();
+            let is_v4 = sock::is_v4(&flow.local_addr);
             if is_v4 {
                 lookup(flow, WILDCARD_V4)
             } else {
@@ -214,14 +213,14 @@ fn find_listener(flow: &Flow) -> Option<&'static Listener> {
 }
 
 #[inline(always)]
-fn lookup(flow: &Flow, addr: [u8; 16]) -> Option<&'static Listener> {
+fn lookup(flow: &Flow, addr: Addr) -> Option<&'static Listener> {
     // SAFETY: the entry is read at once; a listener closed meanwhile leaves
     // its last owner.
     unsafe { LISTENERS.get(key(flow, addr)) }
 }
 
 #[inline(always)]
-fn key(flow: &Flow, addr: [u8; 16]) -> ListenerKey {
+fn key(flow: &Flow, addr: Addr) -> ListenerKey {
     ListenerKey {
         addr,
         netns_ino: flow.netns_ino,

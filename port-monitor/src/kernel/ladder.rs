@@ -38,7 +38,8 @@ impl Rung {
     /// lists them. Which of them hold depends on the kernel and on `--acceptor`.
     pub fn blind_spots(self) -> Vec<&'static str> {
         match self {
-            Self::Fentry | Self::Kprobe => vec![NO_GRAFT],
+            Self::Fentry => vec![NO_GRAFT],
+            Self::Kprobe => vec![FEW_RETURN_PROBES],
             Self::Tracepoint => [NO_LOCAL_PORT]
                 .into_iter()
                 .chain(LISTENER_BLIND)
@@ -115,7 +116,7 @@ const GRAFT_BESIDE_FEXIT: Hook = Hook {
 /// thread asleep in accept keeps one: the entry hook comes first.
 const GRAFT_ALONE: Hook = Hook {
     otherwise: Otherwise::Instead(&Hook {
-        blind: Some(NO_GRAFT),
+        blind: Some(FEW_RETURN_PROBES),
         ..required("pm_accept_krp", Place::KProbe("inet_csk_accept"))
     }),
     ..required("pm_graft_kp", Place::KProbe("security_sock_graft"))
@@ -123,6 +124,10 @@ const GRAFT_ALONE: Hook = Hook {
 
 /// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
 const NO_GRAFT: &str = "accepts by threads that were waiting in accept before the start";
+
+/// What a kretprobe does not see.
+const FEW_RETURN_PROBES: &str =
+    "accepts by threads that were waiting before the start or found no return probe free";
 
 /// What an attempt does not tell on the tracepoint rung.
 const NO_LOCAL_PORT: &str = "the local port of an attempt; the event of its outcome has it";
