@@ -290,13 +290,12 @@ impl Kernel {
             // What was remembered at its SYN_SENT is reported with its outcome;
             // what has none yet is lost at the end.
             Hook::Connect if misses("pm_connect_fe") > 0 => self.unreported()?,
-            Hook::Connect => 0,
             Hook::Accept => {
                 let returns = misses("pm_accept_fe4") + misses("pm_accept_fe2");
                 let harmless = self.counters.extra(Extra::GraftSkipped)? + self.left_marks()?;
                 returns.min(misses("pm_graft_fe").saturating_sub(harmless))
             }
-            Hook::Outcome => 0,
+            Hook::Connect | Hook::Outcome => 0,
         })
     }
 
@@ -319,7 +318,7 @@ impl Kernel {
             return Ok(0);
         };
         let marks = HashMap::<_, u32, u64>::try_from(map)?;
-        let count = marks.keys().filter(Result::is_ok).count();
+        let count = marks.keys().flatten().count();
         Ok(count as u64)
     }
 

@@ -1,5 +1,5 @@
 //! JSON Lines in Elastic Common Schema shape. The shape is in [`super::schema`];
-//! here it is filled in: for events by hand in [`connection`], for the few other
+//! here it is filled in: for events by hand in `connection`, for the few other
 //! lines by serializing it.
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The shape of a JSON line. The published JSON Schema and most lines come from
 //! these types. The lines of events are written by hand, for speed, and tests
-//! hold them to what serializing [`Connection`] gives. Field names are those of
+//! hold them to what serializing `Connection` gives. Field names are those of
 //! the Elastic Common Schema; what it has no name for is under `port_monitor`.
 //!
 //! New fields may appear at any time and readers must ignore what they do not
