@@ -50,6 +50,8 @@ pub(crate) fn remember(sk: *const u8, pending: &Pending, owner_passes: bool, flo
         || pending.reported == 0 && emit::is_wanted(EventKind::Connect);
     let passes = owner_passes && filter::may_pass_when_bound(flow);
     if !task::is_monitor(pending.owner.tgid) && !(wanted && passes) {
+        // Nor may an attempt be taken for an earlier socket's at this address.
+        let _: Result<(), i32> = PENDING.remove(sk as u64);
         return;
     }
     if PENDING.insert(sk as u64, pending, 0).is_err() {
