@@ -261,8 +261,8 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
             hit: 201,
             filtered: 10,
             reserve_failed: 4,
-            skipped: 0,
             submitted: 186,
+            skipped: 2,
         },
     );
     summary.dropped = 3;
@@ -270,12 +270,12 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
     summary.accept_preattach = 1;
     summary.table_full = 2;
     let expected = "\
-# seen 413 = shown 400 + filtered 12 + lost 7 in 10.0s
-# lost: ring full 4, undecodable 0, output 3
+# seen 415 = shown 400 + filtered 12 + lost 9 in 10.0s
+# lost: ring full 4, program skipped 2, undecodable 0, output 3
 # the account does not add up, by hook:
-#   connect: hit 201, filtered 10, ring full 4, submitted 186
-#   accept: hit 112, filtered 0, ring full 0, submitted 112
-#   outcome: hit 100, filtered 0, ring full 0, submitted 100
+#   connect: hit 201, filtered 10, ring full 4, submitted 186, skipped 2
+#   accept: hit 112, filtered 0, ring full 0, submitted 112, skipped 0
+#   outcome: hit 100, filtered 0, ring full 0, submitted 100, skipped 0
 #   received 402, hidden 2
 # 1 violation
 # 1 accept seen by the second hook only
