@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::process;
 
-/// What the kernel tests run, built as every other test is.
+/// What the kernel tests run.
 #[derive(Debug)]
 pub(crate) struct Artifacts {
     /// The tool itself.
@@ -24,10 +24,14 @@ pub(crate) fn build_program() -> Result<PathBuf> {
     executable(&messages, "port-monitor")
 }
 
-/// Builds port-monitor and the tests that attach it, as every other test.
+/// Builds port-monitor and the tests that attach it, in the guests' profile.
 pub(crate) fn build_all() -> Result<Artifacts> {
-    let targets = ["--bin=port-monitor", "--test=kernel", "--test=native"];
-    let messages = build(&targets)?;
+    let messages = build(&[
+        "--profile=guest",
+        "--bin=port-monitor",
+        "--test=kernel",
+        "--test=native",
+    ])?;
     Ok(Artifacts {
         program: executable(&messages, "port-monitor")?,
         kernel_tests: executable(&messages, "kernel")?,
