@@ -15,7 +15,8 @@ pub enum Rung {
     /// BPF trampolines on `tcp_connect`, `inet_csk_accept`,
     /// `security_sock_graft`: cheapest and most complete
     Fentry,
-    /// Kprobes on the same functions: where there are no trampolines
+    /// Kprobes on `tcp_connect` and `security_sock_graft`: where there are no
+    /// trampolines
     Kprobe,
     /// The raw tracepoint `inet_sock_set_state` alone: where there are neither
     Tracepoint,

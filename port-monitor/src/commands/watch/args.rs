@@ -139,7 +139,7 @@ enum Backend {
     Auto,
     /// BPF trampolines: cheapest, sees most
     Fentry,
-    /// Kprobes on the same functions
+    /// Kprobes, where there are no trampolines
     Kprobe,
     /// A raw tracepoint on TCP state changes
     Tracepoint,
