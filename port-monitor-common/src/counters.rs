@@ -1,6 +1,6 @@
 //! The kernel's own accounting: which counters there are, and the law they obey.
 //!
-//! Each hook has a row of four; userspace sums the rows over the CPUs. At rest
+//! Each hook has a row of four; userspace sums them over the CPUs. At rest
 //! `hit = filtered + reserve_failed + submitted` holds in every row.
 
 /// A place in the kernel that reports events; one row of counters each.
@@ -63,13 +63,11 @@ pub enum Extra {
     /// Processes of the watched tree that could not be followed: the table was
     /// full.
     TreeFull = 16,
-    /// Accepts already reported for which the kernel skipped
-    /// `security_sock_graft`'s program: nothing is lost.
-    GraftSkipped = 17,
 }
 
-/// Number of counters per CPU.
-pub const COUNTERS: u32 = 18;
+/// Slots of one CPU: more than there are counters, so that no two CPUs write to
+/// neighbouring cache lines.
+pub const ROW: u32 = 32;
 
 /// The index of one hook's counter.
 #[inline(always)]
@@ -78,4 +76,4 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
 }
 
 const _: () = assert!(slot(Hook::Outcome, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::GraftSkipped as u32) < COUNTERS);
+const _: () = assert!((Extra::TreeFull as u32) < ROW);

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use port_monitor_common::{
     ABI_VERSION, TcpEvent,
-    counters::{Counter, Extra, Hook, slot},
+    counters::{Counter, Extra, Hook, ROW, slot},
     event::{EventKind, FLAG_CANARY, FLAG_LOCAL_PORT_UNBOUND, Owner, OwnerSource},
 };
 
@@ -38,11 +38,18 @@ pub(crate) struct Draft<'a> {
     pub(crate) owner_passes: bool,
 }
 
+/// The CPU the program runs on.
+#[inline(always)]
+fn cpu() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_smp_processor_id() }
+}
+
 /// Adds one to a counter of this CPU. Atomic, because another hook may
 /// interrupt between load and store: tracing programs are preemptible.
 #[inline(always)]
 pub(crate) fn count(index: u32) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(index) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(cpu() * ROW + index) {
         // The target's core has no atomic add; this form of it needs no more
         // than Linux 5.10 and the first BPF instruction set.
         // SAFETY: a map value is valid for as long as the program runs.
@@ -144,8 +151,6 @@ struct Full;
 fn write(draft: &Draft<'_>, extra_flags: u16) -> Result<(), Full> {
     let mut entry = EVENTS.reserve::<TcpEvent>(0).ok_or(Full)?;
     let flow = draft.flow;
-    // SAFETY: the helper has no preconditions.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
     let unbound = if flow.local_port == 0 {
         FLAG_LOCAL_PORT_UNBOUND
     } else {
@@ -179,7 +184,7 @@ fn write(draft: &Draft<'_>, extra_flags: u16) -> Result<(), Full> {
     *family = flow.family;
     *owner_source = draft.owner_source as u8;
     *flags = draft.flags | extra_flags | unbound;
-    *event_cpu = cpu as u16;
+    *event_cpu = cpu() as u16;
     *ts_ns = draft.ts_ns;
     *id = draft.id;
     *owner = *draft.owner;

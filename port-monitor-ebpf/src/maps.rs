@@ -1,10 +1,11 @@
 //! Every map of the object, and nothing else.
 
 use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, RingBuf},
 };
-use port_monitor_common::{config::PORT_SETS_WORDS, counters::COUNTERS as COUNTER_SLOTS};
+use port_monitor_common::{config::PORT_SETS_WORDS, counters::ROW};
 
 use crate::{
     hooks::{
@@ -18,9 +19,11 @@ use crate::{
 #[map(name = "pm_events")]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
-/// The accounting: `port_monitor_common::counters`.
+/// The accounting: a row of `port_monitor_common::counters` for each CPU; the
+/// loader sets the size. Mapped into userspace, because the kernel skips kprobe
+/// programs while a CPU is in the middle of a bpf(2) that reads a map.
 #[map(name = "pm_counters")]
-pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_SLOTS, 0);
+pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(ROW, BPF_F_MMAPABLE);
 
 /// Attempts without an outcome yet, by socket address.
 #[map(name = "pm_pending")]

@@ -15,7 +15,6 @@ use crate::{
     emit::{self, Draft},
     filter,
     hooks::outcome::{self, Pending},
-    maps::PENDING,
     mem::{Direct, Probe},
     sock::{self, Flow},
     task,
@@ -26,11 +25,7 @@ fn pm_connect_fe(ctx: FEntryContext) -> i32 {
     let sk: *const u8 = ctx.arg(0);
     // SAFETY: `sk` is the function's argument, a live socket.
     if let Some(flow) = unsafe { sock::flow::<Direct>(sk) } {
-        match PENDING.get_ptr_mut(sk as u64) {
-            // SAFETY: the entry is this socket's, which this thread has locked.
-            Some(pending) => remembered(&ctx, &flow, unsafe { &mut *pending }),
-            None => attempt(&ctx, sk, &flow),
-        }
+        attempt(&ctx, sk, &flow);
     }
     0
 }
@@ -46,25 +41,12 @@ fn pm_connect_kp(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Reports an attempt that `pm_early_rt` has remembered.
-#[inline(always)]
-fn remembered(ctx: &impl EbpfContext, flow: &Flow, pending: &mut Pending) {
-    pending.ts_ns = emit::now_ns();
-    pending.reported = 1;
-    report(ctx, flow, pending, true);
-}
-
 /// Reports an attempt by the running thread, and remembers it until its outcome.
 #[inline(always)]
 pub(crate) fn attempt(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
-    let pending = Pending::new(sk, 1);
+    let pending = Pending::new(sk);
     let owner_passes = filter::owner_passes(&pending.owner, task::current());
     outcome::remember(sk, &pending, owner_passes, flow);
-    report(ctx, flow, &pending, owner_passes);
-}
-
-#[inline(always)]
-fn report(ctx: &impl EbpfContext, flow: &Flow, pending: &Pending, owner_passes: bool) {
     emit::emit(
         ctx,
         &Draft {

@@ -8,7 +8,6 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::BPF_NOEXIST,
     helpers::bpf_get_current_pid_tgid,
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
@@ -23,23 +22,11 @@ use crate::{
     sock, task,
 };
 
-/// `EEXIST`, as helpers return it.
-const EEXIST: i32 = -17;
-
 /// Notes that `accept` reports `sk`; false when that cannot be noted, and the
 /// report is left to this hook.
 #[inline(always)]
 pub(crate) fn mark(sk: *const u8) -> bool {
-    let thread = thread();
-    match ACCEPTED.insert(thread, sk as u64, BPF_NOEXIST.into()) {
-        Ok(()) => true,
-        // The kernel skipped this hook for a socket that was reported.
-        Err(EEXIST) => {
-            emit::count_extra(Extra::GraftSkipped);
-            ACCEPTED.insert(thread, sk as u64, 0).is_ok()
-        }
-        Err(_) => false,
-    }
+    ACCEPTED.insert(thread(), sk as u64, 0).is_ok()
 }
 
 #[fentry(function = "security_sock_graft")]
@@ -49,8 +36,8 @@ fn pm_graft_fe(ctx: FEntryContext) -> i32 {
     0
 }
 
-/// Beside the fexit of `accept`, where kprobes are to be had: unlike a
-/// trampoline program it is never skipped.
+/// Beside the fexit of `accept` on a preemptible kernel: unlike a trampoline
+/// program it is not skipped while a preempted task is in it.
 #[kprobe]
 fn pm_graft_mkp(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {

@@ -24,20 +24,17 @@ pub(crate) struct Pending {
     pub(crate) owner: Owner,
     pub(crate) id: u64,
     pub(crate) ts_ns: u64,
-    /// Non-zero: its `connect` event is out.
-    pub(crate) reported: u64,
 }
 
 impl Pending {
     /// An attempt by the running thread, now.
     #[inline(always)]
-    pub(crate) fn new(sk: *const u8, reported: u64) -> Self {
+    pub(crate) fn new(sk: *const u8) -> Self {
         let ts_ns = emit::now_ns();
         Self {
             owner: task::current_owner(),
             id: emit::connection_id(sk, ts_ns),
             ts_ns,
-            reported,
         }
     }
 }
@@ -45,9 +42,7 @@ impl Pending {
 /// Keeps what later events of this attempt will need.
 #[inline(always)]
 pub(crate) fn remember(sk: *const u8, pending: &Pending, owner_passes: bool, flow: &Flow) {
-    let wanted = emit::is_wanted(EventKind::Connected)
-        || emit::is_wanted(EventKind::Failed)
-        || pending.reported == 0 && emit::is_wanted(EventKind::Connect);
+    let wanted = emit::is_wanted(EventKind::Connected) || emit::is_wanted(EventKind::Failed);
     let passes = owner_passes && filter::may_pass_when_bound(flow);
     if !task::is_monitor(pending.owner.tgid) && !(wanted && passes) {
         // Nor may an attempt be taken for an earlier socket's at this address.
@@ -64,33 +59,6 @@ pub(crate) fn remember(sk: *const u8, pending: &Pending, owner_passes: bool, flo
 pub(crate) fn state_change(ctx: &RawTracePointContext) -> (*const u8, TcpState, TcpState) {
     let state = |n| TcpState(ctx.arg::<u32>(n) as u8);
     (ctx.arg(0), state(1), state(2))
-}
-
-/// Beside `connect` on a trampoline, which the kernel skips while another task
-/// is preempted in the middle of it: what is remembered here is reported with
-/// the outcome then. A program of its own, because softirqs that interrupt it
-/// run `pm_outcome_rt`, and no program interrupts itself.
-#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
-fn pm_early_rt(ctx: RawTracePointContext) -> i32 {
-    let (sk, _, new) = state_change(&ctx);
-    if new == TcpState::SYN_SENT {
-        let _: Option<()> = try_early(sk);
-    }
-    0
-}
-
-#[inline(always)]
-fn try_early(sk: *const u8) -> Option<()> {
-    // SAFETY: the tracepoint's socket is live.
-    if !unsafe { sock::is_tcp::<Probe>(sk) } {
-        return None;
-    }
-    // SAFETY: as above.
-    let flow = unsafe { sock::flow::<Probe>(sk) }?;
-    let pending = Pending::new(sk, 0);
-    let owner_passes = filter::owner_passes(&pending.owner, task::current());
-    remember(sk, &pending, owner_passes, &flow);
-    Some(())
 }
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
@@ -134,36 +102,28 @@ fn report_pending(
     let mut flow = unsafe { sock::flow::<Probe>(sk) }?;
     // SAFETY: as above.
     flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }?;
-    let mut draft = Draft {
-        hook: Hook::Connect,
-        kind: EventKind::Connect,
-        flags: 0,
-        id: pending.id,
-        ts_ns: pending.ts_ns,
-        detail: 0,
-        flow: &flow,
-        owner: &pending.owner,
-        owner_source: OwnerSource::Connect,
-        owner_passes: true,
-    };
-    if pending.reported == 0 {
-        // Without a port it failed before a SYN could be sent.
-        if flow.local_port == 0 {
-            return None;
-        }
-        emit::emit(ctx, &draft);
-    }
-    draft.hook = Hook::Outcome;
-    draft.ts_ns = emit::now_ns();
-    if new == TcpState::ESTABLISHED {
-        draft.kind = EventKind::Connected;
-        draft.detail = handshake_us(pending.ts_ns, draft.ts_ns);
+    let ts_ns = emit::now_ns();
+    let (kind, detail) = if new == TcpState::ESTABLISHED {
+        (EventKind::Connected, handshake_us(pending.ts_ns, ts_ns))
     } else {
-        draft.kind = EventKind::Failed;
         // SAFETY: as above.
-        draft.detail = unsafe { sock::error::<Probe>(sk) }?;
-    }
-    emit::emit(ctx, &draft);
+        (EventKind::Failed, unsafe { sock::error::<Probe>(sk) }?)
+    };
+    emit::emit(
+        ctx,
+        &Draft {
+            hook: Hook::Outcome,
+            kind,
+            flags: 0,
+            id: pending.id,
+            ts_ns,
+            detail,
+            flow: &flow,
+            owner: &pending.owner,
+            owner_source: OwnerSource::Connect,
+            owner_passes: true,
+        },
+    );
     Some(())
 }
 

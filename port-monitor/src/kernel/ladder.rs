@@ -103,13 +103,23 @@ const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
 
 const OUTCOME: Hook = required("pm_outcome_rt", STATE);
 
-/// Beside the fexit of `inet_csk_accept`: a kprobe where kprobes are to be had,
-/// because the kernel skips a trampoline program that a preempted task is in.
-const GRAFT_BESIDE_FEXIT: Hook = Hook {
-    otherwise: Otherwise::Instead(&Hook {
-        otherwise: Otherwise::Blind(NO_GRAFT),
-        ..required("pm_graft_fe", Place::FEntry("security_sock_graft"))
-    }),
+const CONNECT: Hook = required("pm_connect_fe", Place::FEntry("tcp_connect"));
+
+/// Beside the fexit of `inet_csk_accept`.
+const GRAFT: Hook = Hook {
+    otherwise: Otherwise::Blind(NO_GRAFT),
+    ..required("pm_graft_fe", Place::FEntry("security_sock_graft"))
+};
+
+/// On a preemptible kernel a trampoline program is skipped while a preempted
+/// task is in it; a kprobe runs with preemption off. What is skipped where there
+/// are no kprobes is counted.
+const CONNECT_PREEMPTIBLE: Hook = Hook {
+    otherwise: Otherwise::Instead(&CONNECT),
+    ..required("pm_connect_kp", Place::KProbe("tcp_connect"))
+};
+const GRAFT_PREEMPTIBLE: Hook = Hook {
+    otherwise: Otherwise::Instead(&GRAFT),
     ..required("pm_graft_mkp", Place::KProbe("security_sock_graft"))
 };
 
@@ -152,6 +162,8 @@ pub(super) struct Needs {
     pub(super) acceptor: bool,
     /// Follow a process tree.
     pub(super) tree: bool,
+    /// The kernel may preempt a task in the middle of a trampoline program.
+    pub(super) preemptible: bool,
 }
 
 /// Why a rung was refused.
@@ -177,13 +189,19 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
         hooks.extend(TREE);
     }
     match rung {
-        Rung::Fentry => hooks.extend([
-            GRAFT_BESIDE_FEXIT,
-            required(accept_program(needs)?, Place::FExit("inet_csk_accept")),
-            OUTCOME,
-            required("pm_early_rt", STATE),
-            required("pm_connect_fe", Place::FEntry("tcp_connect")),
-        ]),
+        Rung::Fentry => {
+            let (graft, connect) = if needs.preemptible {
+                (GRAFT_PREEMPTIBLE, CONNECT_PREEMPTIBLE)
+            } else {
+                (GRAFT, CONNECT)
+            };
+            hooks.extend([
+                graft,
+                required(accept_program(needs)?, Place::FExit("inet_csk_accept")),
+                OUTCOME,
+                connect,
+            ]);
+        }
         Rung::Kprobe => hooks.extend([
             GRAFT_ALONE,
             OUTCOME,

@@ -13,11 +13,7 @@ use aya::{
     programs::{Iter, ProgramError},
 };
 use aya_log::EbpfLogger;
-use port_monitor_common::{
-    config::Config,
-    counters::{Extra, Hook},
-    event::EventKind,
-};
+use port_monitor_common::{config::Config, counters::Hook, event::EventKind};
 use thiserror::Error;
 
 use crate::record::HookCount;
@@ -30,6 +26,7 @@ mod ladder;
 mod misses;
 mod object;
 mod pod;
+mod preemption;
 pub mod preflight;
 pub mod ring;
 
@@ -50,6 +47,9 @@ const MAX_BTF_BYTES: u64 = 256 << 20;
 pub const MIN_RING_BYTES: u32 = 4_096;
 /// The default ring: 32,767 records, a third of a second of a flood.
 pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
+
+/// What becomes of an attempt.
+const OUTCOMES: [EventKind; 2] = [EventKind::Connected, EventKind::Failed];
 
 /// What to watch, and how.
 #[derive(Clone, Debug)]
@@ -154,6 +154,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     links: Links,
     rung: Rung,
+    kinds: Vec<EventKind>,
     blind_spots: Vec<String>,
     counters: Counters,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -188,6 +189,7 @@ impl Kernel {
             accept_params: layout.function_params("inet_csk_accept"),
             acceptor: settings.acceptor,
             tree: settings.filters.tree,
+            preemptible: preemption::is_possible(),
         };
         let kernel_btf = aya::Btf::parse_file(&path, Endianness::default()).map_err(|error| {
             KernelError::BtfUnusable {
@@ -196,7 +198,13 @@ impl Kernel {
             }
         })?;
         let log_level = settings.log_level.map_or(0, |level| level as u8);
-        let mut ebpf = object::load(&offsets, &config(settings), settings.ring_bytes, log_level)?;
+        let mut ebpf = object::load(
+            &offsets,
+            &config(settings),
+            settings.ring_bytes,
+            counters::slots()?,
+            log_level,
+        )?;
         settings.filters.write(&mut ebpf)?;
         let (rung, links, blind_spots) = climb(&mut ebpf, &kernel_btf, settings.backend, &needs)?;
         if rung == Rung::Tracepoint {
@@ -206,7 +214,7 @@ impl Kernel {
             .log_level
             .map(|_| start_logger(&mut ebpf))
             .transpose()?;
-        let counters = Counters::take(&mut ebpf)?;
+        let counters = Counters::map(&ebpf)?;
         let mut records = ring::take(&mut ebpf)?;
         let mut early = Vec::new();
         canary::run(&mut records, rung, settings.acceptor, |record| {
@@ -216,6 +224,7 @@ impl Kernel {
             ebpf,
             links,
             rung,
+            kinds: settings.kinds.clone(),
             blind_spots,
             counters,
             logger,
@@ -266,60 +275,39 @@ impl Kernel {
     }
 
     /// Every hook's row, with the runs that were skipped.
-    pub fn hooks(&self) -> Result<Vec<(Hook, HookCount)>, MapError> {
+    pub fn hooks(&self) -> Vec<(Hook, HookCount)> {
         let row = |hook| {
-            let skipped = self.skipped(hook)?;
-            let count = self.counters.hook(hook)?;
-            Ok((hook, HookCount { skipped, ..count }))
+            let skipped = self.skipped(hook);
+            let count = self.counters.hook(hook);
+            (hook, HookCount { skipped, ..count })
         };
         Hook::ALL.into_iter().map(row).collect()
     }
 
     /// Events that are lost because the kernel skipped a program, by hook.
     ///
-    /// On preemptible kernels a task may be interrupted in the middle of a
-    /// trampoline program; other tasks' runs of it on that CPU are then skipped
-    /// (`recursion_misses`, Linux 5.12). An accept is lost only if both of its
-    /// hooks were skipped.
-    pub fn skipped(&self, hook: Hook) -> Result<u64, MapError> {
-        let misses = |program| self.ebpf.program(program).map_or(0, misses::of);
-        if self.rung != Rung::Fentry {
-            return Ok(0);
-        }
-        Ok(match hook {
-            // What was remembered at its SYN_SENT is reported with its outcome;
-            // what has none yet is lost at the end.
-            Hook::Connect if misses("pm_connect_fe") > 0 => self.unreported()?,
-            Hook::Accept => {
-                let returns = misses("pm_accept_fe4") + misses("pm_accept_fe2");
-                let harmless = self.counters.extra(Extra::GraftSkipped)? + self.left_marks()?;
-                returns.min(misses("pm_graft_fe").saturating_sub(harmless))
+    /// It skips a trampoline program on a CPU where a preempted task is in the
+    /// middle of it (Linux 5.12 counts that), and a kprobe where one is in the
+    /// middle of a bpf(2). An accept with two hooks is lost only if both were
+    /// skipped: at most as often as either.
+    fn skipped(&self, hook: Hook) -> u64 {
+        let misses = |names: &[&str]| -> u64 {
+            let programs = names.iter().filter_map(|name| self.ebpf.program(name));
+            programs.map(misses::of).sum()
+        };
+        let is_wanted = |kind: &EventKind| self.kinds.contains(kind);
+        match hook {
+            Hook::Connect if !is_wanted(&EventKind::Connect) => 0,
+            Hook::Accept if !is_wanted(&EventKind::Accept) => 0,
+            Hook::Outcome if !OUTCOMES.iter().any(is_wanted) => 0,
+            // An attempt that was not seen has no outcome either.
+            Hook::Connect | Hook::Outcome => misses(&["pm_connect_fe", "pm_connect_kp"]),
+            Hook::Accept if self.rung == Rung::Fentry => {
+                let returns = misses(&["pm_accept_fe4", "pm_accept_fe2"]);
+                returns.min(misses(&["pm_graft_fe", "pm_graft_mkp"]))
             }
-            Hook::Connect | Hook::Outcome => 0,
-        })
-    }
-
-    /// Attempts without an outcome whose `connect` event was skipped.
-    fn unreported(&self) -> Result<u64, MapError> {
-        let Some(map) = self.ebpf.map("pm_pending") else {
-            return Ok(0);
-        };
-        let pending = HashMap::<_, u64, [u64; 9]>::try_from(map)?;
-        let unreported =
-            |entry: &Result<(u64, [u64; 9]), MapError>| matches!(entry, Ok((_, [.., 0])));
-        let count = pending.iter().filter(unreported).count();
-        Ok(count as u64)
-    }
-
-    /// Reported accepts that `security_sock_graft`'s program was skipped for,
-    /// and whose threads have not accepted since.
-    fn left_marks(&self) -> Result<u64, MapError> {
-        let Some(map) = self.ebpf.map("pm_accepted") else {
-            return Ok(0);
-        };
-        let marks = HashMap::<_, u32, u64>::try_from(map)?;
-        let count = marks.keys().flatten().count();
-        Ok(count as u64)
+            Hook::Accept => misses(&["pm_graft_kp", "pm_accept_krp"]),
+        }
     }
 
     /// Hands what the eBPF programs have logged so far to the `log` facade.

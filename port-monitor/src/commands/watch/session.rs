@@ -91,7 +91,7 @@ impl<'a> Session<'a> {
                 Wake::Records => {
                     self.drain()?;
                 }
-                Wake::Check => self.check()?,
+                Wake::Check => self.check(),
                 Wake::Stop => break,
                 Wake::CommandEnded(status) => {
                     self.command_status = Some(status);
@@ -140,10 +140,10 @@ impl<'a> Session<'a> {
 
     /// Shows what was lost since the last look. An output that has no room for
     /// that is told the next time.
-    fn check(&mut self) -> Result<(), Failure> {
+    fn check(&mut self) {
         self.pipeline.resample_clock();
         self.kernel.flush_log();
-        let hooks = self.kernel.hooks().or_exit(ExitCode::CannotAttach)?;
+        let hooks = self.kernel.hooks();
         let rows = || hooks.iter().map(|(_, count)| count);
         let ring_full = rows().map(|count| count.reserve_failed).sum();
         let skipped = rows().map(|count| count.skipped).sum();
@@ -182,7 +182,6 @@ impl<'a> Session<'a> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Ends the command, if something else ended the run.
@@ -203,14 +202,9 @@ impl<'a> Session<'a> {
         self.kernel.detach();
         let hooks = self.settle()?;
         let counts = self.output.drain(END_GRACE);
-        self.check()?;
+        self.check();
         let tally = self.pipeline.tally();
-        let extra = |extra| {
-            self.kernel
-                .counters()
-                .extra(extra)
-                .or_exit(ExitCode::CannotAttach)
-        };
+        let extra = |extra| self.kernel.counters().extra(extra);
         let summary = Summary {
             wall_ns: self.pipeline.wall_ns(clock::boot_ns()),
             duration: watched,
@@ -221,10 +215,10 @@ impl<'a> Session<'a> {
             shown: counts.written,
             dropped: counts.dropped,
             violations: tally.violations,
-            accept_preattach: extra(Extra::AcceptPreattach)?,
-            table_full: extra(Extra::PendingFull)?
-                + extra(Extra::ListenersFull)?
-                + extra(Extra::TreeFull)?,
+            accept_preattach: extra(Extra::AcceptPreattach),
+            table_full: extra(Extra::PendingFull)
+                + extra(Extra::ListenersFull)
+                + extra(Extra::TreeFull),
             command_status: self.command_status,
         };
         self.pipeline.say(&self.output, Item::Summary(&summary));
@@ -247,7 +241,7 @@ impl<'a> Session<'a> {
             if self.drain()? > 0 {
                 deadline = Instant::now() + END_GRACE;
             }
-            let hooks = self.kernel.hooks().or_exit(ExitCode::CannotAttach)?;
+            let hooks = self.kernel.hooks();
             let submitted: u64 = hooks.iter().map(|(_, count)| count.submitted).sum();
             let agree = submitted == self.pipeline.tally().received
                 && hooks.iter().all(|(_, count)| count.adds_up());
