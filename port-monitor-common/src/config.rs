@@ -34,6 +34,18 @@ pub struct Offsets {
     pub sk_protocol: u32,
     /// `sock.sk_err`.
     pub sk_err: u32,
+    /// `sock_common.skc_flags`: an unsigned long of `enum sock_flags` bits.
+    pub skc_flags: u32,
+    /// `tcp_sock.srtt_us`: eight times the smoothed round-trip time.
+    pub tcp_srtt_us: u32,
+    /// `tcp_sock.bytes_received`: with one for a FIN.
+    pub tcp_bytes_received: u32,
+    /// `tcp_sock.bytes_sent`: with what was sent again.
+    pub tcp_bytes_sent: u32,
+    /// `tcp_sock.bytes_retrans`.
+    pub tcp_bytes_retrans: u32,
+    /// `tcp_sock.total_retrans`.
+    pub tcp_total_retrans: u32,
     /// `inet_sock.inet_sport` (network byte order; set from bind to the end).
     pub inet_sport: u32,
     /// `net.ns.inum`.

@@ -15,11 +15,13 @@ pub enum Hook {
     Accept = 1,
     /// The outcome of an attempt: `SYN_SENT`→ESTABLISHED or →CLOSE.
     Outcome = 2,
+    /// The end of a connection: →CLOSE.
+    Close = 3,
 }
 
 impl Hook {
     /// Every hook, in row order.
-    pub const ALL: [Self; 3] = [Self::Connect, Self::Accept, Self::Outcome];
+    pub const ALL: [Self; 4] = [Self::Connect, Self::Accept, Self::Outcome, Self::Close];
 
     /// The name users see.
     pub const fn name(self) -> &'static str {
@@ -27,6 +29,7 @@ impl Hook {
             Self::Connect => "connect",
             Self::Accept => "accept",
             Self::Outcome => "outcome",
+            Self::Close => "close",
         }
     }
 }
@@ -52,17 +55,17 @@ pub enum Extra {
     /// Accepts that only `security_sock_graft` saw: the accepting thread was
     /// asleep in `accept` when the return probe was attached, or the kernel
     /// skipped that program.
-    AcceptPreattach = 12,
-    /// Attempts whose outcome cannot be reported: the table of pending
-    /// attempts was full.
-    PendingFull = 13,
+    AcceptPreattach = 16,
+    /// Connections whose outcome or end cannot be reported: the table of
+    /// connections was full.
+    ConnectionsFull = 17,
     /// Listeners whose owner could not be stored: the table was full.
-    ListenersFull = 14,
+    ListenersFull = 18,
     /// Events of the start-up canary; they are in no other counter.
-    Canary = 15,
+    Canary = 19,
     /// Processes of the watched tree that could not be followed: the table was
     /// full.
-    TreeFull = 16,
+    TreeFull = 20,
 }
 
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
@@ -75,5 +78,5 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
     hook as u32 * 4 + counter as u32
 }
 
-const _: () = assert!(slot(Hook::Outcome, Counter::Submitted) < Extra::AcceptPreattach as u32);
+const _: () = assert!(slot(Hook::Close, Counter::Submitted) < Extra::AcceptPreattach as u32);
 const _: () = assert!((Extra::TreeFull as u32) < ROW);

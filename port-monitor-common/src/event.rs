@@ -1,6 +1,7 @@
 //! The wire record: what the eBPF programs write into the ring buffer.
 //!
-//! 120 bytes, so that record and ring header together fill two cache lines.
+//! 120 bytes, so that record and ring header together fill two cache lines; the
+//! end of a connection has 40 more.
 //! Fields are only ever appended and kinds never renumbered; any change of the
 //! layout raises [`ABI_VERSION`].
 
@@ -10,13 +11,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The layout version in [`TcpEvent::abi`], and the one the loader asks the
 /// object for before it loads it.
-pub const ABI_VERSION: u8 = 1;
+pub const ABI_VERSION: u8 = 2;
 
 /// The symbol an object of this layout has; the loader asks for it by name.
-pub const ABI_SYMBOL: &str = "PM_ABI_1";
+pub const ABI_SYMBOL: &str = "PM_ABI_2";
 
-/// The size of every record in bytes.
+/// The size of a [`TcpEvent`] in bytes.
 pub const EVENT_SIZE: usize = 120;
+/// The size of a [`CloseEvent`] in bytes.
+pub const CLOSE_EVENT_SIZE: usize = 160;
 
 /// `AF_INET` in [`TcpEvent::family`].
 pub const AF_INET: u8 = 2;
@@ -35,11 +38,19 @@ pub enum EventKind {
     Connected = 3,
     /// An attempt came to nothing.
     Failed = 4,
+    /// An established connection has ended: the record is a [`CloseEvent`].
+    Close = 5,
 }
 
 impl EventKind {
     /// Every kind, in numeric order.
-    pub const ALL: [Self; 4] = [Self::Connect, Self::Accept, Self::Connected, Self::Failed];
+    pub const ALL: [Self; 5] = [
+        Self::Connect,
+        Self::Accept,
+        Self::Connected,
+        Self::Failed,
+        Self::Close,
+    ];
 
     /// The bit of this kind in [`crate::config::Config::kinds`].
     #[inline(always)]
@@ -54,6 +65,7 @@ impl EventKind {
             2 => Some(Self::Accept),
             3 => Some(Self::Connected),
             4 => Some(Self::Failed),
+            5 => Some(Self::Close),
             _ => None,
         }
     }
@@ -87,6 +99,40 @@ impl OwnerSource {
     }
 }
 
+/// Who ended a connection first; the values of [`CloseStats::closed_by`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ClosedBy {
+    /// Not known.
+    Unknown = 0,
+    /// This end: it sent a FIN before it got one.
+    Local = 1,
+    /// The peer: its FIN came first.
+    Peer = 2,
+    /// The peer, by RST.
+    PeerReset = 3,
+    /// This end, by RST: closed with data unread or `SO_LINGER` zero, or
+    /// destroyed from outside.
+    LocalReset = 4,
+    /// Nobody: the peer did not answer any more.
+    Timeout = 5,
+}
+
+impl ClosedBy {
+    /// The value numbered `raw`; `None` for a number this version does not know.
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Unknown),
+            1 => Some(Self::Local),
+            2 => Some(Self::Peer),
+            3 => Some(Self::PeerReset),
+            4 => Some(Self::LocalReset),
+            5 => Some(Self::Timeout),
+            _ => None,
+        }
+    }
+}
+
 /// [`TcpEvent::flags`]: the record belongs to the start-up canary.
 pub const FLAG_CANARY: u16 = 1;
 /// [`TcpEvent::flags`]: the local port is not chosen yet, so it is zero.
@@ -95,6 +141,8 @@ pub const FLAG_LOCAL_PORT_UNBOUND: u16 = 2;
 /// was asleep in accept when the return probe was attached, or the kernel
 /// skipped that program.
 pub const FLAG_PREATTACH: u16 = 4;
+/// [`TcpEvent::flags`]: a `Close` of a connection that a peer opened.
+pub const FLAG_INBOUND: u16 = 8;
 
 /// The process a socket belongs to, captured in process context.
 ///
@@ -155,14 +203,53 @@ pub struct TcpEvent {
     /// Remote port.
     pub remote_port: u16,
     /// By kind: `Connected`: handshake in µs, saturating; `Failed`: the
-    /// socket's errno, zero when it was closed before an answer; else zero.
+    /// socket's errno, zero when it was closed before an answer; `Close`: the
+    /// socket's errno, zero for an orderly end; else zero.
     pub detail: u32,
     /// Interface the socket is bound to (`sk_bound_dev_if`), zero for none: the
     /// zone of a link-local address.
     pub ifindex: u32,
 }
 
+/// What a connection was, at its end (`struct tcp_sock`).
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct CloseStats {
+    /// From the attempt or the accept to the end, ns.
+    pub duration_ns: u64,
+    /// Payload bytes received in order.
+    pub bytes_received: u64,
+    /// Payload bytes sent, each once, acknowledged or not.
+    pub bytes_sent: u64,
+    /// Segments sent again, over the connection's life (`total_retrans`).
+    pub retransmits: u32,
+    /// Smoothed round-trip time, µs; zero when none was measured.
+    pub srtt_us: u32,
+    /// A [`ClosedBy`] by number.
+    pub closed_by: u8,
+    /// Explicit padding.
+    pub reserved: [u8; 7],
+}
+
+/// The end of a connection, as it lies in the ring buffer.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct CloseEvent {
+    /// Like every event.
+    pub event: TcpEvent,
+    /// What the connection was.
+    pub stats: CloseStats,
+}
+
 const _: () = {
+    assert!(size_of::<CloseEvent>() == CLOSE_EVENT_SIZE);
+    assert!(offset_of!(CloseEvent, stats) == EVENT_SIZE);
+    assert!(offset_of!(CloseStats, retransmits) == 24);
+    assert!(offset_of!(CloseStats, closed_by) == 32);
     assert!(size_of::<Owner>() == 48);
     assert!(size_of::<TcpEvent>() == EVENT_SIZE);
     assert!(offset_of!(TcpEvent, ts_ns) == 8);
@@ -191,6 +278,10 @@ mod tests {
                 Some(raw)
             );
         }
+        for raw in 0..=5 {
+            assert_eq!(ClosedBy::from_raw(raw).map(|by| by as u8), Some(raw));
+        }
+        assert_eq!(ClosedBy::from_raw(6), None);
         assert_eq!(EventKind::from_raw(0), None);
         assert_eq!(OwnerSource::from_raw(200), None);
     }

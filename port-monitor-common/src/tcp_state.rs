@@ -12,6 +12,10 @@ impl TcpState {
     pub const SYN_SENT: Self = Self(2);
     /// A passive socket whose handshake is not complete.
     pub const SYN_RECV: Self = Self(3);
+    /// We have sent a FIN first; the peer has not acknowledged it.
+    pub const FIN_WAIT1: Self = Self(4);
+    /// The peer has sent a FIN first.
+    pub const CLOSE_WAIT: Self = Self(8);
     /// No connection.
     pub const CLOSE: Self = Self(7);
     /// Accepting connections.

@@ -11,7 +11,10 @@ use aya_log_ebpf::debug;
 use port_monitor_common::{
     ABI_VERSION, TcpEvent,
     counters::{Counter, Extra, Hook, ROW, slot},
-    event::{EventKind, FLAG_CANARY, FLAG_LOCAL_PORT_UNBOUND, Owner, OwnerSource},
+    event::{
+        CloseEvent, CloseStats, EventKind, FLAG_CANARY, FLAG_INBOUND, FLAG_LOCAL_PORT_UNBOUND,
+        Owner, OwnerSource,
+    },
 };
 
 use crate::{
@@ -36,6 +39,10 @@ pub(crate) struct Draft<'a> {
     pub(crate) owner_source: OwnerSource,
     /// The owner filters' word on the owner.
     pub(crate) owner_passes: bool,
+    /// A peer opened the connection.
+    pub(crate) is_inbound: bool,
+    /// Of a `Close`.
+    pub(crate) stats: Option<&'a CloseStats>,
 }
 
 /// The CPU the program runs on.
@@ -100,7 +107,7 @@ pub(crate) fn emit(ctx: &impl EbpfContext, draft: &Draft<'_>) {
         return;
     }
     count(slot(draft.hook, Counter::Hit));
-    let fate = if !draft.owner_passes || !filter::flow_passes(draft.hook, draft.flow) {
+    let fate = if !draft.owner_passes || !filter::flow_passes(draft.is_inbound, draft.flow) {
         Counter::Filtered
     } else {
         match write(draft, 0) {
@@ -149,8 +156,31 @@ struct Full;
 
 #[inline(always)]
 fn write(draft: &Draft<'_>, extra_flags: u16) -> Result<(), Full> {
-    let mut entry = EVENTS.reserve::<TcpEvent>(0).ok_or(Full)?;
+    // The kernel wakes the reader only when it has caught up; the reader sleeps
+    // a moment after each wake, so a burst costs one.
+    if let Some(stats) = draft.stats {
+        let mut entry = EVENTS.reserve::<CloseEvent>(0).ok_or(Full)?;
+        let record = entry.as_mut_ptr();
+        // SAFETY: the reserved record is ours until it is submitted.
+        let event = unsafe { &raw mut (*record).event };
+        // SAFETY: as above.
+        unsafe { fill(event, draft, extra_flags) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*record).stats).write(*stats) };
+        entry.submit(0);
+    } else {
+        let mut entry = EVENTS.reserve::<TcpEvent>(0).ok_or(Full)?;
+        // SAFETY: the reserved record is ours until it is submitted.
+        unsafe { fill(entry.as_mut_ptr(), draft, extra_flags) };
+        entry.submit(0);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+unsafe fn fill(record: *mut TcpEvent, draft: &Draft<'_>, extra_flags: u16) {
     let flow = draft.flow;
+    let inbound = if draft.is_inbound { FLAG_INBOUND } else { 0 };
     let unbound = if flow.local_port == 0 {
         FLAG_LOCAL_PORT_UNBOUND
     } else {
@@ -178,12 +208,12 @@ fn write(draft: &Draft<'_>, extra_flags: u16) -> Result<(), Full> {
         remote_port,
         detail,
         ifindex,
-    } = unsafe { &mut *entry.as_mut_ptr() };
+    } = unsafe { &mut *record };
     *abi = ABI_VERSION;
     *kind = draft.kind as u8;
     *family = flow.family;
     *owner_source = draft.owner_source as u8;
-    *flags = draft.flags | extra_flags | unbound;
+    *flags = draft.flags | extra_flags | unbound | inbound;
     *event_cpu = cpu() as u16;
     *ts_ns = draft.ts_ns;
     *id = draft.id;
@@ -201,8 +231,4 @@ fn write(draft: &Draft<'_>, extra_flags: u16) -> Result<(), Full> {
     *remote_port = flow.remote_port;
     *detail = draft.detail;
     *ifindex = flow.ifindex;
-    // The kernel wakes the reader only when it has caught up; the reader sleeps
-    // a moment after each wake, so a burst costs one.
-    entry.submit(0);
-    Ok(())
 }

@@ -9,7 +9,6 @@ use port_monitor_common::{
         FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, OWNER_FILTERS, PORT_SET_ANY, PORT_SET_LOCAL,
         PORT_SET_REMOTE, PORT_SET_WORDS,
     },
-    counters::Hook,
     event::Owner,
 };
 
@@ -46,12 +45,11 @@ pub(crate) fn unknown_owner_passes() -> bool {
 
 /// The connection leads where those asked for lead.
 #[inline(always)]
-pub(crate) fn flow_passes(hook: Hook, flow: &Flow) -> bool {
+pub(crate) fn flow_passes(is_inbound: bool, flow: &Flow) -> bool {
     if config!(filters) == 0 {
         return true;
     }
-    !(on(FILTER_ONLY_IN) && !matches!(hook, Hook::Accept)
-        || on(FILTER_ONLY_OUT) && matches!(hook, Hook::Accept))
+    !(on(FILTER_ONLY_IN) && !is_inbound || on(FILTER_ONLY_OUT) && is_inbound)
         && family_passes(flow)
         && ports_pass(flow)
         && net_passes(flow)
@@ -91,6 +89,5 @@ fn net_passes(flow: &Flow) -> bool {
 /// the port filters cannot judge an unbound socket.
 #[inline(always)]
 pub(crate) fn may_pass_when_bound(flow: &Flow) -> bool {
-    flow_passes(Hook::Connect, flow)
-        || flow.local_port == 0 && on(FILTER_LOCAL_PORT | FILTER_ANY_PORT)
+    flow_passes(false, flow) || flow.local_port == 0 && on(FILTER_LOCAL_PORT | FILTER_ANY_PORT)
 }

@@ -9,7 +9,7 @@ use port_monitor_common::{config::PORT_SETS_WORDS, counters::ROW};
 
 use crate::{
     hooks::{
-        outcome::Pending,
+        connection::Connection,
         state::{Listener, ListenerKey},
     },
     sock::Addr,
@@ -25,9 +25,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 #[map(name = "pm_counters")]
 pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(ROW, BPF_F_MMAPABLE);
 
-/// Attempts without an outcome yet, by socket address.
-#[map(name = "pm_pending")]
-pub(crate) static PENDING: HashMap<u64, Pending> = HashMap::with_max_entries(32_768, 0);
+/// Attempts and connections that have not ended yet, by socket address; the
+/// loader sets the size.
+#[map(name = "pm_connections")]
+pub(crate) static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(131_072, 0);
 
 /// The socket a thread's `inet_csk_accept` has just returned, by thread id:
 /// `security_sock_graft`, next in the same thread, must not report it again.

@@ -1,9 +1,12 @@
 //! The only reader of `struct sock`: addresses, ports and namespace, with the
 //! byte order fixed here once and for all.
 
-use port_monitor_common::event::{AF_INET, AF_INET6};
+use port_monitor_common::{
+    event::{AF_INET, AF_INET6, CloseStats},
+    tcp_state::TcpState,
+};
 
-use crate::{globals::offset, mem::Mem};
+use crate::{globals::offset, mem::Mem, task};
 
 /// `IPPROTO_TCP`.
 const TCP: u16 = 6;
@@ -127,6 +130,38 @@ pub(crate) unsafe fn lasting_local_port<M: Mem>(sk: *const u8) -> Option<u16> {
     // SAFETY: the caller's socket.
     let port_be: u16 = unsafe { M::read(sk, offset!(inet_sport)) }?;
     Some(u16::from_be(port_be))
+}
+
+/// The socket's state.
+#[inline(always)]
+pub(crate) unsafe fn state<M: Mem>(sk: *const u8) -> Option<TcpState> {
+    // SAFETY: the caller's socket.
+    let state: u8 = unsafe { M::read(sk, offset!(skc_state)) }?;
+    Some(TcpState(state))
+}
+
+/// `SOCK_DONE` of `enum sock_flags`: a FIN was received in order (`tcp_fin`).
+const SOCK_DONE: u64 = 1 << 1;
+
+/// What `tcp_sock` counts. `bytes_received` counts a FIN too, and `bytes_sent`
+/// what was sent again.
+#[inline(always)]
+pub(crate) unsafe fn stats(sk: *const u8) -> Option<CloseStats> {
+    let received: u64 = task::read(sk, offset!(tcp_bytes_received))?;
+    let flags: u64 = task::read(sk, offset!(skc_flags))?;
+    let sent: u64 = task::read(sk, offset!(tcp_bytes_sent))?;
+    let sent_again: u64 = task::read(sk, offset!(tcp_bytes_retrans))?;
+    let srtt_us_by_8: u32 = task::read(sk, offset!(tcp_srtt_us))?;
+    let fin = u64::from(flags & SOCK_DONE != 0);
+    Some(CloseStats {
+        duration_ns: 0,
+        bytes_received: received.saturating_sub(fin),
+        bytes_sent: sent.saturating_sub(sent_again),
+        retransmits: task::read(sk, offset!(tcp_total_retrans))?,
+        srtt_us: srtt_us_by_8 >> 3,
+        closed_by: 0,
+        reserved: [0; 7],
+    })
 }
 
 /// The socket's pending error, an errno.

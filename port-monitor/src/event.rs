@@ -7,8 +7,8 @@ use port_monitor_common::{
     ABI_VERSION, TcpEvent,
     addr::as_v4,
     event::{
-        AF_INET, AF_INET6, EventKind, FLAG_CANARY, FLAG_LOCAL_PORT_UNBOUND, FLAG_PREATTACH,
-        OwnerSource,
+        AF_INET, AF_INET6, CLOSE_EVENT_SIZE, CloseStats, ClosedBy, EVENT_SIZE, EventKind,
+        FLAG_CANARY, FLAG_INBOUND, FLAG_LOCAL_PORT_UNBOUND, FLAG_PREATTACH, OwnerSource,
     },
 };
 use thiserror::Error;
@@ -40,6 +40,29 @@ pub enum Action {
         /// The socket's errno; `None` when it was closed before any answer.
         errno: Option<i32>,
     },
+    /// An established connection has ended.
+    Close(Close),
+}
+
+/// The end of a connection, and what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Close {
+    /// Who opened it.
+    pub direction: Direction,
+    /// From the attempt or the accept to the end, ns.
+    pub duration_ns: u64,
+    /// Payload bytes received in order.
+    pub bytes_received: u64,
+    /// Payload bytes sent, each once, acknowledged or not.
+    pub bytes_sent: u64,
+    /// Segments sent again.
+    pub retransmits: u32,
+    /// Smoothed round-trip time, µs; `None` when none was measured.
+    pub rtt_us: Option<u32>,
+    /// Who ended it first.
+    pub closed_by: ClosedBy,
+    /// The socket's errno; `None` for an orderly end.
+    pub errno: Option<i32>,
 }
 
 impl Action {
@@ -50,6 +73,7 @@ impl Action {
             Self::Accept => "accept",
             Self::Connected { .. } => "connected",
             Self::Failed { .. } => "failed",
+            Self::Close(_) => "close",
         }
     }
 
@@ -58,6 +82,15 @@ impl Action {
         match self {
             Self::Accept => Direction::Inbound,
             Self::Connect | Self::Connected { .. } | Self::Failed { .. } => Direction::Outbound,
+            Self::Close(close) => close.direction,
+        }
+    }
+
+    /// What the connection was, at its end.
+    pub const fn close(&self) -> Option<&Close> {
+        match self {
+            Self::Close(close) => Some(close),
+            Self::Connect | Self::Accept | Self::Connected { .. } | Self::Failed { .. } => None,
         }
     }
 }
@@ -170,26 +203,34 @@ pub enum DecodeError {
     /// An owner source this version does not know.
     #[error("record of unknown owner source {0}")]
     OwnerSource(u8),
+    /// A way to end a connection this version does not know.
+    #[error("record of unknown closer {0}")]
+    ClosedBy(u8),
 }
 
 /// Decodes one ring buffer record.
 pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
-    let wire = TcpEvent::read_from_bytes(bytes).map_err(|_| DecodeError::Size(bytes.len()))?;
+    let (wire, rest) =
+        TcpEvent::read_from_prefix(bytes).map_err(|_| DecodeError::Size(bytes.len()))?;
     if wire.abi != ABI_VERSION {
         return Err(DecodeError::Abi(wire.abi));
     }
     if wire.family != AF_INET && wire.family != AF_INET6 {
         return Err(DecodeError::Family(wire.family));
     }
-    let action = match EventKind::from_raw(wire.kind).ok_or(DecodeError::Kind(wire.kind))? {
+    let kind = EventKind::from_raw(wire.kind).ok_or(DecodeError::Kind(wire.kind))?;
+    if bytes.len() != record_size(kind) {
+        return Err(DecodeError::Size(bytes.len()));
+    }
+    let errno = || i32::try_from(wire.detail).ok().filter(|&errno| errno != 0);
+    let action = match kind {
         EventKind::Connect => Action::Connect,
         EventKind::Accept => Action::Accept,
         EventKind::Connected => Action::Connected {
             handshake_us: wire.detail,
         },
-        EventKind::Failed => Action::Failed {
-            errno: i32::try_from(wire.detail).ok().filter(|&errno| errno != 0),
-        },
+        EventKind::Failed => Action::Failed { errno: errno() },
+        EventKind::Close => Action::Close(close(&wire, rest, errno())?),
     };
     Ok(Event {
         action,
@@ -206,6 +247,36 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         ifindex: (wire.ifindex != 0).then_some(wire.ifindex),
         preattach: wire.flags & FLAG_PREATTACH != 0,
         canary: wire.flags & FLAG_CANARY != 0,
+    })
+}
+
+/// How long a record of this kind is.
+const fn record_size(kind: EventKind) -> usize {
+    match kind {
+        EventKind::Connect | EventKind::Accept | EventKind::Connected | EventKind::Failed => {
+            EVENT_SIZE
+        }
+        EventKind::Close => CLOSE_EVENT_SIZE,
+    }
+}
+
+fn close(wire: &TcpEvent, rest: &[u8], errno: Option<i32>) -> Result<Close, DecodeError> {
+    let stats = CloseStats::read_from_bytes(rest)
+        .map_err(|_| DecodeError::Size(EVENT_SIZE + rest.len()))?;
+    Ok(Close {
+        direction: if wire.flags & FLAG_INBOUND == 0 {
+            Direction::Outbound
+        } else {
+            Direction::Inbound
+        },
+        duration_ns: stats.duration_ns,
+        bytes_received: stats.bytes_received,
+        bytes_sent: stats.bytes_sent,
+        retransmits: stats.retransmits,
+        rtt_us: (stats.srtt_us != 0).then_some(stats.srtt_us),
+        closed_by: ClosedBy::from_raw(stats.closed_by)
+            .ok_or(DecodeError::ClosedBy(stats.closed_by))?,
+        errno,
     })
 }
 
@@ -229,4 +300,98 @@ fn ip(addr: &[u8; 16]) -> IpAddr {
         || Ipv6Addr::from(*addr).into(),
         |v4| Ipv4Addr::from(v4).into(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use port_monitor_common::event::CloseEvent;
+    use proptest::prelude::*;
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    fn wire(kind: EventKind) -> TcpEvent {
+        TcpEvent {
+            abi: ABI_VERSION,
+            kind: kind as u8,
+            family: AF_INET,
+            ..TcpEvent::default()
+        }
+    }
+
+    fn close_event() -> CloseEvent {
+        CloseEvent {
+            event: TcpEvent {
+                flags: FLAG_INBOUND,
+                detail: 104,
+                ..wire(EventKind::Close)
+            },
+            stats: CloseStats {
+                duration_ns: 1 << 40,
+                bytes_received: 1 << 33,
+                bytes_sent: 7,
+                retransmits: 3,
+                srtt_us: 0,
+                closed_by: ClosedBy::PeerReset as u8,
+                reserved: [0; 7],
+            },
+        }
+    }
+
+    #[test]
+    fn an_end_comes_out_as_it_went_in() {
+        let event = decode(close_event().as_bytes()).unwrap();
+        let close = Close {
+            direction: Direction::Inbound,
+            duration_ns: 1 << 40,
+            bytes_received: 1 << 33,
+            bytes_sent: 7,
+            retransmits: 3,
+            rtt_us: None,
+            closed_by: ClosedBy::PeerReset,
+            errno: Some(104),
+        };
+        assert_eq!(event.action, Action::Close(close));
+        assert_eq!(event.direction(), Direction::Inbound);
+    }
+
+    #[test]
+    fn a_record_has_the_size_of_its_kind() {
+        let close = close_event();
+        let short = &close.as_bytes()[..EVENT_SIZE];
+        assert_eq!(decode(short), Err(DecodeError::Size(EVENT_SIZE)));
+        let mut long = wire(EventKind::Accept).as_bytes().to_vec();
+        assert!(decode(&long).is_ok());
+        long.push(0);
+        assert_eq!(decode(&long), Err(DecodeError::Size(EVENT_SIZE + 1)));
+        assert_eq!(decode(&[]), Err(DecodeError::Size(0)));
+    }
+
+    #[test]
+    fn what_this_version_does_not_know_is_named() {
+        let mut close = close_event();
+        close.stats.closed_by = 6;
+        assert_eq!(decode(close.as_bytes()), Err(DecodeError::ClosedBy(6)));
+        close.event.owner_source = 9;
+        close.stats.closed_by = 0;
+        assert_eq!(decode(close.as_bytes()), Err(DecodeError::OwnerSource(9)));
+        close.event.kind = 77;
+        assert_eq!(decode(close.as_bytes()), Err(DecodeError::Kind(77)));
+        close.event.family = 1;
+        assert_eq!(decode(close.as_bytes()), Err(DecodeError::Family(1)));
+        close.event.abi = 99;
+        assert_eq!(decode(close.as_bytes()), Err(DecodeError::Abi(99)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), known in any::<bool>()) {
+            if let ([abi, kind, family, ..], true) = (&mut *bytes, known) {
+                *abi = ABI_VERSION;
+                *kind = 1 + *kind % 5;
+                *family = AF_INET;
+            }
+            let _ = decode(&bytes);
+        }
+    }
 }

@@ -302,12 +302,13 @@ pub struct Summary {
     pub shown: u64,
     /// Events the output took too slowly, or failed to take.
     pub dropped: u64,
-    /// Events that broke the policy, shown or not.
+    /// Events that broke the policy, shown or not; the end of a connection is not
+    /// another one.
     pub violations: u64,
     /// Accepts only `security_sock_graft` saw.
     pub accept_preattach: u64,
-    /// Full kernel tables: attempts without an outcome, listeners without an
-    /// owner, processes of the tree not followed.
+    /// Full kernel tables: attempts without an outcome, connections without an
+    /// end, listeners without an owner, processes of the tree not followed.
     pub table_full: u64,
     /// How the command after `--` ended: its exit status, or 128 + signal.
     pub command_status: Option<i32>,

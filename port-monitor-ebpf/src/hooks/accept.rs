@@ -18,7 +18,7 @@ use port_monitor_common::{
 use crate::{
     emit::{self, Draft},
     filter,
-    hooks::graft,
+    hooks::{connection, graft},
     mem::{Direct, Mem, Probe},
     sock, task,
 };
@@ -61,24 +61,34 @@ fn try_accept(ctx: &impl EbpfContext, sk: *const u8) {
 #[inline(always)]
 pub(crate) unsafe fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) {
     // SAFETY: the caller's socket.
-    let Some(flow) = (unsafe { sock::flow::<M>(sk) }) else {
+    let Some(mut flow) = (unsafe { sock::flow::<M>(sk) }) else {
         return;
     };
+    if flow.local_port == 0 {
+        // The peer has reset it already.
+        // SAFETY: as above.
+        flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }.unwrap_or(0);
+    }
     let ts_ns = emit::now_ns();
     let owner = task::current_owner();
-    emit::emit(
-        ctx,
-        &Draft {
-            hook: Hook::Accept,
-            kind: EventKind::Accept,
-            flags,
-            id: emit::connection_id(sk, ts_ns),
-            ts_ns,
-            detail: 0,
-            flow: &flow,
-            owner: &owner,
-            owner_source: OwnerSource::Accept,
-            owner_passes: filter::owner_passes(&owner, task::current()),
-        },
-    );
+    // SAFETY: the caller's socket.
+    let Some(state) = (unsafe { sock::state::<M>(sk) }) else {
+        return;
+    };
+    let draft = Draft {
+        hook: Hook::Accept,
+        kind: EventKind::Accept,
+        flags,
+        id: emit::connection_id(sk, ts_ns),
+        ts_ns,
+        detail: 0,
+        flow: &flow,
+        owner: &owner,
+        owner_source: OwnerSource::Accept,
+        owner_passes: filter::owner_passes(&owner, task::current()),
+        is_inbound: true,
+        stats: None,
+    };
+    emit::emit(ctx, &draft);
+    connection::remember_inbound(ctx, sk, &draft, state);
 }

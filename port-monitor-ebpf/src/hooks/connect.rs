@@ -14,7 +14,7 @@ use port_monitor_common::{
 use crate::{
     emit::{self, Draft},
     filter,
-    hooks::outcome::{self, Pending},
+    hooks::connection::{self, Connection},
     mem::{Direct, Probe},
     sock::{self, Flow},
     task,
@@ -44,22 +44,24 @@ fn pm_connect_kp(ctx: ProbeContext) -> u32 {
 /// Reports an attempt by the running thread, and remembers it until its outcome.
 #[inline(always)]
 pub(crate) fn attempt(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
-    let pending = Pending::new(sk);
-    let owner_passes = filter::owner_passes(&pending.owner, task::current());
-    outcome::remember(sk, &pending, owner_passes, flow);
+    let attempt = Connection::attempt(sk);
+    let owner_passes = filter::owner_passes(&attempt.owner, task::current());
+    connection::remember_attempt(sk, &attempt, owner_passes, flow);
     emit::emit(
         ctx,
         &Draft {
             hook: Hook::Connect,
             kind: EventKind::Connect,
             flags: 0,
-            id: pending.id,
-            ts_ns: pending.ts_ns,
+            id: attempt.id,
+            ts_ns: attempt.ts_ns,
             detail: 0,
             flow,
-            owner: &pending.owner,
+            owner: &attempt.owner,
             owner_source: OwnerSource::Connect,
             owner_passes,
+            is_inbound: false,
+            stats: None,
         },
     );
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod accept;
 pub(crate) mod connect;
+pub(crate) mod connection;
 pub(crate) mod graft;
 pub(crate) mod listeners;
 pub(crate) mod outcome;

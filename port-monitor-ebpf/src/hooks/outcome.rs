@@ -1,58 +1,20 @@
-//! `inet_sock_set_state`: how an attempt ended. Runs in softirq as a rule, so
+//! `inet_sock_set_state`: how an attempt and how a connection ended. Runs in softirq as a rule, so
 //! the owner is the one remembered at the attempt, never `current`.
 
 use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
 use port_monitor_common::{
-    counters::{Extra, Hook},
-    event::{EventKind, Owner, OwnerSource},
+    counters::Hook,
+    event::{EventKind, OwnerSource},
     tcp_state::TcpState,
 };
 
 use crate::{
     emit::{self, Draft},
-    filter,
-    maps::PENDING,
+    hooks::connection::{self, Connection},
+    maps::CONNECTIONS,
     mem::Probe,
-    sock::{self, Flow},
-    task,
+    sock, task,
 };
-
-/// An attempt whose outcome is not known yet.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Pending {
-    pub(crate) owner: Owner,
-    pub(crate) id: u64,
-    pub(crate) ts_ns: u64,
-}
-
-impl Pending {
-    /// An attempt by the running thread, now.
-    #[inline(always)]
-    pub(crate) fn new(sk: *const u8) -> Self {
-        let ts_ns = emit::now_ns();
-        Self {
-            owner: task::current_owner(),
-            id: emit::connection_id(sk, ts_ns),
-            ts_ns,
-        }
-    }
-}
-
-/// Keeps what later events of this attempt will need.
-#[inline(always)]
-pub(crate) fn remember(sk: *const u8, pending: &Pending, owner_passes: bool, flow: &Flow) {
-    let wanted = emit::is_wanted(EventKind::Connected) || emit::is_wanted(EventKind::Failed);
-    let passes = owner_passes && filter::may_pass_when_bound(flow);
-    if !task::is_monitor(pending.owner.tgid) && !(wanted && passes) {
-        // Nor may an attempt be taken for an earlier socket's at this address.
-        let _: Result<(), i32> = PENDING.remove(sk as u64);
-        return;
-    }
-    if PENDING.insert(sk as u64, pending, 0).is_err() {
-        emit::count_extra(Extra::PendingFull);
-    }
-}
 
 /// The state changes of a raw tracepoint: socket, old and new state.
 #[inline(always)]
@@ -63,11 +25,25 @@ pub(crate) fn state_change(ctx: &RawTracePointContext) -> (*const u8, TcpState, 
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
-    let (sk, old, new) = state_change(&ctx);
-    if ends_attempt(old, new) {
-        report(&ctx, sk, new);
-    }
+    changed(&ctx);
     0
+}
+
+/// The same once more: the kernel lets no program interrupt itself, so what a
+/// softirq does in the middle of the first is seen by this one, and what it does
+/// in the middle of this one by the first. Each change is reported once.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn pm_again_rt(ctx: RawTracePointContext) -> i32 {
+    changed(&ctx);
+    0
+}
+
+#[inline(always)]
+fn changed(ctx: &RawTracePointContext) {
+    let (sk, old, new) = state_change(ctx);
+    if !ends_attempt(old, new) || !report(ctx, sk, new) {
+        connection::changed(ctx, sk, old, new);
+    }
 }
 
 /// The change may end an attempt: `SYN_RECV` comes of a simultaneous open.
@@ -81,22 +57,31 @@ pub(crate) fn ends_attempt(old: TcpState, new: TcpState) -> bool {
 #[inline(always)]
 pub(crate) fn report(ctx: &impl EbpfContext, sk: *const u8, new: TcpState) -> bool {
     let key = sk as u64;
-    // SAFETY: only this socket's own state changes, which do not run
-    // concurrently, remove or replace the entry.
-    let Some(pending) = (unsafe { PENDING.get(key) }) else {
+    let Some(attempt) = CONNECTIONS.get_ptr_mut(key) else {
         return false;
     };
-    let _: Option<()> = report_pending(ctx, sk, new, pending);
-    let _: Result<(), i32> = PENDING.remove(key);
+    // SAFETY: a map value; only changes of this very socket's state, which do
+    // not run concurrently, write or remove it.
+    let attempt = unsafe { &mut *attempt };
+    if attempt.is_open != 0 {
+        return false;
+    }
+    let _: Option<()> = report_attempt(ctx, sk, new, attempt);
+    let is_monitor = task::is_monitor(attempt.owner.tgid);
+    if new == TcpState::ESTABLISHED && (is_monitor || emit::is_wanted(EventKind::Close)) {
+        attempt.is_open = 1;
+    } else {
+        let _: Result<(), i32> = CONNECTIONS.remove(key);
+    }
     true
 }
 
 #[inline(always)]
-fn report_pending(
+fn report_attempt(
     ctx: &impl EbpfContext,
     sk: *const u8,
     new: TcpState,
-    pending: &Pending,
+    attempt: &Connection,
 ) -> Option<()> {
     // SAFETY: the tracepoint's socket is live.
     let mut flow = unsafe { sock::flow::<Probe>(sk) }?;
@@ -104,7 +89,7 @@ fn report_pending(
     flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }?;
     let ts_ns = emit::now_ns();
     let (kind, detail) = if new == TcpState::ESTABLISHED {
-        (EventKind::Connected, handshake_us(pending.ts_ns, ts_ns))
+        (EventKind::Connected, handshake_us(attempt.ts_ns, ts_ns))
     } else {
         // SAFETY: as above.
         (EventKind::Failed, unsafe { sock::error::<Probe>(sk) }?)
@@ -115,13 +100,15 @@ fn report_pending(
             hook: Hook::Outcome,
             kind,
             flags: 0,
-            id: pending.id,
+            id: attempt.id,
             ts_ns,
             detail,
             flow: &flow,
-            owner: &pending.owner,
+            owner: &attempt.owner,
             owner_source: OwnerSource::Connect,
             owner_passes: true,
+            is_inbound: false,
+            stats: None,
         },
     );
     Some(())

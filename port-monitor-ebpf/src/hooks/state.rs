@@ -16,7 +16,7 @@ use crate::{
     filter,
     globals::config,
     hooks::{
-        connect,
+        connect, connection,
         outcome::{self, state_change},
     },
     maps::LISTENERS,
@@ -88,16 +88,20 @@ fn try_local(ctx: &impl EbpfContext, sk: *const u8, new: TcpState) -> Option<()>
     Some(())
 }
 
-/// What a peer's packet does with a socket: the outcome of an attempt, or an
-/// inbound connection.
+/// What a peer's packet does with a socket: the outcome of an attempt, an inbound
+/// connection, the end of either.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_remote_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
-    if !outcome::ends_attempt(old, new) || outcome::report(&ctx, sk, new) {
+    if outcome::ends_attempt(old, new) && outcome::report(&ctx, sk, new) {
         return 0;
     }
-    if old == TcpState::SYN_RECV && new == TcpState::ESTABLISHED && config!(acceptor) == 0 {
-        let _: Option<()> = try_established(&ctx, sk);
+    if old == TcpState::SYN_RECV && new == TcpState::ESTABLISHED {
+        if config!(acceptor) == 0 {
+            let _: Option<()> = try_established(&ctx, sk);
+        }
+    } else {
+        connection::changed(&ctx, sk, old, new);
     }
     0
 }
@@ -179,21 +183,22 @@ fn established(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
             filter::unknown_owner_passes(),
         ),
     };
-    emit::emit(
-        ctx,
-        &Draft {
-            hook: Hook::Accept,
-            kind: EventKind::Accept,
-            flags: 0,
-            id: emit::connection_id(sk, ts_ns),
-            ts_ns,
-            detail: 0,
-            flow,
-            owner,
-            owner_source,
-            owner_passes,
-        },
-    );
+    let draft = Draft {
+        hook: Hook::Accept,
+        kind: EventKind::Accept,
+        flags: 0,
+        id: emit::connection_id(sk, ts_ns),
+        ts_ns,
+        detail: 0,
+        flow,
+        owner,
+        owner_source,
+        owner_passes,
+        is_inbound: true,
+        stats: None,
+    };
+    emit::emit(ctx, &draft);
+    connection::remember_inbound(ctx, sk, &draft, TcpState::ESTABLISHED);
 }
 
 /// The listener a connection came to: its very address, else a wildcard; an

@@ -5,7 +5,8 @@
 //! refusal to start.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::fs::MetadataExt as _,
     path::Path,
@@ -13,7 +14,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use port_monitor_common::event::OwnerSource;
+use port_monitor_common::event::{ClosedBy, OwnerSource};
 use thiserror::Error;
 
 use super::ladder::Rung;
@@ -22,12 +23,19 @@ use crate::{
         cgroup::CgroupTree,
         process::{own_cgroup_path, own_start_ticks, ticks},
     },
-    event::{Event, Owner, decode},
+    event::{Direction, Event, Owner, decode},
 };
 
 /// How long the canary's events may take: they are in the ring by the time its
 /// system calls return, unless another CPU is in the middle of a record.
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// connect, connected, accept, and a close of each end.
+const EVENTS: usize = 5;
+
+/// Bytes the client sends, and the server.
+const FROM_CLIENT: u8 = 3;
+const FROM_SERVER: u8 = 5;
 
 /// What the canary found wrong.
 #[derive(Debug, Error)]
@@ -122,6 +130,7 @@ pub(super) fn run(
             acceptor,
         };
         expected.check(&events)?;
+        expected.check_ends_of_connection(&events)?;
     }
     Ok(())
 }
@@ -135,13 +144,26 @@ fn connect(addr: IpAddr) -> Result<Option<(SocketAddr, SocketAddr)>, CanaryError
         Err(error) => return Err(failed(error)),
     };
     let server = listener.local_addr().map_err(failed)?;
-    let stream = TcpStream::connect(server).map_err(failed)?;
+    let mut stream = TcpStream::connect(server).map_err(failed)?;
     let client = stream.local_addr().map_err(failed)?;
-    listener.accept().map_err(failed)?;
+    let (mut accepted, _) = listener.accept().map_err(failed)?;
+    exchange(&mut stream, &mut accepted, FROM_CLIENT).map_err(failed)?;
+    exchange(&mut accepted, &mut stream, FROM_SERVER).map_err(failed)?;
+    // The client closes first, and the server has seen it when it closes.
+    drop(stream);
+    io::copy(&mut accepted, &mut io::sink()).map_err(failed)?;
+    drop(accepted);
     Ok(Some((client, server)))
 }
 
-/// Reads the ring until the canary's three events are there, or the deadline
+/// Sends `bytes` bytes and receives them.
+fn exchange(from: &mut TcpStream, to: &mut TcpStream, bytes: u8) -> io::Result<()> {
+    let mut buffer = vec![0; usize::from(bytes)];
+    from.write_all(&buffer)?;
+    to.read_exact(&mut buffer)
+}
+
+/// Reads the ring until the canary's five events are there, or the deadline
 /// passes.
 fn collect(
     ring: &mut RingBuf<MapData>,
@@ -151,7 +173,7 @@ fn collect(
 ) -> Vec<Event> {
     let mut events = Vec::new();
     let deadline = Instant::now() + DEADLINE;
-    while events.len() < 3 && Instant::now() < deadline {
+    while events.len() < EVENTS && Instant::now() < deadline {
         let Some(record) = ring.next() else {
             std::thread::yield_now();
             continue;
@@ -229,20 +251,55 @@ impl Expected<'_> {
         self.equal(connected, "connection id", connected.id, connect.id)
     }
 
-    fn find<'e>(&self, events: &'e [Event], name: &'static str) -> Result<&'e Event, CanaryError> {
-        let missing = || CanaryError::Missing {
+    /// Both ends have ended, each with what it knows of it.
+    fn check_ends_of_connection(&self, events: &[Event]) -> Result<(), CanaryError> {
+        let connect = self.find(events, "connect")?;
+        let accept = self.find(events, "accept")?;
+        let ours = [
+            (connect, self.client, self.server, ClosedBy::Local),
+            (accept, self.server, self.client, ClosedBy::Peer),
+        ];
+        for (start, local, remote, closed_by) in ours {
+            let by_id = |event: &&Event| event.id == start.id && event.action.close().is_some();
+            let end = events.iter().find(by_id);
+            let Some((end, close)) = end.and_then(|end| Some((end, end.action.close()?))) else {
+                return Err(self.missing("close"));
+            };
+            self.check_ends(end, local, remote, true)?;
+            let (sent, received) = match close.direction {
+                Direction::Outbound => (FROM_CLIENT, FROM_SERVER),
+                Direction::Inbound => (FROM_SERVER, FROM_CLIENT),
+            };
+            self.equal(end, "bytes sent", close.bytes_sent, sent.into())?;
+            self.equal(end, "bytes received", close.bytes_received, received.into())?;
+            self.equal(end, "errno", close.errno.unwrap_or(0), 0)?;
+            if close.closed_by != closed_by {
+                return Err(self.wrong(end, "closer", &close.closed_by, &closed_by));
+            }
+            if end.owner != start.owner {
+                return Err(self.wrong(end, "owner", &end.owner, &start.owner));
+            }
+        }
+        Ok(())
+    }
+
+    fn missing(&self, event: &'static str) -> CanaryError {
+        CanaryError::Missing {
             kernel: self.truth.kernel.clone(),
-            event: name,
+            event,
             family: if self.server.is_ipv4() {
                 "IPv4"
             } else {
                 "IPv6"
             },
-        };
+        }
+    }
+
+    fn find<'e>(&self, events: &'e [Event], name: &'static str) -> Result<&'e Event, CanaryError> {
         events
             .iter()
             .find(|event| event.action.name() == name)
-            .ok_or_else(missing)
+            .ok_or_else(|| self.missing(name))
     }
 
     fn check_ends(

@@ -103,6 +103,9 @@ const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
 
 const OUTCOME: Hook = required("pm_outcome_rt", STATE);
 
+/// What softirqs do in the middle of the other programs there.
+const AGAIN: Hook = required("pm_again_rt", STATE);
+
 const CONNECT: Hook = required("pm_connect_fe", Place::FEntry("tcp_connect"));
 
 /// Beside the fexit of `inet_csk_accept`.
@@ -199,12 +202,14 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                 graft,
                 required(accept_program(needs)?, Place::FExit("inet_csk_accept")),
                 OUTCOME,
+                AGAIN,
                 connect,
             ]);
         }
         Rung::Kprobe => hooks.extend([
             GRAFT_ALONE,
             OUTCOME,
+            AGAIN,
             required("pm_connect_kp", Place::KProbe("tcp_connect")),
         ]),
         Rung::Tracepoint => {
@@ -221,6 +226,7 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                 ]);
             }
             hooks.extend([
+                AGAIN,
                 required("pm_remote_rt", STATE),
                 required("pm_local_rt", STATE),
             ]);

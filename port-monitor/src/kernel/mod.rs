@@ -307,6 +307,9 @@ impl Kernel {
                 returns.min(misses(&["pm_graft_fe", "pm_graft_mkp"]))
             }
             Hook::Accept => misses(&["pm_graft_kp", "pm_accept_krp"]),
+            // Its programs run for every change of state, and stand in for each
+            // other.
+            Hook::Close => 0,
         }
     }
 

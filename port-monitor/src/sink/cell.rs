@@ -126,6 +126,28 @@ impl<'a> Cell<'a> {
         self.width += unit.chars().count();
     }
 
+    /// A number of bytes in the largest unit (of 1,024) that keeps two digits.
+    pub(super) fn size(&mut self, bytes: u64) {
+        const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
+        let mut unit = "";
+        let mut whole = bytes;
+        let mut tenths = 0;
+        for next in UNITS {
+            if whole < 1_024 {
+                break;
+            }
+            tenths = whole % 1_024 * 10 / 1_024;
+            whole /= 1_024;
+            unit = next;
+        }
+        self.number(whole);
+        if whole < 10 && !unit.is_empty() {
+            self.put(".");
+            self.number(tenths);
+        }
+        self.put(unit);
+    }
+
     /// An address; never cut.
     pub(super) fn ip(&mut self, ip: IpAddr) {
         let from = self.out.len();

@@ -11,6 +11,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use port_monitor_common::event;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
@@ -74,6 +75,15 @@ pub(super) struct Facts<'a> {
     /// From the attempt to the established connection, µs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) handshake_us: Option<u32>,
+    /// Who ended the connection first; only of a close.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) closed_by: Option<ClosedBy>,
+    /// Segments sent again over the connection's life; only of a close.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retransmits: Option<u32>,
+    /// Smoothed round-trip time, µs; only of a close, and where one was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rtt_us: Option<u32>,
     /// Absent without a policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verdict: Option<Verdict>,
@@ -128,12 +138,13 @@ pub(super) struct SummaryFacts {
     pub(super) dropped: u64,
     /// Of those filtered: kept back in userspace.
     pub(super) hidden: u64,
-    /// Events that broke the policy, shown or not.
+    /// Events that broke the policy, shown or not; the end of a connection is not
+    /// another one.
     pub(super) violations: u64,
     /// Accepts only the second hook saw: by threads asleep in accept since before
     /// the start, or where the kernel skipped the first.
     pub(super) accept_preattach: u64,
-    /// Times a kernel table was full: outcomes or owners are missing.
+    /// Times a kernel table was full: outcomes, ends or owners are missing.
     pub(super) table_full: u64,
     /// How the command ended: its exit status, or 128 + signal.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -269,6 +280,36 @@ enum ServiceStatus {
     Assigned,
     Reserved,
     Unassigned,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum ClosedBy {
+    /// Not known.
+    Unknown,
+    /// This host: its FIN came first.
+    Local,
+    /// The peer: its FIN came first.
+    Peer,
+    /// The peer, by RST.
+    PeerReset,
+    /// This host, by RST.
+    LocalReset,
+    /// Nobody: the peer did not answer any more.
+    Timeout,
+}
+
+impl From<event::ClosedBy> for ClosedBy {
+    fn from(by: event::ClosedBy) -> Self {
+        match by {
+            event::ClosedBy::Unknown => Self::Unknown,
+            event::ClosedBy::Local => Self::Local,
+            event::ClosedBy::Peer => Self::Peer,
+            event::ClosedBy::PeerReset => Self::PeerReset,
+            event::ClosedBy::LocalReset => Self::LocalReset,
+            event::ClosedBy::Timeout => Self::Timeout,
+        }
+    }
 }
 
 #[derive(Serialize, JsonSchema)]

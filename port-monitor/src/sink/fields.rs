@@ -4,11 +4,14 @@
 //! `?` stands for what could not be found out, `-` for what there is none of.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use port_monitor_common::{event::OwnerSource, policy::Verdict};
+use port_monitor_common::{
+    event::{ClosedBy, OwnerSource},
+    policy::Verdict,
+};
 
 use super::{cell::Cell, errno, time::Rfc3339};
 use crate::{
-    event::{Action, Direction, Owner},
+    event::{Action, Close, Direction, Owner},
     record::{Container, Endpoint, PortClass, PortInfo, Record, ServiceStatus},
 };
 
@@ -69,7 +72,7 @@ use Shown::{Always, From, OnRequest};
 #[rustfmt::skip]
 pub const FIELDS: &[Field] = &[
     Field::new("time", [8, 9, 9], Always, "local time", time),
-    Field::new("dir", [3, 3, 3], Always, "-> for a connection this host opens, <- for one it accepts", dir),
+    Field::new("dir", [3, 3, 3], Always, "-> for a connection this host opens, <- for one it accepts, x for the end of either", dir),
     Field::new("pid", [6, 6, 7], Always, "process id", pid),
     Field::new("process", [8, 9, 15], Always, "name of the thread that connected, accepted or listened", process),
     Field::new("user", [10, 10, 10], From(110), "name of the owner's user, else the uid", user),
@@ -78,8 +81,14 @@ pub const FIELDS: &[Field] = &[
     Field::new("remote", [23, 25, 32], Always, "remote address and port, with the service's name", remote),
     Field::new("result", [9, 20, 20], Always, "how it went, and the rule a violation broke", result),
     Field::new("timestamp", [30, 30, 30], OnRequest, "date and time, UTC, with nanoseconds", timestamp),
-    Field::new("event", [9, 9, 9], OnRequest, "connect, connected, failed or accept", event),
+    Field::new("event", [9, 9, 9], OnRequest, "connect, connected, failed, accept or close", event),
     Field::new("handshake", [9, 9, 9], OnRequest, "time from the attempt to the established connection", handshake).unit("µs"),
+    Field::new("duration", [12, 12, 12], OnRequest, "how long the connection lasted, at its end", duration).unit("µs"),
+    Field::new("bytes_in", [12, 12, 12], OnRequest, "payload bytes received, at the end", bytes_in),
+    Field::new("bytes_out", [12, 12, 12], OnRequest, "payload bytes sent, at the end", bytes_out),
+    Field::new("retransmits", [11, 11, 11], OnRequest, "segments sent again, at the end", retransmits),
+    Field::new("rtt", [9, 9, 9], OnRequest, "smoothed round-trip time, at the end", rtt).unit("µs"),
+    Field::new("closed_by", [11, 11, 11], OnRequest, "who ended the connection first: local, peer, peer-reset, local-reset or timeout", closed_by),
     Field::new("tid", [6, 6, 7], OnRequest, "thread id", tid),
     Field::new("ppid", [6, 6, 7], OnRequest, "process id of the parent", ppid),
     Field::new("exe", [24, 24, 32], OnRequest, "path of the executable", exe),
@@ -147,9 +156,10 @@ fn timestamp(cell: &mut Cell<'_>, record: &Record) {
 }
 
 fn dir(cell: &mut Cell<'_>, record: &Record) {
-    cell.put(match record.event.direction() {
-        Direction::Outbound => "->",
-        Direction::Inbound => "<-",
+    cell.put(match (record.event.action, record.event.direction()) {
+        (Action::Close(_), _) => "x",
+        (_, Direction::Outbound) => "->",
+        (_, Direction::Inbound) => "<-",
     });
 }
 
@@ -307,7 +317,77 @@ fn event(cell: &mut Cell<'_>, record: &Record) {
 fn handshake(cell: &mut Cell<'_>, record: &Record) {
     match record.event.action {
         Action::Connected { handshake_us } => cell.number(handshake_us),
-        Action::Connect | Action::Accept | Action::Failed { .. } => cell.none(),
+        Action::Connect | Action::Accept | Action::Failed { .. } | Action::Close(_) => cell.none(),
+    }
+}
+
+/// Writes a fact of a connection's end, or `-` when it has not ended.
+fn of_close(cell: &mut Cell<'_>, record: &Record, write: impl FnOnce(&mut Cell<'_>, &Close)) {
+    match record.event.action.close() {
+        Some(close) => write(cell, close),
+        None => cell.none(),
+    }
+}
+
+fn duration(cell: &mut Cell<'_>, record: &Record) {
+    of_close(cell, record, |cell, close| {
+        cell.number(close.duration_ns / 1_000);
+    });
+}
+
+fn bytes_in(cell: &mut Cell<'_>, record: &Record) {
+    of_close(cell, record, |cell, close| {
+        cell.number(close.bytes_received);
+    });
+}
+
+fn bytes_out(cell: &mut Cell<'_>, record: &Record) {
+    of_close(cell, record, |cell, close| cell.number(close.bytes_sent));
+}
+
+fn retransmits(cell: &mut Cell<'_>, record: &Record) {
+    of_close(cell, record, |cell, close| cell.number(close.retransmits));
+}
+
+fn rtt(cell: &mut Cell<'_>, record: &Record) {
+    of_close(cell, record, |cell, close| match close.rtt_us {
+        Some(rtt_us) => cell.number(rtt_us),
+        None => cell.none(),
+    });
+}
+
+fn closed_by(cell: &mut Cell<'_>, record: &Record) {
+    of_close(cell, record, |cell, close| match close.closed_by {
+        ClosedBy::Unknown => cell.unknown(),
+        by => cell.put(closed_by_name(by)),
+    });
+}
+
+/// Who ended a connection, as every output spells it.
+pub(super) const fn closed_by_name(by: ClosedBy) -> &'static str {
+    match by {
+        ClosedBy::Unknown => "unknown",
+        ClosedBy::Local => "local",
+        ClosedBy::Peer => "peer",
+        ClosedBy::PeerReset => "peer-reset",
+        ClosedBy::LocalReset => "local-reset",
+        ClosedBy::Timeout => "timeout",
+    }
+}
+
+/// `8.1s 1.2K out 84K in`, and what ended it where that was not orderly.
+fn ending(cell: &mut Cell<'_>, close: &Close) {
+    cell.duration_us(close.duration_ns / 1_000);
+    cell.put(" ");
+    cell.size(close.bytes_sent);
+    cell.put(" out ");
+    cell.size(close.bytes_received);
+    cell.put(" in");
+    match close.closed_by {
+        ClosedBy::PeerReset => cell.put(" reset by peer"),
+        ClosedBy::LocalReset => cell.put(" reset"),
+        ClosedBy::Timeout => cell.put(" timed out"),
+        ClosedBy::Unknown | ClosedBy::Local | ClosedBy::Peer => {}
     }
 }
 
@@ -328,6 +408,7 @@ fn result(cell: &mut Cell<'_>, record: &Record) {
                 cell.number(errno);
             }
         }
+        Action::Close(close) => ending(cell, &close),
     }
     if let Some(judgement) = &record.judgement
         && judgement.is_violation()

@@ -2,10 +2,14 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use port_monitor_common::{counters::Hook, event::OwnerSource, policy::Verdict};
+use port_monitor_common::{
+    counters::Hook,
+    event::{ClosedBy, OwnerSource},
+    policy::Verdict,
+};
 
 use crate::{
-    event::{Action, Comm, Event, Owner},
+    event::{Action, Close, Comm, Direction, Event, Owner},
     record::{
         Container, Field, Header, HookCount, Judgement, Loss, LossCause, Missing, PortClass,
         PortInfo, Ports, Process, Record, ServiceOrigin, ServiceStatus, Summary,
@@ -104,6 +108,23 @@ pub(super) fn violation() -> Record {
     record.judgement = Some(Judgement {
         verdict: Verdict::AuditDeny,
         rule: Some("no-telnet".into()),
+    });
+    record
+}
+
+/// What curl's connection was: 8.1 s, a request and an answer.
+pub(super) fn closed() -> Record {
+    let mut record = connected();
+    record.wall_ns += 8_100_000_000;
+    record.event.action = Action::Close(Close {
+        direction: Direction::Outbound,
+        duration_ns: 8_123_456_789,
+        bytes_received: 86_016,
+        bytes_sent: 1_234,
+        retransmits: 2,
+        rtt_us: Some(11_900),
+        closed_by: ClosedBy::Local,
+        errno: None,
     });
     record
 }

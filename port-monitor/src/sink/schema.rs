@@ -96,7 +96,7 @@ pub(super) struct Connection<'a> {
     /// The policy's word; absent without a policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rule: Option<Rule<'a>>,
-    /// Why the attempt failed.
+    /// Why the attempt failed, or the connection broke.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<Failure<'a>>,
     pub(super) port_monitor: Facts<'a>,
@@ -199,6 +199,9 @@ pub(super) struct ConnectionEvent {
     pub(super) types: [EventType; 2],
     pub(super) action: ConnectionAction,
     pub(super) outcome: Outcome,
+    /// From the attempt or the accept to the end, ns; only of a close.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) duration: Option<u64>,
     pub(super) dataset: ConnectionDataset,
 }
 
@@ -231,6 +234,8 @@ pub(super) enum ConnectionAction {
     Failed,
     /// This host accepted a connection.
     Accept,
+    /// An established connection has ended.
+    Close,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -284,6 +289,9 @@ pub(super) struct End {
     /// Absent while the kernel has not chosen it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) port: Option<u16>,
+    /// Payload bytes it has sent, each once; only of a close.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) bytes: Option<u64>,
 }
 
 /// The owner of this host's end.

@@ -297,7 +297,7 @@ impl Table {
             self.comment(
                 out,
                 format_args!(
-                    "kernel table full {table_full} {times}: outcomes or owners are missing"
+                    "kernel table full {table_full} {times}: outcomes, ends or owners are missing"
                 ),
             );
         }

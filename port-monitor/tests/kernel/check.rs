@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
     compare::differences,
     expect::{End, Expected, ends, pids},
-    fact::Fact,
+    fact::{Closed, Fact},
     json::{Line, Summary},
     monitor::Run,
     rung::{Blind, Sight},
@@ -21,6 +21,7 @@ const SHOWN: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Stream {
     events: Vec<Line>,
+    closes: Vec<Line>,
     taken: BTreeSet<usize>,
     summary: Summary,
 }
@@ -38,8 +39,13 @@ impl Stream {
             "{} events in the stream: {summary:?}",
             events.len()
         );
+        let (closes, events): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .partition(|line| line.action() == "close");
+        check_closes(&closes, &events)?;
         Ok(Self {
             events,
+            closes,
             taken: BTreeSet::new(),
             summary,
         })
@@ -50,7 +56,8 @@ impl Stream {
         &self.summary
     }
 
-    /// Every event.
+    /// Every event but the ends of connections, which [`Stream::of`] has checked
+    /// against their beginnings.
     pub(crate) fn events(&self) -> &[Line] {
         &self.events
     }
@@ -73,6 +80,11 @@ impl Stream {
             blind.extend(end.iter().filter_map(|expected| expected.blind));
             let kept: End = end.into_iter().filter(|expected| keeps(expected)).collect();
             wrong.extend(self.check_end(&kept));
+        }
+        for fact in facts {
+            if let Fact::Closed(closed) = fact {
+                wrong.extend(self.check_closed(closed));
+            }
         }
         let pids = pids(facts);
         for (index, event) in self.events.iter().enumerate() {
@@ -114,6 +126,21 @@ impl Stream {
         wrong
     }
 
+    /// What is wrong with the record of a connection's end.
+    fn check_closed(&self, closed: &Closed) -> Option<String> {
+        let found = self.closes.iter().find(|line| {
+            line.local_and_remote() == Some((closed.local, closed.remote))
+                && line.netns_ino() == Some(closed.netns_ino)
+        });
+        let Some(line) = found else {
+            return Some(format!("no record of {closed:?}"));
+        };
+        let is_right = line.bytes_out_and_in() == Some((closed.sent, closed.received))
+            && line.text("port_monitor.closed_by") == closed.closed_by
+            && line.text("error.code") == closed.error;
+        (!is_right).then(|| format!("{closed:?}, but {}", line.text))
+    }
+
     /// The record meant by `expected`: by its id once that is known, else by
     /// its addresses, and of several preferably one of the right process.
     fn find(&self, expected: &Expected, id: Option<&str>) -> Option<usize> {
@@ -147,6 +174,39 @@ impl Stream {
         ensure!(twice.is_none(), "an id is used twice: {twice:?}");
         Ok(())
     }
+}
+
+/// Every end belongs to a beginning, has its owner and its addresses, and comes
+/// once.
+fn check_closes(closes: &[Line], events: &[Line]) -> Result<()> {
+    let mut beginnings = BTreeMap::new();
+    for line in events {
+        if matches!(line.action(), "accept" | "connected") {
+            beginnings.insert(line.id(), line);
+        }
+    }
+    for close in closes {
+        let Some(begin) = beginnings.remove(close.id()) else {
+            bail!(
+                "an end without a beginning, or a second one: {}",
+                close.text
+            );
+        };
+        let same = [
+            "process.pid",
+            "process.thread.id",
+            "process.name",
+            "port_monitor.owner_source",
+            "network.direction",
+            "network.community_id",
+            "port_monitor.netns",
+        ];
+        let differs = |field: &&str| close.fields.get(*field) != begin.fields.get(*field);
+        if let Some(field) = same.iter().find(|field| differs(field)) {
+            bail!("{field} of {} is not that of {}", close.text, begin.text);
+        }
+    }
+    Ok(())
 }
 
 fn is_meant(expected: &Expected, id: Option<&str>, line: &Line) -> bool {

@@ -110,7 +110,7 @@ pub(crate) fn pids(facts: &[Fact]) -> Vec<u32> {
             Fact::Listen { owner, .. } => Some(owner.pid),
             Fact::Attempt(attempt) => Some(attempt.owner.pid),
             Fact::Accept(accept) => accept.acceptor.as_ref().map(|owner| owner.pid),
-            Fact::Done | Fact::Failed(_) => None,
+            Fact::Closed(_) | Fact::Done | Fact::Failed(_) => None,
         })
         .collect()
 }

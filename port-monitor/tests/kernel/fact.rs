@@ -120,6 +120,21 @@ pub(crate) struct Accept {
     pub(crate) preattach: bool,
 }
 
+/// The end of a connection, at one of its ends.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Closed {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+    pub(crate) netns_ino: u64,
+    /// Payload bytes.
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    /// `port_monitor.closed_by`.
+    pub(crate) closed_by: String,
+    /// `error.code`; empty for an orderly end.
+    pub(crate) error: String,
+}
+
 /// One line of a workload's report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Fact {
@@ -135,6 +150,8 @@ pub(crate) enum Fact {
     Attempt(Attempt),
     /// An arrival.
     Accept(Accept),
+    /// A connection has ended.
+    Closed(Closed),
     /// The workload did all it had to; without this line it did not.
     Done,
     /// The workload could not do it.

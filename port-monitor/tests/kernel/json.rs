@@ -49,7 +49,7 @@ impl Line {
         self.fields.get(path)?.as_bool()
     }
 
-    /// `start`, `connect`, `connected`, `failed`, `accept`, `loss`, `summary`.
+    /// `start`, `connect`, `connected`, `failed`, `accept`, `close`, `loss`, `summary`.
     pub(crate) fn action(&self) -> &str {
         self.text("event.action")
     }
@@ -75,6 +75,26 @@ impl Line {
         let ip = self.text("destination.ip").parse().ok()?;
         let port = self.number("destination.port")?.try_into().ok()?;
         Some(SocketAddr::new(ip, port))
+    }
+
+    /// This host's end and the peer's.
+    pub(crate) fn local_and_remote(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let source = SocketAddr::new(self.source_ip()?, self.source_port()?);
+        let destination = self.destination()?;
+        Some(match self.text("network.direction") {
+            "egress" => (source, destination),
+            _ => (destination, source),
+        })
+    }
+
+    /// Payload bytes this host's end has sent and received.
+    pub(crate) fn bytes_out_and_in(&self) -> Option<(u64, u64)> {
+        let source = self.number("source.bytes")?;
+        let destination = self.number("destination.bytes")?;
+        Some(match self.text("network.direction") {
+            "egress" => (source, destination),
+            _ => (destination, source),
+        })
     }
 
     pub(crate) fn netns_ino(&self) -> Option<u64> {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
 /// A forked child of a workload.
 #[derive(Debug)]
@@ -27,6 +28,14 @@ impl Forked {
         }
         let report = String::from_utf8_lossy(&report);
         ensure!(report == "done", "child {}: {report}", self.pid);
+        Ok(())
+    }
+
+    /// Kills it and waits until it is gone.
+    pub(crate) fn kill(self) -> Result<()> {
+        let pid = Pid::from_raw(self.pid.try_into()?).context("pid 0")?;
+        kill_process(pid, Signal::KILL).context("kill the child")?;
+        waitpid(Some(pid), WaitOptions::empty()).context("wait for the child")?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt},
 };
 
-use crate::fact::{Accept, Attempt, Ending, Fact, Owner, Witness, netns_ino};
+use crate::fact::{Accept, Attempt, Closed, Ending, Fact, Owner, Witness, netns_ino};
 
 /// `127.0.0.1`.
 pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -51,7 +51,8 @@ pub(crate) fn local(socket: &OwnedFd) -> Result<SocketAddr> {
     SocketAddr::try_from(any).context("getsockname: not an internet address")
 }
 
-fn peer(socket: &OwnedFd) -> Result<SocketAddr> {
+/// The address of the socket's peer.
+pub(crate) fn peer(socket: &OwnedFd) -> Result<SocketAddr> {
     let any = rustix::net::getpeername(socket).context("getpeername")?;
     let any = any.context("getpeername: no peer")?;
     SocketAddr::try_from(any).context("getpeername: not an internet address")
@@ -256,6 +257,16 @@ impl Witness {
         self.arrived(listener, None, peer(client)?, local(client)?, false)
     }
 
+    /// Writes down that the calling thread accepted the connection of a client
+    /// that is gone by now.
+    pub(crate) fn accepted_too_late(
+        &self,
+        listener: &Listener,
+        (client, server): (SocketAddr, SocketAddr),
+    ) -> Result<()> {
+        self.arrived(listener, Some(Owner::current()?), server, client, false)
+    }
+
     fn arrived(
         &self,
         listener: &Listener,
@@ -273,6 +284,25 @@ impl Witness {
             netns_ino: netns_ino()?,
             within_ns: self.until_now()?,
             preattach,
+        }))
+    }
+
+    /// Writes down how the connection between `local` and `remote` ended for
+    /// `local`, and how many bytes it had sent and received.
+    pub(crate) fn closed(
+        &self,
+        (local, remote): (SocketAddr, SocketAddr),
+        (sent, received): (usize, usize),
+        (closed_by, error): (&str, &str),
+    ) -> Result<()> {
+        self.tell(&Fact::Closed(Closed {
+            local: canonical(local),
+            remote: canonical(remote),
+            netns_ino: netns_ino()?,
+            sent: sent.try_into()?,
+            received: received.try_into()?,
+            closed_by: closed_by.to_owned(),
+            error: error.to_owned(),
         }))
     }
 

@@ -89,8 +89,8 @@ struct FilterArgs {
     /// systemd units
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     unit: Vec<String>,
-    /// Kinds of events [default: all in JSON; connected, failed, accept in a
-    /// table, where an attempt is one line, with its outcome]
+    /// Kinds of events [default: all in JSON; connected, failed, accept, close in
+    /// a table, where an attempt is one line, with its outcome]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     events: Vec<EventArg>,
 }
@@ -161,6 +161,8 @@ enum EventArg {
     Connected,
     /// An attempt that failed
     Failed,
+    /// The end of a connection
+    Close,
 }
 
 impl Args {
@@ -209,7 +211,12 @@ impl Args {
         }
         match self.output.output {
             SinkKind::Json => EventKind::ALL.to_vec(),
-            SinkKind::Table => vec![EventKind::Connected, EventKind::Failed, EventKind::Accept],
+            SinkKind::Table => vec![
+                EventKind::Connected,
+                EventKind::Failed,
+                EventKind::Accept,
+                EventKind::Close,
+            ],
         }
     }
 
@@ -270,6 +277,7 @@ impl From<EventArg> for EventKind {
             EventArg::Accept => Self::Accept,
             EventArg::Connected => Self::Connected,
             EventArg::Failed => Self::Failed,
+            EventArg::Close => Self::Close,
         }
     }
 }

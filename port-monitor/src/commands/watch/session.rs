@@ -216,7 +216,7 @@ impl<'a> Session<'a> {
             dropped: counts.dropped,
             violations: tally.violations,
             accept_preattach: extra(Extra::AcceptPreattach),
-            table_full: extra(Extra::PendingFull)
+            table_full: extra(Extra::ConnectionsFull)
                 + extra(Extra::ListenersFull)
                 + extra(Extra::TreeFull),
             command_status: self.command_status,

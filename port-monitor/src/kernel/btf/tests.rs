@@ -76,6 +76,18 @@ impl Writer {
     }
 }
 
+/// What is read of `tcp_sock`, wherever.
+fn tcp_sock(int: u32) -> Vec<(&'static str, u32, u32)> {
+    let fields = [
+        "srtt_us",
+        "bytes_received",
+        "bytes_sent",
+        "bytes_retrans",
+        "total_retrans",
+    ];
+    (200..).zip(fields).map(|(i, n)| (n, int, i * 8)).collect()
+}
+
 /// A kernel with every field [`offsets`] asks for, at the places 6.18 has.
 fn kernel() -> Writer {
     let mut w = Writer::default();
@@ -92,6 +104,7 @@ fn kernel() -> Writer {
             ("", pair, 12),
             ("skc_family", int, 16),
             ("skc_state", int, 18),
+            ("skc_flags", int, 96),
             ("skc_bound_dev_if", int, 20),
             ("skc_net", possible_net, 48),
             ("skc_v6_daddr", int, 56),
@@ -100,6 +113,7 @@ fn kernel() -> Writer {
     );
     w.structure("sock", &[("sk_err", int, 284), ("sk_protocol", int, 532)]);
     w.structure("inet_sock", &[("inet_sport", int, 814)]);
+    w.structure("tcp_sock", &tcp_sock(int));
     let ns = w.structure("ns_common", &[("inum", int, 24)]);
     w.structure("net", &[("ns", ns, 152)]);
     w.structure("signal_struct", &[("live", int, 4)]);

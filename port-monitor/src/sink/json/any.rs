@@ -3,7 +3,10 @@
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc};
 
-use port_monitor_common::{event::OwnerSource, policy::Verdict};
+use port_monitor_common::{
+    event::{ClosedBy, OwnerSource},
+    policy::Verdict,
+};
 use proptest::{
     collection::vec,
     option,
@@ -12,7 +15,7 @@ use proptest::{
 };
 
 use crate::{
-    event::{Action, Comm, Event, Owner},
+    event::{Action, Close, Comm, Direction, Event, Owner},
     record::{
         Container, Field, Judgement, Missing, PortClass, PortInfo, Ports, Process, Record,
         ServiceOrigin, ServiceStatus,
@@ -96,12 +99,34 @@ fn owner() -> impl Strategy<Value = Owner> {
     )
 }
 
+prop_compose! {
+    fn close()(
+        direction in select(vec![Direction::Inbound, Direction::Outbound]),
+        (duration_ns, bytes_received, bytes_sent) in any::<(u64, u64, u64)>(),
+        (retransmits, rtt_us) in any::<(u32, Option<u32>)>(),
+        closed_by in (0..=5_u8).prop_filter_map("known", ClosedBy::from_raw),
+        errno in option::of(prop_oneof![0..140, any::<i32>()]),
+    ) -> Close {
+        Close {
+            direction,
+            duration_ns,
+            bytes_received,
+            bytes_sent,
+            retransmits,
+            rtt_us,
+            closed_by,
+            errno,
+        }
+    }
+}
+
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         Just(Action::Connect),
         Just(Action::Accept),
         any::<u32>().prop_map(|handshake_us| Action::Connected { handshake_us }),
         option::of(prop_oneof![0..140, any::<i32>()]).prop_map(|errno| Action::Failed { errno }),
+        close().prop_map(Action::Close),
     ]
 }
 

@@ -14,14 +14,14 @@ use super::{
     owner::{OwnerText, Owners},
 };
 use crate::{
-    event::{Action, Direction, Event},
+    event::{Action, Close, Direction, Event},
     record::{
         Judgement, Missing, PortClass, PortInfo, Ports, Record, ServiceOrigin, ServiceStatus,
     },
     sink::{
         community_id::CommunityId,
         errno,
-        fields::{CLOSED, service_port},
+        fields::{CLOSED, closed_by_name, service_port},
         time::UtcClock,
     },
 };
@@ -91,7 +91,12 @@ impl Connections {
         if let Some(judgement) = judgement {
             push_rule(&mut line, judgement, &self.ruleset);
         }
-        if let Action::Failed { errno } = event.action {
+        if let Action::Failed { errno }
+        | Action::Close(Close {
+            errno: errno @ Some(_),
+            ..
+        }) = event.action
+        {
             push_error(&mut line, errno);
         }
         push_facts(&mut line, record, owner_text);
@@ -124,10 +129,11 @@ impl Connections {
             line.rendered(self.flow_id((source, source_port), (destination, destination_port)));
             line.raw("\"");
         }
+        let (source_bytes, destination_bytes) = bytes(event);
         line.raw(r#"},"source":{"ip":""#);
-        push_end(line, source);
+        push_end(line, source, source_bytes);
         line.raw(r#","destination":{"ip":""#);
-        push_end(line, destination);
+        push_end(line, destination, destination_bytes);
     }
 
     fn flow_id(&mut self, source: Endpoint, destination: Endpoint) -> &[u8] {
@@ -158,20 +164,43 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
         Action::Connected { .. } => line.raw(r#"info"],"action":"connected","outcome":"success""#),
         Action::Failed { .. } => line.raw(r#"end"],"action":"failed","outcome":"failure""#),
         Action::Accept => line.raw(r#"start"],"action":"accept","outcome":"success""#),
+        Action::Close(close) => {
+            line.raw(r#"end"],"action":"close","outcome":""#);
+            line.raw(if close.errno.is_none() {
+                "success"
+            } else {
+                "failure"
+            });
+            line.raw(r#"","duration":"#);
+            line.number(close.duration_ns);
+        }
     }
     line.raw(r#","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":""#);
 }
 
-fn push_end(line: &mut Line<'_>, (ip, port): (IpAddr, Option<u16>)) {
-    line.ip(ip);
-    match port {
-        Some(port) => {
-            line.raw(r#"","port":"#);
-            line.number(port);
-            line.raw("}");
-        }
-        None => line.raw(r#""}"#),
+/// What source and destination have sent, at the end of a connection.
+pub(super) const fn bytes(event: &Event) -> (Option<u64>, Option<u64>) {
+    match event.action.close() {
+        None => (None, None),
+        Some(close) => match close.direction {
+            Direction::Outbound => (Some(close.bytes_sent), Some(close.bytes_received)),
+            Direction::Inbound => (Some(close.bytes_received), Some(close.bytes_sent)),
+        },
     }
+}
+
+fn push_end(line: &mut Line<'_>, (ip, port): (IpAddr, Option<u16>), bytes: Option<u64>) {
+    line.ip(ip);
+    line.raw("\"");
+    if let Some(port) = port {
+        line.raw(r#","port":"#);
+        line.number(port);
+    }
+    if let Some(bytes) = bytes {
+        line.raw(r#","bytes":"#);
+        line.number(bytes);
+    }
+    line.raw("}");
 }
 
 fn push_rule(line: &mut Line<'_>, judgement: &Judgement, ruleset: &[u8]) {
@@ -236,6 +265,16 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
     if let Action::Connected { handshake_us } = event.action {
         line.raw(r#","handshake_us":"#);
         line.number(handshake_us);
+    }
+    if let Some(close) = event.action.close() {
+        line.raw(r#","closed_by":""#);
+        line.raw(closed_by_name(close.closed_by));
+        line.raw(r#"","retransmits":"#);
+        line.number(close.retransmits);
+        if let Some(rtt_us) = close.rtt_us {
+            line.raw(r#","rtt_us":"#);
+            line.number(rtt_us);
+        }
     }
     match judgement.as_ref().map(|judgement| judgement.verdict) {
         Some(Verdict::Allow) => line.raw(r#","verdict":"allow""#),

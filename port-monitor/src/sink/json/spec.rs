@@ -60,9 +60,12 @@ pub(super) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connecti
     }
 }
 
-fn connection_event(action: Action, judgement: Option<&Judgement>) -> schema::ConnectionEvent {
+fn connection_event(
+    event_action: Action,
+    judgement: Option<&Judgement>,
+) -> schema::ConnectionEvent {
     use schema::{ConnectionAction, EventType, Outcome};
-    let (action, event_type, outcome) = match action {
+    let (action, event_type, outcome) = match event_action {
         Action::Connect => (
             ConnectionAction::Connect,
             EventType::Start,
@@ -75,7 +78,16 @@ fn connection_event(action: Action, judgement: Option<&Judgement>) -> schema::Co
         ),
         Action::Failed { .. } => (ConnectionAction::Failed, EventType::End, Outcome::Failure),
         Action::Accept => (ConnectionAction::Accept, EventType::Start, Outcome::Success),
+        Action::Close(close) => (
+            ConnectionAction::Close,
+            EventType::End,
+            match close.errno {
+                None => Outcome::Success,
+                Some(_) => Outcome::Failure,
+            },
+        ),
     };
+    let duration = event_action.close().map(|close| close.duration_ns);
     let kind = if judgement.is_some_and(Judgement::is_violation) {
         Kind::Alert
     } else {
@@ -87,19 +99,23 @@ fn connection_event(action: Action, judgement: Option<&Judgement>) -> schema::Co
         types: [EventType::Connection, event_type],
         action,
         outcome,
+        duration,
         dataset: schema::ConnectionDataset::Connection,
     }
 }
 
 /// Source and destination: the initiator is the source, whoever we are.
 fn ends(event: &Event) -> (schema::End, schema::End) {
+    let close = event.action.close();
     let local = schema::End {
         ip: event.local_ip,
         port: event.local_port,
+        bytes: close.map(|close| close.bytes_sent),
     };
     let remote = schema::End {
         ip: event.remote_ip,
         port: Some(event.remote_port),
+        bytes: close.map(|close| close.bytes_received),
     };
     match event.direction() {
         Direction::Outbound => (local, remote),
@@ -155,8 +171,10 @@ fn orchestrator(container: &Container) -> Option<schema::Orchestrator<'_>> {
 }
 
 fn error(action: Action) -> Option<schema::Failure<'static>> {
-    let Action::Failed { errno } = action else {
-        return None;
+    let errno = match action {
+        Action::Failed { errno } => errno,
+        Action::Close(close) => Some(close.errno?),
+        Action::Connect | Action::Accept | Action::Connected { .. } => return None,
     };
     Some(match errno {
         None => schema::Failure {
@@ -180,6 +198,7 @@ fn facts(record: &Record) -> Facts<'_> {
     } = record;
     let owner = event.owner.as_ref();
     let verdict = judgement.as_ref().map(|judgement| judgement.verdict);
+    let close = event.action.close();
     Facts {
         schema: VERSION,
         id: Hex(event.id),
@@ -201,8 +220,11 @@ fn facts(record: &Record) -> Facts<'_> {
         v4_mapped: event.v4_mapped,
         handshake_us: match event.action {
             Action::Connected { handshake_us } => Some(handshake_us),
-            Action::Connect | Action::Accept | Action::Failed { .. } => None,
+            Action::Connect | Action::Accept | Action::Failed { .. } | Action::Close(_) => None,
         },
+        closed_by: close.map(|close| close.closed_by.into()),
+        retransmits: close.map(|close| close.retransmits),
+        rtt_us: close.and_then(|close| close.rtt_us),
         verdict: verdict.map(|verdict| match verdict {
             Verdict::Allow => facts::Verdict::Allow,
             Verdict::Deny | Verdict::AuditDeny => facts::Verdict::Violation,

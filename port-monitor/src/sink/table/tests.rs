@@ -1,13 +1,15 @@
 //! The table as text, column by column.
 
-use port_monitor_common::counters::Hook;
+use port_monitor_common::{counters::Hook, event::ClosedBy};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
 use crate::{
-    event::Action,
+    event::{Action, Close},
     record::HookCount,
-    sink::sample::{accepted, comm, connected, header, loss, ownerless, port, summary, violation},
+    sink::sample::{
+        accepted, closed, comm, connected, header, loss, ownerless, port, summary, violation,
+    },
 };
 
 fn options(width: Option<usize>) -> Options {
@@ -188,6 +190,31 @@ fn every_outcome_has_its_word() {
 }
 
 #[test]
+fn an_end_tells_duration_bytes_and_what_was_not_orderly() {
+    let mut record = closed();
+    let mut word = |change: fn(&mut Close)| {
+        if let Action::Close(close) = &mut record.event.action {
+            change(close);
+        }
+        result_of(&record).trim().to_owned()
+    };
+    assert_eq!(word(|_| {}), "8.1s 1.2K out 84K in");
+    let large = |close: &mut Close| {
+        close.duration_ns = 950_000;
+        close.bytes_sent = 1_023;
+        close.bytes_received = u64::MAX;
+    };
+    assert_eq!(word(large), "950µs 1023 out 15E in");
+    let reset = |close: &mut Close| {
+        close.bytes_received = 1 << 20;
+        close.closed_by = ClosedBy::PeerReset;
+    };
+    assert_eq!(word(reset), "950µs 1023 out 1.0M in reset by peer");
+    assert!(word(|close| close.closed_by = ClosedBy::LocalReset).ends_with(" in reset"));
+    assert!(word(|close| close.closed_by = ClosedBy::Timeout).ends_with(" in timed out"));
+}
+
+#[test]
 fn a_violation_of_the_default_says_so() {
     let mut record = violation();
     if let Some(judgement) = &mut record.judgement {
@@ -279,7 +306,7 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
 #   received 402, hidden 2
 # 1 violation
 # 1 accept seen by the second hook only
-# kernel table full 2 times: outcomes or owners are missing
+# kernel table full 2 times: outcomes, ends or owners are missing
 # command killed by signal 9
 ";
     assert_eq!(text(options(None), &[Item::Summary(&summary)]), expected);

@@ -25,6 +25,9 @@ use crate::{
 /// Connections at full speed.
 const CONNECTIONS: u64 = 200_000;
 
+/// Connections of which every event is asked for.
+const CONNECTIONS_WHOLE: u64 = 40_000;
+
 /// Exit status: events were lost, with `--fail-on-loss`.
 const EVENTS_LOST: i32 = 4;
 
@@ -95,6 +98,26 @@ pub(super) fn full_speed(lab: &Lab) -> Result<Verdict> {
     Ok(Verdict::Pass(format!(
         "{CONNECTIONS} connections in {took:.1?}"
     )))
+}
+
+/// Every connection has all its events: attempt, outcome, accept, both ends.
+pub(super) fn every_event(lab: &Lab) -> Result<Verdict> {
+    let mut monitor = Watch::new(lab, "auto", "table")
+        .args(["--events", "connect,connected,failed,accept,close"])
+        .args(["--fields", "event,closed_by", "--fail-on-loss"])
+        .start_keeping(|line| line.starts_with('#') || line.contains("failed"))?;
+    let made = flood("--connections", CONNECTIONS_WHOLE)?;
+    let missed = missed(&monitor)?;
+    let run = monitor.stop()?;
+    let all = 5 * made;
+    let exact = format!("# seen {all} = shown {all} + filtered 0 + lost 0 ");
+    ensure!(
+        made == CONNECTIONS_WHOLE && run.lines.iter().any(|line| line.starts_with(&exact)),
+        "{made} connections, {:?}; missed: {missed:?}",
+        run.lines
+    );
+    run.expect_code(0)?;
+    Ok(Verdict::Pass(format!("{made} connections, {all} events")))
 }
 
 /// With a small ring and a reader that is stopped events are lost, but not one

@@ -4,6 +4,7 @@
 use crate::{rung::Blind, workload::Perform};
 
 pub(crate) mod accepting;
+pub(crate) mod closing;
 pub(crate) mod connecting;
 pub(crate) mod early;
 pub(crate) mod fastopen;
@@ -97,5 +98,15 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("fastopen-sendto", fastopen::sendto),
     scenario("fastopen-connect", fastopen::deferred),
     scenario("fastopen-data-in-syn", fastopen::data_in_syn).guest_only(),
+    scenario("close-by-client", closing::by_client),
+    scenario("close-by-server", closing::by_server),
+    scenario("close-ipv6", closing::ipv6),
+    scenario("close-mapped", closing::mapped),
+    scenario("close-half-1-mib", closing::half),
+    scenario("close-zero-bytes", closing::zero_bytes),
+    scenario("close-by-reset", closing::reset),
+    scenario("close-with-data-unread", closing::unread),
+    scenario("close-by-kill", closing::killed),
+    scenario("close-before-accept", closing::before_accept),
     scenario("softirq-elsewhere", places::softirq_elsewhere).guest_only(),
 ];

@@ -1,0 +1,180 @@
+//! How connections end: who does it, and what has gone over them by then.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use rustix::net::sockopt;
+
+use crate::{
+    fact::Witness,
+    process::{Gate, fork},
+    socket::{Listener, V4, V6, any_port, local, peer},
+};
+
+/// What the client sends, and the server, in bytes.
+const FROM_CLIENT: usize = 1_000;
+const FROM_SERVER: usize = 5_000;
+
+/// Each way.
+const LARGE: usize = 1 << 20;
+
+/// A client's address and its server's.
+type Ends = (SocketAddr, SocketAddr);
+
+/// A connection: client, server, and where they are.
+fn connect(
+    witness: &Witness,
+    listener: &Listener,
+    to: IpAddr,
+) -> Result<(TcpStream, TcpStream, Ends)> {
+    let client = witness.connect(SocketAddr::new(to, listener.at.port()))?;
+    let server = witness.accept(listener)?;
+    let ends = (local(&client)?, peer(&client)?);
+    Ok((client.into(), server.into(), ends))
+}
+
+/// A connection over which both have sent something.
+fn used(witness: &Witness, at: IpAddr, to: IpAddr) -> Result<(TcpStream, TcpStream, Ends)> {
+    let listener = witness.listen(any_port(at))?;
+    let (mut client, mut server, ends) = connect(witness, &listener, to)?;
+    let mut buffer = [0; FROM_SERVER];
+    client.write_all(&[1; FROM_CLIENT])?;
+    server.read_exact(buffer.get_mut(..FROM_CLIENT).context("buffer")?)?;
+    server.write_all(&[2; FROM_SERVER])?;
+    client.read_exact(&mut buffer)?;
+    Ok((client, server, ends))
+}
+
+/// Waits for the other end's FIN.
+fn expect_end(stream: &mut TcpStream) -> Result<()> {
+    let read = stream.read(&mut [0]).context("wait for the end")?;
+    ensure!(read == 0, "there is more data");
+    Ok(())
+}
+
+const fn swapped((client, server): Ends) -> Ends {
+    (server, client)
+}
+
+fn client_first(witness: &Witness, at: IpAddr, to: IpAddr) -> Result<()> {
+    let (client, mut server, ends) = used(witness, at, to)?;
+    drop(client);
+    expect_end(&mut server)?;
+    drop(server);
+    witness.closed(ends, (FROM_CLIENT, FROM_SERVER), ("local", ""))?;
+    witness.closed(swapped(ends), (FROM_SERVER, FROM_CLIENT), ("peer", ""))
+}
+
+pub(super) fn by_client(witness: &Witness) -> Result<()> {
+    client_first(witness, V4, V4)
+}
+
+pub(super) fn ipv6(witness: &Witness) -> Result<()> {
+    client_first(witness, V6, V6)
+}
+
+/// An IPv6 listener, an IPv4 client.
+pub(super) fn mapped(witness: &Witness) -> Result<()> {
+    client_first(witness, "::".parse()?, V4)
+}
+
+pub(super) fn by_server(witness: &Witness) -> Result<()> {
+    let (mut client, server, ends) = used(witness, V4, V4)?;
+    drop(server);
+    expect_end(&mut client)?;
+    drop(client);
+    witness.closed(ends, (FROM_CLIENT, FROM_SERVER), ("peer", ""))?;
+    witness.closed(swapped(ends), (FROM_SERVER, FROM_CLIENT), ("local", ""))
+}
+
+/// The server answers after the client has said that it will send no more.
+pub(super) fn half(witness: &Witness) -> Result<()> {
+    let listener = witness.listen(any_port(V4))?;
+    let (mut client, mut server, ends) = connect(witness, &listener, V4)?;
+    thread::scope(|scope| {
+        let sender = scope.spawn(move || -> Result<()> {
+            client.write_all(&vec![1; LARGE])?;
+            client.shutdown(std::net::Shutdown::Write)?;
+            let read = client.read_to_end(&mut Vec::new())?;
+            ensure!(read == LARGE, "{read} bytes from the server");
+            Ok(())
+        });
+        let read = server.read_to_end(&mut Vec::new())?;
+        ensure!(read == LARGE, "{read} bytes from the client");
+        server.write_all(&vec![2; LARGE])?;
+        drop(server);
+        sender.join().map_err(|_| anyhow!("thread panicked"))?
+    })?;
+    witness.closed(ends, (LARGE, LARGE), ("local", ""))?;
+    witness.closed(swapped(ends), (LARGE, LARGE), ("peer", ""))
+}
+
+pub(super) fn zero_bytes(witness: &Witness) -> Result<()> {
+    let listener = witness.listen(any_port(V4))?;
+    let (client, mut server, ends) = connect(witness, &listener, V4)?;
+    drop(client);
+    expect_end(&mut server)?;
+    drop(server);
+    witness.closed(ends, (0, 0), ("local", ""))?;
+    witness.closed(swapped(ends), (0, 0), ("peer", ""))
+}
+
+/// `SO_LINGER` zero: the client sends an RST instead of a FIN.
+pub(super) fn reset(witness: &Witness) -> Result<()> {
+    let (client, mut server, ends) = used(witness, V4, V4)?;
+    sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
+    drop(client);
+    ensure!(server.read(&mut [0]).is_err(), "an orderly end");
+    witness.closed(ends, (FROM_CLIENT, FROM_SERVER), ("local-reset", ""))?;
+    let server_saw = ("peer-reset", "ECONNRESET");
+    witness.closed(swapped(ends), (FROM_SERVER, FROM_CLIENT), server_saw)
+}
+
+/// The server closes with data unread, and sends an RST.
+pub(super) fn unread(witness: &Witness) -> Result<()> {
+    let (mut client, server, ends) = used(witness, V4, V4)?;
+    client.write_all(b"more")?;
+    drop(server);
+    ensure!(client.read(&mut [0]).is_err(), "an orderly end");
+    let client_sent = FROM_CLIENT + b"more".len();
+    let client_saw = ("peer-reset", "ECONNRESET");
+    witness.closed(ends, (client_sent, FROM_SERVER), client_saw)?;
+    witness.closed(
+        swapped(ends),
+        (FROM_SERVER, client_sent),
+        ("local-reset", ""),
+    )
+}
+
+/// The client's socket is left to a child, which is killed: the kernel closes for
+/// it, and the connection still belongs to who opened it.
+pub(super) fn killed(witness: &Witness) -> Result<()> {
+    let listener = witness.listen(any_port(V4))?;
+    let (client, mut server, ends) = connect(witness, &listener, V4)?;
+    let never = Gate::new()?;
+    let child = fork(|| never.pass())?;
+    drop(client);
+    child.kill()?;
+    expect_end(&mut server)?;
+    drop(server);
+    witness.closed(ends, (0, 0), ("local", ""))?;
+    witness.closed(swapped(ends), (0, 0), ("peer", ""))
+}
+
+/// The client is gone, by RST, before anybody accepts.
+pub(super) fn before_accept(witness: &Witness) -> Result<()> {
+    let listener = witness.listen(any_port(V4))?;
+    let client = witness.connect(listener.at)?;
+    let ends = (local(&client)?, peer(&client)?);
+    sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
+    drop(client);
+    rustix::net::accept(&listener.socket).context("accept")?;
+    witness.accepted_too_late(&listener, ends)?;
+    witness.closed(ends, (0, 0), ("local-reset", ""))?;
+    witness.closed(swapped(ends), (0, 0), ("peer-reset", "ECONNRESET"))
+}
