@@ -17,11 +17,19 @@ pub enum Hook {
     Outcome = 2,
     /// The end of a connection: →CLOSE.
     Close = 3,
+    /// The look at the open sockets at the start.
+    Snapshot = 4,
 }
 
 impl Hook {
     /// Every hook, in row order.
-    pub const ALL: [Self; 4] = [Self::Connect, Self::Accept, Self::Outcome, Self::Close];
+    pub const ALL: [Self; 5] = [
+        Self::Connect,
+        Self::Accept,
+        Self::Outcome,
+        Self::Close,
+        Self::Snapshot,
+    ];
 
     /// The name users see.
     pub const fn name(self) -> &'static str {
@@ -30,6 +38,7 @@ impl Hook {
             Self::Accept => "accept",
             Self::Outcome => "outcome",
             Self::Close => "close",
+            Self::Snapshot => "snapshot",
         }
     }
 }
@@ -55,17 +64,17 @@ pub enum Extra {
     /// Accepts that only `security_sock_graft` saw: the accepting thread was
     /// asleep in `accept` when the return probe was attached, or the kernel
     /// skipped that program.
-    AcceptPreattach = 16,
+    AcceptPreattach = 20,
     /// Connections whose outcome or end cannot be reported: the table of
     /// connections was full.
-    ConnectionsFull = 17,
+    ConnectionsFull = 21,
     /// Listeners whose owner could not be stored: the table was full.
-    ListenersFull = 18,
+    ListenersFull = 22,
     /// Events of the start-up canary; they are in no other counter.
-    Canary = 19,
+    Canary = 23,
     /// Processes of the watched tree that could not be followed: the table was
     /// full.
-    TreeFull = 20,
+    TreeFull = 24,
 }
 
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
@@ -78,5 +87,5 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
     hook as u32 * 4 + counter as u32
 }
 
-const _: () = assert!(slot(Hook::Close, Counter::Submitted) < Extra::AcceptPreattach as u32);
+const _: () = assert!(slot(Hook::Snapshot, Counter::Submitted) < Extra::AcceptPreattach as u32);
 const _: () = assert!((Extra::TreeFull as u32) < ROW);

@@ -40,16 +40,19 @@ pub enum EventKind {
     Failed = 4,
     /// An established connection has ended: the record is a [`CloseEvent`].
     Close = 5,
+    /// A connection was there before the monitor.
+    Preexisting = 6,
 }
 
 impl EventKind {
     /// Every kind, in numeric order.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Connect,
         Self::Accept,
         Self::Connected,
         Self::Failed,
         Self::Close,
+        Self::Preexisting,
     ];
 
     /// The bit of this kind in [`crate::config::Config::kinds`].
@@ -66,6 +69,7 @@ impl EventKind {
             3 => Some(Self::Connected),
             4 => Some(Self::Failed),
             5 => Some(Self::Close),
+            6 => Some(Self::Preexisting),
             _ => None,
         }
     }
@@ -84,6 +88,8 @@ pub enum OwnerSource {
     /// The process that made the socket listen; the accepting thread may be
     /// another one.
     Listener = 3,
+    /// A process that had the socket open when the monitor started.
+    Holder = 4,
 }
 
 impl OwnerSource {
@@ -94,6 +100,7 @@ impl OwnerSource {
             1 => Some(Self::Connect),
             2 => Some(Self::Accept),
             3 => Some(Self::Listener),
+            4 => Some(Self::Holder),
             _ => None,
         }
     }
@@ -141,7 +148,7 @@ pub const FLAG_LOCAL_PORT_UNBOUND: u16 = 2;
 /// was asleep in accept when the return probe was attached, or the kernel
 /// skipped that program.
 pub const FLAG_PREATTACH: u16 = 4;
-/// [`TcpEvent::flags`]: a `Close` of a connection that a peer opened.
+/// [`TcpEvent::flags`]: a peer opened the connection.
 pub const FLAG_INBOUND: u16 = 8;
 
 /// The process a socket belongs to, captured in process context.
@@ -217,7 +224,8 @@ pub struct TcpEvent {
 )]
 #[repr(C)]
 pub struct CloseStats {
-    /// From the attempt or the accept to the end, ns.
+    /// From the attempt or the accept to the end, ns; zero when the beginning was
+    /// not seen.
     pub duration_ns: u64,
     /// Payload bytes received in order.
     pub bytes_received: u64,
@@ -272,7 +280,7 @@ mod tests {
         for kind in EventKind::ALL {
             assert_eq!(EventKind::from_raw(kind as u8), Some(kind));
         }
-        for raw in 0..=3 {
+        for raw in 0..=4 {
             assert_eq!(
                 OwnerSource::from_raw(raw).map(|source| source as u8),
                 Some(raw)

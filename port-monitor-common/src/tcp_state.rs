@@ -14,10 +14,16 @@ impl TcpState {
     pub const SYN_RECV: Self = Self(3);
     /// We have sent a FIN first; the peer has not acknowledged it.
     pub const FIN_WAIT1: Self = Self(4);
+    /// We have sent a FIN, which the peer has acknowledged.
+    pub const FIN_WAIT2: Self = Self(5);
     /// The peer has sent a FIN first.
     pub const CLOSE_WAIT: Self = Self(8);
     /// No connection.
     pub const CLOSE: Self = Self(7);
+    /// Both have sent a FIN, the peer first.
+    pub const LAST_ACK: Self = Self(9);
+    /// Both have sent a FIN at once.
+    pub const CLOSING: Self = Self(11);
     /// Accepting connections.
     pub const LISTEN: Self = Self(10);
 }

@@ -42,6 +42,11 @@ pub enum Action {
     },
     /// An established connection has ended.
     Close(Close),
+    /// The connection was there before the monitor.
+    Preexisting {
+        /// Who opened it: a peer, where a socket listens at the local port.
+        direction: Direction,
+    },
 }
 
 /// The end of a connection, and what it was.
@@ -49,8 +54,9 @@ pub enum Action {
 pub struct Close {
     /// Who opened it.
     pub direction: Direction,
-    /// From the attempt or the accept to the end, ns.
-    pub duration_ns: u64,
+    /// From the attempt or the accept to the end, ns; `None` when the beginning
+    /// was not seen.
+    pub duration_ns: Option<u64>,
     /// Payload bytes received in order.
     pub bytes_received: u64,
     /// Payload bytes sent, each once, acknowledged or not.
@@ -74,6 +80,7 @@ impl Action {
             Self::Connected { .. } => "connected",
             Self::Failed { .. } => "failed",
             Self::Close(_) => "close",
+            Self::Preexisting { .. } => "preexisting",
         }
     }
 
@@ -82,7 +89,7 @@ impl Action {
         match self {
             Self::Accept => Direction::Inbound,
             Self::Connect | Self::Connected { .. } | Self::Failed { .. } => Direction::Outbound,
-            Self::Close(close) => close.direction,
+            Self::Close(Close { direction, .. }) | Self::Preexisting { direction } => direction,
         }
     }
 
@@ -90,7 +97,11 @@ impl Action {
     pub const fn close(&self) -> Option<&Close> {
         match self {
             Self::Close(close) => Some(close),
-            Self::Connect | Self::Accept | Self::Connected { .. } | Self::Failed { .. } => None,
+            Self::Connect
+            | Self::Accept
+            | Self::Connected { .. }
+            | Self::Failed { .. }
+            | Self::Preexisting { .. } => None,
         }
     }
 }
@@ -231,6 +242,9 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         },
         EventKind::Failed => Action::Failed { errno: errno() },
         EventKind::Close => Action::Close(close(&wire, rest, errno())?),
+        EventKind::Preexisting => Action::Preexisting {
+            direction: direction(&wire),
+        },
     };
     Ok(Event {
         action,
@@ -253,10 +267,20 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
 /// How long a record of this kind is.
 const fn record_size(kind: EventKind) -> usize {
     match kind {
-        EventKind::Connect | EventKind::Accept | EventKind::Connected | EventKind::Failed => {
-            EVENT_SIZE
-        }
+        EventKind::Connect
+        | EventKind::Accept
+        | EventKind::Connected
+        | EventKind::Failed
+        | EventKind::Preexisting => EVENT_SIZE,
         EventKind::Close => CLOSE_EVENT_SIZE,
+    }
+}
+
+const fn direction(wire: &TcpEvent) -> Direction {
+    if wire.flags & FLAG_INBOUND == 0 {
+        Direction::Outbound
+    } else {
+        Direction::Inbound
     }
 }
 
@@ -264,12 +288,8 @@ fn close(wire: &TcpEvent, rest: &[u8], errno: Option<i32>) -> Result<Close, Deco
     let stats = CloseStats::read_from_bytes(rest)
         .map_err(|_| DecodeError::Size(EVENT_SIZE + rest.len()))?;
     Ok(Close {
-        direction: if wire.flags & FLAG_INBOUND == 0 {
-            Direction::Outbound
-        } else {
-            Direction::Inbound
-        },
-        duration_ns: stats.duration_ns,
+        direction: direction(wire),
+        duration_ns: (stats.duration_ns != 0).then_some(stats.duration_ns),
         bytes_received: stats.bytes_received,
         bytes_sent: stats.bytes_sent,
         retransmits: stats.retransmits,
@@ -343,7 +363,7 @@ mod tests {
         let event = decode(close_event().as_bytes()).unwrap();
         let close = Close {
             direction: Direction::Inbound,
-            duration_ns: 1 << 40,
+            duration_ns: Some(1 << 40),
             bytes_received: 1 << 33,
             bytes_sent: 7,
             retransmits: 3,
@@ -388,7 +408,7 @@ mod tests {
         fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), known in any::<bool>()) {
             if let ([abi, kind, family, ..], true) = (&mut *bytes, known) {
                 *abi = ABI_VERSION;
-                *kind = 1 + *kind % 5;
+                *kind = 1 + *kind % 6;
                 *family = AF_INET;
             }
             let _ = decode(&bytes);

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) struct Connection {
     pub(crate) owner: Owner,
     pub(crate) id: u64,
-    /// Attempt or accept, `CLOCK_BOOTTIME` ns.
+    /// Attempt or accept, `CLOCK_BOOTTIME` ns; zero: not seen.
     pub(crate) ts_ns: u64,
     /// Non-zero: established.
     pub(crate) is_open: u8,
@@ -147,7 +147,7 @@ pub(crate) fn changed(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new:
 
 /// Reports the end of the connection on `sk`.
 #[inline(always)]
-fn ended(ctx: &impl EbpfContext, sk: *const u8) {
+pub(crate) fn ended(ctx: &impl EbpfContext, sk: *const u8) {
     // SAFETY: the entry is copied before it can be removed.
     let Some(connection) = (unsafe { CONNECTIONS.get(sk as u64) }).copied() else {
         return;
@@ -168,7 +168,9 @@ fn report_end(ctx: &impl EbpfContext, sk: *const u8, connection: &Connection) ->
     // SAFETY: as above.
     let mut stats = unsafe { sock::stats(sk) }?;
     let ts_ns = emit::now_ns();
-    stats.duration_ns = ts_ns.saturating_sub(connection.ts_ns);
+    if connection.ts_ns != 0 {
+        stats.duration_ns = ts_ns.saturating_sub(connection.ts_ns);
+    }
     stats.closed_by = if connection.closed_by == ClosedBy::Unknown as u8 {
         abrupt(errno) as u8
     } else {
@@ -178,6 +180,7 @@ fn report_end(ctx: &impl EbpfContext, sk: *const u8, connection: &Connection) ->
         1 => OwnerSource::Connect,
         2 => OwnerSource::Accept,
         3 => OwnerSource::Listener,
+        4 => OwnerSource::Holder,
         _ => OwnerSource::Unknown,
     };
     emit::emit(

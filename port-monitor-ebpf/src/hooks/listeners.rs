@@ -1,5 +1,5 @@
 //! `iter/task_file`: walks every open file once at start-up and notes the
-//! listening sockets that are older than the monitor (tracepoint rung).
+//! listening sockets that are older than the monitor.
 
 use core::ffi::c_void;
 
@@ -14,12 +14,12 @@ use port_monitor_common::tcp_state::TcpState;
 
 /// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`).
 #[repr(C)]
-struct TaskFile {
-    meta: *const c_void,
-    task: *const u8,
+pub(crate) struct TaskFile {
+    pub(crate) meta: *const *mut c_void,
+    pub(crate) task: *const u8,
     fd: u32,
     padding: u32,
-    file: *const u8,
+    pub(crate) file: *const u8,
 }
 
 #[unsafe(no_mangle)]

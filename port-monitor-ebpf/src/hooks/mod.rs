@@ -6,6 +6,7 @@ pub(crate) mod connection;
 pub(crate) mod graft;
 pub(crate) mod listeners;
 pub(crate) mod outcome;
+pub(crate) mod snapshot;
 pub(crate) mod state;
 pub(crate) mod sys_accept;
 pub(crate) mod tree;

@@ -204,7 +204,7 @@ fn established(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
 /// The listener a connection came to: its very address, else a wildcard; an
 /// IPv6 wildcard takes IPv4 too.
 #[inline(always)]
-fn find_listener(flow: &Flow) -> Option<&'static Listener> {
+pub(crate) fn find_listener(flow: &Flow) -> Option<&'static Listener> {
     lookup(flow, flow.local_addr)
         .or_else(|| {
             let is_v4 = sock::is_v4(&flow.local_addr);

@@ -10,7 +10,6 @@ use std::{
 use aya::{
     Ebpf, EbpfError, Endianness,
     maps::{HashMap, MapData, MapError, RingBuf},
-    programs::{Iter, ProgramError},
 };
 use aya_log::EbpfLogger;
 use port_monitor_common::{config::Config, counters::Hook, event::EventKind};
@@ -29,6 +28,7 @@ mod pod;
 mod preemption;
 pub mod preflight;
 pub mod ring;
+mod snapshot;
 
 pub use canary::CanaryError;
 pub use ladder::{Rung, RungError};
@@ -50,6 +50,9 @@ pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 
 /// What becomes of an attempt.
 const OUTCOMES: [EventKind; 2] = [EventKind::Connected, EventKind::Failed];
+
+/// What connections older than the monitor have.
+const OLDER: [EventKind; 2] = [EventKind::Preexisting, EventKind::Close];
 
 /// What to watch, and how.
 #[derive(Clone, Debug)]
@@ -129,9 +132,9 @@ pub enum KernelError {
         /// The rung and its reason.
         refusal: RungError,
     },
-    /// The listeners older than the monitor could not be listed.
+    /// The sockets older than the monitor could not be listed.
     #[error("list the open sockets: {0}")]
-    Listeners(String),
+    Snapshot(String),
     /// The self-test failed.
     #[error(transparent)]
     Canary(#[from] CanaryError),
@@ -191,12 +194,7 @@ impl Kernel {
             tree: settings.filters.tree,
             preemptible: preemption::is_possible(),
         };
-        let kernel_btf = aya::Btf::parse_file(&path, Endianness::default()).map_err(|error| {
-            KernelError::BtfUnusable {
-                path: path.clone(),
-                reason: ladder::chain(&error),
-            }
-        })?;
+        let kernel_btf = parse_btf(&path)?;
         let log_level = settings.log_level.map_or(0, |level| level as u8);
         let mut ebpf = object::load(
             &offsets,
@@ -207,9 +205,6 @@ impl Kernel {
         )?;
         settings.filters.write(&mut ebpf)?;
         let (rung, links, blind_spots) = climb(&mut ebpf, &kernel_btf, settings.backend, &needs)?;
-        if rung == Rung::Tracepoint {
-            seed_listeners(&mut ebpf, &kernel_btf)?;
-        }
         let logger = settings
             .log_level
             .map(|_| start_logger(&mut ebpf))
@@ -217,6 +212,14 @@ impl Kernel {
         let counters = Counters::map(&ebpf)?;
         let mut records = ring::take(&mut ebpf)?;
         let mut early = Vec::new();
+        let wants_older = settings.kinds.iter().any(|kind| OLDER.contains(kind));
+        if rung == Rung::Tracepoint || wants_older {
+            snapshot::listeners(&mut ebpf, &kernel_btf)?;
+        }
+        if wants_older {
+            let drain = || ring::drain_into(&mut records, &mut early);
+            snapshot::connections(&mut ebpf, &kernel_btf, drain)?;
+        }
         canary::run(&mut records, rung, settings.acceptor, |record| {
             early.push(record.to_vec());
         })?;
@@ -307,9 +310,9 @@ impl Kernel {
                 returns.min(misses(&["pm_graft_fe", "pm_graft_mkp"]))
             }
             Hook::Accept => misses(&["pm_graft_kp", "pm_accept_krp"]),
-            // Its programs run for every change of state, and stand in for each
-            // other.
-            Hook::Close => 0,
+            // The programs of a close run for every change of state, and stand in
+            // for each other.
+            Hook::Close | Hook::Snapshot => 0,
         }
     }
 
@@ -341,6 +344,14 @@ fn read_btf(path: &Path) -> Result<btf::Btf, KernelError> {
     btf::Btf::parse(bytes).map_err(|error| KernelError::Btf {
         path: path.to_owned(),
         error,
+    })
+}
+
+/// The same as aya needs it.
+fn parse_btf(path: &Path) -> Result<aya::Btf, KernelError> {
+    aya::Btf::parse_file(path, Endianness::default()).map_err(|error| KernelError::BtfUnusable {
+        path: path.to_owned(),
+        reason: ladder::chain(&error),
     })
 }
 
@@ -416,24 +427,4 @@ fn climb(
         kernel: kernel_release(),
         reasons: reasons.join("; "),
     })
-}
-
-/// Runs the iterator that notes who listened before the monitor started.
-fn seed_listeners(ebpf: &mut Ebpf, btf: &aya::Btf) -> Result<(), KernelError> {
-    let failed = |error: ProgramError| KernelError::Listeners(ladder::chain(&error));
-    let program = ebpf
-        .program_mut("pm_listeners_it")
-        .ok_or_else(|| KernelError::Listeners("no such program".to_owned()))?;
-    let program: &mut Iter = program.try_into().map_err(failed)?;
-    program.load("task_file", btf).map_err(failed)?;
-    let link = program
-        .attach()
-        .and_then(|id| program.take_link(id))
-        .map_err(failed)?;
-    let file = link
-        .into_file()
-        .map_err(|error| KernelError::Listeners(ladder::chain(&error)))?;
-    io::copy(&mut io::BufReader::new(file), &mut io::sink())
-        .map_err(|error| KernelError::Listeners(error.to_string()))?;
-    program.unload().map_err(failed)
 }

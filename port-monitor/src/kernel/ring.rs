@@ -72,6 +72,13 @@ fn clear_ready(fd: &mut AsyncFd<RingBuf<MapData>>) {
     }
 }
 
+/// Moves what is in the ring to the end of `records`.
+pub(super) fn drain_into(ring: &mut RingBuf<MapData>, records: &mut Vec<Vec<u8>>) {
+    while let Some(record) = ring.next() {
+        records.push(record.to_vec());
+    }
+}
+
 /// Takes the ring out of the object.
 pub(super) fn take(ebpf: &mut Ebpf) -> Result<RingBuf<MapData>, MapError> {
     let map = ebpf

@@ -321,6 +321,8 @@ pub(super) enum OwnerSource {
     Accept,
     /// The process that made the socket listen.
     Listener,
+    /// A process that had the socket open when the monitor started.
+    Holder,
     /// No hook saw the owner.
     Unknown,
 }

@@ -81,7 +81,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("remote", [23, 25, 32], Always, "remote address and port, with the service's name", remote),
     Field::new("result", [9, 20, 20], Always, "how it went, and the rule a violation broke", result),
     Field::new("timestamp", [30, 30, 30], OnRequest, "date and time, UTC, with nanoseconds", timestamp),
-    Field::new("event", [9, 9, 9], OnRequest, "connect, connected, failed, accept or close", event),
+    Field::new("event", [9, 9, 9], OnRequest, "connect, connected, failed, accept, close or preexisting", event),
     Field::new("handshake", [9, 9, 9], OnRequest, "time from the attempt to the established connection", handshake).unit("µs"),
     Field::new("duration", [12, 12, 12], OnRequest, "how long the connection lasted, at its end", duration).unit("µs"),
     Field::new("bytes_in", [12, 12, 12], OnRequest, "payload bytes received, at the end", bytes_in),
@@ -108,7 +108,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("rule", [16, 16, 24], OnRequest, "the policy rule that decided", rule),
     Field::new("id", [16, 16, 16], OnRequest, "joins the events of one connection", id),
     Field::new("cpu", [3, 3, 3], OnRequest, "the CPU the event was seen on", cpu),
-    Field::new("owner", [8, 8, 8], OnRequest, "how the process is known: connect, accept or listener", owner),
+    Field::new("owner", [8, 8, 8], OnRequest, "how the process is known: connect, accept, listener or holder", owner),
 ];
 
 /// Parses a name of `--fields`; clap lists the names, suggests the nearest and
@@ -317,7 +317,11 @@ fn event(cell: &mut Cell<'_>, record: &Record) {
 fn handshake(cell: &mut Cell<'_>, record: &Record) {
     match record.event.action {
         Action::Connected { handshake_us } => cell.number(handshake_us),
-        Action::Connect | Action::Accept | Action::Failed { .. } | Action::Close(_) => cell.none(),
+        Action::Connect
+        | Action::Accept
+        | Action::Failed { .. }
+        | Action::Close(_)
+        | Action::Preexisting { .. } => cell.none(),
     }
 }
 
@@ -330,8 +334,9 @@ fn of_close(cell: &mut Cell<'_>, record: &Record, write: impl FnOnce(&mut Cell<'
 }
 
 fn duration(cell: &mut Cell<'_>, record: &Record) {
-    of_close(cell, record, |cell, close| {
-        cell.number(close.duration_ns / 1_000);
+    of_close(cell, record, |cell, close| match close.duration_ns {
+        Some(ns) => cell.number(ns / 1_000),
+        None => cell.unknown(),
     });
 }
 
@@ -377,7 +382,10 @@ pub(super) const fn closed_by_name(by: ClosedBy) -> &'static str {
 
 /// `8.1s 1.2K out 84K in`, and what ended it where that was not orderly.
 fn ending(cell: &mut Cell<'_>, close: &Close) {
-    cell.duration_us(close.duration_ns / 1_000);
+    match close.duration_ns {
+        Some(ns) => cell.duration_us(ns / 1_000),
+        None => cell.unknown(),
+    }
     cell.put(" ");
     cell.size(close.bytes_sent);
     cell.put(" out ");
@@ -409,6 +417,7 @@ fn result(cell: &mut Cell<'_>, record: &Record) {
             }
         }
         Action::Close(close) => ending(cell, &close),
+        Action::Preexisting { .. } => cell.put("open"),
     }
     if let Some(judgement) = &record.judgement
         && judgement.is_violation()
@@ -449,6 +458,7 @@ pub(super) const fn owner_source_name(source: OwnerSource) -> &'static str {
         OwnerSource::Connect => "connect",
         OwnerSource::Accept => "accept",
         OwnerSource::Listener => "listener",
+        OwnerSource::Holder => "holder",
     }
 }
 

@@ -118,7 +118,7 @@ pub(super) fn closed() -> Record {
     record.wall_ns += 8_100_000_000;
     record.event.action = Action::Close(Close {
         direction: Direction::Outbound,
-        duration_ns: 8_123_456_789,
+        duration_ns: Some(8_123_456_789),
         bytes_received: 86_016,
         bytes_sent: 1_234,
         retransmits: 2,

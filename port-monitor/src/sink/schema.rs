@@ -199,7 +199,8 @@ pub(super) struct ConnectionEvent {
     pub(super) types: [EventType; 2],
     pub(super) action: ConnectionAction,
     pub(super) outcome: Outcome,
-    /// From the attempt or the accept to the end, ns; only of a close.
+    /// From the attempt or the accept to the end, ns; only of a close, and where
+    /// the beginning was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) duration: Option<u64>,
     pub(super) dataset: ConnectionDataset,
@@ -236,6 +237,8 @@ pub(super) enum ConnectionAction {
     Accept,
     /// An established connection has ended.
     Close,
+    /// The connection was there before the monitor.
+    Preexisting,
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -22,6 +22,7 @@ const SHOWN: usize = 4;
 pub(crate) struct Stream {
     events: Vec<Line>,
     closes: Vec<Line>,
+    older: Vec<Line>,
     taken: BTreeSet<usize>,
     summary: Summary,
 }
@@ -42,10 +43,14 @@ impl Stream {
         let (closes, events): (Vec<_>, Vec<_>) = events
             .into_iter()
             .partition(|line| line.action() == "close");
-        check_closes(&closes, &events)?;
+        let (older, events): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .partition(|line| line.action() == "preexisting");
+        check_closes(&closes, events.iter().chain(&older))?;
         Ok(Self {
             events,
             closes,
+            older,
             taken: BTreeSet::new(),
             summary,
         })
@@ -56,10 +61,15 @@ impl Stream {
         &self.summary
     }
 
-    /// Every event but the ends of connections, which [`Stream::of`] has checked
-    /// against their beginnings.
+    /// Every event but the connections older than the monitor and the ends of
+    /// connections, which [`Stream::of`] has checked against their beginnings.
     pub(crate) fn events(&self) -> &[Line] {
         &self.events
+    }
+
+    /// The connections older than the monitor.
+    pub(crate) fn older(&self) -> &[Line] {
+        &self.older
     }
 
     /// Checks all records of a workload and returns the blind spots met.
@@ -178,10 +188,10 @@ impl Stream {
 
 /// Every end belongs to a beginning, has its owner and its addresses, and comes
 /// once.
-fn check_closes(closes: &[Line], events: &[Line]) -> Result<()> {
+fn check_closes<'a>(closes: &[Line], events: impl Iterator<Item = &'a Line>) -> Result<()> {
     let mut beginnings = BTreeMap::new();
     for line in events {
-        if matches!(line.action(), "accept" | "connected") {
+        if matches!(line.action(), "accept" | "connected" | "preexisting") {
             beginnings.insert(line.id(), line);
         }
     }

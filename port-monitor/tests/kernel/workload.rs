@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
-    scenarios::{self, early, mixture, tree},
+    scenarios::{self, closing, early, mixture, tree},
 };
 
 /// Environment variable: the pid of the runner, which names its cgroups.
@@ -32,6 +32,7 @@ pub(crate) fn runner_pid() -> String {
 const EXTRA: &[(&str, Perform)] = &[
     ("asleep-in-accept", early::asleep_in_accept),
     ("already-listening", early::already_listening),
+    ("already-open", closing::already_open),
     ("descendants", tree::descendants),
     ("parent-and-child", tree::parent_and_child),
     ("filters", mixture::filters),

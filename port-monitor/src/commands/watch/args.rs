@@ -163,6 +163,8 @@ enum EventArg {
     Failed,
     /// The end of a connection
     Close,
+    /// A connection that was there before the start
+    Preexisting,
 }
 
 impl Args {
@@ -278,6 +280,7 @@ impl From<EventArg> for EventKind {
             EventArg::Connected => Self::Connected,
             EventArg::Failed => Self::Failed,
             EventArg::Close => Self::Close,
+            EventArg::Preexisting => Self::Preexisting,
         }
     }
 }

@@ -74,6 +74,7 @@ fn owner() -> impl Strategy<Value = Owner> {
         OwnerSource::Connect,
         OwnerSource::Accept,
         OwnerSource::Listener,
+        OwnerSource::Holder,
     ];
     let comm = bytes().prop_map(|name| {
         let mut comm = Comm::default();
@@ -99,10 +100,14 @@ fn owner() -> impl Strategy<Value = Owner> {
     )
 }
 
+fn direction() -> impl Strategy<Value = Direction> {
+    select(vec![Direction::Inbound, Direction::Outbound])
+}
+
 prop_compose! {
     fn close()(
-        direction in select(vec![Direction::Inbound, Direction::Outbound]),
-        (duration_ns, bytes_received, bytes_sent) in any::<(u64, u64, u64)>(),
+        direction in direction(),
+        (duration_ns, bytes_received, bytes_sent) in any::<(Option<u64>, u64, u64)>(),
         (retransmits, rtt_us) in any::<(u32, Option<u32>)>(),
         closed_by in (0..=5_u8).prop_filter_map("known", ClosedBy::from_raw),
         errno in option::of(prop_oneof![0..140, any::<i32>()]),
@@ -127,6 +132,7 @@ fn action() -> impl Strategy<Value = Action> {
         any::<u32>().prop_map(|handshake_us| Action::Connected { handshake_us }),
         option::of(prop_oneof![0..140, any::<i32>()]).prop_map(|errno| Action::Failed { errno }),
         close().prop_map(Action::Close),
+        direction().prop_map(|direction| Action::Preexisting { direction }),
     ]
 }
 

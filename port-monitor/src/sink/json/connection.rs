@@ -171,8 +171,14 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
             } else {
                 "failure"
             });
-            line.raw(r#"","duration":"#);
-            line.number(close.duration_ns);
+            line.raw("\"");
+            if let Some(duration_ns) = close.duration_ns {
+                line.raw(r#","duration":"#);
+                line.number(duration_ns);
+            }
+        }
+        Action::Preexisting { .. } => {
+            line.raw(r#"info"],"action":"preexisting","outcome":"unknown""#);
         }
     }
     line.raw(r#","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":""#);
@@ -256,6 +262,7 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
         Some(OwnerSource::Connect) => line.raw(r#","owner_source":"connect""#),
         Some(OwnerSource::Accept) => line.raw(r#","owner_source":"accept""#),
         Some(OwnerSource::Listener) => line.raw(r#","owner_source":"listener""#),
+        Some(OwnerSource::Holder) => line.raw(r#","owner_source":"holder""#),
         Some(OwnerSource::Unknown) | None => line.raw(r#","owner_source":"unknown""#),
     }
     line.rendered(&owner_text.facts);

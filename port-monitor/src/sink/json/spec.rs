@@ -86,8 +86,13 @@ fn connection_event(
                 Some(_) => Outcome::Failure,
             },
         ),
+        Action::Preexisting { .. } => (
+            ConnectionAction::Preexisting,
+            EventType::Info,
+            Outcome::Unknown,
+        ),
     };
-    let duration = event_action.close().map(|close| close.duration_ns);
+    let duration = event_action.close().and_then(|close| close.duration_ns);
     let kind = if judgement.is_some_and(Judgement::is_violation) {
         Kind::Alert
     } else {
@@ -174,7 +179,10 @@ fn error(action: Action) -> Option<schema::Failure<'static>> {
     let errno = match action {
         Action::Failed { errno } => errno,
         Action::Close(close) => Some(close.errno?),
-        Action::Connect | Action::Accept | Action::Connected { .. } => return None,
+        Action::Connect
+        | Action::Accept
+        | Action::Connected { .. }
+        | Action::Preexisting { .. } => return None,
     };
     Some(match errno {
         None => schema::Failure {
@@ -220,7 +228,11 @@ fn facts(record: &Record) -> Facts<'_> {
         v4_mapped: event.v4_mapped,
         handshake_us: match event.action {
             Action::Connected { handshake_us } => Some(handshake_us),
-            Action::Connect | Action::Accept | Action::Failed { .. } | Action::Close(_) => None,
+            Action::Connect
+            | Action::Accept
+            | Action::Failed { .. }
+            | Action::Close(_)
+            | Action::Preexisting { .. } => None,
         },
         closed_by: close.map(|close| close.closed_by.into()),
         retransmits: close.map(|close| close.retransmits),
@@ -245,6 +257,7 @@ fn owner_source(owner: Option<&Owner>) -> facts::OwnerSource {
         Some(OwnerSource::Connect) => facts::OwnerSource::Connect,
         Some(OwnerSource::Accept) => facts::OwnerSource::Accept,
         Some(OwnerSource::Listener) => facts::OwnerSource::Listener,
+        Some(OwnerSource::Holder) => facts::OwnerSource::Holder,
         Some(OwnerSource::Unknown) | None => facts::OwnerSource::Unknown,
     }
 }

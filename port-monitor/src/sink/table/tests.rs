@@ -5,7 +5,7 @@ use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
 use crate::{
-    event::{Action, Close},
+    event::{Action, Close, Direction},
     record::HookCount,
     sink::sample::{
         accepted, closed, comm, connected, header, loss, ownerless, port, summary, violation,
@@ -174,6 +174,8 @@ fn every_outcome_has_its_word() {
     let connected = |handshake_us| Action::Connected { handshake_us };
     assert_eq!(word(Action::Connect), "syn");
     assert_eq!(word(Action::Accept), "ok");
+    let direction = Direction::Inbound;
+    assert_eq!(word(Action::Preexisting { direction }), "open");
     assert_eq!(word(connected(812)), "ok 812µs");
     assert_eq!(word(connected(3_450)), "ok 3.4ms");
     assert_eq!(word(connected(999_999)), "ok 999ms");
@@ -199,8 +201,10 @@ fn an_end_tells_duration_bytes_and_what_was_not_orderly() {
         result_of(&record).trim().to_owned()
     };
     assert_eq!(word(|_| {}), "8.1s 1.2K out 84K in");
+    let older = word(|close| close.duration_ns = None);
+    assert_eq!(older, "? 1.2K out 84K in");
     let large = |close: &mut Close| {
-        close.duration_ns = 950_000;
+        close.duration_ns = Some(950_000);
         close.bytes_sent = 1_023;
         close.bytes_received = u64::MAX;
     };

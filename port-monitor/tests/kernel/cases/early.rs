@@ -1,9 +1,10 @@
 //! Workloads that began before the monitor.
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 
 use crate::{
     check::Stream,
+    fact::Fact,
     lab::Lab,
     monitor::Watch,
     report::Verdict,
@@ -24,7 +25,44 @@ pub(super) fn already_listening(lab: &Lab, rung: Rung) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
+/// Both ends of a connection are reported at the start, with the process that
+/// holds them, and again when they end.
+pub(super) fn already_open(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let (stream, facts, pid) = watch_late(lab, rung, "already-open")?;
+    let mut ends = 0;
+    for fact in &facts {
+        let Fact::Closed(closed) = fact else { continue };
+        let ours = (closed.local, closed.remote);
+        let found: Vec<_> = stream
+            .older()
+            .iter()
+            .filter(|line| line.local_and_remote() == Some(ours))
+            .collect();
+        let [line] = *found else {
+            bail!("{} records of {ours:?}", found.len());
+        };
+        ensure!(
+            line.pid() == Some(pid) && line.text("port_monitor.owner_source") == "holder",
+            "not the holder's, {pid}: {}",
+            line.text
+        );
+        ends += 1;
+    }
+    ensure!(
+        ends == 2 && stream.older().len() == 2,
+        "{:?}",
+        stream.older()
+    );
+    Ok(Verdict::pass())
+}
+
 fn attach_late(lab: &Lab, rung: Rung, name: &str) -> Result<()> {
+    watch_late(lab, rung, name).map(drop)
+}
+
+/// Starts a workload, then the monitor, and lets the workload go on. What the
+/// monitor said agrees with the facts; the workload's pid.
+fn watch_late(lab: &Lab, rung: Rung, name: &str) -> Result<(Stream, Vec<Fact>, u32)> {
     let mut workload = lab.workload(name)?;
     workload.hear("ready")?;
     let mut monitor = lab.only(Watch::json(lab, rung), workload.pid()).start()?;
@@ -32,6 +70,8 @@ fn attach_late(lab: &Lab, rung: Rung, name: &str) -> Result<()> {
     workload.hear("done")?;
     let run = monitor.stop()?;
     let mut stream = Stream::of(&run)?;
-    stream.check(&workload.facts()?, rung.sight())?;
-    stream.expect_nothing_else()
+    let facts = workload.facts()?;
+    stream.check(&facts, rung.sight())?;
+    stream.expect_nothing_else()?;
+    Ok((stream, facts, workload.pid()))
 }

@@ -68,6 +68,7 @@ impl Case {
 pub(crate) const ALL: &[Case] = &[
     each_rung("asleep-in-accept", early::asleep_in_accept),
     each_rung("already-listening", early::already_listening),
+    each_rung("already-open", early::already_open),
     each_rung("command-tree", command::tree),
     each_rung("filter-pid", filters::pid),
     each_rung("filter-user", filters::user),

@@ -12,7 +12,7 @@ use rustix::net::sockopt;
 
 use crate::{
     fact::Witness,
-    process::{Gate, fork},
+    process::{Gate, await_go, fork, say},
     socket::{Listener, V4, V6, any_port, local, peer},
 };
 
@@ -63,6 +63,25 @@ const fn swapped((client, server): Ends) -> Ends {
 
 fn client_first(witness: &Witness, at: IpAddr, to: IpAddr) -> Result<()> {
     let (client, mut server, ends) = used(witness, at, to)?;
+    drop(client);
+    expect_end(&mut server)?;
+    drop(server);
+    witness.closed(ends, (FROM_CLIENT, FROM_SERVER), ("local", ""))?;
+    witness.closed(swapped(ends), (FROM_SERVER, FROM_CLIENT), ("peer", ""))
+}
+
+/// A connection is older than the monitor, and ends under it.
+pub(crate) fn already_open(witness: &Witness) -> Result<()> {
+    let listener = witness.listen(any_port(V4))?;
+    let mut client = TcpStream::connect(listener.at)?;
+    let mut server = TcpStream::from(rustix::net::accept(&listener.socket)?);
+    let ends = (client.local_addr()?, client.peer_addr()?);
+    client.write_all(&[1; FROM_CLIENT])?;
+    server.read_exact(&mut [0; FROM_CLIENT])?;
+    say("ready")?;
+    await_go()?;
+    server.write_all(&[2; FROM_SERVER])?;
+    client.read_exact(&mut [0; FROM_SERVER])?;
     drop(client);
     expect_end(&mut server)?;
     drop(server);

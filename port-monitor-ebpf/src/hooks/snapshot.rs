@@ -1,0 +1,123 @@
+//! `iter/task_file` once more: the connections that are older than the monitor.
+//!
+//! Runs after the hooks are attached. What a live hook has noted stays; a
+//! connection that several processes hold is reported once.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_seq_write};
+use port_monitor_common::{
+    counters::{Extra, Hook},
+    event::{ClosedBy, EventKind, OwnerSource},
+    tcp_state::TcpState,
+};
+
+use crate::{
+    emit::{self, Draft},
+    filter,
+    hooks::{
+        connection::{self, Connection},
+        listeners::{TaskFile, socket_of},
+        state,
+    },
+    maps::CONNECTIONS,
+    mem::Probe,
+    sock, task,
+};
+
+/// `EEXIST`, as helpers return it.
+const EEXIST: i32 = -17;
+
+struct Context(*const TaskFile);
+
+impl EbpfContext for Context {
+    fn as_ptr(&self) -> *mut c_void {
+        self.0.cast_mut().cast()
+    }
+}
+
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task_file")]
+extern "C" fn pm_sockets_it(ctx: *const TaskFile) -> i32 {
+    // SAFETY: the kernel passes its iterator context.
+    let task = unsafe { (*ctx).task };
+    // SAFETY: as above.
+    let file = unsafe { (*ctx).file };
+    if !task.is_null() && !file.is_null() && try_file(&Context(ctx), task, file).is_some() {
+        // A byte for each connection, so that the reader of this file gets its
+        // turn, and empties the ring, before that is full.
+        let byte = 0_u8;
+        // SAFETY: as above.
+        let seq = unsafe { *(*ctx).meta };
+        // SAFETY: the kernel's own file, and one byte of ours.
+        unsafe { bpf_seq_write(seq.cast(), (&raw const byte).cast_mut().cast(), 1) };
+    }
+    0
+}
+
+#[inline(always)]
+fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
+    let sk = socket_of(file)?;
+    // SAFETY: a socket that its file points back to.
+    if !unsafe { sock::is_tcp::<Probe>(sk) } {
+        return None;
+    }
+    // SAFETY: as above.
+    let closed_by = match unsafe { sock::state::<Probe>(sk) }? {
+        TcpState::ESTABLISHED => ClosedBy::Unknown,
+        TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 => ClosedBy::Local,
+        TcpState::CLOSE_WAIT | TcpState::LAST_ACK => ClosedBy::Peer,
+        TcpState::CLOSING => ClosedBy::Local,
+        _ => return None,
+    };
+    // SAFETY: as above.
+    let flow = unsafe { sock::flow::<Probe>(sk) }?;
+    let owner = task::owner_of(task)?;
+    if task::is_monitor(owner.tgid) {
+        return None;
+    }
+    let is_inbound = state::find_listener(&flow).is_some();
+    let ts_ns = emit::now_ns();
+    let id = emit::connection_id(sk, ts_ns);
+    let owner_passes = filter::owner_passes(&owner, task);
+    if owner_passes && filter::flow_passes(is_inbound, &flow) {
+        let connection = Connection {
+            owner,
+            id,
+            ts_ns: 0,
+            is_open: 1,
+            is_inbound: is_inbound.into(),
+            owner_source: OwnerSource::Holder as u8,
+            closed_by: closed_by as u8,
+            reserved: 0,
+        };
+        match CONNECTIONS.insert(sk as u64, connection, BPF_NOEXIST.into()) {
+            Ok(()) => {}
+            Err(EEXIST) => return None,
+            Err(_) => emit::count_extra(Extra::ConnectionsFull),
+        }
+    }
+    emit::emit(
+        ctx,
+        &Draft {
+            hook: Hook::Snapshot,
+            kind: EventKind::Preexisting,
+            flags: 0,
+            id,
+            ts_ns,
+            detail: 0,
+            flow: &flow,
+            owner: &owner,
+            owner_source: OwnerSource::Holder,
+            owner_passes,
+            is_inbound,
+            stats: None,
+        },
+    );
+    // It may have ended before it was noted.
+    // SAFETY: as above.
+    if unsafe { sock::state::<Probe>(sk) } == Some(TcpState::CLOSE) {
+        connection::ended(ctx, sk);
+    }
+    Some(())
+}

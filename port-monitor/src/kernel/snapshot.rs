@@ -1,0 +1,67 @@
+//! The sockets that are older than the monitor, by iterators over every open
+//! file of every process: all network namespaces in one pass, no walk of `/proc`.
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read as _},
+};
+
+use aya::{
+    Btf, Ebpf,
+    programs::{Iter, ProgramError},
+};
+
+use super::{KernelError, ladder};
+
+/// How much is read at a time. The program writes a byte for each connection it
+/// reports: far fewer than the smallest ring has room for.
+const CHUNK: usize = 16;
+
+/// Notes who listens.
+pub(super) fn listeners(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
+    run(ebpf, btf, "pm_listeners_it", || {})
+}
+
+/// Reports the connections that are open; calls `drain` again and again, to
+/// empty the ring.
+pub(super) fn connections(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    drain: impl FnMut(),
+) -> Result<(), KernelError> {
+    run(ebpf, btf, "pm_sockets_it", drain)
+}
+
+fn run(
+    ebpf: &mut Ebpf,
+    btf: &Btf,
+    name: &str,
+    mut after_chunk: impl FnMut(),
+) -> Result<(), KernelError> {
+    let failed = |error: ProgramError| KernelError::Snapshot(ladder::chain(&error));
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| KernelError::Snapshot(format!("no program {name}")))?;
+    let program: &mut Iter = program.try_into().map_err(failed)?;
+    program.load("task_file", btf).map_err(failed)?;
+    let link = program
+        .attach()
+        .and_then(|id| program.take_link(id))
+        .map_err(failed)?;
+    let mut file: File = link
+        .into_file()
+        .map_err(|error| KernelError::Snapshot(ladder::chain(&error)))?;
+    loop {
+        match file.read(&mut [0; CHUNK]) {
+            Ok(0) => break,
+            Ok(_) => {}
+            // The kernel pauses after a million files.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(KernelError::Snapshot(error.to_string())),
+        }
+        after_chunk();
+    }
+    after_chunk();
+    program.unload().map_err(failed)
+}
