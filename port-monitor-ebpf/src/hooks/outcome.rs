@@ -1,7 +1,11 @@
 //! `inet_sock_set_state`: how an attempt and how a connection ended. Runs in softirq as a rule, so
 //! the owner is the one remembered at the attempt, never `current`.
 
-use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    EbpfContext,
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
 use port_monitor_common::{
     counters::Hook,
     event::{EventKind, OwnerSource},
@@ -13,8 +17,14 @@ use crate::{
     hooks::connection::{self, Connection},
     maps::CONNECTIONS,
     mem::Probe,
-    sock, task,
+    sock,
+    task::{self, read},
 };
+
+/// `skaddr`, `oldstate` and `newstate` in the format of `sock:inet_sock_set_state`.
+const SKADDR: usize = 8;
+const OLDSTATE: usize = 16;
+const NEWSTATE: usize = 20;
 
 /// The state changes of a raw tracepoint: socket, old and new state.
 #[inline(always)]
@@ -25,7 +35,8 @@ pub(crate) fn state_change(ctx: &RawTracePointContext) -> (*const u8, TcpState, 
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
-    changed(&ctx);
+    let (sk, old, new) = state_change(&ctx);
+    changed(&ctx, sk, old, new);
     0
 }
 
@@ -34,13 +45,32 @@ fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
 /// in the middle of this one by the first. Each change is reported once.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_again_rt(ctx: RawTracePointContext) -> i32 {
-    changed(&ctx);
+    let (sk, old, new) = state_change(&ctx);
+    changed(&ctx, sk, old, new);
+    0
+}
+
+/// The same where the kernel may preempt a task in the middle of a program: by a
+/// perf event, which runs with preemption off and is skipped only where it
+/// interrupts another one.
+#[tracepoint(category = "sock", name = "inet_sock_set_state")]
+fn pm_again_tp(ctx: TracePointContext) -> u32 {
+    let _: Option<()> = try_again(&ctx);
     0
 }
 
 #[inline(always)]
-fn changed(ctx: &RawTracePointContext) {
-    let (sk, old, new) = state_change(ctx);
+fn try_again(ctx: &TracePointContext) -> Option<()> {
+    let event = ctx.as_ptr().cast();
+    let sk: *const u8 = read(event, SKADDR)?;
+    let old: u32 = read(event, OLDSTATE)?;
+    let new: u32 = read(event, NEWSTATE)?;
+    changed(ctx, sk, TcpState(old as u8), TcpState(new as u8));
+    Some(())
+}
+
+#[inline(always)]
+fn changed(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) {
     if !ends_attempt(old, new) || !report(ctx, sk, new) {
         connection::changed(ctx, sk, old, new);
     }

@@ -106,6 +106,15 @@ const OUTCOME: Hook = required("pm_outcome_rt", STATE);
 /// What softirqs do in the middle of the other programs there.
 const AGAIN: Hook = required("pm_again_rt", STATE);
 
+/// What is skipped while a preempted task is in the middle of them.
+const AGAIN_PREEMPTIBLE: Hook = Hook {
+    otherwise: Otherwise::Instead(&AGAIN),
+    ..required(
+        "pm_again_tp",
+        Place::TracePoint("sock", "inet_sock_set_state"),
+    )
+};
+
 const CONNECT: Hook = required("pm_connect_fe", Place::FEntry("tcp_connect"));
 
 /// Beside the fexit of `inet_csk_accept`.
@@ -191,6 +200,11 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
     if needs.tree {
         hooks.extend(TREE);
     }
+    let again = if needs.preemptible {
+        AGAIN_PREEMPTIBLE
+    } else {
+        AGAIN
+    };
     match rung {
         Rung::Fentry => {
             let (graft, connect) = if needs.preemptible {
@@ -202,14 +216,14 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                 graft,
                 required(accept_program(needs)?, Place::FExit("inet_csk_accept")),
                 OUTCOME,
-                AGAIN,
+                again,
                 connect,
             ]);
         }
         Rung::Kprobe => hooks.extend([
             GRAFT_ALONE,
             OUTCOME,
-            AGAIN,
+            again,
             required("pm_connect_kp", Place::KProbe("tcp_connect")),
         ]),
         Rung::Tracepoint => {
@@ -226,7 +240,7 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                 ]);
             }
             hooks.extend([
-                AGAIN,
+                again,
                 required("pm_remote_rt", STATE),
                 required("pm_local_rt", STATE),
             ]);
