@@ -34,6 +34,8 @@ pub struct Offsets {
     pub sk_protocol: u32,
     /// `sock.sk_err`.
     pub sk_err: u32,
+    /// `sock.sk_socket`.
+    pub sk_socket: u32,
     /// `sock_common.skc_flags`: an unsigned long of `enum sock_flags` bits.
     pub skc_flags: u32,
     /// `tcp_sock.srtt_us`: eight times the smoothed round-trip time.
@@ -92,8 +94,8 @@ pub struct Offsets {
     pub socket_file: u32,
     /// `socket.sk`.
     pub socket_sk: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// `socket.state`: an `enum` of 32 bits, `socket_state`.
+    pub socket_state: u32,
 }
 
 /// [`Config::filters`]: only processes in the `PIDS` map.

@@ -11,6 +11,7 @@ use crate::{
     hooks::{
         connection::Connection,
         state::{Listener, ListenerKey},
+        unsent::Call,
     },
     sock::Addr,
 };
@@ -34,6 +35,10 @@ pub(crate) static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entr
 /// `security_sock_graft`, next in the same thread, must not report it again.
 #[map(name = "pm_accepted")]
 pub(crate) static ACCEPTED: HashMap<u32, u64> = HashMap::with_max_entries(8_192, 0);
+
+/// What a thread's `connect` was called with, by thread id (kprobes).
+#[map(name = "pm_connecting")]
+pub(crate) static CONNECTING: HashMap<u32, Call> = HashMap::with_max_entries(8_192, 0);
 
 /// Who listens where (tracepoint rung).
 #[map(name = "pm_listeners")]

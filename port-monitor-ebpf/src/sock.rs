@@ -63,6 +63,32 @@ pub(crate) unsafe fn is_tcp<M: Mem>(sk: *const u8) -> bool {
     protocol == Some(TCP)
 }
 
+/// The socket speaks TCP, by itself or through MPTCP.
+#[inline(always)]
+pub(crate) unsafe fn is_tcp_stream(sk: *const u8) -> bool {
+    const MPTCP: u16 = 262;
+    let protocol: Option<u16> = task::read(sk, offset!(sk_protocol));
+    matches!(protocol, Some(TCP | MPTCP))
+}
+
+/// `IPV6_V6ONLY` is set: `skc_ipv6only`, in the byte of bit fields after the
+/// state (`skc_reuse:4`, `skc_reuseport:1`, `skc_ipv6only:1`).
+#[inline(always)]
+pub(crate) unsafe fn is_v6_only(sk: *const u8) -> bool {
+    let bits: Option<u8> = task::read(sk, offset!(skc_state) + 1);
+    matches!(bits, Some(bits) if bits & 1 << 5 != 0)
+}
+
+/// The socket's `connect` has not returned: `struct socket` is unconnected until
+/// `__inet_stream_connect` has called the protocol (`net/ipv4/af_inet.c`).
+#[inline(always)]
+pub(crate) unsafe fn is_within_connect(sk: *const u8) -> bool {
+    const SS_UNCONNECTED: u32 = 1;
+    let state = task::read(sk, offset!(sk_socket))
+        .and_then(|socket: *const u8| task::read::<u32>(socket, offset!(socket_state)));
+    state == Some(SS_UNCONNECTED)
+}
+
 /// Everything in `struct sock_common`. `skc_num` is the local port from bind
 /// until the socket is unbound, which happens before its →CLOSE is traced.
 #[inline(always)]

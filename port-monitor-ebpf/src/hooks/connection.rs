@@ -68,6 +68,18 @@ fn forget(sk: *const u8) -> bool {
     CONNECTIONS.remove(sk as u64).is_ok()
 }
 
+/// The pending attempt on `sk`, which is forgotten.
+#[inline(always)]
+pub(crate) fn take_attempt(sk: *const u8) -> Option<Connection> {
+    // SAFETY: the entry is copied before it can be removed.
+    let attempt = unsafe { CONNECTIONS.get(sk as u64) }.copied()?;
+    if attempt.is_open == 0 && forget(sk) {
+        Some(attempt)
+    } else {
+        None
+    }
+}
+
 /// Remembers an attempt for its outcome and its end, if somebody asks for them.
 #[inline(always)]
 pub(crate) fn remember_attempt(

@@ -10,3 +10,4 @@ pub(crate) mod snapshot;
 pub(crate) mod state;
 pub(crate) mod sys_accept;
 pub(crate) mod tree;
+pub(crate) mod unsent;

@@ -71,9 +71,19 @@ fn try_again(ctx: &TracePointContext) -> Option<()> {
 
 #[inline(always)]
 fn changed(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) {
-    if !ends_attempt(old, new) || !report(ctx, sk, new) {
+    if !ends_attempt(old, new) || is_returned(sk, new) || !report(ctx, sk, new) {
         connection::changed(ctx, sk, old, new);
     }
+}
+
+/// The attempt fails within `connect`, not by an error on the socket nor because
+/// its owner gives it up: `unsent` reports what `connect` returns.
+#[inline(always)]
+fn is_returned(sk: *const u8, new: TcpState) -> bool {
+    // SAFETY: the tracepoint's socket is live.
+    new == TcpState::CLOSE
+        && unsafe { sock::error::<Probe>(sk) } == Some(0)
+        && unsafe { sock::is_within_connect(sk) }
 }
 
 /// The change may end an attempt: `SYN_RECV` comes of a simultaneous open.

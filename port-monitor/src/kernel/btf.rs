@@ -372,6 +372,7 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
         skc_v6_rcv_saddr: at("sock_common.skc_v6_rcv_saddr")?,
         sk_protocol: at("sock.sk_protocol")?,
         sk_err: at("sock.sk_err")?,
+        sk_socket: at("sock.sk_socket")?,
         skc_flags: at("sock_common.skc_flags")?,
         tcp_srtt_us: at("tcp_sock.srtt_us")?,
         tcp_bytes_received: at("tcp_sock.bytes_received")?,
@@ -401,7 +402,7 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
         file_private_data: at("file.private_data")?,
         socket_file: at("socket.file")?,
         socket_sk: at("socket.sk")?,
-        reserved: 0,
+        socket_state: at("socket.state")?,
     })
 }
 

@@ -39,9 +39,9 @@ impl Rung {
     /// lists them. Which of them hold depends on the kernel and on `--acceptor`.
     pub fn blind_spots(self) -> Vec<&'static str> {
         match self {
-            Self::Fentry => vec![NO_GRAFT],
-            Self::Kprobe => vec![FEW_RETURN_PROBES],
-            Self::Tracepoint => [NO_LOCAL_PORT]
+            Self::Fentry => vec![NO_GRAFT, NO_UNSENT],
+            Self::Kprobe => vec![FEW_RETURN_PROBES, NO_UNSENT],
+            Self::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND]
                 .into_iter()
                 .chain(LISTENER_BLIND)
                 .chain(ACCEPTOR_BLIND)
@@ -55,7 +55,7 @@ impl Rung {
 enum Place {
     FEntry(&'static str),
     FExit(&'static str),
-    /// Also a kretprobe: the program knows which.
+    /// Also a kretprobe: the program knows which. One program may have several.
     KProbe(&'static str),
     RawTracePoint(&'static str),
     TracePoint(&'static str, &'static str),
@@ -145,6 +145,49 @@ const GRAFT_ALONE: Hook = Hook {
     ..required("pm_graft_kp", Place::KProbe("security_sock_graft"))
 };
 
+/// Attempts that fail before `tcp_connect`: a program for each function on
+/// trampolines, else two probes.
+const UNSENT: [Hook; 5] = [
+    unsent("pm_denied_fe", "security_socket_connect"),
+    unsent("pm_refused4_fe", "tcp_v4_pre_connect"),
+    unsent("pm_refused6_fe", "tcp_v6_pre_connect"),
+    unsent("pm_unsent4_fe", "tcp_v4_connect"),
+    unsent("pm_unsent6_fe", "tcp_v6_connect"),
+];
+const UNSENT_PROBES: [Hook; 10] = [
+    unsent_probe("pm_denied_krp", "security_socket_connect"),
+    unsent_probe("pm_call_kp", "security_socket_connect"),
+    unsent_probe("pm_unsent_krp", "tcp_v4_pre_connect"),
+    unsent_probe("pm_call_kp", "tcp_v4_pre_connect"),
+    unsent_probe("pm_unsent_krp", "tcp_v6_pre_connect"),
+    unsent_probe("pm_call_kp", "tcp_v6_pre_connect"),
+    unsent_probe("pm_unsent_krp", "tcp_v4_connect"),
+    unsent_probe("pm_call_kp", "tcp_v4_connect"),
+    unsent_probe("pm_unsent_krp", "tcp_v6_connect"),
+    unsent_probe("pm_call_kp", "tcp_v6_connect"),
+];
+
+const fn unsent(program: &'static str, function: &'static str) -> Hook {
+    Hook {
+        otherwise: Otherwise::Blind(NO_UNSENT),
+        ..required(program, Place::FExit(function))
+    }
+}
+
+const fn unsent_probe(program: &'static str, function: &'static str) -> Hook {
+    Hook {
+        otherwise: Otherwise::Blind(NO_UNSENT),
+        ..required(program, Place::KProbe(function))
+    }
+}
+
+/// What is missing where a function of `connect` has no hook.
+const NO_UNSENT: &str = "some attempts that fail before their SYN";
+
+/// What the tracepoint rung knows of them.
+const UNSENT_BLIND: &str =
+    "attempts that fail before their SYN; for want of a local address or port: their errno";
+
 /// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
 const NO_GRAFT: &str = "accepts by threads that were waiting in accept before the start";
 
@@ -219,13 +262,21 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                 again,
                 connect,
             ]);
+            if needs.preemptible {
+                hooks.extend(UNSENT_PROBES);
+            } else {
+                hooks.extend(UNSENT);
+            }
         }
-        Rung::Kprobe => hooks.extend([
-            GRAFT_ALONE,
-            OUTCOME,
-            again,
-            required("pm_connect_kp", Place::KProbe("tcp_connect")),
-        ]),
+        Rung::Kprobe => {
+            hooks.extend([
+                GRAFT_ALONE,
+                OUTCOME,
+                again,
+                required("pm_connect_kp", Place::KProbe("tcp_connect")),
+            ]);
+            hooks.extend(UNSENT_PROBES);
+        }
         Rung::Tracepoint => {
             if needs.acceptor {
                 hooks.extend([
@@ -278,7 +329,7 @@ pub(super) fn attach(
             } else {
                 &LISTENER_BLIND
             };
-            [NO_LOCAL_PORT]
+            [NO_LOCAL_PORT, UNSENT_BLIND]
                 .iter()
                 .chain(accept)
                 .map(ToString::to_string)
@@ -315,7 +366,9 @@ fn attach_hook(
         Otherwise::Refuse => Err(failure),
         Otherwise::Blind(blind_spot) => {
             log::debug!("{failure}");
-            blind.push(blind_spot.to_owned());
+            if blind.iter().all(|known| known != blind_spot) {
+                blind.push(blind_spot.to_owned());
+            }
             Ok(())
         }
         Otherwise::Instead(substitute) => {
@@ -349,7 +402,10 @@ fn attach_one(ebpf: &mut Ebpf, btf: &KernelBtf, hook: &Hook) -> Result<Box<dyn A
         }
         Place::KProbe(function) => {
             let program: &mut KProbe = program.try_into()?;
-            program.load()?;
+            match program.load() {
+                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+                Err(error) => return Err(error),
+            }
             let link = program.attach(function, 0)?;
             Box::new(program.take_link(link)?)
         }

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     fs, io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::Path,
     time::Duration,
 };
 
@@ -192,6 +193,63 @@ fn open(kind: Kind, id: u32) -> Result<Option<OwnedFd>> {
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(None),
         Err(error) => bail!("open {kind:?} {id}: {error}"),
     }
+}
+
+/// Makes every `connect` fail with `EPERM` in the cgroup at `directory`: until
+/// the cgroup is removed.
+pub(crate) fn refuse_connects(directory: &Path) -> Result<()> {
+    let cgroup = fs::File::open(directory)?;
+    // `return 0`: two instructions, the first BPF instruction set's.
+    let refuse: [u64; 2] = [0xb7, 0x95];
+    let license = c"GPL";
+    for attach_type in [CONNECT4, CONNECT6] {
+        let mut load = LoadAttr {
+            program_type: SOCK_ADDR,
+            instructions: u32::try_from(refuse.len())?,
+            code: (&raw const refuse).expose_provenance() as u64,
+            license: license.as_ptr().expose_provenance() as u64,
+            unused: [0; 11],
+            expected_attach_type: attach_type,
+        };
+        let program = bpf(PROGRAM_LOAD, &mut load).context("BPF_PROG_LOAD")?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        let program = unsafe { OwnedFd::from_raw_fd(program) };
+        let mut attach = AttachAttr {
+            target: u32::try_from(cgroup.as_raw_fd())?,
+            program: u32::try_from(program.as_raw_fd())?,
+            attach_type,
+            flags: 0,
+        };
+        bpf(PROGRAM_ATTACH, &mut attach).context("BPF_PROG_ATTACH")?;
+    }
+    Ok(())
+}
+
+/// `BPF_PROG_LOAD`, `BPF_PROG_ATTACH`.
+const PROGRAM_LOAD: libc::c_int = 5;
+const PROGRAM_ATTACH: libc::c_int = 8;
+/// `BPF_PROG_TYPE_CGROUP_SOCK_ADDR`, `BPF_CGROUP_INET4_CONNECT` and `6`.
+const SOCK_ADDR: u32 = 18;
+const CONNECT4: u32 = 10;
+const CONNECT6: u32 = 11;
+
+#[repr(C)]
+struct LoadAttr {
+    program_type: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    /// `log_level` to `prog_ifindex`: none of them.
+    unused: [u32; 11],
+    expected_attach_type: u32,
+}
+
+#[repr(C)]
+struct AttachAttr {
+    target: u32,
+    program: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<libc::c_int> {

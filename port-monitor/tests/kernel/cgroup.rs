@@ -47,7 +47,8 @@ pub(crate) fn id(path: &str) -> Result<u64> {
     Ok(meta.ino())
 }
 
-fn directory(path: &str) -> Result<PathBuf> {
+/// The directory of a cgroup.
+pub(crate) fn directory(path: &str) -> Result<PathBuf> {
     Ok(mount()?.join(path.trim_start_matches('/')))
 }
 
@@ -76,9 +77,14 @@ impl Cgroups {
         format!("{}/docker-{CONTAINER_ID}.scope", self.top)
     }
 
-    /// Makes both.
+    /// The cgroup whose processes may not connect.
+    pub(crate) fn offline(&self) -> String {
+        format!("{}/offline", self.top)
+    }
+
+    /// Makes them all.
     pub(crate) fn make(&self) -> Result<()> {
-        for path in [self.unit(), self.container()] {
+        for path in [self.unit(), self.container(), self.offline()] {
             let dir = directory(&path)?;
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         }
@@ -88,7 +94,13 @@ impl Cgroups {
     /// Removes them, once the last process has left.
     pub(crate) fn remove(&self) -> Result<()> {
         let slice = format!("{}/system.slice", self.top);
-        for path in [self.unit(), slice, self.container(), self.top.clone()] {
+        for path in [
+            self.unit(),
+            slice,
+            self.container(),
+            self.offline(),
+            self.top.clone(),
+        ] {
             let dir = directory(&path)?;
             poll_until(Duration::from_secs(10), || Ok(is_gone(&dir)))
                 .with_context(|| format!("remove {}", dir.display()))?;

@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     compare::differences,
-    expect::{End, Expected, ends, pids},
+    expect::{End, Expected, ends, pids, unseen},
     fact::{Closed, Fact},
     json::{Line, Summary},
     monitor::Run,
@@ -91,6 +91,7 @@ impl Stream {
             let kept: End = end.into_iter().filter(|expected| keeps(expected)).collect();
             wrong.extend(self.check_end(&kept));
         }
+        blind.extend(unseen(facts, sight));
         for fact in facts {
             if let Fact::Closed(closed) = fact {
                 wrong.extend(self.check_closed(closed));

@@ -158,6 +158,9 @@ fn want_event(want: &mut impl FnMut(&str, Want), expected: &Expected) {
 /// The errno's name, as the connect of the test meets it.
 fn errno_name(errno: i32) -> &'static str {
     match errno {
+        libc::EPERM => "EPERM",
+        libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
+        libc::ENETUNREACH => "ENETUNREACH",
         libc::ECONNREFUSED => "ECONNREFUSED",
         libc::ETIMEDOUT => "ETIMEDOUT",
         _ => "an errno no scenario knows",

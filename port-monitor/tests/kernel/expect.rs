@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{
-    fact::{Accept, Attempt, Ending, Fact, Owner},
+    fact::{Accept, Attempt, Ending, Fact, Owner, Reach},
     rung::{Blind, Sight},
 };
 
@@ -101,6 +101,15 @@ pub(crate) fn ends(facts: &[Fact], sight: Sight) -> Vec<End> {
         .collect()
 }
 
+/// What the rung does not see of these facts at all.
+pub(crate) fn unseen(facts: &[Fact], sight: Sight) -> Option<Blind> {
+    let is_unseen = |fact: &Fact| match fact {
+        Fact::Attempt(attempt) => attempt.reach == Reach::Nothing && !sight.unsent,
+        _ => false,
+    };
+    facts.iter().any(is_unseen).then_some(Blind::Unsent)
+}
+
 /// The processes whose every record must be explained by the facts.
 pub(crate) fn pids(facts: &[Fact]) -> Vec<u32> {
     facts
@@ -116,8 +125,10 @@ pub(crate) fn pids(facts: &[Fact]) -> Vec<u32> {
 }
 
 fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
+    let errno_is_seen = attempt.reach == Reach::Syn || sight.unsent;
     let outcome = Expected {
         action: match attempt.ending {
+            Ending::Failed(_) if !errno_is_seen => Action::Failed(None),
             Ending::Connected => Action::Connected,
             Ending::Failed(errno) => Action::Failed(Some(errno)),
             Ending::GivenUp => Action::Failed(None),
@@ -131,8 +142,14 @@ fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
         netns_ino: attempt.netns_ino,
         within_ns: attempt.within_ns,
         preattach: Some(false),
-        blind: None,
+        blind: (!errno_is_seen).then_some(Blind::Unsent),
     };
+    match (attempt.reach, sight.unsent) {
+        // A SYN is never sent, so no attempt was seen to start.
+        (Reach::Nothing | Reach::Route, true) => return vec![unsent(outcome)],
+        (Reach::Nothing, false) => return Vec::new(),
+        (Reach::Route, false) | (Reach::Syn, _) => {}
+    }
     let unknown = !attempt.bound && !sight.chosen_ports;
     let connect = Expected {
         action: Action::Connect,
@@ -145,6 +162,18 @@ fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
         ..outcome.clone()
     };
     vec![outcome, connect]
+}
+
+/// Before a local port is chosen, there is none but the program's own.
+fn unsent(outcome: Expected) -> Expected {
+    let local_port = match outcome.local_port {
+        LocalPort::Some => LocalPort::NotChosen,
+        known => known,
+    };
+    Expected {
+        local_port,
+        ..outcome
+    }
 }
 
 fn accept_record(accept: &Accept, facts: &[Fact], sight: Sight) -> Option<Expected> {

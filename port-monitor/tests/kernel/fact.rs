@@ -86,7 +86,18 @@ pub(crate) enum Ending {
     GivenUp,
 }
 
-/// A connection attempt that sent a SYN.
+/// How far an attempt came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Reach {
+    /// Refused before its socket had a route.
+    Nothing,
+    /// It had a route, but no local address and port of its own.
+    Route,
+    /// A SYN.
+    Syn,
+}
+
+/// A connection attempt.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Attempt {
     pub(crate) owner: Owner,
@@ -99,6 +110,7 @@ pub(crate) struct Attempt {
     /// An IPv6 socket speaking IPv4.
     pub(crate) v4_mapped: bool,
     pub(crate) netns_ino: u64,
+    pub(crate) reach: Reach,
     pub(crate) ending: Ending,
     /// Wall clock around the attempt, ns.
     pub(crate) within_ns: (u64, u64),

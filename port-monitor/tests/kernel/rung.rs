@@ -25,6 +25,8 @@ pub(crate) enum Blind {
     Acceptor,
     /// Whether anybody accepted: an established connection counts as accepted.
     NeverAccepted,
+    /// An attempt that failed before its SYN.
+    Unsent,
     /// Which of several processes listening at one address is meant, and who
     /// listens without having bound the socket.
     Listener,
@@ -32,8 +34,9 @@ pub(crate) enum Blind {
 
 impl Blind {
     /// Every one of them.
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 5] = [
         Self::LocalPort,
+        Self::Unsent,
         Self::Acceptor,
         Self::NeverAccepted,
         Self::Listener,
@@ -43,6 +46,7 @@ impl Blind {
     pub(crate) const fn text(self) -> &'static str {
         match self {
             Self::LocalPort => "the attempt has no local port yet",
+            Self::Unsent => "an attempt that fails before its SYN has no errno, or no record",
             Self::Acceptor => "the accept names the listener's owner",
             Self::NeverAccepted => "an established connection counts as accepted",
             Self::Listener => "the accept has no owner",
@@ -53,6 +57,7 @@ impl Blind {
     pub(crate) const fn header_words(self) -> &'static str {
         match self {
             Self::LocalPort => "the local port of an attempt",
+            Self::Unsent => "attempts that fail before their SYN",
             Self::Acceptor => "who accepts",
             Self::NeverAccepted => "established",
             Self::Listener => "who owns a listener",
@@ -78,16 +83,19 @@ impl Rung {
         match self {
             Self::Fentry => Sight {
                 chosen_ports: true,
+                unsent: true,
                 acceptors: true,
                 two_hooks: true,
             },
             Self::Kprobe => Sight {
                 chosen_ports: true,
+                unsent: true,
                 acceptors: true,
                 two_hooks: false,
             },
             Self::Tracepoint => Sight {
                 chosen_ports: false,
+                unsent: false,
                 acceptors: false,
                 two_hooks: false,
             },
@@ -100,6 +108,8 @@ impl Rung {
 pub(crate) struct Sight {
     /// The local port of an attempt that the kernel chose.
     pub(crate) chosen_ports: bool,
+    /// An attempt that failed before its SYN, and its errno.
+    pub(crate) unsent: bool,
     /// Who accepts, and that somebody does.
     pub(crate) acceptors: bool,
     /// Two hooks see an accept, and the record says when only the second did.
@@ -110,6 +120,7 @@ impl Sight {
     /// The tracepoint rung with `--acceptor`.
     pub(crate) const WITH_ACCEPTOR: Self = Self {
         chosen_ports: false,
+        unsent: false,
         acceptors: true,
         two_hooks: false,
     };
@@ -118,6 +129,7 @@ impl Sight {
     pub(crate) const fn lacks(self, blind: Blind) -> bool {
         match blind {
             Blind::LocalPort => !self.chosen_ports,
+            Blind::Unsent => !self.unsent,
             Blind::Acceptor | Blind::NeverAccepted | Blind::Listener => !self.acceptors,
         }
     }

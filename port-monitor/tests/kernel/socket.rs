@@ -6,13 +6,13 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::{
     io::Errno,
     net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt},
 };
 
-use crate::fact::{Accept, Attempt, Closed, Ending, Fact, Owner, Witness, netns_ino};
+use crate::fact::{Accept, Attempt, Closed, Ending, Fact, Owner, Reach, Witness, netns_ino};
 
 /// `127.0.0.1`.
 pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -198,6 +198,32 @@ impl Witness {
             remote: canonical(remote),
             v4_mapped: is_v4_mapped(remote),
             netns_ino: netns_ino()?,
+            reach: Reach::Syn,
+            ending: Ending::Failed(errno.raw_os_error()),
+            within_ns: self.until_now()?,
+        }))
+    }
+
+    /// Fails to connect at once, and writes that down: no SYN is sent.
+    pub(crate) fn connect_unsent(
+        &self,
+        socket: &OwnedFd,
+        remote: SocketAddr,
+        errno: Errno,
+        reach: Reach,
+    ) -> Result<()> {
+        let from = local(socket)?;
+        let outcome = rustix::net::connect(socket, &remote);
+        ensure!(outcome == Err(errno), "connect to {remote}: {outcome:?}");
+        self.tell(&Fact::Attempt(Attempt {
+            owner: Owner::current()?,
+            local_ip: from.ip().to_canonical(),
+            local_port: Some(from.port()).filter(|port| *port != 0),
+            bound: from.port() != 0,
+            remote: canonical(remote),
+            v4_mapped: is_v4_mapped(remote),
+            netns_ino: netns_ino()?,
+            reach,
             ending: Ending::Failed(errno.raw_os_error()),
             within_ns: self.until_now()?,
         }))
@@ -226,6 +252,7 @@ impl Witness {
             remote: canonical(remote),
             v4_mapped: is_v4_mapped(remote),
             netns_ino: netns_ino()?,
+            reach: Reach::Syn,
             ending,
             within_ns: self.until_now()?,
         }))

@@ -13,9 +13,10 @@ use rustix::{
 };
 
 use crate::{
-    fact::{Ending, Fact, Witness},
+    bpf, cgroup,
+    fact::{Ending, Reach, Witness},
     scenarios::places,
-    socket::{Listener, Refusing, V4, V6, any_port, bind, open, open_with, poll, set_tcp},
+    socket::{Listener, Refusing, V4, V6, any_port, bind, local, open, open_with, poll, set_tcp},
 };
 
 pub(super) fn ipv4(witness: &Witness) -> Result<()> {
@@ -123,8 +124,50 @@ pub(super) fn timed_out(witness: &Witness) -> Result<()> {
 /// In a network namespace without a route no SYN is ever sent.
 pub(super) fn unreachable(witness: &Witness) -> Result<()> {
     places::enter_new_netns()?;
-    let socket = open(V4)?;
-    let outcome = rustix::net::connect(&socket, &SocketAddr::from(([203, 0, 113, 1], 80)));
-    ensure!(outcome == Err(Errno::NETUNREACH), "connect: {outcome:?}");
-    witness.tell(&Fact::Process(std::process::id()))
+    for remote in ["203.0.113.1:80", "[2001:db8::1]:80"] {
+        let remote: SocketAddr = remote.parse()?;
+        let socket = open(remote.ip())?;
+        witness.connect_unsent(&socket, remote, Errno::NETUNREACH, Reach::Nothing)?;
+    }
+    Ok(())
+}
+
+/// An IPv6 socket that may not speak IPv4 is asked to.
+pub(super) fn v6_only(witness: &Witness) -> Result<()> {
+    let socket = open(V6)?;
+    sockopt::set_ipv6_v6only(&socket, true)?;
+    let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped().into();
+    let remote = SocketAddr::new(mapped, 80);
+    witness.connect_unsent(&socket, remote, Errno::NETUNREACH, Reach::Nothing)
+}
+
+/// A cgroup program refuses, whatever the address.
+pub(super) fn not_permitted(witness: &Witness) -> Result<()> {
+    let cgroup = places::own_cgroups()?.offline();
+    bpf::refuse_connects(&cgroup::directory(&cgroup)?)?;
+    cgroup::enter(&cgroup)?;
+    let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped().into();
+    for ip in [V4, V6, mapped] {
+        let remote = SocketAddr::new(ip, 443);
+        witness.connect_unsent(&open(ip)?, remote, Errno::PERM, Reach::Nothing)?;
+    }
+    Ok(())
+}
+
+/// Two sockets bound to one port cannot both be connected to one address.
+pub(super) fn address_taken(witness: &Witness) -> Result<()> {
+    for ip in [V4, V6] {
+        let listener = witness.listen(any_port(ip))?;
+        let first = open(ip)?;
+        sockopt::set_socket_reuseaddr(&first, true)?;
+        bind(&first, any_port(ip))?;
+        let second = open(ip)?;
+        sockopt::set_socket_reuseaddr(&second, true)?;
+        bind(&second, local(&first)?)?;
+        rustix::net::connect(&first, &listener.at)?;
+        witness.connected(&first, true)?;
+        witness.accept(&listener)?;
+        witness.connect_unsent(&second, listener.at, Errno::ADDRNOTAVAIL, Reach::Route)?;
+    }
+    Ok(())
 }

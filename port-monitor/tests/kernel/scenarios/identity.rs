@@ -5,7 +5,7 @@ use std::thread;
 use anyhow::{Result, anyhow};
 
 use crate::{
-    fact::{Attempt, Ending, Fact, Owner, Witness, netns_ino},
+    fact::{Attempt, Ending, Fact, Owner, Reach, Witness, netns_ino},
     process::{become_user, exit_now, fork, set_comm},
     socket::{V4, any_port, bind, local, open},
 };
@@ -32,6 +32,7 @@ pub(super) fn exits_at_once(witness: &Witness) -> Result<()> {
             v4_mapped: false,
             netns_ino: netns_ino()?,
             ending: Ending::Connected,
+            reach: Reach::Syn,
             within_ns: {
                 let (begin, now) = witness.until_now()?;
                 (begin, now.saturating_add(10_000_000_000))
