@@ -19,16 +19,19 @@ pub enum Hook {
     Close = 3,
     /// The look at the open sockets at the start.
     Snapshot = 4,
+    /// A socket that begins to listen, `inet_hash` or →LISTEN, or ends to.
+    Listen = 5,
 }
 
 impl Hook {
     /// Every hook, in row order.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Connect,
         Self::Accept,
         Self::Outcome,
         Self::Close,
         Self::Snapshot,
+        Self::Listen,
     ];
 
     /// The name users see.
@@ -39,6 +42,7 @@ impl Hook {
             Self::Outcome => "outcome",
             Self::Close => "close",
             Self::Snapshot => "snapshot",
+            Self::Listen => "listen",
         }
     }
 }
@@ -64,17 +68,18 @@ pub enum Extra {
     /// Accepts that only `security_sock_graft` saw: the accepting thread was
     /// asleep in `accept` when the return probe was attached, or the kernel
     /// skipped that program.
-    AcceptPreattach = 20,
+    AcceptPreattach = 24,
     /// Connections whose outcome or end cannot be reported: the table of
     /// connections was full.
-    ConnectionsFull = 21,
-    /// Listeners whose owner could not be stored: the table was full.
-    ListenersFull = 22,
+    ConnectionsFull = 25,
+    /// Listeners whose owner could not be stored, or whose beginning and end
+    /// cannot be reported: the table was full.
+    ListenersFull = 26,
     /// Events of the start-up canary; they are in no other counter.
-    Canary = 23,
+    Canary = 27,
     /// Processes of the watched tree that could not be followed: the table was
     /// full.
-    TreeFull = 24,
+    TreeFull = 28,
 }
 
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
@@ -87,5 +92,5 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
     hook as u32 * 4 + counter as u32
 }
 
-const _: () = assert!(slot(Hook::Snapshot, Counter::Submitted) < Extra::AcceptPreattach as u32);
+const _: () = assert!(slot(Hook::Listen, Counter::Submitted) < Extra::AcceptPreattach as u32);
 const _: () = assert!((Extra::TreeFull as u32) < ROW);

@@ -11,10 +11,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The layout version in [`TcpEvent::abi`], and the one the loader asks the
 /// object for before it loads it.
-pub const ABI_VERSION: u8 = 2;
+pub const ABI_VERSION: u8 = 3;
 
 /// The symbol an object of this layout has; the loader asks for it by name.
-pub const ABI_SYMBOL: &str = "PM_ABI_2";
+pub const ABI_SYMBOL: &str = "PM_ABI_3";
 
 /// The size of a [`TcpEvent`] in bytes.
 pub const EVENT_SIZE: usize = 120;
@@ -40,19 +40,25 @@ pub enum EventKind {
     Failed = 4,
     /// An established connection has ended: the record is a [`CloseEvent`].
     Close = 5,
-    /// A connection was there before the monitor.
+    /// A socket was there before the monitor.
     Preexisting = 6,
+    /// A socket listens from now on.
+    Listen = 7,
+    /// A socket does not listen any more.
+    Unlisten = 8,
 }
 
 impl EventKind {
     /// Every kind, in numeric order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Connect,
         Self::Accept,
         Self::Connected,
         Self::Failed,
         Self::Close,
         Self::Preexisting,
+        Self::Listen,
+        Self::Unlisten,
     ];
 
     /// The bit of this kind in [`crate::config::Config::kinds`].
@@ -70,6 +76,8 @@ impl EventKind {
             4 => Some(Self::Failed),
             5 => Some(Self::Close),
             6 => Some(Self::Preexisting),
+            7 => Some(Self::Listen),
+            8 => Some(Self::Unlisten),
             _ => None,
         }
     }
@@ -85,8 +93,7 @@ pub enum OwnerSource {
     Connect = 1,
     /// The thread that called accept.
     Accept = 2,
-    /// The process that made the socket listen; the accepting thread may be
-    /// another one.
+    /// The thread that made the socket listen; the accepting one may be another.
     Listener = 3,
     /// A process that had the socket open when the monitor started.
     Holder = 4,
@@ -209,9 +216,10 @@ pub struct TcpEvent {
     pub local_port: u16,
     /// Remote port.
     pub remote_port: u16,
-    /// By kind: `Connected`: handshake in µs, saturating; `Failed`: the
-    /// socket's errno, zero when it was closed before an answer; `Close`: the
-    /// socket's errno, zero for an orderly end; else zero.
+    /// By kind: `Connected`: handshake in µs, saturating, zero when its beginning
+    /// was not seen; `Failed`: the errno, zero when the socket was closed before
+    /// an answer; `Close`: the socket's errno, zero for an orderly end;
+    /// `Preexisting`: a [`crate::tcp_state::TcpState`] by number; else zero.
     pub detail: u32,
     /// Interface the socket is bound to (`sk_bound_dev_if`), zero for none: the
     /// zone of a link-local address.
@@ -238,7 +246,10 @@ pub struct CloseStats {
     /// A [`ClosedBy`] by number.
     pub closed_by: u8,
     /// Explicit padding.
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
+    /// The process that closed this end, in the initial pid namespace; zero when
+    /// the other end or nobody did.
+    pub closer_tgid: u32,
 }
 
 /// The end of a connection, as it lies in the ring buffer.
@@ -258,6 +269,7 @@ const _: () = {
     assert!(offset_of!(CloseEvent, stats) == EVENT_SIZE);
     assert!(offset_of!(CloseStats, retransmits) == 24);
     assert!(offset_of!(CloseStats, closed_by) == 32);
+    assert!(offset_of!(CloseStats, closer_tgid) == 36);
     assert!(size_of::<Owner>() == 48);
     assert!(size_of::<TcpEvent>() == EVENT_SIZE);
     assert!(offset_of!(TcpEvent, ts_ns) == 8);

@@ -2,7 +2,7 @@
 
 /// A TCP state as the kernel numbers it. An unknown number is a legal value: a
 /// newer kernel may have more states than this list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TcpState(pub u8);
 
 impl TcpState {
@@ -26,4 +26,22 @@ impl TcpState {
     pub const CLOSING: Self = Self(11);
     /// Accepting connections.
     pub const LISTEN: Self = Self(10);
+
+    /// The state as RFC 9293 names it, in lower case; `None` for a number this
+    /// list does not have.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::ESTABLISHED => Some("established"),
+            Self::SYN_SENT => Some("syn-sent"),
+            Self::SYN_RECV => Some("syn-received"),
+            Self::FIN_WAIT1 => Some("fin-wait-1"),
+            Self::FIN_WAIT2 => Some("fin-wait-2"),
+            Self::CLOSE_WAIT => Some("close-wait"),
+            Self::CLOSE => Some("closed"),
+            Self::LAST_ACK => Some("last-ack"),
+            Self::CLOSING => Some("closing"),
+            Self::LISTEN => Some("listen"),
+            _ => None,
+        }
+    }
 }

@@ -10,6 +10,7 @@ use port_monitor_common::{config::PORT_SETS_WORDS, counters::ROW};
 use crate::{
     hooks::{
         connection::Connection,
+        listen::Listening,
         state::{Listener, ListenerKey},
         unsent::Call,
     },
@@ -39,6 +40,11 @@ pub(crate) static ACCEPTED: HashMap<u32, u64> = HashMap::with_max_entries(8_192,
 /// What a thread's `connect` was called with, by thread id (kprobes).
 #[map(name = "pm_connecting")]
 pub(crate) static CONNECTING: HashMap<u32, Call> = HashMap::with_max_entries(8_192, 0);
+
+/// Sockets that listen, by socket address: apart from the connections, so that
+/// no flood of those hides them.
+#[map(name = "pm_listening")]
+pub(crate) static LISTENING: HashMap<u64, Listening> = HashMap::with_max_entries(16_384, 0);
 
 /// Who listens where (tracepoint rung).
 #[map(name = "pm_listeners")]

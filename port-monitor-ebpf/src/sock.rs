@@ -24,6 +24,11 @@ pub(crate) const fn mapped(v4: u32) -> Addr {
     [0, 0, MAPPED, v4]
 }
 
+/// `::`.
+pub(crate) const WILDCARD: Addr = [0; 4];
+/// `0.0.0.0`.
+pub(crate) const WILDCARD_V4: Addr = mapped(0);
+
 /// The address is an IPv4-mapped one.
 #[inline(always)]
 pub(crate) fn is_v4(addr: &Addr) -> bool {
@@ -186,7 +191,8 @@ pub(crate) unsafe fn stats(sk: *const u8) -> Option<CloseStats> {
         retransmits: task::read(sk, offset!(tcp_total_retrans))?,
         srtt_us: srtt_us_by_8 >> 3,
         closed_by: 0,
-        reserved: [0; 7],
+        reserved: [0; 3],
+        closer_tgid: 0,
     })
 }
 

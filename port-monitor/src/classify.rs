@@ -48,7 +48,7 @@ pub fn ports(event: &Event, ephemeral_range: &RangeInclusive<u16>) -> Ports {
     let info = |port, client_end| port_info(port, client_end && ephemeral_range.contains(&port));
     Ports {
         local: event.local_port.map(|port| info(port, !inbound)),
-        remote: info(event.remote_port, inbound),
+        remote: (!event.action.is_listener()).then(|| info(event.remote_port, inbound)),
     }
 }
 
@@ -105,14 +105,18 @@ mod tests {
     }
 
     /// Whether the local and the remote end are ephemeral.
-    fn ephemeral(action: Action, local_port: u16, remote_port: u16) -> (Option<bool>, bool) {
+    fn ephemeral(
+        action: Action,
+        local_port: u16,
+        remote_port: u16,
+    ) -> (Option<bool>, Option<bool>) {
         let ports = ports(
             &event(action, Some(local_port), remote_port),
             &(32768..=60999),
         );
         (
             ports.local.map(|port| port.ephemeral),
-            ports.remote.ephemeral,
+            ports.remote.map(|port| port.ephemeral),
         )
     }
 
@@ -152,13 +156,13 @@ mod tests {
                     status: ServiceStatus::Unassigned,
                     ephemeral: true,
                 }),
-                remote: PortInfo {
+                remote: Some(PortInfo {
                     port: 23,
                     class: PortClass::WellKnown,
                     service: Some(("telnet", ServiceOrigin::Iana)),
                     status: ServiceStatus::Assigned,
                     ephemeral: false,
-                },
+                }),
             }
         );
     }
@@ -167,11 +171,11 @@ mod tests {
     fn only_the_clients_end_is_ephemeral() {
         assert_eq!(
             ephemeral(Action::Connect, 40_000, 40_000),
-            (Some(true), false)
+            (Some(true), Some(false))
         );
         assert_eq!(
             ephemeral(Action::Accept, 40_000, 40_000),
-            (Some(false), true)
+            (Some(false), Some(true))
         );
     }
 
@@ -180,7 +184,7 @@ mod tests {
         for (port, expected) in [(32767, false), (32768, true), (60999, true), (61000, false)] {
             assert_eq!(
                 ephemeral(Action::Connect, port, 80),
-                (Some(expected), false)
+                (Some(expected), Some(false))
             );
         }
     }
@@ -189,6 +193,13 @@ mod tests {
     fn port_the_kernel_has_not_chosen_is_not_classified() {
         let ports = ports(&event(Action::Connect, None, 443), &(32768..=60999));
         assert_eq!(ports.local, None);
+    }
+
+    #[test]
+    fn a_listener_has_no_remote_port() {
+        let ports = ports(&event(Action::Listen, Some(22), 0), &(32768..=60999));
+        assert_eq!(ports.remote, None);
+        assert_eq!(ports.local.map(|port| port.ephemeral), Some(false));
     }
 
     #[test]

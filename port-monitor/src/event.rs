@@ -10,6 +10,7 @@ use port_monitor_common::{
         AF_INET, AF_INET6, CLOSE_EVENT_SIZE, CloseStats, ClosedBy, EVENT_SIZE, EventKind,
         FLAG_CANARY, FLAG_INBOUND, FLAG_LOCAL_PORT_UNBOUND, FLAG_PREATTACH, OwnerSource,
     },
+    tcp_state::TcpState,
 };
 use thiserror::Error;
 use zerocopy::FromBytes as _;
@@ -32,8 +33,9 @@ pub enum Action {
     Accept,
     /// The handshake of an attempt is complete.
     Connected {
-        /// From the attempt to the established connection, µs, saturating.
-        handshake_us: u32,
+        /// From the attempt to the established connection, µs, saturating; `None`
+        /// when the attempt is older than the monitor.
+        handshake_us: Option<u32>,
     },
     /// The attempt came to nothing.
     Failed {
@@ -42,11 +44,17 @@ pub enum Action {
     },
     /// An established connection has ended.
     Close(Close),
-    /// The connection was there before the monitor.
+    /// The socket was there before the monitor.
     Preexisting {
         /// Who opened it: a peer, where a socket listens at the local port.
         direction: Direction,
+        /// Its state when it was found: not closed.
+        state: TcpState,
     },
+    /// A socket listens from now on.
+    Listen,
+    /// A socket does not listen any more.
+    Unlisten,
 }
 
 /// The end of a connection, and what it was.
@@ -67,6 +75,9 @@ pub struct Close {
     pub rtt_us: Option<u32>,
     /// Who ended it first.
     pub closed_by: ClosedBy,
+    /// The process that closed this end, where that is not its owner: the socket
+    /// was passed on, inherited, or destroyed from outside.
+    pub closing_pid: Option<u32>,
     /// The socket's errno; `None` for an orderly end.
     pub errno: Option<i32>,
 }
@@ -81,15 +92,17 @@ impl Action {
             Self::Failed { .. } => "failed",
             Self::Close(_) => "close",
             Self::Preexisting { .. } => "preexisting",
+            Self::Listen => "listen",
+            Self::Unlisten => "unlisten",
         }
     }
 
     /// Who opened the connection this event is about.
     pub const fn direction(self) -> Direction {
         match self {
-            Self::Accept => Direction::Inbound,
+            Self::Accept | Self::Listen | Self::Unlisten => Direction::Inbound,
             Self::Connect | Self::Connected { .. } | Self::Failed { .. } => Direction::Outbound,
-            Self::Close(Close { direction, .. }) | Self::Preexisting { direction } => direction,
+            Self::Close(Close { direction, .. }) | Self::Preexisting { direction, .. } => direction,
         }
     }
 
@@ -101,8 +114,28 @@ impl Action {
             | Self::Accept
             | Self::Connected { .. }
             | Self::Failed { .. }
-            | Self::Preexisting { .. } => None,
+            | Self::Preexisting { .. }
+            | Self::Listen
+            | Self::Unlisten => None,
         }
+    }
+
+    /// Whether this is about a socket that listens, and has no peer.
+    pub const fn is_listener(self) -> bool {
+        match self {
+            Self::Listen | Self::Unlisten => true,
+            Self::Preexisting { state, .. } => matches!(state, TcpState::LISTEN),
+            Self::Connect
+            | Self::Accept
+            | Self::Connected { .. }
+            | Self::Failed { .. }
+            | Self::Close(_) => false,
+        }
+    }
+
+    /// Whether this is the end of what another event has begun.
+    pub const fn is_end(self) -> bool {
+        matches!(self, Self::Close(_) | Self::Unlisten)
     }
 }
 
@@ -162,9 +195,9 @@ pub struct Event {
     /// Local port; `None` while the kernel has not chosen one (an attempt on
     /// the tracepoint rung).
     pub local_port: Option<u16>,
-    /// Remote address.
+    /// Remote address; the unspecified one where the socket listens.
     pub remote_ip: IpAddr,
-    /// Remote port.
+    /// Remote port; zero where the socket listens.
     pub remote_port: u16,
     /// The socket is an IPv6 one that speaks IPv4 (RFC 4291 §2.5.5.2).
     pub v4_mapped: bool,
@@ -214,6 +247,9 @@ pub enum DecodeError {
     /// An owner source this version does not know.
     #[error("record of unknown owner source {0}")]
     OwnerSource(u8),
+    /// A state that is none.
+    #[error("record of TCP state {0}")]
+    State(u32),
     /// A way to end a connection this version does not know.
     #[error("record of unknown closer {0}")]
     ClosedBy(u8),
@@ -238,13 +274,13 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         EventKind::Connect => Action::Connect,
         EventKind::Accept => Action::Accept,
         EventKind::Connected => Action::Connected {
-            handshake_us: wire.detail,
+            handshake_us: (wire.detail != 0).then_some(wire.detail),
         },
         EventKind::Failed => Action::Failed { errno: errno() },
         EventKind::Close => Action::Close(close(&wire, rest, errno())?),
-        EventKind::Preexisting => Action::Preexisting {
-            direction: direction(&wire),
-        },
+        EventKind::Preexisting => preexisting(&wire)?,
+        EventKind::Listen => Action::Listen,
+        EventKind::Unlisten => Action::Unlisten,
     };
     Ok(Event {
         action,
@@ -271,7 +307,9 @@ const fn record_size(kind: EventKind) -> usize {
         | EventKind::Accept
         | EventKind::Connected
         | EventKind::Failed
-        | EventKind::Preexisting => EVENT_SIZE,
+        | EventKind::Preexisting
+        | EventKind::Listen
+        | EventKind::Unlisten => EVENT_SIZE,
         EventKind::Close => CLOSE_EVENT_SIZE,
     }
 }
@@ -282,6 +320,17 @@ const fn direction(wire: &TcpEvent) -> Direction {
     } else {
         Direction::Inbound
     }
+}
+
+fn preexisting(wire: &TcpEvent) -> Result<Action, DecodeError> {
+    let state = u8::try_from(wire.detail)
+        .map(TcpState)
+        .map_err(|_| DecodeError::State(wire.detail))?;
+    let direction = match state {
+        TcpState::LISTEN => Direction::Inbound,
+        _ => direction(wire),
+    };
+    Ok(Action::Preexisting { direction, state })
 }
 
 fn close(wire: &TcpEvent, rest: &[u8], errno: Option<i32>) -> Result<Close, DecodeError> {
@@ -296,6 +345,7 @@ fn close(wire: &TcpEvent, rest: &[u8], errno: Option<i32>) -> Result<Close, Deco
         rtt_us: (stats.srtt_us != 0).then_some(stats.srtt_us),
         closed_by: ClosedBy::from_raw(stats.closed_by)
             .ok_or(DecodeError::ClosedBy(stats.closed_by))?,
+        closing_pid: Some(stats.closer_tgid).filter(|&pid| pid != 0 && pid != wire.owner.tgid),
         errno,
     })
 }
@@ -353,7 +403,8 @@ mod tests {
                 retransmits: 3,
                 srtt_us: 0,
                 closed_by: ClosedBy::PeerReset as u8,
-                reserved: [0; 7],
+                reserved: [0; 3],
+                closer_tgid: 77,
             },
         }
     }
@@ -369,10 +420,42 @@ mod tests {
             retransmits: 3,
             rtt_us: None,
             closed_by: ClosedBy::PeerReset,
+            closing_pid: Some(77),
             errno: Some(104),
         };
         assert_eq!(event.action, Action::Close(close));
         assert_eq!(event.direction(), Direction::Inbound);
+    }
+
+    #[test]
+    fn the_closing_process_is_named_only_where_it_is_not_the_owner() {
+        let mut record = close_event();
+        let closing_pid = |record: CloseEvent| {
+            let event = decode(record.as_bytes()).unwrap();
+            event.action.close().and_then(|close| close.closing_pid)
+        };
+        record.event.owner.tgid = 77;
+        assert_eq!(closing_pid(record), None);
+        record.stats.closer_tgid = 0;
+        assert_eq!(closing_pid(record), None);
+    }
+
+    #[test]
+    fn a_listener_found_at_the_start_is_inbound_and_has_no_peer() {
+        let found = TcpEvent {
+            detail: 10,
+            ..wire(EventKind::Preexisting)
+        };
+        let event = decode(found.as_bytes()).unwrap();
+        let direction = Direction::Inbound;
+        let state = TcpState::LISTEN;
+        assert_eq!(event.action, Action::Preexisting { direction, state });
+        assert!(event.action.is_listener());
+        let wrong = TcpEvent {
+            detail: 256,
+            ..found
+        };
+        assert_eq!(decode(wrong.as_bytes()), Err(DecodeError::State(256)));
     }
 
     #[test]
@@ -408,7 +491,7 @@ mod tests {
         fn no_bytes_make_it_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..200), known in any::<bool>()) {
             if let ([abi, kind, family, ..], true) = (&mut *bytes, known) {
                 *abi = ABI_VERSION;
-                *kind = 1 + *kind % 6;
+                *kind = 1 + *kind % 8;
                 *family = AF_INET;
             }
             let _ = decode(&bytes);

@@ -112,7 +112,7 @@ impl Pipeline {
             policy.judge(&facts)
         });
         let is_violation = judgement.as_ref().is_some_and(Judgement::is_violation);
-        let is_end = event.action.close().is_some();
+        let is_end = event.action.is_end();
         self.tally.violations += u64::from(is_violation && !is_end);
         if self.is_done() || self.show.only_violations && !is_violation {
             self.tally.hidden += 1;

@@ -159,14 +159,13 @@ pub struct PortInfo {
     pub ephemeral: bool,
 }
 
-/// Both ends, classified. The local one is `None` while the kernel has not
-/// chosen the port.
+/// Both ends, classified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// The local end.
+    /// The local end; `None` while the kernel has not chosen the port.
     pub local: Option<PortInfo>,
-    /// The remote end.
-    pub remote: PortInfo,
+    /// The remote end; `None` where the socket listens.
+    pub remote: Option<PortInfo>,
 }
 
 /// What the policy says of a connection.

@@ -1,7 +1,7 @@
 //! What is remembered of a connection from its attempt or accept to its end:
 //! state changes run in softirq as a rule, where `current` is anybody.
 
-use aya_ebpf::EbpfContext;
+use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid};
 use port_monitor_common::{
     counters::{Extra, Hook},
     event::{ClosedBy, EventKind, Owner, OwnerSource},
@@ -11,6 +11,7 @@ use port_monitor_common::{
 use crate::{
     emit::{self, Draft},
     filter,
+    hooks::listen,
     maps::CONNECTIONS,
     mem::Probe,
     sock::{self, Flow},
@@ -32,7 +33,8 @@ pub(crate) struct Connection {
     pub(crate) owner_source: u8,
     /// A [`ClosedBy`] by number.
     pub(crate) closed_by: u8,
-    pub(crate) reserved: u32,
+    /// Who closed this end; zero: nobody yet.
+    pub(crate) closer_tgid: u32,
 }
 
 impl Connection {
@@ -48,9 +50,27 @@ impl Connection {
             is_inbound: 0,
             owner_source: OwnerSource::Connect as u8,
             closed_by: ClosedBy::Unknown as u8,
-            reserved: 0,
+            closer_tgid: 0,
         }
     }
+
+    #[inline(always)]
+    pub(crate) fn owner_source(&self) -> OwnerSource {
+        match self.owner_source {
+            1 => OwnerSource::Connect,
+            2 => OwnerSource::Accept,
+            3 => OwnerSource::Listener,
+            4 => OwnerSource::Holder,
+            _ => OwnerSource::Unknown,
+        }
+    }
+}
+
+/// Connections are remembered beyond their beginning: for their end, or because
+/// the look at the open sockets must not report them again.
+#[inline(always)]
+pub(crate) fn is_end_wanted() -> bool {
+    emit::is_wanted(EventKind::Close) || emit::is_wanted(EventKind::Preexisting)
 }
 
 /// Remembers the connection on `sk`.
@@ -90,7 +110,7 @@ pub(crate) fn remember_attempt(
 ) {
     let wanted = emit::is_wanted(EventKind::Connected)
         || emit::is_wanted(EventKind::Failed)
-        || emit::is_wanted(EventKind::Close);
+        || is_end_wanted();
     let passes = owner_passes && filter::may_pass_when_bound(flow);
     if task::is_monitor(attempt.owner.tgid) || wanted && passes {
         remember(sk, attempt);
@@ -109,7 +129,7 @@ pub(crate) fn remember_inbound(
     state: TcpState,
 ) {
     let passes = draft.owner_passes && filter::flow_passes(true, draft.flow);
-    if !task::is_monitor(draft.owner.tgid) && !(emit::is_wanted(EventKind::Close) && passes) {
+    if !task::is_monitor(draft.owner.tgid) && !(is_end_wanted() && passes) {
         forget(sk);
         return;
     }
@@ -129,7 +149,7 @@ pub(crate) fn remember_inbound(
             is_inbound: 1,
             owner_source: draft.owner_source as u8,
             closed_by: closed_by as u8,
-            reserved: 0,
+            closer_tgid: 0,
         },
     );
     // SAFETY: the accepted socket is live.
@@ -141,19 +161,39 @@ pub(crate) fn remember_inbound(
 /// Notes or reports what a state change says of the end of a connection.
 #[inline(always)]
 pub(crate) fn changed(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) {
-    if new == TcpState::CLOSE {
-        ended(ctx, sk);
-    } else if old == TcpState::ESTABLISHED || old == TcpState::SYN_RECV {
-        let first = match new {
-            TcpState::FIN_WAIT1 => ClosedBy::Local,
-            TcpState::CLOSE_WAIT => ClosedBy::Peer,
-            _ => return,
-        };
-        if let Some(connection) = CONNECTIONS.get_ptr_mut(sk as u64) {
-            // SAFETY: a map value; only changes of this very socket's state,
-            // which do not run concurrently, write it.
-            unsafe { (*connection).closed_by = first as u8 };
+    match (old, new) {
+        (TcpState::LISTEN, TcpState::CLOSE) => {
+            let _: Option<()> = listen::closed(ctx, sk);
         }
+        (_, TcpState::CLOSE) => ended(ctx, sk),
+        // A FIN leaves in the thread that closes.
+        (TcpState::ESTABLISHED | TcpState::SYN_RECV, TcpState::FIN_WAIT1) => {
+            note_end(sk, Some(ClosedBy::Local), running_process());
+        }
+        (TcpState::CLOSE_WAIT, TcpState::LAST_ACK) => note_end(sk, None, running_process()),
+        (TcpState::ESTABLISHED | TcpState::SYN_RECV, TcpState::CLOSE_WAIT) => {
+            note_end(sk, Some(ClosedBy::Peer), 0);
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn running_process() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// Notes who closed the connection on `sk` first, and who closed this end.
+#[inline(always)]
+fn note_end(sk: *const u8, first: Option<ClosedBy>, closer_tgid: u32) {
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(sk as u64) {
+        // SAFETY: a map value; only changes of this very socket's state, which do
+        // not run concurrently, write it.
+        let connection = unsafe { &mut *connection };
+        if let Some(first) = first {
+            connection.closed_by = first as u8;
+        }
+        connection.closer_tgid = closer_tgid;
     }
 }
 
@@ -183,17 +223,15 @@ fn report_end(ctx: &impl EbpfContext, sk: *const u8, connection: &Connection) ->
     if connection.ts_ns != 0 {
         stats.duration_ns = ts_ns.saturating_sub(connection.ts_ns);
     }
+    stats.closer_tgid = connection.closer_tgid;
     stats.closed_by = if connection.closed_by == ClosedBy::Unknown as u8 {
-        abrupt(errno) as u8
+        let by = abrupt(errno);
+        if by as u8 == ClosedBy::LocalReset as u8 {
+            stats.closer_tgid = running_process();
+        }
+        by as u8
     } else {
         connection.closed_by
-    };
-    let source = match connection.owner_source {
-        1 => OwnerSource::Connect,
-        2 => OwnerSource::Accept,
-        3 => OwnerSource::Listener,
-        4 => OwnerSource::Holder,
-        _ => OwnerSource::Unknown,
     };
     emit::emit(
         ctx,
@@ -206,7 +244,7 @@ fn report_end(ctx: &impl EbpfContext, sk: *const u8, connection: &Connection) ->
             detail: errno,
             flow: &flow,
             owner: &connection.owner,
-            owner_source: source,
+            owner_source: connection.owner_source(),
             owner_passes: true,
             is_inbound: connection.is_inbound != 0,
             stats: Some(&stats),
@@ -215,15 +253,17 @@ fn report_end(ctx: &impl EbpfContext, sk: *const u8, connection: &Connection) ->
     Some(())
 }
 
-/// Who ended a connection without a FIN, by the socket's errno.
+/// Who ended a connection without a FIN, by the socket's errno: `tcp_reset`,
+/// `tcp_abort`, and `tcp_write_err`, which gives what an ICMP said of the silence,
+/// else `ETIMEDOUT`.
 #[inline(always)]
 fn abrupt(errno: u32) -> ClosedBy {
     const EPIPE: u32 = 32;
+    const ECONNABORTED: u32 = 103;
     const ECONNRESET: u32 = 104;
-    const ETIMEDOUT: u32 = 110;
     match errno {
+        0 | ECONNABORTED => ClosedBy::LocalReset,
         EPIPE | ECONNRESET => ClosedBy::PeerReset,
-        ETIMEDOUT => ClosedBy::Timeout,
-        _ => ClosedBy::LocalReset,
+        _ => ClosedBy::Timeout,
     }
 }

@@ -45,7 +45,7 @@ fn try_file(task: *const u8, file: *const u8) -> Option<()> {
     }
     // SAFETY: as above.
     let flow = unsafe { sock::flow::<Probe>(sk) }?;
-    state::listen(sk, &flow, &task::owner_of(task)?, task);
+    state::listens(sk, &flow, &task::owner_of(task)?, task);
     Some(())
 }
 

@@ -6,11 +6,7 @@ use aya_ebpf::{
     macros::{raw_tracepoint, tracepoint},
     programs::{RawTracePointContext, TracePointContext},
 };
-use port_monitor_common::{
-    counters::Hook,
-    event::{EventKind, OwnerSource},
-    tcp_state::TcpState,
-};
+use port_monitor_common::{counters::Hook, event::EventKind, tcp_state::TcpState};
 
 use crate::{
     emit::{self, Draft},
@@ -108,7 +104,7 @@ pub(crate) fn report(ctx: &impl EbpfContext, sk: *const u8, new: TcpState) -> bo
     }
     let _: Option<()> = report_attempt(ctx, sk, new, attempt);
     let is_monitor = task::is_monitor(attempt.owner.tgid);
-    if new == TcpState::ESTABLISHED && (is_monitor || emit::is_wanted(EventKind::Close)) {
+    if new == TcpState::ESTABLISHED && (is_monitor || connection::is_end_wanted()) {
         attempt.is_open = 1;
     } else {
         let _: Result<(), i32> = CONNECTIONS.remove(key);
@@ -145,7 +141,7 @@ fn report_attempt(
             detail,
             flow: &flow,
             owner: &attempt.owner,
-            owner_source: OwnerSource::Connect,
+            owner_source: attempt.owner_source(),
             owner_passes: true,
             is_inbound: false,
             stats: None,
@@ -154,11 +150,17 @@ fn report_attempt(
     Some(())
 }
 
+/// Zero where the beginning was not seen, and only there.
 #[inline(always)]
 fn handshake_us(start_ns: u64, end_ns: u64) -> u32 {
+    if start_ns == 0 {
+        return 0;
+    }
     let us = end_ns.saturating_sub(start_ns) / 1_000;
     if us > u64::from(u32::MAX) {
         u32::MAX
+    } else if us == 0 {
+        1
     } else {
         us as u32
     }

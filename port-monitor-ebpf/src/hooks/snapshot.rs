@@ -1,14 +1,15 @@
-//! `iter/task_file` once more: the connections that are older than the monitor.
+//! `iter/task_file` once more: the sockets that are older than the monitor.
 //!
-//! Runs after the hooks are attached. What a live hook has noted stays; a
-//! connection that several processes hold is reported once.
+//! Runs after the hooks are attached. What a live hook has noted stays; a socket
+//! that several processes hold is reported once. An attempt that is still without
+//! an answer is noted for its outcome.
 
 use core::ffi::c_void;
 
 use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_seq_write};
 use port_monitor_common::{
     counters::{Extra, Hook},
-    event::{ClosedBy, EventKind, OwnerSource},
+    event::{ClosedBy, EventKind, Owner, OwnerSource},
     tcp_state::TcpState,
 };
 
@@ -17,8 +18,9 @@ use crate::{
     filter,
     hooks::{
         connection::{self, Connection},
+        listen,
         listeners::{TaskFile, socket_of},
-        state,
+        outcome, state,
     },
     maps::CONNECTIONS,
     mem::Probe,
@@ -63,39 +65,29 @@ fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
         return None;
     }
     // SAFETY: as above.
-    let closed_by = match unsafe { sock::state::<Probe>(sk) }? {
-        TcpState::ESTABLISHED => ClosedBy::Unknown,
-        TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 => ClosedBy::Local,
-        TcpState::CLOSE_WAIT | TcpState::LAST_ACK => ClosedBy::Peer,
-        TcpState::CLOSING => ClosedBy::Local,
-        _ => return None,
-    };
+    let state = unsafe { sock::state::<Probe>(sk) }?;
+    if matches!(state, TcpState::CLOSE | TcpState::SYN_RECV) {
+        return None;
+    }
     // SAFETY: as above.
     let flow = unsafe { sock::flow::<Probe>(sk) }?;
     let owner = task::owner_of(task)?;
     if task::is_monitor(owner.tgid) {
         return None;
     }
-    let is_inbound = state::find_listener(&flow).is_some();
+    let is_inbound = match state {
+        TcpState::LISTEN => true,
+        TcpState::SYN_SENT => false,
+        _ => state::find_listener(&flow).is_some(),
+    };
     let ts_ns = emit::now_ns();
     let id = emit::connection_id(sk, ts_ns);
     let owner_passes = filter::owner_passes(&owner, task);
-    if owner_passes && filter::flow_passes(is_inbound, &flow) {
-        let connection = Connection {
-            owner,
-            id,
-            ts_ns: 0,
-            is_open: 1,
-            is_inbound: is_inbound.into(),
-            owner_source: OwnerSource::Holder as u8,
-            closed_by: closed_by as u8,
-            reserved: 0,
-        };
-        match CONNECTIONS.insert(sk as u64, connection, BPF_NOEXIST.into()) {
-            Ok(()) => {}
-            Err(EEXIST) => return None,
-            Err(_) => emit::count_extra(Extra::ConnectionsFull),
-        }
+    if owner_passes
+        && filter::flow_passes(is_inbound, &flow)
+        && !note(sk, state, &owner, id, is_inbound)
+    {
+        return None;
     }
     emit::emit(
         ctx,
@@ -105,7 +97,7 @@ fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
             flags: 0,
             id,
             ts_ns,
-            detail: 0,
+            detail: u32::from(state.0),
             flow: &flow,
             owner: &owner,
             owner_source: OwnerSource::Holder,
@@ -114,10 +106,46 @@ fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
             stats: None,
         },
     );
-    // It may have ended before it was noted.
+    // It may have changed before it was noted.
     // SAFETY: as above.
-    if unsafe { sock::state::<Probe>(sk) } == Some(TcpState::CLOSE) {
+    let now = unsafe { sock::state::<Probe>(sk) }?;
+    if state == TcpState::SYN_SENT && now != TcpState::SYN_SENT {
+        outcome::report(ctx, sk, now);
+    } else if state == TcpState::LISTEN && now == TcpState::CLOSE {
+        let _: Option<()> = listen::closed(ctx, sk);
+    } else if now == TcpState::CLOSE {
         connection::ended(ctx, sk);
     }
     Some(())
+}
+
+/// Notes a socket; false when it is known already.
+#[inline(always)]
+fn note(sk: *const u8, state: TcpState, owner: &Owner, id: u64, is_inbound: bool) -> bool {
+    if state == TcpState::LISTEN {
+        return listen::note_older(sk, owner, id);
+    }
+    let closed_by = match state {
+        TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 | TcpState::CLOSING => ClosedBy::Local,
+        TcpState::CLOSE_WAIT | TcpState::LAST_ACK => ClosedBy::Peer,
+        _ => ClosedBy::Unknown,
+    };
+    let connection = Connection {
+        owner: *owner,
+        id,
+        ts_ns: 0,
+        is_open: (state != TcpState::SYN_SENT).into(),
+        is_inbound: is_inbound.into(),
+        owner_source: OwnerSource::Holder as u8,
+        closed_by: closed_by as u8,
+        closer_tgid: 0,
+    };
+    match CONNECTIONS.insert(sk as u64, connection, BPF_NOEXIST.into()) {
+        Ok(()) => true,
+        Err(EEXIST) => false,
+        Err(_) => {
+            emit::count_extra(Extra::ConnectionsFull);
+            true
+        }
+    }
 }

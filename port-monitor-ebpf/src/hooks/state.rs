@@ -16,12 +16,12 @@ use crate::{
     filter,
     globals::config,
     hooks::{
-        connect, connection,
+        connect, connection, listen,
         outcome::{self, state_change},
     },
     maps::LISTENERS,
     mem::Probe,
-    sock::{self, Addr, Flow},
+    sock::{self, Addr, Flow, WILDCARD, WILDCARD_V4},
     task,
 };
 
@@ -53,9 +53,6 @@ const OWNER_PASSES: u32 = 1;
 /// connection is not known before it is accepted.
 const AMBIGUOUS: u32 = 2;
 
-const WILDCARD: Addr = [0; 4];
-const WILDCARD_V4: Addr = sock::mapped(0);
-
 /// What a process does with its own socket. Softirqs that interrupt it run
 /// `pm_remote_rt`: two programs, because the kernel lets none interrupt itself.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
@@ -79,7 +76,9 @@ fn try_local(ctx: &impl EbpfContext, sk: *const u8, new: TcpState) -> Option<()>
     if new == TcpState::SYN_SENT {
         connect::attempt(ctx, sk, &flow);
     } else if new == TcpState::LISTEN {
-        listen(sk, &flow, &task::current_owner(), task::current());
+        let owner = task::current_owner();
+        listens(sk, &flow, &owner, task::current());
+        listen::opened(ctx, sk, &flow, &owner);
     } else {
         // SAFETY: as above.
         flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }?;
@@ -118,7 +117,7 @@ fn try_established(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
 
 /// Notes who listens on `sk`.
 #[inline(always)]
-pub(crate) fn listen(sk: *const u8, flow: &Flow, owner: &Owner, task: *const u8) {
+pub(crate) fn listens(sk: *const u8, flow: &Flow, owner: &Owner, task: *const u8) {
     let key = key(flow, flow.local_addr);
     let passes = filter::owner_passes(owner, task);
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
@@ -153,7 +152,7 @@ pub(crate) fn listen(sk: *const u8, flow: &Flow, owner: &Owner, task: *const u8)
 fn unlisten(flow: &Flow) {
     let key = key(flow, flow.local_addr);
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
-        // SAFETY: as in `listen`.
+        // SAFETY: as in `listens`.
         let known = unsafe { &mut *known };
         if known.sockets > 1 {
             known.sockets -= 1;

@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use port_monitor_common::{
     counters::{Extra, Hook},
-    event::{AF_INET, AF_INET6, EventKind, OwnerSource},
+    event::{AF_INET, AF_INET6, EventKind},
 };
 
 use crate::{
@@ -179,6 +179,10 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Opt
     // SAFETY: the caller's socket.
     let mut flow = unsafe { sock::flow::<Probe>(sk) }?;
     (flow.remote_addr, flow.remote_port) = destination(call, flow.family)?;
+    if sock::is_v4(&flow.remote_addr) && flow.local_addr == sock::WILDCARD {
+        // An unbound IPv6 socket that was to speak IPv4.
+        flow.local_addr = sock::WILDCARD_V4;
+    }
     let attempt = match connection::take_attempt(sk) {
         Some(attempt) => attempt,
         None => Connection::attempt(sk),
@@ -194,7 +198,7 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Opt
             detail: errno,
             flow: &flow,
             owner: &attempt.owner,
-            owner_source: OwnerSource::Connect,
+            owner_source: attempt.owner_source(),
             owner_passes: filter::owner_passes(&attempt.owner, task::current()),
             is_inbound: false,
             stats: None,

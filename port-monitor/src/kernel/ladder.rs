@@ -39,9 +39,9 @@ impl Rung {
     /// lists them. Which of them hold depends on the kernel and on `--acceptor`.
     pub fn blind_spots(self) -> Vec<&'static str> {
         match self {
-            Self::Fentry => vec![NO_GRAFT, NO_UNSENT],
-            Self::Kprobe => vec![FEW_RETURN_PROBES, NO_UNSENT],
-            Self::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND]
+            Self::Fentry => vec![NO_GRAFT, NO_UNSENT, NO_LISTEN],
+            Self::Kprobe => vec![FEW_RETURN_PROBES, NO_UNSENT, NO_LISTEN],
+            Self::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND]
                 .into_iter()
                 .chain(LISTENER_BLIND)
                 .chain(ACCEPTOR_BLIND)
@@ -181,6 +181,35 @@ const fn unsent_probe(program: &'static str, function: &'static str) -> Hook {
     }
 }
 
+/// Sockets that begin to listen: IPv4, or both, and IPv6.
+const LISTEN: [Hook; 2] = [
+    listen("pm_listen4_fe", Place::FEntry("inet_hash")),
+    listen("pm_listen6_fe", Place::FEntry("inet6_hash")),
+];
+const LISTEN_PROBES: [Hook; 2] = [
+    listen("pm_listen_kp", Place::KProbe("inet_hash")),
+    listen("pm_listen_kp", Place::KProbe("inet6_hash")),
+];
+
+const fn listen(program: &'static str, place: Place) -> Hook {
+    Hook {
+        otherwise: Otherwise::Blind(NO_LISTEN),
+        ..required(program, place)
+    }
+}
+
+/// Those of the pair that this kernel has functions for.
+fn listen_hooks(pair: [Hook; 2], needs: &Needs) -> impl Iterator<Item = Hook> {
+    pair.into_iter().take(if needs.inet6_hash { 2 } else { 1 })
+}
+
+/// What is missing where `inet_hash` has no hook.
+const NO_LISTEN: &str = "some sockets that begin to listen";
+
+/// What the tracepoint rung knows of them.
+const LISTEN_BLIND: &str =
+    "the port of a listener that never called bind, and whether the kernel then refused it";
+
 /// What is missing where a function of `connect` has no hook.
 const NO_UNSENT: &str = "some attempts that fail before their SYN";
 
@@ -219,6 +248,8 @@ pub(super) struct Needs {
     pub(super) tree: bool,
     /// The kernel may preempt a task in the middle of a trampoline program.
     pub(super) preemptible: bool,
+    /// IPv6 has an `inet_hash` of its own.
+    pub(super) inet6_hash: bool,
 }
 
 /// Why a rung was refused.
@@ -264,8 +295,10 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
             ]);
             if needs.preemptible {
                 hooks.extend(UNSENT_PROBES);
+                hooks.extend(listen_hooks(LISTEN_PROBES, needs));
             } else {
                 hooks.extend(UNSENT);
+                hooks.extend(listen_hooks(LISTEN, needs));
             }
         }
         Rung::Kprobe => {
@@ -276,6 +309,7 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                 required("pm_connect_kp", Place::KProbe("tcp_connect")),
             ]);
             hooks.extend(UNSENT_PROBES);
+            hooks.extend(listen_hooks(LISTEN_PROBES, needs));
         }
         Rung::Tracepoint => {
             if needs.acceptor {
@@ -329,7 +363,7 @@ pub(super) fn attach(
             } else {
                 &LISTENER_BLIND
             };
-            [NO_LOCAL_PORT, UNSENT_BLIND]
+            [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND]
                 .iter()
                 .chain(accept)
                 .map(ToString::to_string)

@@ -51,8 +51,12 @@ pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 /// What becomes of an attempt.
 const OUTCOMES: [EventKind; 2] = [EventKind::Connected, EventKind::Failed];
 
-/// What connections older than the monitor have.
-const OLDER: [EventKind; 2] = [EventKind::Preexisting, EventKind::Close];
+/// What sockets older than the monitor have.
+const OLDER: [EventKind; 3] = [
+    EventKind::Preexisting,
+    EventKind::Close,
+    EventKind::Unlisten,
+];
 
 /// What to watch, and how.
 #[derive(Clone, Debug)]
@@ -193,6 +197,7 @@ impl Kernel {
             acceptor: settings.acceptor,
             tree: settings.filters.tree,
             preemptible: preemption::is_possible(),
+            inet6_hash: layout.function_params("inet6_hash").is_some(),
         };
         let kernel_btf = parse_btf(&path)?;
         let log_level = settings.log_level.map_or(0, |level| level as u8);
@@ -302,6 +307,7 @@ impl Kernel {
         match hook {
             Hook::Connect if !is_wanted(&EventKind::Connect) => 0,
             Hook::Accept if !is_wanted(&EventKind::Accept) => 0,
+            Hook::Listen if !is_wanted(&EventKind::Listen) => 0,
             Hook::Outcome if !OUTCOMES.iter().any(is_wanted) => 0,
             // An attempt that was not seen has no outcome either.
             Hook::Connect | Hook::Outcome => misses(&["pm_connect_fe", "pm_connect_kp"]),
@@ -310,6 +316,7 @@ impl Kernel {
                 returns.min(misses(&["pm_graft_fe", "pm_graft_mkp"]))
             }
             Hook::Accept => misses(&["pm_graft_kp", "pm_accept_krp"]),
+            Hook::Listen => misses(&["pm_listen4_fe", "pm_listen6_fe", "pm_listen_kp"]),
             // The programs of a close run for every change of state, and stand in
             // for each other.
             Hook::Close | Hook::Snapshot => 0,

@@ -332,15 +332,12 @@ impl Compiler<'_> {
         let name = name.to_owned();
         let (key, problem) = if i128::from(rule.until_ns) <= self.env.now_ns() {
             ("until", Problem::Expired { name })
-        } else if rule.direction == Direction::Listen {
-            let what = "listeners";
-            ("direction", Problem::NotWatched { name, what })
         } else if rule
             .ports
             .of(&self.tables.ports)
             .is_some_and(<[_]>::is_empty)
         {
-            ("name", Problem::NotWatched { name, what: "UDP" })
+            ("name", Problem::NotWatched { name })
         } else {
             return;
         };

@@ -222,13 +222,14 @@ impl<'a> Facts<'a> {
     pub fn of(event: &Event, process: &'a Process, wall_ns: i128) -> Self {
         Self {
             direction: match event.direction() {
+                _ if event.action.is_listener() => Direction::Listen,
                 event::Direction::Inbound => Direction::Inbound,
                 event::Direction::Outbound => Direction::Outbound,
             },
             service_port: event.service_port().unwrap_or(0),
             peer: event.remote_ip,
             // To a local address the kernel gives the same source address.
-            peer_is_self: event.remote_ip == event.local_ip,
+            peer_is_self: event.remote_ip == event.local_ip && !event.action.is_listener(),
             uid: event.owner.map(|owner| owner.uid),
             unit: process.unit.as_deref(),
             cgroup: process.cgroup.as_deref(),
@@ -246,7 +247,11 @@ impl<'a> Facts<'a> {
     }
 
     fn compiled<'s>(&self, scopes: &'s [u32]) -> decision::Facts<'s> {
-        let peer = canonical(value::octets(self.peer));
+        // A listener has no peer, least of all one on loopback.
+        let peer = match self.direction {
+            Direction::Listen => [0; 16],
+            Direction::Inbound | Direction::Outbound => canonical(value::octets(self.peer)),
+        };
         decision::Facts {
             direction: self.direction,
             service_port: self.service_port,

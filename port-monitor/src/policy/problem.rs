@@ -207,13 +207,11 @@ pub enum Problem {
         /// A connection both match and what decides it.
         witness: String,
     },
-    /// A rule about something this version does not watch.
-    #[error("rule `{name}` has no effect yet: this version does not watch {what}")]
+    /// A rule about UDP.
+    #[error("rule `{name}` has no effect yet: this version does not watch UDP")]
     NotWatched {
         /// The rule's.
         name: String,
-        /// What it is about.
-        what: &'static str,
     },
     /// Rules that cannot deny anything, and no default that would.
     #[error("no {0} connection can break this policy: its rules only allow, and it has no default")]

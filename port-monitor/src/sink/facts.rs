@@ -62,8 +62,9 @@ pub(super) struct Facts<'a> {
     /// This host's port; absent while the kernel has not chosen it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) local: Option<Port>,
-    /// The peer's port.
-    pub(super) remote: Port,
+    /// The peer's port; absent where a socket listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) remote: Option<Port>,
     /// The service: of the remote port outbound, of the local one inbound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) service: Option<Service>,
@@ -75,6 +76,9 @@ pub(super) struct Facts<'a> {
     /// From the attempt to the established connection, µs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) handshake_us: Option<u32>,
+    /// The socket's TCP state when it was found; only of a preexisting one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) state: Option<&'static str>,
     /// Who ended the connection first; only of a close.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) closed_by: Option<ClosedBy>,
@@ -84,6 +88,10 @@ pub(super) struct Facts<'a> {
     /// Smoothed round-trip time, µs; only of a close, and where one was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rtt_us: Option<u32>,
+    /// Process id of who closed this end, where that is not the owner: the socket
+    /// was passed on, inherited, or destroyed from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) closing_pid: Option<u32>,
     /// Absent without a policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verdict: Option<Verdict>,

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use port_monitor_common::{
     event::{ClosedBy, OwnerSource},
     policy::Verdict,
+    tcp_state::TcpState,
 };
 
 use super::{cell::Cell, errno, time::Rfc3339};
@@ -72,7 +73,7 @@ use Shown::{Always, From, OnRequest};
 #[rustfmt::skip]
 pub const FIELDS: &[Field] = &[
     Field::new("time", [8, 9, 9], Always, "local time", time),
-    Field::new("dir", [3, 3, 3], Always, "-> for a connection this host opens, <- for one it accepts, x for the end of either", dir),
+    Field::new("dir", [3, 3, 3], Always, "-> for a connection this host opens, <- for one it accepts, o for a socket that listens, x for the end of either", dir),
     Field::new("pid", [6, 6, 7], Always, "process id", pid),
     Field::new("process", [8, 9, 15], Always, "name of the thread that connected, accepted or listened", process),
     Field::new("user", [10, 10, 10], From(110), "name of the owner's user, else the uid", user),
@@ -81,7 +82,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("remote", [23, 25, 32], Always, "remote address and port, with the service's name", remote),
     Field::new("result", [9, 20, 20], Always, "how it went, and the rule a violation broke", result),
     Field::new("timestamp", [30, 30, 30], OnRequest, "date and time, UTC, with nanoseconds", timestamp),
-    Field::new("event", [9, 9, 9], OnRequest, "connect, connected, failed, accept, close or preexisting", event),
+    Field::new("event", [9, 9, 9], OnRequest, "connect, connected, failed, accept, close, preexisting, listen or unlisten", event),
     Field::new("handshake", [9, 9, 9], OnRequest, "time from the attempt to the established connection", handshake).unit("µs"),
     Field::new("duration", [12, 12, 12], OnRequest, "how long the connection lasted, at its end", duration).unit("µs"),
     Field::new("bytes_in", [12, 12, 12], OnRequest, "payload bytes received, at the end", bytes_in),
@@ -89,6 +90,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("retransmits", [11, 11, 11], OnRequest, "segments sent again, at the end", retransmits),
     Field::new("rtt", [9, 9, 9], OnRequest, "smoothed round-trip time, at the end", rtt).unit("µs"),
     Field::new("closed_by", [11, 11, 11], OnRequest, "who ended the connection first: local, peer, peer-reset, local-reset or timeout", closed_by),
+    Field::new("closing_pid", [11, 11, 11], OnRequest, "process id of who closed this end, where that is not the owner", closing_pid),
     Field::new("tid", [6, 6, 7], OnRequest, "thread id", tid),
     Field::new("ppid", [6, 6, 7], OnRequest, "process id of the parent", ppid),
     Field::new("exe", [24, 24, 32], OnRequest, "path of the executable", exe),
@@ -127,13 +129,17 @@ pub fn parser() -> impl TypedValueParser<Value = &'static Field> {
     })
 }
 
-/// What the result column says of an attempt closed before any answer.
+/// What the result column says of an attempt closed before any answer, and of a
+/// socket that listens no more.
 pub(super) const CLOSED: &str = "closed";
+
+/// What it says of a socket that listens.
+const LISTENING: &str = "listening";
 
 /// The port of `record` that names the service.
 pub(super) const fn service_port(record: &Record) -> Option<&PortInfo> {
     match record.event.direction() {
-        Direction::Outbound => Some(&record.ports.remote),
+        Direction::Outbound => record.ports.remote.as_ref(),
         Direction::Inbound => record.ports.local.as_ref(),
     }
 }
@@ -157,7 +163,8 @@ fn timestamp(cell: &mut Cell<'_>, record: &Record) {
 
 fn dir(cell: &mut Cell<'_>, record: &Record) {
     cell.put(match (record.event.action, record.event.direction()) {
-        (Action::Close(_), _) => "x",
+        (Action::Close(_) | Action::Unlisten, _) => "x",
+        (action, _) if action.is_listener() => "o",
         (_, Direction::Outbound) => "->",
         (_, Direction::Inbound) => "<-",
     });
@@ -271,13 +278,16 @@ fn local(cell: &mut Cell<'_>, record: &Record) {
 
 fn remote(cell: &mut Cell<'_>, record: &Record) {
     let event = &record.event;
+    let Some(port) = &record.ports.remote else {
+        return cell.none();
+    };
     let endpoint = Endpoint {
         ip: event.remote_ip,
         port: Some(event.remote_port),
         ifindex: event.ifindex,
     };
     let outbound = event.direction() == Direction::Outbound;
-    cell.endpoint(endpoint, service_at(&record.ports.remote, outbound));
+    cell.endpoint(endpoint, service_at(port, outbound));
 }
 
 fn local_ip(cell: &mut Cell<'_>, record: &Record) {
@@ -289,11 +299,17 @@ fn local_port(cell: &mut Cell<'_>, record: &Record) {
 }
 
 fn remote_ip(cell: &mut Cell<'_>, record: &Record) {
-    cell.ip(record.event.remote_ip);
+    match record.ports.remote {
+        Some(_) => cell.ip(record.event.remote_ip),
+        None => cell.none(),
+    }
 }
 
 fn remote_port(cell: &mut Cell<'_>, record: &Record) {
-    cell.number(record.event.remote_port);
+    match record.ports.remote {
+        Some(_) => cell.number(record.event.remote_port),
+        None => cell.none(),
+    }
 }
 
 fn service(cell: &mut Cell<'_>, record: &Record) {
@@ -316,12 +332,17 @@ fn event(cell: &mut Cell<'_>, record: &Record) {
 
 fn handshake(cell: &mut Cell<'_>, record: &Record) {
     match record.event.action {
-        Action::Connected { handshake_us } => cell.number(handshake_us),
+        Action::Connected {
+            handshake_us: Some(handshake_us),
+        } => cell.number(handshake_us),
+        Action::Connected { handshake_us: None } => cell.unknown(),
         Action::Connect
         | Action::Accept
         | Action::Failed { .. }
         | Action::Close(_)
-        | Action::Preexisting { .. } => cell.none(),
+        | Action::Preexisting { .. }
+        | Action::Listen
+        | Action::Unlisten => cell.none(),
     }
 }
 
@@ -368,6 +389,13 @@ fn closed_by(cell: &mut Cell<'_>, record: &Record) {
     });
 }
 
+fn closing_pid(cell: &mut Cell<'_>, record: &Record) {
+    of_close(cell, record, |cell, close| match close.closing_pid {
+        Some(pid) => cell.number(pid),
+        None => cell.none(),
+    });
+}
+
 /// Who ended a connection, as every output spells it.
 pub(super) const fn closed_by_name(by: ClosedBy) -> &'static str {
     match by {
@@ -402,8 +430,10 @@ fn ending(cell: &mut Cell<'_>, close: &Close) {
 fn result(cell: &mut Cell<'_>, record: &Record) {
     match record.event.action {
         Action::Connect => cell.put("syn"),
-        Action::Accept => cell.put("ok"),
-        Action::Connected { handshake_us } => {
+        Action::Accept | Action::Connected { handshake_us: None } => cell.put("ok"),
+        Action::Connected {
+            handshake_us: Some(handshake_us),
+        } => {
             cell.put("ok ");
             cell.duration_us(handshake_us.into());
         }
@@ -417,7 +447,13 @@ fn result(cell: &mut Cell<'_>, record: &Record) {
             }
         }
         Action::Close(close) => ending(cell, &close),
-        Action::Preexisting { .. } => cell.put("open"),
+        Action::Preexisting { state, .. } => cell.put(match state {
+            TcpState::SYN_SENT => "syn",
+            TcpState::LISTEN => LISTENING,
+            _ => "open",
+        }),
+        Action::Listen => cell.put(LISTENING),
+        Action::Unlisten => cell.put(CLOSED),
     }
     if let Some(judgement) = &record.judgement
         && judgement.is_violation()

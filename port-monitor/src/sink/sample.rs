@@ -47,7 +47,7 @@ pub(super) fn connected() -> Record {
     Record {
         event: Event {
             action: Action::Connected {
-                handshake_us: 12_345,
+                handshake_us: Some(12_345),
             },
             id: 0x2a,
             ts_ns: 5_000_000_123,
@@ -83,7 +83,7 @@ pub(super) fn connected() -> Record {
         }),
         ports: Ports {
             local: Some(port(49152, None, true)),
-            remote: port(443, Some("https"), false),
+            remote: Some(port(443, Some("https"), false)),
         },
         judgement: None,
     }
@@ -103,7 +103,7 @@ pub(super) fn violation() -> Record {
     record.event.remote_port = 23;
     record.ports = Ports {
         local: Some(port(40310, None, true)),
-        remote: port(23, Some("telnet"), false),
+        remote: Some(port(23, Some("telnet"), false)),
     };
     record.judgement = Some(Judgement {
         verdict: Verdict::AuditDeny,
@@ -124,6 +124,7 @@ pub(super) fn closed() -> Record {
         retransmits: 2,
         rtt_us: Some(11_900),
         closed_by: ClosedBy::Local,
+        closing_pid: None,
         errno: None,
     });
     record
@@ -145,7 +146,7 @@ pub(super) fn accepted() -> Record {
     record.event.remote_port = 53122;
     record.ports = Ports {
         local: Some(port(22, Some("ssh"), false)),
-        remote: port(53122, None, true),
+        remote: Some(port(53122, None, true)),
     };
     record.process = Arc::new(Process {
         exe: Field::Known(PathBuf::from("/usr/sbin/sshd")),
@@ -159,6 +160,19 @@ pub(super) fn accepted() -> Record {
             pod_uid: Some("0f3a".into()),
         }),
     });
+    record
+}
+
+/// sshd listens.
+pub(super) fn listening() -> Record {
+    let mut record = accepted();
+    record.event.action = Action::Listen;
+    if let Some(owner) = &mut record.event.owner {
+        owner.source = OwnerSource::Listener;
+    }
+    record.event.remote_ip = std::net::Ipv4Addr::UNSPECIFIED.into();
+    record.event.remote_port = 0;
+    record.ports.remote = None;
     record
 }
 

@@ -69,7 +69,8 @@ pub(super) struct Start<'a> {
     pub(super) port_monitor: StartFacts<'a>,
 }
 
-/// A connection attempt, its outcome, or an accepted connection.
+/// A connection attempt, its outcome, an accepted connection, the end of either,
+/// or a socket that listens.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Connection<'a> {
     #[serde(rename = "@timestamp")]
@@ -78,9 +79,10 @@ pub(super) struct Connection<'a> {
     pub(super) ecs: Ecs,
     pub(super) event: ConnectionEvent,
     pub(super) network: Network,
-    /// The end that opened the connection.
-    pub(super) source: End,
-    /// The end that accepted it.
+    /// The end that opened the connection; absent where a socket listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<End>,
+    /// The end that accepted it, or listens.
     pub(super) destination: End,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) process: Option<Process<'a>>,
@@ -216,11 +218,12 @@ pub(super) enum Category {
 #[serde(rename_all = "snake_case")]
 pub(super) enum EventType {
     Connection,
-    /// The connection begins: an attempt, or an accept.
+    /// The connection begins: an attempt, or an accept. Or a socket listens.
     Start,
-    /// More is known of an attempt.
+    /// More is known of an attempt; or, first of the two: a socket begins or ends
+    /// to listen.
     Info,
-    /// The attempt is over.
+    /// It is over.
     End,
 }
 
@@ -237,8 +240,12 @@ pub(super) enum ConnectionAction {
     Accept,
     /// An established connection has ended.
     Close,
-    /// The connection was there before the monitor.
+    /// The socket was there before the monitor.
     Preexisting,
+    /// A socket listens from now on.
+    Listen,
+    /// A socket does not listen any more.
+    Unlisten,
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::process::poll_until;
 
@@ -199,6 +200,12 @@ fn open(kind: Kind, id: u32) -> Result<Option<OwnedFd>> {
 /// the cgroup is removed.
 pub(crate) fn refuse_connects(directory: &Path) -> Result<()> {
     let cgroup = fs::File::open(directory)?;
+    // Linux 5.10 takes a program out of the locked memory.
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    setrlimit(Resource::Memlock, unlimited).context("RLIMIT_MEMLOCK")?;
     // `return 0`: two instructions, the first BPF instruction set's.
     let refuse: [u64; 2] = [0xb7, 0x95];
     let license = c"GPL";

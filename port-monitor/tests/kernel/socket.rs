@@ -217,7 +217,7 @@ impl Witness {
         ensure!(outcome == Err(errno), "connect to {remote}: {outcome:?}");
         self.tell(&Fact::Attempt(Attempt {
             owner: Owner::current()?,
-            local_ip: from.ip().to_canonical(),
+            local_ip: unsent_ip(from.ip(), remote.ip()),
             local_port: Some(from.port()).filter(|port| *port != 0),
             bound: from.port() != 0,
             remote: canonical(remote),
@@ -345,6 +345,15 @@ impl Witness {
 /// The address with IPv4-mapped IPv6 as IPv4.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The local address of an attempt without a route: that of the remote's family,
+/// where the socket has none of its own.
+const fn unsent_ip(local: IpAddr, remote: IpAddr) -> IpAddr {
+    match (local, remote.to_canonical()) {
+        (IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(_)) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        (local, _) => local.to_canonical(),
+    }
 }
 
 fn is_v4_mapped(address: SocketAddr) -> bool {

@@ -163,8 +163,12 @@ enum EventArg {
     Failed,
     /// The end of a connection
     Close,
-    /// A connection that was there before the start
+    /// A socket that was there before the start
     Preexisting,
+    /// A socket that listens from now on
+    Listen,
+    /// A socket that does not listen any more
+    Unlisten,
 }
 
 impl Args {
@@ -281,6 +285,8 @@ impl From<EventArg> for EventKind {
             EventArg::Failed => Self::Failed,
             EventArg::Close => Self::Close,
             EventArg::Preexisting => Self::Preexisting,
+            EventArg::Listen => Self::Listen,
+            EventArg::Unlisten => Self::Unlisten,
         }
     }
 }

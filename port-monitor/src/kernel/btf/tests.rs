@@ -111,7 +111,14 @@ fn kernel() -> Writer {
             ("skc_v6_rcv_saddr", int, 72),
         ],
     );
-    w.structure("sock", &[("sk_err", int, 284), ("sk_protocol", int, 532)]);
+    w.structure(
+        "sock",
+        &[
+            ("sk_err", int, 284),
+            ("sk_protocol", int, 532),
+            ("sk_socket", int, 288),
+        ],
+    );
     w.structure("inet_sock", &[("inet_sport", int, 814)]);
     w.structure("tcp_sock", &tcp_sock(int));
     let ns = w.structure("ns_common", &[("inum", int, 24)]);
@@ -126,7 +133,10 @@ fn kernel() -> Writer {
     w.structure("files_struct", &[("fdt", int, 32)]);
     w.structure("fdtable", &[("fd", int, 8)]);
     w.structure("file", &[("private_data", int, 24)]);
-    w.structure("socket", &[("file", int, 16), ("sk", int, 24)]);
+    w.structure(
+        "socket",
+        &[("state", int, 0), ("file", int, 16), ("sk", int, 24)],
+    );
     let tasks = [
         "group_leader",
         "start_boottime",

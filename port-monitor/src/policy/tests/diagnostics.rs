@@ -184,7 +184,6 @@ fn legal_but_without_effect() {
     assert_snapshot!(all_said(
         [
             rule("old", "out", "deny", "until = 2026-01-31T00:00:00Z"),
-            rule("no-listeners", "listen", "deny", ""),
             rule("quic", "out", "deny", "proto = \"udp\"\nport = 443"),
             rule("web", "out", "allow", "port = 443"),
         ]

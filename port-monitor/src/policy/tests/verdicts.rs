@@ -48,6 +48,27 @@ fn as_app(facts: Facts<'_>) -> Facts<'_> {
 }
 
 #[test]
+fn a_listener_is_judged_by_its_port_and_owner_wherever_it_listens() {
+    let listener = |port| Facts {
+        direction: Direction::Listen,
+        ..inbound("0.0.0.0", port)
+    };
+    let policy = policy(&format!(
+        "version = 1\n[default]\nlisten = {{ action = \"deny\" }}\n{}",
+        rule("app", "listen", "allow", "port = 8080\nuser = \"app\"")
+    ));
+    assert_judged(
+        &policy,
+        &[
+            (as_app(listener(8080)), "app", ALLOW),
+            (listener(8080), "-", DENY),
+            (as_app(listener(22)), "-", DENY),
+            (inbound("203.0.113.7", 22), "-", ALLOW),
+        ],
+    );
+}
+
+#[test]
 fn sample_policy_judges_as_its_comments_say() {
     let www_data = Facts {
         uid: Some(33),

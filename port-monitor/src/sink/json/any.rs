@@ -6,6 +6,7 @@ use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc};
 use port_monitor_common::{
     event::{ClosedBy, OwnerSource},
     policy::Verdict,
+    tcp_state::TcpState,
 };
 use proptest::{
     collection::vec,
@@ -109,6 +110,7 @@ prop_compose! {
         direction in direction(),
         (duration_ns, bytes_received, bytes_sent) in any::<(Option<u64>, u64, u64)>(),
         (retransmits, rtt_us) in any::<(u32, Option<u32>)>(),
+        closing_pid in any::<Option<u32>>(),
         closed_by in (0..=5_u8).prop_filter_map("known", ClosedBy::from_raw),
         errno in option::of(prop_oneof![0..140, any::<i32>()]),
     ) -> Close {
@@ -120,6 +122,7 @@ prop_compose! {
             retransmits,
             rtt_us,
             closed_by,
+            closing_pid,
             errno,
         }
     }
@@ -129,10 +132,21 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         Just(Action::Connect),
         Just(Action::Accept),
-        any::<u32>().prop_map(|handshake_us| Action::Connected { handshake_us }),
+        any::<Option<u32>>().prop_map(|handshake_us| Action::Connected { handshake_us }),
         option::of(prop_oneof![0..140, any::<i32>()]).prop_map(|errno| Action::Failed { errno }),
         close().prop_map(Action::Close),
-        direction().prop_map(|direction| Action::Preexisting { direction }),
+        (direction(), select(vec![1, 2, 8, 77])).prop_map(|(direction, state)| {
+            Action::Preexisting {
+                direction,
+                state: TcpState(state),
+            }
+        }),
+        Just(Action::Preexisting {
+            direction: Direction::Inbound,
+            state: TcpState::LISTEN,
+        }),
+        Just(Action::Listen),
+        Just(Action::Unlisten),
     ]
 }
 
@@ -201,7 +215,7 @@ prop_compose! {
         wall_ns in -400_000_000_000_000_000_000..400_000_000_000_000_000_000_i128,
         process in process(),
         local in option::of(port()),
-        remote in port(),
+        remote in option::of(port()),
         judgement in option::of(judgement()),
     ) -> Record {
         let ports = Ports { local, remote };

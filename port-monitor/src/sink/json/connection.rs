@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use port_monitor_common::{event::OwnerSource, policy::Verdict};
+use port_monitor_common::{event::OwnerSource, policy::Verdict, tcp_state::TcpState};
 
 use super::{
     line::Line,
@@ -124,14 +124,18 @@ impl Connections {
         };
         if let ((source, Some(source_port)), (destination, Some(destination_port))) =
             (source, destination)
+            && !event.action.is_listener()
         {
             line.raw(r#","community_id":""#);
             line.rendered(self.flow_id((source, source_port), (destination, destination_port)));
             line.raw("\"");
         }
         let (source_bytes, destination_bytes) = bytes(event);
-        line.raw(r#"},"source":{"ip":""#);
-        push_end(line, source, source_bytes);
+        line.raw("}");
+        if !event.action.is_listener() {
+            line.raw(r#","source":{"ip":""#);
+            push_end(line, source, source_bytes);
+        }
         line.raw(r#","destination":{"ip":""#);
         push_end(line, destination, destination_bytes);
     }
@@ -158,14 +162,22 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
     } else {
         line.raw("event");
     }
-    line.raw(r#"","category":["network"],"type":["connection",""#);
+    line.raw(r#"","category":["network"],"type":[""#);
     match action {
-        Action::Connect => line.raw(r#"start"],"action":"connect","outcome":"unknown""#),
-        Action::Connected { .. } => line.raw(r#"info"],"action":"connected","outcome":"success""#),
-        Action::Failed { .. } => line.raw(r#"end"],"action":"failed","outcome":"failure""#),
-        Action::Accept => line.raw(r#"start"],"action":"accept","outcome":"success""#),
+        Action::Connect => {
+            line.raw(r#"connection","start"],"action":"connect","outcome":"unknown""#);
+        }
+        Action::Connected { .. } => {
+            line.raw(r#"connection","info"],"action":"connected","outcome":"success""#);
+        }
+        Action::Failed { .. } => {
+            line.raw(r#"connection","end"],"action":"failed","outcome":"failure""#);
+        }
+        Action::Accept => {
+            line.raw(r#"connection","start"],"action":"accept","outcome":"success""#);
+        }
         Action::Close(close) => {
-            line.raw(r#"end"],"action":"close","outcome":""#);
+            line.raw(r#"connection","end"],"action":"close","outcome":""#);
             line.raw(if close.errno.is_none() {
                 "success"
             } else {
@@ -178,10 +190,17 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
             }
         }
         Action::Preexisting { .. } => {
-            line.raw(r#"info"],"action":"preexisting","outcome":"unknown""#);
+            line.raw(r#"connection","info"],"action":"preexisting","outcome":"unknown""#);
         }
+        Action::Listen => line.raw(r#"info","start"],"action":"listen","outcome":"success""#),
+        Action::Unlisten => line.raw(r#"info","end"],"action":"unlisten","outcome":"success""#),
     }
     line.raw(r#","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":""#);
+}
+
+/// A TCP state as every output spells it.
+pub(super) fn state_name(state: TcpState) -> &'static str {
+    state.name().unwrap_or("unknown")
 }
 
 /// What source and destination have sent, at the end of a connection.
@@ -269,9 +288,19 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
     push_ports(line, &record.ports, service_port(record));
     line.raw(r#","v4_mapped":"#);
     line.bool(event.v4_mapped);
-    if let Action::Connected { handshake_us } = event.action {
-        line.raw(r#","handshake_us":"#);
-        line.number(handshake_us);
+    match event.action {
+        Action::Connected {
+            handshake_us: Some(handshake_us),
+        } => {
+            line.raw(r#","handshake_us":"#);
+            line.number(handshake_us);
+        }
+        Action::Preexisting { state, .. } => {
+            line.raw(r#","state":""#);
+            line.raw(state_name(state));
+            line.raw("\"");
+        }
+        _ => {}
     }
     if let Some(close) = event.action.close() {
         line.raw(r#","closed_by":""#);
@@ -281,6 +310,10 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
         if let Some(rtt_us) = close.rtt_us {
             line.raw(r#","rtt_us":"#);
             line.number(rtt_us);
+        }
+        if let Some(pid) = close.closing_pid {
+            line.raw(r#","closing_pid":"#);
+            line.number(pid);
         }
     }
     match judgement.as_ref().map(|judgement| judgement.verdict) {
@@ -300,8 +333,10 @@ fn push_ports(line: &mut Line<'_>, ports: &Ports, service_port: Option<&PortInfo
         line.raw(r#","local":{"#);
         push_port(line, local);
     }
-    line.raw(r#","remote":{"#);
-    push_port(line, &ports.remote);
+    if let Some(remote) = &ports.remote {
+        line.raw(r#","remote":{"#);
+        push_port(line, remote);
+    }
     if let Some(port) = service_port {
         line.raw(",");
         push_service(line, port);

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use port_monitor_common::{event::OwnerSource, policy::Verdict};
 
+use super::connection::state_name;
 use crate::{
     event::{Action, Direction, Event, Owner},
     record::{Container, Header, Judgement, Process, Record},
@@ -34,7 +35,7 @@ pub(super) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connecti
         timestamp: Rfc3339(*wall_ns),
         ecs: Ecs::CURRENT,
         event: connection_event(event.action, judgement.as_ref()),
-        network: network(event, &source, &destination),
+        network: network(event, source.as_ref(), &destination),
         source,
         destination,
         process: owner.map(|owner| shown_process(owner, record)),
@@ -91,6 +92,12 @@ fn connection_event(
             EventType::Info,
             Outcome::Unknown,
         ),
+        Action::Listen => (ConnectionAction::Listen, EventType::Start, Outcome::Success),
+        Action::Unlisten => (ConnectionAction::Unlisten, EventType::End, Outcome::Success),
+    };
+    let about = match event_action {
+        Action::Listen | Action::Unlisten => EventType::Info,
+        _ => EventType::Connection,
     };
     let duration = event_action.close().and_then(|close| close.duration_ns);
     let kind = if judgement.is_some_and(Judgement::is_violation) {
@@ -101,7 +108,7 @@ fn connection_event(
     schema::ConnectionEvent {
         kind,
         category: [schema::Category::Network],
-        types: [EventType::Connection, event_type],
+        types: [about, event_type],
         action,
         outcome,
         duration,
@@ -110,7 +117,7 @@ fn connection_event(
 }
 
 /// Source and destination: the initiator is the source, whoever we are.
-fn ends(event: &Event) -> (schema::End, schema::End) {
+fn ends(event: &Event) -> (Option<schema::End>, schema::End) {
     let close = event.action.close();
     let local = schema::End {
         ip: event.local_ip,
@@ -123,12 +130,17 @@ fn ends(event: &Event) -> (schema::End, schema::End) {
         bytes: close.map(|close| close.bytes_received),
     };
     match event.direction() {
-        Direction::Outbound => (local, remote),
-        Direction::Inbound => (remote, local),
+        Direction::Outbound => (Some(local), remote),
+        Direction::Inbound if event.action.is_listener() => (None, local),
+        Direction::Inbound => (Some(remote), local),
     }
 }
 
-fn network(event: &Event, source: &schema::End, destination: &schema::End) -> schema::Network {
+fn network(
+    event: &Event,
+    source: Option<&schema::End>,
+    destination: &schema::End,
+) -> schema::Network {
     schema::Network {
         transport: schema::Transport::Tcp,
         family: if event.local_ip.is_ipv4() {
@@ -140,12 +152,11 @@ fn network(event: &Event, source: &schema::End, destination: &schema::End) -> sc
             Direction::Outbound => schema::Direction::Egress,
             Direction::Inbound => schema::Direction::Ingress,
         },
-        community_id: source
-            .port
-            .zip(destination.port)
-            .map(|(source_port, destination_port)| {
-                CommunityId::of((source.ip, source_port), (destination.ip, destination_port))
-            }),
+        community_id: source.and_then(|source| {
+            let (source_port, destination_port) = source.port.zip(destination.port)?;
+            let destination = (destination.ip, destination_port);
+            Some(CommunityId::of((source.ip, source_port), destination))
+        }),
     }
 }
 
@@ -182,7 +193,9 @@ fn error(action: Action) -> Option<schema::Failure<'static>> {
         Action::Connect
         | Action::Accept
         | Action::Connected { .. }
-        | Action::Preexisting { .. } => return None,
+        | Action::Preexisting { .. }
+        | Action::Listen
+        | Action::Unlisten => return None,
     };
     Some(match errno {
         None => schema::Failure {
@@ -222,21 +235,22 @@ fn facts(record: &Record) -> Facts<'_> {
         }),
         unit: process.unit.as_deref(),
         local: ports.local.as_ref().map(Into::into),
-        remote: (&ports.remote).into(),
+        remote: ports.remote.as_ref().map(Into::into),
         service: service_port(record).map(Into::into),
         port_class: service_port(record).map(|port| port.class.into()),
         v4_mapped: event.v4_mapped,
         handshake_us: match event.action {
-            Action::Connected { handshake_us } => Some(handshake_us),
-            Action::Connect
-            | Action::Accept
-            | Action::Failed { .. }
-            | Action::Close(_)
-            | Action::Preexisting { .. } => None,
+            Action::Connected { handshake_us } => handshake_us,
+            _ => None,
+        },
+        state: match event.action {
+            Action::Preexisting { state, .. } => Some(state_name(state)),
+            _ => None,
         },
         closed_by: close.map(|close| close.closed_by.into()),
         retransmits: close.map(|close| close.retransmits),
         rtt_us: close.and_then(|close| close.rtt_us),
+        closing_pid: close.and_then(|close| close.closing_pid),
         verdict: verdict.map(|verdict| match verdict {
             Verdict::Allow => facts::Verdict::Allow,
             Verdict::Deny | Verdict::AuditDeny => facts::Verdict::Violation,

@@ -12,7 +12,10 @@ use crate::{
     event::Action,
     record::{Field, HookCount, Process},
     sink::{
-        sample::{accepted, closed, comm, connected, header, loss, ownerless, summary, violation},
+        sample::{
+            accepted, closed, comm, connected, header, listening, loss, ownerless, summary,
+            violation,
+        },
         schema::json_schema,
     },
 };
@@ -192,6 +195,18 @@ fn bytes_that_are_not_utf8_are_kept_beside_the_text() {
     assert_eq!(line["process"]["name"], "a\u{fffd}b");
     let raw = json!({"process.name": "61ff62", "process.executable": "2f78fe"});
     assert_eq!(line["port_monitor"]["raw"], raw);
+    assert_eq!(Validator::new().check(&line), Ok(()));
+}
+
+#[test]
+fn a_listener_has_no_source() {
+    let line = value(Item::Event(&listening()));
+    assert_eq!(line["event"]["type"], json!(["info", "start"]));
+    assert_eq!(line["network"].get("community_id"), None);
+    assert_eq!(line.get("source"), None);
+    assert_eq!(line["destination"], json!({"ip": "10.0.0.5", "port": 22}));
+    assert_eq!(line["port_monitor"].get("remote"), None);
+    assert_eq!(line["port_monitor"]["service"]["name"], "ssh");
     assert_eq!(Validator::new().check(&line), Ok(()));
 }
 

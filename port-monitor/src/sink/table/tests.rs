@@ -1,6 +1,6 @@
 //! The table as text, column by column.
 
-use port_monitor_common::{counters::Hook, event::ClosedBy};
+use port_monitor_common::{counters::Hook, event::ClosedBy, tcp_state::TcpState};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
@@ -8,7 +8,8 @@ use crate::{
     event::{Action, Close, Direction},
     record::HookCount,
     sink::sample::{
-        accepted, closed, comm, connected, header, loss, ownerless, port, summary, violation,
+        accepted, closed, comm, connected, header, listening, loss, ownerless, port, summary,
+        violation,
     },
 };
 
@@ -105,7 +106,7 @@ fn long_cells_are_cut_and_the_columns_still_line_up() {
     }
     record.event.local_ip = "192.168.100.200".parse().unwrap();
     record.event.remote_ip = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
-    record.ports.remote = port(443, Some("https"), false);
+    record.ports.remote = Some(port(443, Some("https"), false));
     assert_eq!(
         row(Some(80), &record),
         "  12:00:01 ->  4194304 system… 192.168.…:49152 [2001:db8:1234:56…]:443 ok 12ms\n"
@@ -155,10 +156,10 @@ fn link_local_addresses_carry_their_zone_and_others_do_not() {
 #[test]
 fn a_service_is_named_at_the_far_end_only_where_it_can_be_one() {
     let mut record = accepted();
-    record.ports.remote = port(40310, Some("registered"), true);
+    record.ports.remote = Some(port(40310, Some("registered"), true));
     record.event.remote_port = 40310;
     assert!(!row(None, &record).contains("registered"));
-    record.ports.remote = port(873, Some("rsync"), false);
+    record.ports.remote = Some(port(873, Some("rsync"), false));
     record.event.remote_port = 873;
     assert!(row(None, &record).contains(":873 rsync "));
 }
@@ -171,11 +172,21 @@ fn every_outcome_has_its_word() {
         result_of(&record).trim().to_owned()
     };
     let failed = |errno| Action::Failed { errno: Some(errno) };
-    let connected = |handshake_us| Action::Connected { handshake_us };
+    let connected = |handshake_us| Action::Connected {
+        handshake_us: Some(handshake_us),
+    };
     assert_eq!(word(Action::Connect), "syn");
     assert_eq!(word(Action::Accept), "ok");
-    let direction = Direction::Inbound;
-    assert_eq!(word(Action::Preexisting { direction }), "open");
+    let found = |state| Action::Preexisting {
+        direction: Direction::Inbound,
+        state,
+    };
+    assert_eq!(word(found(TcpState::ESTABLISHED)), "open");
+    assert_eq!(word(found(TcpState::SYN_SENT)), "syn");
+    assert_eq!(word(found(TcpState::LISTEN)), "listening");
+    assert_eq!(word(Action::Listen), "listening");
+    assert_eq!(word(Action::Unlisten), "closed");
+    assert_eq!(word(Action::Connected { handshake_us: None }), "ok");
     assert_eq!(word(connected(812)), "ok 812µs");
     assert_eq!(word(connected(3_450)), "ok 3.4ms");
     assert_eq!(word(connected(999_999)), "ok 999ms");
@@ -189,6 +200,14 @@ fn every_outcome_has_its_word() {
     assert_eq!(word(failed(99)), "EADDRNOTAVAIL");
     assert_eq!(word(failed(4095)), "errno 4095");
     assert_eq!(word(Action::Failed { errno: None }), "closed");
+}
+
+#[test]
+fn a_listener_is_shown_without_a_peer() {
+    let row = row(None, &listening());
+    assert!(row.contains("  o   812 "), "{row}");
+    assert!(row.contains(" 10.0.0.5:22 ssh    -  "), "{row}");
+    assert!(row.trim_end().ends_with("listening"), "{row}");
 }
 
 #[test]

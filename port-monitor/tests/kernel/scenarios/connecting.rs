@@ -124,10 +124,14 @@ pub(super) fn timed_out(witness: &Witness) -> Result<()> {
 /// In a network namespace without a route no SYN is ever sent.
 pub(super) fn unreachable(witness: &Witness) -> Result<()> {
     places::enter_new_netns()?;
-    for remote in ["203.0.113.1:80", "[2001:db8::1]:80"] {
+    // IPv6 misses an address of its own first.
+    for (remote, errno) in [
+        ("203.0.113.1:80", Errno::NETUNREACH),
+        ("[2001:db8::1]:80", Errno::ADDRNOTAVAIL),
+    ] {
         let remote: SocketAddr = remote.parse()?;
         let socket = open(remote.ip())?;
-        witness.connect_unsent(&socket, remote, Errno::NETUNREACH, Reach::Nothing)?;
+        witness.connect_unsent(&socket, remote, errno, Reach::Nothing)?;
     }
     Ok(())
 }
