@@ -30,8 +30,10 @@ use crate::{
 /// system calls return, unless another CPU is in the middle of a record.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// connect, connected, accept, and a close of each end.
+/// connect, connected, accept, and a close of each end; with the hooks for them,
+/// listen and unlisten too.
 const EVENTS: usize = 5;
+const LISTEN_EVENTS: usize = 2;
 
 /// Bytes the client sends, and the server.
 const FROM_CLIENT: u8 = 3;
@@ -89,6 +91,16 @@ pub enum CanaryError {
     },
 }
 
+/// What is attached, as far as it makes a difference here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attached {
+    pub(super) rung: Rung,
+    /// Accept tracepoints on the tracepoint rung.
+    pub(super) acceptor: bool,
+    /// The hooks for sockets that begin to listen.
+    pub(super) listen: bool,
+}
+
 /// What must be true of every event of this thread.
 struct Truth {
     kernel: String,
@@ -107,8 +119,7 @@ struct Truth {
 /// arrive meanwhile go to `others`.
 pub(super) fn run(
     records: &mut RingBuf<MapData>,
-    rung: Rung,
-    acceptor: bool,
+    attached: Attached,
     mut others: impl FnMut(&[u8]),
 ) -> Result<(), CanaryError> {
     let truth = Truth::read()?;
@@ -121,15 +132,18 @@ pub(super) fn run(
             log::info!("no IPv6 on loopback: the self-test is IPv4 only");
             continue;
         };
-        let events = collect(records, &mut others, server, client);
+        let wanted = EVENTS + if attached.listen { LISTEN_EVENTS } else { 0 };
+        let events = collect(records, wanted, &mut others);
         let expected = Expected {
             truth: &truth,
             client,
             server,
-            rung,
-            acceptor,
+            attached,
         };
         expected.check(&events)?;
+        if attached.listen {
+            expected.check_listener(&events)?;
+        }
         expected.check_ends_of_connection(&events)?;
     }
     Ok(())
@@ -163,24 +177,23 @@ fn exchange(from: &mut TcpStream, to: &mut TcpStream, bytes: u8) -> io::Result<(
     to.read_exact(&mut buffer)
 }
 
-/// Reads the ring until the canary's five events are there, or the deadline
-/// passes.
+/// Reads the ring until as many of the canary's events are there as are wanted, or
+/// the deadline passes.
 fn collect(
     ring: &mut RingBuf<MapData>,
+    wanted: usize,
     others: &mut impl FnMut(&[u8]),
-    server: SocketAddr,
-    client: SocketAddr,
 ) -> Vec<Event> {
     let mut events = Vec::new();
     let deadline = Instant::now() + DEADLINE;
-    while events.len() < EVENTS && Instant::now() < deadline {
+    while events.len() < wanted && Instant::now() < deadline {
         let Some(record) = ring.next() else {
             std::thread::yield_now();
             continue;
         };
         match decode(&record) {
             Ok(event) if event.canary => {
-                log::debug!("self-test {server} <- {client}: {event:?}");
+                log::debug!("self-test: {event:?}");
                 events.push(event);
             }
             _ => others(&record),
@@ -226,8 +239,7 @@ struct Expected<'a> {
     truth: &'a Truth,
     client: SocketAddr,
     server: SocketAddr,
-    rung: Rung,
-    acceptor: bool,
+    attached: Attached,
 }
 
 impl Expected<'_> {
@@ -235,13 +247,14 @@ impl Expected<'_> {
         let connect = self.find(events, "connect")?;
         let connected = self.find(events, "connected")?;
         let accept = self.find(events, "accept")?;
-        let bound = self.rung != Rung::Tracepoint;
+        let Attached { rung, acceptor, .. } = self.attached;
+        let bound = rung != Rung::Tracepoint;
         self.check_ends(connect, self.client, self.server, bound)?;
         self.check_ends(connected, self.client, self.server, true)?;
         self.check_ends(accept, self.server, self.client, true)?;
         self.check_owner(connect, OwnerSource::Connect)?;
         self.check_owner(connected, OwnerSource::Connect)?;
-        let by_listener = self.rung == Rung::Tracepoint && !self.acceptor;
+        let by_listener = rung == Rung::Tracepoint && !acceptor;
         let source = if by_listener {
             OwnerSource::Listener
         } else {
@@ -249,6 +262,21 @@ impl Expected<'_> {
         };
         self.check_owner(accept, source)?;
         self.equal(connected, "connection id", connected.id, connect.id)
+    }
+
+    /// The listener has begun and ended to listen.
+    fn check_listener(&self, events: &[Event]) -> Result<(), CanaryError> {
+        let nowhere = match self.server {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        let listen = self.find(events, "listen")?;
+        let unlisten = self.find(events, "unlisten")?;
+        for event in [listen, unlisten] {
+            self.check_ends(event, self.server, nowhere, true)?;
+            self.check_owner(event, OwnerSource::Listener)?;
+        }
+        self.equal(unlisten, "connection id", unlisten.id, listen.id)
     }
 
     /// Both ends have ended, each with what it knows of it.

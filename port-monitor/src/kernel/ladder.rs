@@ -204,7 +204,7 @@ fn listen_hooks(pair: [Hook; 2], needs: &Needs) -> impl Iterator<Item = Hook> {
 }
 
 /// What is missing where `inet_hash` has no hook.
-const NO_LISTEN: &str = "some sockets that begin to listen";
+pub(super) const NO_LISTEN: &str = "some sockets that begin to listen";
 
 /// What the tracepoint rung knows of them.
 const LISTEN_BLIND: &str =

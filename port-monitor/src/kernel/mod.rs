@@ -225,7 +225,12 @@ impl Kernel {
             let drain = || ring::drain_into(&mut records, &mut early);
             snapshot::connections(&mut ebpf, &kernel_btf, drain)?;
         }
-        canary::run(&mut records, rung, settings.acceptor, |record| {
+        let attached = canary::Attached {
+            rung,
+            acceptor: settings.acceptor,
+            listen: blind_spots.iter().all(|spot| spot != ladder::NO_LISTEN),
+        };
+        canary::run(&mut records, attached, |record| {
             early.push(record.to_vec());
         })?;
         let kernel = Self {
