@@ -207,8 +207,9 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Opt
     Some(())
 }
 
-/// Where `connect` was asked to connect to: a `sockaddr_in` or a `sockaddr_in6`,
-/// as the socket's family demands; nowhere, if it is anything else.
+/// Where `connect` was asked to connect to: a `sockaddr_in`, also of an IPv6
+/// socket that is to speak IPv4, or a `sockaddr_in6`; nowhere, if it is anything
+/// else.
 #[inline(always)]
 fn destination(call: &Call, family: u8) -> Option<(Addr, u16)> {
     const PORT: usize = 2;
@@ -219,11 +220,9 @@ fn destination(call: &Call, family: u8) -> Option<(Addr, u16)> {
     let address = call.address as *const u8;
     let asked: u16 = read(address, 0)?;
     let port_be: u16 = read(address, PORT)?;
-    let addr = if asked != u16::from(family) {
-        return None;
-    } else if family == AF_INET && call.length >= V4_LENGTH {
+    let addr = if asked == u16::from(AF_INET) && call.length >= V4_LENGTH {
         sock::mapped(read(address, V4_ADDR)?)
-    } else if family == AF_INET6 && call.length >= V6_LENGTH {
+    } else if asked == u16::from(AF_INET6) && family == AF_INET6 && call.length >= V6_LENGTH {
         read(address, V6_ADDR)?
     } else {
         return None;

@@ -59,14 +59,16 @@ struct CheckArgs {
 
 #[derive(Debug, clap::Args)]
 struct ExplainArgs {
-    /// `in`: the peer connects to this host; `out`: this host connects to it
+    /// `in`: the peer connects to this host; `out`: this host connects to it;
+    /// `listen`: a socket of this host listens
     #[arg(value_name = "DIR")]
     direction: Dir,
     /// The transport
     #[arg(value_name = "PROTO")]
     _transport: Transport,
     /// The peer's address and the port of the service: with `out` the peer's
-    /// port, with `in` the port of this host that the peer connects to
+    /// port, with `in` the port of this host that the peer connects to. With
+    /// `listen` the address does not matter
     #[arg(value_name = "ADDR:PORT", value_parser = endpoint)]
     endpoint: SocketAddr,
     /// Who owns the connection; left out, rules that ask for a user do not match
@@ -89,6 +91,7 @@ struct ExplainArgs {
 enum Dir {
     In,
     Out,
+    Listen,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -217,6 +220,7 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let direction = match args.direction {
         Dir::In => Direction::Inbound,
         Dir::Out => Direction::Outbound,
+        Dir::Listen => Direction::Listen,
     };
     let explanation = policy.explain(&Facts {
         direction,

@@ -7,8 +7,8 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     compare::differences,
-    expect::{End, Expected, ends, pids, unseen},
-    fact::{Closed, Fact},
+    expect::{Action, End, Expected, ends, pids, unseen},
+    fact::{Closed, Fact, Listen},
     json::{Line, Summary},
     monitor::Run,
     rung::{Blind, Sight},
@@ -42,7 +42,7 @@ impl Stream {
         );
         let (closes, events): (Vec<_>, Vec<_>) = events
             .into_iter()
-            .partition(|line| line.action() == "close");
+            .partition(|line| matches!(line.action(), "close" | "unlisten"));
         let (older, events): (Vec<_>, Vec<_>) = events
             .into_iter()
             .partition(|line| line.action() == "preexisting");
@@ -93,9 +93,11 @@ impl Stream {
         }
         blind.extend(unseen(facts, sight));
         for fact in facts {
-            if let Fact::Closed(closed) = fact {
-                wrong.extend(self.check_closed(closed));
-            }
+            wrong.extend(match fact {
+                Fact::Closed(closed) => self.check_closed(closed),
+                Fact::Listen(listen) => self.check_listen_end(listen, sight),
+                _ => None,
+            });
         }
         let pids = pids(facts);
         for (index, event) in self.events.iter().enumerate() {
@@ -152,6 +154,19 @@ impl Stream {
         (!is_right).then(|| format!("{closed:?}, but {}", line.text))
     }
 
+    /// What is wrong with the end of a listener, if it has one.
+    fn check_listen_end(&self, listen: &Listen, sight: Sight) -> Option<String> {
+        let ended = listen.ended || listen.refused && !sight.listens_late;
+        let is_end = |line: &&Line| {
+            line.action() == "unlisten"
+                && line.destination() == Some(listen.at)
+                && line.netns_ino() == Some(listen.netns_ino)
+                && line.pid() == Some(listen.owner.pid)
+        };
+        let found = self.closes.iter().filter(is_end).count();
+        (ended && found != 1).then(|| format!("{found} ends of {listen:?}"))
+    }
+
     /// The record meant by `expected`: by its id once that is known, else by
     /// its addresses, and of several preferably one of the right process.
     fn find(&self, expected: &Expected, id: Option<&str>) -> Option<usize> {
@@ -192,7 +207,10 @@ impl Stream {
 fn check_closes<'a>(closes: &[Line], events: impl Iterator<Item = &'a Line>) -> Result<()> {
     let mut beginnings = BTreeMap::new();
     for line in events {
-        if matches!(line.action(), "accept" | "connected" | "preexisting") {
+        if matches!(
+            line.action(),
+            "accept" | "connected" | "preexisting" | "listen"
+        ) {
             beginnings.insert(line.id(), line);
         }
     }
@@ -226,6 +244,11 @@ fn is_meant(expected: &Expected, id: Option<&str>, line: &Line) -> bool {
     }
     if let Some(id) = id {
         return line.id() == id;
+    }
+    if expected.action == Action::Listen {
+        return line.text("destination.ip") == expected.local_ip.to_string()
+            && line.destination().map(|at| at.port()) == expected.known_local_port()
+            && line.netns_ino() == Some(expected.netns_ino);
     }
     let Some(destination) = line.destination() else {
         return false;

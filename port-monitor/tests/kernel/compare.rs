@@ -111,11 +111,12 @@ fn compare(wants: &Wants, line: &Line) -> Vec<String> {
 }
 
 fn want_event(want: &mut impl FnMut(&str, Want), expected: &Expected) {
-    let (kind, outcome) = match expected.action {
-        Action::Connect => ("start", "unknown"),
-        Action::Connected => ("info", "success"),
-        Action::Failed(_) => ("end", "failure"),
-        Action::Accept => ("start", "success"),
+    let (types, outcome) = match expected.action {
+        Action::Connect => (["connection", "start"], "unknown"),
+        Action::Connected => (["connection", "info"], "success"),
+        Action::Failed(_) => (["connection", "end"], "failure"),
+        Action::Accept => (["connection", "start"], "success"),
+        Action::Listen => (["info", "start"], "success"),
     };
     let (from, to) = expected.within_ns;
     want(
@@ -128,7 +129,7 @@ fn want_event(want: &mut impl FnMut(&str, Want), expected: &Expected) {
     want("ecs.version", Want::Text);
     want("event.kind", Want::is("event"));
     want("event.category", Want::is(vec!["network"]));
-    want("event.type", Want::is(vec!["connection", kind]));
+    want("event.type", Want::is(types.to_vec()));
     want("event.action", Want::is(expected.action.name()));
     want("event.outcome", Want::is(outcome));
     want("event.dataset", Want::is("port_monitor.connection"));
@@ -185,22 +186,27 @@ fn want_flow(want: &mut impl FnMut(&str, Want), expected: &Expected) {
         &format!("{local}.ip"),
         Want::is(expected.local_ip.to_string()),
     );
-    want(
-        &format!("{remote}.ip"),
-        Want::is(expected.remote.ip().to_string()),
-    );
-    let remote_port = expected.remote.port();
-    want(&format!("{remote}.port"), Want::is(remote_port));
     let inbound = expected.action.is_inbound();
-    want_port(want, "remote", remote_port, inbound);
-    want(
-        "port_monitor.port_class",
-        Want::is(port_class(expected.service_port())),
-    );
+    let has_remote = expected.action != Action::Listen;
+    if has_remote {
+        want(
+            &format!("{remote}.ip"),
+            Want::is(expected.remote.ip().to_string()),
+        );
+        let remote_port = expected.remote.port();
+        want(&format!("{remote}.port"), Want::is(remote_port));
+        want_port(want, "remote", remote_port, inbound);
+    }
+    if has_remote || expected.known_local_port().is_some() {
+        want(
+            "port_monitor.port_class",
+            Want::is(port_class(expected.service_port())),
+        );
+    }
     for name in ["name", "origin", "status"] {
         want(&format!("port_monitor.service.{name}"), Want::Any);
     }
-    if expected.local_port != LocalPort::NotChosen {
+    if expected.local_port != LocalPort::NotChosen && has_remote {
         want("network.community_id", Want::Text);
     }
     let local_port = format!("{local}.port");

@@ -1,9 +1,9 @@
 //! From the truth to the records a rung must show.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    fact::{Accept, Attempt, Ending, Fact, Owner, Reach},
+    fact::{Accept, Attempt, Ending, Fact, Listen, Owner, Reach},
     rung::{Blind, Sight},
 };
 
@@ -15,6 +15,7 @@ pub(crate) enum Action {
     /// With its errno, unless the program gave up.
     Failed(Option<i32>),
     Accept,
+    Listen,
 }
 
 impl Action {
@@ -25,11 +26,12 @@ impl Action {
             Self::Connected => "connected",
             Self::Failed(_) => "failed",
             Self::Accept => "accept",
+            Self::Listen => "listen",
         }
     }
 
     pub(crate) fn is_inbound(self) -> bool {
-        self == Self::Accept
+        matches!(self, Self::Accept | Self::Listen)
     }
 }
 
@@ -55,6 +57,7 @@ pub(crate) struct Expected {
     pub(crate) owner_source: &'static str,
     pub(crate) local_ip: IpAddr,
     pub(crate) local_port: LocalPort,
+    /// The unspecified address and port of a listener.
     pub(crate) remote: SocketAddr,
     pub(crate) v4_mapped: bool,
     pub(crate) netns_ino: u64,
@@ -95,6 +98,7 @@ pub(crate) fn ends(facts: &[Fact], sight: Sight) -> Vec<End> {
         .filter_map(|fact| match fact {
             Fact::Attempt(attempt) => Some(attempt_records(attempt, sight)),
             Fact::Accept(accept) => Some(accept_record(accept, facts, sight).into_iter().collect()),
+            Fact::Listen(listen) => Some(listen_record(listen, sight).into_iter().collect()),
             _ => None,
         })
         .filter(|end: &End| !end.is_empty())
@@ -116,7 +120,7 @@ pub(crate) fn pids(facts: &[Fact]) -> Vec<u32> {
         .iter()
         .filter_map(|fact| match fact {
             Fact::Process(pid) => Some(*pid),
-            Fact::Listen { owner, .. } => Some(owner.pid),
+            Fact::Listen(listen) => Some(listen.owner.pid),
             Fact::Attempt(attempt) => Some(attempt.owner.pid),
             Fact::Accept(accept) => accept.acceptor.as_ref().map(|owner| owner.pid),
             Fact::Closed(_) | Fact::Done | Fact::Failed(_) => None,
@@ -176,6 +180,34 @@ fn unsent(outcome: Expected) -> Expected {
     }
 }
 
+fn listen_record(listen: &Listen, sight: Sight) -> Option<Expected> {
+    if listen.older || listen.refused && sight.listens_late {
+        return None;
+    }
+    let is_known = listen.bound || sight.listens_late;
+    let nowhere: IpAddr = match listen.at.ip().to_canonical() {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Some(Expected {
+        action: Action::Listen,
+        owner: Some(listen.owner.clone()),
+        owner_source: "listener",
+        local_ip: listen.at.ip().to_canonical(),
+        local_port: if is_known {
+            LocalPort::Is(listen.at.port())
+        } else {
+            LocalPort::NotChosen
+        },
+        remote: SocketAddr::new(nowhere, 0),
+        v4_mapped: false,
+        netns_ino: listen.netns_ino,
+        within_ns: listen.within_ns,
+        preattach: Some(false),
+        blind: (!is_known || listen.refused).then_some(Blind::EarlyListen),
+    })
+}
+
 fn accept_record(accept: &Accept, facts: &[Fact], sight: Sight) -> Option<Expected> {
     let acceptor = accept.acceptor.as_ref();
     let (owner, owner_source, blind) = if sight.acceptors {
@@ -215,7 +247,7 @@ fn accept_record(accept: &Accept, facts: &[Fact], sight: Sight) -> Option<Expect
 /// process and the socket was bound before.
 fn listener<'a>(accept: &Accept, facts: &'a [Fact]) -> Option<&'a Owner> {
     let mut owners = facts.iter().filter_map(|fact| match fact {
-        Fact::Listen { owner, at, bound } if *at == accept.listener && *bound => Some(owner),
+        Fact::Listen(listen) if listen.at == accept.listener && listen.bound => Some(&listen.owner),
         _ => None,
     });
     let first = owners.next()?;

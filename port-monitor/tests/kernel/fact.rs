@@ -116,6 +116,23 @@ pub(crate) struct Attempt {
     pub(crate) within_ns: (u64, u64),
 }
 
+/// A thread made a socket listen, or tried to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Listen {
+    pub(crate) owner: Owner,
+    pub(crate) at: SocketAddr,
+    /// At a port of its choice: it was bound before.
+    pub(crate) bound: bool,
+    /// The kernel refused it: the port was taken.
+    pub(crate) refused: bool,
+    /// It closed the socket again.
+    pub(crate) ended: bool,
+    /// Before the monitor started.
+    pub(crate) older: bool,
+    pub(crate) netns_ino: u64,
+    pub(crate) within_ns: (u64, u64),
+}
+
 /// A connection that arrived at a listener.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Accept {
@@ -152,12 +169,8 @@ pub(crate) struct Closed {
 pub(crate) enum Fact {
     /// A process of the workload: no record of it may stay unexplained.
     Process(u32),
-    /// A thread made a socket listen; at a port of its choice, if it was bound.
-    Listen {
-        owner: Owner,
-        at: SocketAddr,
-        bound: bool,
-    },
+    /// A thread made a socket listen.
+    Listen(Listen),
     /// An attempt.
     Attempt(Attempt),
     /// An arrival.

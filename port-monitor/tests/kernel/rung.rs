@@ -27,6 +27,9 @@ pub(crate) enum Blind {
     NeverAccepted,
     /// An attempt that failed before its SYN.
     Unsent,
+    /// A socket that begins to listen is seen before its port is chosen, and
+    /// before the kernel may refuse it.
+    EarlyListen,
     /// Which of several processes listening at one address is meant, and who
     /// listens without having bound the socket.
     Listener,
@@ -34,9 +37,10 @@ pub(crate) enum Blind {
 
 impl Blind {
     /// Every one of them.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::LocalPort,
         Self::Unsent,
+        Self::EarlyListen,
         Self::Acceptor,
         Self::NeverAccepted,
         Self::Listener,
@@ -47,6 +51,7 @@ impl Blind {
         match self {
             Self::LocalPort => "the attempt has no local port yet",
             Self::Unsent => "an attempt that fails before its SYN has no errno, or no record",
+            Self::EarlyListen => "listen is seen before it has a port, or is refused",
             Self::Acceptor => "the accept names the listener's owner",
             Self::NeverAccepted => "an established connection counts as accepted",
             Self::Listener => "the accept has no owner",
@@ -58,6 +63,7 @@ impl Blind {
         match self {
             Self::LocalPort => "the local port of an attempt",
             Self::Unsent => "attempts that fail before their SYN",
+            Self::EarlyListen => "the port of a listener that never called bind",
             Self::Acceptor => "who accepts",
             Self::NeverAccepted => "established",
             Self::Listener => "who owns a listener",
@@ -84,18 +90,21 @@ impl Rung {
             Self::Fentry => Sight {
                 chosen_ports: true,
                 unsent: true,
+                listens_late: true,
                 acceptors: true,
                 two_hooks: true,
             },
             Self::Kprobe => Sight {
                 chosen_ports: true,
                 unsent: true,
+                listens_late: true,
                 acceptors: true,
                 two_hooks: false,
             },
             Self::Tracepoint => Sight {
                 chosen_ports: false,
                 unsent: false,
+                listens_late: false,
                 acceptors: false,
                 two_hooks: false,
             },
@@ -110,6 +119,9 @@ pub(crate) struct Sight {
     pub(crate) chosen_ports: bool,
     /// An attempt that failed before its SYN, and its errno.
     pub(crate) unsent: bool,
+    /// A socket that listens, when its port is chosen and nothing is refused any
+    /// more.
+    pub(crate) listens_late: bool,
     /// Who accepts, and that somebody does.
     pub(crate) acceptors: bool,
     /// Two hooks see an accept, and the record says when only the second did.
@@ -121,6 +133,7 @@ impl Sight {
     pub(crate) const WITH_ACCEPTOR: Self = Self {
         chosen_ports: false,
         unsent: false,
+        listens_late: false,
         acceptors: true,
         two_hooks: false,
     };
@@ -130,6 +143,7 @@ impl Sight {
         match blind {
             Blind::LocalPort => !self.chosen_ports,
             Blind::Unsent => !self.unsent,
+            Blind::EarlyListen => !self.listens_late,
             Blind::Acceptor | Blind::NeverAccepted | Blind::Listener => !self.acceptors,
         }
     }

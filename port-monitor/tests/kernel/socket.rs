@@ -12,7 +12,9 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt},
 };
 
-use crate::fact::{Accept, Attempt, Closed, Ending, Fact, Owner, Reach, Witness, netns_ino};
+use crate::fact::{
+    Accept, Attempt, Closed, Ending, Fact, Listen, Owner, Reach, Witness, netns_ino,
+};
 
 /// `127.0.0.1`.
 pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -138,9 +140,22 @@ impl Witness {
         let bound = local(&socket)?.port() != 0;
         rustix::net::listen(&socket, backlog).context("listen")?;
         let at = local(&socket)?;
-        let owner = Owner::current()?;
-        self.tell(&Fact::Listen { owner, at, bound })?;
+        self.tell(&Fact::Listen(self.listened(at, bound)?))?;
         Ok(Listener { socket, at })
+    }
+
+    /// What this thread has just done: listen at `at`.
+    pub(crate) fn listened(&self, at: SocketAddr, bound: bool) -> Result<Listen> {
+        Ok(Listen {
+            owner: Owner::current()?,
+            at,
+            bound,
+            refused: false,
+            ended: false,
+            older: false,
+            netns_ino: netns_ino()?,
+            within_ns: self.until_now()?,
+        })
     }
 
     /// Connects an unbound socket, which must succeed.

@@ -4,7 +4,8 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     check::Stream,
-    fact::Fact,
+    fact::{Fact, Listen},
+    json::Line,
     lab::Lab,
     monitor::Watch,
     report::Verdict,
@@ -48,20 +49,41 @@ pub(super) fn already_open(lab: &Lab, rung: Rung) -> Result<Verdict> {
         );
         ends += 1;
     }
+    // And the listener.
     ensure!(
-        ends == 2 && stream.older().len() == 2,
+        ends == 2 && stream.older().len() == 3,
         "{:?}",
         stream.older()
     );
     Ok(Verdict::pass())
 }
 
+/// A listener is reported at the start, with the process that holds it.
+fn check_older_listener(stream: &Stream, listen: &Listen) -> Result<()> {
+    let is_meant = |line: &&Line| {
+        line.text("port_monitor.state") == "listen" && line.destination() == Some(listen.at)
+    };
+    let found: Vec<_> = stream.older().iter().filter(is_meant).collect();
+    let [line] = *found else {
+        bail!("{} records of {listen:?}", found.len());
+    };
+    ensure!(
+        line.pid() == Some(listen.owner.pid)
+            && line.text("port_monitor.owner_source") == "holder"
+            && line.text("network.direction") == "ingress"
+            && line.source_ip().is_none(),
+        "not {listen:?}: {}",
+        line.text
+    );
+    Ok(())
+}
+
 fn attach_late(lab: &Lab, rung: Rung, name: &str) -> Result<()> {
     watch_late(lab, rung, name).map(drop)
 }
 
-/// Starts a workload, then the monitor, and lets the workload go on. What the
-/// monitor said agrees with the facts; the workload's pid.
+/// Starts a workload that listens, then the monitor, and lets the workload go on.
+/// What the monitor said agrees with the facts; the workload's pid.
 fn watch_late(lab: &Lab, rung: Rung, name: &str) -> Result<(Stream, Vec<Fact>, u32)> {
     let mut workload = lab.workload(name)?;
     workload.hear("ready")?;
@@ -70,7 +92,13 @@ fn watch_late(lab: &Lab, rung: Rung, name: &str) -> Result<(Stream, Vec<Fact>, u
     workload.hear("done")?;
     let run = monitor.stop()?;
     let mut stream = Stream::of(&run)?;
-    let facts = workload.facts()?;
+    let mut facts = workload.facts()?;
+    for fact in &mut facts {
+        if let Fact::Listen(listen) = fact {
+            listen.older = true;
+            check_older_listener(&stream, listen)?;
+        }
+    }
     stream.check(&facts, rung.sight())?;
     stream.expect_nothing_else()?;
     Ok((stream, facts, workload.pid()))

@@ -73,7 +73,7 @@ pub(super) fn count(lab: &Lab, rung: Rung) -> Result<Verdict> {
     workload.hear("ready")?;
     let mut monitor = lab
         .only(Watch::json(lab, rung), workload.pid())
-        .args(["--count", "2"])
+        .args(["--count", "2", "--events", "connect,connected,accept"])
         .start()?;
     workload.go()?;
     workload.hear("done")?;

@@ -49,7 +49,12 @@ fn check(
     stream.expect_nothing_else()?;
     let filtered = stream.summary().filtered;
     // A filtered attempt has no outcome to count.
-    let counted = |record: &&&Expected| matches!(record.action, Action::Connect | Action::Accept);
+    let counted = |record: &&&Expected| {
+        matches!(
+            record.action,
+            Action::Connect | Action::Accept | Action::Listen
+        )
+    };
     let others = dropped.iter().filter(counted).count() as u64;
     ensure!(
         filtered == others || lab.native && filtered > others,

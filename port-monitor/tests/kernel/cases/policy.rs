@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     check::Stream,
-    expect::{Expected, ends},
+    expect::{Action, Expected, ends},
     json::Line,
     lab::Lab,
     monitor::Watch,
@@ -88,6 +88,7 @@ action = "allow"
 fn truth(record: &Expected) -> (bool, &'static str) {
     let uid = record.owner.as_ref().map(|owner| owner.uid);
     match (record.action.is_inbound(), record.service_port()) {
+        _ if record.action == Action::Listen => (false, ""),
         (false, 23) => (true, "no-telnet-out"),
         (true, 23) => (true, "no-telnet-in"),
         (true, 22) if record.remote.ip() == ROOT_CLIENT => (false, "ssh-internal"),
@@ -153,19 +154,20 @@ fn find<'a>(events: &'a [Line], record: &Expected) -> Option<&'a Line> {
         } else {
             (local, remote)
         };
+        let has_remote = record.action != Action::Listen;
         line.action() == record.action.name()
             && local == local_port
-            && remote == Some(record.remote.port())
+            && (!has_remote || remote == Some(record.remote.port()))
     })
 }
 
 /// The arguments of `policy explain` that ask for a record.
 fn question(record: &Expected) -> Result<Vec<String>> {
     let owner = record.owner.as_ref().context("nobody owns this")?;
-    let direction = if record.action.is_inbound() {
-        "in"
-    } else {
-        "out"
+    let direction = match record.action {
+        Action::Listen => "listen",
+        action if action.is_inbound() => "in",
+        _ => "out",
     };
     let peer = SocketAddr::new(record.remote.ip(), record.service_port());
     Ok([

@@ -37,7 +37,7 @@ pub(crate) fn run(
             .and_then(|facts| {
                 // A record without an owner belongs to the tree only where the
                 // listeners that may be meant are known, and all belong to it.
-                let is_shared = |fact: &Fact| matches!(fact, Fact::Listen { bound: true, .. });
+                let is_shared = |fact: &Fact| matches!(fact, Fact::Listen(listen) if listen.bound);
                 let shared = facts.iter().any(is_shared);
                 let in_view = |record: &Expected| !lab.native || record.owner.is_some() || shared;
                 stream.check_kept(&facts, rung.sight(), in_view)

@@ -127,6 +127,7 @@ pub(super) fn unreachable(witness: &Witness) -> Result<()> {
     // IPv6 misses an address of its own first.
     for (remote, errno) in [
         ("203.0.113.1:80", Errno::NETUNREACH),
+        ("[::ffff:203.0.113.1]:80", Errno::NETUNREACH),
         ("[2001:db8::1]:80", Errno::ADDRNOTAVAIL),
     ] {
         let remote: SocketAddr = remote.parse()?;

@@ -9,6 +9,7 @@ pub(crate) mod connecting;
 pub(crate) mod early;
 pub(crate) mod fastopen;
 pub(crate) mod identity;
+pub(crate) mod listening;
 pub(crate) mod mixture;
 pub(crate) mod places;
 pub(crate) mod tree;
@@ -88,6 +89,8 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("accept-reuseport", accepting::reuseport).shows(Blind::Listener),
     scenario("accept-unbound-listener", accepting::unbound_listener).shows(Blind::Listener),
     scenario("accept-wildcard", accepting::wildcard),
+    scenario("listen-and-stop", listening::and_stop),
+    scenario("listen-refused", listening::refused).shows(Blind::EarlyListen),
     scenario("exits-at-once", identity::exits_at_once),
     scenario("thread", identity::thread),
     scenario("renamed", identity::renamed),
