@@ -43,6 +43,8 @@ pub(super) fn refused(witness: &Witness) -> Result<()> {
     ensure!(outcome == Err(Errno::ADDRINUSE), "listen: {outcome:?}");
     let mut listen = witness.listened(first.at, true)?;
     listen.refused = true;
+    // Its end would look like the other's.
+    std::mem::forget(first);
     witness.tell(&Fact::Listen(listen))
 }
 
