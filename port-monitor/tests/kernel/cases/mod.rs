@@ -102,6 +102,5 @@ pub(crate) const ALL: &[Case] = &[
     once("btf-of-another-kernel", refusals::btf_foreign),
     once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
     once("account-full-speed", accounting::full_speed).guest_only(),
-    once("account-every-event", accounting::every_event).guest_only(),
     once("account-overload", accounting::overload).guest_only(),
 ];
