@@ -215,15 +215,23 @@ fn report_end(ctx: &impl EbpfContext, sk: *const u8, connection: &Connection) ->
     Some(())
 }
 
-/// Who ended a connection without a FIN, by the socket's errno.
+/// Who ended a connection without a FIN, by the socket's errno: a timeout is told
+/// by what kept the packets from arriving, where the kernel knows it.
 #[inline(always)]
 fn abrupt(errno: u32) -> ClosedBy {
     const EPIPE: u32 = 32;
+    const ENONET: u32 = 64;
+    const ENETUNREACH: u32 = 101;
     const ECONNRESET: u32 = 104;
     const ETIMEDOUT: u32 = 110;
+    const ECONNREFUSED: u32 = 111;
+    const EHOSTDOWN: u32 = 112;
+    const EHOSTUNREACH: u32 = 113;
     match errno {
         EPIPE | ECONNRESET => ClosedBy::PeerReset,
-        ETIMEDOUT => ClosedBy::Timeout,
+        ENONET | ENETUNREACH | ETIMEDOUT | ECONNREFUSED | EHOSTDOWN | EHOSTUNREACH => {
+            ClosedBy::Timeout
+        }
         _ => ClosedBy::LocalReset,
     }
 }
