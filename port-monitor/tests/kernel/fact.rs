@@ -145,6 +145,8 @@ pub(crate) struct Closed {
     pub(crate) closed_by: String,
     /// `error.code`; empty for an orderly end.
     pub(crate) error: String,
+    /// Something was sent again.
+    pub(crate) resent: bool,
 }
 
 /// One line of a workload's report.
@@ -175,6 +177,8 @@ pub(crate) enum Fact {
 pub(crate) struct Witness {
     file: File,
     begin_ns: u64,
+    /// The process ends right after it acted.
+    ends_at_once: bool,
 }
 
 impl Witness {
@@ -189,6 +193,24 @@ impl Witness {
         Ok(Self {
             file,
             begin_ns: now_ns()?,
+            ends_at_once: false,
+        })
+    }
+
+    /// The same report, by a process that ends right after it acted.
+    pub(crate) fn of_the_dying(&self) -> Result<Self> {
+        Ok(Self {
+            file: self.file.try_clone().context("share the report")?,
+            begin_ns: self.begin_ns,
+            ends_at_once: true,
+        })
+    }
+
+    /// The calling thread.
+    pub(crate) fn owner(&self) -> Result<Owner> {
+        Ok(Owner {
+            ends_at_once: self.ends_at_once,
+            ..Owner::current()?
         })
     }
 

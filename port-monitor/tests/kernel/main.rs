@@ -22,6 +22,7 @@ mod cases;
 mod cgroup;
 mod check;
 mod compare;
+mod diag;
 mod expect;
 mod fact;
 mod flood;

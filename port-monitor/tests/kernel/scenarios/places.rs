@@ -1,6 +1,6 @@
 //! Where the process is: network namespace, cgroup, CPU.
 
-use std::{fs, mem, os::fd::AsRawFd as _};
+use std::{fs, mem, net::Ipv4Addr, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result};
 use rustix::{io::Errno, thread::UnshareFlags};
@@ -22,24 +22,66 @@ pub(super) fn enter_new_netns() -> Result<()> {
 }
 
 pub(super) fn other_netns(witness: &Witness) -> Result<()> {
-    enter_new_netns()?;
-    bring_loopback_up()?;
+    enter_loopback_netns()?;
     witness.pair(V4)?;
     witness.pair(V6)
 }
 
-fn bring_loopback_up() -> Result<()> {
-    let socket = open(V4)?;
+/// Moves the calling process into a network namespace of its own, with loopback.
+pub(super) fn enter_loopback_netns() -> Result<()> {
+    enter_new_netns()?;
+    set_flags("lo", libc::IFF_UP)
+}
+
+/// A second address of loopback.
+#[derive(Debug)]
+pub(super) struct SecondAddress;
+
+impl SecondAddress {
+    const LABEL: &str = "lo:1";
+    pub(super) const IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+    pub(super) fn new() -> Result<Self> {
+        let mut request = request(Self::LABEL)?;
+        // SAFETY: all-zero bytes are a valid `sockaddr`, plain data.
+        let mut address: libc::sockaddr = unsafe { mem::zeroed() };
+        address.sa_family = libc::sa_family_t::try_from(libc::AF_INET)?;
+        // `sockaddr_in`: the port, then the address.
+        for (to, from) in address.sa_data.iter_mut().skip(2).zip(Self::IP.octets()) {
+            *to = libc::c_char::try_from(from)?;
+        }
+        request.ifr_ifru.ifru_addr = address;
+        ask(libc::SIOCSIFADDR, &request)?;
+        Ok(Self)
+    }
+
+    pub(super) fn remove(self) -> Result<()> {
+        set_flags(Self::LABEL, 0)
+    }
+}
+
+/// Sets an interface's flags.
+fn set_flags(name: &str, flags: libc::c_int) -> Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags)?;
+    ask(libc::SIOCSIFFLAGS, &request)
+}
+
+fn request(name: &str) -> Result<libc::ifreq> {
     // SAFETY: all-zero bytes are a valid `ifreq`, plain data.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = libc::c_char::try_from(*from)?;
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::try_from(from)?;
     }
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP)?;
+    Ok(request)
+}
+
+fn ask(what: libc::Ioctl, request: &libc::ifreq) -> Result<()> {
+    let socket = open(V4)?;
     // SAFETY: the descriptor is open; the kernel reads one `ifreq`.
-    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_ref(request)) };
     if status != 0 {
-        return Err(std::io::Error::last_os_error()).context("bring lo up");
+        return Err(std::io::Error::last_os_error()).context("configure loopback");
     }
     Ok(())
 }
