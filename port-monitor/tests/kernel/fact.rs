@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup;
+use crate::{bulk::Many, cgroup};
 
 /// A thread that acted, as it sees itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +166,8 @@ pub(crate) enum Fact {
     Accept(Accept),
     /// A connection has ended.
     Closed(Closed),
+    /// Ends of connections of one thread, which are over when the workload is.
+    Many(Many),
     /// The workload did all it had to; without this line it did not.
     Done,
     /// The workload could not do it.

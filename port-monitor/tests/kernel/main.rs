@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 
 mod bpf;
 mod btf;
+mod bulk;
 mod cases;
 mod cgroup;
 mod check;

@@ -14,7 +14,7 @@ use crate::{
     fact::Witness,
     scenarios::{
         closing::{FROM_CLIENT, FROM_SERVER, swapped, used},
-        places::{self, SecondAddress},
+        places,
     },
     socket::{V4, V6, any_port, local, peer, poll, set_deaf},
 };
@@ -89,8 +89,8 @@ fn learn_too_late(server: &mut TcpStream) -> Result<()> {
 /// the end is why it could not ask again.
 pub(super) fn unreachable(witness: &Witness) -> Result<()> {
     places::enter_loopback_netns()?;
-    let far = SecondAddress::new()?;
-    let listener = witness.listen(any_port(SecondAddress::IP.into()))?;
+    places::add_second_address()?;
+    let listener = witness.listen(any_port(places::SECOND_ADDRESS.into()))?;
     let client = witness.connect_from(any_port(V4), listener.at)?;
     let server = witness.accept(&listener)?;
     let ends = (local(&client)?, listener.at);
@@ -98,7 +98,7 @@ pub(super) fn unreachable(witness: &Witness) -> Result<()> {
     set_deaf(&server, true)?;
     let mut client = TcpStream::from(client);
     client.write_all(b"?")?;
-    far.remove()?;
+    places::remove_second_address()?;
     expect_error(&mut client, Errno::NETUNREACH)?;
     witness.closed(ends, (1, 0), ("timeout", "ENETUNREACH"))
 }

@@ -82,9 +82,11 @@ fn end(mut first: TcpStream, mut second: TcpStream) -> Result<()> {
     expect_end(&mut second)?;
     second.shutdown(std::net::Shutdown::Write)?;
     expect_end(&mut first)?;
-    for end in [first, second] {
-        poll_until(Duration::from_secs(10), || Ok(end.peer_addr().is_err()))
-            .context("wait for the end")?;
-    }
-    Ok(())
+    await_gone(&first)?;
+    await_gone(&second)
+}
+
+/// Waits until the connection is over for the kernel too.
+pub(super) fn await_gone(end: &TcpStream) -> Result<()> {
+    poll_until(Duration::from_secs(10), || Ok(end.peer_addr().is_err())).context("wait for the end")
 }
