@@ -11,6 +11,7 @@ pub(crate) mod early;
 pub(crate) mod fastopen;
 pub(crate) mod identity;
 pub(crate) mod mixture;
+pub(crate) mod opening;
 pub(crate) mod owners;
 pub(crate) mod passing;
 pub(crate) mod places;
