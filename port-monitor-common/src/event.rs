@@ -128,7 +128,7 @@ pub enum ClosedBy {
     /// This end, by RST: closed with data unread or `SO_LINGER` zero, or
     /// destroyed from outside.
     LocalReset = 4,
-    /// Nobody: the peer did not answer any more.
+    /// Nobody: the peer did not answer any more, or could not be reached.
     Timeout = 5,
 }
 

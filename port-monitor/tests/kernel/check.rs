@@ -24,6 +24,8 @@ pub(crate) struct Stream {
     closes: Vec<Line>,
     older: Vec<Line>,
     taken: BTreeSet<usize>,
+    /// The ends that are explained.
+    closed: BTreeSet<usize>,
     summary: Summary,
 }
 
@@ -52,6 +54,7 @@ impl Stream {
             closes,
             older,
             taken: BTreeSet::new(),
+            closed: BTreeSet::new(),
             summary,
         })
     }
@@ -94,7 +97,9 @@ impl Stream {
         blind.extend(unseen(facts, sight));
         for fact in facts {
             wrong.extend(match fact {
-                Fact::Closed(closed) => self.check_closed(closed),
+                Fact::Closed(closed) if !is_nobodys(closed, facts, sight) => {
+                    self.check_closed(closed)
+                }
                 Fact::Listen(listen) => self.check_listen_end(listen, sight),
                 _ => None,
             });
@@ -139,18 +144,23 @@ impl Stream {
         wrong
     }
 
-    /// What is wrong with the record of a connection's end.
-    fn check_closed(&self, closed: &Closed) -> Option<String> {
-        let found = self.closes.iter().find(|line| {
-            line.local_and_remote() == Some((closed.local, closed.remote))
+    /// What is wrong with the record of a connection's end: of several between
+    /// the same addresses, the first one not yet asked for.
+    fn check_closed(&mut self, closed: &Closed) -> Option<String> {
+        let mut lines = self.closes.iter().enumerate();
+        let found = lines.find(|(index, line)| {
+            !self.closed.contains(index)
+                && line.local_and_remote() == Some((closed.local, closed.remote))
                 && line.netns_ino() == Some(closed.netns_ino)
         });
-        let Some(line) = found else {
+        let Some((index, line)) = found else {
             return Some(format!("no record of {closed:?}"));
         };
+        self.closed.insert(index);
         let is_right = line.bytes_out_and_in() == Some((closed.sent, closed.received))
             && line.text("port_monitor.closed_by") == closed.closed_by
-            && line.text("error.code") == closed.error;
+            && line.text("error.code") == closed.error
+            && (!closed.resent || line.number("port_monitor.retransmits") > Some(0));
         (!is_right).then(|| format!("{closed:?}, but {}", line.text))
     }
 
@@ -202,8 +212,8 @@ impl Stream {
     }
 }
 
-/// Every end belongs to a beginning, has its owner and its addresses, and comes
-/// once.
+/// Every end belongs to a beginning, comes after it and once, and has its owner
+/// and its addresses.
 fn check_closes<'a>(closes: &[Line], events: impl Iterator<Item = &'a Line>) -> Result<()> {
     let mut beginnings = BTreeMap::new();
     for line in events {
@@ -221,6 +231,13 @@ fn check_closes<'a>(closes: &[Line], events: impl Iterator<Item = &'a Line>) -> 
                 close.text
             );
         };
+        let boottime = |line: &Line| line.number("port_monitor.boottime_ns");
+        ensure!(
+            boottime(close) > boottime(begin),
+            "{} is older than {}",
+            close.text,
+            begin.text
+        );
         let same = [
             "process.pid",
             "process.thread.id",
@@ -236,6 +253,19 @@ fn check_closes<'a>(closes: &[Line], events: impl Iterator<Item = &'a Line>) -> 
         }
     }
     Ok(())
+}
+
+/// The end of a connection that nobody accepted, where that is seen: there is no
+/// beginning of it either.
+fn is_nobodys(closed: &Closed, facts: &[Fact], sight: Sight) -> bool {
+    let is_unaccepted = |fact: &Fact| match fact {
+        Fact::Accept(accept) => {
+            accept.acceptor.is_none()
+                && (accept.local, accept.remote) == (closed.local, closed.remote)
+        }
+        _ => false,
+    };
+    sight.acceptors && facts.iter().any(is_unaccepted)
 }
 
 fn is_meant(expected: &Expected, id: Option<&str>, line: &Line) -> bool {

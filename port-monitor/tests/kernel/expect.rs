@@ -123,6 +123,7 @@ pub(crate) fn pids(facts: &[Fact]) -> Vec<u32> {
             Fact::Listen(listen) => Some(listen.owner.pid),
             Fact::Attempt(attempt) => Some(attempt.owner.pid),
             Fact::Accept(accept) => accept.acceptor.as_ref().map(|owner| owner.pid),
+            Fact::Many(many) => Some(many.owner.pid),
             Fact::Closed(_) | Fact::Done | Fact::Failed(_) => None,
         })
         .collect()

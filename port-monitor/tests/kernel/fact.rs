@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup;
+use crate::{bulk::Many, cgroup};
 
 /// A thread that acted, as it sees itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +162,8 @@ pub(crate) struct Closed {
     pub(crate) closed_by: String,
     /// `error.code`; empty for an orderly end.
     pub(crate) error: String,
+    /// Something was sent again.
+    pub(crate) resent: bool,
 }
 
 /// One line of a workload's report.
@@ -177,6 +179,8 @@ pub(crate) enum Fact {
     Accept(Accept),
     /// A connection has ended.
     Closed(Closed),
+    /// Ends of connections of one thread, which are over when the workload is.
+    Many(Many),
     /// The workload did all it had to; without this line it did not.
     Done,
     /// The workload could not do it.
@@ -188,6 +192,8 @@ pub(crate) enum Fact {
 pub(crate) struct Witness {
     file: File,
     begin_ns: u64,
+    /// The process ends right after it acted.
+    ends_at_once: bool,
 }
 
 impl Witness {
@@ -202,6 +208,24 @@ impl Witness {
         Ok(Self {
             file,
             begin_ns: now_ns()?,
+            ends_at_once: false,
+        })
+    }
+
+    /// The same report, by a process that ends right after it acted.
+    pub(crate) fn of_the_dying(&self) -> Result<Self> {
+        Ok(Self {
+            file: self.file.try_clone().context("share the report")?,
+            begin_ns: self.begin_ns,
+            ends_at_once: true,
+        })
+    }
+
+    /// The calling thread.
+    pub(crate) fn owner(&self) -> Result<Owner> {
+        Ok(Owner {
+            ends_at_once: self.ends_at_once,
+            ..Owner::current()?
         })
     }
 

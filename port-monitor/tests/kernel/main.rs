@@ -18,10 +18,12 @@ use clap::{Parser, Subcommand};
 
 mod bpf;
 mod btf;
+mod bulk;
 mod cases;
 mod cgroup;
 mod check;
 mod compare;
+mod diag;
 mod expect;
 mod fact;
 mod flood;

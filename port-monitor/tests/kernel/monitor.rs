@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal};
 use crate::{
     json::{Line, Summary},
     lab::Lab,
+    process::poll_until,
     rung::Rung,
     workload::{RUNNER_PID, runner_pid},
 };
@@ -92,11 +93,28 @@ impl Watch {
             monitor.first_line = text;
             return Ok(monitor);
         }
-        let run = monitor.finish()?;
-        if run.status.code() == Some(CANNOT_ATTACH) {
-            return Err(Refused(run.stderr.trim().to_owned()).into());
+        monitor.why_not()
+    }
+
+    /// As [`Watch::start`], writing to a file: a reader that is short of time
+    /// loses nothing.
+    pub(crate) fn start_into_file(self, lab: &Lab) -> Result<Monitor> {
+        let path = lab.new_path("json");
+        let mut monitor = self.arg("--output-file").arg(&path).spawn(|_| true)?;
+        poll_until(PATIENCE, || {
+            thread::sleep(Duration::from_millis(10));
+            if let Ok(file) = fs::File::open(&path) {
+                monitor.first_line.clear();
+                BufReader::new(file).read_line(&mut monitor.first_line)?;
+            }
+            let has_ended = monitor.child.try_wait()?.is_some();
+            Ok(has_ended || monitor.first_line.ends_with('\n'))
+        })?;
+        if !monitor.first_line.ends_with('\n') {
+            return monitor.why_not();
         }
-        bail!("no header, {}: {}", run.status, run.stderr.trim())
+        monitor.output = Some(path);
+        Ok(monitor)
     }
 
     fn spawn(mut self, keeps: impl FnMut(&str) -> bool + Send + 'static) -> Result<Monitor> {
@@ -115,6 +133,7 @@ impl Watch {
             lines,
             stderr: self.stderr,
             first_line: String::new(),
+            output: None,
         })
     }
 }
@@ -145,9 +164,20 @@ pub(crate) struct Monitor {
     lines: Receiver<(Instant, String)>,
     stderr: PathBuf,
     first_line: String,
+    /// Where its lines are, unless on its standard output.
+    output: Option<PathBuf>,
 }
 
 impl Monitor {
+    /// Why there is no header.
+    fn why_not(mut self) -> Result<Self> {
+        let run = self.finish()?;
+        if run.status.code() == Some(CANNOT_ATTACH) {
+            return Err(Refused(run.stderr.trim().to_owned()).into());
+        }
+        bail!("no header, {}: {}", run.status, run.stderr.trim())
+    }
+
     /// The stream's first line.
     pub(crate) fn header(&self) -> Result<Line> {
         let header = Line::parse(&self.first_line)?;
@@ -199,6 +229,10 @@ impl Monitor {
         let stdin = self.child.stdin.take();
         let status = self.child.wait().context("wait for the monitor")?;
         self.child.stdin = stdin;
+        if let Some(path) = &self.output {
+            let text = fs::read_to_string(path).context("read the output")?;
+            lines.extend(text.lines().skip(1).map(str::to_owned));
+        }
         Ok(Run {
             status,
             stderr: fs::read_to_string(&self.stderr)?,

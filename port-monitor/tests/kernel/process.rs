@@ -38,11 +38,6 @@ impl Forked {
         waitpid(Some(pid), WaitOptions::empty()).context("wait for the child")?;
         Ok(())
     }
-
-    /// Its process id.
-    pub(crate) const fn pid(&self) -> u32 {
-        self.pid
-    }
 }
 
 /// Runs `work` in a forked child, which then stays until the workload is

@@ -2,8 +2,9 @@
 //! what the record of it must say.
 
 use std::{
+    mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -62,24 +63,67 @@ pub(crate) fn peer(socket: &OwnedFd) -> Result<SocketAddr> {
 
 /// Sets a TCP option that takes a number.
 pub(crate) fn set_tcp(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> Result<()> {
+    set_option(socket.as_fd(), libc::IPPROTO_TCP, option, value)
+        .with_context(|| format!("set TCP option {option}"))
+}
+
+/// Makes the socket deaf or lets it hear again: no packet of this host has come
+/// far enough to be taken, and none is answered.
+pub(crate) fn set_deaf(socket: impl AsFd, deaf: bool) -> Result<()> {
+    let least_ttl = if deaf { 255 } else { 0 };
+    set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MINTTL, least_ttl)
+        .context("set IP_MINTTL")
+}
+
+fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> Result<()> {
     let size = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
     // SAFETY: the descriptor is open, and the kernel reads `size` bytes of
     // `value`, which outlives the call.
     let status = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
+            level,
             option,
             (&raw const value).cast(),
             size,
         )
     };
     if status != 0 {
-        return Err(std::io::Error::last_os_error())
-            .with_context(|| format!("set TCP option {option}"));
+        return Err(std::io::Error::last_os_error().into());
     }
     Ok(())
 }
+
+/// How many connections wait in the listener's queue: the kernel tells it in a
+/// field that means something else for other sockets.
+pub(crate) fn waiting(listener: &Listener) -> Result<u32> {
+    // SAFETY: all-zero bytes are a valid `tcp_info`, plain data.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut size = libc::socklen_t::try_from(size_of_val(&info))?;
+    // SAFETY: the descriptor is open, and the kernel writes at most `size` bytes
+    // to `info`.
+    let status = unsafe {
+        libc::getsockopt(
+            listener.socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut size,
+        )
+    };
+    if status != 0 {
+        return Err(std::io::Error::last_os_error()).context("get TCP_INFO");
+    }
+    Ok(info.tcpi_unacked)
+}
+
+/// This end of a connection and the other one.
+pub(crate) type Ends = (SocketAddr, SocketAddr);
 
 /// A socket that listens, and where.
 #[derive(Debug)]
@@ -147,7 +191,7 @@ impl Witness {
     /// What this thread has just done: listen at `at`.
     pub(crate) fn listened(&self, at: SocketAddr, bound: bool) -> Result<Listen> {
         Ok(Listen {
-            owner: Owner::current()?,
+            owner: self.owner()?,
             at,
             bound,
             refused: false,
@@ -206,7 +250,7 @@ impl Witness {
         // Loopback speaks to itself.
         let local_ip = bound.map_or(remote.ip(), |at| at.ip());
         self.tell(&Fact::Attempt(Attempt {
-            owner: Owner::current()?,
+            owner: self.owner()?,
             local_ip: local_ip.to_canonical(),
             local_port: bound.map(|at| at.port()),
             bound: bound.is_some(),
@@ -231,7 +275,7 @@ impl Witness {
         let outcome = rustix::net::connect(socket, &remote);
         ensure!(outcome == Err(errno), "connect to {remote}: {outcome:?}");
         self.tell(&Fact::Attempt(Attempt {
-            owner: Owner::current()?,
+            owner: self.owner()?,
             local_ip: unsent_ip(from.ip(), remote.ip()),
             local_port: Some(from.port()).filter(|port| *port != 0),
             bound: from.port() != 0,
@@ -260,7 +304,7 @@ impl Witness {
     ) -> Result<()> {
         let local = local(socket)?;
         self.tell(&Fact::Attempt(Attempt {
-            owner: Owner::current()?,
+            owner: self.owner()?,
             local_ip: local.ip().to_canonical(),
             local_port: Some(local.port()),
             bound,
@@ -289,7 +333,7 @@ impl Witness {
         preattach: bool,
     ) -> Result<()> {
         let (local, remote) = (local(socket)?, peer(socket)?);
-        let acceptor = Some(Owner::current()?);
+        let acceptor = Some(self.owner()?);
         self.arrived(listener, acceptor, local, remote, preattach)
     }
 
@@ -306,7 +350,7 @@ impl Witness {
         listener: &Listener,
         (client, server): (SocketAddr, SocketAddr),
     ) -> Result<()> {
-        self.arrived(listener, Some(Owner::current()?), server, client, false)
+        self.arrived(listener, Some(self.owner()?), server, client, false)
     }
 
     fn arrived(
@@ -333,9 +377,29 @@ impl Witness {
     /// `local`, and how many bytes it had sent and received.
     pub(crate) fn closed(
         &self,
-        (local, remote): (SocketAddr, SocketAddr),
+        ends: Ends,
+        bytes: (usize, usize),
+        how: (&str, &str),
+    ) -> Result<()> {
+        self.tell_closed(ends, bytes, how, false)
+    }
+
+    /// As [`Witness::closed`], after `local` has sent something again.
+    pub(crate) fn closed_resending(
+        &self,
+        ends: Ends,
+        bytes: (usize, usize),
+        how: (&str, &str),
+    ) -> Result<()> {
+        self.tell_closed(ends, bytes, how, true)
+    }
+
+    fn tell_closed(
+        &self,
+        (local, remote): Ends,
         (sent, received): (usize, usize),
         (closed_by, error): (&str, &str),
+        resent: bool,
     ) -> Result<()> {
         self.tell(&Fact::Closed(Closed {
             local: canonical(local),
@@ -345,6 +409,7 @@ impl Witness {
             received: received.try_into()?,
             closed_by: closed_by.to_owned(),
             error: error.to_owned(),
+            resent,
         }))
     }
 

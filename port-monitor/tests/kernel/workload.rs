@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
-    scenarios::{self, closing, early, mixture, tree},
+    scenarios::{self, closing, early, mixture, opening, owners, tree},
 };
 
 /// Environment variable: the pid of the runner, which names its cgroups.
@@ -33,6 +33,8 @@ const EXTRA: &[(&str, Perform)] = &[
     ("asleep-in-accept", early::asleep_in_accept),
     ("already-listening", early::already_listening),
     ("already-open", closing::already_open),
+    ("open-and-hold", opening::open_and_hold),
+    ("owners", owners::exchange),
     ("descendants", tree::descendants),
     ("parent-and-child", tree::parent_and_child),
     ("filters", mixture::filters),
@@ -56,23 +58,26 @@ pub(crate) fn perform(name: &str, path: &Path) -> Result<()> {
     let run = find(name).with_context(|| format!("no workload `{name}`"))?;
     let witness = Witness::create(path)?;
     witness.tell(&Fact::Process(std::process::id()))?;
-    limit_time(Some(PATIENCE));
+    limit_time();
     let end = match run(&witness) {
         Ok(()) => Fact::Done,
         Err(error) => Fact::Failed(format!("{error:#}")),
     };
-    limit_time(None);
+    alarm(0);
     witness.tell(&end)?;
     say("done")?;
     await_release();
     Ok(())
 }
 
-/// Ends the process by a signal after so long.
-fn limit_time(limit: Option<Duration>) {
-    let seconds = limit.map_or(0, |limit| limit.as_secs());
+/// Ends the process by a signal when it has taken too long.
+pub(crate) fn limit_time() {
+    alarm(u32::try_from(PATIENCE.as_secs()).unwrap_or(u32::MAX));
+}
+
+fn alarm(seconds: u32) {
     // SAFETY: takes a number; no memory is involved.
-    unsafe { libc::alarm(u32::try_from(seconds).unwrap_or(u32::MAX)) };
+    unsafe { libc::alarm(seconds) };
 }
 
 /// Where the workload `name` writes its facts below `dir`.

@@ -11,6 +11,8 @@ mod early;
 mod ending;
 mod filters;
 mod log;
+mod opening;
+mod owners;
 mod policy;
 mod refusals;
 pub(crate) mod together;
@@ -92,6 +94,8 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("end-count", ending::count),
     each_rung("end-duration", ending::duration),
     each_rung("bpf-log", log::costs_nothing_when_off),
+    each_rung("open-during-start", opening::during_start),
+    each_rung("owners-10000", owners::are_right).guest_only(),
     each_rung("policy-stream", policy::stream).guest_only(),
     once("tracepoint-acceptor", acceptor::named).guest_only(),
     once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),

@@ -13,21 +13,18 @@ use rustix::net::sockopt;
 use crate::{
     fact::Witness,
     process::{Gate, await_go, fork, say},
-    socket::{Listener, V4, V6, any_port, local, peer},
+    socket::{Ends, Listener, V4, V6, any_port, local, peer},
 };
 
 /// What the client sends, and the server, in bytes.
-const FROM_CLIENT: usize = 1_000;
-const FROM_SERVER: usize = 5_000;
+pub(super) const FROM_CLIENT: usize = 1_000;
+pub(super) const FROM_SERVER: usize = 5_000;
 
 /// Each way.
 const LARGE: usize = 1 << 20;
 
-/// A client's address and its server's.
-type Ends = (SocketAddr, SocketAddr);
-
-/// A connection: client, server, and where they are.
-fn connect(
+/// A connection: client, server, and where the client and the server are.
+pub(super) fn connect(
     witness: &Witness,
     listener: &Listener,
     to: IpAddr,
@@ -39,7 +36,11 @@ fn connect(
 }
 
 /// A connection over which both have sent something.
-fn used(witness: &Witness, at: IpAddr, to: IpAddr) -> Result<(TcpStream, TcpStream, Ends)> {
+pub(super) fn used(
+    witness: &Witness,
+    at: IpAddr,
+    to: IpAddr,
+) -> Result<(TcpStream, TcpStream, Ends)> {
     let listener = witness.listen(any_port(at))?;
     let (mut client, mut server, ends) = connect(witness, &listener, to)?;
     let mut buffer = [0; FROM_SERVER];
@@ -51,13 +52,13 @@ fn used(witness: &Witness, at: IpAddr, to: IpAddr) -> Result<(TcpStream, TcpStre
 }
 
 /// Waits for the other end's FIN.
-fn expect_end(stream: &mut TcpStream) -> Result<()> {
+pub(super) fn expect_end(stream: &mut TcpStream) -> Result<()> {
     let read = stream.read(&mut [0]).context("wait for the end")?;
     ensure!(read == 0, "there is more data");
     Ok(())
 }
 
-const fn swapped((client, server): Ends) -> Ends {
+pub(super) const fn swapped((client, server): Ends) -> Ends {
     (server, client)
 }
 

@@ -5,7 +5,7 @@ use std::thread;
 use anyhow::{Result, anyhow};
 
 use crate::{
-    fact::{Attempt, Ending, Fact, Owner, Reach, Witness, netns_ino},
+    fact::{Attempt, Ending, Fact, Reach, Witness, netns_ino},
     process::{become_user, exit_now, fork, set_comm},
     socket::{V4, any_port, bind, local, open},
 };
@@ -21,10 +21,7 @@ pub(super) fn exits_at_once(witness: &Witness) -> Result<()> {
         let socket = open(V4)?;
         bind(&socket, any_port(V4))?;
         witness.tell(&Fact::Attempt(Attempt {
-            owner: Owner {
-                ends_at_once: true,
-                ..Owner::current()?
-            },
+            owner: witness.of_the_dying()?.owner()?,
             local_ip: V4,
             local_port: Some(local(&socket)?.port()),
             bound: true,

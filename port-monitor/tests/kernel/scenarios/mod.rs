@@ -4,6 +4,7 @@
 use crate::{rung::Blind, workload::Perform};
 
 pub(crate) mod accepting;
+pub(crate) mod breaking;
 pub(crate) mod closing;
 pub(crate) mod connecting;
 pub(crate) mod early;
@@ -11,7 +12,12 @@ pub(crate) mod fastopen;
 pub(crate) mod identity;
 pub(crate) mod listening;
 pub(crate) mod mixture;
+pub(crate) mod opening;
+pub(crate) mod owners;
+pub(crate) mod passing;
 pub(crate) mod places;
+pub(crate) mod queue;
+pub(crate) mod reuse;
 pub(crate) mod tree;
 pub(crate) mod uring;
 
@@ -114,5 +120,15 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("close-with-data-unread", closing::unread),
     scenario("close-by-kill", closing::killed),
     scenario("close-before-accept", closing::before_accept),
+    scenario("close-by-listener", breaking::listener).shows(Blind::NeverAccepted),
+    scenario("close-by-destroy", breaking::destroyed),
+    scenario("close-by-timeout", breaking::timed_out),
+    scenario("close-by-unreachable", breaking::unreachable),
+    scenario("accept-queue-overflow", queue::overflows),
+    scenario("accept-queue-refuses", queue::refuses),
+    scenario("time-wait-reuse-client", reuse::by_client),
+    scenario("time-wait-reuse-server", reuse::by_server),
+    scenario("passed-socket", passing::passed),
+    scenario("passed-socket-orphan", passing::inherited),
     scenario("softirq-elsewhere", places::softirq_elsewhere).guest_only(),
 ];

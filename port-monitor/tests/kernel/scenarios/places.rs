@@ -1,6 +1,6 @@
 //! Where the process is: network namespace, cgroup, CPU.
 
-use std::{fs, mem, os::fd::AsRawFd as _};
+use std::{fs, mem, net::Ipv4Addr, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result};
 use rustix::{io::Errno, thread::UnshareFlags};
@@ -8,7 +8,7 @@ use rustix::{io::Errno, thread::UnshareFlags};
 use crate::{
     cgroup::{self, Cgroups},
     fact::Witness,
-    process::{fork, pin},
+    process::{Forked, fork, pin},
     socket::{Refusing, V4, V6, any_port, open},
     workload::runner_pid,
 };
@@ -22,24 +22,63 @@ pub(super) fn enter_new_netns() -> Result<()> {
 }
 
 pub(super) fn other_netns(witness: &Witness) -> Result<()> {
-    enter_new_netns()?;
-    bring_loopback_up()?;
+    enter_loopback_netns()?;
     witness.pair(V4)?;
     witness.pair(V6)
 }
 
-fn bring_loopback_up() -> Result<()> {
-    let socket = open(V4)?;
+/// Moves the calling process into a network namespace of its own, with loopback.
+pub(super) fn enter_loopback_netns() -> Result<()> {
+    enter_new_netns()?;
+    set_flags("lo", libc::IFF_UP)
+}
+
+/// A second address of loopback, and its label.
+pub(super) const SECOND_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const SECOND_LABEL: &str = "lo:1";
+
+/// Gives loopback the second address.
+pub(super) fn add_second_address() -> Result<()> {
+    let mut request = request(SECOND_LABEL)?;
+    // SAFETY: all-zero bytes are a valid `sockaddr`, plain data.
+    let mut address: libc::sockaddr = unsafe { mem::zeroed() };
+    address.sa_family = libc::sa_family_t::try_from(libc::AF_INET)?;
+    // `sockaddr_in`: the port, then the address.
+    let octets = SECOND_ADDRESS.octets();
+    for (to, from) in address.sa_data.iter_mut().skip(2).zip(octets) {
+        *to = libc::c_char::try_from(from)?;
+    }
+    request.ifr_ifru.ifru_addr = address;
+    ask(libc::SIOCSIFADDR, &request)
+}
+
+/// Takes it away, and the way to it.
+pub(super) fn remove_second_address() -> Result<()> {
+    set_flags(SECOND_LABEL, 0)
+}
+
+/// Sets an interface's flags.
+fn set_flags(name: &str, flags: libc::c_int) -> Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags)?;
+    ask(libc::SIOCSIFFLAGS, &request)
+}
+
+fn request(name: &str) -> Result<libc::ifreq> {
     // SAFETY: all-zero bytes are a valid `ifreq`, plain data.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = libc::c_char::try_from(*from)?;
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::try_from(from)?;
     }
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP)?;
+    Ok(request)
+}
+
+fn ask(what: libc::Ioctl, request: &libc::ifreq) -> Result<()> {
+    let socket = open(V4)?;
     // SAFETY: the descriptor is open; the kernel reads one `ifreq`.
-    let status = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let status = unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_ref(request)) };
     if status != 0 {
-        return Err(std::io::Error::last_os_error()).context("bring lo up");
+        return Err(std::io::Error::last_os_error()).context("configure loopback");
     }
     Ok(())
 }
@@ -62,18 +101,31 @@ pub(super) fn own_cgroups() -> Result<Cgroups> {
 /// Loopback packets are handled on another CPU, where a spinner runs: what is
 /// `current` in softirq is then never the owner.
 pub(super) fn softirq_elsewhere(witness: &Witness) -> Result<()> {
+    steer_softirqs(&[1], || {
+        pin(0)?;
+        connect_across(witness)
+    })
+}
+
+/// Does something while loopback packets are handled on CPU 1 and spinners run on
+/// some CPUs.
+pub(super) fn steer_softirqs(busy: &[usize], work: impl FnOnce() -> Result<()>) -> Result<()> {
     const STEERING: &str = "/sys/class/net/lo/queues/rx-0/rps_cpus";
-    let spinner = fork(|| {
-        pin(1)?;
-        loop {
-            std::hint::spin_loop();
-        }
-    })?;
+    let spinners = busy
+        .iter()
+        .map(|&cpu| {
+            fork(|| {
+                pin(cpu)?;
+                loop {
+                    std::hint::spin_loop();
+                }
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
     fs::write(STEERING, "2").with_context(|| format!("write {STEERING}"))?;
-    let result = pin(0).and_then(|()| connect_across(witness));
+    let result = work();
     fs::write(STEERING, "0").with_context(|| format!("write {STEERING}"))?;
-    let pid = rustix::process::Pid::from_raw(i32::try_from(spinner.pid())?).context("no pid")?;
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    spinners.into_iter().try_for_each(Forked::kill)?;
     result
 }
 

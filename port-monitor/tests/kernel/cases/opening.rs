@@ -1,0 +1,59 @@
+//! Connections that are opened while the monitor starts.
+
+use std::{thread, time::Duration};
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    bulk::{self, RING_BYTES},
+    lab::Lab,
+    monitor::Watch,
+    report::Verdict,
+    rung::Rung,
+};
+
+/// How long connections are opened under the monitor, after its header.
+const AFTER_START: Duration = Duration::from_secs(2);
+
+/// Each is reported once: as older than the monitor, or as it begins.
+pub(super) fn during_start(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let mut workloads = [
+        lab.workload("open-and-hold")?,
+        lab.workload("open-and-hold")?,
+    ];
+    let mut watch = Watch::json(lab, rung).args(["--ring-size", RING_BYTES]);
+    for workload in &mut workloads {
+        workload.hear("ready")?;
+        watch = lab.only(watch, workload.pid());
+    }
+    let mut monitor = watch.start_into_file(lab)?;
+    thread::sleep(AFTER_START);
+    for workload in &mut workloads {
+        workload.go()?;
+        workload.hear("done")?;
+    }
+    let run = monitor.stop()?;
+    let mut facts = workloads[0].facts()?;
+    facts.extend(workloads[1].facts()?);
+    let records = bulk::read(&run)?;
+    let ends = bulk::check(&records, &facts, |many, _, seen| {
+        let beginnings = if many.inbound {
+            ["preexisting", "accept"]
+        } else {
+            ["preexisting", "connected"]
+        };
+        let is_right = beginnings.contains(&seen.beginning.action())
+            && seen.beginning.pid() == Some(many.owner.pid)
+            && seen.close.pid() == Some(many.owner.pid);
+        (!is_right).then(|| format!("not of {}: {seen:?}", many.owner.pid))
+    })?;
+    let older = records
+        .iter()
+        .filter(|record| record.action() == "preexisting")
+        .count();
+    ensure!(
+        0 < older && older < ends,
+        "{older} of {ends} ends are older"
+    );
+    Ok(Verdict::Pass(format!("{ends} ends, {older} of them older")))
+}

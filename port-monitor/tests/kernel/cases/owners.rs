@@ -1,0 +1,70 @@
+//! Very many connections, and whose each of them is.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    bulk::{self, End, Many, RING_BYTES, Seen},
+    fact::{Fact, Owner},
+    lab::Lab,
+    monitor::Watch,
+    report::Verdict,
+    rung::{Blind, Rung},
+    scenarios::owners::CONNECTIONS,
+};
+
+/// Every record names the thread that connected or accepted, though packets are
+/// handled under another process.
+pub(super) fn are_right(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let mut monitor = Watch::json(lab, rung)
+        .args(["--ring-size", RING_BYTES])
+        .start_into_file(lab)?;
+    let begin = Instant::now();
+    let mut workload = lab.workload("owners")?;
+    // What went wrong stands in its facts.
+    let _ = workload.hear("done");
+    let took = begin.elapsed();
+    let run = monitor.stop()?;
+    let facts = workload.facts()?;
+    let listens = |fact: &Fact| match fact {
+        Fact::Listen(listen) => Some(listen.owner.clone()),
+        _ => None,
+    };
+    let listener = facts.iter().find_map(listens).context("no listener")?;
+    let records = bulk::read(&run)?;
+    let ends = bulk::check(&records, &facts, |many, end, seen| {
+        judge_owner(rung, &listener, many, end, seen)
+    })?;
+    ensure!(ends == 2 * CONNECTIONS as usize, "{ends} ends");
+    let count = records.len();
+    Ok(Verdict::Pass(format!(
+        "{CONNECTIONS} connections in {took:.1?}, {count} records, all of the right owner"
+    )))
+}
+
+fn judge_owner(
+    rung: Rung,
+    listener: &Owner,
+    many: &Many,
+    end: &End,
+    seen: &Seen<'_>,
+) -> Option<String> {
+    let (owner, source, beginning) = match many.inbound {
+        false => (&many.owner, "connect", "connected"),
+        true if rung.sight().lacks(Blind::Acceptor) => (listener, "listener", "accept"),
+        true => (&many.owner, "accept", "accept"),
+    };
+    let closed_by = if end.closes_first { "local" } else { "peer" };
+    let records = [Some(seen.beginning), Some(seen.close), seen.attempt];
+    let is_theirs = records
+        .into_iter()
+        .flatten()
+        .all(|record| record.is_of(owner) && record.owner_source() == source);
+    let is_right = is_theirs
+        && seen.attempt.is_some() != many.inbound
+        && seen.beginning.action() == beginning
+        && seen.close.closed_by() == closed_by
+        && seen.close.bytes() == (Some(end.sent), Some(end.received));
+    (!is_right).then(|| format!("not {owner:?}, {end:?}: {seen:?}"))
+}
