@@ -28,6 +28,7 @@ mod flood;
 mod json;
 mod lab;
 mod monitor;
+mod oracle;
 mod process;
 mod report;
 mod rung;
@@ -161,6 +162,7 @@ fn chosen<'a, T>(
             && match place {
                 Place::Anywhere => true,
                 Place::GuestOnly => !cli.native,
+                Place::OracleGuest => !cli.native && oracle::is_expected(),
                 Place::NativeOnly => cli.native,
             }
     })

@@ -11,6 +11,7 @@ mod early;
 mod ending;
 mod filters;
 mod log;
+mod oracle;
 mod policy;
 mod refusals;
 pub(crate) mod together;
@@ -52,6 +53,13 @@ impl Case {
     const fn native_only(self) -> Self {
         Self {
             place: Place::NativeOnly,
+            ..self
+        }
+    }
+
+    const fn oracle_guest(self) -> Self {
+        Self {
+            place: Place::OracleGuest,
             ..self
         }
     }
@@ -101,6 +109,7 @@ pub(crate) const ALL: &[Case] = &[
     once("btf-damaged", refusals::btf_damaged),
     once("btf-of-another-kernel", refusals::btf_foreign),
     once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
+    once("oracle", oracle::compare).oracle_guest(),
     once("account-full-speed", accounting::full_speed).guest_only(),
     once("account-every-event", accounting::every_event).guest_only(),
     once("account-overload", accounting::overload).guest_only(),

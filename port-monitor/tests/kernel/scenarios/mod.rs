@@ -11,6 +11,7 @@ pub(crate) mod fastopen;
 pub(crate) mod identity;
 pub(crate) mod mixture;
 pub(crate) mod places;
+pub(crate) mod sounding;
 pub(crate) mod tree;
 pub(crate) mod uring;
 
@@ -21,6 +22,8 @@ pub(crate) enum Place {
     Anywhere,
     /// Changes settings of the whole machine, or needs it to itself.
     GuestOnly,
+    /// In the guest that has monitors of other people.
+    OracleGuest,
     /// Not on the guests' kernels.
     NativeOnly,
 }
