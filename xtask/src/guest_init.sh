@@ -17,6 +17,8 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 chmod 1777 /tmp
 ln -s /proc/self/fd /dev/fd
+mkdir /dev/pts
+mount -t devpts devpts /dev/pts
 
 for module in /modules/*.ko; do
     insmod "$module"

@@ -141,14 +141,7 @@ fn download(apt: &Apt, series: Series) -> Result<Kernel> {
 
     let release = newest_release(apt, series)?;
     for stem in series.package_stems() {
-        apt.download(&format!("{stem}{release}"), &staging)?;
-    }
-    for deb in files_below(&staging)? {
-        process::run(
-            Command::new("dpkg-deb")
-                .arg("--extract")
-                .args([&deb, &unpacked]),
-        )?;
+        apt.unpack(&format!("{stem}{release}"), &staging, &unpacked)?;
     }
     let files = files_below(&unpacked)?;
     let image = files

@@ -15,6 +15,7 @@ mod ebpf;
 mod guest;
 mod initramfs;
 mod kernels;
+mod oracle;
 mod paths;
 mod process;
 mod report;

@@ -8,7 +8,7 @@ use crate::{
     artifacts::{self, Artifacts},
     guest::{self, Outcome, Task},
     kernels::{self, Kernel, Series},
-    paths,
+    oracle, paths,
     report::{self, KernelReport, Tally},
     tools,
 };
@@ -55,16 +55,15 @@ pub(crate) fn test_in_guests(
     );
     tools::ensure(&tools::GUEST_PACKAGES)?;
     let kernels = kernels::fetch(wanted)?;
-    let task = task(artifacts, filters);
     // One after the other: an emulated guest keeps two cores busy, so a second
     // one beside it saves no time and only upsets the deadlines in both.
     kernels
         .iter()
-        .map(|kernel| test_in_guest(kernel, &task))
+        .map(|kernel| test_in_guest(kernel, &task(artifacts, filters, kernel.series)?))
         .collect()
 }
 
-fn task(artifacts: &Artifacts, filters: &[String]) -> Task {
+fn task(artifacts: &Artifacts, filters: &[String], series: Series) -> Result<Task> {
     let runner = "/bin/kernel-tests";
     let program = "/bin/port-monitor";
     let mut command = vec![
@@ -73,14 +72,16 @@ fn task(artifacts: &Artifacts, filters: &[String]) -> Task {
         program.to_owned(),
     ];
     command.extend_from_slice(filters);
-    Task {
-        programs: vec![
-            (artifacts.kernel_tests.clone(), runner.to_owned()),
-            (artifacts.program.clone(), program.to_owned()),
-        ],
+    let mut programs = vec![
+        (artifacts.kernel_tests.clone(), runner.to_owned()),
+        (artifacts.program.clone(), program.to_owned()),
+    ];
+    programs.extend(oracle::programs(series)?);
+    Ok(Task {
+        programs,
         command,
         deadline: GUEST_DEADLINE,
-    }
+    })
 }
 
 fn test_in_guest(kernel: &Kernel, task: &Task) -> Result<KernelReport> {

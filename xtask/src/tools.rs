@@ -1,6 +1,9 @@
 //! The system packages the tests need; installs those that are missing.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Result, bail};
 
@@ -20,7 +23,7 @@ pub(crate) struct Package {
 }
 
 /// What the guests need on the host.
-pub(crate) const GUEST_PACKAGES: [Package; 3] = [
+pub(crate) const GUEST_PACKAGES: [Package; 4] = [
     Package {
         name: "qemu-system-x86",
         is_present: |_| qemu_major().is_some_and(|major| major >= QEMU_MAJOR_MIN),
@@ -34,6 +37,12 @@ pub(crate) const GUEST_PACKAGES: [Package; 3] = [
     Package {
         name: "xz-utils",
         is_present: is_installed,
+        from_backports: false,
+    },
+    Package {
+        // What the oracle's programs are linked with; later releases renamed it.
+        name: "libelf1",
+        is_present: |_| Path::new("/lib/x86_64-linux-gnu/libelf.so.1").exists(),
         from_backports: false,
     },
 ];

@@ -45,7 +45,7 @@ impl Line {
         }
     }
 
-    fn flag(&self, path: &str) -> Option<bool> {
+    pub(crate) fn flag(&self, path: &str) -> Option<bool> {
         self.fields.get(path)?.as_bool()
     }
 

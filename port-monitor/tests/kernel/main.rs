@@ -30,6 +30,7 @@ mod flood;
 mod json;
 mod lab;
 mod monitor;
+mod oracle;
 mod process;
 mod report;
 mod rung;
@@ -163,6 +164,7 @@ fn chosen<'a, T>(
             && match place {
                 Place::Anywhere => true,
                 Place::GuestOnly => !cli.native,
+                Place::OracleGuest => !cli.native && oracle::is_expected(),
                 Place::NativeOnly => cli.native,
             }
     })

@@ -4,10 +4,10 @@
 use std::{
     ffi::{OsStr, OsString},
     fmt, fs,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader, Read, Write as _},
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread,
     time::{Duration, Instant},
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// No step of a monitor takes longer, even in an emulated guest.
-const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Exit status: cannot attach.
 const CANNOT_ATTACH: i32 = 3;
@@ -140,8 +140,8 @@ impl Watch {
 
 /// Reads the stream to its end, whatever the runner is doing: the monitor must
 /// never wait for us. What is not UTF-8 ends it early.
-fn forward(
-    stdout: ChildStdout,
+pub(crate) fn forward(
+    stdout: impl Read,
     mut keeps: impl FnMut(&str) -> bool,
     lines: &Sender<(Instant, String)>,
 ) {

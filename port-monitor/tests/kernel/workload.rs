@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
-    scenarios::{self, closing, early, mixture, opening, owners, tree},
+    scenarios::{self, closing, early, mixture, opening, owners, sounding, tree},
 };
 
 /// Environment variable: the pid of the runner, which names its cgroups.
@@ -39,6 +39,8 @@ const EXTRA: &[(&str, Perform)] = &[
     ("parent-and-child", tree::parent_and_child),
     ("filters", mixture::filters),
     ("services", mixture::services),
+    ("few-bytes", sounding::few_bytes),
+    ("every-cpu", sounding::every_cpu),
 ];
 
 /// A workload that takes longer hangs.

@@ -68,9 +68,22 @@ impl Apt {
     }
 
     /// Downloads the newest version of `package` into `dir`.
-    pub(crate) fn download(&self, package: &str, dir: &Path) -> Result<()> {
+    fn download(&self, package: &str, dir: &Path) -> Result<()> {
         let mut download = self.command("apt-get");
         process::run(download.args(["-q", "download", package]).current_dir(dir))
+    }
+
+    /// Downloads the newest version of `package` and unpacks it into `unpacked`;
+    /// the download goes into a directory of its own below `staging`.
+    pub(crate) fn unpack(&self, package: &str, staging: &Path, unpacked: &Path) -> Result<()> {
+        let downloads = staging.join(package);
+        fs::create_dir_all(&downloads).context("create the directory of a download")?;
+        self.download(package, &downloads)?;
+        for deb in fs::read_dir(&downloads).context("read the directory of a download")? {
+            let mut extract = Command::new("dpkg-deb");
+            process::run(extract.arg("--extract").args([&deb?.path(), unpacked]))?;
+        }
+        Ok(())
     }
 
     /// Installs `packages`, preferring those of `release` where one is named.

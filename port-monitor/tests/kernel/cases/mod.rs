@@ -12,6 +12,7 @@ mod ending;
 mod filters;
 mod log;
 mod opening;
+mod oracle;
 mod owners;
 mod policy;
 mod refusals;
@@ -54,6 +55,13 @@ impl Case {
     const fn native_only(self) -> Self {
         Self {
             place: Place::NativeOnly,
+            ..self
+        }
+    }
+
+    const fn oracle_guest(self) -> Self {
+        Self {
+            place: Place::OracleGuest,
             ..self
         }
     }
@@ -105,6 +113,7 @@ pub(crate) const ALL: &[Case] = &[
     once("btf-damaged", refusals::btf_damaged),
     once("btf-of-another-kernel", refusals::btf_foreign),
     once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
+    once("oracle", oracle::compare).oracle_guest(),
     once("account-full-speed", accounting::full_speed).guest_only(),
     once("account-overload", accounting::overload).guest_only(),
 ];

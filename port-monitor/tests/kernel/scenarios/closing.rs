@@ -41,13 +41,21 @@ pub(super) fn used(
     at: IpAddr,
     to: IpAddr,
 ) -> Result<(TcpStream, TcpStream, Ends)> {
+    used_for(witness, at, to, (FROM_CLIENT, FROM_SERVER))
+}
+
+fn used_for(
+    witness: &Witness,
+    at: IpAddr,
+    to: IpAddr,
+    (from_client, from_server): (usize, usize),
+) -> Result<(TcpStream, TcpStream, Ends)> {
     let listener = witness.listen(any_port(at))?;
     let (mut client, mut server, ends) = connect(witness, &listener, to)?;
-    let mut buffer = [0; FROM_SERVER];
-    client.write_all(&[1; FROM_CLIENT])?;
-    server.read_exact(buffer.get_mut(..FROM_CLIENT).context("buffer")?)?;
-    server.write_all(&[2; FROM_SERVER])?;
-    client.read_exact(&mut buffer)?;
+    client.write_all(&vec![1; from_client])?;
+    server.read_exact(&mut vec![0; from_client])?;
+    server.write_all(&vec![2; from_server])?;
+    client.read_exact(&mut vec![0; from_server])?;
     Ok((client, server, ends))
 }
 
@@ -63,12 +71,22 @@ pub(super) const fn swapped((client, server): Ends) -> Ends {
 }
 
 fn client_first(witness: &Witness, at: IpAddr, to: IpAddr) -> Result<()> {
-    let (client, mut server, ends) = used(witness, at, to)?;
+    client_first_for(witness, at, to, (FROM_CLIENT, FROM_SERVER))
+}
+
+/// Both send this many bytes, and the client closes first.
+pub(super) fn client_first_for(
+    witness: &Witness,
+    at: IpAddr,
+    to: IpAddr,
+    (from_client, from_server): (usize, usize),
+) -> Result<()> {
+    let (client, mut server, ends) = used_for(witness, at, to, (from_client, from_server))?;
     drop(client);
     expect_end(&mut server)?;
     drop(server);
-    witness.closed(ends, (FROM_CLIENT, FROM_SERVER), ("local", ""))?;
-    witness.closed(swapped(ends), (FROM_SERVER, FROM_CLIENT), ("peer", ""))
+    witness.closed(ends, (from_client, from_server), ("local", ""))?;
+    witness.closed(swapped(ends), (from_server, from_client), ("peer", ""))
 }
 
 /// A connection is older than the monitor, and ends under it.

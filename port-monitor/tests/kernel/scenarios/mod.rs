@@ -18,6 +18,7 @@ pub(crate) mod passing;
 pub(crate) mod places;
 pub(crate) mod queue;
 pub(crate) mod reuse;
+pub(crate) mod sounding;
 pub(crate) mod tree;
 pub(crate) mod uring;
 
@@ -28,6 +29,8 @@ pub(crate) enum Place {
     Anywhere,
     /// Changes settings of the whole machine, or needs it to itself.
     GuestOnly,
+    /// In the guest that has monitors of other people.
+    OracleGuest,
     /// Not on the guests' kernels.
     NativeOnly,
 }
