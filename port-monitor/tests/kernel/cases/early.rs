@@ -48,6 +48,12 @@ pub(super) fn already_open(lab: &Lab, rung: Rung) -> Result<Verdict> {
         );
         ends += 1;
     }
+    let peers = stream.older().iter().map(|line| line.peer().0);
+    ensure!(
+        peers.eq([None, Some(pid.into())]),
+        "not the second names the first: {:?}",
+        stream.older()
+    );
     ensure!(
         ends == 2 && stream.older().len() == 2,
         "{:?}",
