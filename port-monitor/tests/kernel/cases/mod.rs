@@ -7,6 +7,7 @@ use crate::{lab::Lab, report::Verdict, rung::Rung, scenarios::Place};
 mod acceptor;
 mod accounting;
 mod command;
+mod crowd;
 mod early;
 mod ending;
 mod filters;
@@ -91,6 +92,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("end-sigabrt", ending::sigabrt),
     each_rung("end-count", ending::count),
     each_rung("end-duration", ending::duration),
+    each_rung("table-full", crowd::table_full),
     each_rung("bpf-log", log::costs_nothing_when_off),
     each_rung("policy-stream", policy::stream).guest_only(),
     once("tracepoint-acceptor", acceptor::named).guest_only(),
@@ -101,6 +103,7 @@ pub(crate) const ALL: &[Case] = &[
     once("btf-damaged", refusals::btf_damaged),
     once("btf-of-another-kernel", refusals::btf_foreign),
     once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
+    once("live-100000", crowd::live).native_only(),
     once("account-full-speed", accounting::full_speed).guest_only(),
     once("account-every-event", accounting::every_event).guest_only(),
     once("account-overload", accounting::overload).guest_only(),
