@@ -10,7 +10,7 @@ use rustix::{
 
 use crate::{
     fact::Witness,
-    process::{Forked, Gate, await_go, fork, say, set_comm},
+    process::{Forked, Gate, await_go, exit_now, fork, say, set_comm},
     socket::{V4, any_port, bind, local, open},
 };
 
@@ -65,7 +65,9 @@ fn gather(connections: u32) -> Result<()> {
                 opened.open()?;
                 end.pass()?;
                 drop(pairs);
-                ended.open()
+                ended.open()?;
+                // Its standard input is the parent's, whose words are not for it.
+                exit_now()
             })
         })
         .collect::<Result<_>>()?;
@@ -78,7 +80,7 @@ fn gather(connections: u32) -> Result<()> {
             say(word)?;
         }
     }
-    children.into_iter().try_for_each(Forked::join)
+    Ok(())
 }
 
 /// Lets this process and its children have files enough.
