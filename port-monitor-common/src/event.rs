@@ -157,6 +157,8 @@ pub const FLAG_LOCAL_PORT_UNBOUND: u16 = 2;
 pub const FLAG_PREATTACH: u16 = 4;
 /// [`TcpEvent::flags`]: a peer opened the connection.
 pub const FLAG_INBOUND: u16 = 8;
+/// [`TcpEvent::flags`]: of an accept, the peer had reset the connection before.
+pub const FLAG_ENDED: u16 = 16;
 
 /// The process a socket belongs to, captured in process context.
 ///

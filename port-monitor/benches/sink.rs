@@ -51,6 +51,7 @@ fn take_all(sink: &mut dyn Sink) {
             wall_ns: 1_795_348_801_000_000_000 + i128::from(event.ts_ns),
             ports: classify::ports(&event, &(32_768..=60_999)),
             process: Arc::clone(&process),
+            peer: None,
             judgement: None,
             event,
         };

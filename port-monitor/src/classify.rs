@@ -100,6 +100,7 @@ mod tests {
             netns_ino: 0,
             ifindex: None,
             preattach: false,
+            ended: false,
             canary: false,
         }
     }

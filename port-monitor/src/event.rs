@@ -8,7 +8,8 @@ use port_monitor_common::{
     addr::as_v4,
     event::{
         AF_INET, AF_INET6, CLOSE_EVENT_SIZE, CloseStats, ClosedBy, EVENT_SIZE, EventKind,
-        FLAG_CANARY, FLAG_INBOUND, FLAG_LOCAL_PORT_UNBOUND, FLAG_PREATTACH, OwnerSource,
+        FLAG_CANARY, FLAG_ENDED, FLAG_INBOUND, FLAG_LOCAL_PORT_UNBOUND, FLAG_PREATTACH,
+        OwnerSource,
     },
     tcp_state::TcpState,
 };
@@ -178,6 +179,10 @@ impl Comm {
 }
 
 /// One event, host byte order, IPv4-mapped addresses as IPv4.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "flags of the record, independent of each other"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// What happened.
@@ -209,6 +214,8 @@ pub struct Event {
     /// accept before the monitor attached, or the kernel skipped the program on
     /// `inet_csk_accept`.
     pub preattach: bool,
+    /// An accept: the peer had reset the connection before.
+    pub ended: bool,
     /// The event is the start-up canary's and belongs to no sink.
     pub canary: bool,
 }
@@ -296,6 +303,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         netns_ino: wire.netns_ino,
         ifindex: (wire.ifindex != 0).then_some(wire.ifindex),
         preattach: wire.flags & FLAG_PREATTACH != 0,
+        ended: wire.flags & FLAG_ENDED != 0,
         canary: wire.flags & FLAG_CANARY != 0,
     })
 }

@@ -1,8 +1,8 @@
 //! port-monitor: who talks to what on this host, live, held to a policy.
 //!
 //! Two one-way streets. **Events go up**: kernel hook → ring buffer →
-//! [`event`] (decode) → [`enrich`] → [`classify`] → [`policy`] (verdict) →
-//! [`sink`]. **Policy goes down**: text → [`policy`] → decision function in
+//! [`event`] (decode) → [`enrich`] → [`peers`] → [`classify`] → [`policy`]
+//! (verdict) → [`sink`]. **Policy goes down**: text → [`policy`] → decision function in
 //! `port-monitor-common`.
 //!
 //! Invariants, checked by `cargo xtask tidy`:
@@ -23,6 +23,7 @@ pub mod exit_code;
 pub mod filter;
 pub mod kernel;
 pub mod logging;
+pub mod peers;
 pub mod pipeline;
 pub mod policy;
 pub mod port_set;

@@ -1,13 +1,14 @@
 //! The one place the order of the stages is written: decode → enrich →
-//! classify → verdict → sink. And the userspace half of the accounting.
+//! pair → classify → verdict → sink. And the userspace half of the accounting.
 
 use std::{fs, ops::RangeInclusive, path::Path};
 
 use crate::{
     classify,
-    clock::WallClock,
+    clock::{self, WallClock},
     enrich::Enricher,
     event::decode,
+    peers::Peers,
     policy::{Facts, Policy},
     record::{Item, Judgement, Record},
     sink::{Sink, writer::Output},
@@ -42,6 +43,10 @@ pub struct Tally {
 /// From record to line.
 pub struct Pipeline {
     enricher: Enricher,
+    /// `None` where nobody asks for peers.
+    peers: Option<Peers>,
+    /// Events the kernel has lost, as last told.
+    gaps: u64,
     clock: WallClock,
     /// The host's `ip_local_port_range`.
     ephemeral: RangeInclusive<u16>,
@@ -58,6 +63,8 @@ impl Pipeline {
     pub fn new(policy: Option<Policy>, show: Show, sink: Box<dyn Sink>) -> Self {
         Self {
             enricher: Enricher::new(Path::new("/proc")),
+            peers: None,
+            gaps: 0,
             clock: WallClock::sample(),
             ephemeral: ephemeral_range(),
             policy,
@@ -66,6 +73,22 @@ impl Pipeline {
             tally: Tally::default(),
             chunk: Vec::new(),
             chunk_events: 0,
+        }
+    }
+
+    /// Finds the owners of both ends of connections within this host. Every end of
+    /// a connection must be among the events.
+    pub fn pair_ends(&mut self) {
+        self.peers = Some(Peers::new());
+    }
+
+    /// The kernel has lost so many events by now.
+    pub fn note_gaps(&mut self, gaps: u64) {
+        if gaps != self.gaps {
+            self.gaps = gaps;
+            if let Some(peers) = &mut self.peers {
+                peers.distrust(clock::boot_ns());
+            }
         }
     }
 
@@ -105,6 +128,8 @@ impl Pipeline {
         };
         self.tally.received += 1;
         let process = self.enricher.process(event.owner.as_ref());
+        let peers = self.peers.as_mut();
+        let peer = peers.and_then(|peers| peers.see(&event, &process));
         let wall_ns = self.clock.wall_ns(event.ts_ns);
         let ports = classify::ports(&event, &self.ephemeral);
         let judgement = self.policy.as_ref().map(|policy| {
@@ -122,6 +147,7 @@ impl Pipeline {
             event,
             wall_ns,
             process,
+            peer,
             ports,
             judgement,
         };

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use port_monitor_common::{counters::Hook, policy::Verdict};
 
-use crate::event::Event;
+use crate::event::{Comm, Event};
 
 /// A value found in userspace, or why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +87,19 @@ pub struct Process {
     pub unit: Option<Arc<str>>,
     /// The container, if the cgroup path is one's.
     pub container: Option<Container>,
+}
+
+/// The owner of a connection's other end; shared by all that know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Process id in the initial pid namespace.
+    pub pid: u32,
+    /// Start of the process, `CLOCK_BOOTTIME` ns.
+    pub start_ns: u64,
+    /// Name of the thread that acted at that end.
+    pub comm: Comm,
+    /// The process.
+    pub process: Arc<Process>,
 }
 
 /// The IANA port ranges (RFC 6335 §6).
@@ -193,6 +206,8 @@ pub struct Record {
     pub wall_ns: i128,
     /// The owning process.
     pub process: Arc<Process>,
+    /// The owner of the other end, where that is known to be on this host.
+    pub peer: Option<Arc<Peer>>,
     /// Both ports.
     pub ports: Ports,
     /// The policy's word; `None` without a policy.

@@ -12,7 +12,8 @@ use aya_ebpf::{
 };
 use port_monitor_common::{
     counters::Hook,
-    event::{EventKind, OwnerSource},
+    event::{EventKind, FLAG_ENDED, OwnerSource},
+    tcp_state::TcpState,
 };
 
 use crate::{
@@ -75,10 +76,15 @@ pub(crate) unsafe fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags
     let Some(state) = (unsafe { sock::state::<M>(sk) }) else {
         return;
     };
+    let ended = if state == TcpState::CLOSE {
+        FLAG_ENDED
+    } else {
+        0
+    };
     let draft = Draft {
         hook: Hook::Accept,
         kind: EventKind::Accept,
-        flags,
+        flags: flags | ended,
         id: emit::connection_id(sk, ts_ns),
         ts_ns,
         detail: 0,

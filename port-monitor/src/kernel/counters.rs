@@ -76,6 +76,14 @@ impl Counters {
         self.sum(extra as u32)
     }
 
+    /// Events the ring had no room for, and connections the table had none for:
+    /// ends that are not reported.
+    pub fn gaps(&self) -> u64 {
+        let lost = |hook| self.sum(slot(hook, Counter::ReserveFailed));
+        let lost: u64 = Hook::ALL.into_iter().map(lost).sum();
+        lost + self.extra(Extra::ConnectionsFull)
+    }
+
     fn sum(&self, index: u32) -> u64 {
         let rows = self.slots.chunks_exact(ROW as usize);
         rows.filter_map(|row| row.get(index as usize))

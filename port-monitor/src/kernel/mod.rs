@@ -48,6 +48,14 @@ pub const MIN_RING_BYTES: u32 = 4_096;
 /// The default ring: 32,767 records, a third of a second of a flood.
 pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 
+/// Ends of connections the kernel side remembers by default: 19 MB, taken at the
+/// start.
+pub const DEFAULT_MAX_CONNECTIONS: u32 = 131_072;
+/// More than any host has; the kernel takes 2.4 GB for them.
+pub const LIMIT_MAX_CONNECTIONS: u32 = 1 << 24;
+/// Enough for the canary's own connections.
+pub const MIN_MAX_CONNECTIONS: u32 = 16;
+
 /// What becomes of an attempt.
 const OUTCOMES: [EventKind; 2] = [EventKind::Connected, EventKind::Failed];
 
@@ -69,6 +77,8 @@ pub struct Settings {
     pub filters: Filters,
     /// Size of the ring buffer, a power of two and of pages.
     pub ring_bytes: u32,
+    /// Ends of connections to remember until they are over.
+    pub max_connections: u32,
     /// Name the accepting thread on the tracepoint rung.
     pub acceptor: bool,
     /// How much the eBPF programs log.
@@ -205,6 +215,7 @@ impl Kernel {
             &offsets,
             &config(settings),
             settings.ring_bytes,
+            settings.max_connections,
             counters::slots()?,
             log_level,
         )?;
@@ -221,18 +232,19 @@ impl Kernel {
         if rung == Rung::Tracepoint || wants_older {
             snapshot::listeners(&mut ebpf, &kernel_btf)?;
         }
-        if wants_older {
-            let drain = || ring::drain_into(&mut records, &mut early);
-            snapshot::connections(&mut ebpf, &kernel_btf, drain)?;
-        }
         let attached = canary::Attached {
             rung,
             acceptor: settings.acceptor,
             listen: blind_spots.iter().all(|spot| spot != ladder::NO_LISTEN),
         };
+        // Before connections that are open fill the table.
         canary::run(&mut records, attached, |record| {
             early.push(record.to_vec());
         })?;
+        if wants_older {
+            let drain = || ring::drain_into(&mut records, &mut early);
+            snapshot::connections(&mut ebpf, &kernel_btf, drain)?;
+        }
         let kernel = Self {
             ebpf,
             links,

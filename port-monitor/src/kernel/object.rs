@@ -19,6 +19,7 @@ pub(super) fn load(
     offsets: &Offsets,
     config: &Config,
     ring_bytes: u32,
+    max_connections: u32,
     counter_slots: u32,
     log_level: u8,
 ) -> Result<Ebpf, EbpfError> {
@@ -32,6 +33,7 @@ pub(super) fn load(
         .override_global(ABI_SYMBOL, &abi, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .map_max_entries("pm_events", ring_bytes)
+        .map_max_entries("pm_connections", max_connections)
         .map_max_entries("pm_counters", counter_slots)
         .load(OBJECT)
 }

@@ -41,6 +41,14 @@ pub struct Args {
 }
 
 impl Args {
+    /// The output tells who is at the other end.
+    pub fn names_peers(&self) -> bool {
+        match self.output {
+            SinkKind::Json => true,
+            SinkKind::Table => self.fields.iter().any(|field| field.name == "peer"),
+        }
+    }
+
     /// Opens the destination and starts writing to it.
     ///
     /// To be called before anything is attached: a file that cannot be written

@@ -9,7 +9,7 @@
     )
 )]
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use port_monitor_common::event;
 use schemars::JsonSchema;
@@ -59,6 +59,9 @@ pub(super) struct Facts<'a> {
     /// The systemd unit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) unit: Option<&'a str>,
+    /// The owner of the other end, where that is known to be on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) peer_process: Option<PeerProcess<'a>>,
     /// This host's port; absent while the kernel has not chosen it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) local: Option<Port>,
@@ -200,6 +203,19 @@ pub(super) struct Cgroup<'a> {
     pub(super) id: Decimal,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) path: Option<&'a str>,
+}
+
+/// The owner of the other end of a connection within this host.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct PeerProcess<'a> {
+    pub(super) pid: u32,
+    /// Name of the thread that acted at that end.
+    pub(super) name: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) executable: Option<Cow<'a, str>>,
+    /// Start of the process, ns since boot.
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    pub(super) start_boottime_ns: Decimal,
 }
 
 /// One end's port, classified.
@@ -442,6 +458,18 @@ pub(super) struct Raw<'a> {
     #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub(super) executable: Option<HexBytes<'a>>,
+    #[serde(
+        rename = "port_monitor.peer_process.name",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(super) peer_name: Option<HexBytes<'a>>,
+    #[serde(
+        rename = "port_monitor.peer_process.executable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(super) peer_executable: Option<HexBytes<'a>>,
 }
 
 impl Raw<'_> {

@@ -94,6 +94,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("tid", [6, 6, 7], OnRequest, "thread id", tid),
     Field::new("ppid", [6, 6, 7], OnRequest, "process id of the parent", ppid),
     Field::new("exe", [24, 24, 32], OnRequest, "path of the executable", exe),
+    Field::new("peer", [15, 18, 22], OnRequest, "pid/name of the process at the other end, where that is on this host", peer),
     Field::new("uid", [6, 6, 6], OnRequest, "numeric user id", uid),
     Field::new("gid", [6, 6, 6], OnRequest, "numeric group id", gid),
     Field::new("container", [20, 20, 64], OnRequest, "container id", container),
@@ -216,6 +217,17 @@ fn exe(cell: &mut Cell<'_>, record: &Record) {
     match record.process.exe.known() {
         Some(path) => cell.name(path.as_os_str().as_encoded_bytes()),
         None => cell.unknown(),
+    }
+}
+
+fn peer(cell: &mut Cell<'_>, record: &Record) {
+    match &record.peer {
+        Some(peer) => {
+            cell.number(peer.pid);
+            cell.put("/");
+            cell.name(peer.comm.as_bytes());
+        }
+        None => cell.none(),
     }
 }
 

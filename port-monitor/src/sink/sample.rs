@@ -11,7 +11,7 @@ use port_monitor_common::{
 use crate::{
     event::{Action, Close, Comm, Direction, Event, Owner},
     record::{
-        Container, Field, Header, HookCount, Judgement, Loss, LossCause, Missing, PortClass,
+        Container, Field, Header, HookCount, Judgement, Loss, LossCause, Missing, Peer, PortClass,
         PortInfo, Ports, Process, Record, ServiceOrigin, ServiceStatus, Summary,
     },
 };
@@ -70,6 +70,7 @@ pub(super) fn connected() -> Record {
             netns_ino: 4_026_531_840,
             ifindex: None,
             preattach: false,
+            ended: false,
             canary: false,
         },
         wall_ns: NOON_NS + 417,
@@ -81,6 +82,7 @@ pub(super) fn connected() -> Record {
             unit: Some("session-2.scope".into()),
             container: None,
         }),
+        peer: None,
         ports: Ports {
             local: Some(port(49152, None, true)),
             remote: Some(port(443, Some("https"), false)),
@@ -192,6 +194,16 @@ pub(super) fn ownerless() -> Record {
         container: None,
     });
     record
+}
+
+/// sshd's end of [`accepted`], for whoever connected to it.
+pub(super) fn sshd() -> Arc<Peer> {
+    Arc::new(Peer {
+        pid: 812,
+        start_ns: 3_000_000_000,
+        comm: comm(b"sshd"),
+        process: accepted().process,
+    })
 }
 
 pub(super) fn header() -> Header {

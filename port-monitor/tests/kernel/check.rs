@@ -8,7 +8,7 @@ use anyhow::{Result, bail, ensure};
 use crate::{
     compare::differences,
     expect::{Action, End, Expected, ends, pids, unseen},
-    fact::{Closed, Fact, Listen},
+    fact::{Closed, Fact, Listen, Owner},
     json::{Line, Summary},
     monitor::Run,
     rung::{Blind, Sight},
@@ -89,10 +89,12 @@ impl Stream {
     ) -> Result<BTreeSet<Blind>> {
         let mut blind = BTreeSet::new();
         let mut wrong = Vec::new();
-        for end in ends(facts, sight) {
+        let ends = ends(facts, sight);
+        let all: Vec<&Expected> = ends.iter().flatten().collect();
+        for end in &ends {
             blind.extend(end.iter().filter_map(|expected| expected.blind));
-            let kept: End = end.into_iter().filter(|expected| keeps(expected)).collect();
-            wrong.extend(self.check_end(&kept));
+            let kept = end.iter().filter(|expected| keeps(expected));
+            wrong.extend(self.check_end(kept, &all));
         }
         blind.extend(unseen(facts, sight));
         for fact in facts {
@@ -121,8 +123,13 @@ impl Stream {
         Ok(blind)
     }
 
-    /// Checks the records of one connection end; what is wrong, a sentence each.
-    fn check_end(&mut self, end: &End) -> Vec<String> {
+    /// Checks the records of one connection end, of all that are expected; what is
+    /// wrong, a sentence each.
+    fn check_end<'a>(
+        &mut self,
+        end: impl Iterator<Item = &'a Expected>,
+        all: &[&'a Expected],
+    ) -> Vec<String> {
         let mut id = None;
         let mut wrong = Vec::new();
         for expected in end {
@@ -133,7 +140,7 @@ impl Stream {
                 wrong.push(format!("no record of {expected:?}"));
                 continue;
             };
-            let differences = differences(expected, line);
+            let differences = differences(expected, self.peer(line, all), line);
             if !differences.is_empty() {
                 let (action, all) = (expected.action.name(), differences.join(", "));
                 wrong.push(format!("{action}: {all}"));
@@ -142,6 +149,38 @@ impl Stream {
             self.taken.insert(index);
         }
         wrong
+    }
+
+    /// Who must be named at the other end of an established end: its owner, if that
+    /// end was established before and had not ended.
+    fn peer<'a>(&self, line: &Line, all: &[&'a Expected]) -> Option<&'a Owner> {
+        let is_established = |line: &Line| matches!(line.action(), "connected" | "accept");
+        if !is_established(line) {
+            return None;
+        }
+        let (local, remote) = line.local_and_remote()?;
+        let is_other = |other: &&Line| {
+            is_established(other)
+                && other.action() != line.action()
+                && other.local_and_remote() == Some((remote, local))
+                && other.netns_ino() == line.netns_ino()
+                && other.number < line.number
+        };
+        let other = self.events.iter().rfind(is_other)?;
+        let close = self.closes.iter().find(|close| close.id() == other.id());
+        if close.is_some_and(|close| close.number < line.number) {
+            return None;
+        }
+        let mut owners = all.iter().filter_map(|expected| {
+            let is_meant = expected.action.name() == other.action()
+                && expected.known_local_port() == Some(remote.port())
+                && (expected.local_ip, expected.remote) == (remote.ip(), local)
+                && Some(expected.netns_ino) == line.netns_ino();
+            expected.owner.as_ref().filter(|_| is_meant)
+        });
+        let first = owners.next()?;
+        let named = owners.find(|owner| Some(owner.pid) == other.pid());
+        Some(named.unwrap_or(first))
     }
 
     /// What is wrong with the record of a connection's end: of several between
@@ -215,8 +254,9 @@ impl Stream {
 /// Every end belongs to a beginning, comes after it and once, and has its owner
 /// and its addresses.
 fn check_closes<'a>(closes: &[Line], events: impl Iterator<Item = &'a Line>) -> Result<()> {
+    let events: Vec<&Line> = events.collect();
     let mut beginnings = BTreeMap::new();
-    for line in events {
+    for &line in &events {
         if matches!(
             line.action(),
             "accept" | "connected" | "preexisting" | "listen"
@@ -251,6 +291,7 @@ fn check_closes<'a>(closes: &[Line], events: impl Iterator<Item = &'a Line>) -> 
         if let Some(field) = same.iter().find(|field| differs(field)) {
             bail!("{field} of {} is not that of {}", close.text, begin.text);
         }
+        check_peer(close, begin, &events)?;
     }
     Ok(())
 }
@@ -266,6 +307,35 @@ fn is_nobodys(closed: &Closed, facts: &[Fact], sight: Sight) -> bool {
         _ => false,
     };
     sight.acceptors && facts.iter().any(is_unaccepted)
+}
+
+/// The end of a connection names the peer that its beginning named, or that named
+/// it at a beginning of its own.
+fn check_peer(close: &Line, begin: &Line, events: &[&Line]) -> Result<()> {
+    let own = begin.process();
+    let is_other = |other: &&&Line| {
+        other.number > begin.number
+            && other.netns_ino() == begin.netns_ino()
+            && other
+                .local_and_remote()
+                .map(|(local, remote)| (remote, local))
+                == begin.local_and_remote()
+            && other.peer().0.is_some()
+            && other.peer() == own
+    };
+    let expected = match begin.peer() {
+        named if named.0.is_some() => named,
+        _ => match events.iter().find(is_other) {
+            Some(other) => other.process(),
+            None => (None, "", ""),
+        },
+    };
+    ensure!(
+        close.peer() == expected,
+        "the peer is not {expected:?}: {}",
+        close.text
+    );
+    Ok(())
 }
 
 fn is_meant(expected: &Expected, id: Option<&str>, line: &Line) -> bool {

@@ -74,8 +74,9 @@ fn time_ns(value: &Value) -> Option<u64> {
 
 type Wants = BTreeMap<String, Want>;
 
-/// The fields of `line` that are not as `expected`, a sentence each.
-pub(crate) fn differences(expected: &Expected, line: &Line) -> Vec<String> {
+/// The fields of `line` that are not as `expected`, a sentence each. `peer` is who
+/// must be named at the other end.
+pub(crate) fn differences(expected: &Expected, peer: Option<&Owner>, line: &Line) -> Vec<String> {
     let mut wants = Wants::new();
     let mut want = |path: &str, want: Want| {
         wants.insert(path.to_owned(), want);
@@ -87,6 +88,13 @@ pub(crate) fn differences(expected: &Expected, line: &Line) -> Vec<String> {
         Some(owner) => {
             want_owner(&mut want, owner);
             want_looked_up(&mut want, owner, line);
+        }
+    }
+    if let Some(peer) = peer {
+        want_peer(&mut want, peer, line);
+        if std::str::from_utf8(&peer.comm).is_err() {
+            let path = "port_monitor.raw.port_monitor.peer_process.name";
+            want(path, Want::is(hex(&peer.comm)));
         }
     }
     compare(&wants, line)
@@ -275,12 +283,7 @@ fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
     let comm = String::from_utf8_lossy(&owner.comm);
     want("process.name", Want::is(comm.as_ref()));
     if matches!(comm, Cow::Owned(_)) {
-        let mut hex = String::new();
-        for byte in &owner.comm {
-            // Writing into a string cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-        }
-        want("port_monitor.raw.process.name", Want::is(hex));
+        want("port_monitor.raw.process.name", Want::is(hex(&owner.comm)));
     }
     let start_ns = owner.start_ticks.saturating_mul(TICK_NS);
     want(
@@ -304,6 +307,30 @@ fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
     match user_name(owner.uid) {
         Some(name) => want("user.name", Want::is(name)),
         None => want("port_monitor.missing.user.name", Want::is("unknown_user")),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        // Writing into a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// The owner of the other end.
+fn want_peer(want: &mut impl FnMut(&str, Want), peer: &Owner, line: &Line) {
+    const PEER: &str = "port_monitor.peer_process";
+    let mut want = |name: &str, value: Want| want(&format!("{PEER}.{name}"), value);
+    let comm = String::from_utf8_lossy(&peer.comm);
+    want("pid", Want::is(peer.pid));
+    want("name", Want::is(comm.as_ref()));
+    let start_ns = peer.start_ticks.saturating_mul(TICK_NS);
+    let end_ns = start_ns.saturating_add(TICK_NS);
+    want("start_boottime_ns", Want::Between(start_ns, end_ns));
+    let may_lack = peer.ends_at_once && line.peer().2.is_empty();
+    if !may_lack {
+        want("executable", Want::is(peer.exe.to_string_lossy().as_ref()));
     }
 }
 

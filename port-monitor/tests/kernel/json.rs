@@ -14,6 +14,8 @@ use serde_json::Value;
 #[derive(Clone, Debug)]
 pub(crate) struct Line {
     pub(crate) text: String,
+    /// Its place in the stream, where a stream was read.
+    pub(crate) number: usize,
     pub(crate) fields: BTreeMap<String, Value>,
 }
 
@@ -25,6 +27,7 @@ impl Line {
         flatten(&mut fields, String::new(), value);
         Ok(Self {
             text: text.to_owned(),
+            number: 0,
             fields,
         })
     }
@@ -97,6 +100,25 @@ impl Line {
         })
     }
 
+    /// The process at the other end as the line names it: pid, name, executable.
+    pub(crate) fn peer(&self) -> (Option<u64>, &str, &str) {
+        self.named("port_monitor.peer_process")
+    }
+
+    /// The process at this end, likewise.
+    pub(crate) fn process(&self) -> (Option<u64>, &str, &str) {
+        self.named("process")
+    }
+
+    fn named(&self, object: &str) -> (Option<u64>, &str, &str) {
+        let path = |name| format!("{object}.{name}");
+        (
+            self.number(&path("pid")),
+            self.text(&path("name")),
+            self.text(&path("executable")),
+        )
+    }
+
     pub(crate) fn netns_ino(&self) -> Option<u64> {
         self.number("port_monitor.netns")
     }
@@ -146,6 +168,8 @@ pub(crate) struct Summary {
     pub(crate) shown: u64,
     pub(crate) filtered: u64,
     pub(crate) lost: u64,
+    /// Times a kernel table was full.
+    pub(crate) table_full: u64,
     pub(crate) adds_up: bool,
     /// Exit status of the command after `--`.
     pub(crate) command_status: Option<u64>,
@@ -164,6 +188,7 @@ impl Summary {
             shown: number("shown")?,
             filtered: number("filtered")?,
             lost: number("lost")?,
+            table_full: number("table_full")?,
             adds_up: line
                 .flag("port_monitor.adds_up")
                 .context("no adds_up in the summary")?,

@@ -286,7 +286,13 @@ impl Run {
         let mut lines = self
             .lines
             .iter()
-            .map(|text| Line::parse(text))
+            .enumerate()
+            .map(|(number, text)| {
+                Ok(Line {
+                    number,
+                    ..Line::parse(text)?
+                })
+            })
             .collect::<Result<Vec<_>>>()?;
         let last = lines.pop().context("no line after the header")?;
         ensure!(

@@ -10,7 +10,8 @@ use crate::{
     exit_code::{ExitCode, Failure},
     filter,
     kernel::{
-        DEFAULT_RING_BYTES, Rung, Settings,
+        DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS, MIN_MAX_CONNECTIONS,
+        Rung, Settings,
         filters::{Family, Filters},
     },
     port_set::PortSet,
@@ -120,6 +121,19 @@ struct KernelArgs {
     /// Size of the kernel's ring buffer: a power of two, 4K or more
     #[arg(long, value_name = "BYTES", value_parser = parse_ring_size)]
     ring_size: Option<u32>,
+    /// Connections to remember until they end; one within this host counts twice
+    ///
+    /// The kernel takes 144 bytes for each, at the start. Of a connection that
+    /// finds no room, outcome and end are not reported; how many there were is in
+    /// the summary.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DEFAULT_MAX_CONNECTIONS,
+        value_parser = clap::value_parser!(u32)
+            .range(i64::from(MIN_MAX_CONNECTIONS)..=i64::from(LIMIT_MAX_CONNECTIONS))
+    )]
+    max_connections: u32,
     /// Tracepoint backend: name the accepting thread instead of the listening
     /// process; slows every system call on the host a little
     #[arg(long)]
@@ -189,6 +203,7 @@ impl Args {
             kinds: self.kinds(),
             filters: self.filters()?,
             ring_bytes: self.kernel.ring_size.unwrap_or(DEFAULT_RING_BYTES),
+            max_connections: self.kernel.max_connections,
             acceptor: self.kernel.acceptor,
             log_level: self.kernel.bpf_log,
             btf: self.kernel.btf.clone(),

@@ -7,6 +7,8 @@ mod stop;
 
 pub use args::Args;
 
+use port_monitor_common::event::EventKind;
+
 use crate::{
     child::{Child, StdoutTo},
     clock,
@@ -41,6 +43,10 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
         limit: args.count,
     };
     let mut pipeline = Pipeline::new(policy, show, sink);
+    // Without their ends connections would never be forgotten.
+    if args.output.names_peers() && settings.kinds.contains(&EventKind::Close) {
+        pipeline.pair_ends();
+    }
     let header = header(&kernel, args, pipeline.wall_ns(clock::boot_ns()));
     pipeline.say(&output, Item::Header(&header));
     if let Some(child) = &mut child {

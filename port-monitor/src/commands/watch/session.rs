@@ -64,6 +64,7 @@ impl<'a> Session<'a> {
         child: Option<Child>,
         signals: StopSignals,
     ) -> Result<Self, Failure> {
+        pipeline.note_gaps(kernel.counters().gaps());
         for record in std::mem::take(&mut records.early) {
             pipeline.take(&record);
         }
@@ -129,6 +130,8 @@ impl<'a> Session<'a> {
 
     /// Shows the next batch of the ring; returns how many records that were.
     fn drain(&mut self) -> Result<usize, Failure> {
+        // What was lost before this batch came earlier than any record behind it.
+        self.pipeline.note_gaps(self.kernel.counters().gaps());
         let pipeline = &mut self.pipeline;
         let taken = self
             .ring

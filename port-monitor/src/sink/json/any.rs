@@ -18,7 +18,7 @@ use proptest::{
 use crate::{
     event::{Action, Close, Comm, Direction, Event, Owner},
     record::{
-        Container, Field, Judgement, Missing, PortClass, PortInfo, Ports, Process, Record,
+        Container, Field, Judgement, Missing, Peer, PortClass, PortInfo, Ports, Process, Record,
         ServiceOrigin, ServiceStatus,
     },
 };
@@ -70,6 +70,25 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
     })
 }
 
+fn comm() -> impl Strategy<Value = Comm> {
+    bytes().prop_map(|name| {
+        let mut comm = Comm::default();
+        let kept = name.len().min(15);
+        comm.0[..kept].copy_from_slice(&name[..kept]);
+        comm
+    })
+}
+
+prop_compose! {
+    fn peer()(
+        (pid, start_ns) in any::<(u32, u64)>(),
+        comm in comm(),
+        process in process(),
+    ) -> Arc<Peer> {
+        Arc::new(Peer { pid, start_ns, comm, process })
+    }
+}
+
 fn owner() -> impl Strategy<Value = Owner> {
     let sources = vec![
         OwnerSource::Connect,
@@ -77,14 +96,8 @@ fn owner() -> impl Strategy<Value = Owner> {
         OwnerSource::Listener,
         OwnerSource::Holder,
     ];
-    let comm = bytes().prop_map(|name| {
-        let mut comm = Comm::default();
-        let kept = name.len().min(15);
-        comm.0[..kept].copy_from_slice(&name[..kept]);
-        comm
-    });
     let ids = any::<[u32; 4]>();
-    (select(sources), comm, ids, any::<[u64; 2]>()).prop_map(
+    (select(sources), comm(), ids, any::<[u64; 2]>()).prop_map(
         |(source, comm, ids, [start, cgroup])| {
             let [pid, tid, uid, gid] = ids;
             Owner {
@@ -157,7 +170,7 @@ prop_compose! {
         owner in option::weighted(0.8, owner()),
         (local_ip, remote_ip) in any::<(std::net::IpAddr, std::net::IpAddr)>(),
         (local_port, remote_port) in any::<(Option<u16>, u16)>(),
-        (v4_mapped, preattach) in any::<(bool, bool)>(),
+        (v4_mapped, preattach, ended) in any::<(bool, bool, bool)>(),
         (netns_ino, ifindex) in any::<(u32, Option<u32>)>(),
     ) -> Event {
         Event {
@@ -174,6 +187,7 @@ prop_compose! {
             netns_ino,
             ifindex,
             preattach,
+            ended,
             canary: false,
         }
     }
@@ -214,12 +228,13 @@ prop_compose! {
         // From before the calendar's first day until after its last one.
         wall_ns in -400_000_000_000_000_000_000..400_000_000_000_000_000_000_i128,
         process in process(),
+        peer in option::of(peer()),
         local in option::of(port()),
         remote in option::of(port()),
         judgement in option::of(judgement()),
     ) -> Record {
         let ports = Ports { local, remote };
-        Record { event, wall_ns, process, ports, judgement }
+        Record { event, wall_ns, process, peer, ports, judgement }
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     event::{Action, Close, Direction, Event},
     record::{
-        Judgement, Missing, PortClass, PortInfo, Ports, Record, ServiceOrigin, ServiceStatus,
+        Judgement, Missing, Peer, PortClass, PortInfo, Ports, Record, ServiceOrigin, ServiceStatus,
     },
     sink::{
         community_id::CommunityId,
@@ -72,6 +72,7 @@ impl Connections {
             event,
             wall_ns,
             process: _,
+            peer: _,
             ports: _,
             judgement,
         } = record;
@@ -285,6 +286,9 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
         Some(OwnerSource::Unknown) | None => line.raw(r#","owner_source":"unknown""#),
     }
     line.rendered(&owner_text.facts);
+    if let Some(peer) = &record.peer {
+        push_peer(line, peer);
+    }
     push_ports(line, &record.ports, service_port(record));
     line.raw(r#","v4_mapped":"#);
     line.bool(event.v4_mapped);
@@ -325,7 +329,21 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
     line.raw(r#","preattach":"#);
     line.bool(event.preattach);
     push_missing(line, record);
-    push_raw(line, event, &owner_text.raw_executable);
+    push_raw(line, record, &owner_text.raw_executable);
+}
+
+fn push_peer(line: &mut Line<'_>, peer: &Peer) {
+    line.raw(r#","peer_process":{"pid":"#);
+    line.number(peer.pid);
+    line.raw(r#","name":"#);
+    line.string(peer.comm.as_bytes());
+    if let Some(exe) = peer.process.exe.known() {
+        line.raw(r#","executable":"#);
+        line.string(exe.as_os_str().as_encoded_bytes());
+    }
+    line.raw(r#","start_boottime_ns":""#);
+    line.number(peer.start_ns);
+    line.raw(r#""}"#);
 }
 
 fn push_ports(line: &mut Line<'_>, ports: &Ports, service_port: Option<&PortInfo>) {
@@ -420,23 +438,43 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
 }
 
 /// The bytes of fields that are not UTF-8.
-fn push_raw(line: &mut Line<'_>, event: &Event, executable: &[u8]) {
-    let comm = event.owner.as_ref().map(|owner| owner.comm.as_bytes());
-    let comm = comm.filter(|comm| !comm.is_ascii() && str::from_utf8(comm).is_err());
-    if comm.is_none() && executable.is_empty() {
-        return;
-    }
-    line.raw(r#","raw":{"#);
-    if let Some(comm) = comm {
+fn push_raw(line: &mut Line<'_>, record: &Record, executable: &[u8]) {
+    let mut separator = r#","raw":{"#;
+    if let Some(owner) = &record.event.owner
+        && is_not_utf8(owner.comm.as_bytes())
+    {
+        line.raw(separator);
         line.raw(r#""process.name":"#);
-        line.hex_string(comm);
-        if !executable.is_empty() {
-            line.raw(",");
-        }
+        line.hex_string(owner.comm.as_bytes());
+        separator = ",";
     }
     if !executable.is_empty() {
+        line.raw(separator);
         line.raw(r#""process.executable":"#);
         line.rendered(executable);
+        separator = ",";
     }
-    line.raw("}");
+    if let Some(peer) = &record.peer {
+        if is_not_utf8(peer.comm.as_bytes()) {
+            line.raw(separator);
+            line.raw(r#""port_monitor.peer_process.name":"#);
+            line.hex_string(peer.comm.as_bytes());
+            separator = ",";
+        }
+        let exe = peer.process.exe.known();
+        let exe = exe.map(|exe| exe.as_os_str().as_encoded_bytes());
+        if let Some(exe) = exe.filter(|exe| is_not_utf8(exe)) {
+            line.raw(separator);
+            line.raw(r#""port_monitor.peer_process.executable":"#);
+            line.hex_string(exe);
+            separator = ",";
+        }
+    }
+    if separator == "," {
+        line.raw("}");
+    }
+}
+
+fn is_not_utf8(bytes: &[u8]) -> bool {
+    !bytes.is_ascii() && str::from_utf8(bytes).is_err()
 }

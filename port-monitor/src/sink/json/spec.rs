@@ -25,6 +25,7 @@ pub(super) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connecti
         event,
         wall_ns,
         process,
+        peer: _,
         ports: _,
         judgement,
     } = record;
@@ -213,6 +214,7 @@ fn facts(record: &Record) -> Facts<'_> {
     let Record {
         event,
         process,
+        peer,
         ports,
         judgement,
         ..
@@ -234,6 +236,12 @@ fn facts(record: &Record) -> Facts<'_> {
             path: process.cgroup.as_deref(),
         }),
         unit: process.unit.as_deref(),
+        peer_process: peer.as_ref().map(|peer| facts::PeerProcess {
+            pid: peer.pid,
+            name: String::from_utf8_lossy(peer.comm.as_bytes()),
+            executable: exe_bytes(&peer.process).map(String::from_utf8_lossy),
+            start_boottime_ns: Decimal(peer.start_ns),
+        }),
         local: ports.local.as_ref().map(Into::into),
         remote: ports.remote.as_ref().map(Into::into),
         service: service_port(record).map(Into::into),
@@ -320,5 +328,13 @@ fn raw(record: &Record) -> facts::Raw<'_> {
             .as_ref()
             .and_then(|owner| not_utf8(owner.comm.as_bytes())),
         executable: exe_bytes(&record.process).and_then(not_utf8),
+        peer_name: record
+            .peer
+            .as_ref()
+            .and_then(|peer| not_utf8(peer.comm.as_bytes())),
+        peer_executable: record
+            .peer
+            .as_ref()
+            .and_then(|peer| exe_bytes(&peer.process).and_then(not_utf8)),
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     record::{Field, HookCount, Process},
     sink::{
         sample::{
-            accepted, closed, comm, connected, header, listening, loss, ownerless, summary,
+            accepted, closed, comm, connected, header, listening, loss, ownerless, sshd, summary,
             violation,
         },
         schema::json_schema,
@@ -60,7 +60,16 @@ fn every_kind_of_line_is_valid() {
     let mut failed = violation();
     failed.event.action = Action::Failed { errno: None };
     let (header, loss, summary) = (header(), loss(), summary());
-    let records = [connected(), violation(), accepted(), ownerless(), failed];
+    let mut paired = connected();
+    paired.peer = Some(sshd());
+    let records = [
+        connected(),
+        violation(),
+        accepted(),
+        ownerless(),
+        failed,
+        paired,
+    ];
     let items = [
         Item::Header(&header),
         Item::Loss(&loss),
@@ -208,6 +217,40 @@ fn a_listener_has_no_source() {
     assert_eq!(line["port_monitor"].get("remote"), None);
     assert_eq!(line["port_monitor"]["service"]["name"], "ssh");
     assert_eq!(Validator::new().check(&line), Ok(()));
+}
+
+#[test]
+fn the_peer_on_this_host_is_named_and_no_other() {
+    let mut record = connected();
+    assert_eq!(
+        value(Item::Event(&record))["port_monitor"].get("peer_process"),
+        None
+    );
+    record.peer = Some(sshd());
+    let expected = json!({
+        "pid": 812,
+        "name": "sshd",
+        "executable": "/usr/sbin/sshd",
+        "start_boottime_ns": "3000000000",
+    });
+    assert_eq!(
+        value(Item::Event(&record))["port_monitor"]["peer_process"],
+        expected
+    );
+}
+
+#[test]
+fn hostile_names_of_peers_are_escaped_and_kept() {
+    let mut record = connected();
+    let mut peer = (*sshd()).clone();
+    peer.comm = comm(b"\x1b[2J\xff");
+    record.peer = Some(Arc::new(peer));
+    let line = line(Item::Event(&record));
+    assert!(line.contains(r#""name":"\u001b[2J"#), "{line}");
+    let parsed: Value = serde_json::from_str(&line).unwrap();
+    let raw = json!({"port_monitor.peer_process.name": "1b5b324aff"});
+    assert_eq!(parsed["port_monitor"]["raw"], raw);
+    assert_eq!(Validator::new().check(&parsed), Ok(()));
 }
 
 #[test]

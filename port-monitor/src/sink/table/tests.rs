@@ -8,7 +8,7 @@ use crate::{
     event::{Action, Close, Direction},
     record::HookCount,
     sink::sample::{
-        accepted, closed, comm, connected, header, listening, loss, ownerless, port, summary,
+        accepted, closed, comm, connected, header, listening, loss, ownerless, port, sshd, summary,
         violation,
     },
 };
@@ -37,12 +37,29 @@ fn row(width: Option<usize>, record: &Record) -> String {
 
 /// The last column, at full width.
 fn result_of(record: &Record) -> String {
-    let fields = FIELDS.iter().filter(|field| field.name == "result");
+    column("result", record)
+}
+
+/// One column, at full width.
+fn column(name: &str, record: &Record) -> String {
+    let fields = FIELDS.iter().filter(|field| field.name == name);
     let options = Options {
         fields: fields.collect(),
         ..options(None)
     };
     text(options, &[Item::Event(record)])
+}
+
+#[test]
+fn the_peer_is_a_column_on_request() {
+    let mut record = connected();
+    assert_eq!(column("peer", &record), "  -\n");
+    record.peer = Some(sshd());
+    assert_eq!(column("peer", &record), "  812/sshd\n");
+    let mut hostile = (*sshd()).clone();
+    hostile.comm = comm(b"\x1b[2J");
+    record.peer = Some(std::sync::Arc::new(hostile));
+    assert_eq!(column("peer", &record), "  812/\\x1b[2J\n");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::{lab::Lab, report::Verdict, rung::Rung, scenarios::Place};
 mod acceptor;
 mod accounting;
 mod command;
+mod crowd;
 mod early;
 mod ending;
 mod filters;
@@ -101,6 +102,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("end-sigabrt", ending::sigabrt),
     each_rung("end-count", ending::count),
     each_rung("end-duration", ending::duration),
+    each_rung("table-full", crowd::table_full),
     each_rung("bpf-log", log::costs_nothing_when_off),
     each_rung("open-during-start", opening::during_start),
     each_rung("owners-10000", owners::are_right).guest_only(),
@@ -114,6 +116,7 @@ pub(crate) const ALL: &[Case] = &[
     once("btf-of-another-kernel", refusals::btf_foreign),
     once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
     once("oracle", oracle::compare).oracle_guest(),
+    once("live-100000", crowd::live).native_only(),
     once("account-full-speed", accounting::full_speed).guest_only(),
     once("account-overload", accounting::overload).guest_only(),
 ];

@@ -7,6 +7,7 @@ pub(crate) mod accepting;
 pub(crate) mod breaking;
 pub(crate) mod closing;
 pub(crate) mod connecting;
+pub(crate) mod crowd;
 pub(crate) mod early;
 pub(crate) mod fastopen;
 pub(crate) mod identity;
