@@ -292,7 +292,7 @@ impl Table {
 
     /// Writes the cells of a line for `count` rows, and their count. Where there
     /// is little room, the last cell begins earlier; where there is less, it has
-    /// words only.
+    /// words only, or is cut if there are none.
     fn merged_cells(&mut self, out: &mut Vec<u8>, record: &Record, count: u64) {
         let count = format!("  x {count}");
         let position = self.cells_but_last(out, |cell, field| (field.merged)(cell, record));
@@ -309,6 +309,11 @@ impl Table {
             out.truncate(start);
             width = self.last_cell(out, usize::MAX, |cell, field| {
                 (field.common)(cell, record);
+            });
+        }
+        if width == 0 {
+            width = self.last_cell(out, room + spare, |cell, field| {
+                (field.merged)(cell, record);
             });
         }
         let earlier = spare.min(width.saturating_sub(room));

@@ -414,11 +414,8 @@ mod tests {
     #[test]
     fn bytes_are_bounded_but_one_chunk_always_goes() {
         let (output, _step, _written) = stepped(io::ErrorKind::Other);
-        assert!(
-            output
-                .try_push(Lines::of(&[b'\n'; MAX_BYTES + 1], 1))
-                .is_ok()
-        );
+        let large = vec![b'\n'; MAX_BYTES + 1];
+        assert!(output.try_push(Lines::of(&large, 1)).is_ok());
         assert_eq!(output.try_push(Lines::of(b"\n", 1)), Err(Refused::Full));
     }
 

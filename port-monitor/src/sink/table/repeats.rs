@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Rows a person reads in a second, about: so many are shown as they come.
-pub(super) const READABLE: u64 = 20;
+pub(super) const READABLE: usize = 20;
 /// Rows held back that differ from each other; another one writes them all.
 pub(super) const MAX_GROUPS: usize = 64;
 
@@ -35,7 +35,7 @@ pub(super) struct Group {
 pub(super) struct Repeats {
     /// Seconds since the Unix epoch.
     second: i128,
-    rows: u64,
+    rows: usize,
     /// The second before had more rows than a person reads: all are held back.
     is_busy: bool,
     /// In the order of their first rows.
