@@ -5,6 +5,9 @@
 //! cargo bench --bench sink --no-run
 //! valgrind --tool=callgrind --toggle-collect='*take_all*' target/release/deps/sink-* json
 //! ```
+//!
+//! Without `json` it is the table, and with `aggregate` the table that counts rows
+//! which repeat.
 
 use std::{env, sync::Arc};
 
@@ -13,7 +16,7 @@ use port_monitor::{
     classify,
     event::decode,
     record::{Field, Item, Process, Record},
-    sink::{Sink, json::Json, table},
+    sink::{Due, Lines, Sink, json::Json, table},
 };
 use port_monitor_common::{ABI_VERSION, TcpEvent, event};
 use zerocopy::IntoBytes as _;
@@ -22,6 +25,7 @@ fn main() {
     let options = table::Options {
         width: None,
         color: false,
+        aggregate: env::args().any(|arg| arg == "aggregate"),
         fields: Vec::new(),
         zone: TimeZone::UTC,
     };
@@ -42,7 +46,7 @@ fn take_all(sink: &mut dyn Sink) {
         unit: Some("session-2.scope".into()),
         container: None,
     });
-    let mut out = Vec::with_capacity(2 << 20);
+    let mut out = Lines::with_capacity(2 << 20);
     for number in 0..1000 {
         let Ok(event) = decode(curl(number).as_bytes()) else {
             return;
@@ -57,6 +61,7 @@ fn take_all(sink: &mut dyn Sink) {
         };
         sink.write(&mut out, Item::Event(&record));
     }
+    sink.release(&mut out, Due::Now);
 }
 
 /// curl connects to an https server over and over: attempt, outcome, attempt, …

@@ -11,7 +11,7 @@ use crate::{
     peers::Peers,
     policy::{Facts, Policy},
     record::{Item, Judgement, Record},
-    sink::{Sink, writer::Output},
+    sink::{Due, Lines, Sink, writer::Output},
 };
 
 /// Which of the events that reach userspace are shown.
@@ -54,8 +54,7 @@ pub struct Pipeline {
     show: Show,
     sink: Box<dyn Sink>,
     tally: Tally,
-    chunk: Vec<u8>,
-    chunk_events: u64,
+    chunk: Lines,
 }
 
 impl Pipeline {
@@ -71,8 +70,7 @@ impl Pipeline {
             show,
             sink,
             tally: Tally::default(),
-            chunk: Vec::new(),
-            chunk_events: 0,
+            chunk: Lines::default(),
         }
     }
 
@@ -152,16 +150,22 @@ impl Pipeline {
             judgement,
         };
         self.sink.write(&mut self.chunk, Item::Event(&record));
-        self.chunk_events += 1;
         self.tally.formatted += 1;
     }
 
     /// Writes something other than an event, after the events before it.
     /// Returns whether the output took it.
     pub fn say(&mut self, output: &Output, item: Item<'_>) -> bool {
-        self.flush(output);
+        self.release(output, Due::Now);
         self.sink.write(&mut self.chunk, item);
         self.flush(output)
+    }
+
+    /// Hands the events the sink holds back to the output, as far as they are
+    /// `due`, after those before them.
+    pub fn release(&mut self, output: &Output, due: Due) {
+        self.sink.release(&mut self.chunk, due);
+        self.flush(output);
     }
 
     /// Hands what is formatted to the output. What that refuses is counted, and
@@ -171,8 +175,8 @@ impl Pipeline {
             return true;
         }
         let chunk = std::mem::replace(&mut self.chunk, output.buffer());
-        let events = std::mem::take(&mut self.chunk_events);
-        let is_taken = output.try_push(chunk, events).is_ok();
+        let events = chunk.events();
+        let is_taken = output.try_push(chunk).is_ok();
         if !is_taken {
             self.tally.refused += events;
         }
@@ -185,4 +189,111 @@ fn ephemeral_range() -> RangeInclusive<u16> {
     let text = fs::read_to_string(classify::EPHEMERAL_RANGE_FILE).unwrap_or_default();
     // The kernel's default, where /proc does not tell (`net/ipv4/af_inet.c`).
     classify::parse_port_range(&text).unwrap_or(32_768..=60_999)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::{Read as _, Seek as _},
+        time::Duration,
+    };
+
+    use jiff::tz::TimeZone;
+    use port_monitor_common::{ABI_VERSION, TcpEvent, event::AF_INET};
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+    use crate::{
+        record::{Loss, LossCause},
+        sink::{
+            table::{Options, Table},
+            writer::Counts,
+        },
+    };
+
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    /// A pipeline that took `count` attempts of one second, and ends in a table
+    /// that counts rows.
+    fn after(count: u16, show: Show) -> Pipeline {
+        let table = Table::new(Options {
+            width: None,
+            color: false,
+            aggregate: true,
+            fields: Vec::new(),
+            zone: TimeZone::UTC,
+        });
+        let mut pipeline = Pipeline::new(None, show, Box::new(table));
+        let into_second = pipeline.wall_ns(0).rem_euclid(1_000_000_000);
+        let ts_ns = 1_000_000_000 - u64::try_from(into_second).unwrap();
+        for number in 0..count {
+            let event = TcpEvent {
+                abi: ABI_VERSION,
+                kind: 1,
+                family: AF_INET,
+                ts_ns: ts_ns + u64::from(number),
+                local_port: number,
+                remote_port: 80,
+                ..TcpEvent::default()
+            };
+            pipeline.take(event.as_bytes());
+        }
+        pipeline
+    }
+
+    fn loss() -> Loss {
+        Loss {
+            wall_ns: 0,
+            lost: 1,
+            total: 1,
+            cause: LossCause::RingFull,
+        }
+    }
+
+    #[test]
+    fn events_held_back_come_before_whatever_is_none() {
+        let mut file = tempfile::tempfile().unwrap();
+        let output = Output::start("test".into(), file.try_clone().unwrap()).unwrap();
+        let mut pipeline = after(1_000, Show::default());
+        pipeline.flush(&output);
+        assert!(output.drain(PATIENCE).written < 1_000);
+        assert!(pipeline.say(&output, Item::Loss(&loss())));
+        let (counts, result) = output.finish(PATIENCE);
+        result.unwrap();
+        assert_eq!(counts.written, 1_000);
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        let last_two: Vec<_> = text.lines().rev().take(2).collect();
+        assert!(last_two[0].starts_with("# "), "{text}");
+        assert!(last_two[1].contains("  x 9"), "{text}");
+    }
+
+    #[test]
+    fn a_limit_is_exact_whatever_is_held_back() {
+        let show = Show {
+            limit: Some(137),
+            ..Show::default()
+        };
+        let output = Output::start("test".into(), std::io::sink()).unwrap();
+        let mut pipeline = after(1_000, show);
+        assert!(pipeline.is_done());
+        pipeline.release(&output, Due::Now);
+        assert_eq!(output.drain(PATIENCE).written, 137);
+        assert_eq!(pipeline.tally().hidden, 1_000 - 137);
+    }
+
+    #[test]
+    fn events_held_back_are_dropped_with_an_output_that_fails() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = Output::start("test".into(), full).unwrap();
+        let mut pipeline = after(1_000, Show::default());
+        pipeline.release(&output, Due::Now);
+        let counts = Counts {
+            written: 0,
+            dropped: 1_000,
+        };
+        assert_eq!(output.drain(PATIENCE), counts);
+    }
 }

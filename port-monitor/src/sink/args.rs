@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use jiff::tz::TimeZone;
 
 use super::{
@@ -15,6 +16,18 @@ use super::{
     writer::Output,
 };
 use crate::exit_code::{ExitCode, Failure, OrExit as _};
+
+/// When rows that repeat become one line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum AggregateWhen {
+    /// On a terminal, in a second of more rows than a person reads
+    #[default]
+    Auto,
+    /// In any output, in such a second
+    Always,
+    /// Never: a row for every event
+    Never,
+}
 
 /// The flags of every command that writes a stream of events.
 #[derive(Debug, clap::Args)]
@@ -32,6 +45,9 @@ pub struct Args {
         value_parser = fields::parser()
     )]
     pub fields: Vec<&'static Field>,
+    /// When to count identical rows of a second instead of showing each
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub aggregate: AggregateWhen,
     /// When to colour the table
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub color: ColorWhen,
@@ -59,6 +75,12 @@ impl Args {
                 "--fields chooses columns of the table: drop it, or -o json, whose lines carry all",
             ));
         }
+        if self.output == SinkKind::Json && self.aggregate == AggregateWhen::Always {
+            return Err(Failure::usage(
+                "--aggregate always counts rows of the table: drop it, or -o json, which has a \
+                 line for every event",
+            ));
+        }
         let target = match &self.output_file {
             Some(path) => Target::file(path),
             None => Target::stdout(),
@@ -72,6 +94,11 @@ impl Args {
                 color: self
                     .color
                     .enabled(width.is_some(), |name| std::env::var_os(name)),
+                aggregate: match self.aggregate {
+                    AggregateWhen::Auto => width.is_some(),
+                    AggregateWhen::Always => true,
+                    AggregateWhen::Never => false,
+                },
                 fields: self.fields.clone(),
                 zone: TimeZone::system(),
             })),
@@ -91,7 +118,10 @@ mod tests {
     use super::*;
     use crate::{
         record::Item,
-        sink::sample::{connected, header},
+        sink::{
+            Due, Lines,
+            sample::{connected, header},
+        },
     };
 
     #[derive(Debug, Parser)]
@@ -113,10 +143,11 @@ mod tests {
         let file = ["--output-file", path.to_str().unwrap()];
         let (mut sink, output) = parse(&[flags, &file].concat()).unwrap().open().unwrap();
         let (header, record) = (header(), connected());
-        for (item, events) in [(Item::Header(&header), 0), (Item::Event(&record), 1)] {
+        for item in [Item::Header(&header), Item::Event(&record)] {
             let mut chunk = output.buffer();
             sink.write(&mut chunk, item);
-            output.try_push(chunk, events).unwrap();
+            sink.release(&mut chunk, Due::Now);
+            output.try_push(chunk).unwrap();
         }
         let (counts, result) = output.finish(Duration::from_mins(1));
         result.unwrap();
@@ -162,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn json_lines_are_never_aggregated() {
+        let args = parse(&["-o", "json", "--aggregate", "always"]).unwrap();
+        let failure = args.open().err().unwrap();
+        assert_eq!(failure.code, ExitCode::Usage);
+        for when in ["auto", "never"] {
+            let text = written(&["-o", "json", "--aggregate", when]);
+            assert_eq!(text.lines().count(), 2);
+        }
+    }
+
+    #[test]
     fn a_file_that_cannot_be_opened_is_an_output_failure_naming_it() {
         let args = parse(&["--output-file", "/no/such/dir/out"]).unwrap();
         let failure = args.open().err().unwrap();
@@ -177,7 +219,7 @@ mod tests {
     fn a_full_disk_fails_the_output_and_drops_what_was_not_written() {
         let args = parse(&["--output-file", "/dev/full"]).unwrap();
         let (_, output) = args.open().unwrap();
-        output.try_push(b"one\ntwo\n".to_vec(), 2).unwrap();
+        output.try_push(Lines::of(b"one\ntwo\n", 2)).unwrap();
         let (counts, result) = output.finish(Duration::from_mins(1));
         assert_eq!((counts.written, counts.dropped), (0, 2));
         let message = result.unwrap_err().to_string();

@@ -3,6 +3,8 @@
 //!
 //! `?` stands for what could not be found out, `-` for what there is none of.
 
+mod repeated;
+
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use port_monitor_common::{
     event::{ClosedBy, OwnerSource},
@@ -12,7 +14,7 @@ use port_monitor_common::{
 
 use super::{cell::Cell, errno, time::Rfc3339};
 use crate::{
-    event::{Action, Close, Direction, Owner},
+    event::{Action, Close, Direction, Event, Owner},
     record::{Container, Endpoint, PortClass, PortInfo, Record, ServiceStatus},
 };
 
@@ -41,6 +43,12 @@ pub struct Field {
     pub(super) widths: [usize; 3],
     pub(super) shown: Shown,
     pub(super) extract: fn(&mut Cell<'_>, &Record),
+    /// What rows have in common that repeat each other: the text without what
+    /// differs from one connection to the next.
+    pub(super) common: fn(&mut Cell<'_>, &Record),
+    /// What a line for several rows shows, of a record with the figures of all:
+    /// the longest times, the sums of bytes and segments.
+    pub(super) merged: fn(&mut Cell<'_>, &Record),
 }
 
 impl Field {
@@ -58,11 +66,24 @@ impl Field {
             widths,
             shown,
             extract,
+            common: extract,
+            merged: extract,
         }
     }
 
     const fn unit(mut self, unit: &'static str) -> Self {
         self.unit = Some(unit);
+        self
+    }
+
+    /// A column that differs, at least in part, between rows that repeat.
+    const fn differs(
+        mut self,
+        common: fn(&mut Cell<'_>, &Record),
+        merged: fn(&mut Cell<'_>, &Record),
+    ) -> Self {
+        self.common = common;
+        self.merged = merged;
         self
     }
 }
@@ -78,17 +99,17 @@ pub const FIELDS: &[Field] = &[
     Field::new("process", [8, 9, 15], Always, "name of the thread that connected, accepted or listened", process),
     Field::new("user", [10, 10, 10], From(110), "name of the owner's user, else the uid", user),
     Field::new("unit", [20, 20, 24], From(super::table::WIDE), "systemd unit, or container as runtime:short-id", unit),
-    Field::new("local", [15, 18, 22], Always, "local address and port, with the service's name", local),
-    Field::new("remote", [23, 25, 32], Always, "remote address and port, with the service's name", remote),
-    Field::new("result", [9, 20, 20], Always, "how it went, and the rule a violation broke", result),
-    Field::new("timestamp", [30, 30, 30], OnRequest, "date and time, UTC, with nanoseconds", timestamp),
+    Field::new("local", [15, 18, 22], Always, "local address and port, with the service's name", local).differs(repeated::common_local, repeated::common_local),
+    Field::new("remote", [23, 25, 32], Always, "remote address and port, with the service's name", remote).differs(repeated::common_remote, repeated::common_remote),
+    Field::new("result", [9, 20, 20], Always, "how it went, and the rule a violation broke", result).differs(repeated::common_result, repeated::merged_result),
+    Field::new("timestamp", [30, 30, 30], OnRequest, "date and time, UTC, with nanoseconds", timestamp).differs(repeated::nothing, timestamp),
     Field::new("event", [9, 9, 9], OnRequest, "connect, connected, failed, accept, close, preexisting, listen or unlisten", event),
-    Field::new("handshake", [9, 9, 9], OnRequest, "time from the attempt to the established connection", handshake).unit("µs"),
-    Field::new("duration", [12, 12, 12], OnRequest, "how long the connection lasted, at its end", duration).unit("µs"),
-    Field::new("bytes_in", [12, 12, 12], OnRequest, "payload bytes received, at the end", bytes_in),
-    Field::new("bytes_out", [12, 12, 12], OnRequest, "payload bytes sent, at the end", bytes_out),
-    Field::new("retransmits", [11, 11, 11], OnRequest, "segments sent again, at the end", retransmits),
-    Field::new("rtt", [9, 9, 9], OnRequest, "smoothed round-trip time, at the end", rtt).unit("µs"),
+    Field::new("handshake", [9, 9, 9], OnRequest, "time from the attempt to the established connection", handshake).unit("µs").differs(repeated::nothing, repeated::merged_handshake),
+    Field::new("duration", [12, 12, 12], OnRequest, "how long the connection lasted, at its end", duration).unit("µs").differs(repeated::nothing, repeated::merged_duration),
+    Field::new("bytes_in", [12, 12, 12], OnRequest, "payload bytes received, at the end", bytes_in).differs(repeated::nothing, bytes_in),
+    Field::new("bytes_out", [12, 12, 12], OnRequest, "payload bytes sent, at the end", bytes_out).differs(repeated::nothing, bytes_out),
+    Field::new("retransmits", [11, 11, 11], OnRequest, "segments sent again, at the end", retransmits).differs(repeated::nothing, retransmits),
+    Field::new("rtt", [9, 9, 9], OnRequest, "smoothed round-trip time, at the end", rtt).unit("µs").differs(repeated::nothing, repeated::merged_rtt),
     Field::new("closed_by", [11, 11, 11], OnRequest, "who ended the connection first: local, peer, peer-reset, local-reset or timeout", closed_by),
     Field::new("closing_pid", [11, 11, 11], OnRequest, "process id of who closed this end, where that is not the owner", closing_pid),
     Field::new("tid", [6, 6, 7], OnRequest, "thread id", tid),
@@ -102,15 +123,15 @@ pub const FIELDS: &[Field] = &[
     Field::new("cgroup", [24, 24, 48], OnRequest, "cgroup path", cgroup),
     Field::new("netns", [10, 10, 10], OnRequest, "inode number of the network namespace", netns),
     Field::new("local_ip", [15, 15, 39], OnRequest, "local address", local_ip),
-    Field::new("local_port", [10, 10, 10], OnRequest, "local port", local_port),
+    Field::new("local_port", [10, 10, 10], OnRequest, "local port", local_port).differs(repeated::common_local_port, repeated::common_local_port),
     Field::new("remote_ip", [15, 15, 39], OnRequest, "remote address", remote_ip),
-    Field::new("remote_port", [11, 11, 11], OnRequest, "remote port", remote_port),
+    Field::new("remote_port", [11, 11, 11], OnRequest, "remote port", remote_port).differs(repeated::common_remote_port, repeated::common_remote_port),
     Field::new("service", [12, 12, 16], OnRequest, "name of the service: of the remote port outbound, the local one inbound", service),
     Field::new("class", [10, 10, 10], OnRequest, "range of the service port: well-known, registered or dynamic", class),
     Field::new("verdict", [9, 9, 9], OnRequest, "allow or violation", verdict),
     Field::new("rule", [16, 16, 24], OnRequest, "the policy rule that decided", rule),
-    Field::new("id", [16, 16, 16], OnRequest, "joins the events of one connection", id),
-    Field::new("cpu", [3, 3, 3], OnRequest, "the CPU the event was seen on", cpu),
+    Field::new("id", [16, 16, 16], OnRequest, "joins the events of one connection", id).differs(repeated::nothing, repeated::anything),
+    Field::new("cpu", [3, 3, 3], OnRequest, "the CPU the event was seen on", cpu).differs(repeated::nothing, repeated::anything),
     Field::new("owner", [8, 8, 8], OnRequest, "how the process is known: connect, accept, listener or holder", owner),
 ];
 
@@ -276,16 +297,28 @@ fn service_at(port: &PortInfo, is_service_end: bool) -> Option<&'static str> {
     Some(name)
 }
 
-fn local(cell: &mut Cell<'_>, record: &Record) {
-    let event = &record.event;
-    let endpoint = Endpoint {
+const fn local_end(event: &Event) -> Endpoint {
+    Endpoint {
         ip: event.local_ip,
         port: event.local_port,
         ifindex: event.ifindex,
-    };
+    }
+}
+
+const fn remote_end(event: &Event) -> Endpoint {
+    Endpoint {
+        ip: event.remote_ip,
+        port: Some(event.remote_port),
+        ifindex: event.ifindex,
+    }
+}
+
+fn local(cell: &mut Cell<'_>, record: &Record) {
+    let event = &record.event;
     let inbound = event.direction() == Direction::Inbound;
     let port = record.ports.local.as_ref();
-    cell.endpoint(endpoint, port.and_then(|port| service_at(port, inbound)));
+    let service = port.and_then(|port| service_at(port, inbound));
+    cell.endpoint(local_end(event), service);
 }
 
 fn remote(cell: &mut Cell<'_>, record: &Record) {
@@ -293,13 +326,8 @@ fn remote(cell: &mut Cell<'_>, record: &Record) {
     let Some(port) = &record.ports.remote else {
         return cell.none();
     };
-    let endpoint = Endpoint {
-        ip: event.remote_ip,
-        port: Some(event.remote_port),
-        ifindex: event.ifindex,
-    };
     let outbound = event.direction() == Direction::Outbound;
-    cell.endpoint(endpoint, service_at(port, outbound));
+    cell.endpoint(remote_end(event), service_at(port, outbound));
 }
 
 fn local_ip(cell: &mut Cell<'_>, record: &Record) {
@@ -421,9 +449,12 @@ pub(super) const fn closed_by_name(by: ClosedBy) -> &'static str {
 }
 
 /// `8.1s 1.2K out 84K in`, and what ended it where that was not orderly.
-fn ending(cell: &mut Cell<'_>, close: &Close) {
+fn ending(cell: &mut Cell<'_>, close: &Close, before_time: &str) {
     match close.duration_ns {
-        Some(ns) => cell.duration_us(ns / 1_000),
+        Some(ns) => {
+            cell.put(before_time);
+            cell.duration_us(ns / 1_000);
+        }
         None => cell.unknown(),
     }
     cell.put(" ");
@@ -431,15 +462,25 @@ fn ending(cell: &mut Cell<'_>, close: &Close) {
     cell.put(" out ");
     cell.size(close.bytes_received);
     cell.put(" in");
-    match close.closed_by {
-        ClosedBy::PeerReset => cell.put(" reset by peer"),
-        ClosedBy::LocalReset => cell.put(" reset"),
-        ClosedBy::Timeout => cell.put(" timed out"),
-        ClosedBy::Unknown | ClosedBy::Local | ClosedBy::Peer => {}
+    cell.put(disorder(close.closed_by));
+}
+
+/// What ended a connection where that was not orderly.
+const fn disorder(closed_by: ClosedBy) -> &'static str {
+    match closed_by {
+        ClosedBy::PeerReset => " reset by peer",
+        ClosedBy::LocalReset => " reset",
+        ClosedBy::Timeout => " timed out",
+        ClosedBy::Unknown | ClosedBy::Local | ClosedBy::Peer => "",
     }
 }
 
 fn result(cell: &mut Cell<'_>, record: &Record) {
+    outcome(cell, record, "");
+}
+
+/// The result, with `before_time` before a span of time.
+fn outcome(cell: &mut Cell<'_>, record: &Record, before_time: &str) {
     match record.event.action {
         Action::Connect => cell.put("syn"),
         Action::Accept | Action::Connected { handshake_us: None } => cell.put("ok"),
@@ -447,6 +488,7 @@ fn result(cell: &mut Cell<'_>, record: &Record) {
             handshake_us: Some(handshake_us),
         } => {
             cell.put("ok ");
+            cell.put(before_time);
             cell.duration_us(handshake_us.into());
         }
         Action::Failed { errno: None } => cell.put(CLOSED),
@@ -458,7 +500,7 @@ fn result(cell: &mut Cell<'_>, record: &Record) {
                 cell.number(errno);
             }
         }
-        Action::Close(close) => ending(cell, &close),
+        Action::Close(close) => ending(cell, &close, before_time),
         Action::Preexisting { state, .. } => cell.put(match state {
             TcpState::SYN_SENT => "syn",
             TcpState::LISTEN => LISTENING,
@@ -467,6 +509,11 @@ fn result(cell: &mut Cell<'_>, record: &Record) {
         Action::Listen => cell.put(LISTENING),
         Action::Unlisten => cell.put(CLOSED),
     }
+    broken_rule(cell, record);
+}
+
+/// The rule, where it is a violation.
+pub(super) fn broken_rule(cell: &mut Cell<'_>, record: &Record) {
     if let Some(judgement) = &record.judgement
         && judgement.is_violation()
     {

@@ -13,7 +13,7 @@ mod spec;
 
 use self::connection::Connections;
 use super::{
-    Sink, facts,
+    Lines, Sink, facts,
     schema::{self, Ecs, Kind, Line, VERSION},
     time::Rfc3339,
 };
@@ -44,7 +44,8 @@ impl Default for Json {
 }
 
 impl Sink for Json {
-    fn write(&mut self, out: &mut Vec<u8>, item: Item<'_>) {
+    fn write(&mut self, lines: &mut Lines, item: Item<'_>) {
+        let out = &mut lines.bytes;
         let host = schema::Host { name: &self.host };
         match item {
             Item::Header(header) => {
@@ -59,6 +60,9 @@ impl Sink for Json {
             }
         }
         out.push(b'\n');
+        if let Item::Event(_) = item {
+            lines.count_event();
+        }
     }
 }
 

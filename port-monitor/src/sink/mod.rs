@@ -14,6 +14,7 @@ mod errno;
 mod facts;
 pub mod fields;
 pub mod json;
+pub mod lines;
 #[cfg(test)]
 mod sample;
 pub mod schema;
@@ -22,12 +23,28 @@ pub mod target;
 mod time;
 pub mod writer;
 
+pub use lines::Lines;
+
 /// Turns items into bytes. Does no I/O and cannot fail.
 pub trait Sink: Send {
-    /// Appends whole lines for `item` to `out`.
+    /// Appends whole lines for `item` to `lines`, and counts their events.
     ///
-    /// An event is exactly one line.
-    fn write(&mut self, out: &mut Vec<u8>, item: Item<'_>);
+    /// A sink may hold an event back, to write one line for several; before
+    /// anything else is written, the caller has these released.
+    fn write(&mut self, lines: &mut Lines, item: Item<'_>);
+
+    /// Appends lines for the events held back that are `due`.
+    fn release(&mut self, _lines: &mut Lines, _due: Due) {}
+}
+
+/// Which of the events held back are to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// All of them.
+    Now,
+    /// Those of seconds that are over by this wall-clock time, ns since the Unix
+    /// epoch.
+    By(i128),
 }
 
 /// The sinks to choose from.
@@ -81,10 +98,10 @@ mod tests {
         if let Some(Judgement { rule, .. }) = &mut record.judgement {
             *rule = Some(shared);
         }
-        let mut out = Vec::new();
-        sink.write(&mut out, Item::Header(&header));
-        sink.write(&mut out, Item::Event(&record));
-        out
+        let mut lines = Lines::default();
+        sink.write(&mut lines, Item::Header(&header));
+        sink.write(&mut lines, Item::Event(&record));
+        lines.bytes
     }
 
     fn tables() -> impl Iterator<Item = Table> {
@@ -92,6 +109,7 @@ mod tests {
             Table::new(Options {
                 width,
                 color: false,
+                aggregate: false,
                 fields: FIELDS.iter().collect(),
                 zone: TimeZone::UTC,
             })

@@ -1,14 +1,18 @@
 //! The table: one event a line for people, `#` before everything that is not an
-//! event, `!` before a violation, so that `grep '^!'` finds them.
+//! event, `!` before a violation, so that `grep '^!'` finds them. Rows that repeat
+//! faster than a person reads are one line that ends in `x 412`.
+
+mod repeats;
 
 use std::io::Write as _;
 
 use jiff::tz::TimeZone;
 
+use self::repeats::{Group, Repeats};
 use super::{
-    Sink,
+    Due, Lines, Sink,
     cell::Cell,
-    fields::{FIELDS, Field, Shown},
+    fields::{FIELDS, Field, Shown, broken_rule},
     time::LocalClock,
 };
 use crate::{
@@ -39,6 +43,8 @@ pub struct Options {
     pub width: Option<usize>,
     /// Whether to colour lines.
     pub color: bool,
+    /// Whether rows that repeat become one line when there are many.
+    pub aggregate: bool,
     /// The fields to show; empty for the default ones.
     pub fields: Vec<&'static Field>,
     /// The time zone of the times.
@@ -61,6 +67,8 @@ pub struct Table {
     color: bool,
     clock: LocalClock,
     has_policy: bool,
+    /// `None` where every event is a row.
+    repeats: Option<Repeats>,
 }
 
 impl Table {
@@ -69,6 +77,7 @@ impl Table {
         let Options {
             width,
             color,
+            aggregate,
             mut fields,
             zone,
         } = options;
@@ -97,6 +106,7 @@ impl Table {
             color,
             clock: LocalClock::new(zone),
             has_policy: false,
+            repeats: aggregate.then(Repeats::default),
         }
     }
 
@@ -134,10 +144,22 @@ impl Table {
         cut_last: bool,
         write: impl Fn(&mut Cell<'_>, &'static Field),
     ) {
-        let Some((last, others)) = self.columns.split_last() else {
-            return;
-        };
+        let position = self.cells_but_last(out, &write);
+        let limit = self.width.filter(|_| cut_last);
+        let budget = limit.map_or(usize::MAX, |limit| limit.saturating_sub(position));
+        self.last_cell(out, budget, write);
+    }
+
+    /// Writes all cells but the last; returns the position after them.
+    fn cells_but_last(
+        &mut self,
+        out: &mut Vec<u8>,
+        write: impl Fn(&mut Cell<'_>, &'static Field),
+    ) -> usize {
         let mut position = MARK_WIDTH;
+        let Some((_, others)) = self.columns.split_last() else {
+            return position;
+        };
         for column in others {
             let room = column.end.saturating_sub(position);
             let budget = self.width.map_or(usize::MAX, |_| room);
@@ -148,11 +170,23 @@ impl Table {
             push_spaces(out, gap);
             position += gap;
         }
-        let limit = self.width.filter(|_| cut_last);
-        let budget = limit.map_or(usize::MAX, |limit| limit.saturating_sub(position));
+        position
+    }
+
+    /// Writes the last cell; returns how wide it is.
+    fn last_cell(
+        &mut self,
+        out: &mut Vec<u8>,
+        budget: usize,
+        write: impl Fn(&mut Cell<'_>, &'static Field),
+    ) -> usize {
+        let Some(last) = self.columns.last() else {
+            return 0;
+        };
         let mut cell = Cell::new(out, budget, &mut self.clock);
         write(&mut cell, last.field);
         cell.cut_to_budget();
+        cell.width()
     }
 
     fn header(&mut self, out: &mut Vec<u8>, header: &Header) {
@@ -185,25 +219,106 @@ impl Table {
         });
     }
 
-    fn event(&mut self, out: &mut Vec<u8>, record: &Record) {
-        let violation = record
-            .judgement
-            .as_ref()
-            .is_some_and(Judgement::is_violation);
-        let (mark, style) = if violation {
-            (b'!', Some(RED))
-        } else if record.event.owner.is_none() {
-            (b' ', Some(YELLOW))
-        } else {
-            (b' ', None)
+    /// Shows an event at once, or holds it back.
+    fn event(&mut self, lines: &mut Lines, record: &Record) {
+        let Some(mut repeats) = self.repeats.take() else {
+            self.row(lines, record);
+            return;
         };
-        self.line(out, mark, style, |table, out| {
+        if repeats.begins_second(record.wall_ns) {
+            self.groups(lines, &mut repeats);
+        }
+        if repeats.is_readable() {
+            self.row(lines, record);
+        } else if !repeats.add_same(record) {
+            let key = self.key(record);
+            if repeats.is_full() && !repeats.has(&key) {
+                self.groups(lines, &mut repeats);
+            }
+            repeats.add(record, key);
+        }
+        self.repeats = Some(repeats);
+    }
+
+    fn row(&mut self, lines: &mut Lines, record: &Record) {
+        let (mark, style) = look(record);
+        self.line(&mut lines.bytes, mark, style, |table, out| {
             // The rule is what a violation is about: rather a wrapped line than
             // a rule nobody can read.
-            table.cells(out, !violation, |cell, field| {
+            table.cells(out, !is_violation(record), |cell, field| {
                 (field.extract)(cell, record);
             });
         });
+        lines.count_event();
+    }
+
+    /// What rows that repeat each other have in common: the text of their
+    /// columns, and whatever must not be mixed in one line in any columns.
+    fn key(&mut self, record: &Record) -> Vec<u8> {
+        const END: u8 = 0;
+        let close = record.event.action.close();
+        let is_timed = close.is_some_and(|close| close.duration_ns.is_some());
+        let (mark, _) = look(record);
+        let mut key = vec![mark, u8::from(is_timed)];
+        key.push(u8::from(record.event.owner.is_none()));
+        key.extend_from_slice(record.event.action.name().as_bytes());
+        if is_violation(record) {
+            let mut cell = Cell::new(&mut key, usize::MAX, &mut self.clock);
+            broken_rule(&mut cell, record);
+        }
+        for column in &self.columns {
+            key.push(END);
+            let mut cell = Cell::new(&mut key, usize::MAX, &mut self.clock);
+            (column.field.common)(&mut cell, record);
+        }
+        key
+    }
+
+    /// Writes what is held back.
+    fn groups(&mut self, lines: &mut Lines, repeats: &mut Repeats) {
+        for group in repeats.groups() {
+            let Group { record, count, .. } = group;
+            if count == 1 {
+                self.row(lines, &record);
+                continue;
+            }
+            let (mark, style) = look(&record);
+            self.line(&mut lines.bytes, mark, style, |table, out| {
+                table.merged_cells(out, &record, count);
+            });
+            lines.count_events(count);
+        }
+    }
+
+    /// Writes the cells of a line for `count` rows, and their count. Where there
+    /// is little room, the last cell begins earlier; where there is less, it has
+    /// words only, or is cut if there are none.
+    fn merged_cells(&mut self, out: &mut Vec<u8>, record: &Record, count: u64) {
+        let count = format!("  x {count}");
+        let position = self.cells_but_last(out, |cell, field| (field.merged)(cell, record));
+        let start = out.len();
+        let gap = out.iter().rev().take_while(|&&byte| byte == b' ').count();
+        let spare = gap.saturating_sub(1);
+        let room = self.width.map_or(usize::MAX - spare, |width| {
+            width.saturating_sub(position + count.len())
+        });
+        let mut width = self.last_cell(out, usize::MAX, |cell, field| {
+            (field.merged)(cell, record);
+        });
+        if width > room + spare {
+            out.truncate(start);
+            width = self.last_cell(out, usize::MAX, |cell, field| {
+                (field.common)(cell, record);
+            });
+        }
+        if width == 0 {
+            width = self.last_cell(out, room + spare, |cell, field| {
+                (field.merged)(cell, record);
+            });
+        }
+        let earlier = spare.min(width.saturating_sub(room));
+        out.drain(start - earlier..start);
+        out.extend_from_slice(count.as_bytes());
     }
 
     fn loss(&mut self, out: &mut Vec<u8>, loss: &Loss) {
@@ -315,13 +430,39 @@ impl Table {
 }
 
 impl Sink for Table {
-    fn write(&mut self, out: &mut Vec<u8>, item: Item<'_>) {
+    fn write(&mut self, lines: &mut Lines, item: Item<'_>) {
+        let out = &mut lines.bytes;
         match item {
             Item::Header(header) => self.header(out, header),
-            Item::Event(record) => self.event(out, record),
+            Item::Event(record) => self.event(lines, record),
             Item::Loss(loss) => self.loss(out, loss),
             Item::Summary(summary) => self.summary(out, summary),
         }
+    }
+
+    fn release(&mut self, lines: &mut Lines, due: Due) {
+        if let Some(mut repeats) = self.repeats.take() {
+            if repeats.are_due(due) {
+                self.groups(lines, &mut repeats);
+            }
+            self.repeats = Some(repeats);
+        }
+    }
+}
+
+fn is_violation(record: &Record) -> bool {
+    let judgement = record.judgement.as_ref();
+    judgement.is_some_and(Judgement::is_violation)
+}
+
+/// The mark and the colour of an event's line.
+fn look(record: &Record) -> (u8, Option<&'static str>) {
+    if is_violation(record) {
+        (b'!', Some(RED))
+    } else if record.event.owner.is_none() {
+        (b' ', Some(YELLOW))
+    } else {
+        (b' ', None)
     }
 }
 

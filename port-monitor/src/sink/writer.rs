@@ -11,6 +11,7 @@ use std::{
 
 use thiserror::Error;
 
+use super::lines::Lines;
 use crate::exit_code::ExitCode;
 
 /// Bytes the queue holds at most, but always at least one chunk.
@@ -83,21 +84,15 @@ pub struct Counts {
     pub dropped: u64,
 }
 
-#[derive(Debug)]
-struct Chunk {
-    bytes: Vec<u8>,
-    events: u64,
-}
-
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Chunk>,
+    queue: VecDeque<Lines>,
     /// Bytes in the queue and in the writer's hands.
     bytes: usize,
     /// Events in the queue and in the writer's hands.
     pending: u64,
     counts: Counts,
-    spare: Vec<Vec<u8>>,
+    spare: Vec<Lines>,
     /// No more chunks will come.
     finishing: bool,
     /// The write that ended the output.
@@ -119,24 +114,24 @@ impl Shared {
 }
 
 impl State {
-    fn recycle(&mut self, mut buffer: Vec<u8>) {
-        if self.spare.len() < MAX_SPARE && buffer.capacity() <= MAX_SPARE_BYTES {
+    fn recycle(&mut self, mut buffer: Lines) {
+        if self.spare.len() < MAX_SPARE && buffer.bytes.capacity() <= MAX_SPARE_BYTES {
             buffer.clear();
             self.spare.push(buffer);
         }
     }
 
     /// Joins events to those that wait already, while that makes no large chunk.
-    fn enqueue(&mut self, bytes: Vec<u8>, events: u64) {
+    fn enqueue(&mut self, chunk: Lines) {
         let last = self.queue.back_mut().filter(|last| {
-            last.events > 0 && events > 0 && last.bytes.len() + bytes.len() <= BUFFER_BYTES
+            let bytes = last.bytes.len() + chunk.bytes.len();
+            last.events() > 0 && chunk.events() > 0 && bytes <= BUFFER_BYTES
         });
         if let Some(last) = last {
-            last.bytes.extend_from_slice(&bytes);
-            last.events += events;
-            self.recycle(bytes);
+            last.append(&chunk);
+            self.recycle(chunk);
         } else {
-            self.queue.push_back(Chunk { bytes, events });
+            self.queue.push_back(chunk);
         }
     }
 
@@ -174,32 +169,29 @@ impl Output {
     }
 
     /// An empty buffer for the next chunk, recycled where possible.
-    pub fn buffer(&self) -> Vec<u8> {
+    pub fn buffer(&self) -> Lines {
         let spare = self.shared.lock().spare.pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
+        spare.unwrap_or_else(|| Lines::with_capacity(BUFFER_BYTES))
     }
 
     /// Queues whole lines. Never blocks.
-    ///
-    /// Either every line of the chunk is an event, or `events` is zero and none
-    /// is: so that a write that fails half-way still counts exactly.
-    pub fn try_push(&self, chunk: Vec<u8>, events: u64) -> Result<(), Refused> {
+    pub fn try_push(&self, chunk: Lines) -> Result<(), Refused> {
         let mut state = self.shared.lock();
-        let fits = state.bytes == 0 || state.bytes + chunk.len() <= MAX_BYTES;
+        let fits = state.bytes == 0 || state.bytes + chunk.bytes.len() <= MAX_BYTES;
         let refused = match &state.error {
             Some(_) => Some(Refused::Ended),
             None if fits => None,
             None => Some(Refused::Full),
         };
         if let Some(refused) = refused {
-            state.counts.dropped += events;
+            state.counts.dropped += chunk.events();
             state.recycle(chunk);
             return Err(refused);
         }
         if !chunk.is_empty() {
-            state.bytes += chunk.len();
-            state.pending += events;
-            state.enqueue(chunk, events);
+            state.bytes += chunk.bytes.len();
+            state.pending += chunk.events();
+            state.enqueue(chunk);
             self.shared.changed.notify_all();
         }
         Ok(())
@@ -266,19 +258,19 @@ impl Drop for Output {
 
 /// The thread: writes chunks until there will be no more, or a write fails.
 fn write_all_chunks(shared: &Shared, mut writer: impl Write) {
-    while let Some(Chunk { bytes, events }) = next_chunk(shared) {
-        let (written_bytes, result) = write_chunk(&mut writer, &bytes);
+    while let Some(chunk) = next_chunk(shared) {
+        let (written_bytes, result) = write_chunk(&mut writer, chunk.as_bytes());
         let mut state = shared.lock();
         let written = match &result {
-            Ok(()) => events,
-            Err(_) => events.min(lines(bytes.get(..written_bytes).unwrap_or_default())),
+            Ok(()) => chunk.events(),
+            Err(_) => chunk.events_within(written_bytes),
         };
         state.counts.written += written;
         state.pending -= written;
         match result {
             Ok(()) => {
-                state.bytes -= bytes.len();
-                state.recycle(bytes);
+                state.bytes -= chunk.bytes.len();
+                state.recycle(chunk);
             }
             Err(error) => state.fail(error),
         }
@@ -292,7 +284,7 @@ fn write_all_chunks(shared: &Shared, mut writer: impl Write) {
 }
 
 /// Waits for a chunk; `None` when there will be no more.
-fn next_chunk(shared: &Shared) -> Option<Chunk> {
+fn next_chunk(shared: &Shared) -> Option<Lines> {
     shared
         .changed
         .wait_while(shared.lock(), |state| {
@@ -315,11 +307,6 @@ fn write_chunk(writer: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>)
         }
     }
     (written, writer.flush())
-}
-
-/// Complete lines.
-fn lines(bytes: &[u8]) -> u64 {
-    bytes.iter().map(|&byte| u64::from(byte == b'\n')).sum()
 }
 
 #[cfg(test)]
@@ -372,8 +359,8 @@ mod tests {
         for _ in 0..4 {
             step.send(4).unwrap();
         }
-        output.try_push(b"#header\n".to_vec(), 0).unwrap();
-        output.try_push(b"one\ntwo\n".to_vec(), 2).unwrap();
+        output.try_push(Lines::of(b"#header\n", 0)).unwrap();
+        output.try_push(Lines::of(b"one\ntwo\n", 2)).unwrap();
         let (counted, result) = output.finish(LONG);
         assert_eq!(
             written.iter().collect::<Vec<_>>().concat(),
@@ -389,7 +376,7 @@ mod tests {
         let event = vec![b'\n'; BUFFER_BYTES];
         let pushed = (MAX_BYTES / BUFFER_BYTES) as u64 + 10;
         let refused = (0..pushed)
-            .filter(|_| output.try_push(event.clone(), 1) == Err(Refused::Full))
+            .filter(|_| output.try_push(Lines::of(&event, 1)) == Err(Refused::Full))
             .count() as u64;
         assert_eq!(refused, 10);
         let drained = output.drain(Duration::ZERO);
@@ -407,10 +394,10 @@ mod tests {
     fn small_chunks_that_wait_are_joined_and_counted_one_by_one() {
         let (output, step, written) = stepped(io::ErrorKind::StorageFull);
         for _ in 0..1_000 {
-            output.try_push(b"event\n".to_vec(), 1).unwrap();
+            output.try_push(Lines::of(b"event\n", 1)).unwrap();
         }
-        output.try_push(b"# gap\n".to_vec(), 0).unwrap();
-        output.try_push(b"event\n".to_vec(), 1).unwrap();
+        output.try_push(Lines::of(b"# gap\n", 0)).unwrap();
+        output.try_push(Lines::of(b"event\n", 1)).unwrap();
         // At most: one in the writer's hands, the joined ones, the gap, the last.
         assert!(output.shared.lock().queue.len() <= 4);
         let all = 1_002 * b"event\n".len();
@@ -427,20 +414,24 @@ mod tests {
     #[test]
     fn bytes_are_bounded_but_one_chunk_always_goes() {
         let (output, _step, _written) = stepped(io::ErrorKind::Other);
-        assert!(output.try_push(vec![b'\n'; MAX_BYTES + 1], 1).is_ok());
-        assert_eq!(output.try_push(b"\n".to_vec(), 1), Err(Refused::Full));
+        let large = vec![b'\n'; MAX_BYTES + 1];
+        assert!(output.try_push(Lines::of(&large, 1)).is_ok());
+        assert_eq!(output.try_push(Lines::of(b"\n", 1)), Err(Refused::Full));
     }
 
     #[test]
     fn a_write_that_fails_half_way_counts_the_lines_that_made_it() {
         let (output, step, _written) = stepped(io::ErrorKind::StorageFull);
-        output.try_push(b"one\ntwo\nthree\n".to_vec(), 3).unwrap();
-        output.try_push(b"four\n".to_vec(), 1).unwrap();
+        output.try_push(Lines::of(b"one\ntwo\nthree\n", 3)).unwrap();
+        output.try_push(Lines::of(b"four\n", 1)).unwrap();
         step.send(6).unwrap();
         drop(step);
         assert_eq!(output.drain(LONG), counts(1, 3));
         assert!(output.has_ended());
-        assert_eq!(output.try_push(b"five\n".to_vec(), 1), Err(Refused::Ended));
+        assert_eq!(
+            output.try_push(Lines::of(b"five\n", 1)),
+            Err(Refused::Ended)
+        );
         let (counted, result) = output.finish(LONG);
         assert_eq!(counted, counts(1, 4));
         let error = result.unwrap_err();
@@ -449,10 +440,24 @@ mod tests {
     }
 
     #[test]
+    fn a_line_for_several_events_counts_them_all_or_none() {
+        for (taken, events) in [(4, 1), (8, 1), (9, 41), (12, 41), (13, 42)] {
+            let (output, step, _written) = stepped(io::ErrorKind::StorageFull);
+            let mut chunk = Lines::of(b"one\nx 40\n", 1);
+            chunk.count_events(40);
+            chunk.append(&Lines::of(b"one\n", 1));
+            output.try_push(chunk).unwrap();
+            step.send(taken).unwrap();
+            drop(step);
+            assert_eq!(output.drain(LONG), counts(events, 42 - events), "{taken}");
+        }
+    }
+
+    #[test]
     fn a_reader_that_went_away_is_no_failure() {
         let (output, step, _written) = stepped(io::ErrorKind::BrokenPipe);
         drop(step);
-        output.try_push(b"one\n".to_vec(), 1).unwrap();
+        output.try_push(Lines::of(b"one\n", 1)).unwrap();
         let (counted, result) = output.finish(LONG);
         assert_eq!(counted, counts(0, 1));
         let error = result.unwrap_err();
@@ -463,7 +468,7 @@ mod tests {
     #[test]
     fn a_reader_that_never_takes_anything_does_not_keep_us() {
         let (output, _step, _written) = stepped(io::ErrorKind::Other);
-        output.try_push(b"one\n".to_vec(), 1).unwrap();
+        output.try_push(Lines::of(b"one\n", 1)).unwrap();
         let (counted, result) = output.finish(Duration::ZERO);
         assert_eq!(counted, counts(0, 1));
         let error = result.unwrap_err();
@@ -474,14 +479,14 @@ mod tests {
     fn buffers_come_back_empty() {
         let (output, step, _written) = stepped(io::ErrorKind::Other);
         let mut buffer = output.buffer();
-        let capacity = buffer.capacity();
-        buffer.extend_from_slice(b"one\n");
+        let capacity = buffer.bytes.capacity();
+        buffer.append(&Lines::of(b"one\n", 1));
         step.send(4).unwrap();
-        output.try_push(buffer, 1).unwrap();
+        output.try_push(buffer).unwrap();
         assert_eq!(output.drain(LONG), counts(1, 0));
         let recycled = output.buffer();
         assert!(recycled.is_empty());
-        assert_eq!(recycled.capacity(), capacity);
+        assert_eq!(recycled.bytes.capacity(), capacity);
         assert!(output.shared.lock().spare.is_empty());
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     kernel::{Kernel, Records, ring::Ring},
     pipeline::{Pipeline, Tally},
     record::{HookCount, Item, Loss, LossCause, Summary},
-    sink::writer::Output,
+    sink::{Due, writer::Output},
 };
 
 /// How often losses are looked for: a gap is shown within a second.
@@ -141,10 +141,12 @@ impl<'a> Session<'a> {
         Ok(taken)
     }
 
-    /// Shows what was lost since the last look. An output that has no room for
-    /// that is told the next time.
+    /// Shows the events held back that are due, and what was lost since the last
+    /// look. An output that has no room for that is told the next time.
     fn check(&mut self) {
         self.pipeline.resample_clock();
+        let wall_ns = self.pipeline.wall_ns(clock::boot_ns());
+        self.pipeline.release(&self.output, Due::By(wall_ns));
         self.kernel.flush_log();
         let hooks = self.kernel.hooks();
         let rows = || hooks.iter().map(|(_, count)| count);
@@ -170,7 +172,6 @@ impl<'a> Session<'a> {
                 &mut reported.undecodable,
             ),
         ];
-        let wall_ns = self.pipeline.wall_ns(clock::boot_ns());
         for (cause, total, reported) in losses {
             let lost = u64::saturating_sub(total, *reported);
             if lost > 0 {
@@ -204,6 +205,7 @@ impl<'a> Session<'a> {
         let watched = self.started.elapsed();
         self.kernel.detach();
         let hooks = self.settle()?;
+        self.pipeline.release(&self.output, Due::Now);
         let counts = self.output.drain(END_GRACE);
         self.check();
         let tally = self.pipeline.tally();

@@ -23,11 +23,11 @@ use crate::{
 /// The line of `item`, in a stream that has begun.
 fn line(item: Item<'_>) -> String {
     let mut sink = Json::new();
-    let mut out = Vec::new();
-    sink.write(&mut out, Item::Header(&header()));
-    out.clear();
-    sink.write(&mut out, item);
-    String::from_utf8(out).unwrap()
+    let mut lines = Lines::default();
+    sink.write(&mut lines, Item::Header(&header()));
+    lines.clear();
+    sink.write(&mut lines, item);
+    String::from_utf8(lines.bytes).unwrap()
 }
 
 fn value(item: Item<'_>) -> Value {
@@ -90,14 +90,14 @@ proptest! {
     ) {
         let header = Header { host, policy, ..header() };
         let mut sink = Json::new();
-        sink.write(&mut Vec::new(), Item::Header(&header));
+        sink.write(&mut Lines::default(), Item::Header(&header));
         for record in &records {
-            let (mut written, mut expected) = (Vec::new(), Vec::new());
+            let (mut written, mut expected) = (Lines::default(), Vec::new());
             sink.write(&mut written, Item::Event(record));
             let connection = spec::connection(&header, record);
             line::serialize(&mut expected, &Line::Connection(connection));
             expected.push(b'\n');
-            let [written, expected] = [written, expected].map(|line| String::from_utf8(line).unwrap());
+            let [written, expected] = [written.bytes, expected].map(|line| String::from_utf8(line).unwrap());
             prop_assert_eq!(written, expected);
         }
     }

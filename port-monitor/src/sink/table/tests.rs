@@ -17,6 +17,7 @@ fn options(width: Option<usize>) -> Options {
     Options {
         width,
         color: false,
+        aggregate: false,
         fields: Vec::new(),
         zone: TimeZone::UTC,
     }
@@ -24,11 +25,11 @@ fn options(width: Option<usize>) -> Options {
 
 fn text(options: Options, items: &[Item<'_>]) -> String {
     let mut table = Table::new(options);
-    let mut out = Vec::new();
+    let mut lines = Lines::default();
     for item in items {
-        table.write(&mut out, *item);
+        table.write(&mut lines, *item);
     }
-    String::from_utf8(out).unwrap()
+    String::from_utf8(lines.bytes).unwrap()
 }
 
 fn row(width: Option<usize>, record: &Record) -> String {
