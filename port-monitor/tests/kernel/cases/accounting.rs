@@ -50,7 +50,7 @@ fn flood(limit: &str, value: impl Display) -> Result<u64> {
 
 /// The programs the kernel skipped at times, and how often: what to look at when
 /// the account is wrong.
-fn missed(monitor: &Monitor) -> Result<Vec<(String, u64)>> {
+pub(super) fn missed(monitor: &Monitor) -> Result<Vec<(String, u64)>> {
     let programs = bpf::programs(&bpf::held_by(monitor.pid())?)?;
     let missed = programs.into_iter().filter(|program| program.missed > 0);
     Ok(missed

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     bulk::{self, End, Many, RING_BYTES, Seen},
+    cases::accounting,
     fact::{Fact, Owner},
     lab::Lab,
     monitor::Watch,
@@ -25,6 +26,7 @@ pub(super) fn are_right(lab: &Lab, rung: Rung) -> Result<Verdict> {
     // What went wrong stands in its facts.
     let _ = workload.hear("done");
     let took = begin.elapsed();
+    let missed = accounting::missed(&monitor)?;
     let run = monitor.stop()?;
     let facts = workload.facts()?;
     let listens = |fact: &Fact| match fact {
@@ -35,7 +37,8 @@ pub(super) fn are_right(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let records = bulk::read(&run)?;
     let ends = bulk::check(&records, &facts, |many, end, seen| {
         judge_owner(rung, &listener, many, end, seen)
-    })?;
+    })
+    .with_context(|| format!("the kernel skipped {missed:?}"))?;
     ensure!(ends == 2 * CONNECTIONS as usize, "{ends} ends");
     let count = records.len();
     Ok(Verdict::Pass(format!(

@@ -26,7 +26,7 @@ use crate::{
 const OPENERS: usize = 2;
 
 /// Between two connections of a thread: a process can hold only so many.
-const PACE: Duration = Duration::from_millis(4);
+const PACE: Duration = Duration::from_millis(20);
 
 /// Opens connections until told to go on, then closes them all. Both ends are
 /// this process's.

@@ -26,6 +26,10 @@ const EACH: u32 = 1_250;
 /// All of them.
 pub(crate) const CONNECTIONS: u32 = PEERS * EACH;
 
+/// Between two connections of a process: what is asked is whose they are, not how
+/// fast JSON is written beside two spinners.
+const PACE: Duration = Duration::from_millis(5);
+
 /// Every connection goes to an address of its own, counted from here.
 const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 0);
 
@@ -90,6 +94,7 @@ fn connect(witness: &Witness, number: u32, port: u16) -> Result<()> {
             received: 0,
             closes_first,
         });
+        thread::sleep(PACE);
     }
     tell(witness, false, ends)
 }
