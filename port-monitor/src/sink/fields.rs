@@ -178,7 +178,7 @@ fn of_owner(cell: &mut Cell<'_>, record: &Record, write: impl FnOnce(&mut Cell<'
     }
 }
 
-fn pid(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn pid(cell: &mut Cell<'_>, record: &Record) {
     of_owner(cell, record, |cell, owner| cell.number(owner.pid));
 }
 
@@ -194,11 +194,11 @@ fn gid(cell: &mut Cell<'_>, record: &Record) {
     of_owner(cell, record, |cell, owner| cell.number(owner.gid));
 }
 
-fn process(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn process(cell: &mut Cell<'_>, record: &Record) {
     of_owner(cell, record, |cell, owner| cell.name(owner.comm.as_bytes()));
 }
 
-fn user(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn user(cell: &mut Cell<'_>, record: &Record) {
     match &record.process.user {
         Some(user) => cell.name(user.as_bytes()),
         None => uid(cell, record),
@@ -228,7 +228,7 @@ fn of_cgroup(cell: &mut Cell<'_>, record: &Record, name: Option<&str>) {
     }
 }
 
-fn unit(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn unit(cell: &mut Cell<'_>, record: &Record) {
     if let Some(Container { id, runtime, .. }) = &record.process.container {
         cell.put(runtime);
         cell.put(":");
@@ -264,7 +264,7 @@ fn service_at(port: &PortInfo, is_service_end: bool) -> Option<&'static str> {
     Some(name)
 }
 
-fn local(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn local(cell: &mut Cell<'_>, record: &Record) {
     let event = &record.event;
     let endpoint = Endpoint {
         ip: event.local_ip,
@@ -463,7 +463,7 @@ fn result(cell: &mut Cell<'_>, record: &Record) {
     }
 }
 
-fn rule(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn rule(cell: &mut Cell<'_>, record: &Record) {
     match record.judgement.as_ref().map(|judgement| &judgement.rule) {
         Some(Some(rule)) => cell.name(rule.as_bytes()),
         Some(None) => cell.put("(default)"),
@@ -471,7 +471,7 @@ fn rule(cell: &mut Cell<'_>, record: &Record) {
     }
 }
 
-fn verdict(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn verdict(cell: &mut Cell<'_>, record: &Record) {
     match record.judgement.as_ref().map(|judgement| judgement.verdict) {
         Some(Verdict::Allow) => cell.put("allow"),
         Some(Verdict::Deny | Verdict::AuditDeny) => cell.put("violation"),

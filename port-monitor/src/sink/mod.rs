@@ -10,6 +10,7 @@ mod ascii;
 mod cell;
 pub mod color;
 mod community_id;
+pub mod doors;
 mod errno;
 mod facts;
 pub mod fields;
@@ -26,7 +27,8 @@ pub mod writer;
 pub trait Sink: Send {
     /// Appends whole lines for `item` to `out`.
     ///
-    /// An event is exactly one line.
+    /// An event is exactly one line; or, for a sink that counts events and speaks
+    /// at the end, none.
     fn write(&mut self, out: &mut Vec<u8>, item: Item<'_>);
 }
 

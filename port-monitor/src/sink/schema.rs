@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use super::{
     community_id::CommunityId,
+    doors::schema::DoorLine,
     facts::{Decimal, Facts, LossFacts, StartFacts, SummaryFacts},
     time::Rfc3339,
 };
@@ -52,6 +53,7 @@ pub fn json_schema() -> Schema {
 pub(super) enum Line<'a> {
     Start(Start<'a>),
     Connection(Connection<'a>),
+    Door(DoorLine<'a>),
     Loss(LossLine<'a>),
     Summary(SummaryLine<'a>),
 }

@@ -182,7 +182,8 @@ impl Output {
     /// Queues whole lines. Never blocks.
     ///
     /// Either every line of the chunk is an event, or `events` is zero and none
-    /// is: so that a write that fails half-way still counts exactly.
+    /// is: so that a write that fails half-way still counts exactly. Events
+    /// without a line need no writing.
     pub fn try_push(&self, chunk: Vec<u8>, events: u64) -> Result<(), Refused> {
         let mut state = self.shared.lock();
         let fits = state.bytes == 0 || state.bytes + chunk.len() <= MAX_BYTES;
@@ -201,6 +202,9 @@ impl Output {
             state.pending += events;
             state.enqueue(chunk, events);
             self.shared.changed.notify_all();
+        } else {
+            state.counts.written += events;
+            state.recycle(chunk);
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
-    scenarios::{self, closing, early, mixture, tree},
+    scenarios::{self, closing, doors, early, mixture, tree},
 };
 
 /// Environment variable: the pid of the runner, which names its cgroups.
@@ -33,6 +33,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("asleep-in-accept", early::asleep_in_accept),
     ("already-listening", early::already_listening),
     ("already-open", closing::already_open),
+    ("doors", doors::doors),
     ("descendants", tree::descendants),
     ("parent-and-child", tree::parent_and_child),
     ("filters", mixture::filters),

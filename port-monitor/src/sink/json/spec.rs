@@ -1,5 +1,5 @@
 //! What the line of an event must be: [`schema::Connection`], filled in field by
-//! field. The sink writes the same by hand.
+//! field. The sink writes the same by hand; an audit's doors begin with it.
 
 use std::borrow::Cow;
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The line of `record` in a stream that began with `header`.
-pub(super) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connection<'a> {
+pub(in crate::sink) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connection<'a> {
     let Record {
         event,
         wall_ns,

@@ -6,6 +6,7 @@ use crate::{lab::Lab, report::Verdict, rung::Rung, scenarios::Place};
 
 mod acceptor;
 mod accounting;
+mod audit;
 mod command;
 mod early;
 mod ending;
@@ -91,6 +92,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("end-sigabrt", ending::sigabrt),
     each_rung("end-count", ending::count),
     each_rung("end-duration", ending::duration),
+    each_rung("audit", audit::doors),
     each_rung("bpf-log", log::costs_nothing_when_off),
     each_rung("policy-stream", policy::stream).guest_only(),
     once("tracepoint-acceptor", acceptor::named).guest_only(),

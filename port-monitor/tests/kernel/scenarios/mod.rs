@@ -6,6 +6,7 @@ use crate::{rung::Blind, workload::Perform};
 pub(crate) mod accepting;
 pub(crate) mod closing;
 pub(crate) mod connecting;
+pub(crate) mod doors;
 pub(crate) mod early;
 pub(crate) mod fastopen;
 pub(crate) mod identity;

@@ -28,7 +28,7 @@ pub(super) fn other_netns(witness: &Witness) -> Result<()> {
     witness.pair(V6)
 }
 
-fn bring_loopback_up() -> Result<()> {
+pub(super) fn bring_loopback_up() -> Result<()> {
     let socket = open(V4)?;
     // SAFETY: all-zero bytes are a valid `ifreq`, plain data.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
