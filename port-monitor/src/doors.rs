@@ -263,7 +263,7 @@ type Place = (u32, Option<u16>);
 #[derive(Clone, Debug, Default)]
 pub struct Doors {
     /// By the id of the listening socket.
-    doors: HashMap<u64, Door>,
+    by_id: HashMap<u64, Door>,
     places: HashMap<Place, Vec<u64>>,
     /// Closed ones, oldest first.
     closed: VecDeque<u64>,
@@ -314,7 +314,7 @@ impl Doors {
 
     /// Every door, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Door> {
-        self.doors.values()
+        self.by_id.values()
     }
 
     fn open(&mut self, record: &Record) {
@@ -324,7 +324,7 @@ impl Doors {
             closed: None,
             uses: Uses::default(),
         };
-        if self.doors.insert(event.id, door).is_none() {
+        if self.by_id.insert(event.id, door).is_none() {
             let place = (event.netns_ino, event.local_port);
             self.places.entry(place).or_default().push(event.id);
         }
@@ -332,7 +332,7 @@ impl Doors {
 
     fn close(&mut self, record: &Record) {
         let event = &record.event;
-        let Some(door) = self.doors.get_mut(&event.id) else {
+        let Some(door) = self.by_id.get_mut(&event.id) else {
             return;
         };
         door.closed = Some((event.ts_ns, record.wall_ns));
@@ -345,7 +345,7 @@ impl Doors {
     }
 
     fn forget(&mut self, id: u64) {
-        let Some(door) = self.doors.remove(&id) else {
+        let Some(door) = self.by_id.remove(&id) else {
             return;
         };
         self.forgotten += 1;
@@ -366,7 +366,7 @@ impl Doors {
         let ids = self.places.get(&place).map_or(&[][..], Vec::as_slice);
         let fits: Vec<_> = ids
             .iter()
-            .filter_map(|id| Some((*id, self.doors.get(id)?)))
+            .filter_map(|id| Some((*id, self.by_id.get(id)?)))
             .filter(|(_, door)| door.was_open_at(event.ts_ns))
             .filter_map(|(id, door)| Some((door.fit(event)?, id, door)))
             .collect();
@@ -386,7 +386,7 @@ impl Doors {
         };
         let is_shared = ids.len() > 1;
         for id in ids {
-            if let Some(door) = self.doors.get_mut(&id) {
+            if let Some(door) = self.by_id.get_mut(&id) {
                 door.uses.add(visit);
                 door.uses.is_shared |= is_shared;
             }

@@ -94,7 +94,7 @@ fn doors(records: &[Record]) -> Doors {
 /// The accepts counted at each door, and whether they are shared.
 fn counts<const N: usize>(doors: &Doors, ids: [u64; N]) -> [(u64, bool); N] {
     ids.map(|id| {
-        let uses = &doors.doors[&id].uses;
+        let uses = &doors.by_id[&id].uses;
         (uses.accepts, uses.is_shared)
     })
 }
@@ -231,7 +231,7 @@ fn a_door_takes_what_came_while_it_was_open() {
         accept(1, "10.0.0.5", "10.0.0.8", 11),
     ]);
     assert_eq!(counts(&doors, [1, 2]), [(1, false), (2, false)]);
-    let [first, second] = [1, 2].map(|id| &doors.doors[&id]);
+    let [first, second] = [1, 2].map(|id| &doors.by_id[&id]);
     let ns = |second: u64| i128::from(second * SECOND);
     assert_eq!((first.opened_ns(), first.closed_ns()), (None, Some(ns(7))));
     assert_eq!(
@@ -264,7 +264,7 @@ fn closed_doors_are_forgotten_in_the_end() {
         doors.take(&record(Action::Unlisten, id, 1, "0.0.0.0", id));
     }
     assert_eq!((doors.iter().count(), doors.forgotten), (MAX_CLOSED, 1));
-    assert!(!doors.doors.contains_key(&0));
+    assert!(!doors.by_id.contains_key(&0));
     assert_eq!(doors.places[&(1, Some(80))].len(), MAX_CLOSED);
 }
 

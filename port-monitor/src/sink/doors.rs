@@ -216,7 +216,7 @@ impl DoorSink {
         };
         match &mut self.form {
             Form::Table(table) => table.audit(out, &audit),
-            Form::Json(json) => json.audit(out, &audit),
+            Form::Json(_) => JsonForm::audit(out, &audit),
         }
     }
 }

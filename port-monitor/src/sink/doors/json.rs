@@ -31,7 +31,7 @@ impl JsonForm {
     }
 
     /// The doors, and the account.
-    pub(super) fn audit(&mut self, out: &mut Vec<u8>, audit: &Audit<'_>) {
+    pub(super) fn audit(out: &mut Vec<u8>, audit: &Audit<'_>) {
         for door in &audit.doors {
             json::push_line(out, &Line::Door(line(audit, door)));
         }

@@ -41,13 +41,13 @@ const fn column(
 /// What every table begins with.
 const DOOR: [Column; 5] = [
     column("SCOPE", [8, 8], |cell, _, door| {
-        cell.put(door.scope().name())
+        cell.put(door.scope().name());
     }),
     column("LOCAL", [16, 24], |cell, _, door| {
         fields::local(cell, &door.record);
     }),
     column("PID", [6, 7], |cell, _, door| {
-        fields::pid(cell, &door.record)
+        fields::pid(cell, &door.record);
     }),
     column("PROCESS", [8, 12], |cell, _, door| {
         fields::process(cell, &door.record);
@@ -197,8 +197,7 @@ impl TableForm {
     /// What makes the table less than the whole truth.
     fn remarks(&mut self, out: &mut Vec<u8>, audit: &Audit<'_>) {
         let (totals, summary) = (&audit.totals, &audit.summary);
-        let is_shared = |door: &&Door| door.uses.is_shared;
-        if audit.doors.iter().any(|door| is_shared(&door)) {
+        if audit.doors.iter().any(|door| door.uses.is_shared) {
             self.comment(
                 out,
                 format_args!("~ counts the accepts of all sockets at that address together"),

@@ -184,14 +184,14 @@ fn only_selected_doors_are_listed_and_counted() {
 #[test]
 fn a_door_as_json_says_who_came_in() {
     let lines = json_lines(listing(Listed::Used), &records());
-    let [start, used, forbidden, elsewhere, summary] = &lines[..] else {
+    let [start, visited, forbidden, elsewhere, summary] = &lines[..] else {
         panic!("{lines:#?}");
     };
     assert_eq!(start["event"]["action"], "start");
-    assert_eq!(used["event"]["kind"], "state");
-    assert_eq!(used["destination"], json!({"ip": "0.0.0.0", "port": 22}));
-    assert_eq!(used["port_monitor"]["scope"], "any");
-    assert_eq!(used["port_monitor"]["watched_ms"], 600_000);
+    assert_eq!(visited["event"]["kind"], "state");
+    assert_eq!(visited["destination"], json!({"ip": "0.0.0.0", "port": 22}));
+    assert_eq!(visited["port_monitor"]["scope"], "any");
+    assert_eq!(visited["port_monitor"]["watched_ms"], 600_000);
     let uses = json!({
         "accepts": 2,
         "first_accept": "2026-11-22T12:00:11.000000000Z",
@@ -200,7 +200,7 @@ fn a_door_as_json_says_who_came_in() {
         "distinct_peers_capped": false,
         "shared": false,
     });
-    assert_eq!(used["port_monitor"]["uses"], uses);
+    assert_eq!(visited["port_monitor"]["uses"], uses);
     assert_eq!(forbidden["event"]["kind"], "alert");
     assert_eq!(forbidden["rule"]["name"], "no-telnet");
     assert_eq!(forbidden["port_monitor"]["verdict"], "violation");
