@@ -161,7 +161,7 @@ fn closed_doors_are_listed_on_request_and_where_they_are_violations() {
     assert!(table(all, &records).contains("allow  closed\n"));
     records[3] = judged(records[3].clone(), Some("no-ssh"));
     let text = table(listing(Listed::Used), &records);
-    assert!(text.contains("\n! private  192.168.0.1:22 ssh"), "{text}");
+    assert!(text.contains("\n! private  192.168.0.1:22 "), "{text}");
     assert!(text.contains("no-ssh  closed\n"), "{text}");
     assert!(text.contains("\n# 2 violations\n"), "{text}");
 }
