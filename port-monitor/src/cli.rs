@@ -27,6 +27,8 @@ pub struct Cli {
 pub enum Command {
     /// Show connections as they happen (the default)
     Watch(Box<commands::watch::Args>),
+    /// List what listens, how exposed it is, whose it is, and who came in
+    Audit(Box<commands::audit::Args>),
     /// Say what this kernel and these privileges allow
     Doctor(commands::doctor::Args),
     /// Look up TCP ports and service names

@@ -8,7 +8,7 @@ use std::fmt;
 pub enum ExitCode {
     /// Everything asked for was done.
     Ok = 0,
-    /// A connection broke the policy, and `--fail-on-violation` was given.
+    /// A connection or listening socket broke the policy, and `--fail-on-violation` was given.
     Violation = 1,
     /// The command line, or a name or file on it, is wrong.
     Usage = 2,
@@ -36,7 +36,7 @@ impl ExitCode {
         ),
         (
             Self::Violation,
-            "a connection broke the policy (with --fail-on-violation)",
+            "a connection or door broke the policy (with --fail-on-violation)",
         ),
         (Self::Usage, "wrong command line: flag, value, name or file"),
         (

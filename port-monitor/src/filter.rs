@@ -173,7 +173,26 @@ pub fn cgroup(path: &Path) -> Result<u64, FilterError> {
 
 /// The ids of the cgroups of a unit: `ssh.service` or, for short, `ssh`.
 pub fn unit(name: &str) -> Result<Vec<u64>, FilterError> {
-    unit_in(&tree()?, name)
+    let cgroups = unit_in(&tree()?, name)?;
+    Ok(cgroups.into_iter().map(|(id, _)| id).collect())
+}
+
+/// As [`cgroup`]: its path below the mount point, with a leading slash.
+pub fn cgroup_path(path: &Path) -> Result<String, FilterError> {
+    let tree = tree()?;
+    cgroup_in(&tree, path)?;
+    Ok(with_slash(path.strip_prefix(tree.mount()).unwrap_or(path)))
+}
+
+/// As [`unit`]: the paths, as [`cgroup_path`] gives them.
+pub fn unit_paths(name: &str) -> Result<Vec<String>, FilterError> {
+    let cgroups = unit_in(&tree()?, name)?;
+    Ok(cgroups.iter().map(|(_, path)| with_slash(path)).collect())
+}
+
+/// A path below the mount point, as processes are told theirs.
+fn with_slash(path: &Path) -> String {
+    Path::new("/").join(path).to_string_lossy().into_owned()
 }
 
 fn tree() -> Result<CgroupTree, FilterError> {
@@ -188,14 +207,14 @@ fn cgroup_in(tree: &CgroupTree, path: &Path) -> Result<u64, FilterError> {
     })
 }
 
-fn unit_in(tree: &CgroupTree, name: &str) -> Result<Vec<u64>, FilterError> {
+fn unit_in(tree: &CgroupTree, name: &str) -> Result<Vec<(u64, PathBuf)>, FilterError> {
     let is_slice = name.strip_suffix(".slice").is_some();
     let name = if is_slice || unit_name(name).is_some() {
         name.to_owned()
     } else {
         format!("{name}.service")
     };
-    let mut ids = Vec::new();
+    let mut found = Vec::new();
     let mut units = Vec::new();
     tree.walk(|id, path| {
         let Some(directory) = path.file_name().and_then(|name| name.to_str()) else {
@@ -203,12 +222,12 @@ fn unit_in(tree: &CgroupTree, name: &str) -> Result<Vec<u64>, FilterError> {
         };
         let unit = unit_name(directory).unwrap_or(directory);
         if unit == name {
-            ids.push(id);
+            found.push((id, path.to_owned()));
         }
         units.push(unit.to_owned());
     });
-    if !ids.is_empty() {
-        return Ok(ids);
+    if !found.is_empty() {
+        return Ok(found);
     }
     let suggestion = closest(&name, units.iter().map(String::as_str)).map(ToOwned::to_owned);
     Err(FilterError::NoUnit { name, suggestion })
@@ -364,13 +383,21 @@ mod tests {
     fn unit_is_every_cgroup_of_that_name() {
         let (_root, tree) = cgroups();
         let id = |path: &str| tree.id(Path::new(path)).unwrap();
+        let entry = |path: &str| (id(path), PathBuf::from(path));
         let mut web = unit_in(&tree, "web").unwrap();
         web.sort_unstable();
-        let mut expected = [id("a.slice/web.service"), id("b.slice/web.service")];
+        let mut expected = [entry("a.slice/web.service"), entry("b.slice/web.service")];
         expected.sort_unstable();
         assert_eq!(web, expected);
         let slice = unit_in(&tree, "system.slice");
-        assert_eq!(slice, Ok(vec![id("system.slice")]));
+        assert_eq!(slice, Ok(vec![entry("system.slice")]));
+    }
+
+    #[test]
+    fn paths_are_told_as_to_the_processes_in_them() {
+        assert_eq!(with_slash(Path::new("system.slice")), "/system.slice");
+        assert_eq!(with_slash(Path::new("/system.slice")), "/system.slice");
+        assert_eq!(with_slash(Path::new("")), "/");
     }
 
     #[test]

@@ -171,7 +171,7 @@ impl Pipeline {
     /// Hands what is formatted to the output. What that refuses is counted, and
     /// the answer is false.
     pub fn flush(&mut self, output: &Output) -> bool {
-        if self.chunk.is_empty() {
+        if self.chunk.is_empty() && self.chunk.events() == 0 {
             return true;
         }
         let chunk = std::mem::replace(&mut self.chunk, output.buffer());

@@ -67,6 +67,7 @@ fn man_page_covers_subcommands_fields_and_exit_codes() {
         ".TH port-monitor 1",
         ".SH NAME",
         ".SH OPTIONS",
+        ".SH \"port-monitor audit\"",
         ".SH \"port-monitor schema\"",
         ".SH \"port-monitor completions\"",
         ".SS SYNOPSIS",

@@ -154,7 +154,7 @@ pub(crate) fn remember_inbound(
     );
     // SAFETY: the accepted socket is live.
     if unsafe { sock::state::<Probe>(sk) } == Some(TcpState::CLOSE) {
-        ended(ctx, sk);
+        ended(ctx, sk, state);
     }
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn changed(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new:
         (TcpState::LISTEN, TcpState::CLOSE) => {
             let _: Option<()> = listen::closed(ctx, sk);
         }
-        (_, TcpState::CLOSE) => ended(ctx, sk),
+        (_, TcpState::CLOSE) => ended(ctx, sk, old),
         // A FIN leaves in the thread that closes.
         (TcpState::ESTABLISHED | TcpState::SYN_RECV, TcpState::FIN_WAIT1) => {
             note_end(sk, Some(ClosedBy::Local), running_process());
@@ -197,20 +197,25 @@ fn note_end(sk: *const u8, first: Option<ClosedBy>, closer_tgid: u32) {
     }
 }
 
-/// Reports the end of the connection on `sk`.
+/// Reports the end of the connection on `sk`, which was in the state `last`.
 #[inline(always)]
-pub(crate) fn ended(ctx: &impl EbpfContext, sk: *const u8) {
+pub(crate) fn ended(ctx: &impl EbpfContext, sk: *const u8, last: TcpState) {
     // SAFETY: the entry is copied before it can be removed.
     let Some(connection) = (unsafe { CONNECTIONS.get(sk as u64) }).copied() else {
         return;
     };
     if connection.is_open != 0 && forget(sk) {
-        let _: Option<()> = report_end(ctx, sk, &connection);
+        let _: Option<()> = report_end(ctx, sk, &connection, last);
     }
 }
 
 #[inline(always)]
-fn report_end(ctx: &impl EbpfContext, sk: *const u8, connection: &Connection) -> Option<()> {
+fn report_end(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    connection: &Connection,
+    last: TcpState,
+) -> Option<()> {
     // SAFETY: the hook's socket is live.
     let mut flow = unsafe { sock::flow::<Probe>(sk) }?;
     // SAFETY: as above.
@@ -225,7 +230,7 @@ fn report_end(ctx: &impl EbpfContext, sk: *const u8, connection: &Connection) ->
     }
     stats.closer_tgid = connection.closer_tgid;
     stats.closed_by = if connection.closed_by == ClosedBy::Unknown as u8 {
-        let by = abrupt(errno);
+        let by = closed_first(last, errno);
         if by as u8 == ClosedBy::LocalReset as u8 {
             stats.closer_tgid = running_process();
         }
@@ -253,17 +258,20 @@ fn report_end(ctx: &impl EbpfContext, sk: *const u8, connection: &Connection) ->
     Some(())
 }
 
-/// Who ended a connection without a FIN, by the socket's errno: `tcp_reset`,
-/// `tcp_abort`, and `tcp_write_err`, which gives what an ICMP said of the silence,
-/// else `ETIMEDOUT`.
+/// Who ended a connection, where nobody saw a FIN: it came before the connection
+/// was remembered, which the last state tells; or there was none, and the errno is
+/// that of `tcp_reset`, `tcp_abort`, or `tcp_write_err`, which gives what an ICMP
+/// said of the silence, else `ETIMEDOUT`.
 #[inline(always)]
-fn abrupt(errno: u32) -> ClosedBy {
+fn closed_first(last: TcpState, errno: u32) -> ClosedBy {
     const EPIPE: u32 = 32;
     const ECONNABORTED: u32 = 103;
     const ECONNRESET: u32 = 104;
-    match errno {
-        0 | ECONNABORTED => ClosedBy::LocalReset,
-        EPIPE | ECONNRESET => ClosedBy::PeerReset,
+    match (last, errno) {
+        (TcpState::CLOSE_WAIT | TcpState::LAST_ACK, _) => ClosedBy::Peer,
+        (TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 | TcpState::CLOSING, _) => ClosedBy::Local,
+        (_, 0 | ECONNABORTED) => ClosedBy::LocalReset,
+        (_, EPIPE | ECONNRESET) => ClosedBy::PeerReset,
         _ => ClosedBy::Timeout,
     }
 }

@@ -114,7 +114,7 @@ fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
     } else if state == TcpState::LISTEN && now == TcpState::CLOSE {
         let _: Option<()> = listen::closed(ctx, sk);
     } else if now == TcpState::CLOSE {
-        connection::ended(ctx, sk);
+        connection::ended(ctx, sk, state);
     }
     Some(())
 }

@@ -10,6 +10,7 @@ use crate::{
     logging,
 };
 
+pub mod audit;
 pub mod completions;
 pub mod doctor;
 pub mod exec;
@@ -24,11 +25,13 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     logging::init(match &cli.command {
         None => cli.watch.bpf_log(),
         Some(Command::Watch(args)) => args.bpf_log(),
+        Some(Command::Audit(args)) => args.bpf_log(),
         Some(_) => None,
     });
     match cli.command {
         None => watch::run(&cli.watch),
         Some(Command::Watch(args)) => watch::run(&args),
+        Some(Command::Audit(args)) => audit::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args, io::stdout().lock()),
         Some(Command::Service(args)) => service::run(&args, io::stdout().lock()),
         Some(Command::Exec(args)) => exec::run(&args),

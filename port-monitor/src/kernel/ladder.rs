@@ -9,6 +9,8 @@ use aya::{
 };
 use thiserror::Error;
 
+use super::snapshot;
+
 /// A backend: a set of hooks that yields the same records as the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Rung {
@@ -100,6 +102,9 @@ const TREE: [Hook; 2] = [
 
 /// Every change of a TCP socket's state.
 const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
+
+/// Sees inbound connections on the tracepoint rung.
+const ESTABLISHED: &str = "pm_remote_rt";
 
 const OUTCOME: Hook = required("pm_outcome_rt", STATE);
 
@@ -200,7 +205,7 @@ const fn listen(program: &'static str, place: Place) -> Hook {
 
 /// Those of the pair that this kernel has functions for.
 fn listen_hooks(pair: [Hook; 2], needs: &Needs) -> impl Iterator<Item = Hook> {
-    pair.into_iter().take(if needs.inet6_hash { 2 } else { 1 })
+    pair.into_iter().take(needs.listen_functions)
 }
 
 /// What is missing where `inet_hash` has no hook.
@@ -248,8 +253,9 @@ pub(super) struct Needs {
     pub(super) tree: bool,
     /// The kernel may preempt a task in the middle of a trampoline program.
     pub(super) preemptible: bool,
-    /// IPv6 has an `inet_hash` of its own.
-    pub(super) inet6_hash: bool,
+    /// Functions that enter a listener into the kernel's table: `inet_hash`, and
+    /// `inet6_hash` where IPv6 has one of its own.
+    pub(super) listen_functions: usize,
 }
 
 /// Why a rung was refused.
@@ -280,27 +286,7 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
         AGAIN
     };
     match rung {
-        Rung::Fentry => {
-            let (graft, connect) = if needs.preemptible {
-                (GRAFT_PREEMPTIBLE, CONNECT_PREEMPTIBLE)
-            } else {
-                (GRAFT, CONNECT)
-            };
-            hooks.extend([
-                graft,
-                required(accept_program(needs)?, Place::FExit("inet_csk_accept")),
-                OUTCOME,
-                again,
-                connect,
-            ]);
-            if needs.preemptible {
-                hooks.extend(UNSENT_PROBES);
-                hooks.extend(listen_hooks(LISTEN_PROBES, needs));
-            } else {
-                hooks.extend(UNSENT);
-                hooks.extend(listen_hooks(LISTEN, needs));
-            }
-        }
+        Rung::Fentry => hooks.extend(fentry_hooks(needs, again)?),
         Rung::Kprobe => {
             hooks.extend([
                 GRAFT_ALONE,
@@ -325,11 +311,34 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                 ]);
             }
             hooks.extend([
-                again,
-                required("pm_remote_rt", STATE),
                 required("pm_local_rt", STATE),
+                required(ESTABLISHED, STATE),
+                again,
             ]);
         }
+    }
+    Ok(hooks)
+}
+
+fn fentry_hooks(needs: &Needs, again: Hook) -> Result<Vec<Hook>, RungError> {
+    let accept = required(accept_program(needs)?, Place::FExit("inet_csk_accept"));
+    let mut hooks = if needs.preemptible {
+        vec![
+            GRAFT_PREEMPTIBLE,
+            accept,
+            OUTCOME,
+            again,
+            CONNECT_PREEMPTIBLE,
+        ]
+    } else {
+        vec![GRAFT, accept, OUTCOME, again, CONNECT]
+    };
+    if needs.preemptible {
+        hooks.extend(UNSENT_PROBES);
+        hooks.extend(listen_hooks(LISTEN_PROBES, needs));
+    } else {
+        hooks.extend(UNSENT);
+        hooks.extend(listen_hooks(LISTEN, needs));
     }
     Ok(hooks)
 }
@@ -371,6 +380,13 @@ pub(super) fn attach(
         }
     };
     for hook in hooks(rung, needs)? {
+        if hook.program == ESTABLISHED {
+            // Whoever listens is to be known before connections come in.
+            snapshot::listeners(ebpf, btf).map_err(|error| RungError {
+                rung,
+                reason: error.to_string(),
+            })?;
+        }
         if let Err(reason) = attach_hook(ebpf, btf, &hook, &mut links, &mut blind) {
             drop(links);
             unload(ebpf);

@@ -202,13 +202,7 @@ impl Kernel {
             error,
         };
         let offsets = btf::offsets(&layout).map_err(unreadable)?;
-        let needs = Needs {
-            accept_params: layout.function_params("inet_csk_accept"),
-            acceptor: settings.acceptor,
-            tree: settings.filters.tree,
-            preemptible: preemption::is_possible(),
-            inet6_hash: layout.function_params("inet6_hash").is_some(),
-        };
+        let needs = needs(&layout, settings);
         let kernel_btf = parse_btf(&path)?;
         let log_level = settings.log_level.map_or(0, |level| level as u8);
         let mut ebpf = object::load(
@@ -229,7 +223,7 @@ impl Kernel {
         let mut records = ring::take(&mut ebpf)?;
         let mut early = Vec::new();
         let wants_older = settings.kinds.iter().any(|kind| OLDER.contains(kind));
-        if rung == Rung::Tracepoint || wants_older {
+        if rung != Rung::Tracepoint && wants_older {
             snapshot::listeners(&mut ebpf, &kernel_btf)?;
         }
         let attached = canary::Attached {
@@ -345,6 +339,20 @@ impl Kernel {
         if let Some(logger) = &mut self.logger {
             logger.flush();
         }
+    }
+}
+
+/// What a rung needs to know.
+fn needs(layout: &btf::Btf, settings: &Settings) -> Needs {
+    Needs {
+        accept_params: layout.function_params("inet_csk_accept"),
+        acceptor: settings.acceptor,
+        tree: settings.filters.tree,
+        preemptible: preemption::is_possible(),
+        listen_functions: match layout.function_params("inet6_hash") {
+            Some(_) => 2,
+            None => 1,
+        },
     }
 }
 

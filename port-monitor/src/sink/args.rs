@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use super::{
     Sink, SinkKind,
     color::ColorWhen,
+    doors::{DoorSink, Listing},
     fields::{self, Field},
     json::Json,
     table::{Options, Table},
@@ -34,9 +35,9 @@ pub enum AggregateWhen {
 #[group(skip)]
 #[command(next_help_heading = "Output")]
 pub struct Args {
-    /// What to write
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    pub output: SinkKind,
+    /// Where to, and in what form.
+    #[command(flatten)]
+    pub destination: Destination,
     /// Columns of the table, in this order (JSON lines always carry all)
     #[arg(
         long,
@@ -48,6 +49,16 @@ pub struct Args {
     /// When to count identical rows of a second instead of showing each
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub aggregate: AggregateWhen,
+}
+
+/// The flags of every command that writes a table or JSON lines.
+#[derive(Debug, clap::Args)]
+#[group(skip)]
+#[command(next_help_heading = "Output")]
+pub struct Destination {
+    /// What to write
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub output: SinkKind,
     /// When to colour the table
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub color: ColorWhen,
@@ -59,7 +70,7 @@ pub struct Args {
 impl Args {
     /// The output tells who is at the other end.
     pub fn names_peers(&self) -> bool {
-        match self.output {
+        match self.destination.output {
             SinkKind::Json => true,
             SinkKind::Table => self.fields.iter().any(|field| field.name == "peer"),
         }
@@ -70,30 +81,22 @@ impl Args {
     /// To be called before anything is attached: a file that cannot be written
     /// must not cost a connection its events.
     pub fn open(&self) -> Result<(Box<dyn Sink>, Output), Failure> {
-        if self.output == SinkKind::Json && !self.fields.is_empty() {
+        if self.destination.output == SinkKind::Json && !self.fields.is_empty() {
             return Err(Failure::usage(
                 "--fields chooses columns of the table: drop it, or -o json, whose lines carry all",
             ));
         }
-        if self.output == SinkKind::Json && self.aggregate == AggregateWhen::Always {
+        if self.destination.output == SinkKind::Json && self.aggregate == AggregateWhen::Always {
             return Err(Failure::usage(
                 "--aggregate always counts rows of the table: drop it, or -o json, which has a \
                  line for every event",
             ));
         }
-        let target = match &self.output_file {
-            Some(path) => Target::file(path),
-            None => Target::stdout(),
-        }
-        .or_exit(ExitCode::OutputFailed)?;
-        let width = target.terminal_width();
-        let sink: Box<dyn Sink> = match self.output {
-            SinkKind::Json => Box::new(Json::new()),
-            SinkKind::Table => Box::new(Table::new(Options {
+        self.destination.open(|form| match form {
+            Form::Json => Box::new(Json::new()),
+            Form::Table { width, color } => Box::new(Table::new(Options {
                 width,
-                color: self
-                    .color
-                    .enabled(width.is_some(), |name| std::env::var_os(name)),
+                color,
                 aggregate: match self.aggregate {
                     AggregateWhen::Auto => width.is_some(),
                     AggregateWhen::Always => true,
@@ -102,10 +105,48 @@ impl Args {
                 fields: self.fields.clone(),
                 zone: TimeZone::system(),
             })),
+        })
+    }
+}
+
+/// What an opened destination takes.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Json,
+    Table { width: Option<usize>, color: bool },
+}
+
+impl Destination {
+    /// Opens it, as [`Args::open`] does, for the table of doors.
+    pub fn open_doors(&self, listing: Listing) -> Result<(Box<dyn Sink>, Output), Failure> {
+        self.open(|form| match form {
+            Form::Json => Box::new(DoorSink::json(listing)),
+            Form::Table { width, color } => Box::new(DoorSink::table(listing, width, color)),
+        })
+    }
+
+    fn open(
+        &self,
+        sink: impl FnOnce(Form) -> Box<dyn Sink>,
+    ) -> Result<(Box<dyn Sink>, Output), Failure> {
+        let target = match &self.output_file {
+            Some(path) => Target::file(path),
+            None => Target::stdout(),
+        }
+        .or_exit(ExitCode::OutputFailed)?;
+        let width = target.terminal_width();
+        let form = match self.output {
+            SinkKind::Json => Form::Json,
+            SinkKind::Table => Form::Table {
+                width,
+                color: self
+                    .color
+                    .enabled(width.is_some(), |name| std::env::var_os(name)),
+            },
         };
         let output =
             Output::start(target.name().to_owned(), target).or_exit(ExitCode::OutputFailed)?;
-        Ok((sink, output))
+        Ok((sink(form), output))
     }
 }
 

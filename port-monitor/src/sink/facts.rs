@@ -1,20 +1,13 @@
 //! What JSON lines carry under `port_monitor`: the facts the Elastic Common
 //! Schema has no name for.
 
-#![cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "events are written by hand, and compared with these types by tests"
-    )
-)]
-
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use port_monitor_common::event;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
+use super::doors::schema::AuditFacts;
 use crate::record;
 
 /// Of the start line.
@@ -131,7 +124,7 @@ pub(super) struct SummaryFacts {
     pub(super) duration_ms: u64,
     /// Events of the kinds asked for.
     pub(super) seen: u64,
-    /// Events written to the output.
+    /// Events written to the output; in an audit, those it has counted.
     pub(super) shown: u64,
     /// Events kept back by filters.
     pub(super) filtered: u64,
@@ -160,6 +153,9 @@ pub(super) struct SummaryFacts {
     /// How the command ended: its exit status, or 128 + signal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) command_status: Option<i32>,
+    /// Only of an audit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) audit: Option<AuditFacts>,
 }
 
 /// A hook's counters. `hit = filtered + reserve_failed + submitted`; what the
@@ -413,7 +409,7 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
@@ -473,7 +469,7 @@ pub(super) struct Raw<'a> {
 }
 
 impl Raw<'_> {
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }

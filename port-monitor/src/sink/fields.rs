@@ -200,7 +200,7 @@ fn of_owner(cell: &mut Cell<'_>, record: &Record, write: impl FnOnce(&mut Cell<'
     }
 }
 
-fn pid(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn pid(cell: &mut Cell<'_>, record: &Record) {
     of_owner(cell, record, |cell, owner| cell.number(owner.pid));
 }
 
@@ -216,11 +216,11 @@ fn gid(cell: &mut Cell<'_>, record: &Record) {
     of_owner(cell, record, |cell, owner| cell.number(owner.gid));
 }
 
-fn process(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn process(cell: &mut Cell<'_>, record: &Record) {
     of_owner(cell, record, |cell, owner| cell.name(owner.comm.as_bytes()));
 }
 
-fn user(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn user(cell: &mut Cell<'_>, record: &Record) {
     match &record.process.user {
         Some(user) => cell.name(user.as_bytes()),
         None => uid(cell, record),
@@ -261,7 +261,7 @@ fn of_cgroup(cell: &mut Cell<'_>, record: &Record, name: Option<&str>) {
     }
 }
 
-fn unit(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn unit(cell: &mut Cell<'_>, record: &Record) {
     if let Some(Container { id, runtime, .. }) = &record.process.container {
         cell.put(runtime);
         cell.put(":");
@@ -313,7 +313,7 @@ const fn remote_end(event: &Event) -> Endpoint {
     }
 }
 
-fn local(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn local(cell: &mut Cell<'_>, record: &Record) {
     let event = &record.event;
     let inbound = event.direction() == Direction::Inbound;
     let port = record.ports.local.as_ref();
@@ -491,7 +491,7 @@ fn outcome(cell: &mut Cell<'_>, record: &Record, before_time: &str) {
             cell.put(before_time);
             cell.duration_us(handshake_us.into());
         }
-        Action::Failed { errno: None } => cell.put(CLOSED),
+        Action::Failed { errno: None } | Action::Unlisten => cell.put(CLOSED),
         Action::Failed { errno: Some(errno) } => {
             if let Some(word) = errno::word(errno) {
                 cell.put(word);
@@ -507,7 +507,6 @@ fn outcome(cell: &mut Cell<'_>, record: &Record, before_time: &str) {
             _ => "open",
         }),
         Action::Listen => cell.put(LISTENING),
-        Action::Unlisten => cell.put(CLOSED),
     }
     broken_rule(cell, record);
 }
@@ -522,7 +521,7 @@ pub(super) fn broken_rule(cell: &mut Cell<'_>, record: &Record) {
     }
 }
 
-fn rule(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn rule(cell: &mut Cell<'_>, record: &Record) {
     match record.judgement.as_ref().map(|judgement| &judgement.rule) {
         Some(Some(rule)) => cell.name(rule.as_bytes()),
         Some(None) => cell.put("(default)"),
@@ -530,7 +529,7 @@ fn rule(cell: &mut Cell<'_>, record: &Record) {
     }
 }
 
-fn verdict(cell: &mut Cell<'_>, record: &Record) {
+pub(super) fn verdict(cell: &mut Cell<'_>, record: &Record) {
     match record.judgement.as_ref().map(|judgement| judgement.verdict) {
         Some(Verdict::Allow) => cell.put("allow"),
         Some(Verdict::Deny | Verdict::AuditDeny) => cell.put("violation"),

@@ -8,10 +8,10 @@ mod connection;
 mod line;
 mod memo;
 mod owner;
-#[cfg(test)]
 mod spec;
 
 use self::connection::Connections;
+pub(super) use self::spec::connection;
 use super::{
     Lines, Sink, facts,
     schema::{self, Ecs, Kind, Line, VERSION},
@@ -64,6 +64,12 @@ impl Sink for Json {
             lines.count_event();
         }
     }
+}
+
+/// Appends a line that is not an event's.
+pub(super) fn push_line(out: &mut Vec<u8>, line: &Line<'_>) {
+    line::serialize(out, line);
+    out.push(b'\n');
 }
 
 fn start(header: &Header) -> schema::Start<'_> {
@@ -128,7 +134,11 @@ fn loss_line<'a>(loss: &Loss, host: schema::Host<'a>) -> schema::LossLine<'a> {
     }
 }
 
-fn summary_line<'a>(summary: &Summary, host: schema::Host<'a>) -> schema::SummaryLine<'a> {
+/// The account.
+pub(super) fn summary_line<'a>(
+    summary: &Summary,
+    host: schema::Host<'a>,
+) -> schema::SummaryLine<'a> {
     schema::SummaryLine {
         timestamp: Rfc3339(summary.wall_ns),
         ecs: Ecs::CURRENT,
@@ -177,6 +187,7 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         accept_preattach: *accept_preattach,
         table_full: *table_full,
         command_status: *command_status,
+        audit: None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Lines on their way from a sink to the output, and the events they stand for.
 
 /// Whole lines. Either each stands for one event or more, or none is an event:
-/// so that a write that fails half-way still counts exactly.
+/// so that a write that fails half-way still counts exactly. Events of a sink that
+/// speaks at the end have no line.
 #[derive(Debug, Default)]
 pub struct Lines {
     /// The text.
@@ -28,7 +29,7 @@ impl Lines {
         }
     }
 
-    /// The line just written stands for one event.
+    /// The line just written stands for one event; or the event has none.
     pub(super) const fn count_event(&mut self) {
         self.events += 1;
     }

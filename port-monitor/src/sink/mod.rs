@@ -10,6 +10,7 @@ mod ascii;
 mod cell;
 pub mod color;
 mod community_id;
+pub mod doors;
 mod errno;
 mod facts;
 pub mod fields;

@@ -21,6 +21,7 @@ use serde::Serialize;
 
 use super::{
     community_id::CommunityId,
+    doors::schema::DoorLine,
     facts::{Decimal, Facts, LossFacts, StartFacts, SummaryFacts},
     time::Rfc3339,
 };
@@ -45,13 +46,10 @@ pub fn json_schema() -> Schema {
 #[derive(Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(title = "port-monitor event stream")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "lives on the stack, for one write"
-)]
 pub(super) enum Line<'a> {
     Start(Start<'a>),
     Connection(Connection<'a>),
+    Door(DoorLine<'a>),
     Loss(LossLine<'a>),
     Summary(SummaryLine<'a>),
 }

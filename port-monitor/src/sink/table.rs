@@ -23,17 +23,17 @@ use crate::{
 /// The narrowest terminal the table is laid out for; narrower ones wrap.
 const NARROW: usize = 80;
 /// From this width on the columns are as wide as names usually are.
-const NORMAL: usize = 100;
+pub(super) const NORMAL: usize = 100;
 /// From this width on the columns have room for IPv6 and long names.
 pub(super) const WIDE: usize = 150;
 
 /// The mark and the space after it.
 const MARK_WIDTH: usize = 2;
 
-const RED: &str = "\x1b[31m";
-const YELLOW: &str = "\x1b[33m";
-const DIM: &str = "\x1b[2m";
-const RESET: &str = "\x1b[0m";
+pub(super) const RED: &str = "\x1b[31m";
+pub(super) const YELLOW: &str = "\x1b[33m";
+pub(super) const DIM: &str = "\x1b[2m";
+pub(super) const RESET: &str = "\x1b[0m";
 
 /// How the table looks.
 #[derive(Clone, Debug)]
@@ -329,13 +329,7 @@ impl Table {
             cause,
         } = *loss;
         let time = self.clock.time_of_day(wall_ns).to_owned();
-        let cause = match cause {
-            LossCause::RingFull => "ring full",
-            LossCause::ProgramSkipped => "program skipped",
-            LossCause::OutputSlow => "output too slow",
-            LossCause::Undecodable => "undecodable",
-        };
-        let events = plural(lost, "event");
+        let (events, cause) = (plural(lost, "event"), loss_cause(cause));
         self.comment(
             out,
             format_args!("{time}  {lost} {events} lost ({cause}), {total} so far"),
@@ -478,7 +472,17 @@ fn default_fields(width: usize) -> Vec<&'static Field> {
         .collect()
 }
 
-fn push_spaces(out: &mut Vec<u8>, count: usize) {
+/// A cause of loss as tables spell it.
+pub(super) const fn loss_cause(cause: LossCause) -> &'static str {
+    match cause {
+        LossCause::RingFull => "ring full",
+        LossCause::ProgramSkipped => "program skipped",
+        LossCause::OutputSlow => "output too slow",
+        LossCause::Undecodable => "undecodable",
+    }
+}
+
+pub(super) fn push_spaces(out: &mut Vec<u8>, count: usize) {
     const SPACES: [u8; 32] = [b' '; 32];
     let end = out.len() + count;
     while out.len() < end {
@@ -489,7 +493,7 @@ fn push_spaces(out: &mut Vec<u8>, count: usize) {
 }
 
 /// `noun`, with an s unless there is one of it.
-fn plural(count: u64, noun: &'static str) -> String {
+pub(super) fn plural(count: u64, noun: &'static str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{noun}{s}")
 }

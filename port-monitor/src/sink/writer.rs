@@ -174,7 +174,7 @@ impl Output {
         spare.unwrap_or_else(|| Lines::with_capacity(BUFFER_BYTES))
     }
 
-    /// Queues whole lines. Never blocks.
+    /// Queues whole lines. Never blocks. Events without a line need no writing.
     pub fn try_push(&self, chunk: Lines) -> Result<(), Refused> {
         let mut state = self.shared.lock();
         let fits = state.bytes == 0 || state.bytes + chunk.bytes.len() <= MAX_BYTES;
@@ -188,7 +188,10 @@ impl Output {
             state.recycle(chunk);
             return Err(refused);
         }
-        if !chunk.is_empty() {
+        if chunk.is_empty() {
+            state.counts.written += chunk.events();
+            state.recycle(chunk);
+        } else {
             state.bytes += chunk.bytes.len();
             state.pending += chunk.events();
             state.enqueue(chunk);

@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::{
     compare::differences,
-    expect::{Action, End, Expected, ends, pids, unseen},
+    expect::{Action, Expected, ends, pids, unseen},
     fact::{Closed, Fact, Listen, Owner},
     json::{Line, Summary},
     monitor::Run,

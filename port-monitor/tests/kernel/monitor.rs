@@ -57,9 +57,18 @@ impl Watch {
 
     /// Any backend and output.
     pub(crate) fn new(lab: &Lab, backend: &str, output: &str) -> Self {
+        Self::command(lab, "watch", backend, output)
+    }
+
+    /// An audit, with JSON output.
+    pub(crate) fn audit(lab: &Lab, rung: Rung) -> Self {
+        Self::command(lab, "audit", rung.name(), "json")
+    }
+
+    fn command(lab: &Lab, subcommand: &str, backend: &str, output: &str) -> Self {
         let mut command = Command::new(&lab.program);
         command
-            .args(["watch", "--output", output, "--backend", backend])
+            .args([subcommand, "--output", output, "--backend", backend])
             .env(RUNNER_PID, runner_pid());
         Self {
             command,

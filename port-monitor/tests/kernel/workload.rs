@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
-    scenarios::{self, closing, crowd, early, mixture, opening, owners, sounding, tree},
+    scenarios::{self, closing, crowd, doors, early, mixture, opening, owners, sounding, tree},
 };
 
 /// Environment variable: the pid of the runner, which names its cgroups.
@@ -37,6 +37,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("owners", owners::exchange),
     ("live-100", crowd::small),
     ("live-100000", crowd::large),
+    ("doors", doors::doors),
     ("descendants", tree::descendants),
     ("parent-and-child", tree::parent_and_child),
     ("filters", mixture::filters),

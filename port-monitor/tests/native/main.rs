@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod aggregated;
+mod audit;
 #[path = "../kernel/bpf.rs"]
 #[expect(dead_code, reason = "what the kernel tests alone ask")]
 mod bpf;

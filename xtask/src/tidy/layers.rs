@@ -3,7 +3,7 @@
 use super::{Finding, source::SourceFile};
 
 /// Below the tool's sources: layers that need no kernel, clock or file system.
-const PURE_LAYERS: [&str; 3] = ["policy", "classify", "event"];
+const PURE_LAYERS: [&str; 4] = ["policy", "classify", "event", "doors"];
 const OUTER_LAYERS: [&str; 3] = ["enrich", "sink", "kernel"];
 
 /// Everything that writes to the terminal by design.

@@ -53,12 +53,8 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Filters")]
 struct FilterArgs {
-    /// Process ids
-    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = parse_pid)]
-    pid: Vec<u32>,
-    /// Users, by name or real uid
-    #[arg(short, long, value_name = "USER", value_delimiter = ',')]
-    user: Vec<String>,
+    #[command(flatten)]
+    owner: OwnerArgs,
     /// Thread names, exactly as the kernel has them (15 bytes at most)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     comm: Vec<OsString>,
@@ -78,22 +74,40 @@ struct FilterArgs {
     /// Who opened the connection: in, a peer; out, this host
     #[arg(long, value_name = "DIR")]
     direction: Option<DirectionArg>,
+    #[command(flatten)]
+    family: FamilyArgs,
+    /// Kinds of events [default: all in JSON; connected, failed, accept, close in
+    /// a table, where an attempt is one line, with its outcome]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    events: Vec<EventArg>,
+}
+
+/// Whose sockets are meant.
+#[derive(Debug, clap::Args)]
+pub(in crate::commands) struct OwnerArgs {
+    /// Process ids
+    #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = parse_pid)]
+    pub(in crate::commands) pid: Vec<u32>,
+    /// Users, by name or real uid
+    #[arg(short, long, value_name = "USER", value_delimiter = ',')]
+    user: Vec<String>,
+    /// cgroups and those below them, by path
+    #[arg(long, value_name = "PATH")]
+    pub(in crate::commands) cgroup: Vec<PathBuf>,
+    /// systemd units
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(in crate::commands) unit: Vec<String>,
+}
+
+/// Which version of IP is meant.
+#[derive(Debug, clap::Args)]
+pub(in crate::commands) struct FamilyArgs {
     /// IPv4 only, IPv4-mapped IPv6 included
     #[arg(short = '4', long = "ipv4", conflicts_with = "ipv6")]
     ipv4: bool,
     /// IPv6 only
     #[arg(short = '6', long = "ipv6")]
     ipv6: bool,
-    /// cgroups and those below them, by path
-    #[arg(long, value_name = "PATH")]
-    cgroup: Vec<PathBuf>,
-    /// systemd units
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    unit: Vec<String>,
-    /// Kinds of events [default: all in JSON; connected, failed, accept, close in
-    /// a table, where an attempt is one line, with its outcome]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    events: Vec<EventArg>,
 }
 
 /// The policy to judge by.
@@ -114,7 +128,7 @@ pub(super) struct PolicyArgs {
 /// How the kernel is asked.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Kernel")]
-struct KernelArgs {
+pub(in crate::commands) struct KernelArgs {
     /// The hooks to use: auto takes the first that attach
     #[arg(long, value_name = "BACKEND", default_value = "auto")]
     backend: Backend,
@@ -188,26 +202,12 @@ enum EventArg {
 impl Args {
     /// How much the eBPF programs are to log.
     pub(crate) fn bpf_log(&self) -> Option<log::Level> {
-        self.kernel.bpf_log
+        self.kernel.bpf_log()
     }
 
     /// What the kernel side is to do.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        Ok(Settings {
-            backend: match self.kernel.backend {
-                Backend::Auto => None,
-                Backend::Fentry => Some(Rung::Fentry),
-                Backend::Kprobe => Some(Rung::Kprobe),
-                Backend::Tracepoint => Some(Rung::Tracepoint),
-            },
-            kinds: self.kinds(),
-            filters: self.filters()?,
-            ring_bytes: self.kernel.ring_size.unwrap_or(DEFAULT_RING_BYTES),
-            max_connections: self.kernel.max_connections,
-            acceptor: self.kernel.acceptor,
-            log_level: self.kernel.bpf_log,
-            btf: self.kernel.btf.clone(),
-        })
+        Ok(self.kernel.settings(self.kinds(), self.filters()?))
     }
 
     /// How a run with this account ends.
@@ -230,7 +230,7 @@ impl Args {
                 .map(|&event| event.into())
                 .collect();
         }
-        match self.output.output {
+        match self.output.destination.output {
             SinkKind::Json => EventKind::ALL.to_vec(),
             SinkKind::Table => vec![
                 EventKind::Connected,
@@ -243,14 +243,9 @@ impl Args {
 
     fn filters(&self) -> Result<Filters, Failure> {
         let args = &self.filters;
-        let family = match (args.ipv4, args.ipv6) {
-            (true, _) => Some(Family::V4),
-            (_, true) => Some(Family::V6),
-            _ => None,
-        };
         Ok(Filters {
-            pids: args.pid.clone(),
-            uids: resolve(&args.user, |user| filter::uid(user))?,
+            pids: args.owner.pid.clone(),
+            uids: args.owner.uids()?,
             comms: resolve(&args.comm, |comm| filter::comm(comm))?,
             cgroups: self.cgroups()?,
             tree: !self.command.is_empty(),
@@ -258,23 +253,72 @@ impl Args {
             remote_ports: args.remote_port.clone(),
             any_ports: args.port.clone(),
             remote_nets: resolve(&args.remote, |net| filter::network(net))?,
-            family,
+            family: args.family.family(),
             direction: args.direction.map(Direction::from),
         })
     }
 
     fn cgroups(&self) -> Result<Vec<u64>, Failure> {
-        let mut ids = resolve(&self.filters.cgroup, |path| filter::cgroup(path))?;
-        for unit in &self.filters.unit {
+        let owner = &self.filters.owner;
+        let mut ids = resolve(&owner.cgroup, |path| filter::cgroup(path))?;
+        for unit in &owner.unit {
             ids.extend(filter::unit(unit).map_err(Failure::usage)?);
         }
         Ok(ids)
     }
 }
 
+impl OwnerArgs {
+    /// The users' ids.
+    pub(in crate::commands) fn uids(&self) -> Result<Vec<u32>, Failure> {
+        resolve(&self.user, |user| filter::uid(user))
+    }
+}
+
+impl FamilyArgs {
+    /// The family to keep.
+    pub(in crate::commands) const fn family(&self) -> Option<Family> {
+        match (self.ipv4, self.ipv6) {
+            (true, _) => Some(Family::V4),
+            (_, true) => Some(Family::V6),
+            _ => None,
+        }
+    }
+}
+
+impl KernelArgs {
+    /// How much the eBPF programs are to log.
+    pub(in crate::commands) const fn bpf_log(&self) -> Option<log::Level> {
+        self.bpf_log
+    }
+
+    /// What the kernel side is to do: report these kinds, and keep those.
+    pub(in crate::commands) fn settings(
+        &self,
+        kinds: Vec<EventKind>,
+        filters: Filters,
+    ) -> Settings {
+        Settings {
+            backend: match self.backend {
+                Backend::Auto => None,
+                Backend::Fentry => Some(Rung::Fentry),
+                Backend::Kprobe => Some(Rung::Kprobe),
+                Backend::Tracepoint => Some(Rung::Tracepoint),
+            },
+            kinds,
+            filters,
+            ring_bytes: self.ring_size.unwrap_or(DEFAULT_RING_BYTES),
+            max_connections: self.max_connections,
+            acceptor: self.acceptor,
+            log_level: self.bpf_log,
+            btf: self.btf.clone(),
+        }
+    }
+}
+
 /// Looks every value up; the first that is wrong is a mistake on the command
 /// line.
-fn resolve<A, T, E: std::fmt::Display>(
+pub(in crate::commands) fn resolve<A, T, E: std::fmt::Display>(
     values: &[A],
     look_up: impl Fn(&A) -> Result<T, E>,
 ) -> Result<Vec<T>, Failure> {
@@ -322,7 +366,7 @@ fn parse_level(text: &str) -> Result<log::Level, &'static str> {
 }
 
 /// `30s`, `5m`, `1h 30m`: jiff's friendly durations, but not negative ones.
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(in crate::commands) fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration: jiff::SignedDuration = text
         .parse()
         .map_err(|_| "not a duration: write 30s, 5m or 1h 30m".to_owned())?;

@@ -1,11 +1,13 @@
 //! `port-monitor [watch]`: the live monitor. Everything that can be wrong is
 //! found before anything is attached.
 
-mod args;
-mod session;
-mod stop;
+pub(super) mod args;
+pub(super) mod session;
+pub(super) mod stop;
 
 pub use args::Args;
+
+use std::path::Path;
 
 use port_monitor_common::event::EventKind;
 
@@ -47,7 +49,8 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
     if args.output.names_peers() && settings.kinds.contains(&EventKind::Close) {
         pipeline.pair_ends();
     }
-    let header = header(&kernel, args, pipeline.wall_ns(clock::boot_ns()));
+    let wall_ns = pipeline.wall_ns(clock::boot_ns());
+    let header = header(&kernel, args.policy.policy.as_deref(), wall_ns);
     pipeline.say(&output, Item::Header(&header));
     if let Some(child) = &mut child {
         kernel
@@ -55,9 +58,17 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
             .or_exit(ExitCode::CannotAttach)?;
         child.release().or_exit(ExitCode::Usage)?;
     }
-    Session::new(args, kernel, records, pipeline, output, child, signals)?
-        .run()
-        .await
+    let session = Session::new(
+        args.duration,
+        kernel,
+        records,
+        pipeline,
+        output,
+        child,
+        signals,
+    )?;
+    let summary = session.run().await?;
+    Ok(args.exit_code(&summary))
 }
 
 /// Loads the policy, and prints its warnings.
@@ -73,7 +84,7 @@ fn hold_command(args: &Args) -> Result<Option<Child>, Failure> {
     if args.command.is_empty() {
         return Ok(None);
     }
-    let to_file = args.output.output_file.is_some();
+    let to_file = args.output.destination.output_file.is_some();
     let stdout = if to_file {
         StdoutTo::Inherit
     } else {
@@ -84,7 +95,8 @@ fn hold_command(args: &Args) -> Result<Option<Child>, Failure> {
         .map(Some)
 }
 
-fn header(kernel: &Kernel, args: &Args, wall_ns: i128) -> Header {
+/// The facts of a run that began at `wall_ns`.
+pub(super) fn header(kernel: &Kernel, policy: Option<&Path>, wall_ns: i128) -> Header {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     let uname = rustix::system::uname();
     Header {
@@ -95,10 +107,6 @@ fn header(kernel: &Kernel, args: &Args, wall_ns: i128) -> Header {
         boot_id: boot_id.unwrap_or_default().trim().to_owned(),
         backend: kernel.rung().name(),
         blind_spots: kernel.blind_spots().to_vec(),
-        policy: args
-            .policy
-            .policy
-            .as_ref()
-            .map(|path| path.display().to_string()),
+        policy: policy.map(|path| path.display().to_string()),
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use port_monitor_common::counters::{Extra, Hook};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use super::{Args, stop::StopSignals};
+use super::stop::StopSignals;
 use crate::{
     child::Child,
     clock,
@@ -32,8 +32,9 @@ struct Reported {
 }
 
 /// Everything a run needs until its end.
-pub(super) struct Session<'a> {
-    args: &'a Args,
+pub(in crate::commands) struct Session {
+    /// Stop after this long.
+    duration: Option<Duration>,
     kernel: Kernel,
     ring: Ring,
     pipeline: Pipeline,
@@ -53,10 +54,10 @@ enum Wake {
     CommandEnded(i32),
 }
 
-impl<'a> Session<'a> {
+impl Session {
     /// Takes over what was set up; the events of the set-up come first.
-    pub(super) fn new(
-        args: &'a Args,
+    pub(in crate::commands) fn new(
+        duration: Option<Duration>,
         kernel: Kernel,
         mut records: Records,
         mut pipeline: Pipeline,
@@ -70,7 +71,7 @@ impl<'a> Session<'a> {
         }
         pipeline.flush(&output);
         Ok(Self {
-            args,
+            duration,
             kernel,
             ring: records.into_ring().or_exit(ExitCode::CannotAttach)?,
             pipeline,
@@ -84,7 +85,7 @@ impl<'a> Session<'a> {
     }
 
     /// Watches until something ends it, then settles the account.
-    pub(super) async fn run(mut self) -> Result<ExitCode, Failure> {
+    pub(in crate::commands) async fn run(mut self) -> Result<Summary, Failure> {
         let mut check = interval(CHECK_PERIOD);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.pipeline.is_done() && !self.output.has_ended() {
@@ -108,7 +109,6 @@ impl<'a> Session<'a> {
 
     async fn wake(&mut self, check: &mut Interval) -> Result<Wake, Failure> {
         let remaining = self
-            .args
             .duration
             .map(|limit| limit.saturating_sub(self.started.elapsed()));
         let wake = tokio::select! {
@@ -201,7 +201,7 @@ impl<'a> Session<'a> {
     }
 
     /// Detaches, drains what is left, and writes the account.
-    fn finish(mut self) -> Result<ExitCode, Failure> {
+    fn finish(mut self) -> Result<Summary, Failure> {
         let watched = self.started.elapsed();
         self.kernel.detach();
         let hooks = self.settle()?;
@@ -233,7 +233,7 @@ impl<'a> Session<'a> {
         {
             return Err(Failure::new(error.exit_code(), error));
         }
-        Ok(self.args.exit_code(&summary))
+        Ok(summary)
     }
 
     /// Drains the ring until the kernel's counters and ours agree: a program

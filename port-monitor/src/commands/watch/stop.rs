@@ -8,11 +8,11 @@ use crate::exit_code::ExitCode;
 
 /// SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 #[derive(Debug)]
-pub(super) struct StopSignals([Signal; 3]);
+pub(in crate::commands) struct StopSignals([Signal; 3]);
 
 impl StopSignals {
     /// Takes the signals over; within a tokio runtime.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(in crate::commands) fn new() -> io::Result<Self> {
         Ok(Self([
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,

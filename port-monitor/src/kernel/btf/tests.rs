@@ -88,10 +88,8 @@ fn tcp_sock(int: u32) -> Vec<(&'static str, u32, u32)> {
     (200..).zip(fields).map(|(i, n)| (n, int, i * 8)).collect()
 }
 
-/// A kernel with every field [`offsets`] asks for, at the places 6.18 has.
-fn kernel() -> Writer {
-    let mut w = Writer::default();
-    let int = w.int();
+/// Sockets below TCP.
+fn sockets(w: &mut Writer, int: u32) {
     let net_pointer = w.structure("", &[("net", int, 0)]);
     let possible_net = w.add("possible_net_t", 8 << 24, net_pointer, vec![]);
     let addresses = w.structure("", &[("skc_daddr", int, 0), ("skc_rcv_saddr", int, 4)]);
@@ -120,6 +118,13 @@ fn kernel() -> Writer {
         ],
     );
     w.structure("inet_sock", &[("inet_sport", int, 814)]);
+}
+
+/// A kernel with every field [`offsets`] asks for, at the places 6.18 has.
+fn kernel() -> Writer {
+    let mut w = Writer::default();
+    let int = w.int();
+    sockets(&mut w, int);
     w.structure("tcp_sock", &tcp_sock(int));
     let ns = w.structure("ns_common", &[("inum", int, 24)]);
     w.structure("net", &[("ns", ns, 152)]);

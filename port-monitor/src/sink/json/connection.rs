@@ -292,34 +292,7 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
     push_ports(line, &record.ports, service_port(record));
     line.raw(r#","v4_mapped":"#);
     line.bool(event.v4_mapped);
-    match event.action {
-        Action::Connected {
-            handshake_us: Some(handshake_us),
-        } => {
-            line.raw(r#","handshake_us":"#);
-            line.number(handshake_us);
-        }
-        Action::Preexisting { state, .. } => {
-            line.raw(r#","state":""#);
-            line.raw(state_name(state));
-            line.raw("\"");
-        }
-        _ => {}
-    }
-    if let Some(close) = event.action.close() {
-        line.raw(r#","closed_by":""#);
-        line.raw(closed_by_name(close.closed_by));
-        line.raw(r#"","retransmits":"#);
-        line.number(close.retransmits);
-        if let Some(rtt_us) = close.rtt_us {
-            line.raw(r#","rtt_us":"#);
-            line.number(rtt_us);
-        }
-        if let Some(pid) = close.closing_pid {
-            line.raw(r#","closing_pid":"#);
-            line.number(pid);
-        }
-    }
+    push_action(line, &event.action);
     match judgement.as_ref().map(|judgement| judgement.verdict) {
         Some(Verdict::Allow) => line.raw(r#","verdict":"allow""#),
         Some(Verdict::AuditDeny) => line.raw(r#","verdict":"violation","enforcement":"observe""#),
@@ -344,6 +317,38 @@ fn push_peer(line: &mut Line<'_>, peer: &Peer) {
     line.raw(r#","start_boottime_ns":""#);
     line.number(peer.start_ns);
     line.raw(r#""}"#);
+}
+
+/// What is known of this kind of event alone.
+fn push_action(line: &mut Line<'_>, action: &Action) {
+    match action {
+        Action::Connected {
+            handshake_us: Some(handshake_us),
+        } => {
+            line.raw(r#","handshake_us":"#);
+            line.number(*handshake_us);
+        }
+        Action::Preexisting { state, .. } => {
+            line.raw(r#","state":""#);
+            line.raw(state_name(*state));
+            line.raw("\"");
+        }
+        Action::Close(close) => {
+            line.raw(r#","closed_by":""#);
+            line.raw(closed_by_name(close.closed_by));
+            line.raw(r#"","retransmits":"#);
+            line.number(close.retransmits);
+            if let Some(rtt_us) = close.rtt_us {
+                line.raw(r#","rtt_us":"#);
+                line.number(rtt_us);
+            }
+            if let Some(pid) = close.closing_pid {
+                line.raw(r#","closing_pid":"#);
+                line.number(pid);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn push_ports(line: &mut Line<'_>, ports: &Ports, service_port: Option<&PortInfo>) {

@@ -1,5 +1,5 @@
 //! What the line of an event must be: [`schema::Connection`], filled in field by
-//! field. The sink writes the same by hand.
+//! field. The sink writes the same by hand; an audit's doors begin with it.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use port_monitor_common::{event::OwnerSource, policy::Verdict};
 use super::connection::state_name;
 use crate::{
     event::{Action, Direction, Event, Owner},
-    record::{Container, Header, Judgement, Process, Record},
+    record::{Container, Header, Judgement, Peer, Process, Record},
     sink::{
         community_id::CommunityId,
         errno,
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The line of `record` in a stream that began with `header`.
-pub(super) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connection<'a> {
+pub(in crate::sink) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connection<'a> {
     let Record {
         event,
         wall_ns,
@@ -210,6 +210,15 @@ fn error(action: Action) -> Option<schema::Failure<'static>> {
     })
 }
 
+fn peer_process(peer: &Peer) -> facts::PeerProcess<'_> {
+    facts::PeerProcess {
+        pid: peer.pid,
+        name: String::from_utf8_lossy(peer.comm.as_bytes()),
+        executable: exe_bytes(&peer.process).map(String::from_utf8_lossy),
+        start_boottime_ns: Decimal(peer.start_ns),
+    }
+}
+
 fn facts(record: &Record) -> Facts<'_> {
     let Record {
         event,
@@ -236,12 +245,7 @@ fn facts(record: &Record) -> Facts<'_> {
             path: process.cgroup.as_deref(),
         }),
         unit: process.unit.as_deref(),
-        peer_process: peer.as_ref().map(|peer| facts::PeerProcess {
-            pid: peer.pid,
-            name: String::from_utf8_lossy(peer.comm.as_bytes()),
-            executable: exe_bytes(&peer.process).map(String::from_utf8_lossy),
-            start_boottime_ns: Decimal(peer.start_ns),
-        }),
+        peer_process: peer.as_deref().map(peer_process),
         local: ports.local.as_ref().map(Into::into),
         remote: ports.remote.as_ref().map(Into::into),
         service: service_port(record).map(Into::into),

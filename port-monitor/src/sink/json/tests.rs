@@ -1,6 +1,6 @@
 //! The JSON stream: its lines, and every line against the published schema.
 
-use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc};
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc, time::Duration};
 
 use boon::{Compiler, SchemaIndex, Schemas};
 use port_monitor_common::counters::Hook;
@@ -9,9 +9,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    doors::Selection,
     event::Action,
     record::{Field, HookCount, Process},
     sink::{
+        doors::{DoorSink, Listed, Listing, Violations},
         sample::{
             accepted, closed, comm, connected, header, listening, loss, ownerless, sshd, summary,
             violation,
@@ -81,6 +83,55 @@ fn every_kind_of_line_is_valid() {
     }
 }
 
+#[test]
+fn every_line_of_an_audit_is_valid() {
+    let validator = Validator::new();
+    let mut stranger = listening();
+    stranger.event.id = 7;
+    stranger.event.owner = None;
+    let mut forbidden = listening();
+    forbidden.event.id = 8;
+    forbidden.judgement = violation().judgement;
+    let (header, summary) = (header(), summary());
+    let mut items = vec![Item::Header(&header)];
+    let records = [listening(), stranger, forbidden, accepted()];
+    items.extend(records.iter().map(Item::Event));
+    items.push(Item::Summary(&summary));
+    let mut sink = DoorSink::json(Listing {
+        selection: Selection::default(),
+        listed: Listed::Used,
+        with_closed: true,
+        watch: Some(Duration::from_mins(1)),
+        violations: Violations::default(),
+    });
+    let mut out = Lines::default();
+    for item in items {
+        sink.write(&mut out, item);
+    }
+    let text = String::from_utf8(out.bytes).unwrap();
+    let mut lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 5);
+    for line in &lines {
+        assert_eq!(validator.check(line), Ok(()), "{line:#}");
+    }
+    for (pointer, wrong) in [
+        ("/port_monitor/scope", json!("world")),
+        ("/port_monitor/uses/accepts", json!("2")),
+        ("/port_monitor/watched_ms", json!(null)),
+        ("/event/dataset", json!("port_monitor.stream")),
+    ] {
+        let mut line = lines[1].clone();
+        *line.pointer_mut(pointer).unwrap() = wrong;
+        assert!(validator.check(&line).is_err(), "{pointer}");
+    }
+    let summary = lines.last_mut().unwrap();
+    *summary.pointer_mut("/port_monitor/audit/closed").unwrap() = json!(-1);
+    assert!(validator.check(summary).is_err());
+}
+
 proptest! {
     #[test]
     fn lines_of_events_are_those_of_the_schema(
@@ -94,7 +145,7 @@ proptest! {
         for record in &records {
             let (mut written, mut expected) = (Lines::default(), Vec::new());
             sink.write(&mut written, Item::Event(record));
-            let connection = spec::connection(&header, record);
+            let connection = connection(&header, record);
             line::serialize(&mut expected, &Line::Connection(connection));
             expected.push(b'\n');
             let [written, expected] = [written.bytes, expected].map(|line| String::from_utf8(line).unwrap());

@@ -6,6 +6,7 @@ use crate::{lab::Lab, report::Verdict, rung::Rung, scenarios::Place};
 
 mod acceptor;
 mod accounting;
+mod audit;
 mod command;
 mod crowd;
 mod early;
@@ -103,9 +104,9 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("end-count", ending::count),
     each_rung("end-duration", ending::duration),
     each_rung("table-full", crowd::table_full),
+    each_rung("audit", audit::doors),
     each_rung("bpf-log", log::costs_nothing_when_off),
     each_rung("open-during-start", opening::during_start),
-    each_rung("owners-10000", owners::are_right).guest_only(),
     each_rung("policy-stream", policy::stream).guest_only(),
     once("tracepoint-acceptor", acceptor::named).guest_only(),
     once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),
@@ -117,6 +118,7 @@ pub(crate) const ALL: &[Case] = &[
     once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
     once("oracle", oracle::compare).oracle_guest(),
     once("live-100000", crowd::live).native_only(),
+    once("owners-10000", owners::are_right).guest_only(),
     once("account-full-speed", accounting::full_speed).guest_only(),
     once("account-overload", accounting::overload).guest_only(),
 ];

@@ -8,6 +8,7 @@ pub(crate) mod breaking;
 pub(crate) mod closing;
 pub(crate) mod connecting;
 pub(crate) mod crowd;
+pub(crate) mod doors;
 pub(crate) mod early;
 pub(crate) mod fastopen;
 pub(crate) mod identity;

@@ -3,7 +3,11 @@
 use std::{fs, mem, net::Ipv4Addr, os::fd::AsRawFd as _};
 
 use anyhow::{Context as _, Result};
-use rustix::{io::Errno, thread::UnshareFlags};
+use rustix::{
+    io::Errno,
+    process::{Signal, set_parent_process_death_signal},
+    thread::UnshareFlags,
+};
 
 use crate::{
     cgroup::{self, Cgroups},
@@ -115,6 +119,7 @@ pub(super) fn steer_softirqs(busy: &[usize], work: impl FnOnce() -> Result<()>) 
         .iter()
         .map(|&cpu| {
             fork(|| {
+                set_parent_process_death_signal(Some(Signal::KILL))?;
                 pin(cpu)?;
                 loop {
                     std::hint::spin_loop();

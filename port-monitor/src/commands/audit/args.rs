@@ -1,0 +1,164 @@
+//! The flags of `audit`, and what they mean.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use port_monitor_common::event::EventKind;
+
+use crate::{
+    commands::watch::args::{FamilyArgs, KernelArgs, OwnerArgs, parse_duration, resolve},
+    doors::{Selection, SocketFamily},
+    exit_code::{ExitCode, Failure},
+    filter,
+    kernel::{
+        Settings,
+        filters::{Family, Filters},
+    },
+    port_set::PortSet,
+    sink::{
+        self,
+        doors::{Listed, Listing, Violations},
+    },
+};
+
+/// Flags of `audit`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Watch this long before listing, to see who comes in: 30s, 5m, 2h
+    ///
+    /// Ctrl-C ends it early. Without it, what listens now is listed at once.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Watching")]
+    duration: Option<Duration>,
+    /// Watch this long, and list only the doors nobody used
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = parse_duration,
+        conflicts_with = "duration",
+        help_heading = "Watching"
+    )]
+    unused: Option<Duration>,
+    /// List the doors too that closed while watching
+    ///
+    /// Without it only those of them that break the policy are listed.
+    #[arg(long, help_heading = "Watching")]
+    all: bool,
+    /// Exit 4 if events were lost
+    #[arg(long, help_heading = "Watching")]
+    fail_on_loss: bool,
+    #[command(flatten)]
+    filters: FilterArgs,
+    #[command(flatten)]
+    pub(super) destination: sink::args::Destination,
+    #[command(flatten)]
+    policy: PolicyArgs,
+    #[command(flatten)]
+    kernel: KernelArgs,
+}
+
+/// Which doors to list. Different filters all have to match; the values of one
+/// are alternatives. Who comes in is counted whoever accepts.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Filters")]
+struct FilterArgs {
+    #[command(flatten)]
+    owner: OwnerArgs,
+    /// Listening ports: numbers, ranges a-b, service names, or a class
+    /// (well-known, registered, dynamic)
+    #[arg(short = 'L', long, value_name = "PORTS")]
+    local_port: Option<PortSet>,
+    #[command(flatten)]
+    family: FamilyArgs,
+}
+
+/// The policy to judge by.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Policy")]
+struct PolicyArgs {
+    /// Judge every listening socket by this policy, and mark violations
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Exit 1 if there was a violation
+    #[arg(long, requires = "policy")]
+    fail_on_violation: bool,
+}
+
+impl Args {
+    /// How much the eBPF programs are to log.
+    pub(crate) const fn bpf_log(&self) -> Option<log::Level> {
+        self.kernel.bpf_log()
+    }
+
+    /// The policy file.
+    pub(super) fn policy(&self) -> Option<&Path> {
+        self.policy.policy.as_deref()
+    }
+
+    /// How long to watch; not at all for a look at what listens now.
+    pub(super) fn watched(&self) -> Duration {
+        self.duration.or(self.unused).unwrap_or_default()
+    }
+
+    /// What the kernel side is to do. The owners and families of the doors are
+    /// chosen later: an accept belongs to its door whoever makes it.
+    pub(super) fn settings(&self) -> Settings {
+        let mut kinds = vec![
+            EventKind::Preexisting,
+            EventKind::Listen,
+            EventKind::Unlisten,
+        ];
+        if !self.watched().is_zero() {
+            kinds.push(EventKind::Accept);
+        }
+        let filters = Filters {
+            local_ports: self.filters.local_port.clone(),
+            ..Filters::default()
+        };
+        self.kernel.settings(kinds, filters)
+    }
+
+    /// What to list.
+    pub(super) fn listing(&self) -> Result<Listing, Failure> {
+        Ok(Listing {
+            selection: self.selection()?,
+            listed: if self.unused.is_some() {
+                Listed::Unused
+            } else {
+                Listed::Used
+            },
+            with_closed: self.all,
+            watch: self.duration.or(self.unused),
+            violations: Violations::default(),
+        })
+    }
+
+    fn selection(&self) -> Result<Selection, Failure> {
+        let owner = &self.filters.owner;
+        let mut cgroups = resolve(&owner.cgroup, |path| filter::cgroup_path(path))?;
+        for unit in &owner.unit {
+            cgroups.extend(filter::unit_paths(unit).map_err(Failure::usage)?);
+        }
+        Ok(Selection {
+            pids: owner.pid.clone(),
+            uids: owner.uids()?,
+            cgroups,
+            family: self.filters.family.family().map(|family| match family {
+                Family::V4 => SocketFamily::V4,
+                Family::V6 => SocketFamily::V6,
+            }),
+        })
+    }
+
+    /// How an audit ends that lost so many events and found so many violations.
+    pub(super) const fn exit_code(&self, lost: u64, violations: u64) -> ExitCode {
+        if self.fail_on_loss && lost > 0 {
+            ExitCode::EventsLost
+        } else if self.policy.fail_on_violation && violations > 0 {
+            ExitCode::Violation
+        } else {
+            ExitCode::Ok
+        }
+    }
+}

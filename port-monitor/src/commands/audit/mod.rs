@@ -1,0 +1,49 @@
+//! `port-monitor audit`: what listens on this host, in every network namespace,
+//! and who came in. Everything that can be wrong is found before anything is
+//! attached.
+
+mod args;
+
+pub use args::Args;
+
+use super::{
+    policy,
+    watch::{self, session::Session, stop::StopSignals},
+};
+use crate::{
+    clock,
+    exit_code::{ExitCode, Failure, OrExit as _},
+    kernel::Kernel,
+    pipeline::{Pipeline, Show},
+    record::Item,
+};
+
+/// Runs the audit.
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .or_exit(ExitCode::CannotAttach)?;
+    runtime.block_on(audit(args))
+}
+
+async fn audit(args: &Args) -> Result<ExitCode, Failure> {
+    let settings = args.settings();
+    let listing = args.listing()?;
+    let violations = listing.violations.clone();
+    let policy_path = args.policy();
+    let policy = policy_path.map(policy::load).transpose()?;
+    let (sink, output) = args.destination.open_doors(listing)?;
+    // From here on a stop signal leads to an orderly end.
+    let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
+    let (kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
+    let mut pipeline = Pipeline::new(policy, Show::default(), sink);
+    // Whatever is older than the audit was found before now.
+    let wall_ns = pipeline.wall_ns(clock::boot_ns());
+    let header = watch::header(&kernel, policy_path, wall_ns);
+    pipeline.say(&output, Item::Header(&header));
+    let duration = Some(args.watched());
+    let session = Session::new(duration, kernel, records, pipeline, output, None, signals)?;
+    let summary = session.run().await?;
+    Ok(args.exit_code(summary.lost(), violations.get()))
+}
