@@ -203,7 +203,10 @@ fn wrong_argument_is_a_usage_error_with_advice() {
         (&["out", "tcp", "10.0.0.1"][..], "such as 10.1.2.3:443"),
         (&["out", "tcp", "10.0.0.1:70000"], "such as 10.1.2.3:443"),
         (&["out", "udp", "10.0.0.1:53"], "[possible values: tcp]"),
-        (&["up", "tcp", "10.0.0.1:53"], "[possible values: in, out, listen]"),
+        (
+            &["up", "tcp", "10.0.0.1:53"],
+            "[possible values: in, out, listen]",
+        ),
         (
             &["out", "tcp", "10.0.0.1:53", "--user", "rooot"],
             "did you mean `root`?",

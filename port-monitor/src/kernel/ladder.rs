@@ -311,9 +311,10 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                 ]);
             }
             hooks.extend([
+                // Attempts that are seen have their outcome seen.
+                again,
                 required("pm_local_rt", STATE),
                 required(ESTABLISHED, STATE),
-                again,
             ]);
         }
     }

@@ -48,7 +48,13 @@ impl Stream {
         let (older, events): (Vec<_>, Vec<_>) = events
             .into_iter()
             .partition(|line| line.action() == "preexisting");
-        check_closes(&closes, events.iter().chain(&older))?;
+        let beginnings: Vec<&Line> = events.iter().chain(&older).collect();
+        for (close, begin) in check_closes(&closes, &beginnings)? {
+            // Who is at the other end may be told by a record that is not shown.
+            if summary.hidden == 0 {
+                check_peer(close, begin, &beginnings)?;
+            }
+        }
         Ok(Self {
             events,
             closes,
@@ -252,11 +258,11 @@ impl Stream {
 }
 
 /// Every end belongs to a beginning, comes after it and once, and has its owner
-/// and its addresses.
-fn check_closes<'a>(closes: &[Line], events: impl Iterator<Item = &'a Line>) -> Result<()> {
-    let events: Vec<&Line> = events.collect();
+/// and its addresses. Each with its beginning.
+fn check_closes<'a>(closes: &'a [Line], events: &[&'a Line]) -> Result<Vec<(&'a Line, &'a Line)>> {
+    let mut ends = Vec::new();
     let mut beginnings = BTreeMap::new();
-    for &line in &events {
+    for &line in events {
         if matches!(
             line.action(),
             "accept" | "connected" | "preexisting" | "listen"
@@ -291,9 +297,9 @@ fn check_closes<'a>(closes: &[Line], events: impl Iterator<Item = &'a Line>) -> 
         if let Some(field) = same.iter().find(|field| differs(field)) {
             bail!("{field} of {} is not that of {}", close.text, begin.text);
         }
-        check_peer(close, begin, &events)?;
+        ends.push((close, begin));
     }
-    Ok(())
+    Ok(ends)
 }
 
 /// The end of a connection that nobody accepted, where that is seen: there is no

@@ -168,6 +168,8 @@ pub(crate) struct Summary {
     pub(crate) shown: u64,
     pub(crate) filtered: u64,
     pub(crate) lost: u64,
+    /// Of those filtered: kept back in userspace.
+    pub(crate) hidden: u64,
     /// Times a kernel table was full.
     pub(crate) table_full: u64,
     pub(crate) adds_up: bool,
@@ -188,6 +190,7 @@ impl Summary {
             shown: number("shown")?,
             filtered: number("filtered")?,
             lost: number("lost")?,
+            hidden: number("hidden")?,
             table_full: number("table_full")?,
             adds_up: line
                 .flag("port_monitor.adds_up")

@@ -118,7 +118,9 @@ fn addresses(fact: &Fact) -> Option<(SocketAddr, SocketAddr)> {
 /// every record of ours to a line of theirs, or it is known why not.
 pub(super) fn compare(lab: &Lab) -> Result<Verdict> {
     // Ours first: its self-test is none of their business.
-    let mut monitor = Watch::json(lab, Rung::Fentry).start()?;
+    let mut monitor = Watch::json(lab, Rung::Fentry)
+        .args(["--events", "connect,connected,failed,accept,close"])
+        .start()?;
     let readers = start(lab)?;
     let mut workloads = Vec::new();
     for name in WORKLOADS.iter().chain(&[LAST]) {
