@@ -73,11 +73,12 @@ fn changed(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) 
 }
 
 /// The attempt fails within `connect`, not by an error on the socket nor because
-/// its owner gives it up: `unsent` reports what `connect` returns.
+/// its owner gives it up: `unsent` reports what `connect` returns, if somebody asks.
 #[inline(always)]
 fn is_returned(sk: *const u8, new: TcpState) -> bool {
     // SAFETY: the tracepoint's socket is live.
     new == TcpState::CLOSE
+        && emit::is_wanted(EventKind::Failed)
         && unsafe { sock::error::<Probe>(sk) } == Some(0)
         && unsafe { sock::is_within_connect(sk) }
 }

@@ -7,6 +7,7 @@ use aya::{
     Btf as KernelBtf, Ebpf,
     programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
 };
+use port_monitor_common::event::EventKind;
 use thiserror::Error;
 
 use super::snapshot;
@@ -203,9 +204,17 @@ const fn listen(program: &'static str, place: Place) -> Hook {
     }
 }
 
-/// Those of the pair that this kernel has functions for.
-fn listen_hooks(pair: [Hook; 2], needs: &Needs) -> impl Iterator<Item = Hook> {
-    pair.into_iter().take(needs.listen_functions)
+/// Those for what only some kinds of event tell, where they are wanted; of the
+/// pair those that this kernel has functions for.
+fn further_hooks(unsent: &[Hook], listen: [Hook; 2], needs: &Needs) -> Vec<Hook> {
+    let mut hooks = Vec::new();
+    if needs.wants(&[EventKind::Failed]) {
+        hooks.extend(unsent);
+    }
+    if needs.wants_listeners() {
+        hooks.extend(listen.into_iter().take(needs.listen_functions));
+    }
+    hooks
 }
 
 /// What is missing where `inet_hash` has no hook.
@@ -256,6 +265,23 @@ pub(super) struct Needs {
     /// Functions that enter a listener into the kernel's table: `inet_hash`, and
     /// `inet6_hash` where IPv6 has one of its own.
     pub(super) listen_functions: usize,
+    /// The kinds of event that are wanted: [`EventKind::bit`].
+    pub(super) kinds: u32,
+}
+
+impl Needs {
+    fn wants(&self, kinds: &[EventKind]) -> bool {
+        kinds.iter().any(|kind| self.kinds & kind.bit() != 0)
+    }
+
+    /// Something is to be told of sockets that begin to listen.
+    pub(super) fn wants_listeners(&self) -> bool {
+        self.wants(&[
+            EventKind::Listen,
+            EventKind::Unlisten,
+            EventKind::Preexisting,
+        ])
+    }
 }
 
 /// Why a rung was refused.
@@ -294,8 +320,7 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                 again,
                 required("pm_connect_kp", Place::KProbe("tcp_connect")),
             ]);
-            hooks.extend(UNSENT_PROBES);
-            hooks.extend(listen_hooks(LISTEN_PROBES, needs));
+            hooks.extend(further_hooks(&UNSENT_PROBES, LISTEN_PROBES, needs));
         }
         Rung::Tracepoint => {
             if needs.acceptor {
@@ -335,11 +360,9 @@ fn fentry_hooks(needs: &Needs, again: Hook) -> Result<Vec<Hook>, RungError> {
         vec![GRAFT, accept, OUTCOME, again, CONNECT]
     };
     if needs.preemptible {
-        hooks.extend(UNSENT_PROBES);
-        hooks.extend(listen_hooks(LISTEN_PROBES, needs));
+        hooks.extend(further_hooks(&UNSENT_PROBES, LISTEN_PROBES, needs));
     } else {
-        hooks.extend(UNSENT);
-        hooks.extend(listen_hooks(LISTEN, needs));
+        hooks.extend(further_hooks(&UNSENT, LISTEN, needs));
     }
     Ok(hooks)
 }

@@ -229,7 +229,9 @@ impl Kernel {
         let attached = canary::Attached {
             rung,
             acceptor: settings.acceptor,
-            listen: blind_spots.iter().all(|spot| spot != ladder::NO_LISTEN),
+            listen: rung == Rung::Tracepoint
+                || needs.wants_listeners()
+                    && blind_spots.iter().all(|spot| spot != ladder::NO_LISTEN),
         };
         // Before connections that are open fill the table.
         canary::run(&mut records, attached, |record| {
@@ -353,7 +355,12 @@ fn needs(layout: &btf::Btf, settings: &Settings) -> Needs {
             Some(_) => 2,
             None => 1,
         },
+        kinds: bits(&settings.kinds),
     }
+}
+
+fn bits(kinds: &[EventKind]) -> u32 {
+    kinds.iter().fold(0, |bits, kind| bits | kind.bit())
 }
 
 fn start_logger(ebpf: &mut Ebpf) -> Result<EbpfLogger<&'static dyn log::Log>, KernelError> {
@@ -416,10 +423,7 @@ fn config(settings: &Settings) -> Config {
     Config {
         salt: u64::from_ne_bytes(salt),
         self_tgid: std::process::id(),
-        kinds: settings
-            .kinds
-            .iter()
-            .fold(0, |bits, kind| bits | kind.bit()),
+        kinds: bits(&settings.kinds),
         filters: settings.filters.bits(),
         acceptor: settings.acceptor.into(),
         trace: settings
