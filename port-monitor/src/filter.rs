@@ -184,7 +184,7 @@ pub fn cgroup_path(path: &Path) -> Result<String, FilterError> {
     Ok(with_slash(path.strip_prefix(tree.mount()).unwrap_or(path)))
 }
 
-/// As [`unit`]: the paths, as [`cgroup_path`] gives them.
+/// As [`unit()`]: the paths, as [`cgroup_path`] gives them.
 pub fn unit_paths(name: &str) -> Result<Vec<String>, FilterError> {
     let cgroups = unit_in(&tree()?, name)?;
     Ok(cgroups.iter().map(|(_, path)| with_slash(path)).collect())

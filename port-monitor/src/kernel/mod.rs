@@ -226,13 +226,7 @@ impl Kernel {
         if rung != Rung::Tracepoint && wants_older {
             snapshot::listeners(&mut ebpf, &kernel_btf)?;
         }
-        let attached = canary::Attached {
-            rung,
-            acceptor: settings.acceptor,
-            listen: rung == Rung::Tracepoint
-                || needs.wants_listeners()
-                    && blind_spots.iter().all(|spot| spot != ladder::NO_LISTEN),
-        };
+        let attached = attached(rung, &needs, &blind_spots);
         // Before connections that are open fill the table.
         canary::run(&mut records, attached, |record| {
             early.push(record.to_vec());
@@ -356,6 +350,16 @@ fn needs(layout: &btf::Btf, settings: &Settings) -> Needs {
             None => 1,
         },
         kinds: bits(&settings.kinds),
+    }
+}
+
+/// What the canary may expect.
+fn attached(rung: Rung, needs: &Needs, blind_spots: &[String]) -> canary::Attached {
+    let sees_listeners = blind_spots.iter().all(|spot| spot != ladder::NO_LISTEN);
+    canary::Attached {
+        rung,
+        acceptor: needs.acceptor,
+        listen: rung == Rung::Tracepoint || needs.wants_listeners() && sees_listeners,
     }
 }
 

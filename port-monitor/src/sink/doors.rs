@@ -1,5 +1,5 @@
 //! The audit: counts the events of a run into doors, and writes those at the
-//! end. Which of them is decided here, how they look in [`table`] and [`json`].
+//! end. Which of them is decided here, how they look in `table` and `json`.
 
 mod json;
 pub(super) mod schema;
