@@ -205,7 +205,8 @@ impl Stream {
         let is_right = line.bytes_out_and_in() == Some((closed.sent, closed.received))
             && line.text("port_monitor.closed_by") == closed.closed_by
             && line.text("error.code") == closed.error
-            && (!closed.resent || line.number("port_monitor.retransmits") > Some(0));
+            && (!closed.resent || line.number("port_monitor.retransmits") > Some(0))
+            && line.number("port_monitor.closing_pid") == closing_pid(closed, line);
         (!is_right).then(|| format!("{closed:?}, but {}", line.text))
     }
 
@@ -300,6 +301,13 @@ fn check_closes<'a>(closes: &'a [Line], events: &[&'a Line]) -> Result<Vec<(&'a 
         ends.push((close, begin));
     }
     Ok(ends)
+}
+
+/// Who must be named as the process that closed an end: whoever is not its owner.
+fn closing_pid(closed: &Closed, line: &Line) -> Option<u64> {
+    let is_closed_here = !matches!(&*closed.closed_by, "peer-reset" | "timeout");
+    let is_other = line.pid() != Some(closed.closer_pid);
+    (is_closed_here && is_other).then_some(closed.closer_pid.into())
 }
 
 /// The end of a connection that nobody accepted, where that is seen: there is no

@@ -164,6 +164,8 @@ pub(crate) struct Closed {
     pub(crate) error: String,
     /// Something was sent again.
     pub(crate) resent: bool,
+    /// The process that closed this end, if it was closed here.
+    pub(crate) closer_pid: u32,
 }
 
 /// One line of a workload's report.

@@ -19,6 +19,11 @@ pub(crate) struct Forked {
 }
 
 impl Forked {
+    /// Its process id.
+    pub(crate) const fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Waits until the child has done its work; it may live on.
     pub(crate) fn join(mut self) -> Result<()> {
         let mut report = Vec::new();

@@ -381,7 +381,21 @@ impl Witness {
         bytes: (usize, usize),
         how: (&str, &str),
     ) -> Result<()> {
-        self.tell_closed(ends, bytes, how, false)
+        self.tell(&Fact::Closed(closing(ends, bytes, how)?))
+    }
+
+    /// As [`Witness::closed`], by another process.
+    pub(crate) fn closed_by(
+        &self,
+        closer_pid: u32,
+        ends: Ends,
+        bytes: (usize, usize),
+        how: (&str, &str),
+    ) -> Result<()> {
+        self.tell(&Fact::Closed(Closed {
+            closer_pid,
+            ..closing(ends, bytes, how)?
+        }))
     }
 
     /// As [`Witness::closed`], after `local` has sent something again.
@@ -391,25 +405,9 @@ impl Witness {
         bytes: (usize, usize),
         how: (&str, &str),
     ) -> Result<()> {
-        self.tell_closed(ends, bytes, how, true)
-    }
-
-    fn tell_closed(
-        &self,
-        (local, remote): Ends,
-        (sent, received): (usize, usize),
-        (closed_by, error): (&str, &str),
-        resent: bool,
-    ) -> Result<()> {
         self.tell(&Fact::Closed(Closed {
-            local: canonical(local),
-            remote: canonical(remote),
-            netns_ino: netns_ino()?,
-            sent: sent.try_into()?,
-            received: received.try_into()?,
-            closed_by: closed_by.to_owned(),
-            error: error.to_owned(),
-            resent,
+            resent: true,
+            ..closing(ends, bytes, how)?
         }))
     }
 
@@ -434,6 +432,25 @@ const fn unsent_ip(local: IpAddr, remote: IpAddr) -> IpAddr {
         (IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(_)) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         (local, _) => local.to_canonical(),
     }
+}
+
+/// The end of a connection that this process has closed.
+fn closing(
+    (local, remote): Ends,
+    (sent, received): (usize, usize),
+    (closed_by, error): (&str, &str),
+) -> Result<Closed> {
+    Ok(Closed {
+        local: canonical(local),
+        remote: canonical(remote),
+        netns_ino: netns_ino()?,
+        sent: sent.try_into()?,
+        received: received.try_into()?,
+        closed_by: closed_by.to_owned(),
+        error: error.to_owned(),
+        resent: false,
+        closer_pid: std::process::id(),
+    })
 }
 
 fn is_v4_mapped(address: SocketAddr) -> bool {

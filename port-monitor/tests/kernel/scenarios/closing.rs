@@ -196,11 +196,12 @@ pub(super) fn killed(witness: &Witness) -> Result<()> {
     let (client, mut server, ends) = connect(witness, &listener, V4)?;
     let never = Gate::new()?;
     let child = fork(|| never.pass())?;
+    let child_pid = child.pid();
     drop(client);
     child.kill()?;
     expect_end(&mut server)?;
     drop(server);
-    witness.closed(ends, (0, 0), ("local", ""))?;
+    witness.closed_by(child_pid, ends, (0, 0), ("local", ""))?;
     witness.closed(swapped(ends), (0, 0), ("peer", ""))
 }
 
