@@ -54,6 +54,7 @@ impl Counts {
                 self.close_with_peer += u64::from(line.contains(r#""peer_process":"#));
                 return self.close == 2 * all || self.close.is_multiple_of(2 * share);
             }
+            Some("listen" | "unlisten") => {}
             _ => return true,
         }
         false

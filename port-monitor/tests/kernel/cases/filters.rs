@@ -18,9 +18,9 @@ use crate::{
 };
 
 /// What most filters are tried on: a monitor with few hooks starts faster.
-const EVENTS: &str = "connect,connected,accept";
+const EVENTS: &str = "connect,connected,accept,close";
 
-/// The record is of [`EVENTS`].
+/// The record is a beginning of [`EVENTS`].
 fn is_asked(record: &Expected) -> bool {
     matches!(
         record.action,
