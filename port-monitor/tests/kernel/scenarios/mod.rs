@@ -31,7 +31,7 @@ pub(crate) enum Place {
     Anywhere,
     /// Changes settings of the whole machine, or needs it to itself.
     GuestOnly,
-    /// In the guest that has monitors of other people.
+    /// In the guest that has monitors of other people, and only where it is named.
     OracleGuest,
     /// Not on the guests' kernels.
     NativeOnly,
