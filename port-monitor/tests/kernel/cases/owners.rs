@@ -37,7 +37,7 @@ pub(super) fn are_right(lab: &Lab) -> Result<Verdict> {
     };
     let listener = facts.iter().find_map(listens).context("no listener")?;
     let records = bulk::read(&run)?;
-    let ends = bulk::check(&records, &facts, |many, end, seen| {
+    let ends = bulk::check(&records, &facts, 0, |many, end, seen| {
         judge_owner(rung, &listener, many, end, seen)
     })
     .with_context(|| format!("the kernel skipped {missed:?}"))?;
