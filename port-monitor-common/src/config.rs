@@ -48,6 +48,8 @@ pub struct Offsets {
     pub tcp_bytes_retrans: u32,
     /// `tcp_sock.total_retrans`.
     pub tcp_total_retrans: u32,
+    /// `mptcp_sock.first`: the first subflow; zero: the kernel has no MPTCP.
+    pub mptcp_first: u32,
     /// `inet_sock.inet_sport` (network byte order; set from bind to the end).
     pub inet_sport: u32,
     /// `net.ns.inum`.

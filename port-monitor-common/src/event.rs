@@ -266,6 +266,20 @@ pub struct CloseEvent {
     pub stats: CloseStats,
 }
 
+impl AsMut<Self> for TcpEvent {
+    #[inline(always)]
+    fn as_mut(&mut self) -> &mut Self {
+        self
+    }
+}
+
+impl AsMut<TcpEvent> for CloseEvent {
+    #[inline(always)]
+    fn as_mut(&mut self) -> &mut TcpEvent {
+        &mut self.event
+    }
+}
+
 const _: () = {
     assert!(size_of::<CloseEvent>() == CLOSE_EVENT_SIZE);
     assert!(offset_of!(CloseEvent, stats) == EVENT_SIZE);

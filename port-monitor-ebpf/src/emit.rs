@@ -1,6 +1,6 @@
-//! Counting, and writing records into the ring: reserve, fill, submit.
+//! Counting, and writing records into the ring.
 
-use core::{arch::asm, ffi::c_void};
+use core::{arch::asm, ffi::c_void, mem::MaybeUninit, slice};
 
 use aya_ebpf::{
     EbpfContext,
@@ -11,39 +11,16 @@ use aya_log_ebpf::debug;
 use port_monitor_common::{
     ABI_VERSION, TcpEvent,
     counters::{Counter, Extra, Hook, ROW, slot},
-    event::{
-        CloseEvent, CloseStats, EventKind, FLAG_CANARY, FLAG_INBOUND, FLAG_LOCAL_PORT_UNBOUND,
-        Owner, OwnerSource,
-    },
+    event::{CloseEvent, EventKind, FLAG_CANARY, FLAG_LOCAL_PORT_UNBOUND},
 };
+use zerocopy::FromZeros;
 
 use crate::{
     filter,
     globals::config,
     maps::{COUNTERS, EVENTS},
-    mem,
-    sock::{Addr, Flow},
-    task,
+    mem, task,
 };
-
-/// What the hooks know of an event before it is filtered and written.
-pub(crate) struct Draft<'a> {
-    pub(crate) hook: Hook,
-    pub(crate) kind: EventKind,
-    pub(crate) flags: u16,
-    pub(crate) id: u64,
-    pub(crate) ts_ns: u64,
-    pub(crate) detail: u32,
-    pub(crate) flow: &'a Flow,
-    pub(crate) owner: &'a Owner,
-    pub(crate) owner_source: OwnerSource,
-    /// The owner filters' word on the owner.
-    pub(crate) owner_passes: bool,
-    /// A peer opened the connection.
-    pub(crate) is_inbound: bool,
-    /// Of a `Close`.
-    pub(crate) stats: Option<&'a CloseStats>,
-}
 
 /// The CPU the program runs on.
 #[inline(always)]
@@ -95,40 +72,102 @@ pub(crate) fn is_wanted(kind: EventKind) -> bool {
     config!(kinds) & kind.bit() != 0
 }
 
-/// Counts, filters and writes one event.
+/// A record of an event that happens now.
+///
+/// Built on the stack in the form it leaves in, and copied into the ring by one
+/// helper: the verifier then walks through no copy of it.
 #[inline(always)]
-pub(crate) fn emit(ctx: &impl EbpfContext, draft: &Draft<'_>) {
-    if task::is_monitor(draft.owner.tgid) {
-        count_extra(Extra::Canary);
-        let _: Result<(), Full> = write(draft, FLAG_CANARY);
-        return;
-    }
-    if !is_wanted(draft.kind) {
-        return;
-    }
-    count(slot(draft.hook, Counter::Hit));
-    let fate = if !draft.owner_passes || !filter::flow_passes(draft.is_inbound, draft.flow) {
-        Counter::Filtered
+pub(crate) fn record<T: FromZeros + AsMut<TcpEvent>>(
+    slot: &mut MaybeUninit<T>,
+    kind: EventKind,
+) -> &mut T {
+    let record = mem::zeroed(slot);
+    let event = record.as_mut();
+    event.abi = ABI_VERSION;
+    event.kind = kind as u8;
+    event.cpu = cpu() as u16;
+    event.ts_ns = now_ns();
+    record
+}
+
+/// Counts, filters and writes one event; `owner_passes` is the owner filters' word.
+#[inline(always)]
+pub(crate) fn emit(ctx: &impl EbpfContext, hook: Hook, owner_passes: bool, event: &mut TcpEvent) {
+    // SAFETY: the event is as large as itself.
+    unsafe { emit_bytes(ctx, hook, owner_passes, event, size_of::<TcpEvent>()) };
+}
+
+/// The same of a record that has `stats` if it is a `Close`.
+#[inline(always)]
+pub(crate) fn emit_change(
+    ctx: &impl EbpfContext,
+    hook: Hook,
+    owner_passes: bool,
+    record: &mut CloseEvent,
+) {
+    let size = if hook as u32 == Hook::Close as u32 {
+        size_of::<CloseEvent>()
     } else {
-        match write(draft, 0) {
-            Ok(()) => Counter::Submitted,
-            Err(Full) => Counter::ReserveFailed,
-        }
+        size_of::<TcpEvent>()
     };
-    count(slot(draft.hook, fate));
+    // SAFETY: the record is as large as a `CloseEvent`.
+    unsafe { emit_bytes(ctx, hook, owner_passes, (&raw mut *record).cast(), size) };
+}
+
+/// # Safety
+/// `event` must be the beginning of `size` bytes.
+#[inline(always)]
+unsafe fn emit_bytes(
+    ctx: &impl EbpfContext,
+    hook: Hook,
+    owner_passes: bool,
+    event: *mut TcpEvent,
+    size: usize,
+) {
+    // SAFETY: the caller's event.
+    let head = unsafe { &mut *event };
+    let is_canary = task::is_monitor(head.owner.tgid);
+    if is_canary {
+        head.flags |= FLAG_CANARY;
+        count_extra(Extra::Canary);
+    } else {
+        if config!(kinds) & 1 << head.kind == 0 {
+            return;
+        }
+        count(slot(hook, Counter::Hit));
+    }
+    let fate = if is_canary || owner_passes && filter::flow_passes(head) {
+        if head.local_port == 0 {
+            head.flags |= FLAG_LOCAL_PORT_UNBOUND;
+        }
+        // SAFETY: the caller's bytes.
+        let bytes = unsafe { slice::from_raw_parts(event.cast::<u8>(), size) };
+        // The kernel wakes the reader only when it has caught up; the reader sleeps
+        // a moment after each wake, so a burst costs one.
+        match EVENTS.output::<[u8]>(bytes, 0) {
+            Ok(()) => Counter::Submitted,
+            Err(_) => Counter::ReserveFailed,
+        }
+    } else {
+        Counter::Filtered
+    };
+    if is_canary {
+        return;
+    }
+    count(slot(hook, fate));
     if config!(trace) != 0 {
         let what = Trace {
-            kind: draft.kind as u8,
+            kind: head.kind,
             fate: fate as u8,
-            local_port: draft.flow.local_port,
-            remote_port: draft.flow.remote_port,
+            local_port: head.local_port,
+            remote_port: head.remote_port,
         };
-        trace(ctx.as_ptr(), draft.owner.tgid, what);
+        trace(ctx.as_ptr(), head.owner.tgid, what);
     }
 }
 
-/// What [`trace`] tells, by value: a reference to the draft would keep it on a
-/// stack that is full.
+/// What [`trace`] tells, by value: a reference to the record would have the verifier
+/// keep all of it apart.
 struct Trace {
     kind: u8,
     fate: u8,
@@ -150,85 +189,4 @@ fn trace(ctx: *mut c_void, tgid: u32, what: Trace) {
         what.remote_port,
         what.fate
     );
-}
-
-struct Full;
-
-#[inline(always)]
-fn write(draft: &Draft<'_>, extra_flags: u16) -> Result<(), Full> {
-    // The kernel wakes the reader only when it has caught up; the reader sleeps
-    // a moment after each wake, so a burst costs one.
-    if let Some(stats) = draft.stats {
-        let mut entry = EVENTS.reserve::<CloseEvent>(0).ok_or(Full)?;
-        let record = entry.as_mut_ptr();
-        // SAFETY: the reserved record is ours until it is submitted.
-        let event = unsafe { &raw mut (*record).event };
-        // SAFETY: as above.
-        unsafe { fill(event, draft, extra_flags) };
-        // SAFETY: as above.
-        unsafe { (&raw mut (*record).stats).write(*stats) };
-        entry.submit(0);
-    } else {
-        let mut entry = EVENTS.reserve::<TcpEvent>(0).ok_or(Full)?;
-        // SAFETY: the reserved record is ours until it is submitted.
-        unsafe { fill(entry.as_mut_ptr(), draft, extra_flags) };
-        entry.submit(0);
-    }
-    Ok(())
-}
-
-#[inline(always)]
-unsafe fn fill(record: *mut TcpEvent, draft: &Draft<'_>, extra_flags: u16) {
-    let flow = draft.flow;
-    let inbound = if draft.is_inbound { FLAG_INBOUND } else { 0 };
-    let unbound = if flow.local_port == 0 {
-        FLAG_LOCAL_PORT_UNBOUND
-    } else {
-        0
-    };
-    // Field by field, straight into the ring: a whole record on the way there
-    // would take a quarter of the stack.
-    // SAFETY: the reserved record is ours until it is submitted, it is as large
-    // as a `TcpEvent`, and every byte of it is written: `TcpEvent` has no
-    // padding.
-    let TcpEvent {
-        abi,
-        kind,
-        family,
-        owner_source,
-        flags,
-        cpu: event_cpu,
-        ts_ns,
-        id,
-        owner,
-        local_addr,
-        remote_addr,
-        netns_ino,
-        local_port,
-        remote_port,
-        detail,
-        ifindex,
-    } = unsafe { &mut *record };
-    *abi = ABI_VERSION;
-    *kind = draft.kind as u8;
-    *family = flow.family;
-    *owner_source = draft.owner_source as u8;
-    *flags = draft.flags | extra_flags | unbound | inbound;
-    *event_cpu = cpu() as u16;
-    *ts_ns = draft.ts_ns;
-    *id = draft.id;
-    *owner = *draft.owner;
-    // SAFETY: 16 bytes each, aligned to 8 by the record.
-    unsafe { (&raw mut *local_addr).cast::<Addr>().write(flow.local_addr) };
-    // SAFETY: as above.
-    unsafe {
-        (&raw mut *remote_addr)
-            .cast::<Addr>()
-            .write(flow.remote_addr)
-    };
-    *netns_ino = flow.netns_ino;
-    *local_port = flow.local_port;
-    *remote_port = flow.remote_port;
-    *detail = draft.detail;
-    *ifindex = flow.ifindex;
 }

@@ -9,14 +9,13 @@ use port_monitor_common::{
         FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, OWNER_FILTERS, PORT_SET_ANY, PORT_SET_LOCAL,
         PORT_SET_REMOTE, PORT_SET_WORDS,
     },
-    event::Owner,
+    event::{FLAG_INBOUND, Owner, TcpEvent},
 };
 
 use crate::{
     globals::config,
     maps::{COMMS, PIDS, PORT_SETS, REMOTE_NETS, TREE, UIDS},
-    sock::{self, Flow},
-    task,
+    sock, task,
 };
 
 #[inline(always)]
@@ -33,7 +32,7 @@ pub(crate) fn owner_passes(owner: &Owner, task: *const u8) -> bool {
     !(on(FILTER_PID) && PIDS.get_ptr(owner.tgid).is_none()
         || on(FILTER_TREE) && TREE.get_ptr(owner.tgid).is_none()
         || on(FILTER_UID) && UIDS.get_ptr(owner.uid).is_none()
-        || on(FILTER_COMM) && COMMS.get_ptr(owner.comm).is_none()
+        || on(FILTER_COMM) && COMMS.get_ptr(&owner.comm).is_none()
         || on(FILTER_CGROUP) && !task::in_filtered_cgroup(task))
 }
 
@@ -45,10 +44,11 @@ pub(crate) fn unknown_owner_passes() -> bool {
 
 /// The connection leads where those asked for lead.
 #[inline(always)]
-pub(crate) fn flow_passes(is_inbound: bool, flow: &Flow) -> bool {
+pub(crate) fn flow_passes(flow: &TcpEvent) -> bool {
     if config!(filters) == 0 {
         return true;
     }
+    let is_inbound = flow.flags & FLAG_INBOUND != 0;
     !(on(FILTER_ONLY_IN) && !is_inbound || on(FILTER_ONLY_OUT) && is_inbound)
         && family_passes(flow)
         && ports_pass(flow)
@@ -56,16 +56,16 @@ pub(crate) fn flow_passes(is_inbound: bool, flow: &Flow) -> bool {
 }
 
 #[inline(always)]
-fn family_passes(flow: &Flow) -> bool {
+fn family_passes(flow: &TcpEvent) -> bool {
     if !on(FILTER_ONLY_V4 | FILTER_ONLY_V6) {
         return true;
     }
-    let is_v4 = sock::is_v4(&flow.remote_addr);
+    let is_v4 = sock::is_v4(&sock::words(&flow.remote_addr));
     !(on(FILTER_ONLY_V4) && !is_v4 || on(FILTER_ONLY_V6) && is_v4)
 }
 
 #[inline(always)]
-fn ports_pass(flow: &Flow) -> bool {
+fn ports_pass(flow: &TcpEvent) -> bool {
     !(on(FILTER_LOCAL_PORT) && !in_set(PORT_SET_LOCAL, flow.local_port)
         || on(FILTER_REMOTE_PORT) && !in_set(PORT_SET_REMOTE, flow.remote_port)
         || on(FILTER_ANY_PORT)
@@ -81,13 +81,16 @@ fn in_set(set: u32, port: u16) -> bool {
 }
 
 #[inline(always)]
-fn net_passes(flow: &Flow) -> bool {
-    !on(FILTER_REMOTE_NET) || REMOTE_NETS.get(Key::new(128, flow.remote_addr)).is_some()
+fn net_passes(flow: &TcpEvent) -> bool {
+    !on(FILTER_REMOTE_NET)
+        || REMOTE_NETS
+            .get(Key::new(128, sock::words(&flow.remote_addr)))
+            .is_some()
 }
 
 /// The attempt may pass once its local port is known: on the tracepoint rung
 /// the port filters cannot judge an unbound socket.
 #[inline(always)]
-pub(crate) fn may_pass_when_bound(flow: &Flow) -> bool {
-    flow_passes(false, flow) || flow.local_port == 0 && on(FILTER_LOCAL_PORT | FILTER_ANY_PORT)
+pub(crate) fn may_pass_when_bound(flow: &TcpEvent) -> bool {
+    flow_passes(flow) || flow.local_port == 0 && on(FILTER_LOCAL_PORT | FILTER_ANY_PORT)
 }

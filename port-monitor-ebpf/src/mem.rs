@@ -1,14 +1,15 @@
 //! Two ways to read kernel memory, so that one socket reader serves every hook.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::helpers::bpf_probe_read_kernel;
+use zerocopy::FromZeros;
 
 /// Reads a kernel object's field.
 pub(crate) trait Mem {
-    /// The `T` at `base + offset`; `None` when the address cannot be read.
-    ///
-    /// # Safety
-    /// `base` must be a pointer the verifier accepts for this way of reading.
-    unsafe fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T>;
+    /// The `T` at `base + offset`; `None` when the address cannot be read. Safe:
+    /// the kernel loads no program with a pointer that could not be read this way.
+    fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T>;
 }
 
 /// Ordinary loads through a BTF-typed pointer: fentry and fexit arguments. The
@@ -17,7 +18,7 @@ pub(crate) struct Direct;
 
 impl Mem for Direct {
     #[inline(always)]
-    unsafe fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T> {
+    fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T> {
         let field = base.wrapping_add(offset).cast::<T>();
         // SAFETY: the verifier checks the access against the kernel's BTF.
         Some(unsafe { field.read_volatile() })
@@ -29,7 +30,7 @@ pub(crate) struct Probe;
 
 impl Mem for Probe {
     #[inline(always)]
-    unsafe fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T> {
+    fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T> {
         let field = base.wrapping_add(offset).cast::<T>();
         // SAFETY: the helper fails on a bad address instead of faulting.
         unsafe { bpf_probe_read_kernel(field) }.ok()
@@ -43,4 +44,32 @@ pub(crate) fn address(pointer: *const u8) -> u64 {
     let slot = pointer as u64;
     // SAFETY: the helper fails on a bad address instead of faulting.
     unsafe { bpf_probe_read_kernel(&raw const slot) }.unwrap_or(0)
+}
+
+/// Makes the value in `slot` all zeroes, by words: the compiler would do it with a
+/// loop over bytes, each of which the verifier would walk through.
+#[inline(always)]
+pub(crate) fn zeroed<T: FromZeros>(slot: &mut MaybeUninit<T>) -> &mut T {
+    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
+    let words = slot.as_mut_ptr().cast::<u64>();
+    for n in 0..size_of::<T>() / 8 {
+        // SAFETY: within the slot.
+        unsafe { words.add(n).write_volatile(0) };
+    }
+    // SAFETY: zeroes are a value of it.
+    unsafe { slot.assume_init_mut() }
+}
+
+/// Copies by words, for the same reason.
+#[inline(always)]
+pub(crate) fn copy<T: Copy>(from: &T, to: &mut T) {
+    const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
+    let from = (&raw const *from).cast::<u64>();
+    let to = (&raw mut *to).cast::<u64>();
+    for n in 0..size_of::<T>() / 8 {
+        // SAFETY: within the source.
+        let word = unsafe { from.add(n).read_volatile() };
+        // SAFETY: within the target.
+        unsafe { to.add(n).write_volatile(word) };
+    }
 }

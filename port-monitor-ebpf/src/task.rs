@@ -28,8 +28,7 @@ pub(crate) fn is_monitor(tgid: u32) -> bool {
 
 /// The running thread as an owner.
 #[inline(always)]
-pub(crate) fn current_owner() -> Owner {
-    let mut owner = Owner::default();
+pub(crate) fn read_current(owner: &mut Owner) {
     let comm = (&raw mut owner.comm).cast();
     // SAFETY: the helper writes at most as many bytes as it is told, and leaves
     // zeroes when it fails.
@@ -43,22 +42,23 @@ pub(crate) fn current_owner() -> Owner {
     owner.tid = pid_tgid as u32;
     owner.uid = uid_gid as u32;
     owner.gid = (uid_gid >> 32) as u32;
-    owner
 }
 
 /// Any task as an owner.
 #[inline(always)]
-pub(crate) fn owner_of(task: *const u8) -> Option<Owner> {
+pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
     let cred: *const u8 = read(task, offset!(task_cred))?;
-    Some(Owner {
-        start_ns: process_start(task),
-        cgroup_id: cgroup(task).and_then(cgroup_id).unwrap_or(0),
-        comm: read(task, offset!(task_comm))?,
-        tgid: tgid(task)?,
-        tid: read(task, offset!(task_pid))?,
-        uid: read(cred, offset!(cred_uid))?,
-        gid: read(cred, offset!(cred_gid))?,
-    })
+    owner.start_ns = process_start(task);
+    owner.cgroup_id = cgroup(task).and_then(cgroup_id).unwrap_or(0);
+    // As words: bytes would be copied one by one.
+    let comm: [u64; 2] = read(task, offset!(task_comm))?;
+    // SAFETY: 16 bytes, aligned to 8 by the owner.
+    unsafe { (&raw mut owner.comm).cast::<[u64; 2]>().write(comm) };
+    owner.tgid = tgid(task)?;
+    owner.tid = read(task, offset!(task_pid))?;
+    owner.uid = read(cred, offset!(cred_uid))?;
+    owner.gid = read(cred, offset!(cred_gid))?;
+    Some(())
 }
 
 /// A task's process id.
@@ -120,6 +120,5 @@ fn cgroup_id(group: *const u8) -> Option<u64> {
 
 #[inline(always)]
 pub(crate) fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T> {
-    // SAFETY: `Probe` accepts any address.
-    unsafe { Probe::read(base, offset) }
+    Probe::read(base, offset)
 }

@@ -5,6 +5,8 @@
 //! attached; `graft` does. The kretprobe stands in for `graft` on the kprobe
 //! rung where the kernel has no `security_sock_graft`.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     macros::{fexit, kretprobe},
@@ -12,13 +14,12 @@ use aya_ebpf::{
 };
 use port_monitor_common::{
     counters::Hook,
-    event::{EventKind, FLAG_ENDED, OwnerSource},
+    event::{EventKind, FLAG_ENDED, FLAG_INBOUND, OwnerSource, TcpEvent},
     tcp_state::TcpState,
 };
 
 use crate::{
-    emit::{self, Draft},
-    filter,
+    emit, filter,
     hooks::{connection, graft},
     mem::{Direct, Mem, Probe},
     sock, task,
@@ -42,8 +43,7 @@ fn pm_accept_fe2(ctx: FExitContext) -> i32 {
 fn pm_accept_krp(ctx: RetProbeContext) -> u32 {
     let sk: *const u8 = ctx.ret();
     if !sk.is_null() {
-        // SAFETY: `sk` is the function's result, a live socket.
-        unsafe { report::<Probe>(&ctx, sk, 0) };
+        let _: Option<()> = report::<Probe>(&ctx, sk, 0);
     }
     0
 }
@@ -54,47 +54,37 @@ fn try_accept(ctx: &impl EbpfContext, sk: *const u8) {
     if sk.is_null() || !graft::mark(sk) {
         return;
     }
-    // SAFETY: `sk` is the function's result, a live socket.
-    unsafe { report::<Direct>(ctx, sk, 0) };
+    let _: Option<()> = report::<Direct>(ctx, sk, 0);
 }
 
 /// Reports a child socket accepted by the running thread.
 #[inline(always)]
-pub(crate) unsafe fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) {
-    // SAFETY: the caller's socket.
-    let Some(mut flow) = (unsafe { sock::flow::<M>(sk) }) else {
-        return;
-    };
-    if flow.local_port == 0 {
+pub(crate) fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) -> Option<()> {
+    let mut slot = MaybeUninit::uninit();
+    let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Accept);
+    sock::read::<M>(sk, event)?;
+    if event.local_port == 0 {
         // The peer has reset it already.
-        // SAFETY: as above.
-        flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }.unwrap_or(0);
+        event.local_port = sock::lasting_local_port::<Probe>(sk)?;
     }
-    let ts_ns = emit::now_ns();
-    let owner = task::current_owner();
-    // SAFETY: the caller's socket.
-    let Some(state) = (unsafe { sock::state::<M>(sk) }) else {
-        return;
-    };
-    let ended = if state == TcpState::CLOSE {
-        FLAG_ENDED
-    } else {
-        0
-    };
-    let draft = Draft {
-        hook: Hook::Accept,
-        kind: EventKind::Accept,
-        flags: flags | ended,
-        id: emit::connection_id(sk, ts_ns),
-        ts_ns,
-        detail: 0,
-        flow: &flow,
-        owner: &owner,
-        owner_source: OwnerSource::Accept,
-        owner_passes: filter::owner_passes(&owner, task::current()),
-        is_inbound: true,
-        stats: None,
-    };
-    emit::emit(ctx, &draft);
-    connection::remember_inbound(ctx, sk, &draft, state);
+    let state = sock::state::<M>(sk)?;
+    if state == TcpState::LISTEN || state == TcpState::SYN_SENT {
+        // Neither is accepted; said, it spares the verifier the way.
+        return None;
+    }
+    event.flags = FLAG_INBOUND | flags;
+    if state == TcpState::CLOSE {
+        event.flags |= FLAG_ENDED;
+    }
+    task::read_current(&mut event.owner);
+    event.owner_source = OwnerSource::Accept as u8;
+    event.id = emit::connection_id(sk, event.ts_ns);
+    let owner_passes = filter::owner_passes(&event.owner, task::current());
+    emit::emit(ctx, Hook::Accept, owner_passes, event);
+    connection::remember_inbound(sk, owner_passes, event, state);
+    // It may have ended before it was remembered.
+    if sock::state::<Probe>(sk)? == TcpState::CLOSE {
+        connection::report(ctx, sk, state, TcpState::CLOSE);
+    }
+    Some(())
 }

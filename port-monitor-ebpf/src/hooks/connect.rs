@@ -1,6 +1,8 @@
 //! `tcp_connect(sk)`: a SYN is about to be sent, by the connecting thread, with
 //! route and local port chosen (`net/ipv4/tcp_output.c`).
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     macros::{fentry, kprobe},
@@ -8,60 +10,52 @@ use aya_ebpf::{
 };
 use port_monitor_common::{
     counters::Hook,
-    event::{EventKind, OwnerSource},
+    event::{EventKind, OwnerSource, TcpEvent},
 };
 
 use crate::{
-    emit::{self, Draft},
-    filter,
-    hooks::connection::{self, Connection},
-    mem::{Direct, Probe},
-    sock::{self, Flow},
-    task,
+    emit, filter,
+    hooks::connection,
+    mem::{Direct, Mem, Probe},
+    sock, task,
 };
 
 #[fentry(function = "tcp_connect")]
 fn pm_connect_fe(ctx: FEntryContext) -> i32 {
-    let sk: *const u8 = ctx.arg(0);
-    // SAFETY: `sk` is the function's argument, a live socket.
-    if let Some(flow) = unsafe { sock::flow::<Direct>(sk) } {
-        attempt(&ctx, sk, &flow);
-    }
+    let _: Option<()> = try_connect::<Direct>(&ctx, ctx.arg(0));
     0
 }
 
 #[kprobe]
 fn pm_connect_kp(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        // SAFETY: as above.
-        if let Some(flow) = unsafe { sock::flow::<Probe>(sk) } {
-            attempt(&ctx, sk, &flow);
-        }
+        let _: Option<()> = try_connect::<Probe>(&ctx, sk);
     }
     0
 }
 
+#[inline(always)]
+fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
+    let mut slot = MaybeUninit::uninit();
+    let event = emit::record(&mut slot, EventKind::Connect);
+    sock::read::<M>(sk, event)?;
+    attempt(ctx, sk, event);
+    Some(())
+}
+
 /// Reports an attempt by the running thread, and remembers it until its outcome.
 #[inline(always)]
-pub(crate) fn attempt(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
-    let attempt = Connection::attempt(sk);
-    let owner_passes = filter::owner_passes(&attempt.owner, task::current());
-    connection::remember_attempt(sk, &attempt, owner_passes, flow);
-    emit::emit(
-        ctx,
-        &Draft {
-            hook: Hook::Connect,
-            kind: EventKind::Connect,
-            flags: 0,
-            id: attempt.id,
-            ts_ns: attempt.ts_ns,
-            detail: 0,
-            flow,
-            owner: &attempt.owner,
-            owner_source: OwnerSource::Connect,
-            owner_passes,
-            is_inbound: false,
-            stats: None,
-        },
-    );
+pub(crate) fn attempt(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) {
+    identify(sk, event);
+    let owner_passes = filter::owner_passes(&event.owner, task::current());
+    connection::remember_attempt(sk, owner_passes, event);
+    emit::emit(ctx, Hook::Connect, owner_passes, event);
+}
+
+/// Makes it the event of an attempt that the running thread begins.
+#[inline(always)]
+pub(crate) fn identify(sk: *const u8, event: &mut TcpEvent) {
+    task::read_current(&mut event.owner);
+    event.owner_source = OwnerSource::Connect as u8;
+    event.id = emit::connection_id(sk, event.ts_ns);
 }

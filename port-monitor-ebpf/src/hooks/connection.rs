@@ -1,25 +1,27 @@
 //! What is remembered of a connection from its attempt or accept to its end:
 //! state changes run in softirq as a rule, where `current` is anybody.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid};
 use port_monitor_common::{
     counters::{Extra, Hook},
-    event::{ClosedBy, EventKind, Owner, OwnerSource},
+    event::{CloseEvent, ClosedBy, EventKind, FLAG_INBOUND, Owner, TcpEvent},
     tcp_state::TcpState,
 };
+use zerocopy::FromZeros;
 
 use crate::{
-    emit::{self, Draft},
-    filter,
-    hooks::listen,
+    emit, filter,
+    globals::config,
+    hooks::{listen, state},
     maps::CONNECTIONS,
-    mem::Probe,
-    sock::{self, Flow},
-    task,
+    mem::{self, Probe},
+    sock, task,
 };
 
 /// An attempt without an outcome, or a connection without an end.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
 pub(crate) struct Connection {
     pub(crate) owner: Owner,
@@ -28,8 +30,9 @@ pub(crate) struct Connection {
     pub(crate) ts_ns: u64,
     /// Non-zero: established.
     pub(crate) is_open: u8,
-    pub(crate) is_inbound: u8,
-    /// An [`OwnerSource`] by number.
+    /// [`TcpEvent::flags`] of its later events.
+    pub(crate) flags: u8,
+    /// An [`OwnerSource`](port_monitor_common::event::OwnerSource) by number.
     pub(crate) owner_source: u8,
     /// A [`ClosedBy`] by number.
     pub(crate) closed_by: u8,
@@ -38,44 +41,38 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// An attempt by the running thread, now.
+    /// What the event that begins it tells of it.
     #[inline(always)]
-    pub(crate) fn attempt(sk: *const u8) -> Self {
-        let ts_ns = emit::now_ns();
-        Self {
-            owner: task::current_owner(),
-            id: emit::connection_id(sk, ts_ns),
-            ts_ns,
-            is_open: 0,
-            is_inbound: 0,
-            owner_source: OwnerSource::Connect as u8,
-            closed_by: ClosedBy::Unknown as u8,
-            closer_tgid: 0,
-        }
+    pub(crate) fn of<'a>(event: &TcpEvent, slot: &'a mut MaybeUninit<Self>) -> &'a mut Self {
+        let connection = mem::zeroed(slot);
+        mem::copy(&event.owner, &mut connection.owner);
+        connection.id = event.id;
+        connection.ts_ns = event.ts_ns;
+        connection.flags = (event.flags & FLAG_INBOUND) as u8;
+        connection.owner_source = event.owner_source;
+        connection
     }
 
+    /// Tells a later event whose it is.
     #[inline(always)]
-    pub(crate) fn owner_source(&self) -> OwnerSource {
-        match self.owner_source {
-            1 => OwnerSource::Connect,
-            2 => OwnerSource::Accept,
-            3 => OwnerSource::Listener,
-            4 => OwnerSource::Holder,
-            _ => OwnerSource::Unknown,
-        }
+    pub(crate) fn identify(&self, event: &mut TcpEvent) {
+        mem::copy(&self.owner, &mut event.owner);
+        event.id = self.id;
+        event.flags = self.flags.into();
+        event.owner_source = self.owner_source;
     }
 }
 
 /// Connections are remembered beyond their beginning: for their end, or because
 /// the look at the open sockets must not report them again.
 #[inline(always)]
-pub(crate) fn is_end_wanted() -> bool {
+fn is_end_wanted() -> bool {
     emit::is_wanted(EventKind::Close) || emit::is_wanted(EventKind::Preexisting)
 }
 
 /// Remembers the connection on `sk`.
 #[inline(always)]
-pub(crate) fn remember(sk: *const u8, connection: &Connection) {
+fn remember(sk: *const u8, connection: &Connection) {
     if CONNECTIONS.insert(sk as u64, connection, 0).is_err() {
         emit::count_extra(Extra::ConnectionsFull);
     }
@@ -88,32 +85,27 @@ fn forget(sk: *const u8) -> bool {
     CONNECTIONS.remove(sk as u64).is_ok()
 }
 
-/// The pending attempt on `sk`, which is forgotten.
+/// Makes it an event of the pending attempt on `sk`, which is forgotten.
 #[inline(always)]
-pub(crate) fn take_attempt(sk: *const u8) -> Option<Connection> {
+pub(crate) fn take_attempt(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
     // SAFETY: the entry is copied before it can be removed.
-    let attempt = unsafe { CONNECTIONS.get(sk as u64) }.copied()?;
-    if attempt.is_open == 0 && forget(sk) {
-        Some(attempt)
-    } else {
-        None
+    let attempt = unsafe { CONNECTIONS.get(sk as u64) }?;
+    if attempt.is_open != 0 {
+        return None;
     }
+    attempt.identify(event);
+    forget(sk).then_some(())
 }
 
 /// Remembers an attempt for its outcome and its end, if somebody asks for them.
 #[inline(always)]
-pub(crate) fn remember_attempt(
-    sk: *const u8,
-    attempt: &Connection,
-    owner_passes: bool,
-    flow: &Flow,
-) {
+pub(crate) fn remember_attempt(sk: *const u8, owner_passes: bool, event: &TcpEvent) {
     let wanted = emit::is_wanted(EventKind::Connected)
         || emit::is_wanted(EventKind::Failed)
         || is_end_wanted();
-    let passes = owner_passes && filter::may_pass_when_bound(flow);
-    if task::is_monitor(attempt.owner.tgid) || wanted && passes {
-        remember(sk, attempt);
+    let passes = owner_passes && filter::may_pass_when_bound(event);
+    if task::is_monitor(event.owner.tgid) || wanted && passes {
+        remember(sk, Connection::of(event, &mut MaybeUninit::uninit()));
     } else {
         // Nor may it be taken for an earlier socket's at this address.
         forget(sk);
@@ -123,49 +115,35 @@ pub(crate) fn remember_attempt(
 /// Remembers an inbound connection for its end, if somebody asks for that.
 #[inline(always)]
 pub(crate) fn remember_inbound(
-    ctx: &impl EbpfContext,
     sk: *const u8,
-    draft: &Draft<'_>,
+    owner_passes: bool,
+    event: &TcpEvent,
     state: TcpState,
 ) {
-    let passes = draft.owner_passes && filter::flow_passes(true, draft.flow);
-    if !task::is_monitor(draft.owner.tgid) && !(is_end_wanted() && passes) {
+    let passes = owner_passes && filter::flow_passes(event);
+    if !task::is_monitor(event.owner.tgid) && !(is_end_wanted() && passes) {
         forget(sk);
         return;
     }
     // The peer may have closed before anybody accepted.
-    let closed_by = if state == TcpState::CLOSE_WAIT {
-        ClosedBy::Peer
-    } else {
-        ClosedBy::Unknown
-    };
-    remember(
-        sk,
-        &Connection {
-            owner: *draft.owner,
-            id: draft.id,
-            ts_ns: draft.ts_ns,
-            is_open: 1,
-            is_inbound: 1,
-            owner_source: draft.owner_source as u8,
-            closed_by: closed_by as u8,
-            closer_tgid: 0,
-        },
-    );
-    // SAFETY: the accepted socket is live.
-    if unsafe { sock::state::<Probe>(sk) } == Some(TcpState::CLOSE) {
-        ended(ctx, sk, state);
+    let mut slot = MaybeUninit::uninit();
+    let connection = Connection::of(event, &mut slot);
+    connection.is_open = 1;
+    if state == TcpState::CLOSE_WAIT {
+        connection.closed_by = ClosedBy::Peer as u8;
     }
+    remember(sk, connection);
 }
 
-/// Notes or reports what a state change says of the end of a connection.
+/// Notes or reports what a state change says of a socket.
 #[inline(always)]
-pub(crate) fn changed(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) {
+pub(crate) fn changed<const TRACEPOINT: bool>(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    old: TcpState,
+    new: TcpState,
+) {
     match (old, new) {
-        (TcpState::LISTEN, TcpState::CLOSE) => {
-            let _: Option<()> = listen::closed(ctx, sk);
-        }
-        (_, TcpState::CLOSE) => ended(ctx, sk, old),
         // A FIN leaves in the thread that closes.
         (TcpState::ESTABLISHED | TcpState::SYN_RECV, TcpState::FIN_WAIT1) => {
             note_end(sk, Some(ClosedBy::Local), running_process());
@@ -173,6 +151,9 @@ pub(crate) fn changed(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new:
         (TcpState::CLOSE_WAIT, TcpState::LAST_ACK) => note_end(sk, None, running_process()),
         (TcpState::ESTABLISHED | TcpState::SYN_RECV, TcpState::CLOSE_WAIT) => {
             note_end(sk, Some(ClosedBy::Peer), 0);
+        }
+        (_, TcpState::CLOSE) | (TcpState::SYN_SENT | TcpState::SYN_RECV, TcpState::ESTABLISHED) => {
+            let _: Option<()> = report_or::<TRACEPOINT>(ctx, sk, old, new);
         }
         _ => {}
     }
@@ -197,65 +178,143 @@ fn note_end(sk: *const u8, first: Option<ClosedBy>, closer_tgid: u32) {
     }
 }
 
-/// Reports the end of the connection on `sk`, which was in the state `last`.
+/// Reports the outcome of an attempt, the end of a connection or of a listener:
+/// whichever is remembered on `sk`.
 #[inline(always)]
-pub(crate) fn ended(ctx: &impl EbpfContext, sk: *const u8, last: TcpState) {
-    // SAFETY: the entry is copied before it can be removed.
-    let Some(connection) = (unsafe { CONNECTIONS.get(sk as u64) }).copied() else {
-        return;
+pub(crate) fn report(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) {
+    let _: Option<()> = report_or::<false>(ctx, sk, old, new);
+}
+
+/// The same. On the tracepoint rung, a completed handshake that belongs to no attempt
+/// is an inbound connection, and nobody sees what `connect` returns. All in one, so
+/// that there is one copy of what they share.
+#[inline(always)]
+pub(crate) fn report_or<const TRACEPOINT: bool>(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    old: TcpState,
+    new: TcpState,
+) -> Option<()> {
+    let mut slot = MaybeUninit::uninit();
+    let record: &mut CloseEvent = emit::record(&mut slot, EventKind::Close);
+    let hook = if old == TcpState::LISTEN {
+        listen::recall(sk, &mut record.event)?;
+        Hook::Listen
+    } else if let Some(hook) = recall::<TRACEPOINT>(sk, old, new, record) {
+        hook
+    } else if TRACEPOINT
+        && config!(acceptor) == 0
+        && old == TcpState::SYN_RECV
+        && new == TcpState::ESTABLISHED
+    {
+        Hook::Accept
+    } else {
+        return None;
     };
-    if connection.is_open != 0 && forget(sk) {
-        let _: Option<()> = report_end(ctx, sk, &connection, last);
+    sock::read::<Probe>(sk, &mut record.event)?;
+    let mut owner_passes = true;
+    if hook as u32 == Hook::Accept as u32 {
+        owner_passes = state::established(sk, &mut record.event)?;
+    } else {
+        record.event.local_port = sock::lasting_local_port::<Probe>(sk)?;
+    }
+    if hook as u32 == Hook::Close as u32 {
+        complete(sk, old, record)?;
+    }
+    emit::emit_change(ctx, hook, owner_passes, record);
+    if hook as u32 == Hook::Accept as u32 {
+        remember_inbound(sk, owner_passes, &record.event, new);
+    }
+    Some(())
+}
+
+/// What is remembered of the attempt or connection on `sk`, if the change ends it.
+#[inline(always)]
+fn recall<const TRACEPOINT: bool>(
+    sk: *const u8,
+    old: TcpState,
+    new: TcpState,
+    record: &mut CloseEvent,
+) -> Option<Hook> {
+    // SAFETY: a map value; only changes of this very socket's state, which do not
+    // run concurrently, write or remove it.
+    let connection = unsafe { &mut *CONNECTIONS.get_ptr_mut(sk as u64)? };
+    let event = &mut record.event;
+    connection.identify(event);
+    if connection.is_open == 0 {
+        if !(old == TcpState::SYN_SENT || old == TcpState::SYN_RECV)
+            || !TRACEPOINT && is_returned(sk, new)
+        {
+            return None;
+        }
+        if new == TcpState::ESTABLISHED {
+            event.kind = EventKind::Connected as u8;
+            event.detail = handshake_us(connection.ts_ns, event.ts_ns);
+        } else {
+            event.kind = EventKind::Failed as u8;
+            event.detail = sock::error::<Probe>(sk)?;
+        }
+        let is_monitor = task::is_monitor(connection.owner.tgid);
+        if new == TcpState::ESTABLISHED && (is_monitor || is_end_wanted()) {
+            connection.is_open = 1;
+        } else {
+            forget(sk);
+        }
+        return Some(Hook::Outcome);
+    }
+    if connection.ts_ns != 0 {
+        record.stats.duration_ns = event.ts_ns.saturating_sub(connection.ts_ns);
+    }
+    record.stats.closed_by = connection.closed_by;
+    record.stats.closer_tgid = connection.closer_tgid;
+    if new == TcpState::CLOSE && forget(sk) {
+        Some(Hook::Close)
+    } else {
+        None
     }
 }
 
+/// Completes the record of a connection that was in the state `last`.
 #[inline(always)]
-fn report_end(
-    ctx: &impl EbpfContext,
-    sk: *const u8,
-    connection: &Connection,
-    last: TcpState,
-) -> Option<()> {
-    // SAFETY: the hook's socket is live.
-    let mut flow = unsafe { sock::flow::<Probe>(sk) }?;
-    // SAFETY: as above.
-    flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }?;
-    // SAFETY: as above.
-    let errno = unsafe { sock::error::<Probe>(sk) }?;
-    // SAFETY: as above.
-    let mut stats = unsafe { sock::stats(sk) }?;
-    let ts_ns = emit::now_ns();
-    if connection.ts_ns != 0 {
-        stats.duration_ns = ts_ns.saturating_sub(connection.ts_ns);
-    }
-    stats.closer_tgid = connection.closer_tgid;
-    stats.closed_by = if connection.closed_by == ClosedBy::Unknown as u8 {
+fn complete(sk: *const u8, last: TcpState, record: &mut CloseEvent) -> Option<()> {
+    let stats = &mut record.stats;
+    let errno = sock::error::<Probe>(sk)?;
+    record.event.detail = errno;
+    sock::read_stats(sk, stats)?;
+    if stats.closed_by == ClosedBy::Unknown as u8 {
         let by = closed_first(last, errno);
         if by as u8 == ClosedBy::LocalReset as u8 {
             stats.closer_tgid = running_process();
         }
-        by as u8
-    } else {
-        connection.closed_by
-    };
-    emit::emit(
-        ctx,
-        &Draft {
-            hook: Hook::Close,
-            kind: EventKind::Close,
-            flags: 0,
-            id: connection.id,
-            ts_ns,
-            detail: errno,
-            flow: &flow,
-            owner: &connection.owner,
-            owner_source: connection.owner_source(),
-            owner_passes: true,
-            is_inbound: connection.is_inbound != 0,
-            stats: Some(&stats),
-        },
-    );
+        stats.closed_by = by as u8;
+    }
     Some(())
+}
+
+/// The attempt fails within `connect`, not by an error on the socket nor because
+/// its owner gives it up: `unsent` reports what `connect` returns, if somebody asks.
+#[inline(always)]
+fn is_returned(sk: *const u8, new: TcpState) -> bool {
+    new == TcpState::CLOSE
+        && emit::is_wanted(EventKind::Failed)
+        && sock::error::<Probe>(sk) == Some(0)
+        && sock::is_within_connect(sk)
+}
+
+/// Zero where the beginning was not seen, and only there.
+#[inline(always)]
+fn handshake_us(start_ns: u64, end_ns: u64) -> u32 {
+    if start_ns == 0 {
+        return 0;
+    }
+    let us = end_ns.saturating_sub(start_ns) / 1_000;
+    if us > u64::from(u32::MAX) {
+        u32::MAX
+    } else if us == 0 {
+        1
+    } else {
+        us as u32
+    }
 }
 
 /// Who ended a connection, where nobody saw a FIN: it came before the connection

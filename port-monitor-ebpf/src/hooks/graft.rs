@@ -14,13 +14,7 @@ use aya_ebpf::{
 };
 use port_monitor_common::{counters::Extra, event::FLAG_PREATTACH};
 
-use crate::{
-    emit,
-    hooks::accept,
-    maps::ACCEPTED,
-    mem::{Direct, Mem, Probe},
-    sock, task,
-};
+use crate::{emit, hooks::accept, maps::ACCEPTED, mem::Probe, sock, task};
 
 /// Notes that `accept` reports `sk`; false when that cannot be noted, and the
 /// report is left to this hook.
@@ -31,8 +25,7 @@ pub(crate) fn mark(sk: *const u8) -> bool {
 
 #[fentry(function = "security_sock_graft")]
 fn pm_graft_fe(ctx: FEntryContext) -> i32 {
-    // SAFETY: the function's argument is a live socket.
-    unsafe { report_unmarked::<Direct>(&ctx, ctx.arg(0)) };
+    let _: Option<()> = report_unmarked(&ctx, ctx.arg(0));
     0
 }
 
@@ -41,8 +34,7 @@ fn pm_graft_fe(ctx: FEntryContext) -> i32 {
 #[kprobe]
 fn pm_graft_mkp(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        // SAFETY: the function's argument is a live socket.
-        unsafe { report_unmarked::<Probe>(&ctx, sk) };
+        let _: Option<()> = report_unmarked(&ctx, sk);
     }
     0
 }
@@ -51,47 +43,39 @@ fn pm_graft_mkp(ctx: ProbeContext) -> u32 {
 #[kprobe]
 fn pm_graft_kp(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        // SAFETY: the function's argument is a live socket.
-        unsafe { report::<Probe>(&ctx, sk, 0) };
+        let _: Option<()> = report(&ctx, sk, 0);
     }
     0
 }
 
 #[inline(always)]
-unsafe fn report_unmarked<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) {
+fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
     let thread = thread();
     // SAFETY: only this thread writes its own entry.
     let marked = unsafe { ACCEPTED.get(thread) }.copied();
     if marked.is_some() {
         let _: Result<(), i32> = ACCEPTED.remove(thread);
     }
-    // SAFETY: the caller's socket.
-    if marked == Some(sk as u64) || !unsafe { is_ours::<M>(sk) } {
-        return;
+    let tcp = accepted(sk)?;
+    if marked == Some(tcp as u64) {
+        return None;
     }
     if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
         emit::count_extra(Extra::AcceptPreattach);
     }
-    // SAFETY: as above.
-    unsafe { accept::report::<M>(ctx, sk, FLAG_PREATTACH) };
+    accept::report::<Probe>(ctx, tcp, FLAG_PREATTACH)
 }
 
 #[inline(always)]
-unsafe fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) {
-    // SAFETY: the caller's socket.
-    if unsafe { is_ours::<M>(sk) } {
-        // SAFETY: as above.
-        unsafe { accept::report::<M>(ctx, sk, flags) };
-    }
+fn report(ctx: &impl EbpfContext, sk: *const u8, flags: u16) -> Option<()> {
+    accept::report::<Probe>(ctx, accepted(sk)?, flags)
 }
 
-/// Unix sockets and others are grafted too.
+/// The connection behind a grafted socket; Unix sockets and others are grafted too.
 #[inline(always)]
-unsafe fn is_ours<M: Mem>(sk: *const u8) -> bool {
-    // SAFETY: the caller's socket.
-    let has_family = unsafe { sock::family::<M>(sk) }.is_some();
-    // SAFETY: as above.
-    has_family && unsafe { sock::is_tcp::<M>(sk) }
+fn accepted(sk: *const u8) -> Option<*const u8> {
+    sock::family::<Probe>(sk)?;
+    sock::tcp(sk)
 }
 
 #[inline(always)]

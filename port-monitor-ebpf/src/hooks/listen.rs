@@ -5,6 +5,8 @@
 //! On the tracepoint rung CLOSE→LISTEN, which comes before the port of a socket
 //! that was never bound is chosen, and before the kernel may still refuse.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     bindings::BPF_NOEXIST,
@@ -13,27 +15,37 @@ use aya_ebpf::{
 };
 use port_monitor_common::{
     counters::{Extra, Hook},
-    event::{EventKind, Owner, OwnerSource},
+    event::{EventKind, FLAG_INBOUND, Owner, OwnerSource, TcpEvent},
     tcp_state::TcpState,
 };
+use zerocopy::FromZeros;
 
 use crate::{
-    emit::{self, Draft},
-    filter,
+    emit, filter,
     maps::LISTENING,
-    mem::{Direct, Mem, Probe},
-    sock::{self, Flow},
-    task,
+    mem::{self, Direct, Mem, Probe},
+    sock, task,
 };
 
 /// A socket that listens.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
 pub(crate) struct Listening {
     owner: Owner,
     id: u64,
     /// An [`OwnerSource`] by number.
     owner_source: u64,
+}
+
+impl Listening {
+    #[inline(always)]
+    fn of<'a>(event: &TcpEvent, slot: &'a mut MaybeUninit<Self>) -> &'a Self {
+        let listening = mem::zeroed(slot);
+        mem::copy(&event.owner, &mut listening.owner);
+        listening.id = event.id;
+        listening.owner_source = event.owner_source.into();
+        listening
+    }
 }
 
 #[fentry(function = "inet_hash")]
@@ -59,34 +71,31 @@ fn pm_listen_kp(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn try_hash<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
-    // SAFETY: `sk` is the function's argument, a live socket.
-    if unsafe { sock::state::<M>(sk) } != Some(TcpState::LISTEN) {
+    if sock::state::<M>(sk)? != TcpState::LISTEN || !sock::is_tcp::<M>(sk) {
         return None;
     }
-    // SAFETY: as above.
-    if !unsafe { sock::is_tcp::<M>(sk) } {
-        return None;
-    }
-    // SAFETY: as above.
-    let flow = unsafe { sock::flow::<M>(sk) }?;
-    opened(ctx, sk, &flow, &task::current_owner());
+    let mut slot = MaybeUninit::uninit();
+    let event = emit::record(&mut slot, EventKind::Listen);
+    sock::read::<M>(sk, event)?;
+    task::read_current(&mut event.owner);
+    opened(ctx, sk, event);
     Some(())
 }
 
 /// Reports that `sk` listens, made to by the running thread.
 #[inline(always)]
-pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow, owner: &Owner) {
-    let ts_ns = emit::now_ns();
-    let listening = Listening {
-        owner: *owner,
-        id: emit::connection_id(sk, ts_ns),
-        owner_source: OwnerSource::Listener as u64,
-    };
-    let owner_passes = filter::owner_passes(owner, task::current());
-    let passes = owner_passes && filter::flow_passes(true, flow);
+pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) {
+    event.kind = EventKind::Listen as u8;
+    event.flags = FLAG_INBOUND;
+    event.owner_source = OwnerSource::Listener as u8;
+    event.id = emit::connection_id(sk, event.ts_ns);
+    let owner_passes = filter::owner_passes(&event.owner, task::current());
     // The look at the open sockets must not report it again.
     let is_wanted = emit::is_wanted(EventKind::Unlisten) || emit::is_wanted(EventKind::Preexisting);
-    if task::is_monitor(owner.tgid) || is_wanted && passes {
+    let passes = owner_passes && filter::flow_passes(event);
+    if task::is_monitor(event.owner.tgid) || is_wanted && passes {
+        let mut slot = MaybeUninit::uninit();
+        let listening = Listening::of(event, &mut slot);
         if LISTENING.insert(sk as u64, listening, 0).is_err() {
             emit::count_extra(Extra::ListenersFull);
         }
@@ -94,19 +103,16 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow, owner: 
         // Nor may it be taken for an earlier one at this address.
         let _: Result<(), i32> = LISTENING.remove(sk as u64);
     }
-    emit(ctx, EventKind::Listen, &listening, flow, owner_passes);
+    emit::emit(ctx, Hook::Listen, owner_passes, event);
 }
 
 /// Notes a listener that is older than the monitor; false when it is known
 /// already.
 #[inline(always)]
-pub(crate) fn note_older(sk: *const u8, owner: &Owner, id: u64) -> bool {
+pub(crate) fn note_older(sk: *const u8, event: &TcpEvent) -> bool {
     const EEXIST: i32 = -17;
-    let listening = Listening {
-        owner: *owner,
-        id,
-        owner_source: OwnerSource::Holder as u64,
-    };
+    let mut slot = MaybeUninit::uninit();
+    let listening = Listening::of(event, &mut slot);
     match LISTENING.insert(sk as u64, listening, BPF_NOEXIST.into()) {
         Ok(()) => true,
         Err(EEXIST) => false,
@@ -117,49 +123,16 @@ pub(crate) fn note_older(sk: *const u8, owner: &Owner, id: u64) -> bool {
     }
 }
 
-/// Reports that `sk` does not listen any more. Of several programs that see it,
-/// one does.
+/// Makes it the event of the end of `sk`, which is forgotten. Of several programs
+/// that see it, one is told so.
 #[inline(always)]
-pub(crate) fn closed(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
+pub(crate) fn recall(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
     // SAFETY: the entry is copied before it can be removed.
-    let listening = unsafe { LISTENING.get(sk as u64) }.copied()?;
-    LISTENING.remove(sk as u64).ok()?;
-    // SAFETY: the hook's socket is live.
-    let mut flow = unsafe { sock::flow::<Probe>(sk) }?;
-    // SAFETY: as above.
-    flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }?;
-    emit(ctx, EventKind::Unlisten, &listening, &flow, true);
-    Some(())
-}
-
-#[inline(always)]
-fn emit(
-    ctx: &impl EbpfContext,
-    kind: EventKind,
-    listening: &Listening,
-    flow: &Flow,
-    owner_passes: bool,
-) {
-    let is_holder = listening.owner_source == OwnerSource::Holder as u64;
-    emit::emit(
-        ctx,
-        &Draft {
-            hook: Hook::Listen,
-            kind,
-            flags: 0,
-            id: listening.id,
-            ts_ns: emit::now_ns(),
-            detail: 0,
-            flow,
-            owner: &listening.owner,
-            owner_source: if is_holder {
-                OwnerSource::Holder
-            } else {
-                OwnerSource::Listener
-            },
-            owner_passes,
-            is_inbound: true,
-            stats: None,
-        },
-    );
+    let listening = unsafe { LISTENING.get(sk as u64) }?;
+    event.kind = EventKind::Unlisten as u8;
+    event.flags = FLAG_INBOUND;
+    mem::copy(&listening.owner, &mut event.owner);
+    event.id = listening.id;
+    event.owner_source = listening.owner_source as u8;
+    LISTENING.remove(sk as u64).ok()
 }

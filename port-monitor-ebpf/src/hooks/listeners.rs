@@ -1,16 +1,16 @@
 //! `iter/task_file`: walks every open file once at start-up and notes the
 //! listening sockets that are older than the monitor.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use crate::{
     globals::offset,
     hooks::state,
-    mem::Probe,
+    mem::{self, Probe},
     sock,
     task::{self, read},
 };
-use port_monitor_common::tcp_state::TcpState;
+use port_monitor_common::{event::TcpEvent, tcp_state::TcpState};
 
 /// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`).
 #[repr(C)]
@@ -37,15 +37,15 @@ extern "C" fn pm_listeners_it(ctx: *const TaskFile) -> i32 {
 
 #[inline(always)]
 fn try_file(task: *const u8, file: *const u8) -> Option<()> {
-    let sk = socket_of(file)?;
-    let state: u8 = read(sk, offset!(skc_state))?;
-    // SAFETY: a socket that its file points back to.
-    if TcpState(state) != TcpState::LISTEN || !unsafe { sock::is_tcp::<Probe>(sk) } {
+    let sk = sock::tcp(socket_of(file)?)?;
+    if sock::state::<Probe>(sk)? != TcpState::LISTEN {
         return None;
     }
-    // SAFETY: as above.
-    let flow = unsafe { sock::flow::<Probe>(sk) }?;
-    state::listens(sk, &flow, &task::owner_of(task)?, task);
+    let mut slot = MaybeUninit::uninit();
+    let event: &mut TcpEvent = mem::zeroed(&mut slot);
+    sock::read::<Probe>(sk, event)?;
+    task::read_owner(task, &mut event.owner)?;
+    state::listens(sk, event, task);
     Some(())
 }
 

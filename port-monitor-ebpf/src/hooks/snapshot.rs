@@ -4,23 +4,22 @@
 //! that several processes hold is reported once. An attempt that is still without
 //! an answer is noted for its outcome.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_seq_write};
 use port_monitor_common::{
     counters::{Extra, Hook},
-    event::{ClosedBy, EventKind, Owner, OwnerSource},
+    event::{ClosedBy, EventKind, FLAG_INBOUND, OwnerSource, TcpEvent},
     tcp_state::TcpState,
 };
 
 use crate::{
-    emit::{self, Draft},
-    filter,
+    emit, filter,
     hooks::{
         connection::{self, Connection},
         listen,
         listeners::{TaskFile, socket_of},
-        outcome, state,
+        state,
     },
     maps::CONNECTIONS,
     mem::Probe,
@@ -59,87 +58,60 @@ extern "C" fn pm_sockets_it(ctx: *const TaskFile) -> i32 {
 
 #[inline(always)]
 fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
-    let sk = socket_of(file)?;
-    // SAFETY: a socket that its file points back to.
-    if !unsafe { sock::is_tcp::<Probe>(sk) } {
-        return None;
-    }
-    // SAFETY: as above.
-    let state = unsafe { sock::state::<Probe>(sk) }?;
+    let sk = sock::tcp(socket_of(file)?)?;
+    let state = sock::state::<Probe>(sk)?;
     if matches!(state, TcpState::CLOSE | TcpState::SYN_RECV) {
         return None;
     }
-    // SAFETY: as above.
-    let flow = unsafe { sock::flow::<Probe>(sk) }?;
-    let owner = task::owner_of(task)?;
-    if task::is_monitor(owner.tgid) {
+    let mut slot = MaybeUninit::uninit();
+    let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Preexisting);
+    sock::read::<Probe>(sk, event)?;
+    task::read_owner(task, &mut event.owner)?;
+    if task::is_monitor(event.owner.tgid) {
         return None;
     }
+    event.owner_source = OwnerSource::Holder as u8;
+    event.id = emit::connection_id(sk, event.ts_ns);
+    event.detail = state.0.into();
     let is_inbound = match state {
         TcpState::LISTEN => true,
         TcpState::SYN_SENT => false,
-        _ => state::find_listener(&flow).is_some(),
+        _ => state::find_listener(event).is_some(),
     };
-    let ts_ns = emit::now_ns();
-    let id = emit::connection_id(sk, ts_ns);
-    let owner_passes = filter::owner_passes(&owner, task);
-    if owner_passes
-        && filter::flow_passes(is_inbound, &flow)
-        && !note(sk, state, &owner, id, is_inbound)
-    {
+    if is_inbound {
+        event.flags = FLAG_INBOUND;
+    }
+    let owner_passes = filter::owner_passes(&event.owner, task);
+    if owner_passes && filter::flow_passes(event) && !note(sk, state, event) {
         return None;
     }
-    emit::emit(
-        ctx,
-        &Draft {
-            hook: Hook::Snapshot,
-            kind: EventKind::Preexisting,
-            flags: 0,
-            id,
-            ts_ns,
-            detail: u32::from(state.0),
-            flow: &flow,
-            owner: &owner,
-            owner_source: OwnerSource::Holder,
-            owner_passes,
-            is_inbound,
-            stats: None,
-        },
-    );
+    emit::emit(ctx, Hook::Snapshot, owner_passes, event);
     // It may have changed before it was noted.
-    // SAFETY: as above.
-    let now = unsafe { sock::state::<Probe>(sk) }?;
-    if state == TcpState::SYN_SENT && now != TcpState::SYN_SENT {
-        outcome::report(ctx, sk, now);
-    } else if state == TcpState::LISTEN && now == TcpState::CLOSE {
-        let _: Option<()> = listen::closed(ctx, sk);
-    } else if now == TcpState::CLOSE {
-        connection::ended(ctx, sk, state);
-    }
+    let new = match sock::state::<Probe>(sk)? {
+        TcpState::CLOSE => TcpState::CLOSE,
+        now if state == TcpState::SYN_SENT && now != state => TcpState::ESTABLISHED,
+        _ => return Some(()),
+    };
+    connection::report(ctx, sk, state, new);
     Some(())
 }
 
 /// Notes a socket; false when it is known already.
 #[inline(always)]
-fn note(sk: *const u8, state: TcpState, owner: &Owner, id: u64, is_inbound: bool) -> bool {
+fn note(sk: *const u8, state: TcpState, event: &TcpEvent) -> bool {
     if state == TcpState::LISTEN {
-        return listen::note_older(sk, owner, id);
+        return listen::note_older(sk, event);
     }
-    let closed_by = match state {
-        TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 | TcpState::CLOSING => ClosedBy::Local,
-        TcpState::CLOSE_WAIT | TcpState::LAST_ACK => ClosedBy::Peer,
-        _ => ClosedBy::Unknown,
+    let mut slot = MaybeUninit::uninit();
+    let connection = Connection::of(event, &mut slot);
+    connection.ts_ns = 0;
+    connection.is_open = (state != TcpState::SYN_SENT).into();
+    connection.closed_by = match state {
+        TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 | TcpState::CLOSING => ClosedBy::Local as u8,
+        TcpState::CLOSE_WAIT | TcpState::LAST_ACK => ClosedBy::Peer as u8,
+        _ => ClosedBy::Unknown as u8,
     };
-    let connection = Connection {
-        owner: *owner,
-        id,
-        ts_ns: 0,
-        is_open: (state != TcpState::SYN_SENT).into(),
-        is_inbound: is_inbound.into(),
-        owner_source: OwnerSource::Holder as u8,
-        closed_by: closed_by as u8,
-        closer_tgid: 0,
-    };
+    let connection = &*connection;
     match CONNECTIONS.insert(sk as u64, connection, BPF_NOEXIST.into()) {
         Ok(()) => true,
         Err(EEXIST) => false,

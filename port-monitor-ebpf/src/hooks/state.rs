@@ -4,24 +4,22 @@
 //! chooses a local port. Inbound connections at `SYN_RECV`→ESTABLISHED, in
 //! softirq, so their owner is the process that made the listener listen.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
 use port_monitor_common::{
-    counters::{Extra, Hook},
-    event::{EventKind, Owner, OwnerSource},
+    counters::Extra,
+    event::{EventKind, FLAG_INBOUND, Owner, OwnerSource, TcpEvent},
     tcp_state::TcpState,
 };
+use zerocopy::FromZeros;
 
 use crate::{
-    emit::{self, Draft},
-    filter,
-    globals::config,
-    hooks::{
-        connect, connection, listen,
-        outcome::{self, state_change},
-    },
+    emit, filter,
+    hooks::{connect, connection, listen, outcome::state_change},
     maps::LISTENERS,
-    mem::Probe,
-    sock::{self, Addr, Flow, WILDCARD, WILDCARD_V4},
+    mem::{self, Probe},
+    sock::{self, Addr, WILDCARD, WILDCARD_V4},
     task,
 };
 
@@ -35,7 +33,7 @@ pub(crate) struct ListenerKey {
 }
 
 /// Who listens there.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
 pub(crate) struct Listener {
     owner: Owner,
@@ -67,22 +65,21 @@ fn pm_local_rt(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn try_local(ctx: &impl EbpfContext, sk: *const u8, new: TcpState) -> Option<()> {
-    // SAFETY: the tracepoint's socket is live.
-    if !unsafe { sock::is_tcp::<Probe>(sk) } {
+    if !sock::is_tcp::<Probe>(sk) {
         return None;
     }
-    // SAFETY: as above.
-    let mut flow = unsafe { sock::flow::<Probe>(sk) }?;
+    let mut slot = MaybeUninit::uninit();
+    let event = emit::record(&mut slot, EventKind::Connect);
+    sock::read::<Probe>(sk, event)?;
     if new == TcpState::SYN_SENT {
-        connect::attempt(ctx, sk, &flow);
+        connect::attempt(ctx, sk, event);
     } else if new == TcpState::LISTEN {
-        let owner = task::current_owner();
-        listens(sk, &flow, &owner, task::current());
-        listen::opened(ctx, sk, &flow, &owner);
+        task::read_current(&mut event.owner);
+        listens(sk, event, task::current());
+        listen::opened(ctx, sk, event);
     } else {
-        // SAFETY: as above.
-        flow.local_port = unsafe { sock::lasting_local_port::<Probe>(sk) }?;
-        unlisten(&flow);
+        event.local_port = sock::lasting_local_port::<Probe>(sk)?;
+        unlisten(event);
     }
     Some(())
 }
@@ -92,41 +89,22 @@ fn try_local(ctx: &impl EbpfContext, sk: *const u8, new: TcpState) -> Option<()>
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_remote_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
-    if outcome::ends_attempt(old, new) && outcome::report(&ctx, sk, new) {
-        return 0;
-    }
-    if old == TcpState::SYN_RECV && new == TcpState::ESTABLISHED {
-        if config!(acceptor) == 0 {
-            let _: Option<()> = try_established(&ctx, sk);
-        }
-    } else {
-        connection::changed(&ctx, sk, old, new);
-    }
+    connection::changed::<true>(&ctx, sk, old, new);
     0
-}
-
-#[inline(always)]
-fn try_established(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
-    // SAFETY: the tracepoint's socket is live.
-    if unsafe { sock::is_tcp::<Probe>(sk) } {
-        // SAFETY: as above.
-        established(ctx, sk, &unsafe { sock::flow::<Probe>(sk) }?);
-    }
-    Some(())
 }
 
 /// Notes who listens on `sk`.
 #[inline(always)]
-pub(crate) fn listens(sk: *const u8, flow: &Flow, owner: &Owner, task: *const u8) {
-    let key = key(flow, flow.local_addr);
-    let passes = filter::owner_passes(owner, task);
+pub(crate) fn listens(sk: *const u8, event: &TcpEvent, task: *const u8) {
+    let key = key(event, sock::words(&event.local_addr));
+    let passes = filter::owner_passes(&event.owner, task);
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
         // SAFETY: a map value; the fields are written by process-context hooks
         // of sockets that the port's bucket lock serialises.
         let known = unsafe { &mut *known };
         if known.sk != sk as u64 {
             known.sockets += 1;
-            if known.owner.tgid != owner.tgid {
+            if known.owner.tgid != event.owner.tgid {
                 known.flags |= AMBIGUOUS;
             }
             // Whoever of them accepts: the filters let it pass only if they let
@@ -137,20 +115,21 @@ pub(crate) fn listens(sk: *const u8, flow: &Flow, owner: &Owner, task: *const u8
         }
         return;
     }
-    let listener = Listener {
-        owner: *owner,
-        sk: sk as u64,
-        sockets: 1,
-        flags: if passes { OWNER_PASSES } else { 0 },
-    };
+    let mut slot = MaybeUninit::uninit();
+    let listener: &mut Listener = mem::zeroed(&mut slot);
+    mem::copy(&event.owner, &mut listener.owner);
+    listener.sk = sk as u64;
+    listener.sockets = 1;
+    listener.flags = if passes { OWNER_PASSES } else { 0 };
+    let listener = &*listener;
     if LISTENERS.insert(key, listener, 0).is_err() {
         emit::count_extra(Extra::ListenersFull);
     }
 }
 
 #[inline(always)]
-fn unlisten(flow: &Flow) {
-    let key = key(flow, flow.local_addr);
+fn unlisten(event: &TcpEvent) {
+    let key = key(event, sock::words(&event.local_addr));
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
         // SAFETY: as in `listens`.
         let known = unsafe { &mut *known };
@@ -162,72 +141,54 @@ fn unlisten(flow: &Flow) {
     }
 }
 
-/// Reports an inbound connection whose handshake is complete.
+/// Makes it the event of an inbound connection whose handshake is complete; what
+/// the owner filters say of whoever listens.
 #[inline(always)]
-fn established(ctx: &impl EbpfContext, sk: *const u8, flow: &Flow) {
-    let ts_ns = emit::now_ns();
-    let unknown = Owner::default();
-    let (owner, owner_source, owner_passes) = match find_listener(flow) {
-        Some(listener) => {
-            let passes = listener.flags & OWNER_PASSES != 0;
-            if listener.flags & AMBIGUOUS == 0 {
-                (&listener.owner, OwnerSource::Listener, passes)
-            } else {
-                (&unknown, OwnerSource::Unknown, passes)
-            }
-        }
-        None => (
-            &unknown,
-            OwnerSource::Unknown,
-            filter::unknown_owner_passes(),
-        ),
+pub(crate) fn established(sk: *const u8, event: &mut TcpEvent) -> Option<bool> {
+    if !sock::is_tcp::<Probe>(sk) {
+        return None;
+    }
+    event.kind = EventKind::Accept as u8;
+    event.flags = FLAG_INBOUND;
+    event.id = emit::connection_id(sk, event.ts_ns);
+    let Some(listener) = find_listener(event) else {
+        return Some(filter::unknown_owner_passes());
     };
-    let draft = Draft {
-        hook: Hook::Accept,
-        kind: EventKind::Accept,
-        flags: 0,
-        id: emit::connection_id(sk, ts_ns),
-        ts_ns,
-        detail: 0,
-        flow,
-        owner,
-        owner_source,
-        owner_passes,
-        is_inbound: true,
-        stats: None,
-    };
-    emit::emit(ctx, &draft);
-    connection::remember_inbound(ctx, sk, &draft, TcpState::ESTABLISHED);
+    if listener.flags & AMBIGUOUS == 0 {
+        mem::copy(&listener.owner, &mut event.owner);
+        event.owner_source = OwnerSource::Listener as u8;
+    }
+    Some(listener.flags & OWNER_PASSES != 0)
 }
 
 /// The listener a connection came to: its very address, else a wildcard; an
 /// IPv6 wildcard takes IPv4 too.
 #[inline(always)]
-pub(crate) fn find_listener(flow: &Flow) -> Option<&'static Listener> {
-    lookup(flow, flow.local_addr)
+pub(crate) fn find_listener(event: &TcpEvent) -> Option<&'static Listener> {
+    let addr = sock::words(&event.local_addr);
+    lookup(event, addr)
         .or_else(|| {
-            let is_v4 = sock::is_v4(&flow.local_addr);
-            if is_v4 {
-                lookup(flow, WILDCARD_V4)
+            if sock::is_v4(&addr) {
+                lookup(event, WILDCARD_V4)
             } else {
                 None
             }
         })
-        .or_else(|| lookup(flow, WILDCARD))
+        .or_else(|| lookup(event, WILDCARD))
 }
 
 #[inline(always)]
-fn lookup(flow: &Flow, addr: Addr) -> Option<&'static Listener> {
+fn lookup(event: &TcpEvent, addr: Addr) -> Option<&'static Listener> {
     // SAFETY: the entry is read at once; a listener closed meanwhile leaves
     // its last owner.
-    unsafe { LISTENERS.get(key(flow, addr)) }
+    unsafe { LISTENERS.get(key(event, addr)) }
 }
 
 #[inline(always)]
-fn key(flow: &Flow, addr: Addr) -> ListenerKey {
+fn key(event: &TcpEvent, addr: Addr) -> ListenerKey {
     ListenerKey {
         addr,
-        netns_ino: flow.netns_ino,
-        port: u32::from(flow.local_port),
+        netns_ino: event.netns_ino,
+        port: event.local_port.into(),
     }
 }

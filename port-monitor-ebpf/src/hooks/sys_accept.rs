@@ -34,10 +34,5 @@ fn try_return(ctx: &TracePointContext) -> Option<()> {
     let table: *const u8 = read(files, offset!(files_fdt))?;
     let fds: *const u8 = read(table, offset!(fdtable_fd))?;
     let sk = socket_of(read(fds, fd * size_of::<usize>())?)?;
-    // SAFETY: a socket the running thread holds a descriptor of.
-    if unsafe { sock::is_tcp::<Probe>(sk) } {
-        // SAFETY: as above.
-        unsafe { accept::report::<Probe>(ctx, sk, 0) };
-    }
-    Some(())
+    accept::report::<Probe>(ctx, sock::tcp(sk)?, 0)
 }

@@ -8,6 +8,8 @@
 //!
 //! Fast Open, io_uring and MPTCP come through the last four too.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext,
     helpers::bpf_get_current_pid_tgid,
@@ -16,14 +18,13 @@ use aya_ebpf::{
 };
 use port_monitor_common::{
     counters::{Extra, Hook},
-    event::{AF_INET, AF_INET6, EventKind},
+    event::{AF_INET, AF_INET6, EventKind, TcpEvent},
 };
 
 use crate::{
-    emit::{self, Draft},
-    filter,
+    emit, filter,
     globals::offset,
-    hooks::connection::{self, Connection},
+    hooks::{connect, connection},
     maps::CONNECTING,
     mem::Probe,
     sock::{self, Addr},
@@ -165,8 +166,7 @@ fn denied(ctx: &impl EbpfContext, call: &Call, result: i32) {
 #[inline(always)]
 fn try_denied(ctx: &impl EbpfContext, call: &Call, errno: u32) -> Option<()> {
     let sk: *const u8 = read(call.socket(), offset!(socket_sk))?;
-    // SAFETY: a socket in use by this thread has its `sock`.
-    if unsafe { sock::is_tcp_stream(sk) } {
+    if sock::is_tcp_stream(sk) {
         report(ctx, sk, call, errno)?;
     }
     Some(())
@@ -176,34 +176,22 @@ fn try_denied(ctx: &impl EbpfContext, call: &Call, errno: u32) -> Option<()> {
 /// if `tcp_connect` was reached and failed, else as one of its own.
 #[inline(always)]
 fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Option<()> {
-    // SAFETY: the caller's socket.
-    let mut flow = unsafe { sock::flow::<Probe>(sk) }?;
-    (flow.remote_addr, flow.remote_port) = destination(call, flow.family)?;
-    if sock::is_v4(&flow.remote_addr) && flow.local_addr == sock::WILDCARD {
+    let mut slot = MaybeUninit::uninit();
+    let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Failed);
+    sock::read::<Probe>(sk, event)?;
+    let (remote_addr, remote_port) = destination(call, event.family)?;
+    sock::set(&mut event.remote_addr, remote_addr);
+    event.remote_port = remote_port;
+    if sock::is_v4(&remote_addr) && sock::words(&event.local_addr) == sock::WILDCARD {
         // An unbound IPv6 socket that was to speak IPv4.
-        flow.local_addr = sock::WILDCARD_V4;
+        sock::set(&mut event.local_addr, sock::WILDCARD_V4);
     }
-    let attempt = match connection::take_attempt(sk) {
-        Some(attempt) => attempt,
-        None => Connection::attempt(sk),
-    };
-    emit::emit(
-        ctx,
-        &Draft {
-            hook: Hook::Outcome,
-            kind: EventKind::Failed,
-            flags: 0,
-            id: attempt.id,
-            ts_ns: emit::now_ns(),
-            detail: errno,
-            flow: &flow,
-            owner: &attempt.owner,
-            owner_source: attempt.owner_source(),
-            owner_passes: filter::owner_passes(&attempt.owner, task::current()),
-            is_inbound: false,
-            stats: None,
-        },
-    );
+    if connection::take_attempt(sk, event).is_none() {
+        connect::identify(sk, event);
+    }
+    event.detail = errno;
+    let owner_passes = filter::owner_passes(&event.owner, task::current());
+    emit::emit(ctx, Hook::Outcome, owner_passes, event);
     Some(())
 }
 
@@ -235,6 +223,5 @@ fn destination(call: &Call, family: u8) -> Option<(Addr, u16)> {
 #[inline(always)]
 fn is_left_to_v4(call: &Call) -> bool {
     let is_mapped = matches!(destination(call, AF_INET6), Some((addr, _)) if sock::is_v4(&addr));
-    // SAFETY: the hook's socket is live.
-    is_mapped && !unsafe { sock::is_v6_only(call.socket()) }
+    is_mapped && !sock::is_v6_only(call.socket())
 }

@@ -101,6 +101,11 @@ struct Member {
 }
 
 impl Btf {
+    /// What [`Btf::parse`] took.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Takes the bytes of `/sys/kernel/btf/vmlinux`.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
         let magic = bytes.first_chunk().ok_or(BtfError::Truncated(0))?;
@@ -379,6 +384,7 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
         tcp_bytes_sent: at("tcp_sock.bytes_sent")?,
         tcp_bytes_retrans: at("tcp_sock.bytes_retrans")?,
         tcp_total_retrans: at("tcp_sock.total_retrans")?,
+        mptcp_first: optional(at("mptcp_sock.first"))?,
         inet_sport: at("inet_sock.inet_sport")?,
         net_inum: at("net.ns.inum")?,
         task_group_leader: at("task_struct.group_leader")?,
@@ -404,6 +410,14 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
         socket_sk: at("socket.sk")?,
         socket_state: at("socket.state")?,
     })
+}
+
+/// Zero for a struct this kernel does not have.
+fn optional(offset: Result<u32, BtfError>) -> Result<u32, BtfError> {
+    match offset {
+        Err(BtfError::NoStruct(_)) => Ok(0),
+        other => other,
+    }
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@
 use std::any::Any;
 
 use aya::{
-    Btf as KernelBtf, Ebpf,
+    Ebpf,
     programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
 };
 use port_monitor_common::event::EventKind;
 use thiserror::Error;
 
-use super::snapshot;
+use super::{lazy_btf::LazyBtf, snapshot};
 
 /// A backend: a set of hooks that yields the same records as the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -383,7 +383,7 @@ fn accept_program(needs: &Needs) -> Result<&'static str, RungError> {
 /// what the rung cannot see on this kernel.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
-    btf: &KernelBtf,
+    btf: &LazyBtf<'_>,
     rung: Rung,
     needs: &Needs,
 ) -> Result<(Links, Vec<String>), RungError> {
@@ -423,7 +423,7 @@ pub(super) fn attach(
 /// Attaches a hook or what stands in for it.
 fn attach_hook(
     ebpf: &mut Ebpf,
-    btf: &KernelBtf,
+    btf: &LazyBtf<'_>,
     hook: &Hook,
     links: &mut Links,
     blind: &mut Vec<String>,
@@ -457,20 +457,24 @@ fn attach_hook(
 #[derive(Default)]
 pub(super) struct Links(Vec<Box<dyn Any>>);
 
-fn attach_one(ebpf: &mut Ebpf, btf: &KernelBtf, hook: &Hook) -> Result<Box<dyn Any>, ProgramError> {
+fn attach_one(
+    ebpf: &mut Ebpf,
+    btf: &LazyBtf<'_>,
+    hook: &Hook,
+) -> Result<Box<dyn Any>, ProgramError> {
     let program = ebpf
         .program_mut(hook.program)
         .ok_or(ProgramError::UnexpectedProgramType)?;
     Ok(match hook.place {
         Place::FEntry(function) => {
             let program: &mut FEntry = program.try_into()?;
-            program.load(function, btf)?;
+            program.load(function, btf.get()?)?;
             let link = program.attach()?;
             Box::new(program.take_link(link)?)
         }
         Place::FExit(function) => {
             let program: &mut FExit = program.try_into()?;
-            program.load(function, btf)?;
+            program.load(function, btf.get()?)?;
             let link = program.attach()?;
             Box::new(program.take_link(link)?)
         }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfError, Endianness,
+    Ebpf, EbpfError,
     maps::{HashMap, MapData, MapError, RingBuf},
 };
 use aya_log::EbpfLogger;
@@ -22,6 +22,7 @@ mod canary;
 pub mod counters;
 pub mod filters;
 mod ladder;
+mod lazy_btf;
 mod misses;
 mod object;
 mod pod;
@@ -36,6 +37,7 @@ pub use ladder::{Rung, RungError};
 use counters::Counters;
 use filters::Filters;
 use ladder::{Links, Needs};
+use lazy_btf::LazyBtf;
 
 /// Where the kernel describes its own types.
 pub const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -111,14 +113,6 @@ pub enum KernelError {
         path: PathBuf,
         /// What is wrong.
         error: btf::BtfError,
-    },
-    /// aya cannot read it.
-    #[error("{path}: {reason}; {}", btf_advice(path))]
-    BtfUnusable {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
     },
     /// The object's maps could not be created.
     #[error("load the eBPF object: {0}")]
@@ -203,18 +197,19 @@ impl Kernel {
         };
         let offsets = btf::offsets(&layout).map_err(unreadable)?;
         let needs = needs(&layout, settings);
-        let kernel_btf = parse_btf(&path)?;
+        let lazy_btf = LazyBtf::new(layout.bytes());
         let log_level = settings.log_level.map_or(0, |level| level as u8);
         let mut ebpf = object::load(
             &offsets,
             &config(settings),
             settings.ring_bytes,
             settings.max_connections,
+            settings.filters.tree,
             counters::slots()?,
             log_level,
         )?;
         settings.filters.write(&mut ebpf)?;
-        let (rung, links, blind_spots) = climb(&mut ebpf, &kernel_btf, settings.backend, &needs)?;
+        let (rung, links, blind_spots) = climb(&mut ebpf, &lazy_btf, settings.backend, &needs)?;
         let logger = settings
             .log_level
             .map(|_| start_logger(&mut ebpf))
@@ -224,7 +219,7 @@ impl Kernel {
         let mut early = Vec::new();
         let wants_older = settings.kinds.iter().any(|kind| OLDER.contains(kind));
         if rung != Rung::Tracepoint && wants_older {
-            snapshot::listeners(&mut ebpf, &kernel_btf)?;
+            snapshot::listeners(&mut ebpf, &lazy_btf)?;
         }
         let attached = attached(rung, &needs, &blind_spots);
         // Before connections that are open fill the table.
@@ -233,7 +228,7 @@ impl Kernel {
         })?;
         if wants_older {
             let drain = || ring::drain_into(&mut records, &mut early);
-            snapshot::connections(&mut ebpf, &kernel_btf, drain)?;
+            snapshot::connections(&mut ebpf, &lazy_btf, drain)?;
         }
         let kernel = Self {
             ebpf,
@@ -390,14 +385,6 @@ fn read_btf(path: &Path) -> Result<btf::Btf, KernelError> {
     })
 }
 
-/// The same as aya needs it.
-fn parse_btf(path: &Path) -> Result<aya::Btf, KernelError> {
-    aya::Btf::parse_file(path, Endianness::default()).map_err(|error| KernelError::BtfUnusable {
-        path: path.to_owned(),
-        reason: ladder::chain(&error),
-    })
-}
-
 /// The bytes of a file that has an end: not a pipe, a device, a sparse giant.
 fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let metadata = fs::metadata(path)?;
@@ -441,7 +428,7 @@ fn config(settings: &Settings) -> Config {
 /// Attaches the rung asked for, or the best one that attaches.
 fn climb(
     ebpf: &mut Ebpf,
-    btf: &aya::Btf,
+    btf: &LazyBtf<'_>,
     backend: Option<Rung>,
     needs: &Needs,
 ) -> Result<(Rung, Links, Vec<String>), KernelError> {

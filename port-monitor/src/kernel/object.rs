@@ -20,13 +20,19 @@ pub(super) fn load(
     config: &Config,
     ring_bytes: u32,
     max_connections: u32,
+    follows_tree: bool,
     counter_slots: u32,
     log_level: u8,
 ) -> Result<Ebpf, EbpfError> {
     let offsets = Wire(*offsets);
     let config = Wire(*config);
     let abi = u32::from(port_monitor_common::ABI_VERSION);
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    if !follows_tree {
+        // The kernel allocates every entry at once.
+        loader.map_max_entries("pm_tree", 1);
+    }
+    loader
         .btf(None)
         .override_global("OFFSETS", &offsets, true)
         .override_global("CONFIG", &config, true)

@@ -7,18 +7,18 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf,
+    Ebpf,
     programs::{Iter, ProgramError},
 };
 
-use super::{KernelError, ladder};
+use super::{KernelError, ladder, lazy_btf::LazyBtf};
 
 /// How much is read at a time. The program writes a byte for each connection it
 /// reports: far fewer than the smallest ring has room for.
 const CHUNK: usize = 16;
 
 /// Notes who listens.
-pub(super) fn listeners(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
+pub(super) fn listeners(ebpf: &mut Ebpf, btf: &LazyBtf<'_>) -> Result<(), KernelError> {
     run(ebpf, btf, "pm_listeners_it", || {})
 }
 
@@ -26,7 +26,7 @@ pub(super) fn listeners(ebpf: &mut Ebpf, btf: &Btf) -> Result<(), KernelError> {
 /// empty the ring.
 pub(super) fn connections(
     ebpf: &mut Ebpf,
-    btf: &Btf,
+    btf: &LazyBtf<'_>,
     drain: impl FnMut(),
 ) -> Result<(), KernelError> {
     run(ebpf, btf, "pm_sockets_it", drain)
@@ -34,7 +34,7 @@ pub(super) fn connections(
 
 fn run(
     ebpf: &mut Ebpf,
-    btf: &Btf,
+    btf: &LazyBtf<'_>,
     name: &str,
     mut after_chunk: impl FnMut(),
 ) -> Result<(), KernelError> {
@@ -43,6 +43,7 @@ fn run(
         .program_mut(name)
         .ok_or_else(|| KernelError::Snapshot(format!("no program {name}")))?;
     let program: &mut Iter = program.try_into().map_err(failed)?;
+    let btf = btf.get().map_err(|error| failed(error.into()))?;
     program.load("task_file", btf).map_err(failed)?;
     let link = program
         .attach()

@@ -4,7 +4,7 @@
 use std::{
     mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -41,6 +41,27 @@ pub(crate) fn open_with(ip: IpAddr, flags: SocketFlags) -> Result<OwnedFd> {
     let flags = flags | SocketFlags::CLOEXEC;
     let protocol = Some(ipproto::TCP);
     rustix::net::socket_with(family, SocketType::STREAM, flags, protocol).context("socket")
+}
+
+/// An MPTCP socket of the address's family; a TCP one, as programs take it, where
+/// the kernel has no MPTCP.
+pub(crate) fn open_mptcp(ip: IpAddr) -> Result<OwnedFd> {
+    const MPTCP: libc::c_int = 262;
+    let family = match ip {
+        IpAddr::V4(_) => libc::AF_INET,
+        IpAddr::V6(_) => libc::AF_INET6,
+    };
+    // SAFETY: the call takes no pointer.
+    let fd = unsafe { libc::socket(family, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, MPTCP) };
+    if fd < 0 {
+        let error = std::io::Error::last_os_error();
+        return match error.raw_os_error() {
+            Some(libc::EPROTONOSUPPORT) => open(ip),
+            _ => Err(error).context("socket(IPPROTO_MPTCP)"),
+        };
+    }
+    // SAFETY: the descriptor is new, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Binds a socket.

@@ -14,6 +14,7 @@ pub(crate) mod fastopen;
 pub(crate) mod identity;
 pub(crate) mod listening;
 pub(crate) mod mixture;
+pub(crate) mod mptcp;
 pub(crate) mod opening;
 pub(crate) mod owners;
 pub(crate) mod passing;
@@ -31,7 +32,7 @@ pub(crate) enum Place {
     Anywhere,
     /// Changes settings of the whole machine, or needs it to itself.
     GuestOnly,
-    /// In the guest that has monitors of other people, and only where it is named.
+    /// In the guest that has monitors of other people.
     OracleGuest,
     /// Not on the guests' kernels.
     NativeOnly,
@@ -115,6 +116,8 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("fastopen-sendto", fastopen::sendto),
     scenario("fastopen-connect", fastopen::deferred),
     scenario("fastopen-data-in-syn", fastopen::data_in_syn).guest_only(),
+    scenario("mptcp-ipv4", mptcp::ipv4),
+    scenario("mptcp-ipv6", mptcp::ipv6),
     scenario("close-by-client", closing::by_client),
     scenario("close-by-server", closing::by_server),
     scenario("close-ipv6", closing::ipv6),
