@@ -180,13 +180,23 @@ fn read_lines(child: &mut Child) -> Result<Receiver<String>> {
     Ok(receiver)
 }
 
+/// Without what only makes emulation slow: mitigations of processor faults that an
+/// emulated processor does not have, zeroing of memory before its use, and grace
+/// periods that wait for a timer.
+const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off init_on_alloc=0 \
+                                   rcupdate.rcu_expedited=1";
+
+/// With `erms`, kernels fill memory by string instructions, which are emulated byte
+/// by byte.
+const CPU: &str = "max,erms=off,fsrm=off";
+
 fn qemu(kernel: &Kernel, image: &Path, console: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args(["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", "max"])
+        .args(["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", CPU])
         .args(["-m", "1024", "-display", "none", "-monitor", "none"])
         .args(["-nic", "none", "-no-reboot"])
-        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        .args(["-append", KERNEL_COMMAND_LINE])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .args(["-serial", "stdio"])

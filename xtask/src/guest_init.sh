@@ -16,6 +16,9 @@ mount -t securityfs securityfs /sys/kernel/security
 mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 chmod 1777 /tmp
+# The same bytes, in memory: from sysfs they come a page at a time, slowly.
+cp /sys/kernel/btf/vmlinux /run/btf
+mount --bind /run/btf /sys/kernel/btf/vmlinux
 ln -s /proc/self/fd /dev/fd
 mkdir /dev/pts
 mount -t devpts devpts /dev/pts

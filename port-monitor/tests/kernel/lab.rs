@@ -13,6 +13,7 @@ use crate::{
     cgroup::Cgroups,
     fact::{self, Fact},
     monitor::{Monitor, Run, Watch},
+    rung::Rung,
     workload::{Workload, facts_path},
 };
 
@@ -42,6 +43,16 @@ impl Lab {
             dir: tempfile::tempdir().context("create a temporary directory")?,
             paths: AtomicU32::new(0),
         })
+    }
+
+    /// The rung for what does not depend on one: of those this kernel is sure to
+    /// offer, the best.
+    pub(crate) const fn sure_rung(&self) -> Rung {
+        if self.native {
+            Rung::Tracepoint
+        } else {
+            Rung::Fentry
+        }
     }
 
     /// A path nothing else uses.

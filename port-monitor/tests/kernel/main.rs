@@ -164,9 +164,7 @@ fn chosen<'a, T>(
             && match place {
                 Place::Anywhere => true,
                 Place::GuestOnly => !cli.native,
-                Place::OracleGuest => {
-                    !cli.native && !cli.filters.is_empty() && oracle::is_expected()
-                }
+                Place::OracleGuest => !cli.native && oracle::is_expected(),
                 Place::NativeOnly => cli.native,
             }
     })

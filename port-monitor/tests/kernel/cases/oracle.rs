@@ -10,7 +10,12 @@ use crate::{
     fact::{Attempt, Fact},
     lab::Lab,
     monitor::Watch,
-    oracle::{account::Account, end, judge, line::Line, tool::Tool},
+    oracle::{
+        account::Account,
+        end, judge,
+        line::{Line, Told},
+        tool::Tool,
+    },
     report::{self, Verdict},
     rung::Rung,
 };
@@ -85,8 +90,8 @@ fn start(lab: &Lab) -> Result<[Reader; 3]> {
 
 impl Reader {
     /// Reads until it has shown all connections of `last`, ends it, and returns
-    /// its lines.
-    fn finish(mut self, last: &[Fact]) -> Result<Vec<Line>> {
+    /// what it told.
+    fn finish(mut self, last: &[Fact]) -> Result<Told> {
         let last: Vec<_> = last.iter().filter_map(addresses).collect();
         let read = self.read;
         let is_last = |text: &&String| {
@@ -98,7 +103,12 @@ impl Reader {
         let wanted = last.len() * self.lines_each;
         self.tool
             .read_until(|lines| lines.iter().filter(is_last).count() >= wanted)?;
-        self.tool.stop()?.iter().map(|text| read(text)).collect()
+        let skipped = self.tool.skipped()?;
+        let lines: Result<_> = self.tool.stop()?.iter().map(|text| read(text)).collect();
+        Ok(Told {
+            lines: lines?,
+            skipped,
+        })
     }
 }
 

@@ -18,8 +18,7 @@ use crate::{
 /// Every record names the thread that connected or accepted, though packets are
 /// handled under another process.
 pub(super) fn are_right(lab: &Lab) -> Result<Verdict> {
-    // The best one, which the guests' kernels all have.
-    let rung = Rung::Fentry;
+    let rung = lab.sure_rung();
     let mut monitor = Watch::json(lab, rung)
         .args(["--ring-size", RING_BYTES])
         .start_into_file(lab)?;

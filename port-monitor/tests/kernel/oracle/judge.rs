@@ -4,41 +4,75 @@
 use crate::oracle::{
     account::{Account, Reason},
     end::{Began, Close, End},
-    line::{Line, Says},
+    line::{Line, Says, Told},
 };
 
 /// The names tcptracer and tcpconnlat print have this many bytes at most.
 const SHORT: usize = 12;
 
-/// What may lie between two hooks on one event, in an emulated guest.
-const SLACK_MS: f64 = 20.0;
+/// What may lie between two hooks on one event, in an emulated guest on a busy
+/// host.
+const SLACK_MS: f64 = 250.0;
 
 /// What may lie between two steps of a connection there.
 const STEP_MS: f64 = 2_000.0;
 
-/// Lines of which each can belong to one of our ends.
-struct Pool(Vec<Line>);
+/// A tool's lines, of which each can belong to one of our ends.
+struct Pool {
+    lines: Vec<Line>,
+    /// How often the kernel skipped one of its programs.
+    skipped: u64,
+    /// What it does then.
+    reason: Reason,
+}
 
 impl Pool {
+    fn new(told: Told, reason: Reason) -> Self {
+        Self {
+            lines: told.lines,
+            skipped: told.skipped,
+            reason,
+        }
+    }
+
     /// The first line about this end that says something like this.
     fn take(&mut self, end: &End, is_meant: impl Fn(&Says) -> bool) -> Option<Line> {
-        let index = self.0.iter().position(|line| {
+        let index = self.lines.iter().position(|line| {
             (line.local, line.remote) == (end.local, end.remote) && is_meant(&line.says)
         })?;
-        Some(self.0.remove(index))
+        Some(self.lines.remove(index))
     }
 
     /// What is left belongs to nothing of ours.
-    fn drain(self, account: &mut Account) {
-        for line in self.0 {
-            account.unexplained(format!("theirs alone: {}", line.text));
+    fn drain(mut self, account: &mut Account) {
+        for line in std::mem::take(&mut self.lines) {
+            self.odd(account, || format!("theirs alone: {}", line.text));
+        }
+    }
+
+    /// One of the two says something the other does not.
+    fn alone(&mut self, line: Option<&Line>, end: &End, account: &mut Account) {
+        match line {
+            Some(line) => unlike(line, end, account),
+            None => self.odd(account, || format!("ours alone: {end:?}")),
+        }
+    }
+
+    /// A line too few, or one too many, of what was skipped before: no more of them
+    /// than there were skips.
+    fn odd(&mut self, account: &mut Account, what: impl FnOnce() -> String) {
+        if self.skipped > 0 {
+            self.skipped -= 1;
+            account.explain(self.reason);
+        } else {
+            account.unexplained(what());
         }
     }
 }
 
 /// Connects that succeed, accepts, and calls of close.
-pub(crate) fn tcptracer(ends: &[End], lines: Vec<Line>, account: &mut Account) {
-    let mut pool = Pool(lines);
+pub(crate) fn tcptracer(ends: &[End], told: Told, account: &mut Account) {
+    let mut pool = Pool::new(told, Reason::TracerSkipped);
     for end in ends {
         let begins = match end.began {
             Began::Accepted => Says::Accepted,
@@ -58,7 +92,7 @@ pub(crate) fn tcptracer(ends: &[End], lines: Vec<Line>, account: &mut Account) {
                     unlike(&line, end, account);
                 }
             }
-            (line, _) => alone(line.as_ref(), end, account),
+            (line, _) => pool.alone(line.as_ref(), end, account),
         }
         match (pool.take(end, |says| *says == Says::Closed), &end.close) {
             (None, None) => {}
@@ -70,7 +104,7 @@ pub(crate) fn tcptracer(ends: &[End], lines: Vec<Line>, account: &mut Account) {
                     unlike(&line, end, account);
                 }
             }
-            (line, _) => alone(line.as_ref(), end, account),
+            (line, _) => pool.alone(line.as_ref(), end, account),
         }
     }
     pool.drain(account);
@@ -82,8 +116,8 @@ fn is_reset(end: &End) -> bool {
 }
 
 /// Ends, with bytes and duration.
-pub(crate) fn tcplife(ends: &[End], lines: Vec<Line>, account: &mut Account) {
-    let mut pool = Pool(lines);
+pub(crate) fn tcplife(ends: &[End], told: Told, account: &mut Account) {
+    let mut pool = Pool::new(told, Reason::LifeSkipped);
     for end in ends {
         match (pool.take(end, |_| true), &end.close) {
             (Some(line), Some(close)) => lived(&line, end, close, account),
@@ -91,10 +125,10 @@ pub(crate) fn tcplife(ends: &[End], lines: Vec<Line>, account: &mut Account) {
                 account.explain(Reason::LifeFailed);
             }
             (None, None) if is_unsent(end) => account.explain(Reason::LifeUnsent),
-            (line, _) => alone(line.as_ref(), end, account),
+            (line, _) => pool.alone(line.as_ref(), end, account),
         }
     }
-    pool.0.retain(|line| {
+    pool.lines.retain(|line| {
         let is_nobodys = is_never_accepted(line, ends);
         if is_nobodys {
             account.explain(Reason::LifeNobody);
@@ -167,8 +201,8 @@ fn is_unsent(end: &End) -> bool {
 }
 
 /// Answers to a SYN, and how long they took.
-pub(crate) fn tcpconnlat(ends: &[End], lines: Vec<Line>, account: &mut Account) {
-    let mut pool = Pool(lines);
+pub(crate) fn tcpconnlat(ends: &[End], told: Told, account: &mut Account) {
+    let mut pool = Pool::new(told, Reason::LatencySkipped);
     for end in ends.iter().filter(|end| end.began != Began::Accepted) {
         match (pool.take(end, |_| true), &end.began) {
             (Some(line), Began::Connected(took_us)) => {
@@ -191,7 +225,7 @@ pub(crate) fn tcpconnlat(ends: &[End], lines: Vec<Line>, account: &mut Account) 
             (None, Began::Failed(errno)) if errno != "ECONNREFUSED" => {
                 account.explain(Reason::LatencyFailed);
             }
-            (line, _) => alone(line.as_ref(), end, account),
+            (line, _) => pool.alone(line.as_ref(), end, account),
         }
     }
     pool.drain(account);
@@ -240,12 +274,4 @@ fn span(
 
 fn unlike(line: &Line, end: &End, account: &mut Account) {
     account.unexplained(format!("{} is not {end:?}", line.text));
-}
-
-/// One of the two says something the other does not.
-fn alone(line: Option<&Line>, end: &End, account: &mut Account) {
-    match line {
-        Some(line) => unlike(line, end, account),
-        None => account.unexplained(format!("ours alone: {end:?}")),
-    }
 }

@@ -31,6 +31,14 @@ pub(crate) struct Line {
     pub(crate) says: Says,
 }
 
+/// All that a tool told.
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) lines: Vec<Line>,
+    /// How often the kernel skipped one of its programs.
+    pub(crate) skipped: u64,
+}
+
 impl Line {
     /// `T PID COMM IP SADDR DADDR SPORT DPORT`
     pub(crate) fn of_tcptracer(text: &str) -> Result<Self> {

@@ -18,6 +18,7 @@ use rustix::{
 };
 
 use crate::{
+    bpf,
     lab::Lab,
     monitor::{PATIENCE, forward},
 };
@@ -79,6 +80,12 @@ impl Tool {
             self.seen.push(line);
         }
         Ok(())
+    }
+
+    /// How often the kernel has skipped one of its programs.
+    pub(crate) fn skipped(&self) -> Result<u64> {
+        let programs = bpf::programs(&bpf::held_by(self.child.id())?)?;
+        Ok(programs.iter().map(|program| program.missed).sum())
     }
 
     /// Ends it; every line after the header, of which it must have lost none.
