@@ -95,6 +95,13 @@ pub struct Network {
 }
 
 impl Network {
+    /// Every IPv4 address.
+    pub const ALL_V4: Self = Self {
+        bits: 0xffff << 32,
+        mask: u128::MAX << 32,
+        v4: true,
+    };
+
     /// The network of `addr` (canonical) with `prefix_len` leading bits of the
     /// 128; an IPv4 prefix counts from bit 96. `None` above 128.
     pub fn new(addr: [u8; 16], prefix_len: u8) -> Option<Self> {
@@ -125,6 +132,11 @@ impl Network {
     /// The highest address of the network.
     pub const fn last(&self) -> [u8; 16] {
         (self.bits | !self.mask).to_be_bytes()
+    }
+
+    /// The leading bits its addresses share, of 128.
+    pub const fn prefix_len(&self) -> u32 {
+        self.mask.leading_ones()
     }
 
     /// It holds IPv4 addresses.
@@ -328,17 +340,27 @@ pub struct Rules<'a> {
 }
 
 impl Rules<'_> {
-    /// Decides one connection.
+    /// Decides one connection, rule by rule: what first match means. What decides
+    /// many connections is the same made of [masks](crate::mask).
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
-        for (index, rule) in (0_u32..).zip(self.rules) {
-            if self.mismatch(rule, facts).is_none() {
-                return Decision {
-                    action: rule.action,
-                    by: Decider::Rule(index),
-                };
-            }
-        }
-        self.default_decision(facts)
+        let mut rules = self.rules.iter();
+        let first = rules.position(|rule| self.mismatch(rule, facts).is_none());
+        self.decision(first, facts)
+    }
+
+    /// The decision where this rule is the first that matches.
+    pub fn decision(&self, first: Option<usize>, facts: &Facts<'_>) -> Decision {
+        let rule = first.and_then(|index| {
+            let rule = self.rules.get(index)?;
+            Some((u32::try_from(index).ok()?, rule))
+        });
+        rule.map_or_else(
+            || self.default_decision(facts),
+            |(index, rule)| Decision {
+                action: rule.action,
+                by: Decider::Rule(index),
+            },
+        )
     }
 
     /// What is decided when no rule matches.

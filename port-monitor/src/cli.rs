@@ -42,6 +42,6 @@ pub enum Command {
     Completions(commands::completions::Args),
     /// Print the manual page
     Man,
-    /// Check a policy, or explain what it decides
+    /// Check a policy, explain what it decides, or try it
     Policy(commands::policy::Args),
 }

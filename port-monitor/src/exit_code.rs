@@ -8,7 +8,8 @@ use std::fmt;
 pub enum ExitCode {
     /// Everything asked for was done.
     Ok = 0,
-    /// A connection or listening socket broke the policy, and `--fail-on-violation` was given.
+    /// A connection or listening socket broke the policy, and `--fail-on-violation` was
+    /// given; or a case of `policy test` did not come out as expected.
     Violation = 1,
     /// The command line, or a name or file on it, is wrong.
     Usage = 2,
@@ -36,7 +37,7 @@ impl ExitCode {
         ),
         (
             Self::Violation,
-            "a connection or door broke the policy (with --fail-on-violation)",
+            "the policy was broken (with --fail-on-violation), or failed `policy test`",
         ),
         (Self::Usage, "wrong command line: flag, value, name or file"),
         (

@@ -227,3 +227,204 @@ fn invalid_policy_explains_nothing() {
         (Some(5), String::new())
     );
 }
+
+/// A case as a file has it, of the example policy unless it says otherwise.
+fn case(name: &str, rest: &str) -> String {
+    format!("[[case]]\nname = \"{name}\"\n{rest}\n")
+}
+
+#[test]
+fn cases_of_the_example_come_out_as_expected() {
+    let dir = example();
+    let cases = include_str!("../../examples/policy.test.toml");
+    fs::write(dir.path().join("policy.test.toml"), cases).unwrap();
+    let output = run(dir.path(), &["test"]);
+    assert_eq!(stderr(&output), "");
+    assert_eq!(stdout(&output), "policy.test.toml: 4 of 4 as expected\n");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn case_that_comes_out_otherwise_is_named_and_the_exit_status_is_1() {
+    let dir = example();
+    let cases = [
+        case(
+            "web",
+            "direction = \"out\"\npeer = \"192.0.2.1\"\nport = 443\nexpect = \"deny\"",
+        ),
+        case(
+            "right, by another rule",
+            "direction = \"in\"\npeer = \"192.0.2.1\"\nport = 23\nexpect = \"deny\"\n\
+             rule = \"default\"",
+        ),
+        case(
+            "right",
+            "direction = \"listen\"\nport = 8080\nexpect = \"allow\"\nrule = \"default\"",
+        ),
+    ];
+    fs::write(dir.path().join("mine.toml"), cases.concat()).unwrap();
+    let output = run(dir.path(), &["test", "--cases", "mine.toml"]);
+    assert_eq!(stderr(&output), "");
+    assert_snapshot!(stdout(&output));
+    assert_eq!(output.status.code(), Some(1));
+
+    let output = run(dir.path(), &["test", "--cases", "mine.toml", "--json"]);
+    assert_snapshot!(stdout(&output));
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn wrong_cases_are_refused_in_one_line_with_their_place() {
+    let out = "direction = \"out\"\nexpect = \"allow\"\npeer = \"192.0.2.1\"\n";
+    for (cases, said) in [
+        (String::new(), "no [[case]] in it"),
+        (
+            case("a", "direction = \"up\""),
+            "policy.test.toml:3: unknown variant `up`",
+        ),
+        (
+            case("a", &format!("{out}prot = 1")),
+            "policy.test.toml:6: unknown field `prot`",
+        ),
+        (
+            case("a", &format!("{out}port = \"htpps\"")),
+            "1: unknown service `htpps`: did you mean `https`?",
+        ),
+        (case("a", &format!("{out}port = 0")), "port 0 is no port"),
+        (
+            case("a", "direction = \"in\"\nport = 1\nexpect = \"deny\""),
+            "`peer` is missing",
+        ),
+        (
+            case("a", &format!("{out}port = 1\nuser = \"rooot\"")),
+            "did you mean `root`?",
+        ),
+    ] {
+        let dir = example();
+        fs::write(dir.path().join("policy.test.toml"), cases).unwrap();
+        let output = run(dir.path(), &["test"]);
+        assert_eq!(
+            (output.status.code(), stdout(&output)),
+            (Some(2), String::new())
+        );
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+        assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+    }
+    let output = run(example().path(), &["test"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("policy.test.toml"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// A line of a recording.
+fn recorded(
+    id: u32,
+    action: &str,
+    direction: &str,
+    (from, to): (&str, &str),
+    rest: &str,
+) -> String {
+    let end = |at: &str| {
+        let (ip, port) = at.rsplit_once(':').unwrap();
+        format!("{{\"ip\":\"{ip}\",\"port\":{port}}}")
+    };
+    format!(
+        "{{\"@timestamp\":\"2026-11-26T10:00:00Z\",\"event\":{{\"action\":\"{action}\",\
+         \"dataset\":\"port_monitor.connection\"}},\"network\":{{\"direction\":\"{direction}\"}},\
+         \"source\":{},\"destination\":{},\"user\":{{\"id\":\"33\"}},\
+         \"port_monitor\":{{\"id\":\"{id}\"{rest}}}}}\n",
+        end(from),
+        end(to)
+    )
+}
+
+const SUMMARY: &str = "{\"@timestamp\":\"2026-11-26T10:00:01Z\",\"event\":{\"action\":\"summary\",\
+     \"dataset\":\"port_monitor.stream\"},\"port_monitor\":{\"lost\":7}}\n";
+
+#[test]
+fn recording_is_judged_connection_by_connection() {
+    let dir = example();
+    let telnet = ("10.0.0.5:40000", "192.0.2.1:23");
+    let recording = [
+        recorded(1, "connect", "egress", telnet, ""),
+        recorded(1, "close", "egress", telnet, ""),
+        recorded(
+            2,
+            "connect",
+            "egress",
+            ("10.0.0.5:40001", "192.0.2.1:443"),
+            "",
+        ),
+        recorded(
+            3,
+            "accept",
+            "ingress",
+            ("192.0.2.1:40000", "10.0.0.5:22"),
+            "",
+        ),
+        recorded(
+            4,
+            "accept",
+            "ingress",
+            ("10.9.9.9:40000", "10.0.0.5:22"),
+            "",
+        ),
+        recorded(5, "failed", "egress", telnet, ""),
+        // A listener has no peer: not even the default for inbound judges it.
+        recorded(
+            6,
+            "preexisting",
+            "ingress",
+            ("10.0.0.5:1", "10.0.0.5:22"),
+            ",\"state\":\"LISTEN\"",
+        ),
+        SUMMARY.to_owned(),
+    ];
+    fs::write(dir.path().join("seen.json"), recording.concat()).unwrap();
+    let output = run(dir.path(), &["test", "--replay", "seen.json"]);
+    assert_eq!(stderr(&output), "");
+    assert_eq!(
+        stdout(&output),
+        "would have denied 3 of 6 connections and listeners\n       \
+         2  no-telnet-out (policy.toml:25, alert high): deny\n       \
+         1  the inbound default: deny\n\
+         the recording lacks 7 events that were lost\n"
+    );
+    assert_eq!(output.status.code(), Some(0));
+
+    let output = run(dir.path(), &["test", "--replay", "seen.json", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(report["denied"], 3);
+    assert_eq!(report["by"][0]["decided_by"]["rule"], "no-telnet-out");
+}
+
+#[test]
+fn what_is_no_recording_is_refused_with_its_place() {
+    let dir = example();
+    fs::write(dir.path().join("seen.json"), format!("{SUMMARY}no JSON\n")).unwrap();
+    for (args, said) in [
+        (
+            ["test", "--replay", "seen.json"],
+            "seen.json:2: not a line of `-o json`",
+        ),
+        (
+            ["test", "--replay", "none.json"],
+            "read none.json: No such file",
+        ),
+    ] {
+        let output = run(dir.path(), &args);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+    }
+    fs::write(dir.path().join("seen.json"), SUMMARY).unwrap();
+    let output = run(dir.path(), &["test", "--replay", "seen.json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        stderr(&output).contains("no connection in it"),
+        "{}",
+        stderr(&output)
+    );
+}

@@ -51,7 +51,7 @@ impl Policy {
         let scopes = self.scopes.of(facts.owner());
         let facts = facts.compiled(&scopes);
         let rules = self.tables.view();
-        let decision = rules.decide(&facts);
+        let decision = rules.decision(self.index.first(&facts), &facts);
         let decided_at = match decision.by {
             Decider::Rule(index) => index as usize,
             Decider::Default | Decider::Loopback => rules.rules.len(),

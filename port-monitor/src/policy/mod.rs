@@ -4,7 +4,8 @@
 //! [`Policy::load`] goes from text to the compiled rules of
 //! `port_monitor_common::policy`: `file` (bytes) → `parse` (TOML) → `compile`
 //! and `condition` (names to numbers) → `shadow` (rules that never decide).
-//! The decision itself is in the common crate. Pure but for `file` and
+//! `index` brings the rules into the form that decides. The decision itself is in
+//! the common crate. Pure but for `file` and
 //! [`environment::Host`].
 
 use std::{
@@ -30,6 +31,7 @@ pub mod diagnostic;
 pub mod environment;
 pub mod explain;
 mod file;
+mod index;
 mod overlap;
 mod parse;
 pub mod problem;
@@ -45,6 +47,7 @@ pub use explain::{Explanation, Reason, RuleRef};
 pub use file::FileError;
 
 use compile::Compiler;
+use index::Index;
 use table::{Owner, Scopes, Tables};
 
 /// A compiled policy.
@@ -52,6 +55,7 @@ use table::{Owner, Scopes, Tables};
 pub struct Policy {
     mode: Mode,
     tables: Tables,
+    index: Index,
     /// By index of `tables.rules`.
     rules: Vec<RuleInfo>,
     scopes: Scopes,
@@ -167,6 +171,7 @@ impl Policy {
         }
         let policy = Self {
             mode: Mode::Observe,
+            index: Index::of(&compiler.tables.view()),
             tables: compiler.tables,
             rules: compiler.rules,
             scopes: compiler.scopes,
@@ -177,7 +182,11 @@ impl Policy {
     /// The policy's word on one connection.
     pub fn judge(&self, facts: &Facts<'_>) -> Judgement {
         let scopes = self.scopes.of(facts.owner());
-        let decision = self.tables.view().decide(&facts.compiled(&scopes));
+        let facts = facts.compiled(&scopes);
+        let decision = self
+            .tables
+            .view()
+            .decision(self.index.first(&facts), &facts);
         let rule = match decision.by {
             Decider::Rule(index) => self.rules.get(index as usize),
             Decider::Default | Decider::Loopback => None,

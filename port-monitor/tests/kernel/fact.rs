@@ -118,6 +118,10 @@ pub(crate) struct Attempt {
 
 /// A thread made a socket listen, or tried to.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not depend on each other"
+)]
 pub(crate) struct Listen {
     pub(crate) owner: Owner,
     pub(crate) at: SocketAddr,
@@ -151,6 +155,10 @@ pub(crate) struct Accept {
 
 /// The end of a connection, at one of its ends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the name of the field it is to be in"
+)]
 pub(crate) struct Closed {
     pub(crate) local: SocketAddr,
     pub(crate) remote: SocketAddr,

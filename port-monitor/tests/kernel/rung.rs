@@ -114,6 +114,10 @@ impl Rung {
 
 /// What is seen where the rungs differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each rung has its own set of them"
+)]
 pub(crate) struct Sight {
     /// The local port of an attempt that the kernel chose.
     pub(crate) chosen_ports: bool,

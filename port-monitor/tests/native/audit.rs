@@ -90,17 +90,17 @@ fn audit_tells_used_doors_from_unused_ones() {
     fs::write(&policy, POLICY).unwrap();
     let policy = ["--policy", policy.to_str().unwrap()];
 
-    let [(used, used_at), (_unused, unused_at)] = [listen(), listen()];
+    let [(entered, entered_at), (_unused, unused_at)] = [listen(), listen()];
     let all = Audit::start(&[&policy[..], &["--duration", "1h", "--fail-on-violation"]].concat());
     let unused = Audit::start(&["--unused", "1h"]);
     let (late, late_at) = listen();
-    let clients = [(); 3].map(|()| TcpStream::connect(used_at).unwrap());
-    let accepted = [(); 3].map(|()| used.accept().unwrap());
+    let clients = [(); 3].map(|()| TcpStream::connect(entered_at).unwrap());
+    let accepted = [(); 3].map(|()| entered.accept().unwrap());
 
     let (doors, summary) = all.stop(1);
     assert_eq!(summary["adds_up"], true, "{summary}");
     assert_eq!(summary["lost"], 0, "{summary}");
-    for at in [used_at, unused_at, late_at] {
+    for at in [entered_at, unused_at, late_at] {
         let door = door(&doors, at).unwrap();
         assert_eq!(door["process"]["pid"], std::process::id());
         assert_eq!(door["port_monitor"]["scope"], "loopback");
@@ -108,7 +108,7 @@ fn audit_tells_used_doors_from_unused_ones() {
         let is_late = door["port_monitor"].get("opened").is_some();
         assert_eq!(is_late, at == late_at, "{door}");
         let uses = &door["port_monitor"]["uses"];
-        let expected = if at == used_at { (3, 1) } else { (0, 0) };
+        let expected = if at == entered_at { (3, 1) } else { (0, 0) };
         let expected = (json!(expected.0), json!(expected.1));
         assert_eq!(
             (&uses["accepts"], &uses["distinct_peers"]),
@@ -118,7 +118,7 @@ fn audit_tells_used_doors_from_unused_ones() {
     }
 
     let (doors, _) = unused.stop(0);
-    let is_listed = [used_at, unused_at, late_at].map(|at| door(&doors, at).is_some());
+    let is_listed = [entered_at, unused_at, late_at].map(|at| door(&doors, at).is_some());
     assert_eq!(is_listed, [false, true, true]);
     drop((late, clients, accepted));
 }

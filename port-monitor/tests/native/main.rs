@@ -4,7 +4,11 @@
 //! It needs root, on any rung; `cargo test -p port-monitor --test native` runs it.
 //! Each monitor watches only the command it starts, which stays on loopback.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail the test"
+)]
 
 mod aggregated;
 mod audit;

@@ -7,6 +7,7 @@ use port_monitor_common::policy::Direction;
 
 mod diagnostics;
 mod explain;
+mod index;
 mod oracle;
 mod shadow;
 mod verdicts;

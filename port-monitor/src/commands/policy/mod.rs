@@ -1,4 +1,4 @@
-//! `port-monitor policy`: check a policy, or explain what it decides.
+//! `port-monitor policy`: check a policy, explain what it decides, or try it.
 
 use std::{
     env,
@@ -22,6 +22,9 @@ use crate::{
     services::closest,
 };
 
+mod cases;
+mod replay;
+
 /// Arguments of `policy`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -35,6 +38,8 @@ enum Command {
     Check(CheckArgs),
     /// Tell what a policy decides on one connection, and why
     Explain(ExplainArgs),
+    /// Try a policy: on cases that say what is expected, or on recorded connections
+    Test(TestArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -87,11 +92,34 @@ struct ExplainArgs {
     file: FileArgs,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Debug, clap::Args)]
+struct TestArgs {
+    /// Cases and what is expected of each [default: policy.test.toml beside the policy]
+    #[arg(long, value_name = "FILE", conflicts_with = "replay")]
+    cases: Option<PathBuf>,
+    /// Connections recorded with `-o json`: tell which of them the policy would deny
+    #[arg(long, value_name = "FILE")]
+    replay: Option<PathBuf>,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum Dir {
     In,
     Out,
     Listen,
+}
+
+impl From<Dir> for Direction {
+    fn from(direction: Dir) -> Self {
+        match direction {
+            Dir::In => Self::Inbound,
+            Dir::Out => Self::Outbound,
+            Dir::Listen => Self::Listen,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -104,11 +132,15 @@ fn endpoint(text: &str) -> Result<SocketAddr, &'static str> {
         .map_err(|_| "expected ADDR:PORT, such as 10.1.2.3:443 or [2001:db8::1]:443")
 }
 
-/// Runs `policy check` or `policy explain`; the answer goes to `out`.
+/// Runs a subcommand of `policy`; the answer goes to `out`.
 pub fn run(args: &Args, out: impl Write) -> Result<ExitCode, Failure> {
     match &args.command {
         Command::Check(args) => check(args, out),
         Command::Explain(args) => explain(args, out),
+        Command::Test(args) => match &args.replay {
+            Some(recording) => replay::run(&args.file, recording, out),
+            None => cases::run(&args.file, args.cases.as_deref(), out),
+        },
     }
 }
 
@@ -217,11 +249,7 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let path = &args.file.path;
     let policy = load(path)?;
     let uid = args.user.as_deref().map(uid).transpose()?;
-    let direction = match args.direction {
-        Dir::In => Direction::Inbound,
-        Dir::Out => Direction::Outbound,
-        Dir::Listen => Direction::Listen,
-    };
+    let direction = args.direction.into();
     let explanation = policy.explain(&Facts {
         direction,
         service_port: args.endpoint.port(),

@@ -1,0 +1,140 @@
+//! The first rule that matches, found without looking at the rules one by one.
+//!
+//! For everything a rule may ask about there is a mask with a bit for each rule: set
+//! where the rule accepts what the connection has there, or does not ask. A rule
+//! matches where all masks have its bit, and the lowest such bit is the first
+//! match. That is the same work for one rule and for [`MAX_RULES`].
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::policy::MAX_RULES;
+
+/// The words of a [`Mask`].
+pub const WORDS: usize = MAX_RULES.div_ceil(64);
+
+/// A set of rules: bit `n % 64` of word `n / 64` is rule `n`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Mask {
+    words: [u64; WORDS],
+}
+
+impl Mask {
+    /// No rule.
+    pub const NONE: Self = Self { words: [0; WORDS] };
+
+    /// Adds a rule; one that no policy may have is left out.
+    pub fn insert(&mut self, rule: usize) {
+        if let Some(word) = self.words.get_mut(rule / 64) {
+            *word |= 1 << (rule % 64);
+        }
+    }
+
+    /// Takes a rule away.
+    pub fn remove(&mut self, rule: usize) {
+        if let Some(word) = self.words.get_mut(rule / 64) {
+            *word &= !(1 << (rule % 64));
+        }
+    }
+
+    /// Adds all rules of another set.
+    pub fn unite(&mut self, other: &Self) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word |= other;
+        }
+    }
+}
+
+/// The rules that accept a connection, by what they ask about.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepting<'a> {
+    /// Its direction; and they have not expired.
+    pub direction: &'a Mask,
+    /// Its service port.
+    pub port: &'a Mask,
+    /// The network of its peer.
+    pub network: &'a Mask,
+    /// A peer on this host; [`Mask::NONE`] where the peer is elsewhere.
+    pub this_host: &'a Mask,
+    /// The user of its owner.
+    pub user: &'a Mask,
+    /// The owner's unit.
+    pub unit: &'a Mask,
+    /// The owner's cgroup.
+    pub cgroup: &'a Mask,
+    /// The owner's executable.
+    pub exe: &'a Mask,
+}
+
+impl Accepting<'_> {
+    /// The first rule that accepts all of it. Every word is read, whichever decides.
+    #[inline(always)]
+    pub fn first(&self) -> Option<usize> {
+        let mut lowest = None;
+        for n in (0..WORDS).rev() {
+            let word = self.direction.words[n]
+                & self.port.words[n]
+                & (self.network.words[n] | self.this_host.words[n])
+                & self.user.words[n]
+                & self.unit.words[n]
+                & self.cgroup.words[n]
+                & self.exe.words[n];
+            if word != 0 {
+                lowest = Some(n * 64 + word.trailing_zeros() as usize);
+            }
+        }
+        lowest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mask(rules: &[usize]) -> Mask {
+        let mut mask = Mask::NONE;
+        for &rule in rules {
+            mask.insert(rule);
+        }
+        mask
+    }
+
+    fn first(port: &Mask, network: &Mask, this_host: &Mask) -> Option<usize> {
+        let mut all = Mask::NONE;
+        (0..MAX_RULES).for_each(|rule| all.insert(rule));
+        let accepting = Accepting {
+            direction: &all,
+            port,
+            network,
+            this_host,
+            user: &all,
+            unit: &all,
+            cgroup: &all,
+            exe: &all,
+        };
+        accepting.first()
+    }
+
+    #[test]
+    fn lowest_rule_of_all_masks_is_the_first_match() {
+        let port = mask(&[3, 64, 70, 1023]);
+        assert_eq!(first(&port, &mask(&[2, 70, 1023]), &Mask::NONE), Some(70));
+        assert_eq!(first(&port, &mask(&[1023]), &Mask::NONE), Some(1023));
+        assert_eq!(first(&port, &mask(&[0, 63]), &Mask::NONE), None);
+    }
+
+    #[test]
+    fn a_peer_on_this_host_is_as_good_as_its_network() {
+        let port = mask(&[5, 9]);
+        assert_eq!(first(&port, &mask(&[9]), &mask(&[5])), Some(5));
+    }
+
+    #[test]
+    fn what_is_removed_or_beyond_the_last_rule_matches_nothing() {
+        let mut port = mask(&[7, MAX_RULES]);
+        port.remove(7);
+        assert_eq!(port, Mask::NONE);
+        port.unite(&mask(&[8]));
+        assert_eq!(port, mask(&[8]));
+    }
+}

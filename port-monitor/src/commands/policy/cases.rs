@@ -1,0 +1,283 @@
+//! `policy test`: connections made up in a file, and what is expected of each.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::{IpAddr, Ipv6Addr},
+    path::{Path, PathBuf},
+};
+
+use port_monitor_common::policy::{Direction, Verdict};
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use super::{Dir, FileArgs, ReasonReport, json_line, load, uid};
+use crate::{
+    commands::written,
+    exit_code::{ExitCode, Failure},
+    policy::{Environment as _, Explanation, Facts, Host, Policy, Reason},
+    services,
+};
+
+/// The file's name where none is given, beside the policy.
+const DEFAULT_NAME: &str = "policy.test.toml";
+
+/// What a case calls the default where a rule has its name.
+const DEFAULT: &str = "default";
+
+/// More cases than anybody writes by hand.
+const MAX_BYTES: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cases {
+    #[serde(default)]
+    case: Vec<Spanned<Case>>,
+}
+
+/// A connection, and what the policy is to say of it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    direction: Dir,
+    /// Left out, and only then, of what listens.
+    peer: Option<IpAddr>,
+    port: Port,
+    user: Option<User>,
+    unit: Option<String>,
+    cgroup: Option<String>,
+    exe: Option<PathBuf>,
+    #[serde(default)]
+    peer_is_self: bool,
+    expect: Expect,
+    /// The rule that is to decide, or [`DEFAULT`].
+    rule: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Port {
+    Number(u16),
+    Service(String),
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum User {
+    Id(u32),
+    Name(String),
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Expect {
+    Allow,
+    Deny,
+}
+
+impl Expect {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        }
+    }
+}
+
+/// The answer of `policy test`.
+#[derive(Serialize)]
+struct Report {
+    cases: usize,
+    as_expected: usize,
+    failures: Vec<FailureReport>,
+}
+
+/// A case that did not come out as expected.
+#[derive(Serialize)]
+struct FailureReport {
+    name: String,
+    file: String,
+    line: usize,
+    expected: &'static str,
+    expected_rule: Option<String>,
+    decided: &'static str,
+    decided_by: ReasonReport,
+}
+
+/// Runs the cases; exit code 1 if one does not come out as expected.
+pub(super) fn run(
+    policy: &FileArgs,
+    cases: Option<&Path>,
+    out: impl Write,
+) -> Result<ExitCode, Failure> {
+    let path = cases.map_or_else(|| policy.path.with_file_name(DEFAULT_NAME), Path::to_owned);
+    let compiled = load(&policy.path)?;
+    let text = read(&path)?;
+    let cases = parse(&path, &text)?;
+    let mut report = Report {
+        cases: cases.len(),
+        as_expected: 0,
+        failures: Vec::new(),
+    };
+    for case in &cases {
+        let line = line_of(&text, case.span().start);
+        let failure = try_case(case.get_ref(), &compiled, &policy.path)
+            .map_err(|error| Failure::usage(format!("{}:{line}: {error}", path.display())))?;
+        match failure {
+            Some(failure) => report.failures.push(FailureReport {
+                file: path.display().to_string(),
+                line,
+                ..failure
+            }),
+            None => report.as_expected += 1,
+        }
+    }
+    written(if policy.json {
+        json_line(&report, out)
+    } else {
+        report.write(&path, out)
+    })?;
+    Ok(if report.failures.is_empty() {
+        ExitCode::Ok
+    } else {
+        ExitCode::Violation
+    })
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    let refuse = |error: &dyn std::fmt::Display| {
+        Failure::usage(format!("read cases from {}: {error}", path.display()))
+    };
+    let metadata = fs::metadata(path).map_err(|error| refuse(&error))?;
+    if !metadata.is_file() || metadata.len() > MAX_BYTES {
+        return Err(refuse(&"not a file of up to 1 MiB"));
+    }
+    fs::read_to_string(path).map_err(|error| refuse(&error))
+}
+
+fn parse(path: &Path, text: &str) -> Result<Vec<Spanned<Case>>, Failure> {
+    let cases: Cases = toml::from_str(text).map_err(|error| {
+        let line = line_of(text, error.span().map_or(0, |span| span.start));
+        let message = error.message().replace('\n', "; ");
+        Failure::usage(format!("{}:{line}: {message}", path.display()))
+    })?;
+    if cases.case.is_empty() {
+        let path = path.display();
+        return Err(Failure::usage(format!(
+            "{path}: no [[case]] in it, so nothing would be tested"
+        )));
+    }
+    Ok(cases.case)
+}
+
+/// Counted from 1.
+fn line_of(text: &str, offset: usize) -> usize {
+    let before = text.as_bytes().iter().take(offset);
+    before.filter(|&&byte| byte == b'\n').count() + 1
+}
+
+/// What differs from what is expected; the file and line are left open. The error
+/// says what is wrong with the case itself.
+fn try_case(
+    case: &Case,
+    policy: &Policy,
+    policy_path: &Path,
+) -> Result<Option<FailureReport>, String> {
+    let direction = case.direction.into();
+    let peer = match (direction, case.peer) {
+        (Direction::Listen, None) => Ipv6Addr::UNSPECIFIED.into(),
+        (Direction::Inbound | Direction::Outbound, Some(peer)) => peer,
+        (Direction::Listen, Some(_)) => return Err("what listens has no `peer`".to_owned()),
+        _ => return Err("`peer` is missing".to_owned()),
+    };
+    let user = match &case.user {
+        None => None,
+        Some(User::Id(id)) => Some(*id),
+        Some(User::Name(name)) => Some(uid(name).map_err(|failure| failure.error.to_string())?),
+    };
+    let explanation = policy.explain(&Facts {
+        direction,
+        service_port: port(&case.port)?,
+        peer,
+        peer_is_self: case.peer_is_self,
+        uid: user,
+        unit: case.unit.as_deref(),
+        cgroup: case.cgroup.as_deref(),
+        exe: case.exe.as_deref(),
+        now_ns: Host.now_ns(),
+    });
+    let decided = decided(&explanation);
+    let by = match &explanation.reason {
+        Reason::Rule(rule) => &*rule.name,
+        Reason::Default(_) | Reason::Loopback => DEFAULT,
+    };
+    if decided == case.expect && case.rule.as_deref().is_none_or(|rule| rule == by) {
+        return Ok(None);
+    }
+    Ok(Some(FailureReport {
+        name: case.name.clone(),
+        file: String::new(),
+        line: 0,
+        expected: case.expect.word(),
+        expected_rule: case.rule.clone(),
+        decided: decided.word(),
+        decided_by: ReasonReport::of(&explanation.reason, direction, policy_path),
+    }))
+}
+
+const fn decided(explanation: &Explanation) -> Expect {
+    match explanation.verdict {
+        Verdict::Allow => Expect::Allow,
+        Verdict::Deny | Verdict::AuditDeny => Expect::Deny,
+    }
+}
+
+/// A service must have one TCP port, or the case would not say which it means.
+fn port(port: &Port) -> Result<u16, String> {
+    let name = match port {
+        Port::Number(0) => return Err("port 0 is no port of a service".to_owned()),
+        Port::Number(number) => return Ok(*number),
+        Port::Service(name) => name,
+    };
+    let ports: Vec<u16> = services::ports_named(name).collect();
+    match *ports {
+        [port] => Ok(port),
+        [] => {
+            let help = services::suggest(name).map_or_else(String::new, |nearest| {
+                format!(": did you mean `{nearest}`?")
+            });
+            Err(format!("unknown service `{}`{help}", name.escape_debug()))
+        }
+        _ => Err(format!(
+            "`{name}` has the ports {ports:?}: give one of them"
+        )),
+    }
+}
+
+impl Report {
+    fn write(&self, path: &Path, mut out: impl Write) -> io::Result<()> {
+        for failure in &self.failures {
+            let rule = failure.expected_rule.as_ref();
+            let expected = rule.map_or_else(
+                || failure.expected.to_owned(),
+                |rule| format!("{} by {rule}", failure.expected),
+            );
+            writeln!(
+                out,
+                "{}:{}: {}: expected {expected}, decided by {}",
+                failure.file,
+                failure.line,
+                failure.name.escape_debug(),
+                failure.decided_by.text()
+            )?;
+        }
+        writeln!(
+            out,
+            "{}: {} of {} as expected",
+            path.display(),
+            self.as_expected,
+            self.cases
+        )
+    }
+}

@@ -1,0 +1,252 @@
+//! The compiled rules in the form that decides: for each value that rules tell
+//! apart, the mask of those that accept it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use port_monitor_common::{
+    mask::{Accepting, Mask},
+    policy::{Accepts, Direction, Facts, Network, Peer, Rule, Rules},
+};
+
+/// The masks of one policy.
+#[derive(Debug)]
+pub(super) struct Index {
+    /// Each once; the others point here.
+    masks: Vec<Mask>,
+    directions: [u32; 3],
+    /// The mask of each port.
+    ports: Vec<u32>,
+    networks: Networks,
+    /// Rules that accept peers on this host by name.
+    this_host: Mask,
+    users: HashMap<u32, u32>,
+    /// The mask of users no rule names, and of unknown ones.
+    other_user: u32,
+    units: Scoped,
+    cgroups: Scoped,
+    exes: Scoped,
+    /// When rules end, earliest first.
+    ends: Vec<(i64, usize)>,
+}
+
+/// Masks by network: that of the longest prefix of an address holds the rules of
+/// every shorter one too.
+#[derive(Debug, Default)]
+struct Networks {
+    /// By length, then by first address.
+    prefixes: BTreeMap<u32, HashMap<u128, u32>>,
+    /// The mask of addresses in no network.
+    other: u32,
+}
+
+/// Masks by what an owner belongs to several of.
+#[derive(Debug)]
+struct Scoped {
+    /// Rules that do not ask.
+    any: Mask,
+    by_scope: HashMap<u32, Mask>,
+}
+
+impl Index {
+    pub(super) fn of(rules: &Rules<'_>) -> Self {
+        let mut table = Table::default();
+        let directions = Direction::ALL
+            .map(|direction| table.number(collect(rules, |rule| rule.direction == direction)));
+        let users = by_value(rules.rules, rules.uids, |rule| rule.uids);
+        let no_user = collect(rules, |rule| rule.uids == Accepts::Any);
+        let mut ends: Vec<_> = (0..)
+            .zip(rules.rules)
+            .filter(|(_, rule)| rule.until_ns != i64::MAX)
+            .map(|(index, rule)| (rule.until_ns, index))
+            .collect();
+        ends.sort_unstable();
+        let scoped = |accepts: fn(&Rule) -> Accepts| Scoped {
+            any: collect(rules, |rule| accepts(rule) == Accepts::Any),
+            by_scope: by_value(rules.rules, rules.scopes, accepts),
+        };
+        Self {
+            directions,
+            ports: ports(rules, &mut table),
+            networks: Networks::of(rules, &mut table),
+            this_host: collect(rules, |rule| {
+                let peers = rule.peers.of(rules.peers);
+                peers.is_some_and(|peers| peers.contains(&Peer::ThisHost))
+            }),
+            users: users
+                .into_iter()
+                .map(|(uid, mut mask)| {
+                    mask.unite(&no_user);
+                    (uid, table.number(mask))
+                })
+                .collect(),
+            other_user: table.number(no_user),
+            units: scoped(|rule| rule.units),
+            cgroups: scoped(|rule| rule.cgroups),
+            exes: scoped(|rule| rule.exes),
+            ends,
+            masks: table.masks,
+        }
+    }
+
+    /// The index of the first rule that matches.
+    pub(super) fn first(&self, facts: &Facts<'_>) -> Option<usize> {
+        let mut direction = *self.mask(self.directions[facts.direction as usize]);
+        let ended = self.ends.iter().take_while(|(end, _)| *end <= facts.now_ns);
+        for &(_, rule) in ended {
+            direction.remove(rule);
+        }
+        let port = self.ports.get(usize::from(facts.service_port));
+        let user = facts.uid.and_then(|uid| self.users.get(&uid));
+        let accepting = Accepting {
+            direction: &direction,
+            port: self.mask(port.copied().unwrap_or_default()),
+            network: self.mask(self.networks.find(&facts.peer)),
+            this_host: if facts.peer_is_self {
+                &self.this_host
+            } else {
+                &Mask::NONE
+            },
+            user: self.mask(user.copied().unwrap_or(self.other_user)),
+            unit: &self.units.of(facts.scopes),
+            cgroup: &self.cgroups.of(facts.scopes),
+            exe: &self.exes.of(facts.scopes),
+        };
+        accepting.first()
+    }
+
+    fn mask(&self, number: u32) -> &Mask {
+        self.masks.get(number as usize).unwrap_or(&Mask::NONE)
+    }
+}
+
+impl Scoped {
+    fn of(&self, scopes: &[u32]) -> Mask {
+        let mut mask = self.any;
+        for scope in scopes.iter().filter_map(|scope| self.by_scope.get(scope)) {
+            mask.unite(scope);
+        }
+        mask
+    }
+}
+
+impl Networks {
+    fn of(rules: &Rules<'_>, table: &mut Table) -> Self {
+        let any = collect(rules, |rule| rule.peers == Accepts::Any);
+        let mut named: BTreeMap<(u32, u128), Mask> = BTreeMap::new();
+        // The networks of IPv6 hold no IPv4 address, though their prefixes do.
+        named.insert(key(&Network::ALL_V4), Mask::NONE);
+        for (index, rule) in rules.rules.iter().enumerate() {
+            for peer in rule.peers.of(rules.peers).unwrap_or_default() {
+                if let Peer::Network(network) = peer {
+                    let mask = named.entry(key(network)).or_insert(Mask::NONE);
+                    mask.insert(index);
+                }
+            }
+        }
+        let mut networks = Self {
+            prefixes: BTreeMap::new(),
+            other: table.number(any),
+        };
+        // Shorter ones first: each adds to the one it lies in.
+        for ((prefix_len, first), mut mask) in named {
+            let around = if (prefix_len, first) == key(&Network::ALL_V4) {
+                networks.other
+            } else {
+                networks.find(&first.to_be_bytes())
+            };
+            mask.unite(table.get(around));
+            let of_this_length = networks.prefixes.entry(prefix_len).or_default();
+            of_this_length.insert(first, table.number(mask));
+        }
+        networks
+    }
+
+    /// The mask of the longest prefix of `addr`.
+    fn find(&self, addr: &[u8; 16]) -> u32 {
+        let addr = u128::from_be_bytes(*addr);
+        let found = self.prefixes.iter().rev().find_map(|(prefix_len, masks)| {
+            let host_bits = u128::MAX.checked_shr(*prefix_len).unwrap_or(0);
+            masks.get(&(addr & !host_bits))
+        });
+        found.copied().unwrap_or(self.other)
+    }
+}
+
+fn key(network: &Network) -> (u32, u128) {
+    (network.prefix_len(), u128::from_be_bytes(network.first()))
+}
+
+/// The mask of every port: what changes from one to the next are the rules whose
+/// ranges begin or end there.
+fn ports(rules: &Rules<'_>, table: &mut Table) -> Vec<u32> {
+    let mut changes: BTreeMap<u32, Vec<(usize, i32)>> = BTreeMap::new();
+    for (index, rule) in rules.rules.iter().enumerate() {
+        for range in rule.ports.of(rules.ports).unwrap_or_default() {
+            let (begin, end) = (u32::from(range.first), u32::from(range.last) + 1);
+            changes.entry(begin).or_default().push((index, 1));
+            changes.entry(end).or_default().push((index, -1));
+        }
+    }
+    let mut mask = collect(rules, |rule| rule.ports == Accepts::Any);
+    let mut open = vec![0_i32; rules.rules.len()];
+    let mut number = table.number(mask);
+    let mut numbers = Vec::with_capacity(1 << 16);
+    for port in 0..1 << 16 {
+        if let Some(changes) = changes.get(&port) {
+            for &(rule, change) in changes {
+                // A rule's ranges may overlap.
+                open[rule] += change;
+                if open[rule] > 0 {
+                    mask.insert(rule);
+                } else {
+                    mask.remove(rule);
+                }
+            }
+            number = table.number(mask);
+        }
+        numbers.push(number);
+    }
+    numbers
+}
+
+/// Masks, each once.
+#[derive(Default)]
+struct Table {
+    masks: Vec<Mask>,
+    numbers: HashMap<Mask, u32>,
+}
+
+impl Table {
+    fn number(&mut self, mask: Mask) -> u32 {
+        *self.numbers.entry(mask).or_insert_with(|| {
+            self.masks.push(mask);
+            // Far fewer than 2^32: one for each port and network at most.
+            u32::try_from(self.masks.len() - 1).unwrap_or(u32::MAX)
+        })
+    }
+
+    fn get(&self, number: u32) -> &Mask {
+        self.masks.get(number as usize).unwrap_or(&Mask::NONE)
+    }
+}
+
+fn collect(rules: &Rules<'_>, is_in: impl Fn(&Rule) -> bool) -> Mask {
+    let mut mask = Mask::NONE;
+    for (index, rule) in rules.rules.iter().enumerate() {
+        if is_in(rule) {
+            mask.insert(index);
+        }
+    }
+    mask
+}
+
+/// The rules that name each value.
+fn by_value(rules: &[Rule], all: &[u32], accepts: impl Fn(&Rule) -> Accepts) -> HashMap<u32, Mask> {
+    let mut masks = HashMap::new();
+    for (index, rule) in rules.iter().enumerate() {
+        for &value in accepts(rule).of(all).unwrap_or_default() {
+            masks.entry(value).or_insert(Mask::NONE).insert(index);
+        }
+    }
+    masks
+}
