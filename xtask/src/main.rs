@@ -39,6 +39,8 @@ enum Command {
     Run(run::Args),
     /// Install what the tests need, then run every check and test
     Test,
+    /// Run the checks that need neither root nor guests
+    Checks,
     /// Run the kernel tests in a guest of each kernel
     TestVm(test_vm::Args),
     /// Build the eBPF object from source and write it beside its manifest
@@ -53,6 +55,7 @@ fn main() -> Result<ExitCode> {
     Ok(match Cli::parse().command {
         Command::Run(args) => match run::run(&args)? {},
         Command::Test => exit_code(test::run()?),
+        Command::Checks => exit_code(test::run_checks()?),
         Command::TestVm(args) => exit_code(test_vm::run(&args)?),
         Command::BuildEbpf(args) => done(ebpf::run(&args)?),
         Command::Services(args) => done(services::run(&args)?),

@@ -23,6 +23,15 @@ impl Tally {
             failed: (!is_passed).into(),
         }
     }
+
+    /// Reads what [`Tally`] prints; `None` for any other line.
+    pub(crate) fn of_line(line: &str) -> Option<Self> {
+        let (passed, failed) = line.strip_suffix(" failed")?.split_once(" passed, ")?;
+        Some(Self {
+            passed: passed.parse().ok()?,
+            failed: failed.parse().ok()?,
+        })
+    }
 }
 
 impl AddAssign for Tally {
@@ -302,6 +311,16 @@ fn in_order<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tally_is_read_as_it_is_printed() {
+        let tally = Tally {
+            passed: 12,
+            failed: 3,
+        };
+        assert_eq!(Tally::of_line(&tally.to_string()), Some(tally));
+        assert_eq!(Tally::of_line("test result: 12 passed; 3 failed"), None);
+    }
 
     fn report(kernel: &str, lines: &[&str]) -> KernelReport {
         let mut report = KernelReport::new(kernel);

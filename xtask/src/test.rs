@@ -2,7 +2,9 @@
 
 use std::{
     env,
-    process::Command,
+    fs::{self, File},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -32,20 +34,28 @@ struct Step {
 
 use OnFailure::{Continue, Stop};
 
-/// What is static and cheap comes first.
+/// What is cheap comes first. The checks that take long run beside the guests, which
+/// leave one processor of two half idle.
 const STEPS: &[Step] = &[
     step("system packages", Stop, |_| install_packages()),
     step("format", Stop, |_| cargo(&["fmt", "--all", "--check"])),
     step("tidy", Stop, |_| tidy::run()),
     step("services table", Stop, |_| xtask(&["services", "--check"])),
-    step("eBPF object", Stop, |_| xtask(&["build-ebpf", "--check"])),
-    step("clippy", Stop, |_| clippy()),
-    step("documentation", Stop, |_| documentation()),
-    step("cargo test", Continue, |_| cargo_test()),
     step("build", Stop, Session::build),
     step("native program", Continue, Session::test_program_natively),
     step("native kernel", Continue, Session::test_natively),
     step("guest kernels", Continue, Session::test_in_guests),
+    step("checks", Continue, Session::finish_checks),
+];
+
+/// The checks that take long and need neither root nor guests.
+const CHECKS: &[Step] = &[
+    step("eBPF object", Continue, |_| {
+        xtask(&["build-ebpf", "--check"])
+    }),
+    step("clippy", Continue, |_| clippy()),
+    step("documentation", Continue, |_| documentation()),
+    step("cargo test", Continue, |_| cargo_test()),
 ];
 
 const fn step(
@@ -65,14 +75,63 @@ const fn step(
 struct Session {
     artifacts: Option<Artifacts>,
     reports: Vec<KernelReport>,
+    checks: Option<Beside>,
 }
 
-/// Runs the steps; prints the matrix, a summary and the closing line.
+/// [`CHECKS`] as a process of its own, at the lowest priority: the guests' deadlines
+/// come first.
+#[derive(Debug)]
+struct Beside {
+    child: Child,
+    /// What it prints, kept until it has ended.
+    log: PathBuf,
+}
+
+impl Beside {
+    fn start() -> Result<Self> {
+        let log = paths::workspace().join("target/checks.log");
+        let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let child = Command::new("nice")
+            .args(["-n", "19"])
+            .arg(env::current_exe().context("find the xtask program")?)
+            .arg("checks")
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .context("start the checks")?;
+        Ok(Self { child, log })
+    }
+
+    /// Waits for its end, prints what it printed, and returns its tally.
+    fn finish(mut self) -> Result<Tally> {
+        let status = self.child.wait().context("wait for the checks")?;
+        let text = fs::read(&self.log).context("read what the checks printed")?;
+        let text = String::from_utf8_lossy(&text);
+        println!("{text}");
+        let tally = text.lines().rev().find_map(Tally::of_line);
+        match tally {
+            Some(tally) if status.success() || tally.failed > 0 => Ok(tally),
+            _ => bail!("the checks ended with {status}"),
+        }
+    }
+}
+
+/// Runs everything; prints the matrix, a summary and the closing line.
 pub(crate) fn run() -> Result<Tally> {
+    run_steps(STEPS)
+}
+
+/// Runs the checks that need neither root nor guests.
+pub(crate) fn run_checks() -> Result<Tally> {
+    run_steps(CHECKS)
+}
+
+fn run_steps(steps: &[Step]) -> Result<Tally> {
     let mut session = Session::default();
     let mut rows = vec![row("step", "passed", "failed", "time")];
     let mut total = Tally::default();
-    for step in STEPS {
+    for step in steps {
         println!("\n== {}", step.name);
         let started = Instant::now();
         let tally = (step.run)(&mut session).unwrap_or_else(|error| {
@@ -145,7 +204,13 @@ impl Session {
         Ok(tally)
     }
 
+    fn finish_checks(&mut self) -> Result<Tally> {
+        self.checks.take().context("start the checks")?.finish()
+    }
+
+    /// In guests, with the checks beside them.
     fn test_in_guests(&mut self) -> Result<Tally> {
+        self.checks = Some(Beside::start()?);
         let reports = test_vm::test_in_guests(&Series::ALL, self.artifacts()?, &[])?;
         let mut total = Tally::default();
         for report in &reports {
