@@ -240,13 +240,13 @@ fn recall<const TRACEPOINT: bool>(
     // run concurrently, write or remove it.
     let connection = unsafe { &mut *CONNECTIONS.get_ptr_mut(sk as u64)? };
     let event = &mut record.event;
-    connection.identify(event);
     if connection.is_open == 0 {
         if !(old == TcpState::SYN_SENT || old == TcpState::SYN_RECV)
             || !TRACEPOINT && is_returned(sk, new)
         {
             return None;
         }
+        connection.identify(event);
         if new == TcpState::ESTABLISHED {
             event.kind = EventKind::Connected as u8;
             event.detail = handshake_us(connection.ts_ns, event.ts_ns);
@@ -262,16 +262,17 @@ fn recall<const TRACEPOINT: bool>(
         }
         return Some(Hook::Outcome);
     }
+    if new != TcpState::CLOSE {
+        // Of an earlier socket at this address, whose end was not seen.
+        return None;
+    }
+    connection.identify(event);
     if connection.ts_ns != 0 {
         record.stats.duration_ns = event.ts_ns.saturating_sub(connection.ts_ns);
     }
     record.stats.closed_by = connection.closed_by;
     record.stats.closer_tgid = connection.closer_tgid;
-    if new == TcpState::CLOSE && forget(sk) {
-        Some(Hook::Close)
-    } else {
-        None
-    }
+    forget(sk).then_some(Hook::Close)
 }
 
 /// Completes the record of a connection that was in the state `last`.

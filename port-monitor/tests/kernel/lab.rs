@@ -84,17 +84,33 @@ impl Lab {
     /// Runs workloads one after another under one monitor. On a shared machine
     /// the monitor watches their process tree, else everything.
     pub(crate) fn observe(&self, watch: Watch, names: &[&str]) -> Result<Observed> {
+        self.observe_beside(watch, &[], names)
+    }
+
+    /// The same, with others that wait for most of their time running beside them.
+    pub(crate) fn observe_beside(
+        &self,
+        watch: Watch,
+        waiting: &[&str],
+        names: &[&str],
+    ) -> Result<Observed> {
         if self.native {
-            return self.observe_tree(watch, names, |_| Ok(()));
+            return self.observe_tree(watch, &[waiting, names].concat(), |_| Ok(()));
         }
         let dir = self.new_dir()?;
         let mut monitor = watch.start()?;
         let mut workloads = Vec::new();
+        for name in waiting {
+            workloads.push(Workload::start(&dir, name)?);
+        }
         for name in names {
             let mut workload = Workload::start(&dir, name)?;
             // What went wrong stands in its facts.
             let _ = workload.hear("done");
             workloads.push(workload);
+        }
+        for workload in workloads.iter_mut().take(waiting.len()) {
+            let _ = workload.hear("done");
         }
         let run = monitor.stop()?;
         Ok(Observed {

@@ -28,8 +28,13 @@ pub(crate) fn run(
     scenarios: &[&Scenario],
     report: &mut Report,
 ) -> Result<()> {
-    let names: Vec<&str> = scenarios.iter().map(|scenario| scenario.name).collect();
-    let observed = lab.observe(Watch::json(lab, rung), &names)?;
+    let (waiting, others): (Vec<&Scenario>, Vec<&Scenario>) =
+        scenarios.iter().partition(|scenario| scenario.waits);
+    let names = |scenarios: &[&Scenario]| -> Vec<&str> {
+        scenarios.iter().map(|scenario| scenario.name).collect()
+    };
+    let (waiting, others) = (names(&waiting), names(&others));
+    let observed = lab.observe_beside(Watch::json(lab, rung), &waiting, &others)?;
     let mut stream = Stream::of(&observed.run)?;
     for scenario in scenarios {
         let result = observed

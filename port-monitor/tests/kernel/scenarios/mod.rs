@@ -49,6 +49,8 @@ pub(crate) struct Scenario {
     pub(crate) place: Place,
     /// The blind spot it shows on a rung that has it.
     pub(crate) shows: Option<Blind>,
+    /// It waits for the kernel to give something up: it runs beside the others.
+    pub(crate) waits: bool,
 }
 
 const fn scenario(name: &'static str, run: Perform) -> Scenario {
@@ -57,6 +59,7 @@ const fn scenario(name: &'static str, run: Perform) -> Scenario {
         run,
         place: Place::Anywhere,
         shows: None,
+        waits: false,
     }
 }
 
@@ -64,6 +67,13 @@ impl Scenario {
     const fn shows(self, blind: Blind) -> Self {
         Self {
             shows: Some(blind),
+            ..self
+        }
+    }
+
+    const fn waits(self) -> Self {
+        Self {
+            waits: true,
             ..self
         }
     }
@@ -90,7 +100,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("refused-unbound", connecting::refused_unbound),
     scenario("port-zero", connecting::port_zero),
     scenario("given-up", connecting::given_up),
-    scenario("timed-out", connecting::timed_out),
+    scenario("timed-out", connecting::timed_out).waits(),
     scenario("unreachable", connecting::unreachable).shows(Blind::Unsent),
     scenario("v6-only", connecting::v6_only).shows(Blind::Unsent),
     scenario("not-permitted", connecting::not_permitted).shows(Blind::Unsent),
@@ -130,12 +140,12 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("close-before-accept", closing::before_accept),
     scenario("close-by-listener", breaking::listener).shows(Blind::NeverAccepted),
     scenario("close-by-destroy", breaking::destroyed),
-    scenario("close-by-timeout", breaking::timed_out),
-    scenario("close-by-unreachable", breaking::unreachable),
+    scenario("close-by-timeout", breaking::timed_out).waits(),
+    scenario("close-by-unreachable", breaking::unreachable).waits(),
     scenario("accept-queue-overflow", queue::overflows),
     scenario("accept-queue-refuses", queue::refuses),
-    scenario("time-wait-reuse-client", reuse::by_client),
-    scenario("time-wait-reuse-server", reuse::by_server),
+    scenario("time-wait-reuse-client", reuse::by_client).waits(),
+    scenario("time-wait-reuse-server", reuse::by_server).waits(),
     scenario("passed-socket", passing::passed),
     scenario("passed-socket-orphan", passing::inherited),
     scenario("softirq-elsewhere", places::softirq_elsewhere).guest_only(),
