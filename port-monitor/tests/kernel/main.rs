@@ -89,7 +89,7 @@ fn main() -> Result<ExitCode> {
 fn run(cli: &Cli) -> Result<ExitCode> {
     let program = cli.program.as_ref().context("--program PATH is needed")?;
     let lab = Lab::new(program, cli.native)?;
-    let mut report = Report::default();
+    let mut report = Report::new();
     report::info(format_args!(
         "kernel {}",
         rustix::system::uname().release().to_string_lossy()

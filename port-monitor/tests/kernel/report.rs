@@ -3,6 +3,7 @@
 use std::{
     fmt::Display,
     io::{self, Write as _},
+    time::Instant,
 };
 
 use anyhow::{Error, Result};
@@ -29,14 +30,26 @@ impl Verdict {
 }
 
 /// The lines printed so far, counted.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Report {
     passed: u32,
     failed: u32,
+    /// When the last line was printed.
+    last: Instant,
 }
 
 impl Report {
-    /// Prints how a case ended.
+    /// Nothing printed yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            passed: 0,
+            failed: 0,
+            last: Instant::now(),
+        }
+    }
+
+    /// Prints how a case ended, and how long it took: of cases that are run together,
+    /// the first one has the time of all.
     pub(crate) fn case(
         &mut self,
         rung: &str,
@@ -53,10 +66,11 @@ impl Report {
         } else {
             self.failed += 1;
         }
-        line(format_args!(
-            "CASE {rung} {name} {status} {}",
-            one_line(&text)
-        ))
+        let now = Instant::now();
+        let took = now.duration_since(self.last);
+        self.last = now;
+        let text = one_line(&format!("{text} [{took:.1?}]"));
+        line(format_args!("CASE {rung} {name} {status} {text}"))
     }
 
     /// Prints the totals; whether nothing failed.
