@@ -43,10 +43,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     say(&done.to_string())
 }
 
-/// Each connection is connected, accepted, and reset, so that nothing of it
-/// stays behind to use up ports.
+/// Each connection is connected, accepted, and reset by whoever accepted it, so that
+/// nothing of it stays behind to use up ports.
 fn connect_and_accept(args: &Args, begun: &AtomicU64, deadline: Option<Instant>) -> Result<u64> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    // What it accepts inherits this: a close is a reset.
+    sockopt::set_socket_linger(&listener, Some(Duration::ZERO))?;
     let address = listener.local_addr()?;
     let mut done = 0;
     while deadline.is_none_or(|deadline| Instant::now() < deadline)
@@ -54,9 +56,8 @@ fn connect_and_accept(args: &Args, begun: &AtomicU64, deadline: Option<Instant>)
     {
         let client = TcpStream::connect(address).context("connect")?;
         let (server, _) = listener.accept().context("accept")?;
-        sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
-        drop(client);
         drop(server);
+        drop(client);
         done += 1;
     }
     Ok(done)

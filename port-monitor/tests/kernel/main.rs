@@ -165,6 +165,7 @@ fn chosen<'a, T>(
                 Place::Anywhere => true,
                 Place::GuestOnly => !cli.native,
                 Place::OracleGuest => !cli.native && oracle::is_expected(),
+                Place::OtherGuests => !cli.native && !oracle::is_expected(),
                 Place::NativeOnly => cli.native,
             }
     })

@@ -68,6 +68,13 @@ impl Case {
         }
     }
 
+    const fn other_guests(self) -> Self {
+        Self {
+            place: Place::OtherGuests,
+            ..self
+        }
+    }
+
     const fn guest_only(self) -> Self {
         Self {
             place: Place::GuestOnly,
@@ -122,6 +129,8 @@ pub(crate) const ALL: &[Case] = &[
     once("oracle", oracle::compare).oracle_guest(),
     once("live-100000", crowd::live).native_only(),
     once("owners-10000", owners::are_right).guest_only(),
-    once("account-full-speed", accounting::full_speed).guest_only(),
+    once("account-storm", accounting::storm).oracle_guest(),
+    once("account-full-speed", accounting::full_speed).other_guests(),
+    once("account-every-event", accounting::every_event).other_guests(),
     once("account-overload", accounting::overload).guest_only(),
 ];

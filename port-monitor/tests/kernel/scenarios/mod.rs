@@ -34,6 +34,8 @@ pub(crate) enum Place {
     GuestOnly,
     /// In the guest that has monitors of other people.
     OracleGuest,
+    /// In the guests that have none.
+    OtherGuests,
     /// Not on the guests' kernels.
     NativeOnly,
 }
