@@ -151,6 +151,13 @@ fn report_rung(lab: &Lab, rung: Rung, error: anyhow::Error, report: &mut Report)
     Ok(())
 }
 
+/// The kernel's release begins with one of these.
+fn is_one_of(kernels: &[&str]) -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    kernels.iter().any(|kernel| release.starts_with(kernel))
+}
+
 /// The table's entries that may run here and whose names were asked for.
 fn chosen<'a, T>(
     cli: &'a Cli,
@@ -166,6 +173,7 @@ fn chosen<'a, T>(
                 Place::GuestOnly => !cli.native,
                 Place::OracleGuest => !cli.native && oracle::is_expected(),
                 Place::OtherGuests => !cli.native && !oracle::is_expected(),
+                Place::GuestsOf(kernels) => !cli.native && is_one_of(kernels),
                 Place::NativeOnly => cli.native,
             }
     })

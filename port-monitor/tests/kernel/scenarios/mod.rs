@@ -36,6 +36,8 @@ pub(crate) enum Place {
     OracleGuest,
     /// In the guests that have none.
     OtherGuests,
+    /// In the guests whose kernels' releases begin with one of these.
+    GuestsOf(&'static [&'static str]),
     /// Not on the guests' kernels.
     NativeOnly,
 }
