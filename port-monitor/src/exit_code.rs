@@ -9,7 +9,8 @@ pub enum ExitCode {
     /// Everything asked for was done.
     Ok = 0,
     /// A connection or listening socket broke the policy, and `--fail-on-violation` was
-    /// given; or a case of `policy test` did not come out as expected.
+    /// given; or a case of `policy test` did not come out as expected; or the policies
+    /// that `policy diff` compared differ.
     Violation = 1,
     /// The command line, or a name or file on it, is wrong.
     Usage = 2,
@@ -37,7 +38,7 @@ impl ExitCode {
         ),
         (
             Self::Violation,
-            "the policy was broken (with --fail-on-violation), or failed `policy test`",
+            "the policy was broken (with --fail-on-violation), failed its test, or differs",
         ),
         (Self::Usage, "wrong command line: flag, value, name or file"),
         (

@@ -84,7 +84,7 @@ fn commands_that_need_no_privilege_print_what_is_shown() {
         assert_eq!(String::from_utf8(output.stdout).unwrap(), shown);
         subcommands.extend(args.split(' ').take_while(|arg| !arg.starts_with('-')));
     }
-    for subcommand in ["check", "explain", "service"] {
+    for subcommand in ["check", "explain", "diff", "service"] {
         assert!(subcommands.contains(subcommand), "{subcommand}");
     }
 }

@@ -1,7 +1,8 @@
-//! Cuts what one rule accepts into cells, within which every other rule matches
-//! all or nothing, and joins the cells that the same rules match.
+//! Cuts what one rule accepts, or two rules both accept, into cells, within which
+//! every other rule matches all or nothing, and joins the cells that the same rules
+//! match.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use port_monitor_common::{
     addr::v4_mapped,
@@ -88,18 +89,9 @@ pub(super) fn uids(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<Cell
 
 /// The ports `rule` accepts.
 pub(super) fn ports(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<CellOf<u16>> {
-    let intervals = |accepts: Accepts| -> Vec<Interval> {
-        match accepts.of(rules.ports) {
-            None => vec![(0, u16::MAX.into())],
-            Some(ranges) => ranges
-                .iter()
-                .map(|range| (range.first.into(), range.last.into()))
-                .collect(),
-        }
-    };
-    let mut sweep = Sweep::over(intervals(rule.ports));
+    let mut sweep = Sweep::over(port_intervals(rules, rule));
     for (index, other) in members(rules, others) {
-        sweep.add(index, intervals(other.ports));
+        sweep.add(index, port_intervals(rules, other));
     }
     let cells = sweep.cells().into_iter();
     distinct(
@@ -130,8 +122,107 @@ pub(super) fn peers(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<Cel
     distinct(cells)
 }
 
+/// The ports both rules of `pair` accept, by the `others` that match there.
+pub(super) fn common_ports(
+    rules: &Rules<'_>,
+    pair: [&Rule; 2],
+    others: &RuleSet,
+) -> Vec<(Vec<Interval>, RuleSet)> {
+    let [a, b] = pair.map(|rule| port_intervals(rules, rule));
+    let mut sweep = Sweep::over(common(&a, &b));
+    for (index, other) in members(rules, others) {
+        sweep.add(index, port_intervals(rules, other));
+    }
+    grouped(sweep.stretches())
+        .into_iter()
+        .map(|(ports, matching)| (joined(ports), matching))
+        .collect()
+}
+
+/// The addresses, of peers on this host or elsewhere, that both rules of `pair`
+/// accept and none of `others`.
+pub(super) fn free_peers(
+    rules: &Rules<'_>,
+    pair: [&Rule; 2],
+    others: &RuleSet,
+    is_self: bool,
+) -> Vec<Interval> {
+    let intervals = |rule: &Rule| peer_intervals(rule.peers.of(rules.peers), is_self);
+    let [a, b] = pair.map(intervals);
+    let mut sweep = Sweep::over(common(&a, &b));
+    sweep.exclude(&UNSPECIFIED);
+    if !is_self {
+        sweep.exclude(&LOOPBACK);
+    }
+    for (index, other) in members(rules, others) {
+        sweep.add(index, intervals(other));
+    }
+    let stretches = sweep.stretches().into_iter();
+    joined(
+        stretches
+            .filter(|(_, matching)| matching.is_empty())
+            .map(|(interval, _)| interval)
+            .collect(),
+    )
+}
+
+/// The values of cells that the same rules match, together.
+pub(super) fn grouped<T>(cells: Vec<CellOf<T>>) -> Vec<(Vec<T>, RuleSet)> {
+    let mut groups: Vec<(Vec<T>, RuleSet)> = Vec::new();
+    let mut places = HashMap::new();
+    for (value, matching) in cells {
+        let place = *places.entry(matching).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some((values, _)) => values.push(value),
+            None => groups.push((vec![value], matching)),
+        }
+    }
+    groups
+}
+
+/// Sorts intervals and joins those that touch.
+pub(super) fn joined(mut intervals: Vec<Interval>) -> Vec<Interval> {
+    intervals.sort_unstable();
+    intervals.dedup_by(|next, kept| {
+        let touch = next.0 <= kept.1.saturating_add(1);
+        if touch {
+            kept.1 = kept.1.max(next.1);
+        }
+        touch
+    });
+    intervals
+}
+
+/// What lies in both.
+pub(super) fn common(a: &[Interval], b: &[Interval]) -> Vec<Interval> {
+    let all = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
+    joined(
+        all.map(|(a, b)| (a.0.max(b.0), a.1.min(b.1)))
+            .filter(|(first, last)| first <= last)
+            .collect(),
+    )
+}
+
+/// What lies in `a` and not in `b`, both sorted and apart.
+pub(super) fn without(a: &[Interval], b: &[Interval]) -> Vec<Interval> {
+    let mut sweep = Sweep::over(a.to_vec());
+    sweep.exclude(b);
+    let stretches = sweep.stretches().into_iter();
+    joined(stretches.map(|(interval, _)| interval).collect())
+}
+
+fn port_intervals(rules: &Rules<'_>, rule: &Rule) -> Vec<Interval> {
+    match rule.ports.of(rules.ports) {
+        None => vec![(0, u16::MAX.into())],
+        Some(ranges) => ranges
+            .iter()
+            .map(|range| (range.first.into(), range.last.into()))
+            .collect(),
+    }
+}
+
 /// Loopback addresses always are this host's.
-const LOOPBACK: [Interval; 2] = [
+pub(super) const LOOPBACK: [Interval; 2] = [
     (1, 1),
     (
         u128::from_be_bytes(v4_mapped([127, 0, 0, 0])),
@@ -140,10 +231,10 @@ const LOOPBACK: [Interval; 2] = [
 ];
 
 /// Never a peer: a connection to it reaches loopback.
-const UNSPECIFIED: [Interval; 2] = [(0, 0), (V4_FIRST, V4_FIRST)];
+pub(super) const UNSPECIFIED: [Interval; 2] = [(0, 0), (V4_FIRST, V4_FIRST)];
 
-const V4_FIRST: u128 = u128::from_be_bytes(v4_mapped([0; 4]));
-const V4_LAST: u128 = u128::from_be_bytes(v4_mapped([255; 4]));
+pub(super) const V4_FIRST: u128 = u128::from_be_bytes(v4_mapped([0; 4]));
+pub(super) const V4_LAST: u128 = u128::from_be_bytes(v4_mapped([255; 4]));
 
 fn peer_intervals(peers: Option<&[Peer]>, is_self: bool) -> Vec<Interval> {
     let Some(peers) = peers else {
@@ -176,7 +267,7 @@ fn network_intervals(network: &Network) -> impl Iterator<Item = Interval> {
 }
 
 /// First and last, both included.
-type Interval = (u128, u128);
+pub(super) type Interval = (u128, u128);
 
 /// Walks a number line and tells who covers which stretch of it.
 struct Sweep {
@@ -212,25 +303,35 @@ impl Sweep {
         }
     }
 
-    fn cells(mut self) -> Vec<CellOf<u128>> {
+    fn cells(self) -> Vec<CellOf<u128>> {
+        let stretches = self.stretches().into_iter();
+        stretches
+            .map(|((first, _), covering)| (first, covering))
+            .collect()
+    }
+
+    fn stretches(mut self) -> Vec<CellOf<Interval>> {
         self.borders.sort_unstable();
         // Intervals of one rule may overlap, so they are counted.
         let mut depth = [0_i32; MAX_RULES + 2];
         let mut covering = RuleSet::default();
-        let mut cells = Vec::new();
-        for stretch in self.borders.chunk_by(|a, b| a.0 == b.0) {
-            for &(_, who, begins) in stretch {
+        let mut stretches = Vec::new();
+        let mut borders = self.borders.chunk_by(|a, b| a.0 == b.0).peekable();
+        while let Some(border) = borders.next() {
+            for &(_, who, begins) in border {
                 if let Some(depth) = depth.get_mut(who) {
                     *depth += if begins { 1 } else { -1 };
                     covering.set(who, *depth > 0);
                 }
             }
             let [.., own, hole] = depth;
-            if let (Some(&(at, ..)), true) = (stretch.first(), own > 0 && hole == 0) {
-                cells.push((at, covering));
+            if let (Some(&(first, ..)), true) = (border.first(), own > 0 && hole == 0) {
+                let next = borders.peek().and_then(|next| next.first());
+                let last = next.map_or(u128::MAX, |&(next, ..)| next - 1);
+                stretches.push(((first, last), covering));
             }
         }
-        cells
+        stretches
     }
 }
 

@@ -80,7 +80,7 @@ impl Policy {
         }
     }
 
-    fn rule_ref(&self, index: usize) -> Option<RuleRef> {
+    pub(super) fn rule_ref(&self, index: usize) -> Option<RuleRef> {
         let (rule, info) = self.tables.rules.get(index).zip(self.rules.get(index))?;
         Some(RuleRef {
             name: Arc::clone(&info.name),

@@ -18,12 +18,12 @@ use super::{
 /// One connection, as `port-monitor policy explain` takes it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Witness<'a> {
-    direction: Direction,
-    port: u16,
-    place: Place,
-    uid: Option<u32>,
+    pub(super) direction: Direction,
+    pub(super) port: u16,
+    pub(super) place: Place,
+    pub(super) uid: Option<u32>,
     pub(super) owner: Owner<'a>,
-    now_ns: i64,
+    pub(super) now_ns: i64,
 }
 
 impl Witness<'_> {
@@ -44,7 +44,7 @@ impl fmt::Display for Witness<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} tcp ", spelled(self.direction))?;
         match self.direction {
-            Direction::Listen => write!(f, "port {}", self.port)?,
+            Direction::Listen => write!(f, "[::]:{}", self.port)?,
             Direction::Inbound | Direction::Outbound => {
                 let peer = value::address(self.place.addr);
                 write!(f, "{}", SocketAddr::new(peer, self.port))?;

@@ -1,4 +1,5 @@
-//! `port-monitor policy`: check a policy, explain what it decides, or try it.
+//! `port-monitor policy`: check a policy, explain what it decides, try it, or compare
+//! it with another.
 
 use std::{
     env,
@@ -23,6 +24,7 @@ use crate::{
 };
 
 mod cases;
+mod diff;
 mod replay;
 
 /// Arguments of `policy`.
@@ -40,6 +42,15 @@ enum Command {
     Explain(ExplainArgs),
     /// Try a policy: on cases that say what is expected, or on recorded connections
     Test(TestArgs),
+    /// List the connections that two policies decide differently
+    ///
+    /// The list is exact: every connection that one policy allows and the other denies
+    /// is in it, and no other. `+` is what the new policy allows, `-` what it denies.
+    /// Each has the rule of either policy that decides, and a connection as `explain`
+    /// takes it. Units, cgroups and executables are those the two rules ask for: of an
+    /// owner that belongs to further ones, other rules may decide. The exit status is 0
+    /// if the policies are alike and 1 if they differ.
+    Diff(diff::DiffArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -141,6 +152,7 @@ pub fn run(args: &Args, out: impl Write) -> Result<ExitCode, Failure> {
             Some(recording) => replay::run(&args.file, recording, out),
             None => cases::run(&args.file, args.cases.as_deref(), out),
         },
+        Command::Diff(args) => diff::run(args, out),
     }
 }
 
@@ -420,6 +432,15 @@ impl RuleReport {
             alert => format!(", alert {alert}"),
         };
         format!("{} ({}:{}{alert})", self.rule, self.file, self.line)
+    }
+}
+
+/// The direction as the policy spells it.
+const fn spelled(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Inbound => "in",
+        Direction::Outbound => "out",
+        Direction::Listen => "listen",
     }
 }
 

@@ -6,6 +6,7 @@ use super::{Diagnostic, Environment, Facts, Invalid, Policy, Source};
 use port_monitor_common::policy::Direction;
 
 mod diagnostics;
+mod diff;
 mod explain;
 mod index;
 mod oracle;

@@ -11,7 +11,7 @@ use crate::policy::problem::Problem;
 
 /// A rule in the words of the policy, and what the words mean.
 #[derive(Clone, Debug)]
-struct Naive {
+pub(super) struct Naive {
     direction: Direction,
     allows: bool,
     ports: Option<&'static [(u16, u16)]>,
@@ -56,7 +56,7 @@ const ADDRESSES: [&str; 8] = [
     "::ffff:10.0.0.1",
 ];
 
-fn naive() -> impl Strategy<Value = Naive> {
+pub(super) fn naive() -> impl Strategy<Value = Naive> {
     use proptest::{option::of, sample::select};
     (
         select(&[Direction::Inbound, Direction::Outbound][..]),
@@ -77,7 +77,7 @@ fn naive() -> impl Strategy<Value = Naive> {
 }
 
 impl Naive {
-    fn text(&self, index: usize) -> String {
+    pub(super) fn text(&self, index: usize) -> String {
         let (direction, peer) = match self.direction {
             Direction::Inbound => ("in", "from"),
             _ => ("out", "to"),
@@ -124,7 +124,7 @@ impl Naive {
 }
 
 /// Every connection of the world in which the rules above differ.
-fn world() -> Vec<Facts<'static>> {
+pub(super) fn world() -> Vec<Facts<'static>> {
     let mut world = Vec::new();
     for direction in [Direction::Inbound, Direction::Outbound] {
         for (port, address) in [0, 1, 2, 3, 4, 5, 6]

@@ -1,0 +1,199 @@
+//! `policy diff`: the connections two policies decide differently.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use port_monitor_common::policy::Direction;
+use serde::Serialize;
+
+use super::{ReasonReport, json_line, load, spelled};
+use crate::{
+    commands::written,
+    exit_code::{ExitCode, Failure},
+    policy::{
+        Environment as _, Host,
+        diff::{Difference, Uids},
+    },
+};
+
+/// Arguments of `policy diff`.
+#[derive(Debug, clap::Args)]
+pub(super) struct DiffArgs {
+    /// The policy to compare with, as the one in force
+    #[arg(value_name = "OLD")]
+    old: PathBuf,
+    /// The policy to compare
+    #[arg(value_name = "NEW")]
+    new: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// The answer of `policy diff`.
+#[derive(Serialize)]
+struct Report {
+    old: String,
+    new: String,
+    differences: Vec<DifferenceReport>,
+}
+
+#[derive(Serialize)]
+struct DifferenceReport {
+    direction: &'static str,
+    /// Single ports and ranges; `unknown` where no port is known.
+    ports: Vec<String>,
+    /// Absent of what listens.
+    peers: Option<Vec<String>>,
+    users: UsersReport,
+    units: BTreeSet<String>,
+    cgroup: Option<String>,
+    exe: Option<String>,
+    from: Option<Timestamp>,
+    until: Option<Timestamp>,
+    old: ReasonReport,
+    new: ReasonReport,
+    witness: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum UsersReport {
+    Only(Vec<u32>),
+    AllBut(Vec<u32>),
+}
+
+/// Compares the policies; exit code 1 if they differ.
+pub(super) fn run(args: &DiffArgs, out: impl Write) -> Result<ExitCode, Failure> {
+    let old = load(&args.old)?;
+    let new = load(&args.new)?;
+    let differences = old.diff(&new, Host.now_ns()).map_err(Failure::usage)?;
+    let report = Report {
+        old: args.old.display().to_string(),
+        new: args.new.display().to_string(),
+        differences: differences
+            .iter()
+            .map(|difference| DifferenceReport::of(difference, [&args.old, &args.new]))
+            .collect(),
+    };
+    written(if args.json {
+        json_line(&report, out)
+    } else {
+        report.write(out)
+    })?;
+    Ok(if report.differences.is_empty() {
+        ExitCode::Ok
+    } else {
+        ExitCode::Violation
+    })
+}
+
+impl DifferenceReport {
+    fn of(difference: &Difference, [old, new]: [&Path; 2]) -> Self {
+        let direction = difference.direction;
+        let [old_reason, new_reason] = &difference.by;
+        let has_peer = direction != Direction::Listen;
+        let who = &difference.who;
+        Self {
+            direction: spelled(direction),
+            ports: ports(&difference.ports),
+            peers: has_peer.then(|| difference.peers.words()),
+            users: match &difference.uids {
+                Uids::Only(uids) => UsersReport::Only(uids.clone()),
+                Uids::AllBut(uids) => UsersReport::AllBut(uids.clone()),
+            },
+            units: who.units.clone(),
+            // The root cgroup is stored without its slash.
+            cgroup: who.cgroup.as_ref().map(|path| match &**path {
+                "" => "/".to_owned(),
+                path => path.to_owned(),
+            }),
+            exe: who.exe.clone(),
+            from: difference.from_ns.and_then(time),
+            until: difference.until_ns.and_then(time),
+            old: ReasonReport::of(old_reason, direction, old),
+            new: ReasonReport::of(new_reason, direction, new),
+            witness: difference.witness.clone(),
+        }
+    }
+
+    /// The new action and to what it applies, what decides, and an example.
+    fn text(&self) -> String {
+        let sign = if self.new.action == "allow" { '+' } else { '-' };
+        let mut words = vec![format!("{sign} {}", self.direction)];
+        words.push(format!("port {}", self.ports.join(", ")));
+        let side = if self.direction == "in" { "from" } else { "to" };
+        let peers = self.peers.as_ref();
+        words.extend(peers.map(|peers| format!("{side} {}", peers.join(", "))));
+        words.extend(self.users.text());
+        words.extend(self.units.iter().map(|unit| format!("unit {unit}")));
+        for (key, value) in [("cgroup", &self.cgroup), ("exe", &self.exe)] {
+            let value = value.as_ref();
+            words.extend(value.map(|value| format!("{key} {}", value.escape_debug())));
+        }
+        for (key, time) in [("from", self.from), ("until", self.until)] {
+            words.extend(time.map(|time| format!("{key} {time}")));
+        }
+        let text = words.join(" ");
+        format!(
+            "{text}\n    old: {}\n    new: {}\n    such as: {}",
+            self.old.text(),
+            self.new.text(),
+            self.witness.escape_debug()
+        )
+    }
+}
+
+impl UsersReport {
+    /// Nothing where it is any user.
+    fn text(&self) -> Option<String> {
+        let listed = |uids: &[u32]| {
+            let uids: Vec<String> = uids.iter().map(u32::to_string).collect();
+            uids.join(", ")
+        };
+        match self {
+            Self::Only(uids) => Some(format!("user {}", listed(uids))),
+            Self::AllBut(uids) if uids.is_empty() => None,
+            Self::AllBut(uids) => Some(format!("user any but {}", listed(uids))),
+        }
+    }
+}
+
+impl Report {
+    fn write(&self, mut out: impl Write) -> io::Result<()> {
+        for difference in &self.differences {
+            writeln!(out, "{}", difference.text())?;
+        }
+        if self.differences.is_empty() {
+            return writeln!(
+                out,
+                "{} and {} decide every connection alike",
+                self.old, self.new
+            );
+        }
+        Ok(())
+    }
+}
+
+fn ports(ports: &[(u16, u16)]) -> Vec<String> {
+    match ports {
+        [(0, u16::MAX)] => return vec!["any".to_owned()],
+        [(0, 0)] => return vec!["unknown".to_owned()],
+        _ => {}
+    }
+    let known = ports.iter().filter(|&&(_, last)| last > 0);
+    known
+        .map(|&(first, last)| match first.max(1) {
+            first if first == last => first.to_string(),
+            first => format!("{first}-{last}"),
+        })
+        .collect()
+}
+
+fn time(ns: i64) -> Option<Timestamp> {
+    Timestamp::from_nanosecond(ns.into()).ok()
+}

@@ -1,0 +1,191 @@
+//! `policy diff` against the naive policies of `oracle`, over every connection of
+//! their world, and its words.
+
+use port_monitor_common::policy::{Action, Direction, Verdict};
+use proptest::prelude::*;
+
+use super::{
+    Facts, NOW_NS,
+    oracle::{Naive, naive, world},
+    parse, policy, rule,
+};
+use crate::policy::{
+    Policy,
+    cells::Place,
+    diff::{Difference, Uids},
+    problem::Problem,
+    value,
+};
+
+const DENY: &str = "[default]\ninbound = { action = \"deny\" }\n\
+    outbound = { action = \"deny\", loopback = \"filter\" }\n";
+
+/// The rules that decide something, as a policy.
+fn compiled(head: &str, rules: &[Naive]) -> Policy {
+    let mut texts: Vec<_> = rules.iter().enumerate().collect();
+    loop {
+        let rules = texts.iter().map(|(index, rule)| rule.text(*index));
+        let text = format!("version = 1\n{head}{}", rules.collect::<String>());
+        match parse(&text) {
+            Ok((policy, _)) => return policy,
+            Err(invalid) => {
+                for diagnostic in invalid.diagnostics {
+                    if let Problem::Shadowed { name, .. } = diagnostic.problem {
+                        texts.retain(|(index, _)| format!("r{index}") != name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The connection is one of those the difference is about, as far as the owner goes
+/// at least one with fewer scopes is.
+fn holds(difference: &Difference, facts: &Facts<'_>) -> bool {
+    let addr = value::octets(facts.peer.to_canonical());
+    let is_self = facts.peer_is_self || facts.peer.to_canonical().is_loopback();
+    let in_ports = |&(first, last): &(u16, u16)| (first..=last).contains(&facts.service_port);
+    let has_uid = match &difference.uids {
+        Uids::Only(uids) => facts.uid.is_some_and(|uid| uids.contains(&uid)),
+        Uids::AllBut(uids) => facts.uid.is_none_or(|uid| !uids.contains(&uid)),
+    };
+    difference.direction == facts.direction
+        && difference.ports.iter().any(in_ports)
+        && difference.peers.contains(Place { addr, is_self })
+        && has_uid
+        && difference
+            .who
+            .units
+            .iter()
+            .all(|unit| facts.unit == Some(unit))
+}
+
+fn check(a: &Policy, b: &Policy) -> Result<(), TestCaseError> {
+    let differences = a.diff(b, NOW_NS).unwrap();
+    for facts in &world() {
+        let allowed = [a, b].map(|policy| policy.judge(facts).verdict == Verdict::Allow);
+        let by = [a, b].map(|policy| policy.explain(facts).reason);
+        let told = differences
+            .iter()
+            .find(|difference| difference.by == by && holds(difference, facts));
+        prop_assert_eq!(told.is_some(), allowed[0] != allowed[1], "{:?}", facts);
+        if let Some(difference) = told {
+            prop_assert_eq!(difference.action == Action::Allow, allowed[1]);
+        }
+        // What asks for no more than this owner has is decided as it says.
+        let exact = differences.iter().find(|difference| {
+            holds(difference, facts) && difference.who.units.iter().eq(facts.unit.iter())
+        });
+        if let Some(difference) = exact {
+            prop_assert_eq!(&difference.by, &by);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn exactly_the_connections_that_are_decided_differently_are_told(
+        a in prop::collection::vec(naive(), 0..6),
+        b in prop::collection::vec(naive(), 0..6),
+        denies in any::<(bool, bool)>(),
+    ) {
+        let head = |denies| if denies { DENY } else { "[default]\n" };
+        check(&compiled(head(denies.0), &a), &compiled(head(denies.1), &b))?;
+    }
+}
+
+fn told(a: &str, b: &str) -> Vec<String> {
+    let [a, b] = [a, b].map(|text| policy(&format!("version = 1\n{text}")));
+    let differences = a.diff(&b, NOW_NS).unwrap();
+    let told = differences.iter().map(|difference| {
+        let until = difference.until_ns.map(|_| " until").unwrap_or_default();
+        let from = difference.from_ns.map(|_| " from").unwrap_or_default();
+        format!(
+            "{:?} {}{from}{until}",
+            difference.action, difference.witness
+        )
+    });
+    told.collect()
+}
+
+#[test]
+fn policies_that_say_the_same_in_other_words_are_alike() {
+    let halves = [
+        rule("a", "in", "deny", "port = \"1-100\"\nfrom = \"10.0.0.0/9\""),
+        rule(
+            "b",
+            "in",
+            "deny",
+            "port = \"1-100\"\nfrom = \"10.128.0.0/9\"",
+        ),
+    ];
+    let whole = rule(
+        "c",
+        "in",
+        "deny",
+        "port = [\"1-50\", \"51-100\"]\nfrom = \"10.0.0.0/8\"",
+    );
+    assert_eq!(told(&halves.concat(), &whole), [""; 0]);
+}
+
+#[test]
+fn owner_in_two_scopes_is_found_where_only_the_order_differs() {
+    let unit = rule("a", "out", "allow", "unit = \"app.service\"");
+    let slice = rule("b", "out", "deny", "unit = \"system.slice\"");
+    let (a, b) = ([&*unit, &slice].concat(), [&*slice, &unit].concat());
+    assert_eq!(
+        told(&a, &b),
+        ["Deny out tcp 192.0.2.1:1 --unit app.service --cgroup /system.slice"]
+    );
+    let cgroup = rule("b", "out", "deny", "cgroup = \"/system.slice\"");
+    let (a, b) = ([&*unit, &cgroup].concat(), [&*cgroup, &unit].concat());
+    assert_eq!(
+        told(&a, &b),
+        ["Deny out tcp 192.0.2.1:1 --unit app.service --cgroup /system.slice"]
+    );
+}
+
+#[test]
+fn rule_that_ends_is_a_difference_from_or_until_then() {
+    let ending = rule(
+        "a",
+        "listen",
+        "deny",
+        "port = 80\nuntil = 2027-01-01T00:00:00Z",
+    );
+    let lasting = rule("a", "listen", "deny", "port = 80");
+    assert_eq!(told(&ending, &lasting), ["Deny listen tcp [::]:80 from"]);
+    assert_eq!(told("", &ending), ["Deny listen tcp [::]:80 until"]);
+    assert_eq!(told("", &lasting), ["Deny listen tcp [::]:80"]);
+}
+
+#[test]
+fn loopback_that_the_default_spares_is_a_difference_of_its_own() {
+    let denies = "[default]\noutbound = { action = \"deny\" }\n";
+    let filters = "[default]\noutbound = { action = \"deny\", loopback = \"filter\" }\n";
+    assert_eq!(told(denies, filters), ["Deny out tcp 127.0.0.1:1"]);
+    assert_eq!(told(filters, ""), ["Allow out tcp 192.0.2.1:1"]);
+}
+
+#[test]
+fn direction_of_a_difference_is_that_of_its_rules() {
+    let inbound = rule(
+        "a",
+        "in",
+        "deny",
+        "from = \"self\"\nport = 22\nuser = \"app\"",
+    );
+    let a = policy("version = 1\n");
+    let b = policy(&format!("version = 1\n{inbound}"));
+    let differences = a.diff(&b, NOW_NS).unwrap();
+    let [difference] = &differences[..] else {
+        panic!("{differences:?}");
+    };
+    assert_eq!(difference.direction, Direction::Inbound);
+    assert_eq!(difference.peers.words(), ["self"]);
+    assert_eq!(difference.uids, Uids::Only(vec![1000]));
+    assert_eq!(difference.ports, [(22, 22)]);
+}

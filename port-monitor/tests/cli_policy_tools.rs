@@ -1,0 +1,127 @@
+//! What `port-monitor policy` makes of policies and recordings: output and exit
+//! status.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use insta::assert_snapshot;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A directory with these files.
+fn with_files(files: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn run(dir: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_port-monitor"))
+        .current_dir(dir)
+        .arg("policy")
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+const OLD: &str = "version = 1
+[default]
+inbound = { action = \"deny\" }
+[[rule]]
+name = \"ssh\"
+direction = \"in\"
+port = 22
+from = [\"10.0.0.0/8\", \"2001:db8::/32\", \"self\"]
+action = \"allow\"
+[[rule]]
+name = \"smtp\"
+direction = \"out\"
+port = [25, 465, 587]
+user = 8
+unit = \"mail.service\"
+action = \"allow\"
+[[rule]]
+name = \"no-smtp\"
+direction = \"out\"
+port = [25, 465, 587]
+action = \"deny\"
+";
+
+const NEW: &str = "version = 1
+[default]
+inbound = { action = \"deny\" }
+listen = { action = \"deny\" }
+[[rule]]
+name = \"ssh\"
+direction = \"in\"
+port = \"20-22\"
+from = [\"10.0.0.0/9\", \"2001:db8::/32\"]
+action = \"allow\"
+[[rule]]
+name = \"smtp\"
+direction = \"out\"
+port = [25, 465, 587]
+user = [8, 9]
+exe = \"/usr/sbin/mail er\"
+until = 2200-01-01T00:00:00Z
+action = \"allow\"
+[[rule]]
+name = \"no-smtp\"
+direction = \"out\"
+port = [25, 465, 587]
+action = \"deny\"
+";
+
+#[test]
+fn difference_has_both_rules_and_a_witness_and_the_exit_status_is_1() {
+    let dir = with_files(&[("old.toml", OLD), ("new.toml", NEW)]);
+    let output = run(dir.path(), &["diff", "old.toml", "new.toml"]);
+    assert_snapshot!(stdout(&output));
+    assert_eq!(output.status.code(), Some(1));
+
+    let output = run(dir.path(), &["diff", "--json", "old.toml", "new.toml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let differences = report["differences"].as_array().unwrap();
+    assert_eq!(report["old"], "old.toml");
+    let of_exe = differences
+        .iter()
+        .find(|difference| difference["exe"] == "/usr/sbin/mail er" && difference["from"].is_null())
+        .unwrap();
+    assert_eq!(of_exe["direction"], "out");
+    assert_eq!(of_exe["until"], "2200-01-01T00:00:00Z");
+    assert_eq!(of_exe["users"], json!({ "only": [8, 9] }));
+    assert_eq!(of_exe["old"]["rule"], "no-smtp");
+    assert_eq!(of_exe["new"]["line"], 11);
+    assert_eq!(of_exe["peers"], json!(["any"]));
+}
+
+#[test]
+fn policies_that_are_alike_have_exit_status_0_and_bad_ones_5() {
+    let dir = with_files(&[("old.toml", OLD), ("bad.toml", "version = 2\n")]);
+    let output = run(dir.path(), &["diff", "old.toml", "old.toml"]);
+    assert_eq!(
+        stdout(&output),
+        "old.toml and old.toml decide every connection alike\n"
+    );
+    assert_eq!(output.status.code(), Some(0));
+    let output = run(dir.path(), &["diff", "old.toml", "bad.toml"]);
+    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(stdout(&output), "");
+    assert!(stderr(&output).contains("bad.toml: 1 error"));
+}
