@@ -125,3 +125,29 @@ fn policies_that_are_alike_have_exit_status_0_and_bad_ones_5() {
     assert_eq!(stdout(&output), "");
     assert!(stderr(&output).contains("bad.toml: 1 error"));
 }
+
+#[test]
+fn export_names_the_rule_that_nftables_cannot_match() {
+    let dir = with_files(&[("policy.toml", OLD)]);
+    let args = ["export", "nft", "--policy", "policy.toml"];
+    let output = run(dir.path(), &args);
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (Some(2), String::new())
+    );
+    let said = stderr(&output);
+    assert_eq!(
+        said.lines().last().unwrap(),
+        "port-monitor: policy.toml: line 10: rule `smtp`: nftables cannot match a systemd unit \
+         (--partial leaves such rules out)"
+    );
+    let output = run(dir.path(), &[&args[..], &["--partial"]].concat());
+    assert_eq!(output.status.code(), Some(0));
+    let ruleset = stdout(&output);
+    assert!(
+        ruleset.starts_with("# Made by port-monitor from policy.toml.\n"),
+        "{ruleset}"
+    );
+    assert!(ruleset.contains("# left out: smtp (line 10)"), "{ruleset}");
+    assert!(ruleset.contains("comment \"no-smtp\""), "{ruleset}");
+}

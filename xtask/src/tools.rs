@@ -22,12 +22,18 @@ pub(crate) struct Package {
     pub(crate) from_backports: bool,
 }
 
-/// What the guests need on the host.
-pub(crate) const GUEST_PACKAGES: [Package; 4] = [
+/// What the guests and the native tests need on the host.
+pub(crate) const GUEST_PACKAGES: [Package; 5] = [
     Package {
         name: "qemu-system-x86",
         is_present: |_| qemu_major().is_some_and(|major| major >= QEMU_MAJOR_MIN),
         from_backports: true,
+    },
+    Package {
+        // Its syntax check is the judge of `policy export nft`.
+        name: "nftables",
+        is_present: is_installed,
+        from_backports: false,
     },
     Package {
         name: "busybox-static",

@@ -41,6 +41,21 @@ const DEFAULT_KEYS: [(&str, Direction); 3] = [
     ("listen", Direction::Listen),
 ];
 
+/// How a connection is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DenyStyle {
+    /// As by a closed port.
+    Reset,
+    /// Without an answer.
+    Drop,
+    /// By an error of the call.
+    Error,
+}
+
+const INBOUND_STYLES: [(&str, DenyStyle); 2] =
+    [("reset", DenyStyle::Reset), ("drop", DenyStyle::Drop)];
+const OTHER_STYLES: [(&str, DenyStyle); 1] = [("error", DenyStyle::Error)];
+
 pub(super) const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("deny", Action::Deny)];
 
 const ALLOW: DefaultAction = DefaultAction {
@@ -58,6 +73,7 @@ pub(super) struct Compiler<'e> {
     pub(super) tables: Tables,
     pub(super) rules: Vec<RuleInfo>,
     pub(super) scopes: Scopes,
+    pub(super) inbound_style: DenyStyle,
 }
 
 impl<'e> Compiler<'e> {
@@ -82,6 +98,7 @@ impl<'e> Compiler<'e> {
             },
             rules: Vec::new(),
             scopes: Scopes::default(),
+            inbound_style: DenyStyle::Reset,
         };
         let document = DeTable::parse_recoverable(&source.text);
         if let Some(root) = Section::root(&document, &ROOT, &mut compiler.diagnostics) {
@@ -193,12 +210,17 @@ impl<'e> Compiler<'e> {
 
     fn default_action(&mut self, value: &Value<'_>, direction: Direction) -> Option<DefaultAction> {
         let (schema, styles): (_, &[_]) = match direction {
-            Direction::Inbound => (&DEFAULT_PEERS, &["reset", "drop"]),
-            Direction::Outbound => (&DEFAULT_PEERS, &["error"]),
-            Direction::Listen => (&DEFAULT_LISTEN, &["error"]),
+            Direction::Inbound => (&DEFAULT_PEERS, &INBOUND_STYLES),
+            Direction::Outbound => (&DEFAULT_PEERS, &OTHER_STYLES),
+            Direction::Listen => (&DEFAULT_LISTEN, &OTHER_STYLES),
         };
         let section = Section::open(value, schema, &mut self.diagnostics)?;
-        self.choice(&section, "style", styles);
+        if let Some(style) = section.get("style") {
+            let style = self.diagnostics.check(style.span(), word(style, styles));
+            if let (Some(style), Direction::Inbound) = (style, direction) {
+                self.inbound_style = style;
+            }
+        }
         let loopback = [("allow", false), ("filter", true)];
         let filters_loopback = section.word_or("loopback", false, &loopback, &mut self.diagnostics);
         let action = section.required_word("action", &ACTIONS, &mut self.diagnostics);

@@ -33,6 +33,7 @@ pub mod environment;
 pub mod explain;
 mod file;
 mod index;
+pub mod nft;
 mod overlap;
 mod parse;
 pub mod peer_set;
@@ -48,7 +49,7 @@ pub use environment::{Environment, Host};
 pub use explain::{Explanation, Reason, RuleRef};
 pub use file::FileError;
 
-use compile::Compiler;
+use compile::{Compiler, DenyStyle};
 use index::Index;
 use table::{Owner, Scopes, Tables};
 
@@ -61,6 +62,7 @@ pub struct Policy {
     /// By index of `tables.rules`.
     rules: Vec<RuleInfo>,
     scopes: Scopes,
+    inbound_style: DenyStyle,
 }
 
 /// What the decision does not need to know of a rule.
@@ -177,6 +179,7 @@ impl Policy {
             tables: compiler.tables,
             rules: compiler.rules,
             scopes: compiler.scopes,
+            inbound_style: compiler.inbound_style,
         };
         Ok((policy, diagnostics))
     }

@@ -17,6 +17,7 @@ mod audit;
 mod bpf;
 mod endings;
 mod monitor;
+mod nft;
 #[path = "../kernel/process.rs"]
 #[expect(dead_code, reason = "the workloads of the kernel tests")]
 mod process;

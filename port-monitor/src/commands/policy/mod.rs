@@ -25,6 +25,7 @@ use crate::{
 
 mod cases;
 mod diff;
+mod export;
 mod replay;
 
 /// Arguments of `policy`.
@@ -51,6 +52,14 @@ enum Command {
     /// owner that belongs to further ones, other rules may decide. The exit status is 0
     /// if the policies are alike and 1 if they differ.
     Diff(diff::DiffArgs),
+    /// Print a policy in the language of another program
+    ///
+    /// `nft` is an nftables ruleset that decides as the policy does, and denies. It
+    /// cannot match units, cgroups, executables and the user of an inbound connection,
+    /// nor judge what listens: a policy that asks for them is refused, unless
+    /// `--partial` leaves such rules out. It never leaves out a deny rule without which
+    /// more would be allowed.
+    Export(export::ExportArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,6 +162,7 @@ pub fn run(args: &Args, out: impl Write) -> Result<ExitCode, Failure> {
             None => cases::run(&args.file, args.cases.as_deref(), out),
         },
         Command::Diff(args) => diff::run(args, out),
+        Command::Export(args) => export::run(args, out),
     }
 }
 

@@ -21,7 +21,7 @@ const DENY: &str = "[default]\ninbound = { action = \"deny\" }\n\
     outbound = { action = \"deny\", loopback = \"filter\" }\n";
 
 /// The rules that decide something, as a policy.
-fn compiled(head: &str, rules: &[Naive]) -> Policy {
+pub(super) fn compiled(head: &str, rules: &[Naive]) -> Policy {
     let mut texts: Vec<_> = rules.iter().enumerate().collect();
     loop {
         let rules = texts.iter().map(|(index, rule)| rule.text(*index));

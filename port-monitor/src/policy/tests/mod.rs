@@ -9,6 +9,7 @@ mod diagnostics;
 mod diff;
 mod explain;
 mod index;
+mod nft;
 mod oracle;
 mod shadow;
 mod verdicts;
