@@ -151,3 +151,89 @@ fn export_names_the_rule_that_nftables_cannot_match() {
     assert!(ruleset.contains("# left out: smtp (line 10)"), "{ruleset}");
     assert!(ruleset.contains("comment \"no-smtp\""), "{ruleset}");
 }
+
+/// A line of a recording.
+fn recorded(id: u32, action: &str, ends: [&str; 3], owner: &str, own: &str) -> String {
+    let [direction, from, to] = ends;
+    let end = |at: &str| {
+        let (ip, port) = at.rsplit_once(' ').unwrap();
+        format!("{{\"ip\":\"{ip}\",\"port\":{port}}}")
+    };
+    format!(
+        "{{\"@timestamp\":\"2026-11-26T10:{id:02}:00Z\",\"event\":{{\"action\":\"{action}\",\
+         \"dataset\":\"port_monitor.connection\"}},\"network\":{{\"direction\":\"{direction}\"}},\
+         \"source\":{},\"destination\":{}{owner},\"port_monitor\":{{\"id\":\"{id}\"{own}}}}}\n",
+        end(from),
+        end(to)
+    )
+}
+
+const SUMMARY: &str = "{\"@timestamp\":\"2026-11-26T11:00:01Z\",\"event\":{\"action\":\"summary\",\
+     \"dataset\":\"port_monitor.stream\"},\"port_monitor\":{\"lost\":7}}\n";
+
+#[test]
+fn learned_policy_has_its_evidence_and_denies_nothing_of_the_recording() {
+    let curl = ",\"process\":{\"executable\":\"/usr/bin/curl\"},\"user\":{\"id\":\"33\"}";
+    let nobody = ",\"user\":{\"id\":\"65534\"}";
+    let out = |to| ["egress", "10.0.0.5 40000", to];
+    let recording = [
+        recorded(1, "connect", out("192.0.2.2 443"), curl, ""),
+        recorded(1, "close", out("192.0.2.2 443"), curl, ""),
+        recorded(2, "connect", out("192.0.2.3 443"), curl, ""),
+        recorded(3, "failed", out("2001:db8::1 443"), curl, ""),
+        recorded(4, "connect", out("192.0.2.9 8081"), curl, ""),
+        recorded(5, "connect", out("127.0.0.1 5432"), curl, ""),
+        recorded(6, "connect", out("192.0.2.9 25"), nobody, ""),
+        recorded(
+            7,
+            "accept",
+            ["ingress", "10.1.2.3 50000", "10.0.0.5 22"],
+            curl,
+            ",\"unit\":\"ssh.service\",\"cgroup\":{\"path\":\"/system.slice/ssh.service\"}",
+        ),
+        recorded(
+            8,
+            "accept",
+            ["ingress", "10.1.2.4 50000", "10.0.0.5 22"],
+            "",
+            "",
+        ),
+        recorded(
+            9,
+            "listen",
+            ["ingress", ":: 0", ":: 22"],
+            curl,
+            ",\"unit\":\"session-3.scope\"",
+        ),
+        SUMMARY.to_owned(),
+    ];
+    let dir = with_files(&[("seen.json", &recording.concat())]);
+    let output = run(dir.path(), &["learn", "seen.json"]);
+    assert_eq!(
+        (output.status.code(), stderr(&output)),
+        (Some(0), String::new())
+    );
+    let learned = stdout(&output);
+    assert_snapshot!(learned);
+    fs::write(dir.path().join("learned.toml"), learned).unwrap();
+    let replay = ["test", "--replay", "seen.json", "--policy", "learned.toml"];
+    let output = run(dir.path(), &replay);
+    assert!(
+        stdout(&output).starts_with("would have denied 0 of 9 "),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn recording_without_a_connection_teaches_nothing() {
+    let dir = with_files(&[("seen.json", SUMMARY)]);
+    let output = run(dir.path(), &["learn", "seen.json"]);
+    assert_eq!(
+        (output.status.code(), stdout(&output)),
+        (Some(2), String::new())
+    );
+    assert_eq!(
+        stderr(&output),
+        "port-monitor: read seen.json: no connection in it, so nothing would be learned\n"
+    );
+}

@@ -33,6 +33,7 @@ pub mod environment;
 pub mod explain;
 mod file;
 mod index;
+pub mod learn;
 pub mod nft;
 mod overlap;
 mod parse;

@@ -167,17 +167,22 @@ pub(super) const SELF: &str = "self";
 
 /// The name of a systemd unit, with its type.
 pub(super) fn unit<'t>(value: &'t Value<'_>) -> Result<&'t str, Problem> {
-    const TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
     let name = text(value)?;
+    is_unit(name)
+        .then_some(name)
+        .ok_or_else(|| Problem::NotAUnit(name.to_owned()))
+}
+
+/// The text names a systemd unit, with its type.
+pub(super) fn is_unit(name: &str) -> bool {
+    const TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
     let has_type = name
         .rsplit_once('.')
         .is_some_and(|(stem, kind)| !stem.is_empty() && TYPES.contains(&kind));
     let fits = name
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte));
-    (has_type && fits)
-        .then_some(name)
-        .ok_or_else(|| Problem::NotAUnit(name.to_owned()))
+    has_type && fits
 }
 
 /// An absolute path, without the slash at its end.

@@ -26,6 +26,8 @@ use crate::{
 mod cases;
 mod diff;
 mod export;
+mod learn;
+mod recording;
 mod replay;
 
 /// Arguments of `policy`.
@@ -60,6 +62,13 @@ enum Command {
     /// `--partial` leaves such rules out. It never leaves out a deny rule without which
     /// more would be allowed.
     Export(export::ExportArgs),
+    /// Make a policy of recorded connections
+    ///
+    /// It allows what was seen, by owner (systemd service, else executable, else user),
+    /// direction, service port and the exact addresses of the peers, each rule with its
+    /// evidence, and denies the rest. Addresses are joined to a network only where all
+    /// of it was seen. The policy observes; it is to be read before it is used.
+    Learn(learn::LearnArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -163,6 +172,7 @@ pub fn run(args: &Args, out: impl Write) -> Result<ExitCode, Failure> {
         },
         Command::Diff(args) => diff::run(args, out),
         Command::Export(args) => export::run(args, out),
+        Command::Learn(args) => learn::run(args, out),
     }
 }
 

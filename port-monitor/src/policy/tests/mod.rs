@@ -9,6 +9,7 @@ mod diagnostics;
 mod diff;
 mod explain;
 mod index;
+mod learn;
 mod nft;
 mod oracle;
 mod shadow;
