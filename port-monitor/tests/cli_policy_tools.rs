@@ -237,3 +237,18 @@ fn recording_without_a_connection_teaches_nothing() {
         "port-monitor: read seen.json: no connection in it, so nothing would be learned\n"
     );
 }
+
+#[test]
+fn schema_is_printed_as_one_json_document() {
+    let output = run(tempfile::tempdir().unwrap().path(), &["schema"]);
+    assert_eq!(
+        (output.status.code(), stderr(&output)),
+        (Some(0), String::new())
+    );
+    let schema: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(
+        schema["$schema"],
+        "https://json-schema.org/draft/2020-12/schema"
+    );
+    assert_eq!(schema["properties"]["version"]["const"], 1);
+}

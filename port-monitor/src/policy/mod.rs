@@ -39,6 +39,7 @@ mod overlap;
 mod parse;
 pub mod peer_set;
 pub mod problem;
+pub mod schema;
 mod shadow;
 mod table;
 #[cfg(test)]

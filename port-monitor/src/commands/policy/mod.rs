@@ -18,7 +18,7 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     policy::{
         Diagnostic, Environment as _, Explanation, Facts, Host, Policy, PolicyError, Reason,
-        RuleRef, Style,
+        RuleRef, Style, schema::json_schema,
     },
     services::closest,
 };
@@ -69,6 +69,11 @@ enum Command {
     /// evidence, and denies the rest. Addresses are joined to a network only where all
     /// of it was seen. The policy observes; it is to be read before it is used.
     Learn(learn::LearnArgs),
+    /// Print the JSON Schema of a policy file, for editors
+    ///
+    /// Editors that know TOML use it for a policy whose first line is
+    /// `#:schema ./policy.schema.json`, with the name that was given to the schema.
+    Schema,
 }
 
 #[derive(Debug, clap::Args)]
@@ -173,6 +178,7 @@ pub fn run(args: &Args, out: impl Write) -> Result<ExitCode, Failure> {
         Command::Diff(args) => diff::run(args, out),
         Command::Export(args) => export::run(args, out),
         Command::Learn(args) => learn::run(args, out),
+        Command::Schema => schema(out),
     }
 }
 
@@ -206,6 +212,11 @@ fn style() -> Style {
     } else {
         Style::Plain
     }
+}
+
+fn schema(mut out: impl Write) -> Result<ExitCode, Failure> {
+    let text = serde_json::to_string_pretty(&json_schema()).or_exit(ExitCode::OutputFailed)?;
+    written(writeln!(out, "{text}"))
 }
 
 fn check(args: &CheckArgs, mut out: impl Write) -> Result<ExitCode, Failure> {

@@ -12,6 +12,7 @@ mod index;
 mod learn;
 mod nft;
 mod oracle;
+mod schema;
 mod shadow;
 mod verdicts;
 
