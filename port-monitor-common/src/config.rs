@@ -70,6 +70,10 @@ pub struct Offsets {
     pub task_cgroups: u32,
     /// `task_struct.files`.
     pub task_files: u32,
+    /// `task_struct.flags`.
+    pub task_flags: u32,
+    /// `task_struct.mm`.
+    pub task_mm: u32,
     /// `task_struct.signal`.
     pub task_signal: u32,
     /// `signal_struct.live`.
@@ -92,6 +96,18 @@ pub struct Offsets {
     pub fdtable_fd: u32,
     /// `file.private_data`.
     pub file_private_data: u32,
+    /// `file.f_inode`.
+    pub file_inode: u32,
+    /// `mm_struct.exe_file`.
+    pub mm_exe_file: u32,
+    /// `inode.i_ino`: an unsigned long.
+    pub inode_ino: u32,
+    /// `inode.i_sb`.
+    pub inode_sb: u32,
+    /// `super_block.s_dev`.
+    pub sb_dev: u32,
+    /// `sock.sk_uid`: of whoever made the socket.
+    pub sk_uid: u32,
     /// `socket.file`.
     pub socket_file: u32,
     /// `socket.sk`.

@@ -10,6 +10,7 @@ pub mod addr;
 pub mod config;
 pub mod counters;
 pub mod event;
+pub mod generation;
 pub mod mask;
 pub mod policy;
 pub mod tcp_state;

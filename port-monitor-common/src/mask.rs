@@ -5,6 +5,8 @@
 //! matches where all masks have its bit, and the lowest such bit is the first
 //! match. That is the same work for one rule and for [`MAX_RULES`].
 
+use core::hint::black_box;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::policy::MAX_RULES;
@@ -67,10 +69,12 @@ pub struct Accepting<'a> {
 }
 
 impl Accepting<'_> {
-    /// The first rule that accepts all of it. Every word is read, whichever decides.
+    /// The first rule that accepts all of it. Every word is read, whichever decides,
+    /// and no branch depends on one: a verifier walks one way through it.
     #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the number of a rule")]
     pub fn first(&self) -> Option<usize> {
-        let mut lowest = None;
+        let (mut lowest, mut base) = (0_u64, 0_u64);
         for n in (0..WORDS).rev() {
             let word = self.direction.words[n]
                 & self.port.words[n]
@@ -79,11 +83,16 @@ impl Accepting<'_> {
                 & self.unit.words[n]
                 & self.cgroup.words[n]
                 & self.exe.words[n];
-            if word != 0 {
-                lowest = Some(n * 64 + word.trailing_zeros() as usize);
-            }
+            // Where the word has a bit, it or its negative is below zero. A compiler
+            // that knew would make a branch of it, and so would the verifiers of Linux
+            // 6.18 and later of a mask that is all ones or none.
+            let negative = black_box(word.wrapping_neg());
+            let has_bit = black_box((word | negative) >> 63);
+            let has_none = 1_u64.wrapping_sub(has_bit);
+            lowest = lowest.wrapping_mul(has_none) | word;
+            base = base.wrapping_mul(has_none) | has_bit.wrapping_mul(n as u64 * 64);
         }
-        lowest
+        (lowest != 0).then(|| (base + u64::from(lowest.trailing_zeros())) as usize)
     }
 }
 

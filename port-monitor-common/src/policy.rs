@@ -4,7 +4,7 @@
 //!
 //! Ordered first match; the direction's default decides what no rule matches.
 
-use crate::addr::{as_v4, v4_mapped};
+use crate::addr::{self, as_v4};
 
 /// Most rules one policy may have.
 pub const MAX_RULES: usize = 1024;
@@ -154,23 +154,16 @@ pub enum Peer {
     ThisHost,
 }
 
-/// The address a connection to `addr` really reaches, in the one spelling
-/// rules and facts share: the unspecified address leads to loopback.
+/// The address a connection to `addr` really reaches: [`addr::canonical`].
 pub fn canonical(addr: [u8; 16]) -> [u8; 16] {
-    match as_v4(&addr) {
-        Some([0, 0, 0, 0]) => v4_mapped([127, 0, 0, 1]),
-        None if addr == [0; 16] => LOOPBACK_V6,
-        _ => addr,
-    }
+    addr::to_bytes(addr::canonical(addr::to_words(addr)))
 }
 
 /// `addr` (canonical) is a loopback address.
 #[inline]
 pub fn is_loopback(addr: &[u8; 16]) -> bool {
-    matches!(as_v4(addr), Some([127, ..])) || *addr == LOOPBACK_V6
+    addr::is_loopback(&addr::to_words(*addr))
 }
-
-const LOOPBACK_V6: [u8; 16] = 1_u128.to_be_bytes();
 
 /// The values a rule accepts for one fact: a part of one of the lists in
 /// [`Rules`], or everything.
@@ -423,7 +416,9 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::v4_mapped;
 
+    const LOOPBACK_V6: [u8; 16] = 1_u128.to_be_bytes();
     const ALLOW: DefaultAction = DefaultAction {
         action: Action::Allow,
         filters_loopback: false,

@@ -24,22 +24,28 @@ use crate::{
 
 /// The CPU the program runs on.
 #[inline(always)]
-fn cpu() -> u32 {
+pub(crate) fn cpu() -> u32 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_get_smp_processor_id() }
 }
 
-/// Adds one to a counter of this CPU. Atomic, because another hook may
-/// interrupt between load and store: tracing programs are preemptible.
+/// Adds one to a counter of this CPU.
 #[inline(always)]
 pub(crate) fn count(index: u32) {
     if let Some(counter) = COUNTERS.get_ptr_mut(cpu() * ROW + index) {
-        // The target's core has no atomic add; this form of it needs no more
-        // than Linux 5.10 and the first BPF instruction set.
-        // SAFETY: a map value is valid for as long as the program runs.
-        unsafe {
-            asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64);
-        }
+        add_one(counter);
+    }
+}
+
+/// Adds one to a number in a map. Atomic, because another hook may interrupt
+/// between load and store: tracing programs are preemptible.
+#[inline(always)]
+pub(crate) fn add_one(counter: *mut u64) {
+    // The target's core has no atomic add; this form of it needs no more
+    // than Linux 5.10 and the first BPF instruction set.
+    // SAFETY: a map value is valid for as long as the program runs.
+    unsafe {
+        asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64);
     }
 }
 

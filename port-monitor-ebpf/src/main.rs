@@ -9,6 +9,7 @@
 #![feature(asm_experimental_arch)]
 
 mod emit;
+mod enforce;
 mod filter;
 mod globals;
 mod hooks;

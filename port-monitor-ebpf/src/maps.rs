@@ -5,7 +5,15 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, RingBuf},
 };
-use port_monitor_common::{config::PORT_SETS_WORDS, counters::ROW};
+use port_monitor_common::{
+    config::PORT_SETS_WORDS,
+    counters::ROW,
+    generation::{
+        self, ExeKey, GroupKey, GroupMasks, Header, Hits, NetworkKey, RuleEntry, SLOTS, TALLIES,
+        UserKey,
+    },
+    mask::Mask,
+};
 
 use crate::{
     hooks::{
@@ -78,3 +86,57 @@ pub(crate) static PORT_SETS: Array<u64> = Array::with_max_entries(PORT_SETS_WORD
 #[map(name = "pm_remote_nets")]
 pub(crate) static REMOTE_NETS: LpmTrie<Addr, u8> =
     LpmTrie::with_max_entries(1_024, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+
+/// Which policy is in force: a `port_monitor_common::generation::State`. Mapped into
+/// userspace, like all arrays of the policies: writing one is as quick as memory.
+#[map(name = "pm_state")]
+pub(crate) static STATE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// The policies, by slot.
+#[map(name = "pm_policies")]
+pub(crate) static POLICIES: Array<Header> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
+
+/// Their rules, by slot and number.
+#[map(name = "pm_rules")]
+pub(crate) static RULES: Array<RuleEntry> =
+    Array::with_max_entries(SLOTS * generation::RULES, BPF_F_MMAPABLE);
+
+/// Sets of rules, by slot and number; number 0 is the empty one.
+#[map(name = "pm_masks")]
+pub(crate) static MASKS: Array<Mask> =
+    Array::with_max_entries(SLOTS * generation::MASKS, BPF_F_MMAPABLE);
+
+/// The mask of every port, four in a word, by slot and port.
+#[map(name = "pm_ports")]
+pub(crate) static PORTS: Array<u64> =
+    Array::with_max_entries(SLOTS * generation::PORT_WORDS, BPF_F_MMAPABLE);
+
+/// The masks of networks.
+#[map(name = "pm_networks")]
+pub(crate) static NETWORKS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(
+    SLOTS * generation::NETWORKS,
+    aya_ebpf::bindings::BPF_F_NO_PREALLOC,
+);
+
+/// The masks of users.
+#[map(name = "pm_users")]
+pub(crate) static USERS: HashMap<UserKey, u32> =
+    HashMap::with_max_entries(SLOTS * generation::OWNERS, 0);
+
+/// The masks of cgroups.
+#[map(name = "pm_groups")]
+pub(crate) static GROUPS: HashMap<GroupKey, GroupMasks> =
+    HashMap::with_max_entries(SLOTS * generation::OWNERS, 0);
+
+/// The masks of executables.
+#[map(name = "pm_exes")]
+pub(crate) static EXES: HashMap<ExeKey, u32> =
+    HashMap::with_max_entries(SLOTS * generation::OWNERS, 0);
+
+/// This host's own addresses.
+#[map(name = "pm_self")]
+pub(crate) static SELF: HashMap<Addr, u8> = HashMap::with_max_entries(4_096, 0);
+
+/// How often each rule decided, by CPU, slot and number; the loader sets the size.
+#[map(name = "pm_hits")]
+pub(crate) static HITS: Array<Hits> = Array::with_max_entries(SLOTS * TALLIES, BPF_F_MMAPABLE);

@@ -1,6 +1,6 @@
 //! Two ways to read kernel memory, so that one socket reader serves every hook.
 
-use core::mem::MaybeUninit;
+use core::{hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use zerocopy::FromZeros;
@@ -73,3 +73,22 @@ pub(crate) fn copy<T: Copy>(from: &T, to: &mut T) {
         unsafe { to.add(n).write_volatile(word) };
     }
 }
+
+/// The value, of which the verifier then knows nothing: it walks through what follows
+/// once, not once for every constant that may have led here. `unknown` is a number it
+/// knows nothing of either.
+#[inline(always)]
+pub(crate) fn forget(value: u64, unknown: u64) -> u64 {
+    value ^ black_box(unknown) ^ unknown
+}
+
+/// A field of a program's context, read by itself: the kernel rewrites every access.
+macro_rules! context {
+    ($context:expr, $($field:tt)+) => {{
+        // SAFETY: the context is valid for as long as the program runs.
+        let field = unsafe { &raw const (*$context).$($field)+ };
+        // SAFETY: as above.
+        unsafe { field.read_volatile() }
+    }};
+}
+pub(crate) use context;

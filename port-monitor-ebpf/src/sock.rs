@@ -1,6 +1,7 @@
 //! The only reader of `struct sock`: addresses, ports and namespace, with the
 //! byte order fixed here once and for all.
 
+pub(crate) use port_monitor_common::addr::{Words as Addr, is_mapped as is_v4, mapped};
 use port_monitor_common::{
     event::{AF_INET, AF_INET6, CloseStats, TcpEvent},
     tcp_state::TcpState,
@@ -13,29 +14,10 @@ const TCP: u16 = 6;
 /// `IPPROTO_MPTCP`.
 const MPTCP: u16 = 262;
 
-/// An address as `port_monitor_common::addr` spells it, in words: bytes would be
-/// copied one by one, and verified one by one.
-pub(crate) type Addr = [u32; 4];
-
-/// The third word of an IPv4-mapped address.
-const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-
-/// `::ffff:a.b.c.d` for `a.b.c.d`, both in network byte order.
-#[inline(always)]
-pub(crate) const fn mapped(v4: u32) -> Addr {
-    [0, 0, MAPPED, v4]
-}
-
 /// `::`.
 pub(crate) const WILDCARD: Addr = [0; 4];
 /// `0.0.0.0`.
 pub(crate) const WILDCARD_V4: Addr = mapped(0);
-
-/// The address is an IPv4-mapped one.
-#[inline(always)]
-pub(crate) fn is_v4(addr: &Addr) -> bool {
-    addr[0] == 0 && addr[1] == 0 && addr[2] == MAPPED
-}
 
 /// The words of an address in a record.
 #[inline(always)]
@@ -59,6 +41,18 @@ pub(crate) fn family<M: Mem>(sk: *const u8) -> Option<u8> {
         Ok(family @ (AF_INET | AF_INET6)) => Some(family),
         _ => None,
     }
+}
+
+/// The number is that of TCP, by itself or through MPTCP.
+#[inline(always)]
+pub(crate) fn is_tcp_protocol(protocol: u32) -> bool {
+    protocol == u32::from(TCP) || protocol == u32::from(MPTCP)
+}
+
+/// The uid of whoever made the socket, in the initial user namespace.
+#[inline(always)]
+pub(crate) fn uid(sk: *const u8) -> Option<u32> {
+    task::read(sk, offset!(sk_uid))
 }
 
 /// The socket speaks TCP: not SCTP, DCCP, or MPTCP above its TCP subflows.

@@ -75,6 +75,27 @@ pub(crate) fn process_is_ending(task: *const u8) -> bool {
     live == Some(0)
 }
 
+/// The task is a thread of the kernel itself: `PF_KTHREAD`.
+#[inline(always)]
+pub(crate) fn is_kernel_thread(task: *const u8) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let flags: Option<u32> = read(task, offset!(task_flags));
+    matches!(flags, Some(flags) if flags & PF_KTHREAD != 0)
+}
+
+/// The file the task's process executes: device, as the kernel numbers it, and inode.
+#[inline(always)]
+pub(crate) fn exe(task: *const u8) -> Option<(u32, u64)> {
+    let mm: *const u8 = read(task, offset!(task_mm))?;
+    let file: *const u8 = read(mm, offset!(mm_exe_file))?;
+    let inode: *const u8 = read(file, offset!(file_inode))?;
+    let file_system: *const u8 = read(inode, offset!(inode_sb))?;
+    Some((
+        read(file_system, offset!(sb_dev))?,
+        read(inode, offset!(inode_ino))?,
+    ))
+}
+
 /// The task's cgroup, or one above it, is in the filter.
 #[inline(always)]
 pub(crate) fn in_filtered_cgroup(task: *const u8) -> bool {

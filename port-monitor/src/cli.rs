@@ -44,4 +44,15 @@ pub enum Command {
     Man,
     /// Check a policy, explain what it decides, or try it
     Policy(commands::policy::Args),
+    /// Put a policy into force, in the kernel, from now on
+    Apply(commands::enforce::ApplyArgs),
+    /// Keep the policy that waits to be confirmed
+    Confirm(commands::enforce::InstanceArgs),
+    /// Go back to the policy before
+    Rollback(commands::enforce::InstanceArgs),
+    /// Tell which policy is in force, and how often each rule decided
+    Status(commands::enforce::StatusArgs),
+    /// End enforcement: detach everything, let every connection be
+    #[command(name = "panic-open")]
+    PanicOpen(commands::enforce::InstanceArgs),
 }

@@ -13,6 +13,7 @@ use crate::{
 pub mod audit;
 pub mod completions;
 pub mod doctor;
+pub mod enforce;
 pub mod exec;
 pub mod man;
 pub mod policy;
@@ -39,6 +40,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man) => man::run(),
         Some(Command::Policy(args)) => policy::run(&args, io::stdout().lock()),
+        Some(Command::Apply(args)) => enforce::apply(&args, io::stdout().lock()),
+        Some(Command::Confirm(args)) => enforce::confirm(&args, io::stdout().lock()),
+        Some(Command::Rollback(args)) => enforce::rollback(&args, io::stdout().lock()),
+        Some(Command::Status(args)) => enforce::status(&args, io::stdout().lock()),
+        Some(Command::PanicOpen(args)) => enforce::panic_open(&args, io::stdout().lock()),
     }
 }
 

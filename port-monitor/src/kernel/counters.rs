@@ -1,35 +1,29 @@
 //! The kernel's counters, summed over the CPUs. They are read from memory: a
 //! bpf(2) that reads a map makes the kernel skip kprobe programs meanwhile.
 
-use std::{
-    os::fd::AsFd as _,
-    ptr, slice,
-    sync::atomic::{AtomicU64, Ordering},
-};
-
 use aya::{
     Ebpf,
     maps::{Map, MapError},
 };
 use port_monitor_common::counters::{Counter, Extra, Hook, ROW, slot};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::ProtFlags;
 
-use super::KernelError;
+use super::{KernelError, mapped::Mapped};
 use crate::record::HookCount;
 
-/// The size of the counter map: a row for each CPU the kernel may ever have.
-pub(super) fn slots() -> Result<u32, KernelError> {
+/// The size of a map that has a row of `each` for every CPU the kernel may ever have.
+pub(super) fn of_each_cpu(each: u32) -> Result<u32, KernelError> {
     let cpus = aya::util::nr_cpus()
         .map_err(|(file, error)| KernelError::Map(format!("read {file}: {error}")))?;
     u32::try_from(cpus)
         .ok()
-        .and_then(|cpus| cpus.checked_mul(ROW))
+        .and_then(|cpus| cpus.checked_mul(each))
         .ok_or_else(|| KernelError::Map(format!("{cpus} CPUs are too many")))
 }
 
 /// The counter map of the loaded object, mapped read-only.
 pub struct Counters {
-    slots: &'static [AtomicU64],
+    slots: Mapped<u64>,
 }
 
 impl Counters {
@@ -40,23 +34,7 @@ impl Counters {
                 name: "pm_counters".to_owned(),
             }));
         };
-        let slots = slots()? as usize;
-        // SAFETY: a new mapping, at a place of the kernel's choice.
-        let start = unsafe {
-            mmap(
-                ptr::null_mut(),
-                slots * size_of::<u64>(),
-                ProtFlags::READ,
-                MapFlags::SHARED,
-                map.fd().as_fd(),
-                0,
-            )
-        }
-        .map_err(|error| KernelError::Map(format!("map the counters: {error}")))?;
-        // SAFETY: the mapping has this many readable words, which the programs
-        // change atomically; it lives until `drop`, and the slice is not handed
-        // out.
-        let slots = unsafe { slice::from_raw_parts(start.cast_const().cast(), slots) };
+        let slots = Mapped::new(map, ProtFlags::READ)?;
         Ok(Self { slots })
     }
 
@@ -85,20 +63,7 @@ impl Counters {
     }
 
     fn sum(&self, index: u32) -> u64 {
-        let rows = self.slots.chunks_exact(ROW as usize);
-        rows.filter_map(|row| row.get(index as usize))
-            .map(|slot| slot.load(Ordering::Relaxed))
-            .sum()
-    }
-}
-
-impl Drop for Counters {
-    fn drop(&mut self) {
-        let start = self.slots.as_ptr().cast_mut().cast();
-        // SAFETY: the mapping of `map`, which nothing refers to any more.
-        let unmapped = unsafe { munmap(start, size_of_val(self.slots)) };
-        if let Err(error) = unmapped {
-            log::warn!("unmap the counters: {error}");
-        }
+        let rows = (index as usize..self.slots.len()).step_by(ROW as usize);
+        rows.filter_map(|slot| self.slots.get(slot)).sum()
     }
 }

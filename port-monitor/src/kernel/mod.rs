@@ -12,7 +12,11 @@ use aya::{
     maps::{HashMap, MapData, MapError, RingBuf},
 };
 use aya_log::EbpfLogger;
-use port_monitor_common::{config::Config, counters::Hook, event::EventKind};
+use port_monitor_common::{
+    config::Config,
+    counters::{Hook, ROW},
+    event::EventKind,
+};
 use thiserror::Error;
 
 use crate::record::HookCount;
@@ -20,9 +24,11 @@ use crate::record::HookCount;
 pub mod btf;
 mod canary;
 pub mod counters;
+pub mod enforcer;
 pub mod filters;
 mod ladder;
 mod lazy_btf;
+mod mapped;
 mod misses;
 mod object;
 mod pod;
@@ -38,6 +44,7 @@ use counters::Counters;
 use filters::Filters;
 use ladder::{Links, Needs};
 use lazy_btf::LazyBtf;
+use object::Sizes;
 
 /// Where the kernel describes its own types.
 pub const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -199,15 +206,14 @@ impl Kernel {
         let needs = needs(&layout, settings);
         let lazy_btf = LazyBtf::new(layout.bytes());
         let log_level = settings.log_level.map_or(0, |level| level as u8);
-        let mut ebpf = object::load(
-            &offsets,
-            &config(settings),
-            settings.ring_bytes,
-            settings.max_connections,
-            settings.filters.tree,
-            counters::slots()?,
-            log_level,
-        )?;
+        let counters = counters::of_each_cpu(ROW)?;
+        let sizes = Sizes::monitor(settings.ring_bytes, settings.max_connections, counters);
+        let sizes = if settings.filters.tree {
+            sizes
+        } else {
+            sizes.without_tree()
+        };
+        let mut ebpf = object::load(&offsets, &config(settings), &sizes, log_level)?;
         settings.filters.write(&mut ebpf)?;
         let (rung, links, blind_spots) = climb(&mut ebpf, &lazy_btf, settings.backend, &needs)?;
         let logger = settings

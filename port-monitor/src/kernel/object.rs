@@ -12,25 +12,90 @@ use super::pod::Wire;
 /// The committed object; the build script has checked it against its sources.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("PORT_MONITOR_BPF_OBJECT"));
 
+/// The maps whose size depends on what the object is used for. The kernel allocates
+/// all of a map at once.
+pub(super) struct Sizes {
+    entries: Vec<(&'static str, u32)>,
+}
+
+/// What only enforcement asks.
+const POLICY_MAPS: [&str; 10] = [
+    "pm_policies",
+    "pm_rules",
+    "pm_masks",
+    "pm_ports",
+    "pm_networks",
+    "pm_users",
+    "pm_groups",
+    "pm_exes",
+    "pm_self",
+    "pm_hits",
+];
+
+/// What only the monitor fills.
+const MONITOR_MAPS: [&str; 14] = [
+    "pm_counters",
+    "pm_connections",
+    "pm_accepted",
+    "pm_connecting",
+    "pm_listening",
+    "pm_listeners",
+    "pm_pids",
+    "pm_uids",
+    "pm_comms",
+    "pm_cgroups",
+    "pm_tree",
+    "pm_port_sets",
+    "pm_remote_nets",
+    "pm_state",
+];
+
+impl Sizes {
+    /// Of the monitor. `ring_bytes` is the ring's, `connections` the ends it
+    /// remembers, `counters` the counters of all CPUs.
+    pub(super) fn monitor(ring_bytes: u32, connections: u32, counters: u32) -> Self {
+        let unused = POLICY_MAPS.map(|name| (name, 1));
+        let sizes = [
+            ("pm_events", ring_bytes),
+            ("pm_connections", connections),
+            ("pm_counters", counters),
+        ];
+        Self {
+            entries: unused.into_iter().chain(sizes).collect(),
+        }
+    }
+
+    /// Without the tree of a command.
+    pub(super) fn without_tree(mut self) -> Self {
+        self.entries.push(("pm_tree", 1));
+        self
+    }
+
+    /// Of enforcement; `hits` are the counters of all CPUs.
+    pub(super) fn enforcer(hits: u32) -> Self {
+        let unused = MONITOR_MAPS.map(|name| (name, 1));
+        let sizes = [("pm_events", super::MIN_RING_BYTES), ("pm_hits", hits)];
+        Self {
+            entries: unused.into_iter().chain(sizes).collect(),
+        }
+    }
+}
+
 /// Creates the object's maps, for these settings.
 ///
 /// `log_level` is aya-log's: 0 for off, 5 for trace.
 pub(super) fn load(
     offsets: &Offsets,
     config: &Config,
-    ring_bytes: u32,
-    max_connections: u32,
-    follows_tree: bool,
-    counter_slots: u32,
+    sizes: &Sizes,
     log_level: u8,
 ) -> Result<Ebpf, EbpfError> {
     let offsets = Wire(*offsets);
     let config = Wire(*config);
     let abi = u32::from(port_monitor_common::ABI_VERSION);
     let mut loader = EbpfLoader::new();
-    if !follows_tree {
-        // The kernel allocates every entry at once.
-        loader.map_max_entries("pm_tree", 1);
+    for &(map, entries) in &sizes.entries {
+        loader.map_max_entries(map, entries);
     }
     loader
         .btf(None)
@@ -38,8 +103,5 @@ pub(super) fn load(
         .override_global("CONFIG", &config, true)
         .override_global(ABI_SYMBOL, &abi, true)
         .override_global(aya_log::LEVEL, &log_level, true)
-        .map_max_entries("pm_events", ring_bytes)
-        .map_max_entries("pm_connections", max_connections)
-        .map_max_entries("pm_counters", counter_slots)
         .load(OBJECT)
 }

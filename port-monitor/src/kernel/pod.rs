@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// A wire type from `port-monitor-common`, for aya's maps and globals.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
 pub(super) struct Wire<T>(pub(super) T);
 

@@ -7,7 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use jiff::SignedDuration;
 use port_monitor_common::policy::{
     Action, DefaultAction, Defaults, Direction, MAX_RULES, Mode, Peer, PortRange,
 };
@@ -17,6 +16,7 @@ use super::{
     RuleInfo,
     diagnostic::{Diagnostics, Source},
     environment::Environment,
+    intent::{Established, Intent, OnDaemonExit, Refusal},
     parse::{Schema, Section, Value, integer, items, table, text, word, wrong_type},
     problem::Problem,
     shadow,
@@ -41,21 +41,6 @@ const DEFAULT_KEYS: [(&str, Direction); 3] = [
     ("listen", Direction::Listen),
 ];
 
-/// How a connection is denied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DenyStyle {
-    /// As by a closed port.
-    Reset,
-    /// Without an answer.
-    Drop,
-    /// By an error of the call.
-    Error,
-}
-
-const INBOUND_STYLES: [(&str, DenyStyle); 2] =
-    [("reset", DenyStyle::Reset), ("drop", DenyStyle::Drop)];
-const OTHER_STYLES: [(&str, DenyStyle); 1] = [("error", DenyStyle::Error)];
-
 pub(super) const ACTIONS: [(&str, Action); 2] = [("allow", Action::Allow), ("deny", Action::Deny)];
 
 const ALLOW: DefaultAction = DefaultAction {
@@ -73,7 +58,7 @@ pub(super) struct Compiler<'e> {
     pub(super) tables: Tables,
     pub(super) rules: Vec<RuleInfo>,
     pub(super) scopes: Scopes,
-    pub(super) inbound_style: DenyStyle,
+    pub(super) intent: Intent,
 }
 
 impl<'e> Compiler<'e> {
@@ -98,7 +83,7 @@ impl<'e> Compiler<'e> {
             },
             rules: Vec::new(),
             scopes: Scopes::default(),
-            inbound_style: DenyStyle::Reset,
+            intent: Intent::default(),
         };
         let document = DeTable::parse_recoverable(&source.text);
         if let Some(root) = Section::root(&document, &ROOT, &mut compiler.diagnostics) {
@@ -151,42 +136,42 @@ impl<'e> Compiler<'e> {
     }
 
     fn mode(&mut self, value: &Value<'_>) {
-        let mode = word(
-            value,
-            &[("observe", Mode::Observe), ("enforce", Mode::Enforce)],
-        );
-        if self.diagnostics.check(value.span(), mode) == Some(Mode::Enforce) {
-            self.diagnostics.report(value.span(), Problem::Enforce);
+        let modes = [("observe", Mode::Observe), ("enforce", Mode::Enforce)];
+        if let Some(mode) = self.diagnostics.check(value.span(), word(value, &modes)) {
+            self.intent.mode = mode;
         }
     }
 
-    /// What to do at enforcement: checked, so that a policy that is right stays
-    /// so, though nothing of it applies while observing.
+    /// What `port-monitor apply` does with the policy.
     fn apply(&mut self, value: &Value<'_>) {
         let Some(apply) = Section::open(value, &APPLY, &mut self.diagnostics) else {
             return;
         };
-        self.choice(&apply, "established", &["kill", "keep"]);
-        self.choice(
-            &apply,
-            "on_daemon_exit",
-            &["enforce", "open-after-60s", "closed"],
+        let intent = &mut self.intent;
+        let established = [("kill", Established::Kill), ("keep", Established::Keep)];
+        let established = apply.word_or(
+            "established",
+            intent.established,
+            &established,
+            &mut self.diagnostics,
         );
+        let on_exit = [
+            ("enforce", OnDaemonExit::Enforce),
+            ("open-after-60s", OnDaemonExit::Open),
+            ("closed", OnDaemonExit::Closed),
+        ];
+        let on_exit = apply.word_or(
+            "on_daemon_exit",
+            intent.on_daemon_exit,
+            &on_exit,
+            &mut self.diagnostics,
+        );
+        intent.established = established.unwrap_or(intent.established);
+        intent.on_daemon_exit = on_exit.unwrap_or(intent.on_daemon_exit);
         if let Some(confirm) = apply.get("confirm") {
-            let duration = text(confirm).and_then(|text| {
-                text.parse::<SignedDuration>()
-                    .ok()
-                    .filter(SignedDuration::is_positive)
-                    .ok_or_else(|| Problem::NotADuration(text.to_owned()))
-            });
-            self.diagnostics.check(confirm.span(), duration);
+            let duration = text(confirm).and_then(value::duration);
+            self.intent.confirm = self.diagnostics.check(confirm.span(), duration);
         }
-    }
-
-    /// Checks a word that nothing depends on yet.
-    fn choice(&mut self, section: &Section<'_, '_>, key: &str, words: &[&'static str]) {
-        let choices: Vec<_> = words.iter().map(|&word| (word, ())).collect();
-        section.word_or(key, (), &choices, &mut self.diagnostics);
     }
 
     fn defaults(&mut self, value: &Value<'_>) {
@@ -210,16 +195,17 @@ impl<'e> Compiler<'e> {
 
     fn default_action(&mut self, value: &Value<'_>, direction: Direction) -> Option<DefaultAction> {
         let (schema, styles): (_, &[_]) = match direction {
-            Direction::Inbound => (&DEFAULT_PEERS, &INBOUND_STYLES),
-            Direction::Outbound => (&DEFAULT_PEERS, &OTHER_STYLES),
-            Direction::Listen => (&DEFAULT_LISTEN, &OTHER_STYLES),
+            Direction::Inbound => (
+                &DEFAULT_PEERS,
+                &[("reset", Refusal::Reset), ("drop", Refusal::Drop)],
+            ),
+            Direction::Outbound => (&DEFAULT_PEERS, &[("error", Refusal::Reset)]),
+            Direction::Listen => (&DEFAULT_LISTEN, &[("error", Refusal::Reset)]),
         };
         let section = Section::open(value, schema, &mut self.diagnostics)?;
-        if let Some(style) = section.get("style") {
-            let style = self.diagnostics.check(style.span(), word(style, styles));
-            if let (Some(style), Direction::Inbound) = (style, direction) {
-                self.inbound_style = style;
-            }
+        let style = section.word_or("style", Refusal::Reset, styles, &mut self.diagnostics);
+        if direction == Direction::Inbound {
+            self.intent.inbound = style?;
         }
         let loopback = [("allow", false), ("filter", true)];
         let filters_loopback = section.word_or("loopback", false, &loopback, &mut self.diagnostics);

@@ -73,7 +73,7 @@ impl Policy {
             .filter_map(|(index, _)| self.rule_ref(index).map(Reason::Rule))
             .chain([default]);
         Explanation {
-            verdict: self.mode.verdict(decision.action),
+            verdict: self.intent.mode.verdict(decision.action),
             reason: matching.next().unwrap_or(Reason::Default(decision.action)),
             next: matching.next(),
             passed_over,

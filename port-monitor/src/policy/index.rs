@@ -11,37 +11,37 @@ use port_monitor_common::{
 /// The masks of one policy.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// Each once; the others point here.
-    masks: Vec<Mask>,
-    directions: [u32; 3],
+    /// Each once, the empty one first; the others point here.
+    pub(super) masks: Vec<Mask>,
+    pub(super) directions: [u32; 3],
     /// The mask of each port.
-    ports: Vec<u32>,
-    networks: Networks,
+    pub(super) ports: Vec<u32>,
+    pub(super) networks: Networks,
     /// Rules that accept peers on this host by name.
-    this_host: Mask,
-    users: HashMap<u32, u32>,
+    pub(super) this_host: Mask,
+    pub(super) users: HashMap<u32, u32>,
     /// The mask of users no rule names, and of unknown ones.
-    other_user: u32,
-    units: Scoped,
-    cgroups: Scoped,
-    exes: Scoped,
+    pub(super) other_user: u32,
+    pub(super) units: Scoped,
+    pub(super) cgroups: Scoped,
+    pub(super) exes: Scoped,
     /// When rules end, earliest first.
-    ends: Vec<(i64, usize)>,
+    pub(super) ends: Vec<(i64, usize)>,
 }
 
 /// Masks by network: that of the longest prefix of an address holds the rules of
 /// every shorter one too.
 #[derive(Debug, Default)]
-struct Networks {
+pub(super) struct Networks {
     /// By length, then by first address.
-    prefixes: BTreeMap<u32, HashMap<u128, u32>>,
+    pub(super) prefixes: BTreeMap<u32, HashMap<u128, u32>>,
     /// The mask of addresses in no network.
-    other: u32,
+    pub(super) other: u32,
 }
 
 /// Masks by what an owner belongs to several of.
 #[derive(Debug)]
-struct Scoped {
+pub(super) struct Scoped {
     /// Rules that do not ask.
     any: Mask,
     by_scope: HashMap<u32, Mask>,
@@ -50,6 +50,7 @@ struct Scoped {
 impl Index {
     pub(super) fn of(rules: &Rules<'_>) -> Self {
         let mut table = Table::default();
+        table.number(Mask::NONE);
         let directions = Direction::ALL
             .map(|direction| table.number(collect(rules, |rule| rule.direction == direction)));
         let users = by_value(rules.rules, rules.uids, |rule| rule.uids);
@@ -120,7 +121,7 @@ impl Index {
 }
 
 impl Scoped {
-    fn of(&self, scopes: &[u32]) -> Mask {
+    pub(super) fn of(&self, scopes: &[u32]) -> Mask {
         let mut mask = self.any;
         for scope in scopes.iter().filter_map(|scope| self.by_scope.get(scope)) {
             mask.unite(scope);
@@ -211,13 +212,22 @@ fn ports(rules: &Rules<'_>, table: &mut Table) -> Vec<u32> {
 
 /// Masks, each once.
 #[derive(Default)]
-struct Table {
-    masks: Vec<Mask>,
+pub(super) struct Table {
+    pub(super) masks: Vec<Mask>,
     numbers: HashMap<Mask, u32>,
 }
 
 impl Table {
-    fn number(&mut self, mask: Mask) -> u32 {
+    /// One that has these already.
+    pub(super) fn of(masks: &[Mask]) -> Self {
+        let mut table = Self::default();
+        for mask in masks {
+            table.number(*mask);
+        }
+        table
+    }
+
+    pub(super) fn number(&mut self, mask: Mask) -> u32 {
         *self.numbers.entry(mask).or_insert_with(|| {
             self.masks.push(mask);
             // Far fewer than 2^32: one for each port and network at most.
@@ -225,7 +235,7 @@ impl Table {
         })
     }
 
-    fn get(&self, number: u32) -> &Mask {
+    pub(super) fn get(&self, number: u32) -> &Mask {
         self.masks.get(number as usize).unwrap_or(&Mask::NONE)
     }
 }

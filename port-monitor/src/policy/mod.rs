@@ -33,7 +33,9 @@ pub mod environment;
 pub mod explain;
 mod file;
 mod index;
+pub mod intent;
 pub mod learn;
+pub mod lower;
 pub mod nft;
 mod overlap;
 mod parse;
@@ -50,21 +52,22 @@ pub use diagnostic::{Diagnostic, Source, Style};
 pub use environment::{Environment, Host};
 pub use explain::{Explanation, Reason, RuleRef};
 pub use file::FileError;
+pub use intent::Intent;
 
-use compile::{Compiler, DenyStyle};
+use compile::Compiler;
 use index::Index;
 use table::{Owner, Scopes, Tables};
 
 /// A compiled policy.
 #[derive(Debug)]
 pub struct Policy {
-    mode: Mode,
+    source: Arc<Source>,
+    intent: Intent,
     tables: Tables,
     index: Index,
     /// By index of `tables.rules`.
     rules: Vec<RuleInfo>,
     scopes: Scopes,
-    inbound_style: DenyStyle,
 }
 
 /// What the decision does not need to know of a rule.
@@ -176,17 +179,28 @@ impl Policy {
             });
         }
         let policy = Self {
-            mode: Mode::Observe,
+            intent: compiler.intent,
             index: Index::of(&compiler.tables.view()),
             tables: compiler.tables,
             rules: compiler.rules,
             scopes: compiler.scopes,
-            inbound_style: compiler.inbound_style,
+            source,
         };
         Ok((policy, diagnostics))
     }
 
-    /// The policy's word on one connection.
+    /// What the policy asks of whoever applies it.
+    pub const fn intent(&self) -> &Intent {
+        &self.intent
+    }
+
+    /// Its text, and where that was read.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The policy's word on a connection that was: whatever its mode, this does not
+    /// stop it.
     pub fn judge(&self, facts: &Facts<'_>) -> Judgement {
         let scopes = self.scopes.of(facts.owner());
         let facts = facts.compiled(&scopes);
@@ -199,7 +213,7 @@ impl Policy {
             Decider::Default | Decider::Loopback => None,
         };
         Judgement {
-            verdict: self.mode.verdict(decision.action),
+            verdict: Mode::Observe.verdict(decision.action),
             rule: rule.map(|info| Arc::clone(&info.name)),
         }
     }

@@ -11,7 +11,7 @@ use port_monitor_common::{
 };
 use thiserror::Error;
 
-use super::{Policy, compile::DenyStyle, condition::spelled, overlap, value};
+use super::{Policy, condition::spelled, intent::Refusal, overlap, value};
 
 /// What to do about rules nftables cannot express.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,9 +211,9 @@ impl Policy {
     }
 
     const fn nft_verdict(&self, direction: Direction, action: Action) -> &'static str {
-        match (action, direction, self.inbound_style) {
+        match (action, direction, self.intent.inbound) {
             (Action::Allow, ..) => "accept",
-            (Action::Deny, Direction::Inbound, DenyStyle::Drop) => "drop",
+            (Action::Deny, Direction::Inbound, Refusal::Drop) => "drop",
             (Action::Deny, ..) => "reject with tcp reset",
         }
     }

@@ -62,9 +62,6 @@ pub enum Problem {
     /// A policy for another program version.
     #[error("unknown version {0}, this program reads version 1")]
     Version(String),
-    /// `mode = "enforce"`.
-    #[error("enforcement is not available in this version")]
-    Enforce,
     /// A port that does not exist.
     #[error("port {0} is not between 1 and 65535")]
     PortOutOfRange(String),
@@ -272,7 +269,6 @@ impl Problem {
     fn fixed_help(&self) -> Option<&'static str> {
         match self {
             Self::MissingKey("version") => Some("start the file with `version = 1`"),
-            Self::Enforce => Some("run it with mode = \"observe\""),
             Self::EmptyList => Some("leave the key out, or give it an entry"),
             Self::NotAPort(_) => Some("classes are well-known, registered, dynamic"),
             Self::ServiceAsPort(_) => Some("names go under `service`"),

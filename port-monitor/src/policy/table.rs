@@ -95,6 +95,18 @@ impl Scopes {
             .or_insert_with(|| number(&mut self.names, path))
     }
 
+    /// Some rule asks for a unit or a cgroup.
+    pub(super) fn has_cgroups(&self) -> bool {
+        !self.units.is_empty() || !self.cgroups.is_empty()
+    }
+
+    /// The executables and their numbers.
+    pub(super) fn exes(&self) -> impl Iterator<Item = (&Path, u32)> {
+        self.exes
+            .iter()
+            .map(|(path, &number)| (path.as_path(), number))
+    }
+
     /// What the number stands for.
     pub(super) fn name(&self, scope: u32) -> Option<&str> {
         let index = usize::try_from(scope).ok()?;

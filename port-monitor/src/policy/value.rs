@@ -1,9 +1,12 @@
 //! The values of conditions: ports, peers, names, times. Each reader takes one
 //! value and knows nothing of the rest of the policy.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use port_monitor_common::{
     addr::{as_v4, v4_mapped},
     policy::{Network, PortRange, canonical},
@@ -130,7 +133,21 @@ pub(super) fn network(text: &str) -> Result<Network, Problem> {
             network: format!("{first}/{prefix_len}"),
         });
     }
+    // The networks of IPv4 that NAT64 leads to.
+    let reached = canonical(network.first());
+    if network.prefix_len() >= 96 && as_v4(&reached).is_some() {
+        return Network::new(reached, 128 - longest + prefix_len).ok_or_else(too_long);
+    }
     Ok(network)
+}
+
+/// `60s`, `2m`: jiff's friendly durations, but neither negative nor zero.
+pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
+    text.parse::<SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| Problem::NotADuration(text.to_owned()))
 }
 
 /// `ip` as the decision function takes it, IPv4 as IPv4-mapped.

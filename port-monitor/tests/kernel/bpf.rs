@@ -196,6 +196,19 @@ fn open(kind: Kind, id: u32) -> Result<Option<OwnedFd>> {
     }
 }
 
+/// `BPF_LINK_DETACH`.
+const LINK_DETACH: libc::c_int = 34;
+
+/// Detaches one of the links, as root may from everybody's.
+pub(crate) fn detach_one(objects: &Objects) -> Result<u32> {
+    let links = objects.iter().filter(|(kind, _)| *kind == Kind::Link);
+    let &(kind, id) = links.into_iter().next().context("no link")?;
+    let link = open(kind, id)?.context("the link is gone")?;
+    let mut fd = u32::try_from(link.as_raw_fd())?;
+    bpf(LINK_DETACH, &mut fd).context("BPF_LINK_DETACH")?;
+    Ok(id)
+}
+
 /// Makes every `connect` fail with `EPERM` in the cgroup at `directory`: until
 /// the cgroup is removed.
 pub(crate) fn refuse_connects(directory: &Path) -> Result<()> {

@@ -82,9 +82,25 @@ impl Cgroups {
         format!("{}/offline", self.top)
     }
 
+    /// The cgroup that is held to a policy where the whole machine must not be.
+    pub(crate) fn held(&self) -> String {
+        format!("{}/held", self.top)
+    }
+
+    /// The cgroup of [`UNIT`] where `held` is held to a policy: the one below it, if
+    /// it is not the root.
+    pub(crate) fn held_unit(&self, held: &str) -> String {
+        if held.is_empty() {
+            self.unit()
+        } else {
+            format!("{held}/{UNIT}")
+        }
+    }
+
     /// Makes them all.
     pub(crate) fn make(&self) -> Result<()> {
-        for path in [self.unit(), self.container(), self.offline()] {
+        let held_unit = self.held_unit(&self.held());
+        for path in [self.unit(), self.container(), self.offline(), held_unit] {
             let dir = directory(&path)?;
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         }
@@ -99,6 +115,8 @@ impl Cgroups {
             slice,
             self.container(),
             self.offline(),
+            self.held_unit(&self.held()),
+            self.held(),
             self.top.clone(),
         ] {
             let dir = directory(&path)?;

@@ -24,6 +24,7 @@ mod cgroup;
 mod check;
 mod compare;
 mod diag;
+mod enforce;
 mod expect;
 mod fact;
 mod flood;
@@ -39,6 +40,7 @@ mod socket;
 mod workload;
 
 use cases::{Case, together};
+use enforce::{hammer, vector};
 use lab::Lab;
 use report::{ANY_RUNG, Report};
 use rung::Rung;
@@ -73,6 +75,16 @@ enum Role {
     Batch { dir: PathBuf, names: Vec<String> },
     /// Make connections at full speed
     Flood(flood::Args),
+    /// Connect again and again under a policy
+    Hammer(hammer::Args),
+    /// Connect where one is told, under a policy
+    Walk(enforce::oracle::Args),
+    /// Try to get past a policy
+    Vector {
+        name: String,
+        #[command(flatten)]
+        aim: vector::Aim,
+    },
 }
 
 fn main() -> Result<ExitCode> {
@@ -81,6 +93,9 @@ fn main() -> Result<ExitCode> {
         Some(Role::Workload { name, facts }) => workload::perform(name, facts)?,
         Some(Role::Batch { dir, names }) => workload::perform_all(dir, names)?,
         Some(Role::Flood(args)) => flood::run(args)?,
+        Some(Role::Hammer(args)) => hammer::run(args)?,
+        Some(Role::Walk(args)) => enforce::oracle::walk(args)?,
+        Some(Role::Vector { name, aim }) => vector::run(name, aim)?,
         None => return run(&cli),
     }
     Ok(ExitCode::SUCCESS)
@@ -88,6 +103,7 @@ fn main() -> Result<ExitCode> {
 
 fn run(cli: &Cli) -> Result<ExitCode> {
     let program = cli.program.as_ref().context("--program PATH is needed")?;
+    enforce::use_own_bpf_fs()?;
     let lab = Lab::new(program, cli.native)?;
     let mut report = Report::new();
     report::info(format_args!(
@@ -109,6 +125,10 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             report.case(ANY_RUNG, case.name, &run(&lab))?;
         }
     }
+    let vectors: Vec<_> = vector::all()
+        .filter(|vector| is_chosen(cli, vector.name, vector.place))
+        .collect();
+    enforce::suite::run(&lab, &vectors, &mut report)?;
     Ok(if report.done()? {
         ExitCode::SUCCESS
     } else {
@@ -166,15 +186,20 @@ fn chosen<'a, T>(
 ) -> impl Iterator<Item = &'static T> + 'a {
     table.iter().filter(move |entry| {
         let (name, place) = facts(entry);
-        let wanted = cli.filters.is_empty() || cli.filters.iter().any(|part| name.contains(part));
-        wanted
-            && match place {
-                Place::Anywhere => true,
-                Place::GuestOnly => !cli.native,
-                Place::OracleGuest => !cli.native && oracle::is_expected(),
-                Place::OtherGuests => !cli.native && !oracle::is_expected(),
-                Place::GuestsOf(kernels) => !cli.native && is_one_of(kernels),
-                Place::NativeOnly => cli.native,
-            }
+        is_chosen(cli, name, place)
     })
+}
+
+/// It may run here, and its name was asked for.
+fn is_chosen(cli: &Cli, name: &str, place: Place) -> bool {
+    let wanted = cli.filters.is_empty() || cli.filters.iter().any(|part| name.contains(part));
+    wanted
+        && match place {
+            Place::Anywhere => true,
+            Place::GuestOnly => !cli.native,
+            Place::OracleGuest => !cli.native && oracle::is_expected(),
+            Place::OtherGuests => !cli.native && !oracle::is_expected(),
+            Place::GuestsOf(kernels) => !cli.native && is_one_of(kernels),
+            Place::NativeOnly => cli.native,
+        }
 }

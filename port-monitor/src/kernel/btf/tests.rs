@@ -115,6 +115,7 @@ fn sockets(w: &mut Writer, int: u32) {
             ("sk_err", int, 284),
             ("sk_protocol", int, 532),
             ("sk_socket", int, 288),
+            ("sk_uid", int, 536),
         ],
     );
     w.structure("inet_sock", &[("inet_sport", int, 814)]);
@@ -137,7 +138,10 @@ fn kernel() -> Writer {
     w.structure("kernfs_node", &[("id", int, 96)]);
     w.structure("files_struct", &[("fdt", int, 32)]);
     w.structure("fdtable", &[("fd", int, 8)]);
-    w.structure("file", &[("private_data", int, 24)]);
+    w.structure("file", &[("private_data", int, 24), ("f_inode", int, 32)]);
+    w.structure("mm_struct", &[("exe_file", int, 928)]);
+    w.structure("inode", &[("i_ino", int, 64), ("i_sb", int, 40)]);
+    w.structure("super_block", &[("s_dev", int, 16)]);
     w.structure(
         "socket",
         &[("state", int, 0), ("file", int, 16), ("sk", int, 24)],
@@ -152,6 +156,8 @@ fn kernel() -> Writer {
         "cgroups",
         "files",
         "signal",
+        "flags",
+        "mm",
     ];
     let members: Vec<_> = (0..).zip(tasks).map(|(i, n)| (n, int, i * 8)).collect();
     let randomized = w.structure("", &members);
@@ -204,7 +210,10 @@ fn struct_of_the_same_name_counts_only_when_it_has_the_field() {
     let mut w = Writer::default();
     let int = w.int();
     w.structure("file", &[("other", int, 0)]);
-    w.structure("file", &[("private_data", int, 24)]);
+    w.structure("file", &[("private_data", int, 24), ("f_inode", int, 32)]);
+    w.structure("mm_struct", &[("exe_file", int, 928)]);
+    w.structure("inode", &[("i_ino", int, 64), ("i_sb", int, 40)]);
+    w.structure("super_block", &[("s_dev", int, 16)]);
     assert_eq!(w.parse().member_offset("file.private_data"), Ok(24));
     w.structure("file", &[("private_data", int, 32)]);
     let twice = w.parse().member_offset("file.private_data");

@@ -47,7 +47,6 @@ fn bad_files() {
         "mode = \"observe\"",
         "version = 2",
         "version = \"1\"",
-        "version = 1\nmode = \"enforce\"",
         "version = 1\nmode = \"obsrve\"",
         "version = 1\nrules = []",
         "version = 1\nrule = \"x\"",

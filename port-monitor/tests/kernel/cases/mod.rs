@@ -2,7 +2,13 @@
 
 use anyhow::Result;
 
-use crate::{lab::Lab, report::Verdict, rung::Rung, scenarios::Place};
+use crate::{
+    enforce::{self, life},
+    lab::Lab,
+    report::Verdict,
+    rung::Rung,
+    scenarios::Place,
+};
 
 mod acceptor;
 mod accounting;
@@ -133,6 +139,17 @@ pub(crate) const ALL: &[Case] = &[
     once("btf-damaged", refusals::btf_damaged),
     once("btf-of-another-kernel", refusals::btf_foreign),
     once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
+    once("enforce-deadline", life::deadline),
+    once("enforce-confirm", life::confirmed),
+    once("enforce-end", life::ended),
+    once("enforce-observe", life::observed),
+    once("enforce-bad-policy", life::bad_policies),
+    once("enforce-own-session", life::own_session),
+    once("enforce-lock", life::locked),
+    once("enforce-detached", life::detached),
+    once("enforce-reload", life::reloads),
+    once("enforce-count", life::counted),
+    once("enforce-oracle", enforce::oracle::compare),
     once("oracle", oracle::compare).oracle_guest(),
     once("live-100000", crowd::live).native_only(),
     // Packets are handled under other processes on every kernel: one will do, and

@@ -32,7 +32,7 @@ pub(super) fn other_netns(witness: &Witness) -> Result<()> {
 }
 
 /// Moves the calling process into a network namespace of its own, with loopback.
-pub(super) fn enter_loopback_netns() -> Result<()> {
+pub(crate) fn enter_loopback_netns() -> Result<()> {
     enter_new_netns()?;
     set_flags("lo", libc::IFF_UP)
 }

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use io_uring::{IoUring, opcode, squeue, types};
+use rustix::io::Errno;
 
 use crate::{
     fact::Witness,
@@ -40,10 +41,26 @@ pub(super) fn waiting(witness: &Witness) -> Result<()> {
 }
 
 fn connect(ring: &mut IoUring, to: SocketAddr) -> Result<OwnedFd> {
+    let client = open(V4)?;
+    connect_socket(ring, &client, to, squeue::Flags::empty())??;
+    Ok(client)
+}
+
+/// Connects a new socket through a new ring, with flags of the operation.
+pub(crate) fn try_connect(to: SocketAddr, flags: squeue::Flags) -> Result<Result<(), Errno>> {
+    let mut ring = IoUring::new(4).context("io_uring_setup")?;
+    connect_socket(&mut ring, &open(V4)?, to, flags)
+}
+
+fn connect_socket(
+    ring: &mut IoUring,
+    client: &OwnedFd,
+    to: SocketAddr,
+    flags: squeue::Flags,
+) -> Result<Result<(), Errno>> {
     let SocketAddr::V4(to) = to else {
         bail!("{to} is not IPv4");
     };
-    let client = open(V4)?;
     let address = libc::sockaddr_in {
         sin_family: libc::sa_family_t::try_from(libc::AF_INET)?,
         sin_port: to.port().to_be(),
@@ -54,13 +71,10 @@ fn connect(ring: &mut IoUring, to: SocketAddr) -> Result<OwnedFd> {
     };
     let size = libc::socklen_t::try_from(size_of_val(&address))?;
     let fd = types::Fd(client.as_raw_fd());
-    submit(
-        ring,
-        &opcode::Connect::new(fd, (&raw const address).cast(), size).build(),
-    )?;
+    let entry = opcode::Connect::new(fd, (&raw const address).cast(), size).build();
+    submit(ring, &entry.flags(flags))?;
     // `address` lives until the operation is complete.
-    complete(ring)?;
-    Ok(client)
+    Ok(complete(ring)?.map(drop))
 }
 
 fn accept_entry(listener: &Listener) -> squeue::Entry {
@@ -79,20 +93,18 @@ fn submit(ring: &mut IoUring, entry: &squeue::Entry) -> Result<()> {
 }
 
 fn take_accepted(ring: &mut IoUring, witness: &Witness, listener: &Listener) -> Result<()> {
-    let fd = complete(ring)?;
+    let fd = complete(ring)?.context("accept")?;
     // SAFETY: the accept has just returned this descriptor to nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     witness.accepted(listener, &socket, false)
 }
 
 /// Waits for the one operation in flight and returns its result.
-fn complete(ring: &mut IoUring) -> Result<i32> {
+fn complete(ring: &mut IoUring) -> Result<Result<i32, Errno>> {
     ring.submit_and_wait(1)?;
     let entry = ring.completion().next().context("no completion")?;
-    ensure!(
-        entry.result() >= 0,
-        "io_uring: {}",
-        std::io::Error::from_raw_os_error(-entry.result())
-    );
-    Ok(entry.result())
+    Ok(match entry.result() {
+        result @ 0.. => Ok(result),
+        error => Err(Errno::from_raw_os_error(-error)),
+    })
 }

@@ -1,0 +1,342 @@
+//! A compiled policy as it lies in the kernel's maps, and which one is in force.
+//!
+//! There is room for three policies, one in each slot: the one in force, the one
+//! to fall back to while that is not confirmed, and the one being written. Every
+//! key begins with the slot. A verdict reads [`State`] once and looks at one slot
+//! only, so it is wholly of one policy.
+
+use core::{hint::black_box, mem::offset_of};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::policy::MAX_RULES;
+
+/// Version of everything in this module: maps of another one are not touched.
+pub const GENERATION_ABI: u32 = 1;
+
+/// Policies there is room for.
+pub const SLOTS: u32 = 3;
+/// Rules of one policy: [`MAX_RULES`].
+pub const RULES: u32 = 1_024;
+/// Masks of one policy.
+pub const MASKS: u32 = 8_192;
+/// Networks of one policy.
+pub const NETWORKS: u32 = 4_096;
+/// Users, cgroups or executables of one policy.
+pub const OWNERS: u32 = 4_096;
+/// Words that hold the masks of all ports, four in each: bits 0–15 the lowest port's.
+pub const PORT_WORDS: u32 = (1 << 16) / 4;
+/// Points in time at which rules of one policy end.
+pub const ENDS: usize = 15;
+/// [`Header::ends_ns`]: no rule ends.
+pub const NEVER: u64 = i64::MAX as u64;
+/// Counters of one policy: one for each rule, and the [`Tally`]s.
+pub const TALLIES: u32 = RULES + 8;
+/// Levels of the cgroup tree that are looked at, below the root.
+pub const LEVELS: i32 = 16;
+
+/// Which policy is in force, in one word, so that one write changes all of it.
+///
+/// Bits 0–3: the slot in force. Bits 4–7: the slot to fall back to. The rest: when
+/// to fall back, `CLOCK_BOOTTIME` in milliseconds; zero is never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State(pub u64);
+
+impl State {
+    /// This slot, for good.
+    pub const fn confirmed(slot: u32) -> Self {
+        Self((slot & 0xf) as u64)
+    }
+
+    /// This slot, for good; `before` is remembered as what was in force before.
+    pub const fn confirmed_after(slot: u32, before: u32) -> Self {
+        Self::until(slot, before, 0)
+    }
+
+    /// This slot until `deadline_ms`, `fallback` from then on.
+    pub const fn until(slot: u32, fallback: u32, deadline_ms: u64) -> Self {
+        Self((slot & 0xf) as u64 | ((fallback & 0xf) as u64) << 4 | deadline_ms << 8)
+    }
+
+    /// The slot that decides at `now_ms`.
+    #[inline(always)]
+    pub const fn slot_at(self, now_ms: u64) -> u32 {
+        match self.deadline_ms() {
+            0 => self.slot(),
+            deadline if now_ms < deadline => self.slot(),
+            _ => self.fallback(),
+        }
+    }
+
+    /// The slot in force before the deadline.
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        (self.0 & 0xf) as u32
+    }
+
+    /// The slot to fall back to.
+    #[inline(always)]
+    pub const fn fallback(self) -> u32 {
+        (self.0 >> 4 & 0xf) as u32
+    }
+
+    /// When to fall back, `CLOCK_BOOTTIME` in milliseconds; zero is never.
+    #[inline(always)]
+    pub const fn deadline_ms(self) -> u64 {
+        self.0 >> 8
+    }
+}
+
+/// [`Header::mode`]: no policy, everything goes on.
+pub const MODE_NONE: u8 = 0;
+/// [`Header::mode`]: verdicts are counted and reported, everything goes on.
+pub const MODE_OBSERVE: u8 = 1;
+/// [`Header::mode`]: what is denied does not happen.
+pub const MODE_ENFORCE: u8 = 2;
+
+/// [`Header::asks`]: some rule asks for a user.
+pub const ASKS_USER: u8 = 1;
+/// [`Header::asks`]: some rule asks for an executable.
+pub const ASKS_EXE: u8 = 2;
+/// [`Header::asks`]: listeners may be denied.
+pub const ASKS_LISTEN: u8 = 4;
+/// [`Header::asks`]: some rule asks for a peer on this host.
+pub const ASKS_SELF: u8 = 8;
+
+/// [`Header::style`]: a denied SYN is answered by RST.
+pub const STYLE_RESET: u8 = 0;
+/// [`Header::style`]: a denied SYN is not answered.
+pub const STYLE_DROP: u8 = 1;
+
+/// [`Header::defaults`], [`RuleEntry::flags`]: deny.
+pub const DENIES: u8 = 1;
+/// [`Header::defaults`]: loopback peers are not spared.
+pub const FILTERS_LOOPBACK: u8 = 2;
+/// [`RuleEntry::flags`]: the rule asks who owns the connection.
+pub const ASKS_OWNER: u8 = 2;
+
+/// A policy but for its tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Header {
+    /// When rules end, `CLOCK_BOOTTIME` ns, earliest first; [`NEVER`] where none does.
+    pub ends_ns: [u64; ENDS],
+    /// When it was applied, ns since the Unix epoch.
+    pub applied_ns: i64,
+    /// The masks of the rules for each direction, by how many ends have passed.
+    pub directions: [[u32; 4]; ENDS + 1],
+    /// The mask of peers in no network of the policy.
+    pub other_network: u32,
+    /// The rules that name peers on this host.
+    pub this_host: u32,
+    /// The mask of users no rule names.
+    pub other_user: u32,
+    /// The mask of units no rule names.
+    pub other_unit: u32,
+    /// The mask of cgroups no rule names.
+    pub other_cgroup: u32,
+    /// The mask of executables no rule names.
+    pub other_exe: u32,
+    /// The mask of all rules.
+    pub every: u32,
+    /// The depth of the deepest cgroup that has a mask of its own; the root's is 0.
+    pub deepest: i32,
+    /// Rules.
+    pub rule_count: u32,
+    /// What decides where no rule matches, by direction.
+    pub defaults: [u8; 4],
+    /// `MODE_*`.
+    pub mode: u8,
+    /// `ASKS_*` bits.
+    pub asks: u8,
+    /// `STYLE_*` for inbound connections.
+    pub style: u8,
+    /// Explicit padding.
+    pub reserved: [u8; 5],
+    /// SHA-256 of the policy's text.
+    pub digest: [u8; 32],
+    /// The path the policy was read from, NUL-padded, its end where it is longer.
+    pub source: [u8; 240],
+}
+
+impl Header {
+    /// How many of the ends have passed. No branch depends on one: to a verifier each
+    /// would be another way through all that follows.
+    #[inline(always)]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "at most the number of ends"
+    )]
+    pub fn ends_passed(&self, now_ns: u64) -> usize {
+        let mut passed = 0;
+        for end in &self.ends_ns {
+            // Below zero from the end on: times are far below 2^63.
+            passed += black_box(end.wrapping_sub(now_ns).wrapping_sub(1)) >> 63;
+        }
+        passed as usize
+    }
+
+    /// No policy.
+    pub const NONE: Self = Self {
+        ends_ns: [NEVER; ENDS],
+        applied_ns: 0,
+        directions: [[0; 4]; ENDS + 1],
+        other_network: 0,
+        this_host: 0,
+        other_user: 0,
+        other_unit: 0,
+        other_cgroup: 0,
+        other_exe: 0,
+        every: 0,
+        deepest: 0,
+        rule_count: 0,
+        defaults: [0; 4],
+        mode: MODE_NONE,
+        asks: 0,
+        style: STYLE_RESET,
+        reserved: [0; 5],
+        digest: [0; 32],
+        source: [0; 240],
+    };
+}
+
+/// Longest name a rule's entry holds.
+pub const NAME_BYTES: usize = 55;
+
+/// One rule but for its conditions, by slot × [`MAX_RULES`] + rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct RuleEntry {
+    /// [`DENIES`] and [`ASKS_OWNER`] bits.
+    pub flags: u8,
+    /// Its name, NUL-padded.
+    pub name: [u8; NAME_BYTES],
+}
+
+/// A peer's network: the trie compares the slot first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct NetworkKey {
+    /// The slot.
+    pub slot: u32,
+    /// Canonical, network byte order, in words.
+    pub addr: [u32; 4],
+}
+
+/// A user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct UserKey {
+    /// The slot.
+    pub slot: u32,
+    /// Uid in the initial user namespace.
+    pub uid: u32,
+}
+
+/// A cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct GroupKey {
+    /// The cgroup v2 id: the inode number of its directory.
+    pub id: u64,
+    /// The slot.
+    pub slot: u32,
+    /// Explicit padding.
+    pub reserved: u32,
+}
+
+/// The masks of a cgroup: of what it is in, and of all it lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct GroupMasks {
+    /// As a unit.
+    pub unit: u32,
+    /// As a cgroup.
+    pub cgroup: u32,
+}
+
+/// An executable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct ExeKey {
+    /// Inode number.
+    pub inode: u64,
+    /// The slot.
+    pub slot: u32,
+    /// The file system: `s_dev`, the kernel's form of a device number.
+    pub device: u32,
+}
+
+/// What decided where no rule did: counters behind those of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Tally {
+    /// The default for inbound connections.
+    DefaultInbound = 0,
+    /// The default for outbound connections.
+    DefaultOutbound = 1,
+    /// The default for listeners.
+    DefaultListen = 2,
+    /// A default that spares loopback peers.
+    Loopback = 3,
+    /// A default that spares the kernel's own connections.
+    KernelThread = 4,
+    /// Tables that contradict each other: never, or a bug.
+    Broken = 5,
+}
+
+/// How often something decided.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Hits {
+    /// How often.
+    pub count: u64,
+    /// The last time, `CLOCK_BOOTTIME` ns.
+    pub last_ns: u64,
+}
+
+const _: () = {
+    assert!(RULES as usize == MAX_RULES);
+    assert!(size_of::<Header>() == 704);
+    assert!(offset_of!(Header, directions) == 128);
+    assert!(offset_of!(Header, mode) == 424);
+    assert!(offset_of!(Header, digest) == 432);
+    assert!(size_of::<RuleEntry>() == 56);
+    assert!(size_of::<NetworkKey>() == 20);
+    assert!(size_of::<GroupKey>() == 16);
+    assert!(size_of::<ExeKey>() == 16);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unconfirmed_policy_gives_way_at_its_deadline_and_not_before() {
+        let state = State::until(2, 1, 60_000);
+        assert_eq!(state.slot_at(59_999), 2);
+        assert_eq!(state.slot_at(60_000), 1);
+        assert_eq!((state.slot(), state.fallback()), (2, 1));
+    }
+
+    #[test]
+    fn confirmed_policy_stays() {
+        assert_eq!(State::confirmed(1).slot_at(u64::MAX), 1);
+    }
+
+    #[test]
+    fn rules_end_at_their_time_and_not_before() {
+        let mut header = Header::NONE;
+        header.ends_ns[..2].copy_from_slice(&[100, 200]);
+        let passed = [99, 100, 199, 200].map(|now_ns| header.ends_passed(now_ns));
+        assert_eq!(passed, [0, 1, 1, 2]);
+    }
+
+    #[test]
+    fn deadline_survives_a_century() {
+        let century_ms = 100 * 366 * 24 * 3_600 * 1_000;
+        assert_eq!(State::until(0, 0, century_ms).deadline_ms(), century_ms);
+    }
+}

@@ -1,0 +1,360 @@
+//! The policy's word on one connection: fetches the masks of what the connection
+//! is, and asks `port_monitor_common` for the first rule in all of them.
+
+use port_monitor_common::{
+    addr,
+    generation::{
+        self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK,
+        GroupKey, GroupMasks, Header, LEVELS, MODE_ENFORCE, MODE_NONE, NetworkKey, SLOTS, State,
+        TALLIES, Tally, UserKey,
+    },
+    mask::Accepting,
+    policy::Direction,
+};
+
+use aya_ebpf::maps::lpm_trie::Key;
+
+use crate::{
+    emit,
+    maps::{EXES, GROUPS, HITS, MASKS, NETWORKS, POLICIES, PORTS, RULES, SELF, STATE, USERS},
+    mem,
+    sock::Addr,
+};
+
+/// Rules of each policy.
+const RULES_EACH: u32 = generation::RULES;
+/// The empty set of rules, in every slot.
+const NO_RULE: u32 = 0;
+
+/// Whose connection it is.
+pub(crate) trait Party {
+    /// It can be told; else nothing is said where a rule asks for it.
+    const IS_KNOWN: bool;
+    /// Uid in the initial user namespace.
+    fn uid(&self) -> u32;
+    /// The id of the cgroup it is in at this level; zero for none.
+    fn cgroup(&self, level: i32) -> u64;
+    /// Its executable: device and inode.
+    fn exe(&self) -> Option<(u32, u64)>;
+    /// It is a thread of the kernel.
+    fn is_kernel(&self) -> bool;
+}
+
+/// What is asked.
+pub(crate) struct Question {
+    pub(crate) direction: Direction,
+    /// Of the service.
+    pub(crate) port: u16,
+    /// As it was given; all zeroes for a listener.
+    pub(crate) peer: Addr,
+    /// The peer's address is also ours.
+    pub(crate) is_self: u32,
+}
+
+/// What was decided, and by what.
+#[derive(Clone, Copy)]
+pub(crate) struct Decision {
+    slot: u32,
+    /// A rule, or [`RULES_EACH`] and a [`Tally`].
+    tally: u32,
+    denies: bool,
+    enforces: bool,
+    now_ns: u64,
+}
+
+impl Decision {
+    /// The connection must not be.
+    #[inline(always)]
+    pub(crate) fn stops(&self) -> bool {
+        self.denies && self.enforces
+    }
+
+    /// Policy and rules do not want it, whether or not it is stopped.
+    #[inline(always)]
+    pub(crate) fn denies(&self) -> bool {
+        self.denies
+    }
+
+    /// Counts it.
+    #[inline(always)]
+    pub(crate) fn count(&self) {
+        if let Some(hits) =
+            HITS.get_ptr_mut((emit::cpu() * SLOTS + self.slot) * TALLIES + self.tally)
+        {
+            // SAFETY: a map value is valid for as long as the program runs.
+            let (count, last) = unsafe { (&raw mut (*hits).count, &raw mut (*hits).last_ns) };
+            emit::add_one(count);
+            // SAFETY: as above.
+            unsafe { last.write_volatile(self.now_ns) };
+        }
+    }
+}
+
+/// The policy in force, and its slot.
+#[inline(always)]
+pub(crate) fn policy(now_ns: u64) -> Option<(u32, &'static Header)> {
+    let word = STATE.get_ptr(0)?;
+    // SAFETY: a map value is valid for as long as the program runs.
+    let state = State(unsafe { word.read_volatile() });
+    let slot = state.slot_at(now_ns / 1_000_000);
+    let header = POLICIES.get(slot)?;
+    (header.mode != MODE_NONE).then_some((slot, header))
+}
+
+/// Decides; `None` where there is no policy, or it asks for what is not known.
+#[inline(always)]
+pub(crate) fn judge<P: Party>(
+    (slot, header): (u32, &'static Header),
+    now_ns: u64,
+    question: &Question,
+    party: &P,
+) -> Option<Decision> {
+    let decided = |tally, denies| Decision {
+        slot,
+        tally,
+        denies,
+        enforces: header.mode == MODE_ENFORCE,
+        now_ns,
+    };
+    let [high, low] = halves(&question.peer);
+    let peer = match question.direction {
+        Direction::Listen => Peer::NONE,
+        Direction::Inbound | Direction::Outbound => {
+            Peer(pm_peer(slot.into(), high, low, question.is_self.into()))
+        }
+    };
+    let Some(first) = first::<P>(slot, header, now_ns, question, peer, party) else {
+        // Tables that do not hold together decide for the policy's author.
+        return Some(decided(RULES_EACH + Tally::Broken as u32, true));
+    };
+    if let Some(rule) = first {
+        let flags = RULES.get(slot * RULES_EACH + rule)?.flags;
+        if !P::IS_KNOWN && flags & ASKS_OWNER != 0 {
+            return None;
+        }
+        return Some(decided(rule, flags & DENIES != 0));
+    }
+    let direction = question.direction as u32;
+    let flags = header.defaults[direction as usize];
+    let (tally, denies) = if flags & DENIES == 0 {
+        (direction, false)
+    } else if flags & FILTERS_LOOPBACK == 0 && peer.is_loopback() {
+        (Tally::Loopback as u32, false)
+    } else if party.is_kernel() {
+        (Tally::KernelThread as u32, false)
+    } else {
+        (direction, true)
+    };
+    Some(decided(RULES_EACH + tally, denies))
+}
+
+/// The first rule that matches; `None` where a table misses an entry.
+#[inline(always)]
+fn first<P: Party>(
+    slot: u32,
+    header: &'static Header,
+    now_ns: u64,
+    question: &Question,
+    peer: Peer,
+    party: &P,
+) -> Option<Option<u32>> {
+    let directions = header.directions.get(header.ends_passed(now_ns))?;
+    let port = u32::from(question.port);
+    let ports = PORTS.get(slot * generation::PORT_WORDS + port / 4)?;
+    let port = *ports >> (port % 4 * 16) & 0xffff;
+    let (user, groups, exe) = owner::<P>(slot, header, party);
+    let flow = packed([
+        directions[question.direction as usize],
+        port as u32,
+        peer.network(header),
+        peer.this_host(),
+    ]);
+    let owner = packed([user, groups.unit, groups.cgroup, exe]);
+    match pm_first(slot.into(), flow, owner) {
+        BROKEN => None,
+        NONE => Some(None),
+        rule => Some(Some(rule as u32)),
+    }
+}
+
+/// What [`pm_peer`] tells of a peer: in bits 0–15 the mask of its network, in bits
+/// 16–31 that of peers on this host, in bit 32 that it has a loopback address.
+#[derive(Clone, Copy)]
+struct Peer(u64);
+
+impl Peer {
+    /// No peer.
+    const NONE: Self = Self(1 << 33);
+
+    #[inline(always)]
+    fn network(self, header: &Header) -> u32 {
+        if self.0 == Self::NONE.0 {
+            header.other_network
+        } else {
+            self.0 as u32 & 0xffff
+        }
+    }
+
+    #[inline(always)]
+    fn this_host(self) -> u32 {
+        (self.0 >> 16) as u32 & 0xffff
+    }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self.0 >> 32 & 1 != 0
+    }
+}
+
+/// Both halves of an address, as they lie in memory.
+#[inline(always)]
+fn halves(addr: &Addr) -> [u64; 2] {
+    let [a, b, c, d] = addr.map(u64::from);
+    [a | b << 32, c | d << 32]
+}
+
+/// What a policy knows of a peer: a [`Peer`]. A function of its own for the same
+/// reason as [`pm_first`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pm_peer(slot: u64, high: u64, low: u64, is_self: u64) -> u64 {
+    let Some(header) = POLICIES.get(slot as u32) else {
+        return 0;
+    };
+    let peer = [
+        high as u32,
+        (high >> 32) as u32,
+        low as u32,
+        (low >> 32) as u32,
+    ];
+    let peer = addr::canonical(peer).map(|word| mem::forget(word.into(), slot) as u32);
+    let key = NetworkKey {
+        slot: slot as u32,
+        addr: peer,
+    };
+    let network = NETWORKS.get(Key::new(u32::BITS + 128, key));
+    let network = network.copied().unwrap_or(header.other_network);
+    let is_loopback = u64::from(addr::is_loopback(&peer));
+    let is_self = is_self != 0
+        || is_loopback != 0
+        || header.asks & ASKS_SELF != 0 && SELF.get_ptr(peer).is_some();
+    let this_host = if is_self { header.this_host } else { NO_RULE };
+    u64::from(network) | u64::from(this_host) << 16 | is_loopback << 32
+}
+
+/// What [`pm_first`] answers where no rule matches.
+const NONE: u64 = u64::MAX;
+/// What it answers where there is no such mask.
+const BROKEN: u64 = u64::MAX - 1;
+
+/// The numbers of four masks, 16 bits each.
+#[inline(always)]
+fn packed([first, second, third, fourth]: [u32; 4]) -> u64 {
+    const { assert!(generation::MASKS <= 1 << 16) };
+    u64::from(first) | u64::from(second) << 16 | u64::from(third) << 32 | u64::from(fourth) << 48
+}
+
+/// The first rule in the masks of a slot with these numbers. A function that the
+/// verifier looks at by itself, once, whoever calls it: so its arguments are plain
+/// numbers, and its name is known to the linker.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pm_first(slot: u64, flow: u64, owner: u64) -> u64 {
+    let numbered = |numbers: u64, place: u32| {
+        let number = (numbers >> (16 * place)) as u32 & 0xffff;
+        MASKS.get(slot as u32 * generation::MASKS + number)
+    };
+    let (Some(direction), Some(port), Some(network), Some(this_host)) = (
+        numbered(flow, 0),
+        numbered(flow, 1),
+        numbered(flow, 2),
+        numbered(flow, 3),
+    ) else {
+        return BROKEN;
+    };
+    let (Some(user), Some(unit), Some(cgroup), Some(exe)) = (
+        numbered(owner, 0),
+        numbered(owner, 1),
+        numbered(owner, 2),
+        numbered(owner, 3),
+    ) else {
+        return BROKEN;
+    };
+    let accepting = Accepting {
+        direction,
+        port,
+        network,
+        this_host,
+        user,
+        unit,
+        cgroup,
+        exe,
+    };
+    accepting.first().map_or(NONE, |rule| rule as u64)
+}
+
+/// The masks of user, cgroup and executable.
+#[inline(always)]
+fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, GroupMasks, u32) {
+    if !P::IS_KNOWN {
+        let every = GroupMasks {
+            unit: header.every,
+            cgroup: header.every,
+        };
+        return (header.every, every, header.every);
+    }
+    let mut user = header.other_user;
+    if header.asks & ASKS_USER != 0 {
+        let key = UserKey {
+            slot,
+            uid: party.uid(),
+        };
+        if let Some(number) = USERS.get_ptr(key) {
+            // SAFETY: a map value is valid for as long as the program runs.
+            user = unsafe { number.read_volatile() };
+        }
+    }
+    let mut exe = header.other_exe;
+    if header.asks & ASKS_EXE != 0
+        && let Some((device, inode)) = party.exe()
+    {
+        let key = ExeKey {
+            inode,
+            slot,
+            device,
+        };
+        if let Some(number) = EXES.get_ptr(key) {
+            // SAFETY: as above.
+            exe = unsafe { number.read_volatile() };
+        }
+    }
+    (user, groups(slot, header, party), exe)
+}
+
+/// The masks of the deepest cgroup that has some: they hold those of all it lies in.
+#[inline(always)]
+fn groups<P: Party>(slot: u32, header: &Header, party: &P) -> GroupMasks {
+    for up in 0..LEVELS {
+        let level = LEVELS - up;
+        if level > header.deepest {
+            continue;
+        }
+        let id = party.cgroup(level);
+        if id == 0 {
+            continue;
+        }
+        let key = GroupKey {
+            id,
+            slot,
+            reserved: 0,
+        };
+        if let Some(masks) = GROUPS.get_ptr(key) {
+            // SAFETY: a map value is valid for as long as the program runs.
+            return unsafe { masks.read_volatile() };
+        }
+    }
+    GroupMasks {
+        unit: header.other_unit,
+        cgroup: header.other_cgroup,
+    }
+}

@@ -1,0 +1,297 @@
+//! `cgroup_skb/ingress` and `sk_lookup`: a peer's packet has come for a listener.
+//!
+//! Neither runs for a process: `current` is whoever was interrupted. The first knows
+//! the listening socket, in every network namespace, and can only drop the packet.
+//! The second knows no socket and runs in one namespace; what it drops, the kernel
+//! answers as a closed port does.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_sock, sk_action},
+    helpers::generated::{bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id, bpf_skb_load_bytes},
+    macros::{cgroup_skb, sk_lookup},
+    programs::{SkBuffContext, SkLookupContext},
+};
+use core::mem::MaybeUninit;
+use port_monitor_common::{
+    event::AF_INET6,
+    generation::{ASKS_LISTEN, STYLE_RESET},
+    policy::Direction,
+    tcp_state::TcpState,
+};
+
+use crate::{
+    emit,
+    enforce::{self, Party, Question},
+    mem::{self, context},
+    sock::{self, Addr, WILDCARD},
+};
+
+const DROP: i32 = 0;
+const KEEP: i32 = 1;
+
+const SYN: u8 = 1 << 1;
+const ACK: u8 = 1 << 4;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+
+#[cgroup_skb(ingress)]
+fn pm_ingress(ctx: SkBuffContext) -> i32 {
+    if is_dropped(ctx.skb.skb).is_some() {
+        DROP
+    } else {
+        KEEP
+    }
+}
+
+#[cgroup_skb(ingress)]
+fn pm_unlisted(ctx: SkBuffContext) -> i32 {
+    if is_unlisted(ctx.skb.skb).is_some() {
+        DROP
+    } else {
+        KEEP
+    }
+}
+
+#[sk_lookup]
+fn pm_lookup(ctx: SkLookupContext) -> u32 {
+    if is_closed(&ctx).is_some() {
+        sk_action::SK_DROP
+    } else {
+        sk_action::SK_PASS
+    }
+}
+
+/// The process behind a listening socket.
+struct Listener {
+    skb: *mut __sk_buff,
+    sk: *const u8,
+}
+
+impl Listener {
+    #[inline(always)]
+    fn new(skb: *mut __sk_buff, sk: *mut bpf_sock) -> Self {
+        Self {
+            skb,
+            sk: mem::address(sk.cast()) as *const u8,
+        }
+    }
+}
+
+impl Party for Listener {
+    const IS_KNOWN: bool = true;
+
+    #[inline(always)]
+    fn uid(&self) -> u32 {
+        // Nobody's where it cannot be read.
+        sock::uid(self.sk).unwrap_or(u32::MAX)
+    }
+
+    #[inline(always)]
+    fn cgroup(&self, level: i32) -> u64 {
+        // SAFETY: the helper takes the context of this program.
+        unsafe { bpf_skb_ancestor_cgroup_id(self.skb, level) }
+    }
+
+    /// A socket does not remember who made it.
+    #[inline(always)]
+    fn exe(&self) -> Option<(u32, u64)> {
+        None
+    }
+
+    #[inline(always)]
+    fn is_kernel(&self) -> bool {
+        false
+    }
+}
+
+/// Who is not known.
+struct Nobody;
+
+impl Party for Nobody {
+    const IS_KNOWN: bool = false;
+
+    #[inline(always)]
+    fn uid(&self) -> u32 {
+        u32::MAX
+    }
+
+    #[inline(always)]
+    fn cgroup(&self, _level: i32) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn exe(&self) -> Option<(u32, u64)> {
+        None
+    }
+
+    #[inline(always)]
+    fn is_kernel(&self) -> bool {
+        false
+    }
+}
+
+/// The peer may not reach this port. What comes to a listening socket is a SYN, or
+/// the ACK that completes a handshake.
+#[inline(always)]
+fn is_dropped(skb: *mut __sk_buff) -> Option<()> {
+    let sk = listener(skb)?;
+    let now_ns = emit::now_ns();
+    let policy = enforce::policy(now_ns)?;
+    let packet = Packet::of(skb)?.forgotten(now_ns);
+    let question = Question {
+        direction: Direction::Inbound,
+        port: context!(sk, src_port) as u16,
+        peer: packet.from,
+        is_self: u32::from(packet.from == packet.to),
+    };
+    let decision = enforce::judge(policy, now_ns, &question, &Listener::new(skb, sk))?;
+    // One connection, one verdict: the ACK's repeats that of the SYN.
+    if packet.is_syn != 0 {
+        decision.count();
+    }
+    decision.stops().then_some(())
+}
+
+/// Nobody may listen at this port: it was the kernel's choice, which no other hook
+/// sees, or the socket is older than the policy.
+#[inline(always)]
+fn is_unlisted(skb: *mut __sk_buff) -> Option<()> {
+    let sk = listener(skb)?;
+    let now_ns = emit::now_ns();
+    let policy = enforce::policy(now_ns)?;
+    if policy.1.asks & ASKS_LISTEN == 0 {
+        return None;
+    }
+    let packet = Packet::of(skb)?.forgotten(now_ns);
+    let question = Question {
+        direction: Direction::Listen,
+        port: context!(sk, src_port) as u16,
+        peer: WILDCARD,
+        is_self: 0,
+    };
+    let decision = enforce::judge(policy, now_ns, &question, &Listener::new(skb, sk))?;
+    // Allowed ones were counted when they got their port.
+    if packet.is_syn != 0 && decision.denies() {
+        decision.count();
+    }
+    decision.stops().then_some(())
+}
+
+/// The socket the packet is for, if it listens for TCP.
+#[inline(always)]
+fn listener(skb: *mut __sk_buff) -> Option<*mut bpf_sock> {
+    // SAFETY: the context is valid for as long as the program runs.
+    let sk = unsafe { (*skb).__bindgen_anon_2.sk };
+    if sk.is_null() || context!(sk, state) != u32::from(TcpState::LISTEN.0) {
+        return None;
+    }
+    // SAFETY: a socket the kernel gave.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() || !sock::is_tcp_protocol(context!(sk, protocol)) {
+        return None;
+    }
+    Some(sk)
+}
+
+/// Who sends to whom.
+struct Packet {
+    from: Addr,
+    to: Addr,
+    /// 1 or 0.
+    is_syn: u64,
+}
+
+impl Packet {
+    /// The same, whichever way it came about.
+    #[inline(always)]
+    fn forgotten(self, unknown: u64) -> Self {
+        let forget = |word: u32| mem::forget(word.into(), unknown) as u32;
+        Self {
+            from: self.from.map(forget),
+            to: self.to.map(forget),
+            is_syn: mem::forget(self.is_syn, unknown),
+        }
+    }
+
+    #[inline(always)]
+    fn of(skb: *mut __sk_buff) -> Option<Self> {
+        let first: u8 = load(skb, 0)?;
+        let (from, to, flags) = if first >> 4 == 6 {
+            let [from, to]: [Addr; 2] = load(skb, 8)?;
+            // Behind other headers it counts as the first packet.
+            let flags = match load(skb, 6)? {
+                TCP => load(skb, 40 + 13)?,
+                _ => SYN,
+            };
+            (from, to, flags)
+        } else {
+            let [from, to]: [u32; 2] = load(skb, 12)?;
+            let flags = load(skb, u32::from(first & 0xf) * 4 + 13)?;
+            (sock::mapped(from), sock::mapped(to), flags)
+        };
+        Some(Self {
+            from,
+            to,
+            is_syn: u64::from(flags & (SYN | ACK) == SYN),
+        })
+    }
+}
+
+/// Bytes of the packet, from its IP header on.
+#[inline(always)]
+fn load<T: Copy>(skb: *const __sk_buff, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    let to = value.as_mut_ptr().cast();
+    // SAFETY: the helper writes this many bytes, or fails.
+    let error = unsafe { bpf_skb_load_bytes(skb.cast(), offset, to, size_of::<T>() as u32) };
+    // SAFETY: it has written all of it.
+    (error == 0).then(|| unsafe { value.assume_init() })
+}
+
+/// A packet that belongs to no connection, and what it is for is denied whoever
+/// listens there.
+#[inline(always)]
+fn is_closed(ctx: &SkLookupContext) -> Option<()> {
+    let ctx = ctx.lookup;
+    if context!(ctx, protocol) != u32::from(TCP) {
+        return None;
+    }
+    let now_ns = emit::now_ns();
+    let policy = enforce::policy(now_ns)?;
+    if policy.1.style != STYLE_RESET {
+        return None;
+    }
+    // All of both families, before asking which it is: the compiler would make one
+    // read of either's, at a place that the verifier cannot tell.
+    let (from_v4, to_v4) = (context!(ctx, remote_ip4), context!(ctx, local_ip4));
+    let from_v6 = [
+        context!(ctx, remote_ip6[0]),
+        context!(ctx, remote_ip6[1]),
+        context!(ctx, remote_ip6[2]),
+        context!(ctx, remote_ip6[3]),
+    ];
+    let to_v6 = [
+        context!(ctx, local_ip6[0]),
+        context!(ctx, local_ip6[1]),
+        context!(ctx, local_ip6[2]),
+        context!(ctx, local_ip6[3]),
+    ];
+    let (from, to) = if context!(ctx, family) == u32::from(AF_INET6) {
+        (from_v6, to_v6)
+    } else {
+        (sock::mapped(from_v4), sock::mapped(to_v4))
+    };
+    let question = Question {
+        direction: Direction::Inbound,
+        port: context!(ctx, local_port) as u16,
+        peer: from,
+        is_self: u32::from(from == to),
+    };
+    let decision = enforce::judge(policy, now_ns, &question, &Nobody)?;
+    if decision.stops() {
+        decision.count();
+        return Some(());
+    }
+    None
+}

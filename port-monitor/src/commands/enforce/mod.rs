@@ -1,0 +1,280 @@
+//! `port-monitor apply`, `confirm`, `rollback`, `status` and `panic-open`: the policy
+//! in the kernel.
+
+use std::{env, io::Write, net::IpAddr, path::PathBuf, time::Duration};
+
+use anyhow::anyhow;
+use port_monitor_common::policy::{Direction, Verdict};
+
+use super::{policy, watch::args::parse_duration, written};
+use crate::{
+    clock,
+    exit_code::{ExitCode, Failure, OrExit as _},
+    kernel::enforcer::{DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance},
+    policy::{
+        Facts, Policy,
+        intent::{Established, OnDaemonExit},
+        lower::{self, Lowered},
+    },
+};
+
+mod report;
+
+/// Which enforcement is meant.
+#[derive(Debug, clap::Args)]
+pub struct InstanceArgs {
+    /// The name it was applied under
+    #[arg(long = "instance", value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
+    name: String,
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, clap::Args)]
+pub struct ApplyArgs {
+    /// The policy
+    #[arg(value_name = "FILE", default_value = "/etc/port-monitor/policy.toml")]
+    path: PathBuf,
+    /// Go back to the policy before unless `port-monitor confirm` comes within this
+    /// time [default: what the policy says under `[apply]`]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    confirm: Option<Duration>,
+    /// Do not wait to be confirmed, whatever the policy says
+    #[arg(long, conflicts_with = "confirm")]
+    no_confirm: bool,
+    /// Apply the policy even if it would refuse the ssh session this runs in
+    #[arg(long)]
+    force: bool,
+    /// Hold only the processes of this cgroup v2 to the policy; needs an `--instance`
+    /// of its own
+    #[arg(long, value_name = "PATH")]
+    cgroup: Option<PathBuf>,
+    #[command(flatten)]
+    instance: InstanceArgs,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    instance: InstanceArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// A name for a directory of a bpf file system, which allows no dot.
+fn instance_name(text: &str) -> Result<String, &'static str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if text.is_empty() || text.len() > 32 || !text.chars().all(is_plain) {
+        return Err("not a name: up to 32 letters, digits and -");
+    }
+    Ok(text.to_owned())
+}
+
+/// Puts a policy into force.
+pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
+    if args.cgroup.is_some() && args.instance.name == DEFAULT_INSTANCE {
+        return Err(Failure::usage(
+            "--cgroup needs --instance NAME: without a name it is the whole host's policy",
+        ));
+    }
+    let policy = policy::load(&args.path)?;
+    check_intent(&policy)?;
+    if !args.force {
+        check_session(&policy)?;
+    }
+    let lowered = lower(&policy)?;
+    let instance = Instance {
+        name: args.instance.name.clone(),
+        cgroup: args.cgroup.clone(),
+    };
+    let confirm = if args.no_confirm {
+        None
+    } else {
+        args.confirm.or(policy.intent().confirm)
+    };
+    let mut enforcer = Enforcer::open_or_install(&instance).map_err(failure)?;
+    enforcer.apply(&lowered, confirm).map_err(failure)?;
+    let count = policy.rule_count();
+    let noun = if count == 1 { "rule" } else { "rules" };
+    let path = args.path.display();
+    written(match confirm {
+        None => writeln!(out, "{path}: applied, {count} {noun}"),
+        Some(confirm) => writeln!(
+            out,
+            "{path}: applied, {count} {noun}; undone in {} s unless you run `port-monitor confirm`",
+            confirm.as_secs()
+        ),
+    })
+}
+
+/// Keeps the policy that waits for it.
+pub fn confirm(args: &InstanceArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
+    let enforcer = Enforcer::existing(&args.name).map_err(failure)?;
+    enforcer.confirm().map_err(failure)?;
+    written(writeln!(out, "confirmed"))
+}
+
+/// Goes back to the policy before.
+pub fn rollback(args: &InstanceArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
+    let enforcer = Enforcer::existing(&args.name).map_err(failure)?;
+    enforcer.rollback().map_err(failure)?;
+    let status = enforcer.status().map_err(failure)?;
+    written(match report::source(&status.header) {
+        Some(source) => writeln!(out, "back to {source}"),
+        None => writeln!(out, "back to no policy"),
+    })
+}
+
+/// Tells what is in force.
+pub fn status(args: &StatusArgs, out: impl Write) -> Result<ExitCode, Failure> {
+    let enforcer = Enforcer::open(&args.instance.name).map_err(failure)?;
+    let status = enforcer.map(|enforcer| enforcer.status()).transpose();
+    let report = report::Report::of(status.map_err(failure)?.as_ref(), clock::boot_ns());
+    let code = written(if args.json {
+        report.write_json(out)
+    } else {
+        report.write(out)
+    })?;
+    if report.is_whole() {
+        return Ok(code);
+    }
+    Err(Failure::new(
+        ExitCode::CannotAttach,
+        anyhow!("somebody has detached a program: apply the policy anew after `panic-open`"),
+    ))
+}
+
+/// Ends enforcement.
+pub fn panic_open(args: &InstanceArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
+    Enforcer::remove(&args.name).map_err(failure)?;
+    written(writeln!(out, "no policy is in force any more"))
+}
+
+fn failure(error: EnforcerError) -> Failure {
+    let code = match &error {
+        EnforcerError::Locked => ExitCode::Locked,
+        EnforcerError::Policy(_) => ExitCode::PolicyInvalid,
+        EnforcerError::NotApplied(_)
+        | EnforcerError::NothingToConfirm
+        | EnforcerError::TooLate
+        | EnforcerError::NothingBefore => ExitCode::Usage,
+        _ => ExitCode::CannotAttach,
+    };
+    Failure::new(code, error)
+}
+
+/// The policy for the kernel of this host.
+fn lower(policy: &Policy) -> Result<Lowered, Failure> {
+    let mut lowered = policy.lower(&HostPlaces).or_exit(ExitCode::PolicyInvalid)?;
+    let source = policy.source();
+    let header = &mut lowered.header;
+    header.digest = lower::digest(&source.text);
+    header.applied_ns = now_ns();
+    let path = std::path::absolute(&source.name).unwrap_or_else(|_| source.name.clone().into());
+    report::set_source(header, &path.to_string_lossy());
+    Ok(lowered)
+}
+
+fn now_ns() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+/// Refuses what this version cannot do: half of what a policy asks is not what it
+/// asks.
+fn check_intent(policy: &Policy) -> Result<(), Failure> {
+    let intent = policy.intent();
+    let name = &policy.source().name;
+    let refused = |what: &str, instead: &str| {
+        Err(Failure::new(
+            ExitCode::PolicyInvalid,
+            anyhow!("{name}: [apply] {what} is not available in this version; {instead}"),
+        ))
+    };
+    if intent.on_daemon_exit != OnDaemonExit::Enforce {
+        return refused(
+            "on_daemon_exit other than \"enforce\"",
+            "a policy stays in force until `port-monitor panic-open`",
+        );
+    }
+    if intent.established == Established::Kill {
+        return refused(
+            "established = \"kill\"",
+            "write \"keep\" and end open connections with `ss -K`",
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a policy that would refuse the connection over which it is applied.
+fn check_session(policy: &Policy) -> Result<(), Failure> {
+    let Some(session) = env::var("SSH_CONNECTION")
+        .ok()
+        .and_then(|text| session(&text))
+    else {
+        return Ok(());
+    };
+    let explanation = policy.explain(&Facts {
+        direction: Direction::Inbound,
+        service_port: session.port,
+        peer: session.peer,
+        peer_is_self: false,
+        uid: Some(0),
+        unit: None,
+        cgroup: None,
+        exe: None,
+        now_ns: i128::from(now_ns()),
+    });
+    if explanation.verdict != Verdict::Deny {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ExitCode::PolicyInvalid,
+        anyhow!(
+            "{}: it would refuse this ssh session, from {} to port {}: allow it under [failsafe], \
+             or apply with --force",
+            policy.source().name,
+            session.peer,
+            session.port
+        ),
+    ))
+}
+
+/// The two ends of the ssh session a command runs in.
+struct Session {
+    peer: IpAddr,
+    port: u16,
+}
+
+/// `192.0.2.7 51234 192.0.2.1 22`.
+fn session(text: &str) -> Option<Session> {
+    let mut words = text.split(' ');
+    let peer = words.next()?;
+    // A link-local address has its zone behind it.
+    let peer = peer.split('%').next()?.parse().ok()?;
+    Some(Session {
+        peer,
+        port: words.nth(2)?.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_is_that_of_the_peer_and_our_port() {
+        let found = session("fe80::1%eth0 51234 fe80::2%eth0 2222").unwrap();
+        assert_eq!(found.peer, "fe80::1".parse::<IpAddr>().unwrap());
+        assert_eq!(found.port, 2222);
+        assert!(session("nonsense").is_none());
+    }
+
+    #[test]
+    fn names_are_what_a_bpf_file_system_takes() {
+        assert!(instance_name("web-1").is_ok());
+        for bad in ["", "a.b", "a/b", "../x"] {
+            assert!(instance_name(bad).is_err());
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What `port-monitor status` tells.
+
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use port_monitor_common::generation::{DENIES, Header, Hits, MODE_ENFORCE};
+use serde::Serialize;
+
+use crate::{kernel::enforcer::Status, sanitize::Escaped};
+
+/// The state of an enforcement.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    in_force: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<PolicyReport>,
+    /// Seconds left to confirm it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unconfirmed_s: Option<u64>,
+    links: Vec<Link>,
+}
+
+#[derive(Debug, Serialize)]
+struct PolicyReport {
+    source: String,
+    sha256: String,
+    applied: Timestamp,
+    mode: &'static str,
+    rules: Vec<Row>,
+    defaults: Vec<Row>,
+}
+
+#[derive(Debug, Serialize)]
+struct Link {
+    program: String,
+    attached: bool,
+}
+
+/// What decided, and how often.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    action: &'static str,
+    hits: u64,
+    /// Seconds since the last.
+    last_s: Option<u64>,
+}
+
+impl Row {
+    fn new(name: String, denies: bool, hits: Hits, now_ns: u64) -> Self {
+        let since = Duration::from_nanos(now_ns.saturating_sub(hits.last_ns));
+        Self {
+            name,
+            action: if denies { "deny" } else { "allow" },
+            hits: hits.count,
+            last_s: (hits.count > 0).then_some(since.as_secs()),
+        }
+    }
+
+    fn write(&self, out: &mut impl Write, width: usize) -> io::Result<()> {
+        let Self {
+            name,
+            action,
+            hits,
+            last_s,
+        } = self;
+        let last = last_s.map_or_else(|| "never".to_owned(), |last| format!("{last} s ago"));
+        writeln!(out, "{name:<width$}  {action:<6}  {hits:>10}  {last}")
+    }
+}
+
+impl Report {
+    /// `now_ns` is `CLOCK_BOOTTIME`.
+    pub(super) fn of(status: Option<&Status>, now_ns: u64) -> Self {
+        let Some(status) = status else {
+            return Self {
+                in_force: false,
+                policy: None,
+                unconfirmed_s: None,
+                links: Vec::new(),
+            };
+        };
+        let links = status.links.iter().map(|(program, attached)| Link {
+            program: program.clone(),
+            attached: *attached,
+        });
+        Self {
+            in_force: status.is_in_force,
+            policy: status.is_in_force.then(|| PolicyReport::of(status, now_ns)),
+            unconfirmed_s: status.unconfirmed.map(|left| left.as_secs()),
+            links: links.collect(),
+        }
+    }
+
+    /// Everything that was attached still is.
+    pub(super) fn is_whole(&self) -> bool {
+        self.links.iter().all(|link| link.attached)
+    }
+
+    pub(super) fn write_json(&self, mut out: impl Write) -> io::Result<()> {
+        writeln!(out, "{}", serde_json::to_string(self)?)
+    }
+
+    pub(super) fn write(&self, mut out: impl Write) -> io::Result<()> {
+        match &self.policy {
+            Some(policy) => policy.write(&mut out, self.unconfirmed_s)?,
+            None => writeln!(out, "no policy is in force")?,
+        }
+        if self.links.is_empty() {
+            return Ok(());
+        }
+        write!(out, "attached  ")?;
+        for link in &self.links {
+            let lost = if link.attached { "" } else { " (DETACHED)" };
+            write!(out, " {}{lost}", link.program)?;
+        }
+        writeln!(out)
+    }
+}
+
+impl PolicyReport {
+    fn of(status: &Status, now_ns: u64) -> Self {
+        let header = &status.header;
+        let rules = status.rules.iter().map(|rule| {
+            let name = text(&rule.entry.name);
+            Row::new(name, rule.entry.flags & DENIES != 0, rule.hits, now_ns)
+        });
+        let by_direction = ["inbound", "outbound", "listen"].into_iter().enumerate();
+        let defaults = by_direction.map(|(n, direction)| {
+            let denies = header.defaults[n] & DENIES != 0;
+            let name = format!("default {direction}");
+            Row::new(name, denies, status.defaults[n], now_ns)
+        });
+        let spared = [
+            ("default, loopback", false, status.loopback),
+            ("default, kernel threads", false, status.kernel),
+            ("inconsistent tables", true, status.broken),
+        ];
+        let spared = spared
+            .into_iter()
+            .filter(|(_, _, hits)| hits.count > 0)
+            .map(|(name, denies, hits)| Row::new(name.to_owned(), denies, hits, now_ns));
+        Self {
+            source: source(header).unwrap_or_default(),
+            sha256: hex(&header.digest),
+            applied: Timestamp::from_nanosecond(header.applied_ns.into()).unwrap_or_default(),
+            mode: match header.mode {
+                MODE_ENFORCE => "enforce",
+                _ => "observe",
+            },
+            rules: rules.collect(),
+            defaults: defaults.chain(spared).collect(),
+        }
+    }
+
+    fn write(&self, out: &mut impl Write, unconfirmed_s: Option<u64>) -> io::Result<()> {
+        writeln!(out, "policy     {}", Escaped(self.source.as_bytes()))?;
+        writeln!(out, "sha256     {}", self.sha256)?;
+        writeln!(out, "applied    {}", self.applied.strftime("%F %T UTC"))?;
+        writeln!(out, "mode       {}", self.mode)?;
+        if let Some(left) = unconfirmed_s {
+            writeln!(out, "confirmed  no: undone in {left} s")?;
+        }
+        let rows = || self.rules.iter().chain(&self.defaults);
+        let width = rows().map(|row| row.name.len()).max().unwrap_or(0).max(4);
+        writeln!(out, "{:<width$}  ACTION  {:>10}  LAST", "RULE", "HITS")?;
+        rows().try_for_each(|row| row.write(out, width))
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+}
+
+/// NUL-padded text.
+fn text(bytes: &[u8]) -> String {
+    let bytes = bytes.split(|&byte| byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Where the policy was read; `None` where there is none.
+pub(super) fn source(header: &Header) -> Option<String> {
+    Some(text(&header.source)).filter(|source| !source.is_empty())
+}
+
+/// Notes where the policy was read: of a long path its end.
+pub(super) fn set_source(header: &mut Header, path: &str) {
+    let bytes = path.as_bytes();
+    let start = bytes.len().saturating_sub(header.source.len());
+    let end = bytes.get(start..).unwrap_or_default();
+    for (to, from) in header.source.iter_mut().zip(end) {
+        *to = *from;
+    }
+}

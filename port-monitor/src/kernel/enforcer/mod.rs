@@ -1,0 +1,437 @@
+//! Enforcement: programs that refuse what a policy denies, and the policies they
+//! ask. They are pinned, so that they outlive whoever put them there.
+//!
+//! A policy is written into a slot that no program looks at, and put into force by
+//! one store. See `port_monitor_common::generation`.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use port_monitor_common::generation::{Hits, MODE_NONE, RuleEntry, SLOTS, State, Tally};
+use rustix::{
+    fs::{FlockOperation, StatFs, flock, statfs},
+    io::Errno,
+    thread::{MembarrierCommand, membarrier},
+};
+use thiserror::Error;
+
+use super::{KernelError, preflight::PreflightError};
+use crate::{
+    clock,
+    policy::lower::{LowerError, Lowered},
+};
+
+mod host;
+mod install;
+mod tables;
+
+pub use host::HostPlaces;
+use tables::Tables;
+
+/// Where the kernel's objects have names.
+const BPF_FS: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
+const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// What instances are called.
+pub const DEFAULT_INSTANCE: &str = "main";
+
+/// Why a policy could not be put into force, or asked for.
+#[derive(Debug, Error)]
+pub enum EnforcerError {
+    /// Missing privilege, or a kernel that forbids it.
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    /// No file system to pin in.
+    #[error("{BPF_FS} is no bpf file system: mount one with `mount -t bpf bpf {BPF_FS}`")]
+    NoBpfFs,
+    /// No cgroup v2.
+    #[error(
+        "no cgroup v2 hierarchy is mounted, which enforcement attaches to: mount one with \
+         `mount -t cgroup2 none /sys/fs/cgroup/unified`"
+    )]
+    NoCgroups,
+    /// A file that could not be used.
+    #[error("{path}: {error}")]
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Somebody else changes the policy right now.
+    #[error("another port-monitor is changing the policy: try again")]
+    Locked,
+    /// Pinned by a version whose tables are others.
+    #[error(
+        "{path} was pinned by another version of port-monitor: end it with `port-monitor \
+         panic-open`, then apply again"
+    )]
+    OtherVersion {
+        /// Where it is pinned.
+        path: PathBuf,
+    },
+    /// Nothing is pinned.
+    #[error("no policy is applied{}", of_instance(.0))]
+    NotApplied(String),
+    /// Nothing waits for confirmation.
+    #[error("nothing to confirm: the policy in force is not waiting for it")]
+    NothingToConfirm,
+    /// The deadline has passed.
+    #[error("too late: the deadline has passed and the policy before is in force again")]
+    TooLate,
+    /// No policy was in force before.
+    #[error("nothing to go back to: no policy was in force before")]
+    NothingBefore,
+    /// The policy cannot be used here.
+    #[error(transparent)]
+    Policy(#[from] LowerError),
+    /// Programs or maps.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A hook that enforcement cannot do without.
+    #[error("attach {program} to {place}: {reason}")]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// Where to.
+        place: String,
+        /// Why not.
+        reason: String,
+    },
+    /// `membarrier(2)` did not wait for running programs.
+    #[error("wait for running programs (membarrier): {0}")]
+    Barrier(Errno),
+}
+
+fn of_instance(instance: &str) -> String {
+    if instance == DEFAULT_INSTANCE {
+        String::new()
+    } else {
+        format!(" as `{instance}`")
+    }
+}
+
+/// What is attached, and may be more than once on a host.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its name: a directory's in the bpf file system.
+    pub name: String,
+    /// Only processes in this cgroup; `None` is the whole host.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// The pinned programs and policies of an instance. While it lives, nobody else
+/// changes them.
+#[derive(Debug)]
+pub struct Enforcer {
+    dir: PathBuf,
+    tables: Tables,
+    _lock: Lock,
+}
+
+/// Held until dropped; the kernel lets go of a dead process's.
+#[derive(Debug)]
+struct Lock(#[expect(dead_code, reason = "held open")] File);
+
+impl Lock {
+    fn take() -> Result<Self, EnforcerError> {
+        let dir = parent();
+        let is_bpf_fs = |found: StatFs| found.f_type == BPF_FS_MAGIC;
+        if !statfs(BPF_FS).is_ok_and(is_bpf_fs) {
+            return Err(EnforcerError::NoBpfFs);
+        }
+        let in_dir = |error| EnforcerError::File {
+            path: dir.clone(),
+            error,
+        };
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(in_dir(error));
+            }
+            _ => {}
+        }
+        let lock = File::open(&dir).map_err(in_dir)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(lock)),
+            Err(Errno::WOULDBLOCK) => Err(EnforcerError::Locked),
+            Err(error) => Err(in_dir(error.into())),
+        }
+    }
+}
+
+fn parent() -> PathBuf {
+    Path::new(BPF_FS).join("port-monitor")
+}
+
+impl Enforcer {
+    /// What is pinned under this name; `None` where nothing is.
+    pub fn open(name: &str) -> Result<Option<Self>, EnforcerError> {
+        super::preflight::check()?;
+        let lock = Lock::take()?;
+        let dir = parent().join(name);
+        if !dir.exists() {
+            return Ok(None);
+        }
+        install::check_version(&dir)?;
+        Ok(Some(Self {
+            tables: Tables::open(&dir)?,
+            dir,
+            _lock: lock,
+        }))
+    }
+
+    /// The same, or an error.
+    pub fn existing(name: &str) -> Result<Self, EnforcerError> {
+        Self::open(name)?.ok_or_else(|| EnforcerError::NotApplied(name.to_owned()))
+    }
+
+    /// What is pinned under this name, or else attaches and pins it, with no policy
+    /// in force. On error, nothing is attached that was not before.
+    pub fn open_or_install(instance: &Instance) -> Result<Self, EnforcerError> {
+        if let Some(enforcer) = Self::open(&instance.name)? {
+            return Ok(enforcer);
+        }
+        let lock = Lock::take()?;
+        let dir = parent().join(&instance.name);
+        install::install(&dir, instance.cgroup.as_deref())?;
+        Ok(Self {
+            tables: Tables::open(&dir)?,
+            dir,
+            _lock: lock,
+        })
+    }
+
+    /// Detaches and forgets everything. Connections are no longer judged once this
+    /// returns.
+    pub fn remove(name: &str) -> Result<(), EnforcerError> {
+        let _lock = Lock::take()?;
+        let dir = parent().join(name);
+        if !dir.exists() {
+            return Err(EnforcerError::NotApplied(name.to_owned()));
+        }
+        // The kernel detaches a little later than its files go.
+        if install::check_version(&dir).is_ok() {
+            let mut tables = Tables::open(&dir)?;
+            let slot = free_slot(tables.state(), now_ms());
+            barrier()?;
+            tables.clear(slot)?;
+            tables.set_state(State::confirmed(slot));
+        }
+        install::remove(&dir)?;
+        // Nobody minds if another instance is still there.
+        let _ = fs::remove_dir(parent());
+        Ok(())
+    }
+
+    /// Puts a policy into force; until `confirm` has passed, if given.
+    pub fn apply(
+        &mut self,
+        policy: &Lowered,
+        confirm: Option<Duration>,
+    ) -> Result<(), EnforcerError> {
+        let state = self.tables.state();
+        let now_ms = now_ms();
+        let (current, before) = in_use(state, now_ms);
+        let slot = free_slot(state, now_ms);
+        // Programs that began while the slot was in force.
+        barrier()?;
+        self.tables.write(slot, policy)?;
+        self.tables.set_state(match confirm {
+            Some(confirm) => State::until(slot, before, now_ms + millis(confirm)),
+            None => State::confirmed_after(slot, current),
+        });
+        Ok(())
+    }
+
+    /// Keeps the policy that waits for it.
+    pub fn confirm(&self) -> Result<(), EnforcerError> {
+        let state = self.tables.state();
+        if state.deadline_ms() == 0 {
+            return Err(EnforcerError::NothingToConfirm);
+        }
+        if state.slot_at(now_ms()) != state.slot() {
+            return Err(EnforcerError::TooLate);
+        }
+        self.tables
+            .set_state(State::confirmed_after(state.slot(), state.fallback()));
+        Ok(())
+    }
+
+    /// Goes back to the policy before.
+    pub fn rollback(&self) -> Result<(), EnforcerError> {
+        let state = self.tables.state();
+        let current = state.slot_at(now_ms());
+        let before = state.fallback();
+        if current == before {
+            return Err(EnforcerError::NothingBefore);
+        }
+        self.tables
+            .set_state(State::confirmed_after(before, current));
+        Ok(())
+    }
+
+    /// What is in force, and how often what decided.
+    pub fn status(&self) -> Result<Status, EnforcerError> {
+        let state = self.tables.state();
+        let now_ms = now_ms();
+        let slot = state.slot_at(now_ms);
+        let header = self.tables.header(slot);
+        let count = header.rule_count as usize;
+        let rules = (0..count)
+            .filter_map(|rule| {
+                Some(RuleHits {
+                    entry: self.tables.rule(slot, rule)?,
+                    hits: self.tables.hits(slot, rule),
+                })
+            })
+            .collect();
+        let tally = |tally: Tally| self.tables.tally(slot, tally);
+        let left_ms = state.deadline_ms().saturating_sub(now_ms);
+        Ok(Status {
+            is_in_force: header.mode != MODE_NONE,
+            header,
+            rules,
+            defaults: [
+                tally(Tally::DefaultInbound),
+                tally(Tally::DefaultOutbound),
+                tally(Tally::DefaultListen),
+            ],
+            loopback: tally(Tally::Loopback),
+            kernel: tally(Tally::KernelThread),
+            broken: tally(Tally::Broken),
+            unconfirmed: (state.deadline_ms() != 0 && left_ms > 0)
+                .then(|| Duration::from_millis(left_ms)),
+            links: install::links(&self.dir)?,
+        })
+    }
+}
+
+/// How often a rule decided.
+#[derive(Clone, Copy, Debug)]
+pub struct RuleHits {
+    /// The rule.
+    pub entry: RuleEntry,
+    /// How often, and when last.
+    pub hits: Hits,
+}
+
+/// What is in force.
+#[derive(Debug)]
+pub struct Status {
+    /// There is a policy.
+    pub is_in_force: bool,
+    /// It.
+    pub header: port_monitor_common::generation::Header,
+    /// Its rules.
+    pub rules: Vec<RuleHits>,
+    /// How often the defaults decided, by direction.
+    pub defaults: [Hits; 3],
+    /// How often a default spared loopback.
+    pub loopback: Hits,
+    /// How often a default spared a thread of the kernel.
+    pub kernel: Hits,
+    /// How often the tables did not hold together.
+    pub broken: Hits,
+    /// How long there still is to confirm it.
+    pub unconfirmed: Option<Duration>,
+    /// The links, and whether each is attached.
+    pub links: Vec<(String, bool)>,
+}
+
+/// The slot in force, and the one to fall back to while that is not confirmed.
+fn in_use(state: State, now_ms: u64) -> (u32, u32) {
+    let current = state.slot_at(now_ms);
+    match state.deadline_ms() {
+        0 => (current, current),
+        _ => (current, state.fallback()),
+    }
+}
+
+/// A slot that neither decides nor will.
+fn free_slot(state: State, now_ms: u64) -> u32 {
+    let (current, before) = in_use(state, now_ms);
+    let is_free = |slot: &u32| *slot != current && *slot != before;
+    // Of three slots two are in use.
+    (0..SLOTS).find(is_free).unwrap_or(0)
+}
+
+fn now_ms() -> u64 {
+    clock::boot_ns() / 1_000_000
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX >> 8)
+}
+
+/// Waits until every program that runs now has ended: `MEMBARRIER_CMD_GLOBAL` is an
+/// RCU grace period (`kernel/sched/membarrier.c`).
+fn barrier() -> Result<(), EnforcerError> {
+    membarrier(MembarrierCommand::Global).map_err(EnforcerError::Barrier)
+}
+
+/// Whether a pinned link still attaches its program: the kernel leaves the link there
+/// when its cgroup is removed or somebody detaches it, attached to nothing.
+fn is_attached(path: &Path) -> Result<bool, EnforcerError> {
+    let link = PinnedLink::from_pin(path)
+        .map_err(|error| KernelError::Map(super::ladder::chain(&error)))?;
+    let link = FdLink::from(link);
+    let info = link
+        .info()
+        .map_err(|error| KernelError::Map(super::ladder::chain(&error)))?;
+    let in_proc = |error| EnforcerError::File {
+        path: "/proc/self/fdinfo".into(),
+        error,
+    };
+    let entries = fs::read_dir("/proc/self/fdinfo").map_err(in_proc)?;
+    let texts = entries
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok());
+    Ok(texts.into_iter().any(|text| attaches(&text, info.id())))
+}
+
+/// A descriptor's `fdinfo` is that of this link, and names what it is attached to.
+fn attaches(fdinfo: &str, link_id: u32) -> bool {
+    let value = |key: &str| {
+        let mut lines = fdinfo.lines().filter_map(|line| line.split_once(':'));
+        let (_, value) = lines.find(|(name, _)| *name == key)?;
+        value.trim().parse::<u64>().ok()
+    };
+    let places = ["cgroup_id", "netns_ino"];
+    value("link_id") == Some(link_id.into())
+        && places
+            .iter()
+            .any(|key| value(key).is_some_and(|place| place != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_attached_to_nothing_is_told_from_one_that_is() {
+        let text = |place| format!("pos:\t0\nlink_id:\t7\nprog_id:\t9\n{place}\n");
+        assert!(attaches(&text("cgroup_id:\t4"), 7));
+        assert!(attaches(&text("netns_ino:\t4026531840"), 7));
+        assert!(!attaches(&text("cgroup_id:\t0"), 7));
+        assert!(!attaches(&text("cgroup_id:\t4"), 8));
+        assert!(!attaches("pos:\t0\n", 7));
+    }
+
+    #[test]
+    fn a_policy_is_never_written_where_one_is_in_force_or_would_be_again() {
+        for (state, in_use) in [
+            (State::confirmed(0), vec![0]),
+            (State::confirmed_after(2, 1), vec![2]),
+            (State::until(1, 0, 100), vec![0, 1]),
+            (State::until(1, 2, 100), vec![1, 2]),
+            (State::until(1, 2, 10), vec![2]),
+        ] {
+            assert!(!in_use.contains(&free_slot(state, 50)), "{state:?}");
+        }
+    }
+}

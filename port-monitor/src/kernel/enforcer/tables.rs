@@ -1,0 +1,205 @@
+//! The maps of the policies.
+
+use std::{collections::BTreeSet, path::Path};
+
+use aya::{
+    Pod,
+    maps::{HashMap, LpmTrie, Map, MapData, lpm_trie::Key},
+};
+use port_monitor_common::{
+    addr,
+    generation::{
+        ExeKey, GroupKey, GroupMasks, Header, Hits, MASKS, NetworkKey, PORT_WORDS, RuleEntry,
+        SLOTS, State, TALLIES, Tally, UserKey,
+    },
+    mask::Mask,
+    policy::MAX_RULES,
+};
+use rustix::mm::ProtFlags;
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::{
+    super::{KernelError, mapped::Mapped, pod::Wire},
+    host,
+};
+use crate::policy::lower::Lowered;
+
+/// Every map of the policies, by name; all are pinned.
+pub(super) const MAPS: [&str; 11] = [
+    "pm_state",
+    "pm_policies",
+    "pm_rules",
+    "pm_masks",
+    "pm_ports",
+    "pm_networks",
+    "pm_users",
+    "pm_groups",
+    "pm_exes",
+    "pm_self",
+    "pm_hits",
+];
+
+type Words = [u32; 4];
+
+/// The maps of an instance.
+#[derive(Debug)]
+pub(super) struct Tables {
+    state: Mapped<u64>,
+    policies: Mapped<Header>,
+    rules: Mapped<RuleEntry>,
+    masks: Mapped<Mask>,
+    ports: Mapped<u64>,
+    hits: Mapped<Hits>,
+    networks: LpmTrie<MapData, Wire<NetworkKey>, u32>,
+    users: HashMap<MapData, Wire<UserKey>, u32>,
+    groups: HashMap<MapData, Wire<GroupKey>, Wire<GroupMasks>>,
+    exes: HashMap<MapData, Wire<ExeKey>, u32>,
+    own: HashMap<MapData, Words, u8>,
+}
+
+impl Tables {
+    /// The maps pinned in `dir`.
+    pub(super) fn open(dir: &Path) -> Result<Self, KernelError> {
+        let data = |name: &str| MapData::from_pin(dir.join(name));
+        Ok(Self {
+            state: mapped(&data("pm_state")?)?,
+            policies: mapped(&data("pm_policies")?)?,
+            rules: mapped(&data("pm_rules")?)?,
+            masks: mapped(&data("pm_masks")?)?,
+            ports: mapped(&data("pm_ports")?)?,
+            hits: mapped(&data("pm_hits")?)?,
+            networks: Map::from_map_data(data("pm_networks")?)?.try_into()?,
+            users: Map::from_map_data(data("pm_users")?)?.try_into()?,
+            groups: Map::from_map_data(data("pm_groups")?)?.try_into()?,
+            exes: Map::from_map_data(data("pm_exes")?)?.try_into()?,
+            own: Map::from_map_data(data("pm_self")?)?.try_into()?,
+        })
+    }
+
+    /// Which slot is in force.
+    pub(super) fn state(&self) -> State {
+        State(self.state.get(0).unwrap_or(0))
+    }
+
+    /// Puts a slot into force: one store of one word.
+    pub(super) fn set_state(&self, state: State) {
+        self.state.set(0, &state.0);
+    }
+
+    /// The policy in a slot.
+    pub(super) fn header(&self, slot: u32) -> Header {
+        self.policies.get(slot as usize).unwrap_or(Header::NONE)
+    }
+
+    /// A rule of the policy in a slot.
+    pub(super) fn rule(&self, slot: u32, rule: usize) -> Option<RuleEntry> {
+        self.rules.get(slot as usize * MAX_RULES + rule)
+    }
+
+    /// How often a rule decided.
+    pub(super) fn hits(&self, slot: u32, rule: usize) -> Hits {
+        let each = (SLOTS * TALLIES) as usize;
+        let first = (slot * TALLIES) as usize + rule;
+        let cpus = (first..self.hits.len()).step_by(each);
+        cpus.filter_map(|place| self.hits.get(place))
+            .fold(Hits::default(), |all, hits| Hits {
+                count: all.count + hits.count,
+                last_ns: all.last_ns.max(hits.last_ns),
+            })
+    }
+
+    /// How often something else decided.
+    pub(super) fn tally(&self, slot: u32, tally: Tally) -> Hits {
+        self.hits(slot, MAX_RULES + tally as usize)
+    }
+
+    /// Makes a slot that no program looks at say that there is no policy.
+    pub(super) fn clear(&mut self, slot: u32) -> Result<(), KernelError> {
+        self.policies.set(slot as usize, &Header::NONE);
+        let of_slot = |keys: Vec<Key<Wire<NetworkKey>>>| {
+            let mut keys = keys;
+            keys.retain(|key| key.data().0.slot == slot);
+            keys
+        };
+        for key in of_slot(self.networks.keys().collect::<Result<_, _>>()?) {
+            self.networks.remove(&key)?;
+        }
+        remove_all(&mut self.users, |key| key.0.slot == slot)?;
+        remove_all(&mut self.groups, |key| key.0.slot == slot)?;
+        remove_all(&mut self.exes, |key| key.0.slot == slot)?;
+        let each = (SLOTS * TALLIES) as usize;
+        for cpu in (0..self.hits.len()).step_by(each) {
+            let first = cpu + (slot * TALLIES) as usize;
+            for place in first..first + TALLIES as usize {
+                self.hits.set(place, &Hits::default());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a policy into a slot that no program looks at.
+    pub(super) fn write(&mut self, slot: u32, policy: &Lowered) -> Result<(), KernelError> {
+        self.clear(slot)?;
+        let place = slot as usize;
+        for (n, mask) in policy.masks.iter().enumerate() {
+            self.masks.set(place * MASKS as usize + n, mask);
+        }
+        for (n, word) in policy.ports.iter().enumerate() {
+            self.ports.set(place * PORT_WORDS as usize + n, word);
+        }
+        for (n, rule) in policy.rules.iter().enumerate() {
+            self.rules.set(place * MAX_RULES + n, rule);
+        }
+        for &(prefix_len, addr, mask) in &policy.networks {
+            let key = Key::new(u32::BITS + prefix_len, Wire(NetworkKey { slot, addr }));
+            self.networks.insert(&key, mask, 0)?;
+        }
+        for &(uid, mask) in &policy.users {
+            self.users.insert(Wire(UserKey { slot, uid }), mask, 0)?;
+        }
+        for &(id, masks) in &policy.groups {
+            let key = GroupKey {
+                id,
+                slot,
+                reserved: 0,
+            };
+            self.groups.insert(Wire(key), Wire(masks), 0)?;
+        }
+        for &(device, inode, mask) in &policy.exes {
+            let key = ExeKey {
+                inode,
+                slot,
+                device,
+            };
+            self.exes.insert(Wire(key), mask, 0)?;
+        }
+        self.write_own_addresses()?;
+        self.policies.set(place, &policy.header);
+        Ok(())
+    }
+
+    /// Brings the list of this host's addresses up to date.
+    fn write_own_addresses(&mut self) -> Result<(), KernelError> {
+        let own: BTreeSet<Words> = host::addresses().into_iter().map(addr::to_words).collect();
+        remove_all(&mut self.own, |addr| !own.contains(addr))?;
+        for addr in own {
+            self.own.insert(addr, 1, 0)?;
+        }
+        Ok(())
+    }
+}
+
+fn mapped<T: FromBytes + IntoBytes>(map: &MapData) -> Result<Mapped<T>, KernelError> {
+    Mapped::new(map, ProtFlags::READ | ProtFlags::WRITE)
+}
+
+fn remove_all<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    is_old: impl Fn(&K) -> bool,
+) -> Result<(), KernelError> {
+    let keys: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+    for key in keys.iter().filter(|key| is_old(key)) {
+        map.remove(key)?;
+    }
+    Ok(())
+}

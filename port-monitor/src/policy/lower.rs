@@ -1,0 +1,368 @@
+//! The masks of a policy in the form of the kernel's maps: names of this host become
+//! what the kernel knows them by, and times what its clock shows.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use port_monitor_common::{
+    addr,
+    generation::{
+        ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ENDS, FILTERS_LOOPBACK,
+        GroupMasks, Header, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES, NETWORKS,
+        OWNERS, PORT_WORDS, RuleEntry, STYLE_DROP, STYLE_RESET,
+    },
+    mask::Mask,
+    policy::{Accepts, Action, Direction, Mode},
+};
+use thiserror::Error;
+
+use super::{
+    Policy,
+    index::{Index, Table},
+    intent::Refusal,
+    table::Owner,
+};
+
+/// What this host knows of the names a policy uses.
+pub trait Places {
+    /// Every cgroup: its path with a leading slash, the root's is empty, and its id.
+    fn cgroups(&self) -> Vec<(String, u64)>;
+    /// The device and inode of an executable, as the kernel numbers them.
+    fn executable(&self, path: &Path) -> Result<(u32, u64), std::io::Error>;
+    /// `CLOCK_BOOTTIME`, ns, at a wall-clock time in ns since the Unix epoch.
+    fn boot_ns(&self, wall_ns: i64) -> u64;
+}
+
+/// A policy for the kernel's maps; every number of a mask is its place in `masks`.
+#[derive(Debug)]
+pub struct Lowered {
+    /// All but the tables; without source, digest and time.
+    pub header: Header,
+    /// In order.
+    pub rules: Vec<RuleEntry>,
+    /// The sets of rules.
+    pub masks: Vec<Mask>,
+    /// The mask of every port, four in a word.
+    pub ports: Vec<u64>,
+    /// Prefix length of 128, first address, mask.
+    pub networks: Vec<(u32, addr::Words, u32)>,
+    /// Uid, mask.
+    pub users: Vec<(u32, u32)>,
+    /// Cgroup id, masks.
+    pub groups: Vec<(u64, GroupMasks)>,
+    /// Device, inode, mask.
+    pub exes: Vec<(u32, u64, u32)>,
+}
+
+/// Why a policy cannot be applied on this host.
+#[derive(Debug, Error)]
+pub enum LowerError {
+    /// A rule for inbound connections asks for an executable.
+    #[error(
+        "{file}:{line}: rule `{rule}`: the kernel does not know the executable of a listening \
+         socket; use `user`, `unit` or `cgroup`"
+    )]
+    InboundExe {
+        /// The policy.
+        file: String,
+        /// Where the rule is.
+        line: usize,
+        /// Its name.
+        rule: String,
+    },
+    /// An executable that is not there.
+    #[error("{file}: executable {path}: {error}; install it or take it out of the policy")]
+    Exe {
+        /// The policy.
+        file: String,
+        /// The executable.
+        path: PathBuf,
+        /// Why it is not.
+        error: std::io::Error,
+    },
+    /// More of something than the maps hold.
+    #[error("{file}: {count} {what}, the kernel's tables hold {limit}")]
+    TooMany {
+        /// The policy.
+        file: String,
+        /// How many.
+        count: usize,
+        /// Of what.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
+}
+
+impl Policy {
+    /// The policy for the kernel of this host.
+    pub fn lower(&self, places: &dyn Places) -> Result<Lowered, LowerError> {
+        self.check_executables()?;
+        let mut table = Table::of(&self.index.masks);
+        let mut header = self.header();
+        self.lower_times(places, &mut table, &mut header)?;
+        let groups = self.lower_groups(places, &mut table, &mut header);
+        let exes = self.lower_exes(places, &mut table, &mut header)?;
+        let mut every = Mask::NONE;
+        (0..self.rules.len()).for_each(|rule| every.insert(rule));
+        header.every = table.number(every);
+        header.this_host = table.number(self.index.this_host);
+        header.other_user = self.index.other_user;
+        header.other_network = self.index.networks.other;
+        let lowered = Lowered {
+            header,
+            rules: self.lower_rules(),
+            ports: ports(&self.index),
+            networks: networks(&self.index),
+            users: self
+                .index
+                .users
+                .iter()
+                .map(|(&uid, &mask)| (uid, mask))
+                .collect(),
+            groups,
+            exes,
+            masks: table.masks,
+        };
+        self.check_sizes(&lowered)?;
+        Ok(lowered)
+    }
+
+    fn file(&self) -> String {
+        self.source.name.clone()
+    }
+
+    /// No rule may ask for what its hook does not know: it would never match.
+    fn check_executables(&self) -> Result<(), LowerError> {
+        let rules = self.tables.rules.iter().zip(&self.rules);
+        let wrong = rules
+            .filter(|(rule, _)| rule.direction == Direction::Inbound)
+            .find(|(rule, _)| rule.exes != Accepts::Any);
+        wrong.map_or(Ok(()), |(_, info)| {
+            Err(LowerError::InboundExe {
+                file: self.file(),
+                line: info.line,
+                rule: info.name.to_string(),
+            })
+        })
+    }
+
+    fn check_sizes(&self, lowered: &Lowered) -> Result<(), LowerError> {
+        let sizes = [
+            (lowered.masks.len(), "different sets of rules", MASKS),
+            (lowered.networks.len(), "networks", NETWORKS),
+            (lowered.users.len(), "users", OWNERS),
+            (lowered.groups.len(), "cgroups", OWNERS),
+            (lowered.exes.len(), "executables", OWNERS),
+        ];
+        let too_many = sizes
+            .into_iter()
+            .find(|&(count, _, limit)| count > limit as usize);
+        too_many.map_or(Ok(()), |(count, what, limit)| {
+            Err(LowerError::TooMany {
+                file: self.file(),
+                count,
+                what,
+                limit: limit as usize,
+            })
+        })
+    }
+
+    fn header(&self) -> Header {
+        let rules = &self.tables.rules;
+        let asks = |of: fn(&super::decision::Rule) -> Accepts, bit| {
+            let asked = rules.iter().any(|rule| of(rule) != Accepts::Any);
+            if asked { bit } else { 0 }
+        };
+        let may_deny_listeners = self.tables.defaults.listen.action == Action::Deny
+            || rules
+                .iter()
+                .any(|rule| rule.direction == Direction::Listen && rule.action == Action::Deny);
+        let listen = if may_deny_listeners { ASKS_LISTEN } else { 0 };
+        let this_host = if self.index.this_host == Mask::NONE {
+            0
+        } else {
+            ASKS_SELF
+        };
+        let mut defaults = [0; 4];
+        for direction in Direction::ALL {
+            let default = self.tables.defaults.of(direction);
+            let loopback = if default.filters_loopback {
+                FILTERS_LOOPBACK
+            } else {
+                0
+            };
+            defaults[direction as usize] = denies(default.action) | loopback;
+        }
+        Header {
+            rule_count: u32::try_from(rules.len()).unwrap_or(u32::MAX),
+            defaults,
+            mode: match self.intent.mode {
+                Mode::Observe => MODE_OBSERVE,
+                Mode::Enforce => MODE_ENFORCE,
+            },
+            asks: asks(|rule| rule.uids, ASKS_USER)
+                | asks(|rule| rule.exes, ASKS_EXE)
+                | listen
+                | this_host,
+            style: match self.intent.inbound {
+                Refusal::Reset => STYLE_RESET,
+                Refusal::Drop => STYLE_DROP,
+            },
+            ..Header::NONE
+        }
+    }
+
+    fn lower_rules(&self) -> Vec<RuleEntry> {
+        let rules = self.tables.rules.iter().zip(&self.rules);
+        let entry = |(rule, info): (&super::decision::Rule, &super::RuleInfo)| {
+            let owners = [rule.uids, rule.units, rule.cgroups, rule.exes];
+            let asks = owners.iter().any(|accepts| *accepts != Accepts::Any);
+            let mut name = [0; NAME_BYTES];
+            for (to, from) in name.iter_mut().zip(info.name.as_bytes()) {
+                *to = *from;
+            }
+            RuleEntry {
+                flags: denies(rule.action) | if asks { ASKS_OWNER } else { 0 },
+                name,
+            }
+        };
+        rules.map(entry).collect()
+    }
+
+    /// The masks of the directions, for every stretch of time between two ends.
+    fn lower_times(
+        &self,
+        places: &dyn Places,
+        table: &mut Table,
+        header: &mut Header,
+    ) -> Result<(), LowerError> {
+        let mut ends: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
+        for &(end, rule) in &self.index.ends {
+            ends.entry(end).or_default().push(rule);
+        }
+        if ends.len() > ENDS {
+            return Err(LowerError::TooMany {
+                file: self.file(),
+                count: ends.len(),
+                what: "different times in `until`",
+                limit: ENDS,
+            });
+        }
+        let mut masks = self.index.directions.map(|number| *table.get(number));
+        let mut ends = ends.into_iter();
+        for passed in 0..=ENDS {
+            for (to, mask) in header.directions[passed].iter_mut().zip(&masks) {
+                *to = table.number(*mask);
+            }
+            let Some((end, rules)) = ends.next() else {
+                continue;
+            };
+            header.ends_ns[passed] = places.boot_ns(end);
+            for mask in &mut masks {
+                for &rule in &rules {
+                    mask.remove(rule);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The cgroups whose masks differ from those of the cgroup they lie in.
+    fn lower_groups(
+        &self,
+        places: &dyn Places,
+        table: &mut Table,
+        header: &mut Header,
+    ) -> Vec<(u64, GroupMasks)> {
+        let mut masks_of = |path: &str| {
+            let numbers = self.scopes.of(Owner {
+                cgroup: Some(path),
+                ..Owner::default()
+            });
+            GroupMasks {
+                unit: table.number(self.index.units.of(&numbers)),
+                cgroup: table.number(self.index.cgroups.of(&numbers)),
+            }
+        };
+        let root = masks_of("");
+        header.other_unit = root.unit;
+        header.other_cgroup = root.cgroup;
+        if !self.scopes.has_cgroups() {
+            return Vec::new();
+        }
+        let mut groups = Vec::new();
+        for (path, id) in places.cgroups() {
+            let Some((parent, _)) = path.rsplit_once('/') else {
+                continue;
+            };
+            let masks = masks_of(&path);
+            if masks != masks_of(parent) {
+                let depth = i32::try_from(path.matches('/').count()).unwrap_or(i32::MAX);
+                if depth > LEVELS {
+                    log::warn!("cgroup {path} lies too deep: no rule matches what is in it");
+                    continue;
+                }
+                header.deepest = header.deepest.max(depth);
+                groups.push((id, masks));
+            }
+        }
+        groups
+    }
+
+    fn lower_exes(
+        &self,
+        places: &dyn Places,
+        table: &mut Table,
+        header: &mut Header,
+    ) -> Result<Vec<(u32, u64, u32)>, LowerError> {
+        header.other_exe = table.number(self.index.exes.of(&[]));
+        let exes = self.scopes.exes();
+        exes.map(|(path, number)| {
+            let place = places.executable(path);
+            let (device, inode) = place.map_err(|error| LowerError::Exe {
+                file: self.file(),
+                path: path.to_owned(),
+                error,
+            })?;
+            Ok((device, inode, table.number(self.index.exes.of(&[number]))))
+        })
+        .collect()
+    }
+}
+
+const fn denies(action: Action) -> u8 {
+    match action {
+        Action::Allow => 0,
+        Action::Deny => DENIES,
+    }
+}
+
+fn ports(index: &Index) -> Vec<u64> {
+    let mut words = vec![0; PORT_WORDS as usize];
+    for (word, numbers) in words.iter_mut().zip(index.ports.chunks(4)) {
+        for (place, number) in (0..).zip(numbers) {
+            *word |= u64::from(*number) << (16 * place);
+        }
+    }
+    words
+}
+
+fn networks(index: &Index) -> Vec<(u32, addr::Words, u32)> {
+    let prefixes = index.networks.prefixes.iter();
+    let entries = prefixes.flat_map(|(&prefix_len, masks)| {
+        masks.iter().map(move |(first, &mask)| {
+            let first = addr::to_words(first.to_be_bytes());
+            (prefix_len, first, mask)
+        })
+    });
+    entries.collect()
+}
+
+/// A policy's text in short: SHA-256.
+pub fn digest(text: &str) -> [u8; 32] {
+    use sha2::Digest as _;
+    sha2::Sha256::digest(text).into()
+}

@@ -1,0 +1,180 @@
+//! Enforcement: what a policy in the kernel refuses, and what it must let through.
+//!
+//! On a shared machine the policy holds one cgroup, made here, to it; in a guest it
+//! holds everything.
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::{
+    mount::{MountPropagationFlags, mount, mount_change},
+    thread::UnshareFlags,
+};
+use serde_json::Value;
+
+use crate::{bpf, cgroup, lab::Lab, report};
+
+pub(crate) mod hammer;
+pub(crate) mod inbound;
+pub(crate) mod life;
+pub(crate) mod oracle;
+pub(crate) mod outbound;
+pub(crate) mod owner;
+pub(crate) mod suite;
+pub(crate) mod vector;
+
+/// The name of the tests' enforcement.
+const INSTANCE: &str = "kernel-tests";
+
+/// Where policies have their names.
+pub(crate) const BPF_FS: &str = "/sys/fs/bpf";
+
+/// Gives this process, and all it starts, a bpf file system of their own: nothing
+/// pinned in it outlives them.
+pub(crate) fn use_own_bpf_fs() -> Result<()> {
+    // SAFETY: file descriptors stay what they are; only paths lead elsewhere.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
+        .context("unshare(CLONE_NEWNS)")?;
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).context("make mounts private")?;
+    let flags = rustix::mount::MountFlags::empty();
+    mount("bpf", BPF_FS, "bpf", flags, None).context("mount a bpf file system")
+}
+
+/// A policy in force; dropping it ends that.
+#[derive(Debug)]
+pub(crate) struct Enforced<'l> {
+    lab: &'l Lab,
+    /// The cgroup that is held to it; the root in a guest.
+    pub(crate) cgroup: String,
+}
+
+impl<'l> Enforced<'l> {
+    /// Applies a policy.
+    pub(crate) fn new(lab: &'l Lab, policy: &str) -> Result<Self> {
+        let cgroup = if lab.native {
+            lab.cgroups.held()
+        } else {
+            String::new()
+        };
+        let enforced = Self { lab, cgroup };
+        enforced.apply(policy, &["--no-confirm"])?;
+        Ok(enforced)
+    }
+
+    /// Applies another policy in its place.
+    pub(crate) fn apply(&self, policy: &str, args: &[&str]) -> Result<()> {
+        let path = self.write(policy)?;
+        let output = self
+            .command("apply")
+            .arg(path)
+            .args(self.place())
+            .args(args)
+            .output()?;
+        expect_success(&output)
+    }
+
+    /// Writes a policy into a file.
+    pub(crate) fn write(&self, policy: &str) -> Result<PathBuf> {
+        let path = self.lab.new_path("toml");
+        fs::write(&path, policy).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// What attaches to the tests' cgroup only.
+    pub(crate) fn place(&self) -> Vec<String> {
+        if self.cgroup.is_empty() {
+            Vec::new()
+        } else {
+            vec!["--cgroup".to_owned(), self.cgroup.clone()]
+        }
+    }
+
+    /// A command about this enforcement.
+    pub(crate) fn command(&self, command: &str) -> Command {
+        let mut program = Command::new(&self.lab.program);
+        program
+            .args([command, "--instance", INSTANCE])
+            .env_remove("SSH_CONNECTION");
+        program
+    }
+
+    /// Runs a command, which must succeed.
+    pub(crate) fn tell(&self, command: &str) -> Result<()> {
+        expect_success(&self.command(command).output()?)
+    }
+
+    /// What `status` tells.
+    pub(crate) fn status(&self) -> Result<Value> {
+        let output = self.command("status").arg("--json").output()?;
+        expect_success(&output)?;
+        serde_json::from_slice(&output.stdout).context("read the status")
+    }
+
+    /// How often a rule, or a default, decided.
+    pub(crate) fn hits(&self, name: &str) -> Result<u64> {
+        let status = self.status()?;
+        let rows = ["rules", "defaults"].map(|list| status["policy"][list].as_array());
+        let row = rows.into_iter().flatten().flatten();
+        row.into_iter()
+            .find(|row| row["name"] == name)
+            .and_then(|row| row["hits"].as_u64())
+            .with_context(|| format!("no hits of {name} in {status}"))
+    }
+}
+
+/// This program.
+pub(crate) fn this_program() -> Result<Command> {
+    Ok(Command::new(
+        env::current_exe().context("find this program")?,
+    ))
+}
+
+impl Drop for Enforced<'_> {
+    fn drop(&mut self) {
+        // A test that ended it itself has nothing left to end.
+        let _ = self.command("panic-open").output();
+    }
+}
+
+fn expect_success(output: &Output) -> Result<()> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.success(),
+        "{}: {}",
+        output.status,
+        stderr.trim()
+    );
+    Ok(())
+}
+
+/// Prints how many instructions the verifier walked through.
+pub(crate) fn report_instructions() -> Result<()> {
+    const PROGRAMS: [&str; 7] = [
+        "pm_connect4",
+        "pm_connect6",
+        "pm_bind4",
+        "pm_bind6",
+        "pm_ingress",
+        "pm_unlisted",
+        "pm_lookup",
+    ];
+    for program in bpf::programs(&bpf::all()?)? {
+        if PROGRAMS.contains(&program.name.as_str()) {
+            report::verified_insns(&program.name, program.verified_insns)?;
+        }
+    }
+    Ok(())
+}
+
+/// Moves the calling process into the cgroup that is held to the policy.
+pub(crate) fn enter(path: &str) -> Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    cgroup::enter(path)
+}

@@ -1,0 +1,240 @@
+//! Random policies and random connections: what the kernel decides against the first
+//! rule that matches, found one by one.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    process::{ChildStdin, ChildStdout, Stdio},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::{io::Errno, net::connect};
+
+use super::{Enforced, enter, this_program};
+use crate::{lab::Lab, process::become_user, report::Verdict, socket::open};
+
+/// The users who connect.
+const USERS: [u32; 2] = [0, 1236];
+/// Ports at which nobody listens.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u32 = 40;
+
+/// xorshift64*: the same numbers every time.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32;
+        u32::try_from(high % u64::from(limit)).unwrap_or(0)
+    }
+
+    fn port(&mut self) -> u16 {
+        FIRST_PORT + u16::try_from(self.below(PORTS)).unwrap_or(0)
+    }
+
+    fn address(&mut self) -> IpAddr {
+        if self.below(4) == 0 {
+            return Ipv6Addr::LOCALHOST.into();
+        }
+        let [high, low] = [0, 1].map(|_| u8::try_from(self.below(3)).unwrap_or(0));
+        let v4 = Ipv4Addr::new(127, high, low, 1);
+        match self.below(3) {
+            0 => v4.to_ipv6_mapped().into(),
+            _ => v4.into(),
+        }
+    }
+}
+
+/// A rule in the words of the policy, and what they mean.
+struct Rule {
+    denies: bool,
+    ports: Option<(u16, u16)>,
+    network: Option<(Ipv4Addr, u32)>,
+    user: Option<u32>,
+}
+
+impl Rule {
+    fn random(numbers: &mut Numbers) -> Self {
+        let ports = (numbers.below(4) != 0).then(|| {
+            let (one, other) = (numbers.port(), numbers.port());
+            (one.min(other), one.max(other))
+        });
+        let network = (numbers.below(3) == 0).then(|| {
+            let prefix_len = [8, 16, 24, 32][numbers.below(4) as usize];
+            let IpAddr::V4(addr) = numbers.address().to_canonical() else {
+                return (Ipv4Addr::new(127, 0, 0, 0), 8);
+            };
+            let network = addr.to_bits() & (u32::MAX << (32 - prefix_len));
+            (Ipv4Addr::from_bits(network), prefix_len)
+        });
+        let user = (numbers.below(3) == 0).then(|| USERS[numbers.below(2) as usize]);
+        Self {
+            denies: numbers.below(4) != 0,
+            ports,
+            network,
+            user,
+        }
+    }
+
+    fn text(&self, number: usize) -> Result<String> {
+        let action = if self.denies { "deny" } else { "allow" };
+        let mut text =
+            format!("[[rule]]\nname = \"r{number}\"\ndirection = \"out\"\naction = \"{action}\"\n");
+        if let Some((first, last)) = self.ports {
+            writeln!(text, "port = \"{first}-{last}\"")?;
+        }
+        if let Some((network, prefix_len)) = self.network {
+            writeln!(text, "to = \"{network}/{prefix_len}\"")?;
+        }
+        if let Some(user) = self.user {
+            writeln!(text, "user = {user}")?;
+        }
+        Ok(text)
+    }
+
+    fn matches(&self, to: SocketAddr, user: u32) -> bool {
+        let in_network = |(network, prefix_len): (Ipv4Addr, u32)| match to.ip().to_canonical() {
+            IpAddr::V4(addr) => (addr.to_bits() ^ network.to_bits()) >> (32 - prefix_len) == 0,
+            IpAddr::V6(_) => false,
+        };
+        self.ports
+            .is_none_or(|(first, last)| first <= to.port() && to.port() <= last)
+            && self.network.is_none_or(in_network)
+            && self.user.is_none_or(|wanted| wanted == user)
+    }
+}
+
+/// A policy of rules of which each decides something: those that others hide are an
+/// error.
+fn random_policy(numbers: &mut Numbers, enforced: &Enforced<'_>) -> Result<Vec<Rule>> {
+    let wanted = numbers.below(200);
+    let mut rules: Vec<Rule> = Vec::new();
+    for _ in 0..wanted {
+        let rule = Rule::random(numbers);
+        let is_new = (0..200).any(|_| {
+            let (to, user) = random_connection(numbers);
+            rule.matches(to, user) && !rules.iter().any(|rule| rule.matches(to, user))
+        });
+        if is_new {
+            rules.push(rule);
+        }
+    }
+    let text: String = rules
+        .iter()
+        .enumerate()
+        .map(|(number, rule)| rule.text(number))
+        .collect::<Result<_>>()?;
+    let policy = format!("version = 1\nmode = \"enforce\"\n{text}");
+    enforced.apply(&policy, &[]).with_context(|| policy)?;
+    Ok(rules)
+}
+
+fn random_connection(numbers: &mut Numbers) -> (SocketAddr, u32) {
+    let to = SocketAddr::new(numbers.address(), numbers.port());
+    (to, USERS[numbers.below(2) as usize])
+}
+
+/// Somebody who connects where he is told.
+struct Walker {
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Walker {
+    fn start(enforced: &Enforced<'_>, user: u32) -> Result<Self> {
+        let mut child = this_program()?
+            .args(["walk", "--cgroup", &enforced.cgroup])
+            .args(["--user", &user.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start a walker")?;
+        Ok(Self {
+            to: child.stdin.take().context("no stdin")?,
+            from: BufReader::new(child.stdout.take().context("no stdout")?),
+        })
+    }
+
+    /// For each address, whether it was refused.
+    fn walk(&mut self, addresses: &[SocketAddr]) -> Result<Vec<bool>> {
+        let words: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        writeln!(self.to, "{}", words.join(" "))?;
+        let mut answer = String::new();
+        self.from.read_line(&mut answer)?;
+        let refused: Vec<_> = answer.trim().chars().map(|word| word == 'x').collect();
+        ensure!(
+            refused.len() == addresses.len(),
+            "the walker said {answer:?}"
+        );
+        Ok(refused)
+    }
+}
+
+/// Whom a walker is.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The cgroup that is held to the policy
+    #[arg(long)]
+    cgroup: String,
+    /// The user
+    #[arg(long)]
+    user: u32,
+}
+
+/// Connects to the addresses of each line, and says what came of each.
+pub(crate) fn walk(args: &Args) -> Result<()> {
+    enter(&args.cgroup)?;
+    become_user(args.user)?;
+    for line in BufReader::new(std::io::stdin().by_ref()).lines() {
+        let mut answer = String::new();
+        for word in line?.split(' ') {
+            let to: SocketAddr = word.parse()?;
+            answer.push(match connect(&open(to.ip())?, &to) {
+                Err(Errno::PERM) => 'x',
+                Err(Errno::CONNREFUSED) => 'o',
+                other => anyhow::bail!("connect to {to}: {other:?}"),
+            });
+        }
+        crate::process::say(&answer)?;
+    }
+    Ok(())
+}
+
+/// A hundred thousand connections, and every verdict as it must be.
+pub(crate) fn compare(lab: &Lab) -> Result<Verdict> {
+    const POLICIES: usize = 20;
+    const EACH: usize = 2_500;
+    let enforced = Enforced::new(lab, "version = 1\nmode = \"enforce\"\n")?;
+    let mut walkers = USERS
+        .iter()
+        .map(|&user| Walker::start(&enforced, user))
+        .collect::<Result<Vec<_>>>()?;
+    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let (mut made, mut denied, mut count) = (0, 0, 0);
+    for _ in 0..POLICIES {
+        let rules = random_policy(&mut numbers, &enforced)?;
+        count += rules.len();
+        for (walker, &user) in walkers.iter_mut().zip(&USERS) {
+            let to: Vec<_> = (0..EACH)
+                .map(|_| random_connection(&mut numbers).0)
+                .collect();
+            for (to, refused) in to.iter().zip(walker.walk(&to)?) {
+                let first = rules.iter().position(|rule| rule.matches(*to, user));
+                let expected = first.is_some_and(|first| rules[first].denies);
+                ensure!(
+                    refused == expected,
+                    "{to} by user {user}: refused {refused}, first rule {first:?}"
+                );
+                made += 1;
+                denied += u32::from(refused);
+            }
+        }
+    }
+    Ok(Verdict::Pass(format!(
+        "{made} connects, {denied} denied, {POLICIES} policies of {count} rules"
+    )))
+}

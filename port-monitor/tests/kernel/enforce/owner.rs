@@ -1,0 +1,114 @@
+//! The same connection by whom the policy means, and by somebody else.
+
+use std::{net::SocketAddr, os::unix::process::CommandExt as _, process::Command};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::net::{connect, listen, sockopt};
+
+use super::vector::{About, Aim, Outcome, Side, Vector, into, out};
+use crate::{
+    cgroup,
+    process::{Gate, become_user, fork},
+    socket::{V4, bind, open, set_tcp},
+};
+
+pub(super) const ALL: &[Vector] = &[
+    out("enforce-user", user),
+    out("enforce-unit", unit),
+    out("enforce-cgroup", below_unit),
+    out("enforce-exe", exe),
+    into("enforce-in-user", listener_of_user).silent(),
+];
+
+/// The user the policy denies the owner's port.
+pub(super) const DENIED_USER: u32 = 1234;
+/// The user who may not listen.
+pub(super) const NO_LISTENER: u32 = 1235;
+/// One it does not speak of.
+const OTHER_USER: u32 = 1236;
+
+fn try_port(aim: &Aim) -> Result<Outcome> {
+    let at = SocketAddr::new(V4, aim.denied_port(About::Owner));
+    Ok(Outcome::of(&connect(&open(V4)?, &at)))
+}
+
+fn user(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    become_user(match aim.side {
+        Side::Denied => DENIED_USER,
+        Side::Allowed => OTHER_USER,
+    })?;
+    try_port(aim)
+}
+
+fn unit(aim: &Aim) -> Result<Outcome> {
+    match aim.side {
+        Side::Denied => cgroup::enter(&aim.unit)?,
+        Side::Allowed => aim.enter()?,
+    }
+    try_port(aim)
+}
+
+/// In a cgroup that is newer than the policy, below the unit's.
+fn below_unit(aim: &Aim) -> Result<Outcome> {
+    let parent = match aim.side {
+        Side::Denied => aim.unit.clone(),
+        Side::Allowed => aim.cgroup.clone(),
+    };
+    let child = format!("{parent}/newer-{}", std::process::id());
+    let directory = cgroup::directory(&child)?;
+    std::fs::create_dir(&directory).context("make a cgroup")?;
+    cgroup::enter(&child)?;
+    let outcome = try_port(aim);
+    cgroup::enter(if parent.is_empty() { "/" } else { &parent })?;
+    std::fs::remove_dir(&directory).context("remove a cgroup")?;
+    outcome
+}
+
+/// A copy of this program is another executable: it makes the allowed try, and is
+/// the one that is denied.
+fn exe(aim: &Aim) -> Result<Outcome> {
+    if aim.side == Side::Allowed {
+        aim.enter()?;
+        return try_port(aim);
+    }
+    let mut command = Command::new(&aim.copy);
+    command
+        .args(["vector", "enforce-exe", "--side", "allowed"])
+        .args(["--base", &aim.base.to_string()])
+        .args(["--cgroup", &aim.cgroup, "--unit", &aim.unit])
+        .arg("--copy")
+        .arg(&aim.copy);
+    bail!("become {}: {}", aim.copy.display(), command.exec())
+}
+
+/// A listener of the user the policy means; the peer is somebody else.
+fn listener_of_user(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    let at = SocketAddr::new(V4, aim.denied_port(About::Listener));
+    let (ready, told) = rustix::pipe::pipe()?;
+    let forever = Gate::new()?;
+    let side = aim.side;
+    let listening = fork(move || {
+        become_user(match side {
+            Side::Denied => DENIED_USER,
+            Side::Allowed => OTHER_USER,
+        })?;
+        let listener = open(V4)?;
+        sockopt::set_socket_reuseaddr(&listener, true)?;
+        bind(&listener, at)?;
+        listen(&listener, 8)?;
+        rustix::io::write(&told, b"!")?;
+        // Until it is killed.
+        forever.pass()
+    })?;
+    if rustix::io::read(&ready, &mut [0])? == 0 {
+        listening.join()?;
+        bail!("nobody listens");
+    }
+    let socket = open(V4)?;
+    set_tcp(&socket, libc::TCP_SYNCNT, 1)?;
+    let outcome = Outcome::of(&connect(&socket, &at));
+    listening.kill()?;
+    Ok(outcome)
+}
