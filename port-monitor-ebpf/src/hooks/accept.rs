@@ -21,7 +21,7 @@ use port_monitor_common::{
 use crate::{
     emit, filter,
     hooks::{connection, graft},
-    mem::{Direct, Mem, Probe},
+    mem::{self, Direct, Mem, Probe},
     sock, task,
 };
 
@@ -72,10 +72,13 @@ pub(crate) fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) 
         // Neither is accepted; said, it spares the verifier the way.
         return None;
     }
-    event.flags = FLAG_INBOUND | flags;
-    if state == TcpState::CLOSE {
-        event.flags |= FLAG_ENDED;
-    }
+    let ended = if state == TcpState::CLOSE {
+        FLAG_ENDED
+    } else {
+        0
+    };
+    event.flags = mem::forget((FLAG_INBOUND | flags | ended).into(), event.ts_ns) as u16;
+    event.local_port = mem::forget(event.local_port.into(), event.ts_ns) as u16;
     task::read_current(&mut event.owner);
     event.owner_source = OwnerSource::Accept as u8;
     event.id = emit::connection_id(sk, event.ts_ns);

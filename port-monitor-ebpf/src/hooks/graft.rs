@@ -14,7 +14,13 @@ use aya_ebpf::{
 };
 use port_monitor_common::{counters::Extra, event::FLAG_PREATTACH};
 
-use crate::{emit, hooks::accept, maps::ACCEPTED, mem::Probe, sock, task};
+use crate::{
+    emit,
+    hooks::accept,
+    maps::ACCEPTED,
+    mem::{self, Probe},
+    sock, task,
+};
 
 /// Notes that `accept` reports `sk`; false when that cannot be noted, and the
 /// report is left to this hook.
@@ -43,7 +49,7 @@ fn pm_graft_mkp(ctx: ProbeContext) -> u32 {
 #[kprobe]
 fn pm_graft_kp(ctx: ProbeContext) -> u32 {
     if let Some(sk) = ctx.arg(0) {
-        let _: Option<()> = report(&ctx, sk, 0);
+        let _: Option<()> = report(&ctx, sk);
     }
     0
 }
@@ -56,7 +62,9 @@ fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
     if marked.is_some() {
         let _: Result<(), i32> = ACCEPTED.remove(thread);
     }
-    let tcp = accepted(sk)?;
+    // As a number, like the first subflow's: to the verifier a pointer that it knows the
+    // type of would lead another way through all that follows.
+    let tcp = accepted(mem::address(sk) as *const u8)?;
     if marked == Some(tcp as u64) {
         return None;
     }
@@ -67,8 +75,8 @@ fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
 }
 
 #[inline(always)]
-fn report(ctx: &impl EbpfContext, sk: *const u8, flags: u16) -> Option<()> {
-    accept::report::<Probe>(ctx, accepted(sk)?, flags)
+fn report(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
+    accept::report::<Probe>(ctx, accepted(sk)?, 0)
 }
 
 /// The connection behind a grafted socket; Unix sockets and others are grafted too.
