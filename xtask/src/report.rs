@@ -6,6 +6,10 @@ use std::{
     ops::AddAssign,
 };
 
+/// What no program may take the verifier: the time to load it grows with that, and a
+/// kernel that reasons less well must have room.
+const INSTRUCTION_LIMIT: u64 = 4_000;
+
 /// How many tests passed and failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
@@ -182,6 +186,9 @@ impl KernelReport {
     fn take_instructions(&mut self, rest: &str) -> Option<()> {
         let (program, count) = rest.split_once(' ')?;
         let count = count.trim().parse().ok()?;
+        if count >= INSTRUCTION_LIMIT {
+            self.problem(format!("{program} takes the verifier {count} instructions"));
+        }
         self.instructions.push((program.to_owned(), count));
         Some(())
     }
@@ -385,6 +392,14 @@ mod tests {
     fn a_run_without_an_end_fails() {
         let report = report("6.1", &["CASE fentry a PASS"]);
         assert_eq!(report.tally(), tally(1, 1));
+    }
+
+    #[test]
+    fn a_program_that_takes_too_long_to_verify_fails() {
+        let lines = ["CASE fentry a PASS", "INSNS x 4000", "DONE 1 0"];
+        assert_eq!(report("6.1", &lines).tally(), tally(1, 1));
+        let lines = ["CASE fentry a PASS", "INSNS x 3999", "DONE 1 0"];
+        assert_eq!(report("6.1", &lines).tally(), tally(1, 0));
     }
 
     #[test]

@@ -117,6 +117,10 @@ pub(crate) struct ProgramInfo {
     pub(crate) missed: u64,
     /// Instructions the verifier walked through; 0 before 5.16.
     pub(crate) verified_insns: u32,
+    /// How long it ran, ns, while the kernel measured that.
+    pub(crate) run_time_ns: u64,
+    /// How often it ran meanwhile.
+    pub(crate) runs: u64,
 }
 
 /// The programs among `objects`.
@@ -143,12 +147,16 @@ fn info(program: &OwnedFd) -> Result<ProgramInfo> {
         .get(64..80)
         .and_then(|name| name.split(|&byte| byte == 0).next());
     let translated_bytes = info.get(20..24).context("no size")?;
+    let run_time_ns = info.get(192..200).context("no run time")?;
+    let runs = info.get(200..208).context("no runs")?;
     let missed = info.get(208..216).context("no misses")?;
     let verified_insns = info.get(216..220).context("no count")?;
     Ok(ProgramInfo {
         name: String::from_utf8_lossy(name.unwrap_or_default()).into_owned(),
         translated_bytes: u32::from_ne_bytes(translated_bytes.try_into()?),
         missed: u64::from_ne_bytes(missed.try_into()?),
+        run_time_ns: u64::from_ne_bytes(run_time_ns.try_into()?),
+        runs: u64::from_ne_bytes(runs.try_into()?),
         verified_insns: u32::from_ne_bytes(verified_insns.try_into()?),
     })
 }
@@ -194,6 +202,18 @@ fn open(kind: Kind, id: u32) -> Result<Option<OwnedFd>> {
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Ok(None),
         Err(error) => bail!("open {kind:?} {id}: {error}"),
     }
+}
+
+/// `BPF_ENABLE_STATS`.
+const ENABLE_STATS: libc::c_int = 32;
+
+/// Has the kernel measure how long programs run, for as long as the descriptor is open.
+pub(crate) fn measure() -> Result<OwnedFd> {
+    // `BPF_STATS_RUN_TIME`.
+    let mut kind = 0_u32;
+    let fd = bpf(ENABLE_STATS, &mut kind).context("BPF_ENABLE_STATS")?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// `BPF_LINK_DETACH`.

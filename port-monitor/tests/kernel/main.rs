@@ -201,5 +201,6 @@ fn is_chosen(cli: &Cli, name: &str, place: Place) -> bool {
             Place::OtherGuests => !cli.native && !oracle::is_expected(),
             Place::GuestsOf(kernels) => !cli.native && is_one_of(kernels),
             Place::NativeOnly => cli.native,
+            Place::OnRequest => cli.filters.iter().any(|part| part == name),
         }
 }

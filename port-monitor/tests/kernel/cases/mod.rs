@@ -88,6 +88,13 @@ impl Case {
         }
     }
 
+    const fn on_request(self) -> Self {
+        Self {
+            place: Place::OnRequest,
+            ..self
+        }
+    }
+
     const fn guest_only(self) -> Self {
         Self {
             place: Place::GuestOnly,
@@ -150,6 +157,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-reload", life::reloads),
     once("enforce-count", life::counted),
     once("enforce-oracle", enforce::oracle::compare),
+    once("enforce-flat-cost", enforce::cost::is_flat).on_request(),
     once("oracle", oracle::compare).oracle_guest(),
     once("live-100000", crowd::live).native_only(),
     // Packets are handled under other processes on every kernel: one will do, and

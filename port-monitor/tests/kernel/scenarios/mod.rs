@@ -40,6 +40,9 @@ pub(crate) enum Place {
     GuestsOf(&'static [&'static str]),
     /// Not on the guests' kernels.
     NativeOnly,
+    /// Only when its whole name is asked for: it measures time, which an emulated or busy
+    /// machine cannot.
+    OnRequest,
 }
 
 /// A workload and what it is there to show.
