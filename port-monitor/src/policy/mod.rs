@@ -194,6 +194,12 @@ impl Policy {
         &self.intent
     }
 
+    /// Some rule asks for an executable.
+    pub fn asks_for_executables(&self) -> bool {
+        let mut rules = self.tables.rules.iter();
+        rules.any(|rule| rule.exes != decision::Accepts::Any)
+    }
+
     /// Its text, and where that was read.
     pub fn source(&self) -> &Source {
         &self.source

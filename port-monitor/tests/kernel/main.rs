@@ -77,6 +77,8 @@ enum Role {
     Flood(flood::Args),
     /// Connect again and again under a policy
     Hammer(hammer::Args),
+    /// Hold connections open
+    Hold(enforce::open::Args),
     /// Connect where one is told, under a policy
     Walk(enforce::oracle::Args),
     /// Try to get past a policy
@@ -94,6 +96,7 @@ fn main() -> Result<ExitCode> {
         Some(Role::Batch { dir, names }) => workload::perform_all(dir, names)?,
         Some(Role::Flood(args)) => flood::run(args)?,
         Some(Role::Hammer(args)) => hammer::run(args)?,
+        Some(Role::Hold(args)) => enforce::open::hold(args)?,
         Some(Role::Walk(args)) => enforce::oracle::walk(args)?,
         Some(Role::Vector { name, aim }) => vector::run(name, aim)?,
         None => return run(&cli),

@@ -13,11 +13,12 @@ use crate::{
     kernel::enforcer::{DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance},
     policy::{
         Facts, Policy,
-        intent::{Established, OnDaemonExit},
+        intent::OnDaemonExit,
         lower::{self, Lowered},
     },
 };
 
+mod established;
 mod report;
 
 /// Which enforcement is meant.
@@ -80,6 +81,7 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
     }
     let policy = policy::load(&args.path)?;
     check_intent(&policy)?;
+    established::check(&policy)?;
     if !args.force {
         check_session(&policy)?;
     }
@@ -95,17 +97,16 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
     };
     let mut enforcer = Enforcer::open_or_install(&instance).map_err(failure)?;
     enforcer.apply(&lowered, confirm).map_err(failure)?;
+    let ended = established::end(&enforcer, &policy, args.cgroup.as_deref()).map_err(failure)?;
     let count = policy.rule_count();
     let noun = if count == 1 { "rule" } else { "rules" };
     let path = args.path.display();
-    written(match confirm {
-        None => writeln!(out, "{path}: applied, {count} {noun}"),
-        Some(confirm) => writeln!(
-            out,
-            "{path}: applied, {count} {noun}; undone in {} s unless you run `port-monitor confirm`",
-            confirm.as_secs()
-        ),
-    })
+    let undone = confirm.map_or_else(String::new, |confirm| {
+        let seconds = confirm.as_secs();
+        format!("; undone in {seconds} s unless you run `port-monitor confirm`")
+    });
+    let applied = writeln!(out, "{path}: applied, {count} {noun}{undone}");
+    written(applied.and_then(|()| established::write(&ended, &mut out)))
 }
 
 /// Keeps the policy that waits for it.
@@ -195,12 +196,6 @@ fn check_intent(policy: &Policy) -> Result<(), Failure> {
         return refused(
             "on_daemon_exit other than \"enforce\"",
             "a policy stays in force until `port-monitor panic-open`",
-        );
-    }
-    if intent.established == Established::Kill {
-        return refused(
-            "established = \"kill\"",
-            "write \"keep\" and end open connections with `ss -K`",
         );
     }
     Ok(())

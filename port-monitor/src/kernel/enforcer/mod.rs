@@ -28,9 +28,11 @@ use crate::{
 
 mod host;
 mod install;
+mod sockets;
 mod tables;
 
 pub use host::HostPlaces;
+pub use sockets::OpenConnection;
 use tables::Tables;
 
 /// Where the kernel's objects have names.
@@ -103,6 +105,9 @@ pub enum EnforcerError {
         /// Why not.
         reason: String,
     },
+    /// Open connections could not be listed or ended.
+    #[error("end open connections: {0} (needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY)")]
+    Sockets(io::Error),
     /// `membarrier(2)` did not wait for running programs.
     #[error("wait for running programs (membarrier): {0}")]
     Barrier(Errno),
@@ -273,6 +278,18 @@ impl Enforcer {
         self.tables
             .set_state(State::confirmed_after(before, current));
         Ok(())
+    }
+
+    /// Ends the open connections that are to be, in every network namespace; gives
+    /// those that were. What opens meanwhile is judged by the policy in force.
+    pub fn end_connections(
+        &self,
+        is_to_end: impl Fn(&OpenConnection) -> bool + Sync,
+    ) -> Result<Vec<OpenConnection>, EnforcerError> {
+        let mut ended = sockets::end(&is_to_end)?;
+        // What a program judged just before the policy came into force.
+        ended.extend(sockets::end(&is_to_end)?);
+        Ok(ended)
     }
 
     /// What is in force, and how often what decided.

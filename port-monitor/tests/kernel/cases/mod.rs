@@ -157,6 +157,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-reload", life::reloads),
     once("enforce-count", life::counted),
     once("enforce-oracle", enforce::oracle::compare),
+    once("enforce-open-connections", enforce::open::are_ended),
     once("enforce-flat-cost", enforce::cost::is_flat).on_request(),
     once("oracle", oracle::compare).oracle_guest(),
     once("live-100000", crowd::live).native_only(),

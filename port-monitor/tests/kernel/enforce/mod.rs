@@ -22,6 +22,7 @@ pub(crate) mod cost;
 pub(crate) mod hammer;
 pub(crate) mod inbound;
 pub(crate) mod life;
+pub(crate) mod open;
 pub(crate) mod oracle;
 pub(crate) mod outbound;
 pub(crate) mod owner;

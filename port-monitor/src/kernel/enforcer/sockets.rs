@@ -1,0 +1,325 @@
+//! The connections that are open, in every network namespace, and their end: the
+//! kernel's socket diagnosis (`NETLINK_SOCK_DIAG`, `include/uapi/linux/inet_diag.h`).
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+    thread,
+};
+
+use port_monitor_common::tcp_state::TcpState;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+
+use super::EnforcerError;
+use crate::enrich::cgroup::CgroupTree;
+
+/// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` (`include/uapi/linux/sock_diag.h`).
+const LIST: u16 = 20;
+const DESTROY: u16 = 21;
+/// `NLMSG_ERROR` and `NLMSG_DONE` (`include/uapi/linux/netlink.h`).
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
+/// `NLM_F_REQUEST`, with `NLM_F_DUMP` or `NLM_F_ACK`.
+const ASK_FOR_ALL: u16 = 0x301;
+const ASK_AND_ACKNOWLEDGE: u16 = 5;
+/// Bytes of `struct nlmsghdr`, `struct inet_diag_sockid` and `struct inet_diag_msg`.
+const HEADER: usize = 16;
+const SOCKET_ID: usize = 48;
+const SOCKET: usize = 72;
+/// `INET_DIAG_CGROUP_ID`.
+const CGROUP_ID: u16 = 21;
+/// `TCP_TIME_WAIT` (`include/net/tcp_states.h`).
+const TIME_WAIT: u8 = 6;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+/// `AF_INET` and `AF_INET6`.
+const FAMILIES: [u8; 2] = [2, 10];
+
+/// A connection that is open, at one of its ends.
+#[derive(Clone, Debug)]
+pub struct OpenConnection {
+    /// This end.
+    pub local: SocketAddr,
+    /// The other.
+    pub remote: SocketAddr,
+    /// A socket listens at the local port.
+    pub is_inbound: bool,
+    /// The uid of who made the socket.
+    pub uid: u32,
+    /// No process holds it: the kernel's own, not accepted yet, or closed already.
+    pub is_unheld: bool,
+    /// The path of the cgroup it was made in, with a leading slash.
+    pub cgroup: Option<String>,
+    family: u8,
+    id: [u8; SOCKET_ID],
+}
+
+/// Ends every connection, in any network namespace, that is to be; gives those that
+/// were.
+pub(super) fn end(
+    is_to_end: impl Fn(&OpenConnection) -> bool + Sync,
+) -> Result<Vec<OpenConnection>, EnforcerError> {
+    let groups = cgroup_paths();
+    let mut ended = Vec::new();
+    for namespace in namespaces()? {
+        let of_one = || end_in(&namespace, &groups, &is_to_end);
+        // A thread of its own moves; nothing else of the process does.
+        let of_one = thread::scope(|scope| scope.spawn(of_one).join());
+        let of_one = of_one.unwrap_or_else(|_| Err(io::Error::other("the thread failed")));
+        ended.extend(of_one.map_err(EnforcerError::Sockets)?);
+    }
+    Ok(ended)
+}
+
+fn end_in(
+    namespace: &File,
+    groups: &HashMap<u64, String>,
+    is_to_end: &impl Fn(&OpenConnection) -> bool,
+) -> io::Result<Vec<OpenConnection>> {
+    let kind = Some(LinkNameSpaceType::Network);
+    move_into_link_name_space(namespace.as_fd(), kind)?;
+    let diagnosis = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    let mut listening = HashSet::new();
+    let mut open = Vec::new();
+    for family in FAMILIES {
+        list(&diagnosis, family, |state, connection, cgroup_id| {
+            if state == TcpState::LISTEN {
+                listening.insert(connection.local.port());
+            } else {
+                let cgroup = groups.get(&cgroup_id).cloned();
+                open.push(OpenConnection {
+                    cgroup,
+                    ..connection
+                });
+            }
+        })?;
+    }
+    let mut ended = Vec::new();
+    for mut connection in open {
+        connection.is_inbound = listening.contains(&connection.local.port());
+        if is_to_end(&connection) && destroy(&diagnosis, &connection)? {
+            ended.push(connection);
+        }
+    }
+    Ok(ended)
+}
+
+/// Every network namespace that some process is in.
+fn namespaces() -> Result<Vec<File>, EnforcerError> {
+    let in_proc = |error| EnforcerError::File {
+        path: "/proc".into(),
+        error,
+    };
+    let mut known = HashSet::new();
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").map_err(in_proc)?.flatten() {
+        let path = process.path().join("ns/net");
+        // A process may be gone, and what is not a process has no namespace.
+        let Ok(name) = fs::read_link(&path) else {
+            continue;
+        };
+        if !known.contains(&name)
+            && let Ok(file) = File::open(&path)
+        {
+            known.insert(name);
+            found.push(file);
+        }
+    }
+    Ok(found)
+}
+
+fn cgroup_paths() -> HashMap<u64, String> {
+    let mut paths = HashMap::new();
+    if let Some(tree) = CgroupTree::find(Path::new("/proc")) {
+        tree.walk(|id, path| {
+            paths.insert(id, format!("/{}", path.display()));
+        });
+    }
+    paths
+}
+
+/// A request: `struct nlmsghdr`, then `struct inet_diag_req_v2`.
+fn request(kind: u16, flags: u16, family: u8, states: u32, id: &[u8; SOCKET_ID]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER + 8 + SOCKET_ID);
+    bytes.extend(u32::to_ne_bytes(72));
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
+    // Sequence number and sender: there is one request at a time.
+    bytes.extend([0; 8]);
+    // No extensions.
+    bytes.extend([family, TCP, 0, 0]);
+    bytes.extend(states.to_ne_bytes());
+    bytes.extend(id);
+    bytes
+}
+
+/// Lists the sockets of a family: state, connection, and the id of the cgroup.
+fn list(
+    diagnosis: &OwnedFd,
+    family: u8,
+    mut take: impl FnMut(TcpState, OpenConnection, u64),
+) -> io::Result<()> {
+    // What is over has no owner to end it.
+    let over = 1 << TIME_WAIT | 1 << TcpState::CLOSE.0;
+    let request = request(LIST, ASK_FOR_ALL, family, !over, &[0; SOCKET_ID]);
+    send(diagnosis, &request, SendFlags::empty())?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let (_, length) = recv(diagnosis, &mut buffer, RecvFlags::empty())?;
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        while let Some((kind, body, next)) = message(rest) {
+            match kind {
+                DONE => return Ok(()),
+                ERROR => return errno(body).map_or(Ok(()), |errno| Err(errno.into())),
+                _ => {
+                    if let Some((state, connection, cgroup_id)) = parse(body) {
+                        take(state, connection, cgroup_id);
+                    }
+                }
+            }
+            rest = next;
+        }
+    }
+}
+
+/// Ends one connection; false where it has ended meanwhile.
+fn destroy(diagnosis: &OwnedFd, connection: &OpenConnection) -> io::Result<bool> {
+    let OpenConnection { family, id, .. } = connection;
+    let request = request(DESTROY, ASK_AND_ACKNOWLEDGE, *family, u32::MAX, id);
+    send(diagnosis, &request, SendFlags::empty())?;
+    let mut answer = [0; 512];
+    let (_, length) = recv(diagnosis, &mut answer, RecvFlags::empty())?;
+    let answer = answer.get(..length).and_then(message);
+    match answer.and_then(|(_, body, _)| errno(body)) {
+        None => Ok(true),
+        Some(Errno::NOENT | Errno::STALE) => Ok(false),
+        Some(errno) => Err(errno.into()),
+    }
+}
+
+/// The first message: its kind, its body, and what comes after it.
+fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
+    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+    let body = bytes.get(HEADER..length)?;
+    let next = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, body, next))
+}
+
+/// The errno of an acknowledgement; `None` is success.
+fn errno(body: &[u8]) -> Option<Errno> {
+    let error = i32::from_ne_bytes(*body.first_chunk()?);
+    (error != 0).then(|| Errno::from_raw_os_error(-error))
+}
+
+/// `struct inet_diag_msg`, and the attributes behind it.
+fn parse(body: &[u8]) -> Option<(TcpState, OpenConnection, u64)> {
+    let &[family, state, ..] = body.first_chunk::<4>()?;
+    let id: &[u8; SOCKET_ID] = body.get(4..)?.first_chunk()?;
+    let uid = u32::from_ne_bytes(*body.get(64..)?.first_chunk()?);
+    let inode = u32::from_ne_bytes(*body.get(68..)?.first_chunk()?);
+    let connection = OpenConnection {
+        local: end_of(family, id, 0, 4)?,
+        remote: end_of(family, id, 2, 20)?,
+        is_inbound: false,
+        uid,
+        is_unheld: inode == 0,
+        cgroup: None,
+        family,
+        id: *id,
+    };
+    Some((TcpState(state), connection, cgroup_of(body.get(SOCKET..)?)))
+}
+
+/// One end: the port and the address at these places, in network byte order.
+fn end_of(
+    family: u8,
+    id: &[u8; SOCKET_ID],
+    port_at: usize,
+    address_at: usize,
+) -> Option<SocketAddr> {
+    let port = u16::from_be_bytes(*id.get(port_at..)?.first_chunk()?);
+    let address: &[u8; 16] = id.get(address_at..)?.first_chunk()?;
+    let ip = match family {
+        2 => IpAddr::V4(Ipv4Addr::from(*address.first_chunk::<4>()?)),
+        _ => IpAddr::V6(Ipv6Addr::from(*address)).to_canonical(),
+    };
+    Some(SocketAddr::new(ip, port))
+}
+
+/// The value of [`CGROUP_ID`] among attributes; zero where there is none.
+fn cgroup_of(mut attributes: &[u8]) -> u64 {
+    let next = |bytes: &[u8]| {
+        let length = u16::from_ne_bytes(*bytes.first_chunk()?);
+        let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
+        Some((usize::from(length).max(4), kind))
+    };
+    while let Some((length, kind)) = next(attributes) {
+        if kind == CGROUP_ID
+            && let Some(id) = attributes.get(4..).and_then(<[u8]>::first_chunk)
+        {
+            return u64::from_ne_bytes(*id);
+        }
+        attributes = attributes
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket_message() -> Vec<u8> {
+        let mut body = vec![2, 1, 0, 0];
+        body.extend(40_000_u16.to_be_bytes());
+        body.extend(443_u16.to_be_bytes());
+        body.extend([10, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        body.extend([192, 0, 2, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        body.extend([0; 12]);
+        body.extend([0; 12]);
+        body.extend(1_000_u32.to_ne_bytes());
+        body.extend([0; 4]);
+        // An attribute of one byte, then the cgroup.
+        body.extend(5_u16.to_ne_bytes());
+        body.extend(8_u16.to_ne_bytes());
+        body.extend([7, 0, 0, 0]);
+        body.extend(12_u16.to_ne_bytes());
+        body.extend(CGROUP_ID.to_ne_bytes());
+        body.extend(77_u64.to_ne_bytes());
+        body
+    }
+
+    #[test]
+    fn a_socket_is_read_as_the_kernel_writes_it() {
+        let (state, connection, cgroup_id) = parse(&socket_message()).unwrap();
+        assert_eq!(state, TcpState::ESTABLISHED);
+        assert_eq!(connection.local, "10.0.0.5:40000".parse().unwrap());
+        assert_eq!(connection.remote, "192.0.2.9:443".parse().unwrap());
+        assert_eq!((connection.uid, cgroup_id), (1_000, 77));
+        assert!(connection.is_unheld);
+    }
+
+    #[test]
+    fn what_is_cut_short_is_no_socket() {
+        let whole = socket_message();
+        for length in 0..SOCKET {
+            assert!(parse(&whole[..length]).is_none(), "{length}");
+        }
+        assert!(message(&[0; 15]).is_none());
+    }
+}

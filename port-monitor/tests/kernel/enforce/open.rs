@@ -1,0 +1,146 @@
+//! Connections that are open when a policy comes that denies them.
+
+use std::{
+    io::{BufRead as _, BufReader, Write as _},
+    os::fd::OwnedFd,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, listen, recv},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+
+use super::{Enforced, enter, this_program};
+use crate::{
+    lab::Lab,
+    process::say,
+    report::Verdict,
+    socket::{V4, any_port, bind, local, open},
+};
+
+/// How long it may take to end ten thousand, on a machine that is not emulated.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// Who holds connections open.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The cgroup that is held to the policy
+    #[arg(long)]
+    cgroup: String,
+    /// Connections to the first port; a tenth of that to the second
+    #[arg(long)]
+    count: usize,
+}
+
+/// What waits to be accepted at one port: no more than `net.core.somaxconn`.
+const EACH: usize = 4_000;
+
+/// Connections that nobody accepts: half as many descriptors.
+struct Clients {
+    ports: Vec<u16>,
+    sockets: Vec<OwnedFd>,
+    _listeners: Vec<OwnedFd>,
+}
+
+impl Clients {
+    fn new(count: usize) -> Result<Self> {
+        let (mut ports, mut listeners, mut clients) = (Vec::new(), Vec::new(), Vec::new());
+        while clients.len() < count {
+            let listener = open(V4)?;
+            bind(&listener, any_port(V4))?;
+            listen(&listener, i32::try_from(EACH)?)?;
+            let at = local(&listener)?;
+            for _ in 0..EACH.min(count - clients.len()) {
+                let client = open(V4)?;
+                rustix::net::connect(&client, &at).context("connect")?;
+                clients.push(client);
+            }
+            ports.push(at.port());
+            listeners.push(listener);
+        }
+        Ok(Self {
+            ports,
+            sockets: clients,
+            _listeners: listeners,
+        })
+    }
+
+    /// How many of the clients' ends are still open.
+    fn alive(&self) -> usize {
+        let is_open = |client: &&OwnedFd| {
+            let nothing = recv(client, &mut [0_u8], RecvFlags::DONTWAIT | RecvFlags::PEEK);
+            matches!(nothing, Err(Errno::AGAIN))
+        };
+        self.sockets.iter().filter(is_open).count()
+    }
+}
+
+/// Holds them, and tells with each line that comes in how many are still open.
+pub(crate) fn hold(args: &Args) -> Result<()> {
+    enter(&args.cgroup)?;
+    let limit = getrlimit(Resource::Nofile);
+    let highest = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, highest).context("raise the limit of open files")?;
+    let denied = Clients::new(args.count)?;
+    let allowed = Clients::new(args.count / 10)?;
+    say(&format!("{:?}", denied.ports))?;
+    for line in std::io::stdin().lines() {
+        line?;
+        say(&format!("{} {}", denied.alive(), allowed.alive()))?;
+    }
+    Ok(())
+}
+
+/// They are ended and named, and no other is.
+pub(crate) fn are_ended(lab: &Lab) -> Result<Verdict> {
+    let count = if lab.native { 10_000 } else { 500 };
+    let enforced = Enforced::new(lab, "version = 1\nmode = \"enforce\"\n")?;
+    let mut holder = this_program()?
+        .args(["hold", "--cgroup", &enforced.cgroup])
+        .args(["--count", &count.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start the holder")?;
+    let mut to_holder = holder.stdin.take().context("no stdin")?;
+    let mut words = BufReader::new(holder.stdout.take().context("no stdout")?);
+    let mut hear = || -> Result<String> {
+        let mut line = String::new();
+        words.read_line(&mut line)?;
+        ensure!(!line.is_empty(), "the holder failed");
+        Ok(line.trim().to_owned())
+    };
+    let ports = hear()?;
+    let path = enforced.write(&format!(
+        "version = 1\nmode = \"enforce\"\n[apply]\nestablished = \"kill\"\n[[rule]]\nname = \
+         \"no-more\"\ndirection = \"out\"\nport = {ports}\naction = \"deny\"\n"
+    ))?;
+    let begin = Instant::now();
+    let mut apply = enforced.command("apply");
+    let output = apply.arg(&path).args(enforced.place()).output()?;
+    let took = begin.elapsed();
+    super::expect_success(&output)?;
+    writeln!(to_holder)?;
+    let alive = hear()?;
+    drop(to_holder);
+    holder.wait()?;
+    let untouched = format!("0 {}", count / 10);
+    ensure!(alive == untouched, "{alive} are open, not {untouched}");
+    let text = String::from_utf8(output.stdout)?;
+    let named = text
+        .lines()
+        .filter(|line| line.starts_with("ended out tcp 127.0.0.1:") && line.ends_with(": no-more"));
+    let named = named.count();
+    ensure!(named == count, "{named} were named, of {count}");
+    let said = format!("{count} open connections ended");
+    ensure!(text.lines().any(|line| line == said), "not said: {said}");
+    ensure!(!lab.native || took <= LIMIT, "it took {took:?}");
+    Ok(Verdict::Pass(format!("{count} in {took:.1?}")))
+}
