@@ -3,7 +3,7 @@
 
 use std::{env, io::Write, net::IpAddr, path::PathBuf, time::Duration};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use port_monitor_common::policy::{Direction, Verdict};
 
 use super::{policy, watch::args::parse_duration, written};
@@ -97,7 +97,9 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
     };
     let mut enforcer = Enforcer::open_or_install(&instance).map_err(failure)?;
     enforcer.apply(&lowered, confirm).map_err(failure)?;
-    let ended = established::end(&enforcer, &policy, args.cgroup.as_deref()).map_err(failure)?;
+    let ended = established::end(&enforcer, &policy, args.cgroup.as_deref())
+        .with_context(|| format!("{} is in force, but", args.path.display()))
+        .or_exit(ExitCode::CannotAttach)?;
     let count = policy.rule_count();
     let noun = if count == 1 { "rule" } else { "rules" };
     let path = args.path.display();
@@ -157,6 +159,7 @@ fn failure(error: EnforcerError) -> Failure {
         EnforcerError::Locked => ExitCode::Locked,
         EnforcerError::Policy(_) => ExitCode::PolicyInvalid,
         EnforcerError::NotApplied(_)
+        | EnforcerError::OtherCgroup { .. }
         | EnforcerError::NothingToConfirm
         | EnforcerError::TooLate
         | EnforcerError::NothingBefore => ExitCode::Usage,

@@ -18,7 +18,7 @@ use port_monitor_common::{
     generation::{GENERATION_ABI, SLOTS, TALLIES},
 };
 
-use super::{EnforcerError, is_attached, tables::MAPS};
+use super::{EnforcerError, Instance, attached_to, tables::MAPS};
 use crate::{
     enrich::cgroup::CgroupTree,
     kernel::{self, KernelError, btf, ladder::chain, object},
@@ -81,8 +81,24 @@ pub(super) fn links(dir: &Path) -> Result<Vec<(String, bool)>, EnforcerError> {
     let names = CGROUP_PROGRAMS.into_iter().chain([LOOKUP]);
     let present = names.filter(|name| dir.join(link_name(name)).exists());
     present
-        .map(|name| Ok((name.to_owned(), is_attached(&dir.join(link_name(name)))?)))
+        .map(|name| {
+            let place = attached_to(&dir.join(link_name(name)))?;
+            Ok((name.to_owned(), place.is_some()))
+        })
         .collect()
+}
+
+/// Refuses an instance that holds another cgroup than the one that is meant.
+pub(super) fn check_cgroup(dir: &Path, instance: &Instance) -> Result<(), EnforcerError> {
+    let held = attached_to(&dir.join(link_name("pm_connect4")))?;
+    let meant = open_cgroup(instance.cgroup.as_deref())?.id;
+    // One that is detached is told by `status`.
+    if held.is_none_or(|held| held == meant) {
+        return Ok(());
+    }
+    Err(EnforcerError::OtherCgroup {
+        name: instance.name.clone(),
+    })
 }
 
 /// Refuses what another version has pinned.
@@ -114,6 +130,7 @@ fn file_error(path: &Path, error: io::Error) -> EnforcerError {
 
 /// A cgroup to attach to.
 struct Cgroup {
+    id: u64,
     file: File,
     path: PathBuf,
     is_root: bool,
@@ -123,8 +140,8 @@ fn open_cgroup(wanted: Option<&Path>) -> Result<Cgroup, EnforcerError> {
     let tree = CgroupTree::find(Path::new("/proc")).ok_or(EnforcerError::NoCgroups)?;
     let below = wanted.unwrap_or(Path::new("/"));
     let path = tree.mount().join(below.strip_prefix("/").unwrap_or(below));
-    tree.id(below).map_err(|error| file_error(&path, error))?;
     Ok(Cgroup {
+        id: tree.id(below).map_err(|error| file_error(&path, error))?,
         file: File::open(&path).map_err(|error| file_error(&path, error))?,
         path,
         is_root: wanted.is_none(),

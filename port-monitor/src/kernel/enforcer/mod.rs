@@ -77,6 +77,15 @@ pub enum EnforcerError {
         /// Where it is pinned.
         path: PathBuf,
     },
+    /// Pinned for another cgroup.
+    #[error(
+        "`{name}` holds another cgroup to its policy: take another --instance, or end it with \
+         `port-monitor panic-open --instance {name}`"
+    )]
+    OtherCgroup {
+        /// The instance.
+        name: String,
+    },
     /// Nothing is pinned.
     #[error("no policy is applied{}", of_instance(.0))]
     NotApplied(String),
@@ -199,6 +208,7 @@ impl Enforcer {
     /// in force. On error, nothing is attached that was not before.
     pub fn open_or_install(instance: &Instance) -> Result<Self, EnforcerError> {
         if let Some(enforcer) = Self::open(&instance.name)? {
+            install::check_cgroup(&enforcer.dir, instance)?;
             return Ok(enforcer);
         }
         let lock = Lock::take()?;
@@ -391,9 +401,10 @@ fn barrier() -> Result<(), EnforcerError> {
     membarrier(MembarrierCommand::Global).map_err(EnforcerError::Barrier)
 }
 
-/// Whether a pinned link still attaches its program: the kernel leaves the link there
-/// when its cgroup is removed or somebody detaches it, attached to nothing.
-fn is_attached(path: &Path) -> Result<bool, EnforcerError> {
+/// What a pinned link attaches its program to: a cgroup's id, or the inode number of a
+/// network namespace. `None` where the kernel has left the link there, attached to
+/// nothing, because its cgroup was removed or somebody detached it.
+fn attached_to(path: &Path) -> Result<Option<u64>, EnforcerError> {
     let link = PinnedLink::from_pin(path)
         .map_err(|error| KernelError::Map(super::ladder::chain(&error)))?;
     let link = FdLink::from(link);
@@ -408,21 +419,23 @@ fn is_attached(path: &Path) -> Result<bool, EnforcerError> {
     let texts = entries
         .flatten()
         .filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    Ok(texts.into_iter().any(|text| attaches(&text, info.id())))
+    let places = texts.into_iter().map(|text| place_of(&text, info.id()));
+    Ok(places.flatten().next())
 }
 
-/// A descriptor's `fdinfo` is that of this link, and names what it is attached to.
-fn attaches(fdinfo: &str, link_id: u32) -> bool {
+/// What a descriptor's `fdinfo` says that this link is attached to, if it is this
+/// link's.
+fn place_of(fdinfo: &str, link_id: u32) -> Option<u64> {
     let value = |key: &str| {
         let mut lines = fdinfo.lines().filter_map(|line| line.split_once(':'));
         let (_, value) = lines.find(|(name, _)| *name == key)?;
         value.trim().parse::<u64>().ok()
     };
-    let places = ["cgroup_id", "netns_ino"];
-    value("link_id") == Some(link_id.into())
-        && places
-            .iter()
-            .any(|key| value(key).is_some_and(|place| place != 0))
+    if value("link_id") != Some(link_id.into()) {
+        return None;
+    }
+    let place = value("cgroup_id").or_else(|| value("netns_ino"));
+    place.filter(|place| *place != 0)
 }
 
 #[cfg(test)]
@@ -432,11 +445,12 @@ mod tests {
     #[test]
     fn a_link_attached_to_nothing_is_told_from_one_that_is() {
         let text = |place| format!("pos:\t0\nlink_id:\t7\nprog_id:\t9\n{place}\n");
-        assert!(attaches(&text("cgroup_id:\t4"), 7));
-        assert!(attaches(&text("netns_ino:\t4026531840"), 7));
-        assert!(!attaches(&text("cgroup_id:\t0"), 7));
-        assert!(!attaches(&text("cgroup_id:\t4"), 8));
-        assert!(!attaches("pos:\t0\n", 7));
+        assert_eq!(place_of(&text("cgroup_id:\t4"), 7), Some(4));
+        let netns = text("netns_ino:\t4026531840");
+        assert_eq!(place_of(&netns, 7), Some(4_026_531_840));
+        assert_eq!(place_of(&text("cgroup_id:\t0"), 7), None);
+        assert_eq!(place_of(&text("cgroup_id:\t4"), 8), None);
+        assert_eq!(place_of("pos:\t0\n", 7), None);
     }
 
     #[test]

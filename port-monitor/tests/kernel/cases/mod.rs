@@ -153,6 +153,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-bad-policy", life::bad_policies),
     once("enforce-own-session", life::own_session),
     once("enforce-lock", life::locked),
+    once("enforce-other-cgroup", life::other_cgroup),
     once("enforce-detached", life::detached),
     once("enforce-reload", life::reloads),
     once("enforce-count", life::counted),

@@ -223,6 +223,19 @@ pub(crate) fn own_session(lab: &Lab) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
+/// An instance is not taken for one that holds another cgroup.
+pub(crate) fn other_cgroup(lab: &Lab) -> Result<Verdict> {
+    let ports = Ports::new()?;
+    let enforced = Enforced::new(lab, &denying(ports.denied()))?;
+    let mut hammer = Hammer::start(&enforced, &ports)?;
+    let path = enforced.write(&harmless())?;
+    let mut apply = enforced.command("apply");
+    apply.arg(&path).args(["--cgroup", &lab.cgroups.unit()]);
+    expect_failure(&mut apply, 2, &["another cgroup", "panic-open"])?;
+    hammer.expect_held()?;
+    Ok(Verdict::pass())
+}
+
 /// Two that change the policy at once: the second is told so.
 pub(crate) fn locked(lab: &Lab) -> Result<Verdict> {
     let enforced = Enforced::new(lab, &harmless())?;
