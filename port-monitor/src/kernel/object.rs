@@ -18,8 +18,8 @@ pub(super) struct Sizes {
     entries: Vec<(&'static str, u32)>,
 }
 
-/// What only enforcement asks.
-const POLICY_MAPS: [&str; 10] = [
+/// What only enforcement asks, beside `pm_state`.
+pub(super) const POLICY_MAPS: [&str; 10] = [
     "pm_policies",
     "pm_rules",
     "pm_masks",

@@ -4,8 +4,8 @@
 //! [`Policy::load`] goes from text to the compiled rules of
 //! `port_monitor_common::policy`: `file` (bytes) → `parse` (TOML) → `compile`
 //! and `condition` (names to numbers) → `shadow` (rules that never decide).
-//! `index` brings the rules into the form that decides. The decision itself is in
-//! the common crate. Pure but for `file` and
+//! `index` brings the rules into the form that decides, and `lower` that into the
+//! form of the kernel's maps. The decision itself is in the common crate. Pure but for `file` and
 //! [`environment::Host`].
 
 use std::{

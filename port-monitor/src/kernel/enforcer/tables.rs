@@ -24,21 +24,6 @@ use super::{
 };
 use crate::policy::lower::Lowered;
 
-/// Every map of the policies, by name; all are pinned.
-pub(super) const MAPS: [&str; 11] = [
-    "pm_state",
-    "pm_policies",
-    "pm_rules",
-    "pm_masks",
-    "pm_ports",
-    "pm_networks",
-    "pm_users",
-    "pm_groups",
-    "pm_exes",
-    "pm_self",
-    "pm_hits",
-];
-
 type Words = [u32; 4];
 
 /// The maps of an instance.
