@@ -3,7 +3,7 @@
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, RingBuf},
+    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use port_monitor_common::{
     config::PORT_SETS_WORDS,
@@ -57,6 +57,10 @@ pub(crate) static LISTENING: HashMap<u64, Listening> = HashMap::with_max_entries
 /// Who listens where (tracepoint rung).
 #[map(name = "pm_listeners")]
 pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_entries(16_384, 0);
+
+/// The socket of the inbound connection that `pm_remote_tp` saw last on a CPU.
+#[map(name = "pm_established")]
+pub(crate) static ESTABLISHED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Filter: process ids.
 #[map(name = "pm_pids")]

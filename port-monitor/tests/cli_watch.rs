@@ -161,6 +161,10 @@ fn setting_of_another_form_is_refused() {
             "invalid value 'large' for '--ring-size <BYTES>': not a size: write 65536, 64K or 4M",
         ),
         (
+            ["--latency", "2s"],
+            "invalid value '2s' for '--latency <TIME>': more than 1 s",
+        ),
+        (
             ["--max-connections", "5"],
             "invalid value '5' for '--max-connections <N>': 5 is not in 16..=16777216",
         ),

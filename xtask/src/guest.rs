@@ -35,6 +35,8 @@ pub(crate) struct Task {
     pub(crate) programs: Vec<(PathBuf, String)>,
     /// The program to run, by its path in the guest, and its arguments.
     pub(crate) command: Vec<String>,
+    /// How many processors the guest has.
+    pub(crate) processors: u32,
     /// How long boot and command together may take.
     pub(crate) deadline: Duration,
 }
@@ -73,7 +75,7 @@ pub(crate) fn boot(
     File::create(&console).context("create the guest's console log")?;
 
     let started = Instant::now();
-    let mut child = qemu(kernel, &image, &console)
+    let mut child = qemu(kernel, task.processors, &image, &console)
         .spawn()
         .context("start qemu-system-x86_64")?;
     let mut session = Session::default();
@@ -190,10 +192,11 @@ const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off 
 /// by byte.
 const CPU: &str = "max,erms=off,fsrm=off";
 
-fn qemu(kernel: &Kernel, image: &Path, console: &Path) -> Command {
+fn qemu(kernel: &Kernel, processors: u32, image: &Path, console: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args(["-accel", "tcg,thread=multi", "-smp", "2", "-cpu", CPU])
+        .args(["-accel", "tcg,thread=multi", "-cpu", CPU])
+        .args(["-smp", &processors.to_string()])
         .args(["-m", "1024", "-display", "none", "-monitor", "none"])
         .args(["-nic", "none", "-no-reboot"])
         .args(["-append", KERNEL_COMMAND_LINE])

@@ -136,6 +136,17 @@ impl KernelReport {
         self.problems.push(text.into());
     }
 
+    /// Adds another run on the same kernel.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.cases.extend(other.cases);
+        self.problems.extend(other.problems);
+        for (program, count) in other.instructions {
+            if self.instructions.iter().all(|(known, _)| *known != program) {
+                self.instructions.push((program, count));
+            }
+        }
+    }
+
     /// Notes what a complete run would have: call it after the last line.
     pub(crate) fn finish(&mut self) {
         let counted = self.case_tally();
@@ -146,7 +157,11 @@ impl KernelReport {
             }
             Some(_) => {}
         }
-        if counted == Tally::default() {
+    }
+
+    /// No case is no success: call it after the last run.
+    pub(crate) fn expect_cases(&mut self) {
+        if self.case_tally() == Tally::default() {
             self.problem("no case ran");
         }
     }
@@ -335,7 +350,23 @@ mod tests {
             report.take_line(line);
         }
         report.finish();
+        report.expect_cases();
         report
+    }
+
+    #[test]
+    fn two_runs_on_a_kernel_are_one_report() {
+        let serial = ["CASE fentry ipv4 PASS", "INSNS on_connect 321", "DONE 1 0"];
+        let parallel = [
+            "CASE fentry ipv6 FAIL late",
+            "INSNS on_connect 321",
+            "DONE 0 1",
+        ];
+        let mut whole = report("5.10", &serial);
+        whole.add(report("5.10", &parallel));
+        assert_eq!(whole.tally(), tally(1, 1));
+        assert_eq!(whole.instructions, [("on_connect".to_owned(), 321)]);
+        assert_eq!(whole.rungs(), ["fentry"]);
     }
 
     fn tally(passed: u32, failed: u32) -> Tally {

@@ -34,8 +34,8 @@ struct Step {
 
 use OnFailure::{Continue, Stop};
 
-/// What is cheap comes first. The checks that take long run beside the guests, which
-/// leave one processor of two half idle.
+/// What is cheap comes first. The checks that take long run beside what needs a kernel,
+/// which does not keep all processors busy.
 const STEPS: &[Step] = &[
     step("system packages", Stop, |_| install_packages()),
     step("format", Stop, |_| cargo(&["fmt", "--all", "--check"])),
@@ -78,8 +78,8 @@ struct Session {
     checks: Option<Beside>,
 }
 
-/// [`CHECKS`] as a process of its own, at the lowest priority: the guests' deadlines
-/// come first.
+/// [`CHECKS`] as a process of its own, at the lowest priority: the deadlines of the
+/// kernel tests come first.
 #[derive(Debug)]
 struct Beside {
     child: Child,
@@ -171,6 +171,7 @@ fn row(name: &str, passed: &str, failed: &str, time: &str) -> Vec<String> {
 impl Session {
     fn build(&mut self) -> Result<Tally> {
         self.artifacts = Some(artifacts::build_all()?);
+        self.checks = Some(Beside::start()?);
         Ok(Tally::one(true))
     }
 
@@ -196,6 +197,7 @@ impl Session {
             report.take_line(line);
         })?;
         report.finish();
+        report.expect_cases();
         if !status.success() && report.tally().failed == 0 {
             report.problem(format!("the runner ended with {status}"));
         }
@@ -208,9 +210,7 @@ impl Session {
         self.checks.take().context("start the checks")?.finish()
     }
 
-    /// In guests, with the checks beside them.
     fn test_in_guests(&mut self) -> Result<Tally> {
-        self.checks = Some(Beside::start()?);
         let reports = test_vm::test_in_guests(&Series::ALL, self.artifacts()?, &[])?;
         let mut total = Tally::default();
         for report in &reports {

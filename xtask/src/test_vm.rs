@@ -1,6 +1,14 @@
 //! `cargo xtask test-vm`: the kernel tests in a guest of each kernel.
 
-use std::time::Duration;
+use std::{
+    num::NonZero,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Result, ensure};
 
@@ -55,22 +63,81 @@ pub(crate) fn test_in_guests(
     );
     tools::ensure(&tools::GUEST_PACKAGES)?;
     let kernels = kernels::fetch(wanted)?;
-    // One after the other: an emulated guest keeps two cores busy, so a second
-    // one beside it saves no time and only upsets the deadlines in both.
-    kernels
-        .iter()
-        .map(|kernel| test_in_guest(kernel, &task(artifacts, filters, kernel.series)?))
-        .collect()
+    let run = |kernel: &Kernel, part| {
+        test_in_guest(kernel, &task(artifacts, filters, kernel.series, part)?)
+    };
+    // An emulated processor keeps one of the host's busy. Most cases leave a second
+    // one idle, so guests of one processor each run at a time, as many as the host has.
+    // The newest take longest.
+    let newest_first: Vec<&Kernel> = kernels.iter().rev().collect();
+    let serial = side_by_side(&newest_first, |kernel| run(kernel, Part::Serial))?;
+    let reports = kernels.iter().zip(serial.into_iter().rev());
+    let reports = reports.map(|(kernel, mut report)| {
+        report.add(run(kernel, Part::Parallel)?);
+        report.expect_cases();
+        Ok(report)
+    });
+    reports.collect()
 }
 
-fn task(artifacts: &Artifacts, filters: &[String], series: Series) -> Result<Task> {
+/// What `run` makes of each, in their order; as many at a time as this host has
+/// processors.
+fn side_by_side<T: Sync, R: Send>(
+    items: &[T],
+    run: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+            scope.spawn(|| {
+                while let index = next.fetch_add(1, Ordering::Relaxed)
+                    && let Some(item) = items.get(index)
+                {
+                    let result = run(item);
+                    done.lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .push((index, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+/// A part of the cases, as the runner names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Those that one processor is enough for.
+    Serial,
+    /// Those that need two.
+    Parallel,
+}
+
+impl Part {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Serial => "serial",
+            Self::Parallel => "parallel",
+        }
+    }
+
+    const fn processors(self) -> u32 {
+        match self {
+            Self::Serial => 1,
+            Self::Parallel => 2,
+        }
+    }
+}
+
+fn task(artifacts: &Artifacts, filters: &[String], series: Series, part: Part) -> Result<Task> {
     let runner = "/bin/kernel-tests";
     let program = "/bin/port-monitor";
-    let mut command = vec![
-        runner.to_owned(),
-        "--program".to_owned(),
-        program.to_owned(),
-    ];
+    let mut command: Vec<String> = [runner, "--program", program, "--part", part.name()]
+        .map(str::to_owned)
+        .to_vec();
     command.extend_from_slice(filters);
     let mut programs = vec![
         (artifacts.kernel_tests.clone(), runner.to_owned()),
@@ -80,13 +147,17 @@ fn task(artifacts: &Artifacts, filters: &[String], series: Series) -> Result<Tas
     Ok(Task {
         programs,
         command,
+        processors: part.processors(),
         deadline: GUEST_DEADLINE,
     })
 }
 
 fn test_in_guest(kernel: &Kernel, task: &Task) -> Result<KernelReport> {
     let name = kernel.series.name();
-    println!("[{name}] boots {}", kernel.release);
+    println!(
+        "[{name}] boots {}, {} processors",
+        kernel.release, task.processors
+    );
     let mut report = KernelReport::new(name);
     let dir = paths::workspace().join("target/guests").join(name);
     let outcome = guest::boot(kernel, task, &dir, |line| {
@@ -113,5 +184,29 @@ fn conclude(name: &str, outcome: &Outcome, report: &mut KernelReport) {
             }
             report.problem(&*breakdown.reason);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_side_by_side_ends_in_order() {
+        let slowest_first = [30, 10, 0];
+        let results = side_by_side(&slowest_first, |&millis| {
+            thread::sleep(Duration::from_millis(millis));
+            Ok(millis)
+        });
+        assert_eq!(results.unwrap(), slowest_first);
+    }
+
+    #[test]
+    fn one_that_fails_fails_all() {
+        let result = side_by_side(&[1, 0, 1], |&count| {
+            ensure!(count > 0, "nothing");
+            Ok(())
+        });
+        assert_eq!(result.unwrap_err().to_string(), "nothing");
     }
 }

@@ -22,6 +22,16 @@ pub(crate) fn state_change(ctx: &RawTracePointContext) -> (*const u8, TcpState, 
     (ctx.arg(0), state(1), state(2))
 }
 
+/// The same of a perf event's tracepoint.
+#[inline(always)]
+pub(crate) fn event_change(ctx: &TracePointContext) -> Option<(*const u8, TcpState, TcpState)> {
+    let event = ctx.as_ptr().cast();
+    let sk: *const u8 = read(event, SKADDR)?;
+    let old: u32 = read(event, OLDSTATE)?;
+    let new: u32 = read(event, NEWSTATE)?;
+    Some((sk, TcpState(old as u8), TcpState(new as u8)))
+}
+
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
@@ -50,10 +60,7 @@ fn pm_again_tp(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn try_again(ctx: &TracePointContext) -> Option<()> {
-    let event = ctx.as_ptr().cast();
-    let sk: *const u8 = read(event, SKADDR)?;
-    let old: u32 = read(event, OLDSTATE)?;
-    let new: u32 = read(event, NEWSTATE)?;
-    connection::changed::<false>(ctx, sk, TcpState(old as u8), TcpState(new as u8));
+    let (sk, old, new) = event_change(ctx)?;
+    connection::changed::<false>(ctx, sk, old, new);
     Some(())
 }

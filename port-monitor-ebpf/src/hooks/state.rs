@@ -6,7 +6,11 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{EbpfContext, macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{
+    EbpfContext,
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
 use port_monitor_common::{
     counters::Extra,
     event::{EventKind, FLAG_INBOUND, Owner, OwnerSource, TcpEvent},
@@ -16,8 +20,11 @@ use zerocopy::FromZeros;
 
 use crate::{
     emit, filter,
-    hooks::{connect, connection, listen, outcome::state_change},
-    maps::LISTENERS,
+    hooks::{
+        connect, connection, listen,
+        outcome::{event_change, state_change},
+    },
+    maps::{ESTABLISHED, LISTENERS},
     mem::{self, Probe},
     sock::{self, Addr, WILDCARD, WILDCARD_V4},
     task,
@@ -55,17 +62,26 @@ const AMBIGUOUS: u32 = 2;
 /// `pm_remote_rt`: two programs, because the kernel lets none interrupt itself.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_local_rt(ctx: RawTracePointContext) -> i32 {
-    let (sk, old, new) = state_change(&ctx);
-    let is_unlisten = old == TcpState::LISTEN && new == TcpState::CLOSE;
-    if new == TcpState::SYN_SENT || new == TcpState::LISTEN || is_unlisten {
-        let _: Option<()> = try_local(&ctx, sk, new);
-    }
+    let _: Option<()> = try_local(&ctx, state_change(&ctx));
+    0
+}
+
+/// The same where the kernel may preempt a task in the middle of a program, and
+/// skips the next one's: by a perf event, which runs with preemption off.
+#[tracepoint(category = "sock", name = "inet_sock_set_state")]
+fn pm_local_tp(ctx: TracePointContext) -> u32 {
+    let _: Option<()> = event_change(&ctx).and_then(|change| try_local(&ctx, change));
     0
 }
 
 #[inline(always)]
-fn try_local(ctx: &impl EbpfContext, sk: *const u8, new: TcpState) -> Option<()> {
-    if !sock::is_tcp::<Probe>(sk) {
+fn try_local(
+    ctx: &impl EbpfContext,
+    (sk, old, new): (*const u8, TcpState, TcpState),
+) -> Option<()> {
+    let is_unlisten = old == TcpState::LISTEN && new == TcpState::CLOSE;
+    let is_local = new == TcpState::SYN_SENT || new == TcpState::LISTEN || is_unlisten;
+    if !is_local || !sock::is_tcp::<Probe>(sk) {
         return None;
     }
     let mut slot = MaybeUninit::uninit();
@@ -89,8 +105,43 @@ fn try_local(ctx: &impl EbpfContext, sk: *const u8, new: TcpState) -> Option<()>
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_remote_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
+    if is_inbound(old, new)
+        && let Some(seen) = ESTABLISHED.get_ptr_mut(0)
+        // Softirqs, which complete handshakes, are not preempted: what the other
+        // program saw last on this CPU, it saw just now.
+        // SAFETY: this CPU's value of a map.
+        && unsafe { seen.replace(0) } == sk as u64
+    {
+        return 0;
+    }
     connection::changed::<true>(&ctx, sk, old, new);
     0
+}
+
+/// The same where the kernel may preempt a task in the middle of that one: by a perf
+/// event, which comes before it. Each change is reported once.
+#[tracepoint(category = "sock", name = "inet_sock_set_state")]
+fn pm_remote_tp(ctx: TracePointContext) -> u32 {
+    let _: Option<()> = try_remote(&ctx);
+    0
+}
+
+#[inline(always)]
+fn try_remote(ctx: &TracePointContext) -> Option<()> {
+    let (sk, old, new) = event_change(ctx)?;
+    if is_inbound(old, new) {
+        let seen = ESTABLISHED.get_ptr_mut(0)?;
+        // SAFETY: this CPU's value of a map.
+        unsafe { seen.write(sk as u64) };
+    }
+    connection::changed::<true>(ctx, sk, old, new);
+    Some(())
+}
+
+/// The handshake of an inbound connection is complete.
+#[inline(always)]
+fn is_inbound(old: TcpState, new: TcpState) -> bool {
+    old == TcpState::SYN_RECV && new == TcpState::ESTABLISHED
 }
 
 /// Notes who listens on `sk`.

@@ -165,6 +165,7 @@ fn try_backend(rung: Rung) -> Backend {
             ..Filters::default()
         },
         ring_bytes: kernel::DEFAULT_RING_BYTES,
+        latency: kernel::DEFAULT_LATENCY,
         max_connections: kernel::MIN_MAX_CONNECTIONS,
         acceptor: false,
         log_level: None,

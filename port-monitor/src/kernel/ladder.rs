@@ -1,7 +1,7 @@
 //! The ladder of backends: which programs each rung needs, and how they are
 //! attached. A rung is chosen by really loading and attaching it.
 
-use std::any::Any;
+use std::{any::Any, iter};
 
 use aya::{
     Ebpf,
@@ -44,7 +44,7 @@ impl Rung {
         match self {
             Self::Fentry => vec![NO_GRAFT, NO_UNSENT, NO_LISTEN],
             Self::Kprobe => vec![FEW_RETURN_PROBES, NO_UNSENT, NO_LISTEN],
-            Self::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND]
+            Self::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND, NO_PERF_EVENTS]
                 .into_iter()
                 .chain(LISTENER_BLIND)
                 .chain(ACCEPTOR_BLIND)
@@ -104,8 +104,30 @@ const TREE: [Hook; 2] = [
 /// Every change of a TCP socket's state.
 const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
 
-/// Sees inbound connections on the tracepoint rung.
-const ESTABLISHED: &str = "pm_remote_rt";
+/// The same as perf events: they run with preemption off.
+const STATE_EVENT: Place = Place::TracePoint("sock", "inet_sock_set_state");
+
+/// Those that see inbound connections on the tracepoint rung.
+const SEE_INBOUND: [&str; 2] = ["pm_remote_tp", "pm_remote_rt"];
+
+const LOCAL: Hook = required("pm_local_rt", STATE);
+const REMOTE: Hook = required("pm_remote_rt", STATE);
+
+/// The tracepoint rung where the kernel skips a raw tracepoint's program while a
+/// preempted task is in the middle of it. Perf events come first, and what they miss
+/// of softirqs that interrupt them is seen after them.
+const TRACEPOINT_PREEMPTIBLE: [Hook; 4] = [
+    AGAIN_PREEMPTIBLE,
+    Hook {
+        otherwise: Otherwise::Instead(&LOCAL),
+        ..required("pm_local_tp", STATE_EVENT)
+    },
+    Hook {
+        otherwise: Otherwise::Blind(NO_PERF_EVENTS),
+        ..required("pm_remote_tp", STATE_EVENT)
+    },
+    REMOTE,
+];
 
 const OUTCOME: Hook = required("pm_outcome_rt", STATE);
 
@@ -115,10 +137,7 @@ const AGAIN: Hook = required("pm_again_rt", STATE);
 /// What is skipped while a preempted task is in the middle of them.
 const AGAIN_PREEMPTIBLE: Hook = Hook {
     otherwise: Otherwise::Instead(&AGAIN),
-    ..required(
-        "pm_again_tp",
-        Place::TracePoint("sock", "inet_sock_set_state"),
-    )
+    ..required("pm_again_tp", STATE_EVENT)
 };
 
 const CONNECT: Hook = required("pm_connect_fe", Place::FEntry("tcp_connect"));
@@ -241,6 +260,10 @@ const FEW_RETURN_PROBES: &str =
 /// What an attempt does not tell on the tracepoint rung.
 const NO_LOCAL_PORT: &str = "the local port of an attempt; the event of its outcome has it";
 
+/// What is missing on a preemptible kernel without perf events for tracepoints.
+const NO_PERF_EVENTS: &str = "some connections, where a task is preempted in the middle of a \
+                              program and there are no perf events";
+
 /// What the tracepoint rung does not see of accepts by itself.
 const LISTENER_BLIND: [&str; 2] = [
     "who accepts: established connections are shown, with the process that listens (see \
@@ -335,15 +358,31 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
                     ),
                 ]);
             }
-            hooks.extend([
-                // Attempts that are seen have their outcome seen.
-                again,
-                required("pm_local_rt", STATE),
-                required(ESTABLISHED, STATE),
-            ]);
+            // Attempts that are seen have their outcome seen: what sees it comes first.
+            if needs.preemptible {
+                hooks.extend(TRACEPOINT_PREEMPTIBLE);
+            } else {
+                hooks.extend([AGAIN, LOCAL, REMOTE]);
+            }
         }
     }
     Ok(hooks)
+}
+
+/// The functions that trampolines may be attached to.
+pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
+    let hooks = hooks(Rung::Fentry, needs).unwrap_or_default();
+    let with_substitutes = hooks.iter().flat_map(|hook| {
+        iter::successors(Some(hook), |hook| match hook.otherwise {
+            Otherwise::Instead(substitute) => Some(substitute),
+            Otherwise::Refuse | Otherwise::Blind(_) => None,
+        })
+    });
+    let functions = with_substitutes.filter_map(|hook| match hook.place {
+        Place::FEntry(function) | Place::FExit(function) => Some(function),
+        Place::KProbe(_) | Place::RawTracePoint(_) | Place::TracePoint(..) => None,
+    });
+    functions.collect()
 }
 
 fn fentry_hooks(needs: &Needs, again: Hook) -> Result<Vec<Hook>, RungError> {
@@ -403,9 +442,11 @@ pub(super) fn attach(
                 .collect()
         }
     };
+    let mut knows_listeners = false;
     for hook in hooks(rung, needs)? {
-        if hook.program == ESTABLISHED {
+        if SEE_INBOUND.contains(&hook.program) && !knows_listeners {
             // Whoever listens is to be known before connections come in.
+            knows_listeners = true;
             snapshot::listeners(ebpf, btf).map_err(|error| RungError {
                 rung,
                 reason: error.to_string(),

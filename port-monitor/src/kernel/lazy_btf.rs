@@ -1,30 +1,37 @@
-//! The kernel's types as aya reads them: parsed when first asked for, because that
-//! takes longer than all the rest, and only trampolines and iterators ask.
+//! The kernel's functions as aya looks them up: made when first asked for, because
+//! only trampolines and iterators ask.
 
 use std::cell::OnceCell;
 
 use aya::{Btf, BtfError, Endianness};
 
-/// Types to be parsed.
+use super::btf;
+
+/// Functions to be looked up.
 pub(super) struct LazyBtf<'a> {
-    bytes: &'a [u8],
-    parsed: OnceCell<Btf>,
+    kernel: &'a btf::Btf,
+    functions: Vec<&'static str>,
+    made: OnceCell<Btf>,
 }
 
 impl<'a> LazyBtf<'a> {
-    /// The bytes of `/sys/kernel/btf/vmlinux`.
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    /// Of the kernel's `functions`, these.
+    pub(super) const fn new(kernel: &'a btf::Btf, functions: Vec<&'static str>) -> Self {
         Self {
-            bytes,
-            parsed: OnceCell::new(),
+            kernel,
+            functions,
+            made: OnceCell::new(),
         }
     }
 
+    /// All of the kernel's types would take longer to parse than all the rest of
+    /// a start takes.
     pub(super) fn get(&self) -> Result<&Btf, BtfError> {
-        if let Some(parsed) = self.parsed.get() {
-            return Ok(parsed);
+        if let Some(made) = self.made.get() {
+            return Ok(made);
         }
-        let parsed = Btf::parse(self.bytes, Endianness::default())?;
-        Ok(self.parsed.get_or_init(|| parsed))
+        let bytes = self.kernel.only_functions(&self.functions);
+        let made = Btf::parse(&bytes, Endianness::default())?;
+        Ok(self.made.get_or_init(|| made))
     }
 }

@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aya::{
@@ -60,6 +61,10 @@ pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 /// Ends of connections the kernel side remembers by default: 19 MB, taken at the
 /// start.
 pub const DEFAULT_MAX_CONNECTIONS: u32 = 131_072;
+/// [`Settings::latency`] unless the user wants another.
+pub const DEFAULT_LATENCY: Duration = Duration::from_millis(5);
+/// The longest: losses are told within a second too.
+pub const MAX_LATENCY: Duration = Duration::from_secs(1);
 /// More than any host has; the kernel takes 2.4 GB for them.
 pub const LIMIT_MAX_CONNECTIONS: u32 = 1 << 24;
 /// Enough for the canary's own connections.
@@ -86,6 +91,8 @@ pub struct Settings {
     pub filters: Filters,
     /// Size of the ring buffer, a power of two and of pages.
     pub ring_bytes: u32,
+    /// How long events may gather in the ring before they are read.
+    pub latency: Duration,
     /// Ends of connections to remember until they are over.
     pub max_connections: u32,
     /// Name the accepting thread on the tracepoint rung.
@@ -181,6 +188,7 @@ pub struct Kernel {
 /// What the programs report.
 pub struct Records {
     ring: RingBuf<MapData>,
+    latency: Duration,
     /// What arrived while the canary ran, oldest first.
     pub early: Vec<Vec<u8>>,
 }
@@ -188,7 +196,7 @@ pub struct Records {
 impl Records {
     /// Registers the ring with the running tokio runtime.
     pub fn into_ring(self) -> io::Result<ring::Ring> {
-        ring::Ring::new(self.ring)
+        ring::Ring::new(self.ring, self.latency)
     }
 }
 
@@ -204,7 +212,9 @@ impl Kernel {
         };
         let offsets = btf::offsets(&layout).map_err(unreadable)?;
         let needs = needs(&layout, settings);
-        let lazy_btf = LazyBtf::new(layout.bytes());
+        let mut functions = ladder::trampolines(&needs);
+        functions.push(snapshot::ITERATOR);
+        let lazy_btf = LazyBtf::new(&layout, functions);
         let log_level = settings.log_level.map_or(0, |level| level as u8);
         let counters = counters::of_each_cpu(ROW)?;
         let sizes = Sizes::monitor(settings.ring_bytes, settings.max_connections, counters);
@@ -249,6 +259,7 @@ impl Kernel {
             kernel,
             Records {
                 ring: records,
+                latency: settings.latency,
                 early,
             },
         ))

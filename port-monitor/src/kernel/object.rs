@@ -7,6 +7,8 @@ use port_monitor_common::{
     event::ABI_SYMBOL,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::pod::Wire;
 
 /// The committed object; the build script has checked it against its sources.
@@ -93,7 +95,7 @@ pub(super) fn load(
     let offsets = Wire(*offsets);
     let config = Wire(*config);
     let abi = u32::from(port_monitor_common::ABI_VERSION);
-    let mut loader = EbpfLoader::new();
+    let mut loader = new_loader();
     for &(map, entries) in &sizes.entries {
         loader.map_max_entries(map, entries);
     }
@@ -104,4 +106,23 @@ pub(super) fn load(
         .override_global(ABI_SYMBOL, &abi, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .load(OBJECT)
+}
+
+/// aya's loader, kept from reading the kernel's BTF: it would parse all of it, a
+/// third of what a start takes, for the relocations that our object does not have.
+/// It takes a file that cannot be opened for BTF that is not there.
+///
+/// No other thread may open files meanwhile; the monitor starts none before.
+fn new_loader() -> EbpfLoader<'static> {
+    let limit = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(0),
+        ..limit
+    };
+    let is_limited = setrlimit(Resource::Nofile, none).is_ok();
+    let loader = EbpfLoader::new();
+    if is_limited && let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("set the limit of open files back: {error}");
+    }
+    loader
 }

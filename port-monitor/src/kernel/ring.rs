@@ -9,29 +9,29 @@ use aya::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// How long the reader lets events gather after a wake-up. The kernel wakes it
-/// only when it has caught up, so a burst costs one wake-up instead of
-/// thousands; a wake-up costs ten times everything else an event does.
-const COALESCE: Duration = Duration::from_millis(5);
-
 /// Records drained at a time, so that signals and timers get their turn.
 pub const BATCH: usize = 4_096;
 
 /// The consumer's end of the ring.
 pub struct Ring {
     fd: AsyncFd<RingBuf<MapData>>,
+    /// How long the reader lets events gather after a wake-up. The kernel wakes it
+    /// only when it has caught up, so a burst costs one wake-up instead of
+    /// thousands; a wake-up costs ten times everything else an event does.
+    latency: Duration,
     /// The last batch ended at its cap: more is waiting.
     is_behind: bool,
 }
 
 impl Ring {
     /// Registers the ring with the running tokio runtime.
-    pub(super) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {
+    pub(super) fn new(ring: RingBuf<MapData>, latency: Duration) -> io::Result<Self> {
         // SAFETY: the ring owns its descriptor, and `AsyncFd` owns the ring: it
         // stays open, and the same, for as long as it is registered.
         let fd = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?;
         Ok(Self {
             fd,
+            latency,
             is_behind: false,
         })
     }
@@ -40,7 +40,7 @@ impl Ring {
     pub async fn readable(&mut self) -> io::Result<()> {
         if !self.is_behind {
             self.fd.readable().await?.retain_ready();
-            tokio::time::sleep(COALESCE).await;
+            tokio::time::sleep(self.latency).await;
         }
         Ok(())
     }

@@ -13,6 +13,12 @@ use aya::{
 
 use super::{KernelError, ladder, lazy_btf::LazyBtf};
 
+/// What the iterators go through, as aya names it.
+const ITERATED: &str = "task_file";
+
+/// The kernel's function for it.
+pub(super) const ITERATOR: &str = "bpf_iter_task_file";
+
 /// How much is read at a time. The program writes a byte for each connection it
 /// reports: far fewer than the smallest ring has room for.
 const CHUNK: usize = 16;
@@ -44,7 +50,7 @@ fn run(
         .ok_or_else(|| KernelError::Snapshot(format!("no program {name}")))?;
     let program: &mut Iter = program.try_into().map_err(failed)?;
     let btf = btf.get().map_err(|error| failed(error.into()))?;
-    program.load("task_file", btf).map_err(failed)?;
+    program.load(ITERATED, btf).map_err(failed)?;
     let link = program
         .attach()
         .and_then(|id| program.take_link(id))

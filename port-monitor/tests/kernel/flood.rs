@@ -15,8 +15,9 @@ use crate::process::say;
 /// How many, or how long.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Threads, each with a listener of its own
-    #[arg(long, default_value_t = 4)]
+    /// Threads, each with a listener of its own: with more of them the reader is not
+    /// woken as often
+    #[arg(long, default_value_t = 16)]
     threads: u64,
     /// Connections altogether
     #[arg(long, default_value_t = u64::MAX)]

@@ -14,7 +14,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 mod bpf;
 mod btf;
@@ -44,7 +44,7 @@ use enforce::{hammer, vector};
 use lab::Lab;
 use report::{ANY_RUNG, Report};
 use rung::Rung;
-use scenarios::{Place, Scenario};
+use scenarios::{Place, Scenario, Traits};
 
 /// Run port-monitor's kernel tests as root
 #[derive(Debug, Parser)]
@@ -61,8 +61,20 @@ struct Cli {
     /// Rungs to test [default: all]
     #[arg(long)]
     rung: Vec<Rung>,
+    /// Run only a part of the cases [default: all]
+    #[arg(long, value_enum)]
+    part: Option<Part>,
     /// Run the cases whose names contain one of these
     filters: Vec<String>,
+}
+
+/// A part of the cases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Those that need threads to run at the same time
+    Parallel,
+    /// The others
+    Serial,
 }
 
 /// The parts this program plays for itself.
@@ -123,16 +135,18 @@ fn run(cli: &Cli) -> Result<ExitCode> {
             report_rung(&lab, rung, error, &mut report)?;
         }
     }
-    for case in chosen(cli, cases::ALL, |case| (case.name, case.place)) {
+    for case in chosen(cli, cases::ALL, Case::traits) {
         if let cases::Run::Once(run) = case.run {
             report.case(ANY_RUNG, case.name, &run(&lab))?;
         }
     }
     let vectors: Vec<_> = vector::all()
-        .filter(|vector| is_chosen(cli, vector.name, vector.place))
+        .filter(|vector| is_chosen(cli, (vector.name, vector.place, false)))
         .collect();
     enforce::suite::run(&lab, &vectors, &mut report)?;
-    Ok(if report.done()? {
+    // One part may have nothing of what the filters ask for.
+    let is_good = report.done()? && (report.has_cases() || cli.part.is_some());
+    Ok(if is_good {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
@@ -141,14 +155,11 @@ fn run(cli: &Cli) -> Result<ExitCode> {
 
 /// Runs everything that depends on the rung; an error ends the rung.
 fn run_rung(cli: &Cli, lab: &Lab, rung: Rung, report: &mut Report) -> Result<()> {
-    let scenarios: Vec<&Scenario> = chosen(cli, scenarios::ALL, |scenario| {
-        (scenario.name, scenario.place)
-    })
-    .collect();
+    let scenarios: Vec<&Scenario> = chosen(cli, scenarios::ALL, Scenario::traits).collect();
     if !scenarios.is_empty() {
         together::run(lab, rung, &scenarios, report)?;
     }
-    for case in chosen(cli, cases::ALL, |case: &Case| (case.name, case.place)) {
+    for case in chosen(cli, cases::ALL, Case::traits) {
         if let cases::Run::EachRung(run) = case.run {
             let result = run(lab, rung);
             if let Err(error) = &result
@@ -185,23 +196,27 @@ fn is_one_of(kernels: &[&str]) -> bool {
 fn chosen<'a, T>(
     cli: &'a Cli,
     table: &'static [T],
-    facts: impl Fn(&T) -> (&'static str, Place) + 'a,
+    traits: impl Fn(&T) -> Traits + 'a,
 ) -> impl Iterator<Item = &'static T> + 'a {
-    table.iter().filter(move |entry| {
-        let (name, place) = facts(entry);
-        is_chosen(cli, name, place)
-    })
+    table
+        .iter()
+        .filter(move |entry| is_chosen(cli, traits(entry)))
 }
 
 /// It may run here, and its name was asked for.
-fn is_chosen(cli: &Cli, name: &str, place: Place) -> bool {
+fn is_chosen(cli: &Cli, (name, place, parallel): Traits) -> bool {
     let wanted = cli.filters.is_empty() || cli.filters.iter().any(|part| name.contains(part));
+    let in_part = match cli.part {
+        Some(Part::Parallel) => parallel,
+        Some(Part::Serial) => !parallel,
+        None => true,
+    };
     wanted
+        && in_part
         && match place {
             Place::Anywhere => true,
             Place::GuestOnly => !cli.native,
             Place::OracleGuest => !cli.native && oracle::is_expected(),
-            Place::OtherGuests => !cli.native && !oracle::is_expected(),
             Place::GuestsOf(kernels) => !cli.native && is_one_of(kernels),
             Place::NativeOnly => cli.native,
             Place::OnRequest => cli.filters.iter().any(|part| part == name),

@@ -10,8 +10,8 @@ use crate::{
     exit_code::{ExitCode, Failure},
     filter,
     kernel::{
-        DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS, MIN_MAX_CONNECTIONS,
-        Rung, Settings,
+        DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS,
+        MAX_LATENCY, MIN_MAX_CONNECTIONS, Rung, Settings,
         filters::{Family, Filters},
     },
     port_set::PortSet,
@@ -135,6 +135,10 @@ pub(in crate::commands) struct KernelArgs {
     /// Size of the kernel's ring buffer: a power of two, 4K or more
     #[arg(long, value_name = "BYTES", value_parser = parse_ring_size)]
     ring_size: Option<u32>,
+    /// How late an event may be shown, one second at most: the longer, the less CPU
+    /// and the more room in the ring it takes [default: 5ms]
+    #[arg(long, value_name = "TIME", value_parser = parse_latency)]
+    latency: Option<Duration>,
     /// Connections to remember until they end; one within this host counts twice
     ///
     /// The kernel takes 144 bytes for each, at the start. Of a connection that
@@ -308,6 +312,7 @@ impl KernelArgs {
             kinds,
             filters,
             ring_bytes: self.ring_size.unwrap_or(DEFAULT_RING_BYTES),
+            latency: self.latency.unwrap_or(DEFAULT_LATENCY),
             max_connections: self.max_connections,
             acceptor: self.acceptor,
             log_level: self.bpf_log,
@@ -376,6 +381,15 @@ pub(in crate::commands) fn parse_duration(text: &str) -> Result<Duration, String
     }
 }
 
+/// A duration that events in the ring can wait.
+fn parse_latency(text: &str) -> Result<Duration, String> {
+    let latency = parse_duration(text)?;
+    if latency > MAX_LATENCY {
+        return Err(format!("more than {} s", MAX_LATENCY.as_secs()));
+    }
+    Ok(latency)
+}
+
 /// A number of bytes with an optional K or M (KiB, MiB): a power of two the
 /// kernel takes for a ring.
 fn parse_ring_size(text: &str) -> Result<u32, String> {
@@ -415,6 +429,14 @@ fn parse_ring_size(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_wait_a_second_at_most() {
+        assert_eq!(parse_latency("5ms"), Ok(Duration::from_millis(5)));
+        assert_eq!(parse_latency("1s"), Ok(Duration::from_secs(1)));
+        assert_eq!(parse_latency("1001ms"), Err("more than 1 s".to_owned()));
+        assert!(parse_latency("0s").is_err());
+    }
 
     #[test]
     fn durations_are_friendly_and_positive() {

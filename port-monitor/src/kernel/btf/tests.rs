@@ -318,3 +318,28 @@ proptest! {
         exercise(w.finish(u32::to_le_bytes));
     }
 }
+
+#[test]
+fn only_the_functions_asked_for_keep_their_names_and_ids() {
+    let mut w = Writer::default();
+    let int = w.int();
+    let prototype = w.add("", 13 << 24 | 2, int, vec![0, int, 0, int]);
+    w.structure("sought", &[("field", int, 0)]);
+    w.add("other", 12 << 24, prototype, vec![]);
+    let sought = w.add("sought", 12 << 24, prototype, vec![]);
+    let second = w.add("second", 12 << 24, prototype, vec![]);
+    w.add("after", 12 << 24, prototype, vec![]);
+
+    for word in [u32::to_le_bytes, u32::to_be_bytes] {
+        let btf = Btf::parse(w.finish(word)).unwrap();
+        let few = btf.only_functions(&["second", "sought", "absent"]);
+        let few = Btf::parse(few).unwrap();
+        let ids = |name| few.ids(&few.functions, name).collect::<Vec<_>>();
+        assert_eq!(ids("sought"), [sought]);
+        assert_eq!(ids("second"), [second]);
+        assert_eq!(few.functions.len(), 2);
+        assert_eq!(few.types.len(), second as usize + 1);
+    }
+    let none = Btf::parse(w.parse().only_functions(&["absent"])).unwrap();
+    assert_eq!(none.types, [0]);
+}

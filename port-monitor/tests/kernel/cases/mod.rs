@@ -7,7 +7,7 @@ use crate::{
     lab::Lab,
     report::Verdict,
     rung::Rung,
-    scenarios::Place,
+    scenarios::{Place, Traits},
 };
 
 mod acceptor;
@@ -40,6 +40,8 @@ pub(crate) enum Run {
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) place: Place,
+    /// What it shows happens only where threads run at the same time.
+    pub(crate) parallel: bool,
     pub(crate) run: Run,
 }
 
@@ -47,6 +49,7 @@ const fn each_rung(name: &'static str, run: fn(&Lab, Rung) -> Result<Verdict>) -
     Case {
         name,
         place: Place::Anywhere,
+        parallel: false,
         run: Run::EachRung(run),
     }
 }
@@ -55,11 +58,16 @@ const fn once(name: &'static str, run: fn(&Lab) -> Result<Verdict>) -> Case {
     Case {
         name,
         place: Place::Anywhere,
+        parallel: false,
         run: Run::Once(run),
     }
 }
 
 impl Case {
+    pub(crate) const fn traits(&self) -> Traits {
+        (self.name, self.place, self.parallel)
+    }
+
     const fn native_only(self) -> Self {
         Self {
             place: Place::NativeOnly,
@@ -74,9 +82,9 @@ impl Case {
         }
     }
 
-    const fn other_guests(self) -> Self {
+    const fn parallel(self) -> Self {
         Self {
-            place: Place::OtherGuests,
+            parallel: true,
             ..self
         }
     }
@@ -138,7 +146,9 @@ pub(crate) const ALL: &[Case] = &[
     once("bpf-log", |lab| {
         log::costs_nothing_when_off(lab, lab.sure_rung())
     }),
-    once("tracepoint-acceptor", acceptor::named).guest_only(),
+    once("tracepoint-acceptor", acceptor::named)
+        .guest_only()
+        .parallel(),
     once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),
     once("policy-violations-only", policy::violations_only).guest_only(),
     once("not-root", refusals::not_root),
@@ -155,18 +165,22 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-lock", life::locked),
     once("enforce-other-cgroup", life::other_cgroup),
     once("enforce-detached", life::detached),
-    once("enforce-reload", life::reloads),
+    once("enforce-reload", life::reloads).parallel(),
     once("enforce-count", life::counted),
     once("enforce-oracle", enforce::oracle::compare),
     once("enforce-open-connections", enforce::open::are_ended),
     once("enforce-flat-cost", enforce::cost::is_flat).on_request(),
-    once("oracle", oracle::compare).oracle_guest(),
+    once("oracle", oracle::compare).oracle_guest().parallel(),
     once("live-100000", crowd::live).native_only(),
-    // Packets are handled under other processes on every kernel: one will do, and
-    // one whose tasks are preempted in the middle of a program.
-    once("owners-10000", owners::are_right).on(&["6.12.", "7.2."]),
-    once("account-storm", accounting::storm).oracle_guest(),
-    once("account-full-speed", accounting::full_speed).other_guests(),
-    once("account-every-event", accounting::every_event).other_guests(),
-    once("account-overload", accounting::overload).guest_only(),
+    // Packets are handled under other processes on every kernel: one will do, whose
+    // tasks are preempted in the middle of a program too.
+    once("owners-10000", owners::are_right)
+        .on(&["7.2."])
+        .parallel(),
+    once("account-full-speed", accounting::full_speed)
+        .guest_only()
+        .parallel(),
+    once("account-overload", accounting::overload)
+        .guest_only()
+        .parallel(),
 ];

@@ -21,6 +21,7 @@ pub(super) fn are_right(lab: &Lab) -> Result<Verdict> {
     let rung = lab.sure_rung();
     let mut monitor = Watch::json(lab, rung)
         .args(["--ring-size", RING_BYTES])
+        .args(accounting::LATENCY)
         .start_into_file(lab)?;
     let begin = Instant::now();
     let mut workload = lab.workload("owners")?;

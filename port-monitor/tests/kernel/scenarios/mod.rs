@@ -34,8 +34,6 @@ pub(crate) enum Place {
     GuestOnly,
     /// In the guest that has monitors of other people.
     OracleGuest,
-    /// In the guests that have none.
-    OtherGuests,
     /// In the guests whose kernels' releases begin with one of these.
     GuestsOf(&'static [&'static str]),
     /// Not on the guests' kernels.
@@ -44,6 +42,10 @@ pub(crate) enum Place {
     /// machine cannot.
     OnRequest,
 }
+
+/// What decides whether a case runs: its name, where it may, and whether it needs
+/// threads to run at the same time.
+pub(crate) type Traits = (&'static str, Place, bool);
 
 /// A workload and what it is there to show.
 #[derive(Debug)]
@@ -58,6 +60,8 @@ pub(crate) struct Scenario {
     pub(crate) shows: Option<Blind>,
     /// It waits for the kernel to give something up: it runs beside the others.
     pub(crate) waits: bool,
+    /// What it shows happens only where threads run at the same time.
+    pub(crate) parallel: bool,
 }
 
 const fn scenario(name: &'static str, run: Perform) -> Scenario {
@@ -67,10 +71,15 @@ const fn scenario(name: &'static str, run: Perform) -> Scenario {
         place: Place::Anywhere,
         shows: None,
         waits: false,
+        parallel: false,
     }
 }
 
 impl Scenario {
+    pub(crate) const fn traits(&self) -> Traits {
+        (self.name, self.place, self.parallel)
+    }
+
     const fn shows(self, blind: Blind) -> Self {
         Self {
             shows: Some(blind),
@@ -81,6 +90,13 @@ impl Scenario {
     const fn waits(self) -> Self {
         Self {
             waits: true,
+            ..self
+        }
+    }
+
+    const fn parallel(self) -> Self {
+        Self {
+            parallel: true,
             ..self
         }
     }
@@ -113,9 +129,15 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("not-permitted", connecting::not_permitted).shows(Blind::Unsent),
     scenario("address-taken", connecting::address_taken).shows(Blind::Unsent),
     scenario("never-accepted", accepting::never_accepted).shows(Blind::NeverAccepted),
-    scenario("accept-64-threads", accepting::threads).shows(Blind::Acceptor),
-    scenario("accept-prefork", accepting::prefork).shows(Blind::Acceptor),
-    scenario("accept-reuseport", accepting::reuseport).shows(Blind::Listener),
+    scenario("accept-64-threads", accepting::threads)
+        .shows(Blind::Acceptor)
+        .parallel(),
+    scenario("accept-prefork", accepting::prefork)
+        .shows(Blind::Acceptor)
+        .parallel(),
+    scenario("accept-reuseport", accepting::reuseport)
+        .shows(Blind::Listener)
+        .parallel(),
     scenario("accept-unbound-listener", accepting::unbound_listener).shows(Blind::Listener),
     scenario("accept-wildcard", accepting::wildcard),
     scenario("listen-and-stop", listening::and_stop),
@@ -155,5 +177,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("time-wait-reuse-server", reuse::by_server).waits(),
     scenario("passed-socket", passing::passed),
     scenario("passed-socket-orphan", passing::inherited),
-    scenario("softirq-elsewhere", places::softirq_elsewhere).guest_only(),
+    scenario("softirq-elsewhere", places::softirq_elsewhere)
+        .guest_only()
+        .parallel(),
 ];
