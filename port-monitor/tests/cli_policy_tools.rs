@@ -234,8 +234,29 @@ fn recording_without_a_connection_teaches_nothing() {
     );
     assert_eq!(
         stderr(&output),
-        "port-monitor: read seen.json: no connection in it, so nothing would be learned\n"
+        "port-monitor: learn from seen.json: there is no connection, so nothing would be learned\n"
     );
+}
+
+#[test]
+fn learning_takes_a_recording_or_a_time() {
+    let dir = with_files(&[("seen.json", SUMMARY)]);
+    for (args, error) in [
+        (&["learn"][..], "required arguments were not provided"),
+        (
+            &["learn", "seen.json", "--for", "1s"],
+            "cannot be used with",
+        ),
+        (&["learn", "--for", "soon"], "not a duration"),
+    ] {
+        let output = run(dir.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(
+            stderr(&output).contains(error),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+    }
 }
 
 #[test]

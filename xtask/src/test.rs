@@ -258,13 +258,23 @@ fn documentation() -> Result<Tally> {
     pass_or_fail(&mut doc)
 }
 
-/// Runs the tests of all crates, built as the programs of the kernel tests are, which
-/// spares building everything twice.
+/// Runs the tests of all crates, built as the programs of the kernel tests are, and
+/// those of this one as it is, which spares building everything twice.
 fn cargo_test() -> Result<Tally> {
-    let mut test = process::cargo();
-    test.args(["test", "--workspace", "--exclude=port-monitor-ebpf"])
-        .args(["--locked", "--no-fail-fast", "--profile=guest"]);
-    run_tests(&mut test)
+    let all_but_this = [
+        "--workspace",
+        "--exclude=port-monitor-ebpf",
+        "--exclude=xtask",
+        "--profile=guest",
+    ];
+    let mut total = Tally::default();
+    for packages in [&all_but_this[..], &["--package=xtask"]] {
+        let mut test = process::cargo();
+        test.args(["test", "--locked", "--no-fail-fast"])
+            .args(packages);
+        total += run_tests(&mut test)?;
+    }
+    Ok(total)
 }
 
 /// Runs test programs and adds up what each of them reports.

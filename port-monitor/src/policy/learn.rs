@@ -93,6 +93,11 @@ impl Learner {
         }
     }
 
+    /// Nothing was seen.
+    pub const fn is_empty(&self) -> bool {
+        self.connections + self.listeners == 0
+    }
+
     /// The text of the policy. `lost` events are missing from what was seen; `None`
     /// is not known.
     pub fn policy(&self, lost: Option<u64>, env: &dyn Environment) -> Result<String, TooManyRules> {

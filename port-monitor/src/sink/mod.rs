@@ -15,6 +15,7 @@ mod errno;
 mod facts;
 pub mod fields;
 pub mod json;
+pub mod learned;
 pub mod lines;
 #[cfg(test)]
 mod sample;

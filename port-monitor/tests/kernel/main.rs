@@ -23,6 +23,7 @@ mod cases;
 mod cgroup;
 mod check;
 mod compare;
+mod compat;
 mod diag;
 mod enforce;
 mod expect;

@@ -1,7 +1,10 @@
-//! `established = "kill"`: the connections that are open and that the policy denies.
+//! The connections that are open and that a policy denies, which `established = "kill"`
+//! ends.
 
 use std::{
+    fmt,
     io::{self, Write},
+    net::SocketAddr,
     path::Path,
 };
 
@@ -10,8 +13,8 @@ use port_monitor_common::policy::{Direction, Mode, Verdict};
 
 use super::now_ns;
 use crate::{
-    exit_code::{ExitCode, Failure},
-    kernel::enforcer::{Enforcer, EnforcerError, OpenConnection},
+    exit_code::{ExitCode, Failure, OrExit as _},
+    kernel::enforcer::{self, Enforcer, EnforcerError, OpenConnection},
     policy::{Facts, Policy, intent::Established},
     record::Judgement,
     sanitize::Escaped,
@@ -32,10 +35,84 @@ pub(super) fn check(policy: &Policy) -> Result<(), Failure> {
     ))
 }
 
-/// A connection that was ended, and by which rule; `None` is the default.
-pub(super) struct Ended {
+/// A connection that is denied, and by which rule; `None` is the default.
+pub(in crate::commands) struct Denied {
     connection: OpenConnection,
     rule: Option<String>,
+}
+
+impl Denied {
+    fn of(policy: &Policy, connection: OpenConnection) -> Self {
+        Self {
+            rule: judge(policy, &connection).rule.map(|rule| rule.to_string()),
+            connection,
+        }
+    }
+
+    /// `in` or `out`.
+    pub(in crate::commands) const fn direction(&self) -> &'static str {
+        if self.connection.is_inbound {
+            "in"
+        } else {
+            "out"
+        }
+    }
+
+    /// This end.
+    pub(in crate::commands) const fn local(&self) -> SocketAddr {
+        self.connection.local
+    }
+
+    /// The other end.
+    pub(in crate::commands) const fn remote(&self) -> SocketAddr {
+        self.connection.remote
+    }
+
+    /// The uid of who made the socket.
+    pub(in crate::commands) const fn uid(&self) -> u32 {
+        self.connection.uid
+    }
+
+    /// The rule that denies it; `None` is the default.
+    pub(in crate::commands) fn rule(&self) -> Option<&str> {
+        self.rule.as_deref()
+    }
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let preposition = if self.connection.is_inbound {
+            "from"
+        } else {
+            "to"
+        };
+        write!(
+            f,
+            "{} tcp {} {preposition} {}, user {}: {}",
+            self.direction(),
+            self.local(),
+            self.remote(),
+            self.uid(),
+            Escaped(self.rule().unwrap_or("the default").as_bytes())
+        )
+    }
+}
+
+/// What is open on this host and the policy denies.
+pub(in crate::commands) fn open(policy: &Policy) -> Result<Vec<Denied>, Failure> {
+    if policy.asks_for_executables() {
+        return Err(Failure::usage(format!(
+            "{}: some rules ask for an executable: the kernel does not know it of an open \
+             connection",
+            policy.source().name
+        )));
+    }
+    let is_denied = |connection: &OpenConnection| is_denied(connection, &judge(policy, connection));
+    let denied = enforcer::open_connections(is_denied).or_exit(ExitCode::CannotAttach)?;
+    let denied = denied.into_iter();
+    Ok(denied
+        .map(|connection| Denied::of(policy, connection))
+        .collect())
 }
 
 /// Ends what the policy denies, if it is one that ends something; within a cgroup, if
@@ -44,7 +121,7 @@ pub(super) fn end(
     enforcer: &Enforcer,
     policy: &Policy,
     cgroup: Option<&Path>,
-) -> Result<Vec<Ended>, EnforcerError> {
+) -> Result<Vec<Denied>, EnforcerError> {
     let intent = policy.intent();
     if intent.established == Established::Keep || intent.mode == Mode::Observe {
         return Ok(Vec::new());
@@ -57,11 +134,10 @@ pub(super) fn end(
     let ended = enforcer.end_connections(|connection| {
         is_held(connection) && is_denied(connection, &judge(policy, connection))
     })?;
-    let named = ended.into_iter().map(|connection| Ended {
-        rule: judge(policy, &connection).rule.map(|rule| rule.to_string()),
-        connection,
-    });
-    Ok(named.collect())
+    let ended = ended.into_iter();
+    Ok(ended
+        .map(|connection| Denied::of(policy, connection))
+        .collect())
 }
 
 fn judge(policy: &Policy, connection: &OpenConnection) -> Judgement {
@@ -90,31 +166,23 @@ fn is_denied(connection: &OpenConnection, judgement: &Judgement) -> bool {
     judgement.verdict != Verdict::Allow && !is_spared
 }
 
-/// Names each of them.
-pub(super) fn write(ended: &[Ended], out: &mut impl Write) -> io::Result<()> {
-    for Ended { connection, rule } in ended {
-        let OpenConnection {
-            local, remote, uid, ..
-        } = connection;
-        let (direction, preposition) = if connection.is_inbound {
-            ("in", "from")
-        } else {
-            ("out", "to")
-        };
-        let rule = rule.as_deref().unwrap_or("the default");
-        let rule = Escaped(rule.as_bytes());
-        writeln!(
-            out,
-            "ended {direction} tcp {local} {preposition} {remote}, user {uid}: {rule}"
-        )?;
+/// Names those that were ended.
+pub(super) fn write(ended: &[Denied], out: &mut impl Write) -> io::Result<()> {
+    for denied in ended {
+        writeln!(out, "ended {denied}")?;
     }
     if !ended.is_empty() {
-        let noun = if ended.len() == 1 {
-            "connection"
-        } else {
-            "connections"
-        };
-        writeln!(out, "{} open {noun} ended", ended.len())?;
+        writeln!(out, "{} ended", counted(ended.len()))?;
     }
     Ok(())
+}
+
+/// So many open connections, in words.
+pub(in crate::commands) fn counted(count: usize) -> String {
+    let noun = if count == 1 {
+        "connection"
+    } else {
+        "connections"
+    };
+    format!("{count} open {noun}")
 }

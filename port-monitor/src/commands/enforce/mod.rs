@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-mod established;
+pub(super) mod established;
 mod report;
 
 /// Which enforcement is meant.

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::{self, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +13,10 @@ use serde::Serialize;
 
 use super::{ReasonReport, json_line, load, spelled};
 use crate::{
-    commands::written,
+    commands::{
+        enforce::established::{self, Denied},
+        written,
+    },
     exit_code::{ExitCode, Failure},
     policy::{
         Environment as _, Host,
@@ -29,6 +33,11 @@ pub(super) struct DiffArgs {
     /// The policy to compare
     #[arg(value_name = "NEW")]
     new: PathBuf,
+    /// List the connections too that are open on this host now and that NEW denies
+    ///
+    /// `apply` ends them where NEW has `established = "kill"`. Takes root.
+    #[arg(long)]
+    open: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -40,6 +49,35 @@ struct Report {
     old: String,
     new: String,
     differences: Vec<DifferenceReport>,
+    /// What is open and denied; absent without `--open`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open: Option<Vec<OpenReport>>,
+}
+
+/// A connection that is open.
+#[derive(Serialize)]
+struct OpenReport {
+    direction: &'static str,
+    local: SocketAddr,
+    remote: SocketAddr,
+    user: u32,
+    /// The rule that denies it; null for the default.
+    rule: Option<String>,
+    #[serde(skip)]
+    text: String,
+}
+
+impl OpenReport {
+    fn of(denied: &Denied) -> Self {
+        Self {
+            direction: denied.direction(),
+            local: denied.local(),
+            remote: denied.remote(),
+            user: denied.uid(),
+            rule: denied.rule().map(str::to_owned),
+            text: denied.to_string(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -72,6 +110,7 @@ pub(super) fn run(args: &DiffArgs, out: impl Write) -> Result<ExitCode, Failure>
     let old = load(&args.old)?;
     let new = load(&args.new)?;
     let differences = old.diff(&new, Host.now_ns()).map_err(Failure::usage)?;
+    let open = args.open.then(|| established::open(&new)).transpose()?;
     let report = Report {
         old: args.old.display().to_string(),
         new: args.new.display().to_string(),
@@ -79,6 +118,7 @@ pub(super) fn run(args: &DiffArgs, out: impl Write) -> Result<ExitCode, Failure>
             .iter()
             .map(|difference| DifferenceReport::of(difference, [&args.old, &args.new]))
             .collect(),
+        open: open.map(|open| open.iter().map(OpenReport::of).collect()),
     };
     written(if args.json {
         json_line(&report, out)
@@ -169,11 +209,22 @@ impl Report {
             writeln!(out, "{}", difference.text())?;
         }
         if self.differences.is_empty() {
-            return writeln!(
+            writeln!(
                 out,
                 "{} and {} decide every connection alike",
                 self.old, self.new
-            );
+            )?;
+        }
+        if let Some(open) = &self.open {
+            for connection in open {
+                writeln!(out, "open {}", connection.text)?;
+            }
+            writeln!(
+                out,
+                "{} denied by {}",
+                established::counted(open.len()),
+                self.new
+            )?;
         }
         Ok(())
     }

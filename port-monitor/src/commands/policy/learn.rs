@@ -1,13 +1,10 @@
-//! `policy learn`: a policy made of recorded connections.
+//! `policy learn`: a policy made of connections, recorded or as they happen.
 
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{io::Write, path::PathBuf, time::Duration};
 
-use super::recording;
+use super::{live, recording};
 use crate::{
-    commands::written,
+    commands::{watch::args::parse_duration, written},
     exit_code::{ExitCode, Failure},
     policy::{Host, Policy, Source, learn::Learner},
 };
@@ -16,25 +13,45 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(super) struct LearnArgs {
     /// Connections recorded with `-o json`; `-` is the standard input
-    #[arg(value_name = "FILE")]
-    recording: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "duration")]
+    recording: Option<PathBuf>,
+    /// Watch this host instead, for so long: 10m, 24h; Ctrl-C ends it early
+    ///
+    /// Takes root. What is open and listens already counts too.
+    #[arg(
+        long = "for",
+        value_name = "TIME",
+        value_parser = parse_duration,
+        conflicts_with = "recording"
+    )]
+    duration: Option<Duration>,
 }
 
 /// Prints the policy.
 pub(super) fn run(args: &LearnArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
-    let path: &Path = &args.recording;
-    let mut learner = Learner::default();
-    let account = recording::read(path, |facts| learner.take(facts))?;
-    if account.seen == 0 {
-        let empty = "no connection in it, so nothing would be learned";
-        return Err(recording::refusal(path, &empty));
+    let (learner, lost, origin) = match (&args.recording, args.duration) {
+        (Some(path), _) => {
+            let mut learner = Learner::default();
+            let account = recording::read(path, |facts| learner.take(facts))?;
+            (learner, account.lost, path.display().to_string())
+        }
+        (None, duration) => {
+            let (learner, lost) = live::watch(duration.unwrap_or_default())?;
+            (learner, Some(lost), "this host's connections".to_owned())
+        }
+    };
+    let refusal = |error: &str| Failure::usage(format!("learn from {origin}: {error}"));
+    if learner.is_empty() {
+        return Err(refusal(
+            "there is no connection, so nothing would be learned",
+        ));
     }
     let text = learner
-        .policy(account.lost, &Host)
-        .map_err(|error| recording::refusal(path, &error))?;
+        .policy(lost, &Host)
+        .map_err(|error| refusal(&error.to_string()))?;
     // Lists that are too long for a policy are found by the one who reads it.
     let source = Source {
-        name: path.display().to_string(),
+        name: origin.clone(),
         text: text.clone(),
     };
     if let Err(invalid) = Policy::parse(source, &Host) {
@@ -43,8 +60,9 @@ pub(super) fn run(args: &LearnArgs, mut out: impl Write) -> Result<ExitCode, Fai
             .find(|diagnostic| diagnostic.is_error())
             .map(|diagnostic| diagnostic.problem.to_string())
             .unwrap_or_default();
-        let error = format!("too much was seen for one policy: {first}");
-        return Err(recording::refusal(path, &error));
+        return Err(refusal(&format!(
+            "too much was seen for one policy: {first}"
+        )));
     }
     written(out.write_all(text.as_bytes()))
 }

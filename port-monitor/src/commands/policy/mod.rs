@@ -27,6 +27,7 @@ mod cases;
 mod diff;
 mod export;
 mod learn;
+mod live;
 mod recording;
 mod replay;
 
@@ -62,7 +63,7 @@ enum Command {
     /// `--partial` leaves such rules out. It never leaves out a deny rule without which
     /// more would be allowed.
     Export(export::ExportArgs),
-    /// Make a policy of recorded connections
+    /// Make a policy of connections, recorded or as they happen
     ///
     /// It allows what was seen, by owner (systemd service, else executable, else user),
     /// direction, service port and the exact addresses of the peers, each rule with its

@@ -32,7 +32,7 @@ mod sockets;
 mod tables;
 
 pub use host::HostPlaces;
-pub use sockets::OpenConnection;
+pub use sockets::{OpenConnection, open as open_connections};
 use tables::Tables;
 
 /// Where the kernel's objects have names.

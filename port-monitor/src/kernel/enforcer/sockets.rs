@@ -62,27 +62,42 @@ pub struct OpenConnection {
     id: [u8; SOCKET_ID],
 }
 
+/// Every connection, in any network namespace, that is meant.
+pub fn open(
+    is_meant: impl Fn(&OpenConnection) -> bool + Sync,
+) -> Result<Vec<OpenConnection>, EnforcerError> {
+    everywhere(|_, connection| Ok(is_meant(connection)))
+}
+
 /// Ends every connection, in any network namespace, that is to be; gives those that
 /// were.
 pub(super) fn end(
     is_to_end: impl Fn(&OpenConnection) -> bool + Sync,
 ) -> Result<Vec<OpenConnection>, EnforcerError> {
+    everywhere(|diagnosis, connection| Ok(is_to_end(connection) && destroy(diagnosis, connection)?))
+}
+
+/// The connections that are meant, with a socket of their network namespace to ask
+/// the kernel about them.
+fn everywhere(
+    is_meant: impl Fn(&OwnedFd, &OpenConnection) -> io::Result<bool> + Sync,
+) -> Result<Vec<OpenConnection>, EnforcerError> {
     let groups = cgroup_paths();
-    let mut ended = Vec::new();
+    let mut found = Vec::new();
     for namespace in namespaces()? {
-        let of_one = || end_in(&namespace, &groups, &is_to_end);
+        let of_one = || within(&namespace, &groups, &is_meant);
         // A thread of its own moves; nothing else of the process does.
         let of_one = thread::scope(|scope| scope.spawn(of_one).join());
         let of_one = of_one.unwrap_or_else(|_| Err(io::Error::other("the thread failed")));
-        ended.extend(of_one.map_err(EnforcerError::Sockets)?);
+        found.extend(of_one.map_err(EnforcerError::Sockets)?);
     }
-    Ok(ended)
+    Ok(found)
 }
 
-fn end_in(
+fn within(
     namespace: &File,
     groups: &HashMap<u64, String>,
-    is_to_end: &impl Fn(&OpenConnection) -> bool,
+    is_meant: &impl Fn(&OwnedFd, &OpenConnection) -> io::Result<bool>,
 ) -> io::Result<Vec<OpenConnection>> {
     let kind = Some(LinkNameSpaceType::Network);
     move_into_link_name_space(namespace.as_fd(), kind)?;
@@ -107,14 +122,14 @@ fn end_in(
             }
         })?;
     }
-    let mut ended = Vec::new();
+    let mut found = Vec::new();
     for mut connection in open {
         connection.is_inbound = listening.contains(&connection.local.port());
-        if is_to_end(&connection) && destroy(&diagnosis, &connection)? {
-            ended.push(connection);
+        if is_meant(&diagnosis, &connection)? {
+            found.push(connection);
         }
     }
-    Ok(ended)
+    Ok(found)
 }
 
 /// Every network namespace that some process is in.

@@ -18,6 +18,7 @@ mod crowd;
 mod early;
 mod ending;
 mod filters;
+mod learn;
 mod log;
 mod opening;
 mod oracle;
@@ -151,6 +152,7 @@ pub(crate) const ALL: &[Case] = &[
         .parallel(),
     once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),
     once("policy-violations-only", policy::violations_only).guest_only(),
+    once("policy-learn-live", learn::live).guest_only(),
     once("not-root", refusals::not_root),
     once("btf-missing", refusals::btf_missing),
     once("btf-damaged", refusals::btf_damaged),

@@ -3,7 +3,8 @@
 use std::{
     io::{BufRead as _, BufReader, Write as _},
     os::fd::OwnedFd,
-    process::Stdio,
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,9 @@ use crate::{
 
 /// How long it may take to end ten thousand, on a machine that is not emulated.
 const LIMIT: Duration = Duration::from_secs(2);
+
+/// Exit status of `policy diff`.
+const POLICIES_DIFFER: i32 = 1;
 
 /// Who holds connections open.
 #[derive(Clone, Debug, clap::Args)]
@@ -122,6 +126,7 @@ pub(crate) fn are_ended(lab: &Lab) -> Result<Verdict> {
         "version = 1\nmode = \"enforce\"\n[apply]\nestablished = \"kill\"\n[[rule]]\nname = \
          \"no-more\"\ndirection = \"out\"\nport = {ports}\naction = \"deny\"\n"
     ))?;
+    expect_listed(lab, &enforced, &path, count)?;
     let begin = Instant::now();
     let mut apply = enforced.command("apply");
     let output = apply.arg(&path).args(enforced.place()).output()?;
@@ -143,4 +148,27 @@ pub(crate) fn are_ended(lab: &Lab) -> Result<Verdict> {
     ensure!(text.lines().any(|line| line == said), "not said: {said}");
     ensure!(!lab.native || took <= LIMIT, "it took {took:?}");
     Ok(Verdict::Pass(format!("{count} in {took:.1?}")))
+}
+
+/// `policy diff` lists what the policy will end, and changes nothing.
+fn expect_listed(lab: &Lab, enforced: &Enforced<'_>, new: &Path, count: usize) -> Result<()> {
+    let old = enforced.write("version = 1\n")?;
+    let mut diff = Command::new(&lab.program);
+    diff.args(["policy", "diff", "--open"]).args([&old, new]);
+    let output = diff.output()?;
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(POLICIES_DIFFER),
+        "diff: {}: {error}",
+        output.status
+    );
+    let text = String::from_utf8(output.stdout)?;
+    let listed = text
+        .lines()
+        .filter(|line| line.starts_with("open out tcp 127.0.0.1:") && line.ends_with(": no-more"));
+    let listed = listed.count();
+    ensure!(listed == count, "{listed} were listed, of {count}");
+    let said = format!("{count} open connections denied by {}", new.display());
+    ensure!(text.lines().any(|line| line == said), "not said: {said}");
+    Ok(())
 }

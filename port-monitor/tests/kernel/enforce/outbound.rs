@@ -18,7 +18,7 @@ use rustix::{
 
 use super::vector::{About, Aim, Outcome, Vector, out};
 use crate::{
-    cgroup,
+    cgroup, compat,
     process::fork,
     scenarios::{places, uring},
     socket::{V4, V6, any_port, bind, open, open_mptcp, open_with, set_tcp},
@@ -54,6 +54,8 @@ pub(super) const ALL: &[Vector] = &[
     out("bypass-io-uring-async", |aim| {
         through_ring(aim, Flags::ASYNC)
     }),
+    out("bypass-io-uring-polled", polled_ring),
+    out("bypass-32-bit", through_socketcall).guest_only(),
     out("bypass-fastopen-sendto", fastopen_sendto),
     out("bypass-fastopen-sendto-ipv6", fastopen_sendto_v6),
     out("bypass-fastopen-sendmsg", fastopen_sendmsg),
@@ -148,6 +150,20 @@ fn through_ring(aim: &Aim, flags: Flags) -> Result<Outcome> {
     aim.enter()?;
     let at = aim.at(V4, About::Port);
     Ok(Outcome::of(&uring::try_connect(at, flags)?))
+}
+
+fn polled_ring(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    let at = aim.at(V4, About::Port);
+    Ok(Outcome::of(&uring::try_connect_polled(at)?))
+}
+
+/// `connect` as a program of 32 bits calls it: `socketcall`, by `int 0x80`.
+fn through_socketcall(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    let socket = open(V4)?;
+    let result = compat::connect(&socket, aim.port(About::Port))?;
+    Ok(Outcome::of(&result))
 }
 
 fn fast() -> SendFlags {

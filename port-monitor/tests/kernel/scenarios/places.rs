@@ -38,11 +38,11 @@ pub(crate) fn enter_loopback_netns() -> Result<()> {
 }
 
 /// A second address of loopback, and its label.
-pub(super) const SECOND_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+pub(crate) const SECOND_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const SECOND_LABEL: &str = "lo:1";
 
 /// Gives loopback the second address.
-pub(super) fn add_second_address() -> Result<()> {
+pub(crate) fn add_second_address() -> Result<()> {
     let mut request = request(SECOND_LABEL)?;
     // SAFETY: all-zero bytes are a valid `sockaddr`, plain data.
     let mut address: libc::sockaddr = unsafe { mem::zeroed() };

@@ -16,6 +16,9 @@ use crate::{
     socket::{Listener, V4, any_port, open},
 };
 
+/// How long the kernel's thread polls a ring before it goes to sleep.
+const IDLE_MS: u32 = 100;
+
 /// Both operations can complete at once.
 pub(super) fn ready(witness: &Witness) -> Result<()> {
     let mut ring = IoUring::new(4).context("io_uring_setup")?;
@@ -50,6 +53,15 @@ fn connect(ring: &mut IoUring, to: SocketAddr) -> Result<OwnedFd> {
 pub(crate) fn try_connect(to: SocketAddr, flags: squeue::Flags) -> Result<Result<(), Errno>> {
     let mut ring = IoUring::new(4).context("io_uring_setup")?;
     connect_socket(&mut ring, &open(V4)?, to, flags)
+}
+
+/// The same through a ring that a thread of the kernel polls (`IORING_SETUP_SQPOLL`).
+pub(crate) fn try_connect_polled(to: SocketAddr) -> Result<Result<(), Errno>> {
+    let mut ring = IoUring::builder()
+        .setup_sqpoll(IDLE_MS)
+        .build(4)
+        .context("io_uring_setup")?;
+    connect_socket(&mut ring, &open(V4)?, to, squeue::Flags::empty())
 }
 
 fn connect_socket(

@@ -1,0 +1,67 @@
+//! Connections as they happen, for `policy learn --for`.
+
+use std::{io, time::Duration};
+
+use port_monitor_common::event::EventKind;
+
+use crate::{
+    commands::watch::{session::Session, stop::StopSignals},
+    exit_code::{ExitCode, Failure, OrExit as _},
+    kernel::{
+        DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, Kernel, Settings,
+        filters::Filters,
+    },
+    pipeline::{Pipeline, Show},
+    policy::learn::Learner,
+    sink::{learned::Learned, writer::Output},
+};
+
+/// The first event of a connection or a listener: each has one of these.
+const FIRST: [EventKind; 4] = [
+    EventKind::Connect,
+    EventKind::Accept,
+    EventKind::Preexisting,
+    EventKind::Listen,
+];
+
+/// What connects and listens on this host for so long, or until a stop signal; and how
+/// many events were lost.
+pub(super) fn watch(duration: Duration) -> Result<(Learner, u64), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .or_exit(ExitCode::CannotAttach)?;
+    runtime.block_on(watch_until(duration))
+}
+
+async fn watch_until(duration: Duration) -> Result<(Learner, u64), Failure> {
+    let settings = Settings {
+        backend: None,
+        kinds: FIRST.to_vec(),
+        filters: Filters::default(),
+        ring_bytes: DEFAULT_RING_BYTES,
+        latency: DEFAULT_LATENCY,
+        max_connections: DEFAULT_MAX_CONNECTIONS,
+        acceptor: false,
+        log_level: None,
+        btf: None,
+    };
+    // From here on a stop signal leads to an orderly end.
+    let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
+    let (kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
+    let learned = Learned::default();
+    let pipeline = Pipeline::new(None, Show::default(), Box::new(learned.clone()));
+    let nowhere =
+        Output::start("nowhere".to_owned(), io::sink()).or_exit(ExitCode::OutputFailed)?;
+    let session = Session::new(
+        Some(duration),
+        kernel,
+        records,
+        pipeline,
+        nowhere,
+        None,
+        signals,
+    )?;
+    let summary = session.run().await?;
+    Ok((learned.take(), summary.lost()))
+}
