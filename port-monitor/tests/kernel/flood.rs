@@ -15,9 +15,9 @@ use crate::process::say;
 /// How many, or how long.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Threads, each with a listener of its own: with more of them the reader is not
-    /// woken as often
-    #[arg(long, default_value_t = 16)]
+    /// Threads, each with a listener of its own: few enough that a reader's fair share of
+    /// two processors is more than it needs
+    #[arg(long, default_value_t = 4)]
     threads: u64,
     /// Connections altogether
     #[arg(long, default_value_t = u64::MAX)]
