@@ -159,17 +159,12 @@ fn sysctl(name: &'static str) -> Check {
 fn try_backend(rung: Rung) -> Backend {
     let settings = Settings {
         backend: Some(rung),
-        kinds: Vec::new(),
         filters: Filters {
             tree: true,
             ..Filters::default()
         },
-        ring_bytes: kernel::DEFAULT_RING_BYTES,
-        latency: kernel::DEFAULT_LATENCY,
         max_connections: kernel::MIN_MAX_CONNECTIONS,
-        acceptor: false,
-        log_level: None,
-        btf: None,
+        ..Settings::default()
     };
     let (refused, blind_spots, programs) = match Kernel::start(&settings) {
         Ok((kernel, _)) => (None, kernel.blind_spots().to_vec(), kernel.programs()),

@@ -4,7 +4,8 @@
 //! Rust has no CO-RE relocation, so the loader resolves every offset here and
 //! hands them to the object ([`offsets`]). Starting up must be quick: one pass
 //! notes where each type begins, names are compared in place, and nothing is
-//! copied out but what others ask for ([`Btf::only_functions`]). The input is not trusted: bad bytes are an error, never a panic.
+//! copied out but what others ask for ([`Btf::only_functions`]). The input is not
+//! trusted: bad bytes are an error, never a panic.
 
 use port_monitor_common::config::Offsets;
 use thiserror::Error;

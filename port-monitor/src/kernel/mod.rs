@@ -103,6 +103,23 @@ pub struct Settings {
     pub btf: Option<PathBuf>,
 }
 
+impl Default for Settings {
+    /// Nothing is reported, at the default sizes.
+    fn default() -> Self {
+        Self {
+            backend: None,
+            kinds: Vec::new(),
+            filters: Filters::default(),
+            ring_bytes: DEFAULT_RING_BYTES,
+            latency: DEFAULT_LATENCY,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            acceptor: false,
+            log_level: None,
+            btf: None,
+        }
+    }
+}
+
 /// Why the kernel side could not be started.
 #[derive(Debug, Error)]
 pub enum KernelError {

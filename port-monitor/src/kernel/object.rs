@@ -112,7 +112,8 @@ pub(super) fn load(
 /// third of what a start takes, for the relocations that our object does not have.
 /// It takes a file that cannot be opened for BTF that is not there.
 ///
-/// No other thread may open files meanwhile; the monitor starts none before.
+/// The limit is the whole process's: no other thread may open files meanwhile. The
+/// only one there is by then writes to an output that is open.
 fn new_loader() -> EbpfLoader<'static> {
     let limit = getrlimit(Resource::Nofile);
     let none = Rlimit {

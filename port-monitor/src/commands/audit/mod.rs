@@ -8,7 +8,11 @@ pub use args::Args;
 
 use super::{
     policy,
-    watch::{self, session::Session, stop::StopSignals},
+    watch::{
+        self,
+        session::{self, Session},
+        stop::StopSignals,
+    },
 };
 use crate::{
     clock,
@@ -20,11 +24,7 @@ use crate::{
 
 /// Runs the audit.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .or_exit(ExitCode::CannotAttach)?;
-    runtime.block_on(audit(args))
+    session::block_on(audit(args))
 }
 
 async fn audit(args: &Args) -> Result<ExitCode, Failure> {

@@ -5,12 +5,12 @@ use std::{io, time::Duration};
 use port_monitor_common::event::EventKind;
 
 use crate::{
-    commands::watch::{session::Session, stop::StopSignals},
-    exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::{
-        DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, Kernel, Settings,
-        filters::Filters,
+    commands::watch::{
+        session::{self, Session},
+        stop::StopSignals,
     },
+    exit_code::{ExitCode, Failure, OrExit as _},
+    kernel::{Kernel, Settings},
     pipeline::{Pipeline, Show},
     policy::learn::Learner,
     sink::{learned::Learned, writer::Output},
@@ -27,24 +27,13 @@ const FIRST: [EventKind; 4] = [
 /// What connects and listens on this host for so long, or until a stop signal; and how
 /// many events were lost.
 pub(super) fn watch(duration: Duration) -> Result<(Learner, u64), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .or_exit(ExitCode::CannotAttach)?;
-    runtime.block_on(watch_until(duration))
+    session::block_on(watch_until(duration))
 }
 
 async fn watch_until(duration: Duration) -> Result<(Learner, u64), Failure> {
     let settings = Settings {
-        backend: None,
         kinds: FIRST.to_vec(),
-        filters: Filters::default(),
-        ring_bytes: DEFAULT_RING_BYTES,
-        latency: DEFAULT_LATENCY,
-        max_connections: DEFAULT_MAX_CONNECTIONS,
-        acceptor: false,
-        log_level: None,
-        btf: None,
+        ..Settings::default()
     };
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;

@@ -25,11 +25,7 @@ use stop::StopSignals;
 
 /// Runs the monitor.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .or_exit(ExitCode::CannotAttach)?;
-    runtime.block_on(watch(args))
+    session::block_on(watch(args))
 }
 
 async fn watch(args: &Args) -> Result<ExitCode, Failure> {

@@ -31,6 +31,17 @@ struct Reported {
     undecodable: u64,
 }
 
+/// Runs what makes and runs a session, on a runtime of one thread.
+pub(in crate::commands) fn block_on<T>(
+    run: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .or_exit(ExitCode::CannotAttach)?;
+    runtime.block_on(run)
+}
+
 /// Everything a run needs until its end.
 pub(in crate::commands) struct Session {
     /// Stop after this long.
