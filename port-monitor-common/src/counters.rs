@@ -80,6 +80,9 @@ pub enum Extra {
     /// Processes of the watched tree that could not be followed: the table was
     /// full.
     TreeFull = 28,
+    /// Accepts that only the second program of an accept system call saw: the
+    /// kernel skipped the first.
+    AcceptAgain = 29,
 }
 
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
@@ -93,4 +96,4 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
 }
 
 const _: () = assert!(slot(Hook::Listen, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::TreeFull as u32) < ROW);
+const _: () = assert!((Extra::AcceptAgain as u32) < ROW);

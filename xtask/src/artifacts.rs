@@ -7,6 +7,10 @@ use serde_json::Value;
 
 use crate::process;
 
+/// The profile of what runs in guests. The checks use it too: in another, what runs
+/// within the compiler would be built once more.
+pub(crate) const PROFILE: &str = "--profile=guest";
+
 /// What the kernel tests run.
 #[derive(Debug)]
 pub(crate) struct Artifacts {
@@ -27,7 +31,7 @@ pub(crate) fn build_program() -> Result<PathBuf> {
 /// Builds port-monitor and the tests that attach it, in the guests' profile.
 pub(crate) fn build_all() -> Result<Artifacts> {
     let messages = build(&[
-        "--profile=guest",
+        PROFILE,
         "--bin=port-monitor",
         "--test=kernel",
         "--test=native",

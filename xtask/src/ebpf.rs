@@ -103,6 +103,8 @@ fn install() -> Result<Toolchain> {
                 "--version",
                 LINKER_VERSION,
             ])
+            // What works is LLVM, which is built already.
+            .arg("--debug")
             .args(["--no-default-features", "--features", "llvm-22", "--root"])
             .arg(&root)
             .env("LLVM_PREFIX", LLVM);

@@ -189,8 +189,8 @@ const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off 
                                    rcupdate.rcu_expedited=1";
 
 /// With `erms`, kernels fill memory by string instructions, which are emulated byte
-/// by byte.
-const CPU: &str = "max,erms=off,fsrm=off";
+/// by byte. With `la57` an address is looked up in five tables instead of four.
+const CPU: &str = "max,erms=off,fsrm=off,la57=off";
 
 fn qemu(kernel: &Kernel, processors: u32, image: &Path, console: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");

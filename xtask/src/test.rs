@@ -5,13 +5,14 @@ use std::{
     fs::{self, File},
     path::PathBuf,
     process::{Child, Command, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    artifacts::{self, Artifacts},
+    artifacts::{self, Artifacts, PROFILE},
     kernels::Series,
     paths, process,
     report::{self, KernelReport, Tally},
@@ -169,8 +170,16 @@ fn row(name: &str, passed: &str, failed: &str, time: &str) -> Vec<String> {
 }
 
 impl Session {
+    /// What the guests are made of is fetched meanwhile: one waits for processors, the
+    /// other for the network.
     fn build(&mut self) -> Result<Tally> {
-        self.artifacts = Some(artifacts::build_all()?);
+        let (built, fetched) = thread::scope(|scope| {
+            let fetch = scope.spawn(test_vm::fetch_all);
+            let built = artifacts::build_all();
+            (built, fetch.join())
+        });
+        self.artifacts = Some(built?);
+        fetched.unwrap_or_else(|_| bail!("fetch the guests: a thread panicked"))?;
         self.checks = Some(Beside::start()?);
         Ok(Tally::one(true))
     }
@@ -237,7 +246,7 @@ fn clippy() -> Result<Tally> {
     let mut total = Tally::default();
     for targets in [all, kernel_tests] {
         let command = [
-            &["clippy", "--locked"],
+            &["clippy", "--locked", PROFILE],
             &targets[..],
             &["--", "--deny=warnings"],
         ];
@@ -250,6 +259,7 @@ fn documentation() -> Result<Tally> {
     let mut doc = process::cargo();
     doc.env("RUSTDOCFLAGS", "--deny=warnings").args([
         "doc",
+        PROFILE,
         "--workspace",
         "--exclude=port-monitor-ebpf",
         "--no-deps",
@@ -265,7 +275,7 @@ fn cargo_test() -> Result<Tally> {
         "--workspace",
         "--exclude=port-monitor-ebpf",
         "--exclude=xtask",
-        "--profile=guest",
+        PROFILE,
     ];
     let mut total = Tally::default();
     for packages in [&all_but_this[..], &["--package=xtask"]] {

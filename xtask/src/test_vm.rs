@@ -51,6 +51,14 @@ pub(crate) fn run(args: &Args) -> Result<Tally> {
     Ok(tally)
 }
 
+/// Brings everything that guests of all kernels need into the cache.
+pub(crate) fn fetch_all() -> Result<()> {
+    for kernel in kernels::fetch(&Series::ALL)? {
+        oracle::programs(kernel.series)?;
+    }
+    Ok(())
+}
+
 /// The report of each kernel in `wanted`, in that order.
 pub(crate) fn test_in_guests(
     wanted: &[Series],

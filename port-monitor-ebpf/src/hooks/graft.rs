@@ -29,6 +29,18 @@ pub(crate) fn mark(sk: *const u8) -> bool {
     ACCEPTED.insert(thread(), sk as u64, 0).is_ok()
 }
 
+/// Takes this thread's note back: the socket it is of.
+#[inline(always)]
+pub(crate) fn take_mark() -> Option<u64> {
+    let thread = thread();
+    // SAFETY: only this thread writes its own entry.
+    let marked = unsafe { ACCEPTED.get(thread) }.copied();
+    if marked.is_some() {
+        let _: Result<(), i32> = ACCEPTED.remove(thread);
+    }
+    marked
+}
+
 #[fentry(function = "security_sock_graft")]
 fn pm_graft_fe(ctx: FEntryContext) -> i32 {
     let _: Option<()> = report_unmarked(&ctx, ctx.arg(0));
@@ -56,12 +68,7 @@ fn pm_graft_kp(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
-    let thread = thread();
-    // SAFETY: only this thread writes its own entry.
-    let marked = unsafe { ACCEPTED.get(thread) }.copied();
-    if marked.is_some() {
-        let _: Result<(), i32> = ACCEPTED.remove(thread);
-    }
+    let marked = take_mark();
     // As a number, like the first subflow's: to the verifier a pointer that it knows the
     // type of would lead another way through all that follows.
     let tcp = accepted(mem::address(sk) as *const u8)?;

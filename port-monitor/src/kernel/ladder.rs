@@ -10,7 +10,18 @@ use aya::{
 use port_monitor_common::event::EventKind;
 use thiserror::Error;
 
+use self::hooks::{
+    ACCEPTOR, ACCEPTOR_BLIND, AGAIN, AGAIN_PREEMPTIBLE, CONNECT, CONNECT_PREEMPTIBLE,
+    FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE, GRAFT_PREEMPTIBLE, Hook, LISTEN, LISTEN_BLIND,
+    LISTEN_PROBES, LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, NO_UNSENT,
+    OUTCOME, Otherwise, Place, REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT,
+    UNSENT_BLIND, UNSENT_PROBES, required,
+};
 use super::{lazy_btf::LazyBtf, snapshot};
+
+mod hooks;
+
+pub(super) use self::hooks::NO_LISTEN;
 
 /// A backend: a set of hooks that yields the same records as the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -53,176 +64,6 @@ impl Rung {
     }
 }
 
-/// Where a program is attached.
-#[derive(Clone, Copy, Debug)]
-enum Place {
-    FEntry(&'static str),
-    FExit(&'static str),
-    /// Also a kretprobe: the program knows which. One program may have several.
-    KProbe(&'static str),
-    RawTracePoint(&'static str),
-    TracePoint(&'static str, &'static str),
-}
-
-/// One program of the object.
-#[derive(Clone, Copy, Debug)]
-struct Hook {
-    program: &'static str,
-    place: Place,
-    /// What the rung does not see with this hook.
-    blind: Option<&'static str>,
-    /// What becomes of the rung when this hook cannot be attached.
-    otherwise: Otherwise,
-}
-
-/// What becomes of a rung without one of its hooks.
-#[derive(Clone, Copy, Debug)]
-enum Otherwise {
-    /// It is refused.
-    Refuse,
-    /// It is taken, and does not see this.
-    Blind(&'static str),
-    /// Another hook stands in.
-    Instead(&'static Hook),
-}
-
-const fn required(program: &'static str, place: Place) -> Hook {
-    Hook {
-        program,
-        place,
-        blind: None,
-        otherwise: Otherwise::Refuse,
-    }
-}
-
-/// In no rung of its own: follows the process tree of a watched command.
-const TREE: [Hook; 2] = [
-    required("pm_fork_rt", Place::RawTracePoint("sched_process_fork")),
-    required("pm_exit_rt", Place::RawTracePoint("sched_process_exit")),
-];
-
-/// Every change of a TCP socket's state.
-const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
-
-/// The same as perf events: they run with preemption off.
-const STATE_EVENT: Place = Place::TracePoint("sock", "inet_sock_set_state");
-
-/// Those that see inbound connections on the tracepoint rung.
-const SEE_INBOUND: [&str; 2] = ["pm_remote_tp", "pm_remote_rt"];
-
-const LOCAL: Hook = required("pm_local_rt", STATE);
-const REMOTE: Hook = required("pm_remote_rt", STATE);
-
-/// The tracepoint rung where the kernel skips a raw tracepoint's program while a
-/// preempted task is in the middle of it. Perf events come first, and what they miss
-/// of softirqs that interrupt them is seen after them.
-const TRACEPOINT_PREEMPTIBLE: [Hook; 4] = [
-    AGAIN_PREEMPTIBLE,
-    Hook {
-        otherwise: Otherwise::Instead(&LOCAL),
-        ..required("pm_local_tp", STATE_EVENT)
-    },
-    Hook {
-        otherwise: Otherwise::Blind(NO_PERF_EVENTS),
-        ..required("pm_remote_tp", STATE_EVENT)
-    },
-    REMOTE,
-];
-
-const OUTCOME: Hook = required("pm_outcome_rt", STATE);
-
-/// What softirqs do in the middle of the other programs there.
-const AGAIN: Hook = required("pm_again_rt", STATE);
-
-/// What is skipped while a preempted task is in the middle of them.
-const AGAIN_PREEMPTIBLE: Hook = Hook {
-    otherwise: Otherwise::Instead(&AGAIN),
-    ..required("pm_again_tp", STATE_EVENT)
-};
-
-const CONNECT: Hook = required("pm_connect_fe", Place::FEntry("tcp_connect"));
-
-/// Beside the fexit of `inet_csk_accept`.
-const GRAFT: Hook = Hook {
-    otherwise: Otherwise::Blind(NO_GRAFT),
-    ..required("pm_graft_fe", Place::FEntry("security_sock_graft"))
-};
-
-/// On a preemptible kernel a trampoline program is skipped while a preempted
-/// task is in it; a kprobe runs with preemption off. What is skipped where there
-/// are no kprobes is counted.
-const CONNECT_PREEMPTIBLE: Hook = Hook {
-    otherwise: Otherwise::Instead(&CONNECT),
-    ..required("pm_connect_kp", Place::KProbe("tcp_connect"))
-};
-const GRAFT_PREEMPTIBLE: Hook = Hook {
-    otherwise: Otherwise::Instead(&GRAFT),
-    ..required("pm_graft_mkp", Place::KProbe("security_sock_graft"))
-};
-
-/// By itself. The kernel has about ten return probes for a function, and a
-/// thread asleep in accept keeps one: the entry hook comes first.
-const GRAFT_ALONE: Hook = Hook {
-    otherwise: Otherwise::Instead(&Hook {
-        blind: Some(FEW_RETURN_PROBES),
-        ..required("pm_accept_krp", Place::KProbe("inet_csk_accept"))
-    }),
-    ..required("pm_graft_kp", Place::KProbe("security_sock_graft"))
-};
-
-/// Attempts that fail before `tcp_connect`: a program for each function on
-/// trampolines, else two probes.
-const UNSENT: [Hook; 5] = [
-    unsent("pm_denied_fe", "security_socket_connect"),
-    unsent("pm_refused4_fe", "tcp_v4_pre_connect"),
-    unsent("pm_refused6_fe", "tcp_v6_pre_connect"),
-    unsent("pm_unsent4_fe", "tcp_v4_connect"),
-    unsent("pm_unsent6_fe", "tcp_v6_connect"),
-];
-const UNSENT_PROBES: [Hook; 10] = [
-    unsent_probe("pm_denied_krp", "security_socket_connect"),
-    unsent_probe("pm_call_kp", "security_socket_connect"),
-    unsent_probe("pm_unsent_krp", "tcp_v4_pre_connect"),
-    unsent_probe("pm_call_kp", "tcp_v4_pre_connect"),
-    unsent_probe("pm_unsent_krp", "tcp_v6_pre_connect"),
-    unsent_probe("pm_call_kp", "tcp_v6_pre_connect"),
-    unsent_probe("pm_unsent_krp", "tcp_v4_connect"),
-    unsent_probe("pm_call_kp", "tcp_v4_connect"),
-    unsent_probe("pm_unsent_krp", "tcp_v6_connect"),
-    unsent_probe("pm_call_kp", "tcp_v6_connect"),
-];
-
-const fn unsent(program: &'static str, function: &'static str) -> Hook {
-    Hook {
-        otherwise: Otherwise::Blind(NO_UNSENT),
-        ..required(program, Place::FExit(function))
-    }
-}
-
-const fn unsent_probe(program: &'static str, function: &'static str) -> Hook {
-    Hook {
-        otherwise: Otherwise::Blind(NO_UNSENT),
-        ..required(program, Place::KProbe(function))
-    }
-}
-
-/// Sockets that begin to listen: IPv4, or both, and IPv6.
-const LISTEN: [Hook; 2] = [
-    listen("pm_listen4_fe", Place::FEntry("inet_hash")),
-    listen("pm_listen6_fe", Place::FEntry("inet6_hash")),
-];
-const LISTEN_PROBES: [Hook; 2] = [
-    listen("pm_listen_kp", Place::KProbe("inet_hash")),
-    listen("pm_listen_kp", Place::KProbe("inet6_hash")),
-];
-
-const fn listen(program: &'static str, place: Place) -> Hook {
-    Hook {
-        otherwise: Otherwise::Blind(NO_LISTEN),
-        ..required(program, place)
-    }
-}
-
 /// Those for what only some kinds of event tell, where they are wanted; of the
 /// pair those that this kernel has functions for.
 fn further_hooks(unsent: &[Hook], listen: [Hook; 2], needs: &Needs) -> Vec<Hook> {
@@ -235,44 +76,6 @@ fn further_hooks(unsent: &[Hook], listen: [Hook; 2], needs: &Needs) -> Vec<Hook>
     }
     hooks
 }
-
-/// What is missing where `inet_hash` has no hook.
-pub(super) const NO_LISTEN: &str = "some sockets that begin to listen";
-
-/// What the tracepoint rung knows of them.
-const LISTEN_BLIND: &str =
-    "the port of a listener that never called bind, and whether the kernel then refused it";
-
-/// What is missing where a function of `connect` has no hook.
-const NO_UNSENT: &str = "some attempts that fail before their SYN";
-
-/// What the tracepoint rung knows of them.
-const UNSENT_BLIND: &str =
-    "attempts that fail before their SYN; for want of a local address or port: their errno";
-
-/// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
-const NO_GRAFT: &str = "accepts by threads that were waiting in accept before the start";
-
-/// What a kretprobe does not see.
-const FEW_RETURN_PROBES: &str =
-    "accepts by threads that were waiting before the start or found no return probe free";
-
-/// What an attempt does not tell on the tracepoint rung.
-const NO_LOCAL_PORT: &str = "the local port of an attempt; the event of its outcome has it";
-
-/// What is missing on a preemptible kernel without perf events for tracepoints.
-const NO_PERF_EVENTS: &str = "some connections, where a task is preempted in the middle of a \
-                              program and there are no perf events";
-
-/// What the tracepoint rung does not see of accepts by itself.
-const LISTENER_BLIND: [&str; 2] = [
-    "who accepts: established connections are shown, with the process that listens (see \
-     --acceptor)",
-    "who owns a listener that several processes share or that never called bind",
-];
-
-/// What it does not see of them through the accept tracepoints (`--acceptor`).
-const ACCEPTOR_BLIND: [&str; 1] = ["accepts through io_uring"];
 
 /// What a rung needs to know of the kernel and of the run.
 #[derive(Clone, Copy, Debug)]
@@ -324,7 +127,7 @@ impl RungError {
     }
 }
 
-fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
+fn hooks_of(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
     let mut hooks = Vec::new();
     if needs.tree {
         hooks.extend(TREE);
@@ -347,16 +150,7 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
         }
         Rung::Tracepoint => {
             if needs.acceptor {
-                hooks.extend([
-                    required(
-                        "pm_sys_accept",
-                        Place::TracePoint("syscalls", "sys_exit_accept"),
-                    ),
-                    required(
-                        "pm_sys_accept4",
-                        Place::TracePoint("syscalls", "sys_exit_accept4"),
-                    ),
-                ]);
+                hooks.extend(ACCEPTOR);
             }
             // Attempts that are seen have their outcome seen: what sees it comes first.
             if needs.preemptible {
@@ -371,7 +165,7 @@ fn hooks(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
 
 /// The functions that trampolines may be attached to.
 pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
-    let hooks = hooks(Rung::Fentry, needs).unwrap_or_default();
+    let hooks = hooks_of(Rung::Fentry, needs).unwrap_or_default();
     let with_substitutes = hooks.iter().flat_map(|hook| {
         iter::successors(Some(hook), |hook| match hook.otherwise {
             Otherwise::Instead(substitute) => Some(substitute),
@@ -443,7 +237,7 @@ pub(super) fn attach(
         }
     };
     let mut knows_listeners = false;
-    for hook in hooks(rung, needs)? {
+    for hook in hooks_of(rung, needs)? {
         if SEE_INBOUND.contains(&hook.program) && !knows_listeners {
             // Whoever listens is to be known before connections come in.
             knows_listeners = true;
@@ -521,10 +315,7 @@ fn attach_one(
         }
         Place::KProbe(function) => {
             let program: &mut KProbe = program.try_into()?;
-            match program.load() {
-                Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
-                Err(error) => return Err(error),
-            }
+            load_once(program.load())?;
             let link = program.attach(function, 0)?;
             Box::new(program.take_link(link)?)
         }
@@ -536,11 +327,19 @@ fn attach_one(
         }
         Place::TracePoint(category, name) => {
             let program: &mut TracePoint = program.try_into()?;
-            program.load()?;
+            load_once(program.load())?;
             let link = program.attach(category, name)?;
             Box::new(program.take_link(link)?)
         }
     })
+}
+
+/// A program that is at several places is loaded for the first of them.
+fn load_once(loaded: Result<(), ProgramError>) -> Result<(), ProgramError> {
+    match loaded {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        loaded => loaded,
+    }
 }
 
 /// Unloads every program that is loaded, so that another rung can be tried.

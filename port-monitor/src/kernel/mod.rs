@@ -15,7 +15,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use port_monitor_common::{
     config::Config,
-    counters::{Hook, ROW},
+    counters::{Extra, Hook, ROW},
     event::EventKind,
 };
 use thiserror::Error;
@@ -332,7 +332,8 @@ impl Kernel {
     ///
     /// It skips a trampoline program on a CPU where a preempted task is in the
     /// middle of it (Linux 5.12 counts that), and a kprobe where one is in the
-    /// middle of a bpf(2). An accept with two hooks is lost only if both were
+    /// middle of a bpf(2), or since Linux 7 a program of a system call like one on a
+    /// trampoline. An accept with two hooks is lost only if both were
     /// skipped: at most as often as either.
     fn skipped(&self, hook: Hook) -> u64 {
         let misses = |names: &[&str]| -> u64 {
@@ -350,6 +351,11 @@ impl Kernel {
             Hook::Accept if self.rung == Rung::Fentry => {
                 let returns = misses(&["pm_accept_fe4", "pm_accept_fe2"]);
                 returns.min(misses(&["pm_graft_fe", "pm_graft_mkp"]))
+            }
+            Hook::Accept if self.rung == Rung::Tracepoint => {
+                let seen_again = self.counters.extra(Extra::AcceptAgain);
+                let unseen = misses(&["pm_sys_accept"]).saturating_sub(seen_again);
+                unseen.min(misses(&["pm_again_accept"]))
             }
             Hook::Accept => misses(&["pm_graft_kp", "pm_accept_krp"]),
             Hook::Listen => misses(&["pm_listen4_fe", "pm_listen6_fe", "pm_listen_kp"]),

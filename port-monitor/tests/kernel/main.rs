@@ -212,6 +212,7 @@ fn is_chosen(cli: &Cli, (name, place, parallel): Traits) -> bool {
         Some(Part::Serial) => !parallel,
         None => true,
     };
+    let is_requested = cli.filters.iter().any(|part| part == name);
     wanted
         && in_part
         && match place {
@@ -220,6 +221,7 @@ fn is_chosen(cli: &Cli, (name, place, parallel): Traits) -> bool {
             Place::OracleGuest => !cli.native && oracle::is_expected(),
             Place::GuestsOf(kernels) => !cli.native && is_one_of(kernels),
             Place::NativeOnly => cli.native,
-            Place::OnRequest => cli.filters.iter().any(|part| part == name),
+            Place::OnRequest => is_requested,
+            Place::GuestOnRequest => !cli.native && is_requested,
         }
 }

@@ -19,9 +19,6 @@ use crate::{
     report::Verdict,
 };
 
-/// Connections at full speed.
-const CONNECTIONS: u64 = 200_000;
-
 /// Every kind of event of a connection, and how many of each it has: attempt, outcome,
 /// accept and both ends.
 const EVENTS: [(&str, u64); 5] = [
@@ -70,9 +67,10 @@ pub(super) fn missed(monitor: &Monitor) -> Result<Vec<(String, u64)>> {
         .collect())
 }
 
-/// Every connection has all its events, and nothing is lost at the default ring size.
-/// The table is what a terminal gets, and quick to count line by line.
-pub(super) fn full_speed(lab: &Lab) -> Result<Verdict> {
+/// Of this many connections at full speed each has all its events, and nothing is lost at
+/// the default ring size. The table is what a terminal gets, and quick to count line by
+/// line.
+pub(super) fn full_speed(lab: &Lab, connections: u64) -> Result<Verdict> {
     let names = EVENTS.map(|(event, _)| event);
     let mut monitor = Watch::new(lab, "auto", "table")
         .args(["--events", &names.join(",")])
@@ -80,9 +78,9 @@ pub(super) fn full_speed(lab: &Lab) -> Result<Verdict> {
         .args(LATENCY)
         .start_into_file(lab)?;
     let begin = Instant::now();
-    let made = flood("--connections", CONNECTIONS)?;
+    let made = flood("--connections", connections)?;
     let took = begin.elapsed();
-    ensure!(made == CONNECTIONS, "{made} connections made");
+    ensure!(made == connections, "{made} connections made");
     let missed = missed(&monitor)?;
     let run = monitor.stop()?;
     let mut shown = BTreeMap::from(names.map(|event| (event, 0)));
@@ -93,7 +91,7 @@ pub(super) fn full_speed(lab: &Lab) -> Result<Verdict> {
             None => others.push(line),
         }
     }
-    let expected = BTreeMap::from(EVENTS.map(|(event, each)| (event, each * CONNECTIONS)));
+    let expected = BTreeMap::from(EVENTS.map(|(event, each)| (event, each * connections)));
     let all: u64 = expected.values().sum();
     let exact = format!("# seen {all} = shown {all} + filtered 0 + lost 0 ");
     ensure!(
@@ -103,7 +101,7 @@ pub(super) fn full_speed(lab: &Lab) -> Result<Verdict> {
     );
     run.expect_code(0)?;
     Ok(Verdict::Pass(format!(
-        "{CONNECTIONS} connections, {all} events in {took:.1?}"
+        "{connections} connections, {all} events in {took:.1?}"
     )))
 }
 

@@ -104,6 +104,13 @@ impl Case {
         }
     }
 
+    const fn guest_on_request(self) -> Self {
+        Self {
+            place: Place::GuestOnRequest,
+            ..self
+        }
+    }
+
     const fn guest_only(self) -> Self {
         Self {
             place: Place::GuestOnly,
@@ -147,9 +154,7 @@ pub(crate) const ALL: &[Case] = &[
     once("bpf-log", |lab| {
         log::costs_nothing_when_off(lab, lab.sure_rung())
     }),
-    once("tracepoint-acceptor", acceptor::named)
-        .guest_only()
-        .parallel(),
+    once("tracepoint-acceptor", acceptor::named).guest_only(),
     once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),
     once("policy-violations-only", policy::violations_only).guest_only(),
     once("policy-learn-live", learn::live).guest_only(),
@@ -179,8 +184,13 @@ pub(crate) const ALL: &[Case] = &[
     once("owners-10000", owners::are_right)
         .on(&["7.2."])
         .parallel(),
-    once("account-full-speed", accounting::full_speed)
-        .guest_only()
+    once("account-full-speed", |lab| {
+        accounting::full_speed(lab, 50_000)
+    })
+    .guest_only()
+    .parallel(),
+    once("account-200000", |lab| accounting::full_speed(lab, 200_000))
+        .guest_on_request()
         .parallel(),
     once("account-overload", accounting::overload)
         .guest_only()

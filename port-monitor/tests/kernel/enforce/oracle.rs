@@ -189,11 +189,24 @@ pub(crate) struct Args {
 pub(crate) fn walk(args: &Args) -> Result<()> {
     enter(&args.cgroup)?;
     become_user(args.user)?;
+    // A socket that was refused can try again, in the same form of address.
+    let any = [
+        Ipv4Addr::LOCALHOST.into(),
+        Ipv6Addr::LOCALHOST.into(),
+        Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
+    ];
+    let [v4, v6, mapped] = any.map(open);
+    let (v4, v6, mapped) = (v4?, v6?, mapped?);
     for line in BufReader::new(std::io::stdin().by_ref()).lines() {
         let mut answer = String::new();
         for word in line?.split(' ') {
             let to: SocketAddr = word.parse()?;
-            answer.push(match connect(&open(to.ip())?, &to) {
+            let socket = match to.ip() {
+                IpAddr::V4(_) => &v4,
+                IpAddr::V6(addr) if addr.to_ipv4_mapped().is_some() => &mapped,
+                IpAddr::V6(_) => &v6,
+            };
+            answer.push(match connect(socket, &to) {
                 Err(Errno::PERM) => 'x',
                 Err(Errno::CONNREFUSED) => 'o',
                 other => anyhow::bail!("connect to {to}: {other:?}"),

@@ -41,6 +41,8 @@ pub(crate) enum Place {
     /// Only when its whole name is asked for: it measures time, which an emulated or busy
     /// machine cannot.
     OnRequest,
+    /// The same in a guest: it takes long.
+    GuestOnRequest,
 }
 
 /// What decides whether a case runs: its name, where it may, and whether it needs

@@ -1,0 +1,222 @@
+//! What there is to attach: programs, their places in the kernel, and what a rung does
+//! not see where one of them cannot be had.
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place {
+    FEntry(&'static str),
+    FExit(&'static str),
+    /// Also a kretprobe: the program knows which. One program may have several.
+    KProbe(&'static str),
+    RawTracePoint(&'static str),
+    /// One program may have several.
+    TracePoint(&'static str, &'static str),
+}
+
+/// One program of the object.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hook {
+    pub(super) program: &'static str,
+    pub(super) place: Place,
+    /// What the rung does not see with this hook.
+    pub(super) blind: Option<&'static str>,
+    /// What becomes of the rung when this hook cannot be attached.
+    pub(super) otherwise: Otherwise,
+}
+
+/// What becomes of a rung without one of its hooks.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Otherwise {
+    /// It is refused.
+    Refuse,
+    /// It is taken, and does not see this.
+    Blind(&'static str),
+    /// Another hook stands in.
+    Instead(&'static Hook),
+}
+
+pub(super) const fn required(program: &'static str, place: Place) -> Hook {
+    Hook {
+        program,
+        place,
+        blind: None,
+        otherwise: Otherwise::Refuse,
+    }
+}
+
+/// In no rung of its own: follows the process tree of a watched command.
+pub(super) const TREE: [Hook; 2] = [
+    required("pm_fork_rt", Place::RawTracePoint("sched_process_fork")),
+    required("pm_exit_rt", Place::RawTracePoint("sched_process_exit")),
+];
+
+/// Every change of a TCP socket's state.
+const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
+
+/// The same as perf events: they run with preemption off.
+const STATE_EVENT: Place = Place::TracePoint("sock", "inet_sock_set_state");
+
+/// Those that see inbound connections on the tracepoint rung.
+pub(super) const SEE_INBOUND: [&str; 2] = ["pm_remote_tp", "pm_remote_rt"];
+
+pub(super) const LOCAL: Hook = required("pm_local_rt", STATE);
+pub(super) const REMOTE: Hook = required("pm_remote_rt", STATE);
+
+/// The tracepoint rung where the kernel skips a raw tracepoint's program while a
+/// preempted task is in the middle of it. Perf events come first, and what they miss
+/// of softirqs that interrupt them is seen after them.
+pub(super) const TRACEPOINT_PREEMPTIBLE: [Hook; 4] = [
+    AGAIN_PREEMPTIBLE,
+    Hook {
+        otherwise: Otherwise::Instead(&LOCAL),
+        ..required("pm_local_tp", STATE_EVENT)
+    },
+    Hook {
+        otherwise: Otherwise::Blind(NO_PERF_EVENTS),
+        ..required("pm_remote_tp", STATE_EVENT)
+    },
+    REMOTE,
+];
+
+/// The accept system calls. Programs of one event run in the order they are attached.
+pub(super) const ACCEPTOR: [Hook; 4] = [
+    required("pm_sys_accept", SYS_ACCEPT),
+    required("pm_again_accept", SYS_ACCEPT),
+    required("pm_sys_accept", SYS_ACCEPT4),
+    required("pm_again_accept", SYS_ACCEPT4),
+];
+const SYS_ACCEPT: Place = Place::TracePoint("syscalls", "sys_exit_accept");
+const SYS_ACCEPT4: Place = Place::TracePoint("syscalls", "sys_exit_accept4");
+
+pub(super) const OUTCOME: Hook = required("pm_outcome_rt", STATE);
+
+/// What softirqs do in the middle of the other programs there.
+pub(super) const AGAIN: Hook = required("pm_again_rt", STATE);
+
+/// What is skipped while a preempted task is in the middle of them.
+pub(super) const AGAIN_PREEMPTIBLE: Hook = Hook {
+    otherwise: Otherwise::Instead(&AGAIN),
+    ..required("pm_again_tp", STATE_EVENT)
+};
+
+pub(super) const CONNECT: Hook = required("pm_connect_fe", Place::FEntry("tcp_connect"));
+
+/// Beside the fexit of `inet_csk_accept`.
+pub(super) const GRAFT: Hook = Hook {
+    otherwise: Otherwise::Blind(NO_GRAFT),
+    ..required("pm_graft_fe", Place::FEntry("security_sock_graft"))
+};
+
+/// On a preemptible kernel a trampoline program is skipped while a preempted
+/// task is in it; a kprobe runs with preemption off. What is skipped where there
+/// are no kprobes is counted.
+pub(super) const CONNECT_PREEMPTIBLE: Hook = Hook {
+    otherwise: Otherwise::Instead(&CONNECT),
+    ..required("pm_connect_kp", Place::KProbe("tcp_connect"))
+};
+pub(super) const GRAFT_PREEMPTIBLE: Hook = Hook {
+    otherwise: Otherwise::Instead(&GRAFT),
+    ..required("pm_graft_mkp", Place::KProbe("security_sock_graft"))
+};
+
+/// By itself. The kernel has about ten return probes for a function, and a
+/// thread asleep in accept keeps one: the entry hook comes first.
+pub(super) const GRAFT_ALONE: Hook = Hook {
+    otherwise: Otherwise::Instead(&Hook {
+        blind: Some(FEW_RETURN_PROBES),
+        ..required("pm_accept_krp", Place::KProbe("inet_csk_accept"))
+    }),
+    ..required("pm_graft_kp", Place::KProbe("security_sock_graft"))
+};
+
+/// Attempts that fail before `tcp_connect`: a program for each function on
+/// trampolines, else two probes.
+pub(super) const UNSENT: [Hook; 5] = [
+    unsent("pm_denied_fe", "security_socket_connect"),
+    unsent("pm_refused4_fe", "tcp_v4_pre_connect"),
+    unsent("pm_refused6_fe", "tcp_v6_pre_connect"),
+    unsent("pm_unsent4_fe", "tcp_v4_connect"),
+    unsent("pm_unsent6_fe", "tcp_v6_connect"),
+];
+pub(super) const UNSENT_PROBES: [Hook; 10] = [
+    unsent_probe("pm_denied_krp", "security_socket_connect"),
+    unsent_probe("pm_call_kp", "security_socket_connect"),
+    unsent_probe("pm_unsent_krp", "tcp_v4_pre_connect"),
+    unsent_probe("pm_call_kp", "tcp_v4_pre_connect"),
+    unsent_probe("pm_unsent_krp", "tcp_v6_pre_connect"),
+    unsent_probe("pm_call_kp", "tcp_v6_pre_connect"),
+    unsent_probe("pm_unsent_krp", "tcp_v4_connect"),
+    unsent_probe("pm_call_kp", "tcp_v4_connect"),
+    unsent_probe("pm_unsent_krp", "tcp_v6_connect"),
+    unsent_probe("pm_call_kp", "tcp_v6_connect"),
+];
+
+const fn unsent(program: &'static str, function: &'static str) -> Hook {
+    Hook {
+        otherwise: Otherwise::Blind(NO_UNSENT),
+        ..required(program, Place::FExit(function))
+    }
+}
+
+const fn unsent_probe(program: &'static str, function: &'static str) -> Hook {
+    Hook {
+        otherwise: Otherwise::Blind(NO_UNSENT),
+        ..required(program, Place::KProbe(function))
+    }
+}
+
+/// Sockets that begin to listen: IPv4, or both, and IPv6.
+pub(super) const LISTEN: [Hook; 2] = [
+    listen("pm_listen4_fe", Place::FEntry("inet_hash")),
+    listen("pm_listen6_fe", Place::FEntry("inet6_hash")),
+];
+pub(super) const LISTEN_PROBES: [Hook; 2] = [
+    listen("pm_listen_kp", Place::KProbe("inet_hash")),
+    listen("pm_listen_kp", Place::KProbe("inet6_hash")),
+];
+
+const fn listen(program: &'static str, place: Place) -> Hook {
+    Hook {
+        otherwise: Otherwise::Blind(NO_LISTEN),
+        ..required(program, place)
+    }
+}
+
+/// What is missing where `inet_hash` has no hook.
+pub(in crate::kernel) const NO_LISTEN: &str = "some sockets that begin to listen";
+
+/// What the tracepoint rung knows of them.
+pub(super) const LISTEN_BLIND: &str =
+    "the port of a listener that never called bind, and whether the kernel then refused it";
+
+/// What is missing where a function of `connect` has no hook.
+pub(super) const NO_UNSENT: &str = "some attempts that fail before their SYN";
+
+/// What the tracepoint rung knows of them.
+pub(super) const UNSENT_BLIND: &str =
+    "attempts that fail before their SYN; for want of a local address or port: their errno";
+
+/// What is missing without `security_sock_graft` (`CONFIG_SECURITY_NETWORK`).
+pub(super) const NO_GRAFT: &str = "accepts by threads that were waiting in accept before the start";
+
+/// What a kretprobe does not see.
+pub(super) const FEW_RETURN_PROBES: &str =
+    "accepts by threads that were waiting before the start or found no return probe free";
+
+/// What an attempt does not tell on the tracepoint rung.
+pub(super) const NO_LOCAL_PORT: &str =
+    "the local port of an attempt; the event of its outcome has it";
+
+/// What is missing on a preemptible kernel without perf events for tracepoints.
+pub(super) const NO_PERF_EVENTS: &str = "some connections, where a task is preempted in the middle of a \
+                              program and there are no perf events";
+
+/// What the tracepoint rung does not see of accepts by itself.
+pub(super) const LISTENER_BLIND: [&str; 2] = [
+    "who accepts: established connections are shown, with the process that listens (see \
+     --acceptor)",
+    "who owns a listener that several processes share or that never called bind",
+];
+
+/// What it does not see of them through the accept tracepoints (`--acceptor`).
+pub(super) const ACCEPTOR_BLIND: [&str; 1] = ["accepts through io_uring"];
