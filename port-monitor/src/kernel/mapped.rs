@@ -87,6 +87,20 @@ impl<T: FromBytes + IntoBytes> Mapped<T> {
         }
     }
 
+    /// Adds to a word of an entry, which programs add to at the same time.
+    pub(super) fn add(&self, entry: usize, word: usize, more: u64) {
+        if let Some(word) = self.word(entry, word) {
+            word.fetch_add(more, Ordering::AcqRel);
+        }
+    }
+
+    /// Makes a word of an entry at least this large.
+    pub(super) fn raise(&self, entry: usize, word: usize, least: u64) {
+        if let Some(word) = self.word(entry, word) {
+            word.fetch_max(least, Ordering::AcqRel);
+        }
+    }
+
     /// How many entries there are.
     pub(super) const fn len(&self) -> usize {
         self.entries

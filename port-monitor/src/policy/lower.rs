@@ -36,7 +36,7 @@ pub trait Places {
 }
 
 /// A policy for the kernel's maps; every number of a mask is its place in `masks`.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Lowered {
     /// All but the tables; without source, digest and time.
     pub header: Header,

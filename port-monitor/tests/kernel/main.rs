@@ -94,6 +94,8 @@ enum Role {
     Hold(enforce::open::Args),
     /// Connect where one is told, under a policy
     Walk(enforce::oracle::Args),
+    /// Connect under nftables' rules, and take the time
+    Pace(enforce::beside::Args),
     /// Try to get past a policy
     Vector {
         name: String,
@@ -111,6 +113,7 @@ fn main() -> Result<ExitCode> {
         Some(Role::Hammer(args)) => hammer::run(args)?,
         Some(Role::Hold(args)) => enforce::open::hold(args)?,
         Some(Role::Walk(args)) => enforce::oracle::walk(args)?,
+        Some(Role::Pace(args)) => enforce::beside::pace(args)?,
         Some(Role::Vector { name, aim }) => vector::run(name, aim)?,
         None => return run(&cli),
     }

@@ -19,6 +19,7 @@ use crate::{
 };
 
 pub(super) mod established;
+mod follow;
 mod report;
 
 /// Which enforcement is meant.
@@ -45,6 +46,10 @@ pub struct ApplyArgs {
     /// Apply the policy even if it would refuse the ssh session this runs in
     #[arg(long)]
     force: bool,
+    /// Stay, and keep what is in force in step: with the file when it changes and on
+    /// SIGHUP, and with this host, whose units, cgroups, executables and addresses change
+    #[arg(long)]
+    follow: bool,
     /// Hold only the processes of this cgroup v2 to the policy; needs an `--instance`
     /// of its own
     #[arg(long, value_name = "PATH")]
@@ -72,13 +77,27 @@ fn instance_name(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Puts a policy into force.
+/// Puts a policy into force, and keeps it so with `--follow`.
 pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
     if args.cgroup.is_some() && args.instance.name == DEFAULT_INSTANCE {
         return Err(Failure::usage(
             "--cgroup needs --instance NAME: without a name it is the whole host's policy",
         ));
     }
+    if args.follow {
+        return follow::run(args, out);
+    }
+    put_into_force(args, &mut out).map(|_| ExitCode::Ok)
+}
+
+/// A policy that was put into force.
+struct Applied {
+    policy: Policy,
+    lowered: Lowered,
+}
+
+/// Puts the file, as it is now, into force, and says so.
+fn put_into_force(args: &ApplyArgs, mut out: impl Write) -> Result<Applied, Failure> {
     let policy = policy::load(&args.path)?;
     check_intent(&policy)?;
     established::check(&policy)?;
@@ -108,7 +127,8 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
         format!("; undone in {seconds} s unless you run `port-monitor confirm`")
     });
     let applied = writeln!(out, "{path}: applied, {count} {noun}{undone}");
-    written(applied.and_then(|()| established::write(&ended, &mut out)))
+    written(applied.and_then(|()| established::write(&ended, &mut out)))?;
+    Ok(Applied { policy, lowered })
 }
 
 /// Keeps the policy that waits for it.

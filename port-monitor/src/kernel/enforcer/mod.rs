@@ -8,7 +8,8 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use aya::programs::links::{FdLink, PinnedLink};
@@ -148,6 +149,9 @@ pub struct Enforcer {
     _lock: Lock,
 }
 
+/// How long somebody else may take: one that follows a policy looks every second.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
 /// Held until dropped; the kernel lets go of a dead process's.
 #[derive(Debug)]
 struct Lock(#[expect(dead_code, reason = "held open")] File);
@@ -170,10 +174,16 @@ impl Lock {
             _ => {}
         }
         let lock = File::open(&dir).map_err(in_dir)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self(lock)),
-            Err(Errno::WOULDBLOCK) => Err(EnforcerError::Locked),
-            Err(error) => Err(in_dir(error.into())),
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self(lock)),
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    thread::sleep(LOCK_WAIT / 100);
+                }
+                Err(Errno::WOULDBLOCK) => return Err(EnforcerError::Locked),
+                Err(error) => return Err(in_dir(error.into())),
+            }
         }
     }
 }
@@ -261,6 +271,27 @@ impl Enforcer {
             None => State::confirmed_after(slot, current),
         });
         Ok(())
+    }
+
+    /// Puts the policy in force into force anew, as this host is now. Its counts go on,
+    /// and what was before stays what one can go back to.
+    pub fn refresh(&mut self, policy: &Lowered) -> Result<(), EnforcerError> {
+        let state = self.tables.state();
+        let (current, before) = (state.slot_at(now_ms()), state.fallback());
+        let is_free = |slot: &u32| *slot != current && *slot != before;
+        let slot = (0..SLOTS).find(is_free).unwrap_or(0);
+        barrier()?;
+        self.tables.write(slot, policy)?;
+        self.tables.set_state(State::confirmed_after(slot, before));
+        // Programs that count in the old one.
+        barrier()?;
+        self.tables.add_hits(current, slot);
+        Ok(())
+    }
+
+    /// Brings what `self` means in rules up to date.
+    pub fn refresh_addresses(&mut self) -> Result<(), EnforcerError> {
+        Ok(self.tables.write_own_addresses()?)
     }
 
     /// Keeps the policy that waits for it.

@@ -98,6 +98,19 @@ impl Tables {
         self.hits(slot, MAX_RULES + tally as usize)
     }
 
+    /// Adds the counts of a slot that no program looks at any more to those of another.
+    pub(super) fn add_hits(&self, from: u32, to: u32) {
+        let each = (SLOTS * TALLIES) as usize;
+        for cpu in (0..self.hits.len()).step_by(each) {
+            for tally in 0..TALLIES {
+                let place = |slot| cpu + (slot * TALLIES + tally) as usize;
+                let before = self.hits.get(place(from)).unwrap_or_default();
+                self.hits.add(place(to), 0, before.count);
+                self.hits.raise(place(to), 1, before.last_ns);
+            }
+        }
+    }
+
     /// Makes a slot that no program looks at say that there is no policy.
     pub(super) fn clear(&mut self, slot: u32) -> Result<(), KernelError> {
         self.policies.set(slot as usize, &Header::NONE);
@@ -164,7 +177,7 @@ impl Tables {
     }
 
     /// Brings the list of this host's addresses up to date.
-    fn write_own_addresses(&mut self) -> Result<(), KernelError> {
+    pub(super) fn write_own_addresses(&mut self) -> Result<(), KernelError> {
         let own: BTreeSet<Words> = host::addresses().into_iter().map(addr::to_words).collect();
         remove_all(&mut self.own, |addr| !own.contains(addr))?;
         for addr in own {

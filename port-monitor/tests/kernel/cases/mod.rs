@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::{
-    enforce::{self, life},
+    enforce::{self, follow, life},
     lab::Lab,
     report::Verdict,
     rung::Rung,
@@ -172,6 +172,8 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-lock", life::locked),
     once("enforce-other-cgroup", life::other_cgroup),
     once("enforce-detached", life::detached),
+    once("enforce-follow-file", follow::file),
+    once("enforce-follow-host", follow::host),
     once("enforce-reload", life::reloads).parallel(),
     once("enforce-count", life::counted),
     once("enforce-oracle", enforce::oracle::compare),

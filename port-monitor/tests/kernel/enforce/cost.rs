@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    Enforced,
+    Enforced, beside,
     hammer::{Hammer, Ports},
 };
 use crate::{bpf, lab::Lab, report::Verdict};
@@ -67,7 +67,7 @@ pub(crate) fn is_flat(lab: &Lab) -> Result<Verdict> {
         enforced.write(&policy(RULES, RULES, ports.denied()))?,
     ];
     let mut hammer = Hammer::start(&enforced, &ports)?;
-    let _measuring = bpf::measure()?;
+    let measuring = bpf::measure()?;
     let mut costs = [const { Vec::new() }; 3];
     for _ in 0..TURNS {
         for (path, costs) in paths.iter().zip(&mut costs) {
@@ -85,7 +85,10 @@ pub(crate) fn is_flat(lab: &Lab) -> Result<Verdict> {
         many * 10 <= one * 11,
         "{many} ns with {RULES} rules, {one} ns with one"
     );
+    drop(measuring);
+    let beside = beside::compare(lab, &enforced, [&paths[0], &paths[1]], &ports)?;
     Ok(Verdict::Pass(format!(
-        "{many} ns with {RULES} rules, {one} ns with one; {networks} ns with as many networks"
+        "{many} ns with {RULES} rules, {one} ns with one; {networks} ns with as many \
+         networks{beside}"
     )))
 }

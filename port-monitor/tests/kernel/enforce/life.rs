@@ -18,13 +18,13 @@ use crate::{bpf, lab::Lab, report::Verdict};
 /// How much later than its deadline a policy may end.
 const LATE: Duration = Duration::from_secs(1);
 
-fn policy(mode: &str, rules: &str) -> String {
+pub(super) fn policy(mode: &str, rules: &str) -> String {
     format!(
         "version = 1\nmode = \"{mode}\"\n[default]\ninbound = {{ action = \"allow\" }}\n{rules}"
     )
 }
 
-fn rule(name: &str, port: impl std::fmt::Display, action: &str) -> String {
+pub(super) fn rule(name: &str, port: impl std::fmt::Display, action: &str) -> String {
     format!(
         "[[rule]]\nname = \"{name}\"\ndirection = \"out\"\nport = \"{port}\"\naction = \
          \"{action}\"\n"
@@ -32,12 +32,12 @@ fn rule(name: &str, port: impl std::fmt::Display, action: &str) -> String {
 }
 
 /// Denies one port.
-fn denying(port: u16) -> String {
+pub(super) fn denying(port: u16) -> String {
     policy("enforce", &rule("denied", port, "deny"))
 }
 
 /// Denies nothing.
-fn harmless() -> String {
+pub(super) fn harmless() -> String {
     policy("enforce", "")
 }
 

@@ -18,7 +18,9 @@ use serde_json::Value;
 
 use crate::{bpf, cgroup, lab::Lab, report};
 
+pub(crate) mod beside;
 pub(crate) mod cost;
+pub(crate) mod follow;
 pub(crate) mod hammer;
 pub(crate) mod inbound;
 pub(crate) mod life;

@@ -1,6 +1,10 @@
 //! The same connection by whom the policy means, and by somebody else.
 
-use std::{net::SocketAddr, os::unix::process::CommandExt as _, process::Command};
+use std::{
+    net::SocketAddr,
+    os::{fd::AsFd as _, unix::process::CommandExt as _},
+    process::Command,
+};
 
 use anyhow::{Context as _, Result, bail};
 use rustix::net::{connect, listen, sockopt};
@@ -9,6 +13,7 @@ use super::vector::{About, Aim, Outcome, Side, Vector, into, out};
 use crate::{
     cgroup,
     process::{Gate, become_user, fork},
+    scenarios::passing,
     socket::{V4, bind, open, set_tcp},
 };
 
@@ -17,6 +22,7 @@ pub(super) const ALL: &[Vector] = &[
     out("enforce-unit", unit),
     out("enforce-cgroup", below_unit),
     out("enforce-exe", exe),
+    out("bypass-received", received),
     into("enforce-in-user", listener_of_user).silent(),
 ];
 
@@ -80,6 +86,26 @@ fn exe(aim: &Aim) -> Result<Outcome> {
         .arg("--copy")
         .arg(&aim.copy);
     bail!("become {}: {}", aim.copy.display(), command.exec())
+}
+
+/// Somebody else made the socket: who connects is whom it is about.
+fn received(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    let (maker, user) = match aim.side {
+        Side::Denied => (OTHER_USER, DENIED_USER),
+        Side::Allowed => (DENIED_USER, OTHER_USER),
+    };
+    let (ours, theirs) = passing::channel()?;
+    let making = fork(move || {
+        become_user(maker)?;
+        passing::send(&theirs, &[open(V4)?.as_fd()])
+    })?;
+    let mut sockets = passing::receive(&ours)?;
+    making.join()?;
+    become_user(user)?;
+    let at = SocketAddr::new(V4, aim.denied_port(About::Owner));
+    let socket = sockets.pop().context("no socket came")?;
+    Ok(Outcome::of(&connect(&socket, &at)))
 }
 
 /// A listener of the user the policy means; the peer is somebody else.

@@ -5,10 +5,10 @@ use std::{
     io::{IoSlice, IoSliceMut, Read as _, Write as _},
     mem::MaybeUninit,
     net::TcpStream,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg,
@@ -27,12 +27,12 @@ pub(super) fn passed(witness: &Witness) -> Result<()> {
     let (ours, theirs) = channel()?;
     let go = Gate::new()?;
     let child = fork(|| {
-        let sockets = receive(&theirs)?;
+        let sockets = receive_both(&theirs)?;
         go.pass()?;
         use_up(witness, sockets)
     })?;
     let (client, server, _) = open(witness)?;
-    send(&ours, &client, &server)?;
+    send(&ours, &[client.as_fd(), server.as_fd()])?;
     drop((client, server));
     go.open()?;
     child.join()
@@ -44,9 +44,9 @@ pub(super) fn inherited(witness: &Witness) -> Result<()> {
     let dying = witness.of_the_dying()?;
     let opener = fork(|| {
         let (client, server, _) = open(&dying)?;
-        send(&theirs, &client, &server)
+        send(&theirs, &[client.as_fd(), server.as_fd()])
     })?;
-    let sockets = receive(&ours)?;
+    let sockets = receive_both(&ours)?;
     opener.kill()?;
     use_up(witness, sockets)
 }
@@ -69,37 +69,42 @@ fn use_up(witness: &Witness, (mut client, mut server): (TcpStream, TcpStream)) -
     witness.closed(swapped(ends), (FROM_SERVER, FROM_CLIENT), ("peer", ""))
 }
 
-fn channel() -> Result<(OwnedFd, OwnedFd)> {
+/// Two ends to pass sockets between.
+pub(crate) fn channel() -> Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
         .context("socketpair")
 }
 
-fn send(channel: &OwnedFd, client: &TcpStream, server: &TcpStream) -> Result<()> {
-    let both = [client.as_fd(), server.as_fd()];
+/// Passes sockets on, two at most.
+pub(crate) fn send(channel: &OwnedFd, sockets: &[BorrowedFd<'_>]) -> Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut message = SendAncillaryBuffer::new(&mut space);
-    message.push(SendAncillaryMessage::ScmRights(&both));
+    ensure!(
+        message.push(SendAncillaryMessage::ScmRights(sockets)),
+        "too many sockets"
+    );
     let byte = [IoSlice::new(b"!")];
     sendmsg(channel, &byte, &mut message, SendFlags::empty()).context("sendmsg")?;
     Ok(())
 }
 
-fn receive(channel: &OwnedFd) -> Result<(TcpStream, TcpStream)> {
+/// The sockets that were passed on.
+pub(crate) fn receive(channel: &OwnedFd) -> Result<Vec<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut message = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let mut buffer = [IoSliceMut::new(&mut byte)];
     recvmsg(channel, &mut buffer, &mut message, RecvFlags::CMSG_CLOEXEC).context("recvmsg")?;
-    let mut sockets = message.drain().flat_map(|part| match part {
+    let sockets = message.drain().flat_map(|part| match part {
         RecvAncillaryMessage::ScmRights(sockets) => sockets.collect(),
         _ => Vec::new(),
     });
-    let mut next = || {
-        sockets
-            .next()
-            .map(TcpStream::from)
-            .context("no socket came")
-    };
+    Ok(sockets.collect())
+}
+
+fn receive_both(channel: &OwnedFd) -> Result<(TcpStream, TcpStream)> {
+    let mut sockets = receive(channel)?.into_iter().map(TcpStream::from);
+    let mut next = || sockets.next().context("no socket came");
     Ok((next()?, next()?))
 }

@@ -1,0 +1,266 @@
+//! `apply --follow`: stays, and keeps what is in force in step with the policy's file
+//! and with this host.
+//!
+//! It never undoes what somebody else did: a policy that was rolled back, replaced or
+//! not confirmed in time stays so until the file changes or SIGHUP comes. When it ends,
+//! the policy stays in force.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{self, MissedTickBehavior},
+};
+
+use super::{Applied, ApplyArgs, failure, lower, put_into_force};
+use crate::{
+    commands::watch::session::block_on,
+    exit_code::{ExitCode, Failure, OrExit as _},
+    kernel::enforcer::{Enforcer, Status},
+};
+
+/// How often the file and the host are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long a file must have been as it is: somebody may be writing it.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// A rule's end that has moved by more has moved with the wall clock, in ns.
+const CLOCK_SET_NS: u64 = 1_000_000_000;
+
+/// What a file is like from outside; it changes when the file does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    /// `None` where there is no file, or none that can be looked at.
+    fn of(path: &Path) -> Option<Self> {
+        let found = fs::metadata(path).ok()?;
+        Some(Self {
+            inode: (found.dev(), found.ino()),
+            size: found.size(),
+            modified: (found.mtime(), found.mtime_nsec()),
+        })
+    }
+}
+
+/// What a look at the kernel found.
+enum Found {
+    /// The policy that was applied here, for good.
+    Ours,
+    /// That policy, not confirmed yet; or another.
+    NotOurs,
+    /// Programs that are attached to nothing.
+    Detached(String),
+    /// Nothing: enforcement was ended.
+    Nothing,
+}
+
+/// Puts the policy into force and keeps it so until a signal comes.
+pub(super) fn run(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
+    // Before the file is read: what changes meanwhile is seen then.
+    let stamp = Stamp::of(&args.path);
+    let applied = put_into_force(args, &mut out)?;
+    let mut follower = Follower {
+        args,
+        out,
+        applied,
+        stamp,
+        is_asked: false,
+        problem: None,
+    };
+    block_on(async {
+        let hook = |kind| signal(kind).or_exit(ExitCode::CannotAttach);
+        let mut interrupt = hook(SignalKind::interrupt())?;
+        let mut terminate = hook(SignalKind::terminate())?;
+        let mut hangup = hook(SignalKind::hangup())?;
+        let mut ticks = time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                _ = hangup.recv() => follower.is_asked = true,
+                _ = ticks.tick() => {}
+            }
+            if !follower.look().await {
+                break;
+            }
+        }
+        Ok(ExitCode::Ok)
+    })
+}
+
+struct Follower<'a, W> {
+    args: &'a ApplyArgs,
+    out: W,
+    applied: Applied,
+    /// Of the file that was read last, whatever became of it.
+    stamp: Option<Stamp>,
+    /// SIGHUP came, and the file was not read since.
+    is_asked: bool,
+    /// What was told last: the same is told once.
+    problem: Option<String>,
+}
+
+impl<W: Write> Follower<'_, W> {
+    /// Looks at the file and the host; false when there is nothing left to follow.
+    async fn look(&mut self) -> bool {
+        let problem = match self.keep_in_step().await {
+            Ok(Found::Nothing) => {
+                self.say("enforcement was ended: no longer following");
+                return false;
+            }
+            Ok(Found::Ours | Found::NotOurs) => None,
+            Ok(Found::Detached(names)) => Some(format!(
+                "somebody has detached {names}: apply the policy anew after `panic-open`"
+            )),
+            // Somebody else is changing the policy: the next look will do.
+            Err(error) if error.code == ExitCode::Locked => return true,
+            Err(error) => Some(format!("{:#}", error.error)),
+        };
+        if let Some(text) = &problem
+            && self.problem != problem
+        {
+            // Whoever closed the output does not want it; the policy is kept all the same.
+            let _ = writeln!(
+                io::stderr(),
+                "port-monitor: {text}\nport-monitor: the policy in force stays"
+            );
+        }
+        self.problem = problem;
+        true
+    }
+
+    async fn keep_in_step(&mut self) -> Result<Found, Failure> {
+        let found = self.found()?;
+        if matches!(found, Found::Nothing) {
+            return Ok(found);
+        }
+        if self.is_asked || self.has_changed().await {
+            self.reload()?;
+        } else if matches!(found, Found::Ours) {
+            self.refresh()?;
+        }
+        Ok(found)
+    }
+
+    /// The file is another, and nobody is writing it just now.
+    async fn has_changed(&self) -> bool {
+        let stamp = Stamp::of(&self.args.path);
+        if stamp == self.stamp {
+            return false;
+        }
+        time::sleep(SETTLED).await;
+        Stamp::of(&self.args.path) == stamp
+    }
+
+    /// Applies the file. What is wrong with it changes nothing.
+    fn reload(&mut self) -> Result<(), Failure> {
+        let stamp = Stamp::of(&self.args.path);
+        let applied = put_into_force(self.args, &mut self.out);
+        if !matches!(&applied, Err(error) if error.code == ExitCode::Locked) {
+            self.stamp = stamp;
+            self.is_asked = false;
+        }
+        self.applied = applied?;
+        Ok(())
+    }
+
+    /// Looks the names of the policy up again.
+    fn refresh(&mut self) -> Result<(), Failure> {
+        let mut lowered = lower(&self.applied.policy)?;
+        let before = &self.applied.lowered.header;
+        lowered.header.applied_ns = before.applied_ns;
+        // The clocks are never read at one moment: only a clock that was set counts.
+        let ends = lowered.header.ends_ns.iter().zip(&before.ends_ns);
+        if ends
+            .into_iter()
+            .all(|(now, then)| now.abs_diff(*then) < CLOCK_SET_NS)
+        {
+            lowered.header.ends_ns = before.ends_ns;
+        }
+        let mut enforcer = self.enforcer()?;
+        enforcer.refresh_addresses().map_err(failure)?;
+        if lowered == self.applied.lowered {
+            return Ok(());
+        }
+        enforcer.refresh(&lowered).map_err(failure)?;
+        self.applied.lowered = lowered;
+        let path = self.args.path.display();
+        let line = format!("{path}: units, cgroups or executables have changed: looked up again");
+        self.say(&line);
+        Ok(())
+    }
+
+    fn found(&self) -> Result<Found, Failure> {
+        let name = &self.args.instance.name;
+        let Some(enforcer) = Enforcer::open(name).map_err(failure)? else {
+            return Ok(Found::Nothing);
+        };
+        let status = enforcer.status().map_err(failure)?;
+        let detached: Vec<_> = detached(&status).collect();
+        if !detached.is_empty() {
+            return Ok(Found::Detached(detached.join(" ")));
+        }
+        let ours = &self.applied.lowered.header;
+        let is_ours =
+            (status.header.applied_ns, status.header.digest) == (ours.applied_ns, ours.digest);
+        Ok(if is_ours && status.unconfirmed.is_none() {
+            Found::Ours
+        } else {
+            Found::NotOurs
+        })
+    }
+
+    fn enforcer(&self) -> Result<Enforcer, Failure> {
+        Enforcer::existing(&self.args.instance.name).map_err(failure)
+    }
+
+    fn say(&mut self, line: &str) {
+        if let Err(error) = writeln!(self.out, "{line}") {
+            log::debug!("write to the standard output: {error}");
+        }
+    }
+}
+
+/// The programs that are attached to nothing.
+fn detached(status: &Status) -> impl Iterator<Item = &str> {
+    let links = status.links.iter();
+    links.filter_map(|(name, is_attached)| (!is_attached).then_some(name.as_str()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_replaced_or_written_or_gone_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("policy.toml");
+        fs::write(&path, "one").unwrap();
+        let before = Stamp::of(&path);
+        assert_eq!(Stamp::of(&path), before);
+
+        fs::write(dir.path().join("new"), "two").unwrap();
+        fs::rename(dir.path().join("new"), &path).unwrap();
+        let replaced = Stamp::of(&path);
+        assert_ne!(replaced, before);
+
+        fs::write(&path, "three").unwrap();
+        assert_ne!(Stamp::of(&path), replaced);
+
+        fs::remove_file(&path).unwrap();
+        assert_eq!(Stamp::of(&path), None);
+    }
+}

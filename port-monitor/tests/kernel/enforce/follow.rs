@@ -1,0 +1,220 @@
+//! `apply --follow`: what is in force keeps step with its file and with the host.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    Enforced,
+    hammer::{Hammer, Ports},
+    life::{denying, harmless, policy, rule},
+    this_program,
+};
+use crate::{cgroup, lab::Lab, process::poll_until, report::Verdict};
+
+/// How long it may take to notice something.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long it may take to do what it must not do: it looks every second.
+const LOOKS: Duration = Duration::from_millis(2_500);
+
+/// One that runs.
+struct Follower {
+    child: Child,
+    lines: Receiver<String>,
+    path: PathBuf,
+}
+
+impl Follower {
+    fn start(enforced: &Enforced<'_>, text: &str) -> Result<Self> {
+        let path = enforced.write(text)?;
+        let mut child = enforced
+            .command("apply")
+            .arg(&path)
+            .args(enforced.place())
+            .args(["--follow", "--no-confirm"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("start the follower")?;
+        let (send, lines) = mpsc::channel();
+        let stdout = child.stdout.take().context("no stdout")?;
+        let stderr = child.stderr.take().context("no stderr")?;
+        for stream in [
+            Box::new(stdout) as Box<dyn std::io::Read + Send>,
+            Box::new(stderr),
+        ] {
+            let send = send.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if send.send(line).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        let follower = Self { child, lines, path };
+        follower.hear("applied")?;
+        Ok(follower)
+    }
+
+    /// Waits for a line with this in it.
+    fn hear(&self, words: &str) -> Result<()> {
+        let mut others = Vec::new();
+        loop {
+            let line = self
+                .lines
+                .recv_timeout(PATIENCE)
+                .with_context(|| format!("no `{words}` after {others:?}"))?;
+            if line.contains(words) {
+                return Ok(());
+            }
+            others.push(line);
+        }
+    }
+
+    /// Puts another file in the place of the policy's.
+    fn replace(&self, text: &str) -> Result<()> {
+        let new = self.path.with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, &self.path).context("replace the policy")
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).context("signal the follower")
+    }
+
+    fn expect_end(mut self) -> Result<()> {
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the follower ended with {status}");
+        Ok(())
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // It has ended already, or the case has failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Files that are changed, spoilt and deleted; SIGHUP; and what others decided.
+pub(crate) fn file(lab: &Lab) -> Result<Verdict> {
+    let ports = Ports::new()?;
+    let enforced = Enforced::new(lab, &harmless())?;
+    let mut hammer = Hammer::start(&enforced, &ports)?;
+    let follower = Follower::start(&enforced, &harmless())?;
+    hammer.expect_free()?;
+    follower.replace(&denying(ports.denied()))?;
+    follower.hear("applied")?;
+    hammer.expect_held()?;
+
+    for (spoilt, word) in [("", "is empty"), ("version = 1\nmode = \"", "error")] {
+        follower.replace(spoilt)?;
+        follower.hear(word)?;
+        follower.hear("the policy in force stays")?;
+        hammer.expect_held()?;
+    }
+    fs::remove_file(&follower.path)?;
+    follower.hear("no such file")?;
+    hammer.expect_held()?;
+    follower.replace(&harmless())?;
+    follower.hear("applied")?;
+    hammer.expect_free()?;
+
+    enforced.tell("rollback")?;
+    thread::sleep(LOOKS);
+    hammer.expect_held()?;
+    follower.signal(Signal::HUP)?;
+    follower.hear("applied")?;
+    hammer.expect_free()?;
+
+    follower.replace(&denying(ports.denied()))?;
+    follower.hear("applied")?;
+    follower.signal(Signal::TERM)?;
+    follower.expect_end()?;
+    hammer.expect_held()?;
+    Ok(Verdict::pass())
+}
+
+/// A unit that is started anew is held to its rules again; the counts go on. When
+/// enforcement is ended, nobody begins it again.
+pub(crate) fn host(lab: &Lab) -> Result<Verdict> {
+    let ports = Ports::new()?;
+    let enforced = Enforced::new(lab, &harmless())?;
+    let unit = lab.cgroups.held_unit(&enforced.cgroup);
+    let of_unit = format!(
+        "{}cgroup = \"{unit}\"\n",
+        rule("of-unit", ports.allowed(), "deny")
+    );
+    let text = policy(
+        "enforce",
+        &(rule("denied", ports.denied(), "deny") + &of_unit),
+    );
+    let mut hammer = Hammer::start(&enforced, &ports)?;
+    let follower = Follower::start(&enforced, &text)?;
+    hammer.expect_held()?;
+    ensure!(
+        is_refused(&unit, ports.allowed())?,
+        "the unit's rule does not hold"
+    );
+    let hits = ["denied", "of-unit"].map(|name| enforced.hits(name));
+    let [denied, of_unit] = hits;
+    let (denied, of_unit) = (denied?, of_unit?);
+
+    start_anew(&cgroup::directory(&unit)?)?;
+    follower.hear("looked up again")?;
+    ensure!(
+        is_refused(&unit, ports.allowed())?,
+        "the unit got out of it"
+    );
+    hammer.expect_held()?;
+    let after = (enforced.hits("denied")?, enforced.hits("of-unit")?);
+    ensure!(
+        after == (denied + 9, of_unit + 1),
+        "{after:?} hits after ({denied}, {of_unit})"
+    );
+    enforced.tell("rollback")?;
+    hammer.expect_free()?;
+
+    enforced.tell("panic-open")?;
+    follower.hear("no longer following")?;
+    follower.expect_end()?;
+    hammer.expect_free()?;
+    Ok(Verdict::pass())
+}
+
+/// As a service manager does.
+fn start_anew(dir: &Path) -> Result<()> {
+    poll_until(PATIENCE, || Ok(fs::remove_dir(dir).is_ok())).context("empty the cgroup")?;
+    fs::create_dir(dir).with_context(|| format!("create {}", dir.display()))
+}
+
+/// What becomes of a connection from within a cgroup.
+fn is_refused(cgroup: &str, port: u16) -> Result<bool> {
+    let mut child = this_program()?
+        .args(["walk", "--user", "0", "--cgroup", cgroup])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start a walker")?;
+    let mut stdin = child.stdin.take().context("no stdin")?;
+    writeln!(stdin, "127.0.0.1:{port}")?;
+    drop(stdin);
+    let mut answer = String::new();
+    let mut stdout = child.stdout.take().context("no stdout")?;
+    stdout.read_to_string(&mut answer)?;
+    ensure!(child.wait()?.success(), "the walker failed");
+    Ok(answer.trim() == "x")
+}
