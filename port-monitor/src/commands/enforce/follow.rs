@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use port_monitor_common::generation::ASKS_SELF;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::{self, MissedTickBehavior},
@@ -22,11 +23,14 @@ use super::{Applied, ApplyArgs, failure, lower, put_into_force};
 use crate::{
     commands::watch::session::block_on,
     exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::enforcer::{Enforcer, Status},
+    kernel::enforcer::Enforcer,
 };
 
 /// How often the file and the host are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// At every which look it is checked that all programs are attached.
+const LOOKS_AT_LINKS: u32 = 5;
 
 /// How long a file must have been as it is: somebody may be writing it.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -56,10 +60,8 @@ impl Stamp {
 
 /// What a look at the kernel found.
 enum Found {
-    /// The policy that was applied here, for good.
-    Ours,
-    /// That policy, not confirmed yet; or another.
-    NotOurs,
+    /// A policy, this one or another.
+    Policy,
     /// Programs that are attached to nothing.
     Detached(String),
     /// Nothing: enforcement was ended.
@@ -77,6 +79,8 @@ pub(super) fn run(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Fai
         applied,
         stamp,
         is_asked: false,
+        looks: 0,
+        is_detached: false,
         problem: None,
     };
     block_on(async {
@@ -109,6 +113,10 @@ struct Follower<'a, W> {
     stamp: Option<Stamp>,
     /// SIGHUP came, and the file was not read since.
     is_asked: bool,
+    /// How often the kernel was looked at.
+    looks: u32,
+    /// A program was attached to nothing the last time.
+    is_detached: bool,
     /// What was told last: the same is told once.
     problem: Option<String>,
 }
@@ -121,7 +129,7 @@ impl<W: Write> Follower<'_, W> {
                 self.say("enforcement was ended: no longer following");
                 return false;
             }
-            Ok(Found::Ours | Found::NotOurs) => None,
+            Ok(Found::Policy) => None,
             Ok(Found::Detached(names)) => Some(format!(
                 "somebody has detached {names}: apply the policy anew after `panic-open`"
             )),
@@ -143,16 +151,29 @@ impl<W: Write> Follower<'_, W> {
     }
 
     async fn keep_in_step(&mut self) -> Result<Found, Failure> {
-        let found = self.found()?;
-        if matches!(found, Found::Nothing) {
-            return Ok(found);
-        }
         if self.is_asked || self.has_changed().await {
+            if self.enforcer()?.is_none() {
+                return Ok(Found::Nothing);
+            }
             self.reload()?;
-        } else if matches!(found, Found::Ours) {
-            self.refresh()?;
         }
-        Ok(found)
+        let Some(mut enforcer) = self.enforcer()? else {
+            return Ok(Found::Nothing);
+        };
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOKS_AT_LINKS) || self.is_detached {
+            let links = enforcer.links().map_err(failure)?;
+            let detached = links.iter().filter(|(_, is_attached)| !is_attached);
+            let names: Vec<_> = detached.map(|(name, _)| name.as_str()).collect();
+            self.is_detached = !names.is_empty();
+            if self.is_detached {
+                return Ok(Found::Detached(names.join(" ")));
+            }
+        }
+        if self.is_ours(&enforcer) {
+            self.refresh(&mut enforcer)?;
+        }
+        Ok(Found::Policy)
     }
 
     /// The file is another, and nobody is writing it just now.
@@ -178,7 +199,7 @@ impl<W: Write> Follower<'_, W> {
     }
 
     /// Looks the names of the policy up again.
-    fn refresh(&mut self) -> Result<(), Failure> {
+    fn refresh(&mut self, enforcer: &mut Enforcer) -> Result<(), Failure> {
         let mut lowered = lower(&self.applied.policy)?;
         let before = &self.applied.lowered.header;
         lowered.header.applied_ns = before.applied_ns;
@@ -190,8 +211,9 @@ impl<W: Write> Follower<'_, W> {
         {
             lowered.header.ends_ns = before.ends_ns;
         }
-        let mut enforcer = self.enforcer()?;
-        enforcer.refresh_addresses().map_err(failure)?;
+        if lowered.header.asks & ASKS_SELF != 0 {
+            enforcer.refresh_addresses().map_err(failure)?;
+        }
         if lowered == self.applied.lowered {
             return Ok(());
         }
@@ -203,28 +225,15 @@ impl<W: Write> Follower<'_, W> {
         Ok(())
     }
 
-    fn found(&self) -> Result<Found, Failure> {
-        let name = &self.args.instance.name;
-        let Some(enforcer) = Enforcer::open(name).map_err(failure)? else {
-            return Ok(Found::Nothing);
-        };
-        let status = enforcer.status().map_err(failure)?;
-        let detached: Vec<_> = detached(&status).collect();
-        if !detached.is_empty() {
-            return Ok(Found::Detached(detached.join(" ")));
-        }
+    /// What is in force was applied here, and for good.
+    fn is_ours(&self, enforcer: &Enforcer) -> bool {
+        let (found, unconfirmed) = enforcer.in_force();
         let ours = &self.applied.lowered.header;
-        let is_ours =
-            (status.header.applied_ns, status.header.digest) == (ours.applied_ns, ours.digest);
-        Ok(if is_ours && status.unconfirmed.is_none() {
-            Found::Ours
-        } else {
-            Found::NotOurs
-        })
+        (found.applied_ns, found.digest) == (ours.applied_ns, ours.digest) && unconfirmed.is_none()
     }
 
-    fn enforcer(&self) -> Result<Enforcer, Failure> {
-        Enforcer::existing(&self.args.instance.name).map_err(failure)
+    fn enforcer(&self) -> Result<Option<Enforcer>, Failure> {
+        Enforcer::open(&self.args.instance.name).map_err(failure)
     }
 
     fn say(&mut self, line: &str) {
@@ -232,12 +241,6 @@ impl<W: Write> Follower<'_, W> {
             log::debug!("write to the standard output: {error}");
         }
     }
-}
-
-/// The programs that are attached to nothing.
-fn detached(status: &Status) -> impl Iterator<Item = &str> {
-    let links = status.links.iter();
-    links.filter_map(|(name, is_attached)| (!is_attached).then_some(name.as_str()))
 }
 
 #[cfg(test)]

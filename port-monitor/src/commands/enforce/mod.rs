@@ -10,6 +10,7 @@ use super::{policy, watch::args::parse_duration, written};
 use crate::{
     clock,
     exit_code::{ExitCode, Failure, OrExit as _},
+    filter,
     kernel::enforcer::{DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance},
     policy::{
         Facts, Policy,
@@ -105,9 +106,10 @@ fn put_into_force(args: &ApplyArgs, mut out: impl Write) -> Result<Applied, Fail
         check_session(&policy)?;
     }
     let lowered = lower(&policy)?;
+    let cgroup = args.cgroup.as_deref().map(filter::cgroup_path).transpose();
     let instance = Instance {
         name: args.instance.name.clone(),
-        cgroup: args.cgroup.clone(),
+        cgroup: cgroup.or_exit(ExitCode::Usage)?.map(PathBuf::from),
     };
     let confirm = if args.no_confirm {
         None
@@ -116,7 +118,7 @@ fn put_into_force(args: &ApplyArgs, mut out: impl Write) -> Result<Applied, Fail
     };
     let mut enforcer = Enforcer::open_or_install(&instance).map_err(failure)?;
     enforcer.apply(&lowered, confirm).map_err(failure)?;
-    let ended = established::end(&enforcer, &policy, args.cgroup.as_deref())
+    let ended = established::end(&enforcer, &policy, instance.cgroup.as_deref())
         .with_context(|| format!("{} is in force, but", args.path.display()))
         .or_exit(ExitCode::CannotAttach)?;
     let count = policy.rule_count();

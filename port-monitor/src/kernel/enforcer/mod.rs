@@ -13,7 +13,7 @@ use std::{
 };
 
 use aya::programs::links::{FdLink, PinnedLink};
-use port_monitor_common::generation::{Hits, MODE_NONE, RuleEntry, SLOTS, State, Tally};
+use port_monitor_common::generation::{Header, Hits, MODE_NONE, RuleEntry, SLOTS, State, Tally};
 use rustix::{
     fs::{FlockOperation, StatFs, flock, statfs},
     io::Errno,
@@ -289,6 +289,20 @@ impl Enforcer {
         Ok(())
     }
 
+    /// The policy in force, and how long there still is to confirm it.
+    pub fn in_force(&self) -> (Header, Option<Duration>) {
+        let (state, now_ms) = (self.tables.state(), now_ms());
+        let left_ms = state.deadline_ms().saturating_sub(now_ms);
+        let header = self.tables.header(state.slot_at(now_ms));
+        let is_waiting = state.deadline_ms() != 0 && left_ms > 0;
+        (header, is_waiting.then(|| Duration::from_millis(left_ms)))
+    }
+
+    /// The links, and whether each is attached.
+    pub fn links(&self) -> Result<Vec<(String, bool)>, EnforcerError> {
+        install::links(&self.dir)
+    }
+
     /// Brings what `self` means in rules up to date.
     pub fn refresh_addresses(&mut self) -> Result<(), EnforcerError> {
         Ok(self.tables.write_own_addresses()?)
@@ -335,10 +349,8 @@ impl Enforcer {
 
     /// What is in force, and how often what decided.
     pub fn status(&self) -> Result<Status, EnforcerError> {
-        let state = self.tables.state();
-        let now_ms = now_ms();
-        let slot = state.slot_at(now_ms);
-        let header = self.tables.header(slot);
+        let (header, unconfirmed) = self.in_force();
+        let slot = self.tables.state().slot_at(now_ms());
         let count = header.rule_count as usize;
         let rules = (0..count)
             .filter_map(|rule| {
@@ -349,7 +361,6 @@ impl Enforcer {
             })
             .collect();
         let tally = |tally: Tally| self.tables.tally(slot, tally);
-        let left_ms = state.deadline_ms().saturating_sub(now_ms);
         Ok(Status {
             is_in_force: header.mode != MODE_NONE,
             header,
@@ -362,9 +373,8 @@ impl Enforcer {
             loopback: tally(Tally::Loopback),
             kernel: tally(Tally::KernelThread),
             broken: tally(Tally::Broken),
-            unconfirmed: (state.deadline_ms() != 0 && left_ms > 0)
-                .then(|| Duration::from_millis(left_ms)),
-            links: install::links(&self.dir)?,
+            unconfirmed,
+            links: self.links()?,
         })
     }
 }
@@ -384,7 +394,7 @@ pub struct Status {
     /// There is a policy.
     pub is_in_force: bool,
     /// It.
-    pub header: port_monitor_common::generation::Header,
+    pub header: Header,
     /// Its rules.
     pub rules: Vec<RuleHits>,
     /// How often the defaults decided, by direction.

@@ -19,7 +19,7 @@ use super::{
     life::{denying, harmless, policy, rule},
     this_program,
 };
-use crate::{cgroup, lab::Lab, process::poll_until, report::Verdict};
+use crate::{bpf, cgroup, lab::Lab, process::poll_until, report::Verdict};
 
 /// How long it may take to notice something.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -148,10 +148,11 @@ pub(crate) fn file(lab: &Lab) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
-/// A unit that is started anew is held to its rules again; the counts go on. When
-/// enforcement is ended, nobody begins it again.
+/// A unit that is started anew is held to its rules again; the counts go on. A program
+/// that is detached is told of. When enforcement is ended, nobody begins it again.
 pub(crate) fn host(lab: &Lab) -> Result<Verdict> {
     let ports = Ports::new()?;
+    let before = bpf::all()?;
     let enforced = Enforced::new(lab, &harmless())?;
     let unit = lab.cgroups.held_unit(&enforced.cgroup);
     let of_unit = format!(
@@ -188,6 +189,9 @@ pub(crate) fn host(lab: &Lab) -> Result<Verdict> {
     enforced.tell("rollback")?;
     hammer.expect_free()?;
 
+    let made: bpf::Objects = bpf::all()?.difference(&before).copied().collect();
+    bpf::detach_one(&made)?;
+    follower.hear("somebody has detached pm_")?;
     enforced.tell("panic-open")?;
     follower.hear("no longer following")?;
     follower.expect_end()?;
