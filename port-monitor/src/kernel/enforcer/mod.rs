@@ -278,8 +278,7 @@ impl Enforcer {
     pub fn refresh(&mut self, policy: &Lowered) -> Result<(), EnforcerError> {
         let state = self.tables.state();
         let (current, before) = (state.slot_at(now_ms()), state.fallback());
-        let is_free = |slot: &u32| *slot != current && *slot != before;
-        let slot = (0..SLOTS).find(is_free).unwrap_or(0);
+        let slot = third_slot(current, before);
         barrier()?;
         self.tables.write(slot, policy)?;
         self.tables.set_state(State::confirmed_after(slot, before));
@@ -291,11 +290,17 @@ impl Enforcer {
 
     /// The policy in force, and how long there still is to confirm it.
     pub fn in_force(&self) -> (Header, Option<Duration>) {
+        let (slot, unconfirmed) = self.deciding();
+        (self.tables.header(slot), unconfirmed)
+    }
+
+    /// The same by its slot.
+    fn deciding(&self) -> (u32, Option<Duration>) {
         let (state, now_ms) = (self.tables.state(), now_ms());
         let left_ms = state.deadline_ms().saturating_sub(now_ms);
-        let header = self.tables.header(state.slot_at(now_ms));
         let is_waiting = state.deadline_ms() != 0 && left_ms > 0;
-        (header, is_waiting.then(|| Duration::from_millis(left_ms)))
+        let slot = state.slot_at(now_ms);
+        (slot, is_waiting.then(|| Duration::from_millis(left_ms)))
     }
 
     /// The links, and whether each is attached.
@@ -349,8 +354,8 @@ impl Enforcer {
 
     /// What is in force, and how often what decided.
     pub fn status(&self) -> Result<Status, EnforcerError> {
-        let (header, unconfirmed) = self.in_force();
-        let slot = self.tables.state().slot_at(now_ms());
+        let (slot, unconfirmed) = self.deciding();
+        let header = self.tables.header(slot);
         let count = header.rule_count as usize;
         let rules = (0..count)
             .filter_map(|rule| {
@@ -423,8 +428,12 @@ fn in_use(state: State, now_ms: u64) -> (u32, u32) {
 /// A slot that neither decides nor will.
 fn free_slot(state: State, now_ms: u64) -> u32 {
     let (current, before) = in_use(state, now_ms);
+    third_slot(current, before)
+}
+
+/// Of three slots two are in use.
+fn third_slot(current: u32, before: u32) -> u32 {
     let is_free = |slot: &u32| *slot != current && *slot != before;
-    // Of three slots two are in use.
     (0..SLOTS).find(is_free).unwrap_or(0)
 }
 
