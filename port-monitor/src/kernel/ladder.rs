@@ -53,7 +53,7 @@ impl Rung {
     /// lists them. Which of them hold depends on the kernel and on `--acceptor`.
     pub fn blind_spots(self) -> Vec<&'static str> {
         match self {
-            Self::Fentry => vec![NO_GRAFT, NO_UNSENT, NO_LISTEN],
+            Self::Fentry => vec![NO_GRAFT, NO_UNSENT, NO_LISTEN, NO_PERF_EVENTS],
             Self::Kprobe => vec![FEW_RETURN_PROBES, NO_UNSENT, NO_LISTEN],
             Self::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND, NO_PERF_EVENTS]
                 .into_iter()
@@ -132,20 +132,12 @@ fn hooks_of(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
     if needs.tree {
         hooks.extend(TREE);
     }
-    let again = if needs.preemptible {
-        AGAIN_PREEMPTIBLE
-    } else {
-        AGAIN
-    };
     match rung {
-        Rung::Fentry => hooks.extend(fentry_hooks(needs, again)?),
+        Rung::Fentry => hooks.extend(fentry_hooks(needs)?),
         Rung::Kprobe => {
-            hooks.extend([
-                GRAFT_ALONE,
-                OUTCOME,
-                again,
-                required("pm_connect_kp", Place::KProbe("tcp_connect")),
-            ]);
+            hooks.push(GRAFT_ALONE);
+            hooks.extend(outcome_hooks(needs));
+            hooks.push(required("pm_connect_kp", Place::KProbe("tcp_connect")));
             hooks.extend(further_hooks(&UNSENT_PROBES, LISTEN_PROBES, needs));
         }
         Rung::Tracepoint => {
@@ -179,25 +171,25 @@ pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
     functions.collect()
 }
 
-fn fentry_hooks(needs: &Needs, again: Hook) -> Result<Vec<Hook>, RungError> {
+fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, RungError> {
     let accept = required(accept_program(needs)?, Place::FExit("inet_csk_accept"));
-    let mut hooks = if needs.preemptible {
-        vec![
-            GRAFT_PREEMPTIBLE,
-            accept,
-            OUTCOME,
-            again,
-            CONNECT_PREEMPTIBLE,
-        ]
+    let (graft, connect, unsent, listen): (_, _, &[_], _) = if needs.preemptible {
+        let (graft, connect) = (GRAFT_PREEMPTIBLE, CONNECT_PREEMPTIBLE);
+        (graft, connect, &UNSENT_PROBES, LISTEN_PROBES)
     } else {
-        vec![GRAFT, accept, OUTCOME, again, CONNECT]
+        (GRAFT, CONNECT, &UNSENT, LISTEN)
     };
-    if needs.preemptible {
-        hooks.extend(further_hooks(&UNSENT_PROBES, LISTEN_PROBES, needs));
-    } else {
-        hooks.extend(further_hooks(&UNSENT, LISTEN, needs));
-    }
+    let mut hooks = vec![graft, accept];
+    hooks.extend(outcome_hooks(needs));
+    hooks.push(connect);
+    hooks.extend(further_hooks(unsent, listen, needs));
     Ok(hooks)
+}
+
+/// Those that see how attempts and connections end, and stand in for each other.
+fn outcome_hooks(needs: &Needs) -> impl Iterator<Item = Hook> {
+    let preemptible = needs.preemptible.then_some(AGAIN_PREEMPTIBLE);
+    [OUTCOME, AGAIN].into_iter().chain(preemptible)
 }
 
 /// The fexit program whose result slot fits this kernel's prototype.

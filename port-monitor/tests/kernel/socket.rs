@@ -96,6 +96,29 @@ pub(crate) fn set_deaf(socket: impl AsFd, deaf: bool) -> Result<()> {
         .context("set IP_MINTTL")
 }
 
+/// How many packets that came for the socket the kernel has thrown away, those that a
+/// deaf one did not hear among them.
+pub(crate) fn dropped(socket: impl AsFd) -> Result<u32> {
+    // Up to `SK_MEMINFO_DROPS`, the last one.
+    let mut counts = [0_u32; 9];
+    let mut size = libc::socklen_t::try_from(size_of_val(&counts))?;
+    // SAFETY: the descriptor is open, and the kernel writes at most `size` bytes to
+    // `counts`.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            counts.as_mut_ptr().cast(),
+            &raw mut size,
+        )
+    };
+    if status != 0 {
+        return Err(std::io::Error::last_os_error()).context("get SO_MEMINFO");
+    }
+    Ok(counts[8])
+}
+
 fn set_option(
     socket: BorrowedFd<'_>,
     level: libc::c_int,

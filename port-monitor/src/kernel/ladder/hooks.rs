@@ -66,7 +66,10 @@ pub(super) const REMOTE: Hook = required("pm_remote_rt", STATE);
 /// preempted task is in the middle of it. Perf events come first, and what they miss
 /// of softirqs that interrupt them is seen after them.
 pub(super) const TRACEPOINT_PREEMPTIBLE: [Hook; 4] = [
-    AGAIN_PREEMPTIBLE,
+    Hook {
+        otherwise: Otherwise::Instead(&AGAIN),
+        ..AGAIN_PREEMPTIBLE
+    },
     Hook {
         otherwise: Otherwise::Instead(&LOCAL),
         ..required("pm_local_tp", STATE_EVENT)
@@ -93,9 +96,10 @@ pub(super) const OUTCOME: Hook = required("pm_outcome_rt", STATE);
 /// What softirqs do in the middle of the other programs there.
 pub(super) const AGAIN: Hook = required("pm_again_rt", STATE);
 
-/// What is skipped while a preempted task is in the middle of them.
+/// What is skipped while a preempted task is in the middle of each of them: a perf event
+/// is skipped only where it interrupts a kprobe's program or another perf event's.
 pub(super) const AGAIN_PREEMPTIBLE: Hook = Hook {
-    otherwise: Otherwise::Instead(&AGAIN),
+    otherwise: Otherwise::Blind(NO_PERF_EVENTS),
     ..required("pm_again_tp", STATE_EVENT)
 };
 

@@ -6,17 +6,18 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use rustix::{event::PollFlags, io::Errno, net::sockopt};
 
 use crate::{
     diag,
     fact::Witness,
+    process::poll_until,
     scenarios::{
         closing::{FROM_CLIENT, FROM_SERVER, swapped, used},
         places,
     },
-    socket::{V4, V6, any_port, local, peer, poll, set_deaf},
+    socket::{V4, V6, any_port, dropped, local, peer, poll, set_deaf},
 };
 
 /// How long a client waits for an answer, ms: long enough to ask again, after 200
@@ -72,6 +73,9 @@ pub(super) fn timed_out(witness: &Witness) -> Result<()> {
     witness.closed(swapped(ends), (FROM_SERVER + 1, FROM_CLIENT), server_saw)?;
 
     expect_error(&mut idle, Errno::TIMEDOUT)?;
+    // It asked once, and then sent an RST, which may come later than the client knows.
+    poll_until(Duration::from_secs(10), || Ok(dropped(&idle_server)? == 2))
+        .context("wait for the RST that is not heard")?;
     witness.closed(idle_ends, (FROM_CLIENT, FROM_SERVER), client_saw)?;
     learn_too_late(&mut idle_server)?;
     let sent = FROM_SERVER + 1;
