@@ -1,8 +1,8 @@
 //! A compiled policy as it lies in the kernel's maps, and which one is in force.
 //!
-//! There is room for three policies, one in each slot: the one in force, the one
-//! to fall back to while that is not confirmed, and the one being written. Every
-//! key begins with the slot. A verdict reads [`State`] once and looks at one slot
+//! There is room for four policies, one in each slot: the one in force, what comes in its
+//! place when nobody follows it any more, the one before, and the one being written.
+//! Every key begins with the slot. A verdict reads [`State`] once and looks at one slot
 //! only, so it is wholly of one policy.
 
 use core::{hint::black_box, mem::offset_of};
@@ -12,10 +12,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::policy::MAX_RULES;
 
 /// Version of everything in this module: maps of another one are not touched.
-pub const GENERATION_ABI: u32 = 1;
+pub const GENERATION_ABI: u32 = 2;
 
 /// Policies there is room for.
-pub const SLOTS: u32 = 3;
+pub const SLOTS: u32 = 4;
 /// Rules of one policy: [`MAX_RULES`].
 pub const RULES: u32 = 1_024;
 /// Masks of one policy.
@@ -37,15 +37,27 @@ pub const LEVELS: i32 = 16;
 
 /// Which policy is in force, in one word, so that one write changes all of it.
 ///
-/// Bits 0–3: the slot in force. Bits 4–7: the slot to fall back to. The rest: when
-/// to fall back, `CLOCK_BOOTTIME` in milliseconds; zero is never.
+/// Bits 0–3: the slot in force. Bits 4–7: the slot to fall back to. Bits 12 and up: when
+/// to fall back, `CLOCK_BOOTTIME` in milliseconds; zero is never. A verdict needs no more.
+///
+/// Bits 8–10: a third slot. Bit 11: a lease. Under a lease one falls back because nobody
+/// follows the policy any more, and the third slot is that of the policy before; else
+/// because nobody confirms it, and the third slot is what a lease would fall back to, the
+/// slot in force where there is to be none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State(pub u64);
 
 impl State {
+    const LEASE: u64 = 1 << 11;
+
+    const fn new(slot: u32, fallback: u32, third: u32, deadline_ms: u64) -> Self {
+        let slots = (slot & 0xf) | (fallback & 0xf) << 4 | (third & 0x7) << 8;
+        Self(slots as u64 | deadline_ms << 12)
+    }
+
     /// This slot, for good.
     pub const fn confirmed(slot: u32) -> Self {
-        Self((slot & 0xf) as u64)
+        Self::confirmed_after(slot, slot)
     }
 
     /// This slot, for good; `before` is remembered as what was in force before.
@@ -55,7 +67,58 @@ impl State {
 
     /// This slot until `deadline_ms`, `fallback` from then on.
     pub const fn until(slot: u32, fallback: u32, deadline_ms: u64) -> Self {
-        Self((slot & 0xf) as u64 | ((fallback & 0xf) as u64) << 4 | deadline_ms << 8)
+        Self::new(slot, fallback, slot, deadline_ms)
+    }
+
+    /// The same, and `exit` is what comes in its place when nobody follows it.
+    #[must_use]
+    pub const fn with_exit(self, exit: u32) -> Self {
+        Self::new(self.slot(), self.before(), exit, self.deadline_ms())
+    }
+
+    /// This slot until `deadline_ms`, and then what comes when nobody follows it; for good
+    /// where nothing does.
+    #[must_use]
+    pub const fn leased_until(self, deadline_ms: u64) -> Self {
+        match self.exit() {
+            None => Self::confirmed_after(self.slot(), self.before()),
+            Some(exit) => {
+                let Self(word) = Self::new(self.slot(), exit, self.before(), deadline_ms);
+                Self(word | Self::LEASE)
+            }
+        }
+    }
+
+    /// It ends when nobody follows it.
+    pub const fn is_leased(self) -> bool {
+        self.0 & Self::LEASE != 0
+    }
+
+    const fn third(self) -> u32 {
+        (self.0 >> 8 & 0x7) as u32
+    }
+
+    /// The slot of the policy before; the slot in force where there was none.
+    pub const fn before(self) -> u32 {
+        if self.is_leased() {
+            self.third()
+        } else {
+            self.fallback()
+        }
+    }
+
+    /// The slot of what comes when nobody follows the policy.
+    pub const fn exit(self) -> Option<u32> {
+        let exit = if self.is_leased() {
+            self.fallback()
+        } else {
+            self.third()
+        };
+        if exit == self.slot() {
+            None
+        } else {
+            Some(exit)
+        }
     }
 
     /// The slot that decides at `now_ms`.
@@ -83,7 +146,7 @@ impl State {
     /// When to fall back, `CLOCK_BOOTTIME` in milliseconds; zero is never.
     #[inline(always)]
     pub const fn deadline_ms(self) -> u64 {
-        self.0 >> 8
+        self.0 >> 12
     }
 }
 
@@ -93,6 +156,13 @@ pub const MODE_NONE: u8 = 0;
 pub const MODE_OBSERVE: u8 = 1;
 /// [`Header::mode`]: what is denied does not happen.
 pub const MODE_ENFORCE: u8 = 2;
+
+/// [`Header::on_exit`]: the policy stays in force when nobody follows it.
+pub const ON_EXIT_ENFORCE: u8 = 0;
+/// [`Header::on_exit`]: it ends.
+pub const ON_EXIT_OPEN: u8 = 1;
+/// [`Header::on_exit`]: nothing but its failsafe is allowed.
+pub const ON_EXIT_CLOSED: u8 = 2;
 
 /// [`Header::asks`]: some rule asks for a user.
 pub const ASKS_USER: u8 = 1;
@@ -151,8 +221,10 @@ pub struct Header {
     pub asks: u8,
     /// `STYLE_*` for inbound connections.
     pub style: u8,
-    /// Explicit padding.
-    pub reserved: [u8; 5],
+    /// `ON_EXIT_*`: what comes when nobody follows the policy.
+    pub on_exit: u8,
+    /// How long after the last sign of whoever follows it, s.
+    pub exit_after_s: u32,
     /// SHA-256 of the policy's text.
     pub digest: [u8; 32],
     /// The path the policy was read from, NUL-padded, its end where it is longer.
@@ -194,7 +266,8 @@ impl Header {
         mode: MODE_NONE,
         asks: 0,
         style: STYLE_RESET,
-        reserved: [0; 5],
+        on_exit: ON_EXIT_ENFORCE,
+        exit_after_s: 0,
         digest: [0; 32],
         source: [0; 240],
     };
@@ -302,6 +375,7 @@ const _: () = {
     assert!(size_of::<Header>() == 704);
     assert!(offset_of!(Header, directions) == 128);
     assert!(offset_of!(Header, mode) == 424);
+    assert!(offset_of!(Header, exit_after_s) == 428);
     assert!(offset_of!(Header, digest) == 432);
     assert!(size_of::<RuleEntry>() == 56);
     assert!(size_of::<NetworkKey>() == 20);
@@ -324,6 +398,28 @@ mod tests {
     #[test]
     fn confirmed_policy_stays() {
         assert_eq!(State::confirmed(1).slot_at(u64::MAX), 1);
+    }
+
+    #[test]
+    fn unfollowed_policy_gives_way_and_the_one_before_is_not_forgotten() {
+        let unconfirmed = State::until(2, 1, 60_000).with_exit(3);
+        assert_eq!(unconfirmed.slot_at(60_000), 1);
+        assert_eq!((unconfirmed.before(), unconfirmed.exit()), (1, Some(3)));
+        assert!(!unconfirmed.is_leased());
+
+        let leased = unconfirmed.leased_until(90_000);
+        assert_eq!(leased.slot_at(89_999), 2);
+        assert_eq!(leased.slot_at(90_000), 3);
+        assert_eq!((leased.before(), leased.exit()), (1, Some(3)));
+        assert!(leased.is_leased());
+        assert_eq!(leased.leased_until(99_000).deadline_ms(), 99_000);
+    }
+
+    #[test]
+    fn policy_that_needs_nobody_to_follow_it_has_no_lease() {
+        let state = State::confirmed_after(2, 1);
+        assert_eq!(state.leased_until(90_000), state);
+        assert_eq!(state.exit(), None);
     }
 
     #[test]

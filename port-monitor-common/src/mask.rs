@@ -45,6 +45,13 @@ impl Mask {
             *word |= other;
         }
     }
+
+    /// Takes all rules away that are not in another set.
+    pub fn intersect(&mut self, other: &Self) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word &= other;
+        }
+    }
 }
 
 /// The rules that accept a connection, by what they ask about.

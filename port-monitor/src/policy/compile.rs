@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use port_monitor_common::policy::{
@@ -33,6 +34,9 @@ const DEFAULT_LISTEN: Schema = Schema::of(&["action", "style"]);
 const APPLY: Schema = Schema::of(&["established", "on_daemon_exit", "confirm"]);
 const FAILSAFE: Schema = Schema::of(&["inbound", "outbound"]);
 const FAILSAFE_ENTRY: Schema = Schema::of(&["service", "port", "proto", "from", "to"]);
+
+/// How the names of `[failsafe]` entries begin; no rule's name has a colon.
+pub(super) const FAILSAFE_NAME: &str = "failsafe:";
 
 /// The directions as `[default]` and `[failsafe]` spell them.
 const DEFAULT_KEYS: [(&str, Direction); 3] = [
@@ -155,19 +159,11 @@ impl<'e> Compiler<'e> {
             &established,
             &mut self.diagnostics,
         );
-        let on_exit = [
-            ("enforce", OnDaemonExit::Enforce),
-            ("open-after-60s", OnDaemonExit::Open),
-            ("closed", OnDaemonExit::Closed),
-        ];
-        let on_exit = apply.word_or(
-            "on_daemon_exit",
-            intent.on_daemon_exit,
-            &on_exit,
-            &mut self.diagnostics,
-        );
         intent.established = established.unwrap_or(intent.established);
-        intent.on_daemon_exit = on_exit.unwrap_or(intent.on_daemon_exit);
+        if let Some(value) = apply.get("on_daemon_exit") {
+            let on_exit = self.diagnostics.check(value.span(), on_daemon_exit(value));
+            self.intent.on_daemon_exit = on_exit.unwrap_or(OnDaemonExit::Enforce);
+        }
         if let Some(confirm) = apply.get("confirm") {
             let duration = text(confirm).and_then(value::duration);
             self.intent.confirm = self.diagnostics.check(confirm.span(), duration);
@@ -281,7 +277,11 @@ impl<'e> Compiler<'e> {
                 else {
                     continue;
                 };
-                self.failsafe_rule(&section, direction, &format!("failsafe:{key}:{number}"));
+                self.failsafe_rule(
+                    &section,
+                    direction,
+                    &format!("{FAILSAFE_NAME}{key}:{number}"),
+                );
             }
         }
     }
@@ -325,4 +325,29 @@ impl<'e> Compiler<'e> {
             }
         }
     }
+}
+
+/// `enforce`, `open-after-60s`, `closed` or `closed-after-30s`.
+fn on_daemon_exit(value: &Value<'_>) -> Result<OnDaemonExit, Problem> {
+    type Make = fn(Duration) -> OnDaemonExit;
+    let timed: [(&str, Make); 2] = [
+        ("open-after-", OnDaemonExit::Open),
+        ("closed-after-", OnDaemonExit::Closed),
+    ];
+    let all = text(value)?;
+    for (prefix, make) in timed {
+        if let Some(after) = all.strip_prefix(prefix) {
+            let after = value::duration(after)?;
+            if after < OnDaemonExit::SOONEST || after > OnDaemonExit::LATEST {
+                return Err(Problem::ExitTime(all.to_owned()));
+            }
+            return Ok(make(after));
+        }
+    }
+    let words = [
+        ("enforce", OnDaemonExit::Enforce),
+        ("open-after-60s", OnDaemonExit::Open(Duration::from_mins(1))),
+        ("closed", OnDaemonExit::Closed(OnDaemonExit::CLOSED_AFTER)),
+    ];
+    word(value, &words)
 }

@@ -14,7 +14,7 @@ pub struct Intent {
     pub inbound: Refusal,
     /// What becomes of connections that are open and denied.
     pub established: Established,
-    /// What becomes of the policy without the monitor.
+    /// What becomes of the policy when nobody follows it.
     pub on_daemon_exit: OnDaemonExit,
     /// How long to wait for `port-monitor confirm` before the policy is undone.
     pub confirm: Option<Duration>,
@@ -50,13 +50,23 @@ pub enum Established {
     Kill,
 }
 
-/// What becomes of a policy whose monitor is gone.
+/// What becomes of a policy that nobody follows any more, and how long after the last
+/// sign of whoever did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDaemonExit {
     /// It stays in force.
     Enforce,
-    /// It ends after a minute.
-    Open,
-    /// Nothing is allowed any more.
-    Closed,
+    /// It ends.
+    Open(Duration),
+    /// Nothing but its failsafe is allowed any more.
+    Closed(Duration),
+}
+
+impl OnDaemonExit {
+    /// How soon it may come: whoever follows a policy gives a sign every second.
+    pub const SOONEST: Duration = Duration::from_secs(3);
+    /// How late.
+    pub const LATEST: Duration = Duration::from_hours(24);
+    /// How long `closed` waits.
+    pub const CLOSED_AFTER: Duration = Duration::from_secs(10);
 }

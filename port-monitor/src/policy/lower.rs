@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use port_monitor_common::{
@@ -11,7 +12,8 @@ use port_monitor_common::{
     generation::{
         ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ENDS, FILTERS_LOOPBACK,
         GroupMasks, Header, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES, NETWORKS,
-        OWNERS, PORT_WORDS, RuleEntry, STYLE_DROP, STYLE_RESET,
+        ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, PORT_WORDS, RuleEntry, STYLE_DROP,
+        STYLE_RESET,
     },
     mask::Mask,
     policy::{Accepts, Action, Direction, Mode},
@@ -20,8 +22,9 @@ use thiserror::Error;
 
 use super::{
     Policy,
+    compile::FAILSAFE_NAME,
     index::{Index, Table},
-    intent::Refusal,
+    intent::{OnDaemonExit, Refusal},
     table::Owner,
 };
 
@@ -40,6 +43,9 @@ pub trait Places {
 pub struct Lowered {
     /// All but the tables; without source, digest and time.
     pub header: Header,
+    /// The same for what comes when nobody follows the policy, if that uses its tables:
+    /// nothing but the failsafe is allowed.
+    pub closed: Option<Header>,
     /// In order.
     pub rules: Vec<RuleEntry>,
     /// The sets of rules.
@@ -111,8 +117,13 @@ impl Policy {
         header.this_host = table.number(self.index.this_host);
         header.other_user = self.index.other_user;
         header.other_network = self.index.networks.other;
+        let closed = match self.intent.on_daemon_exit {
+            OnDaemonExit::Closed(_) => Some(self.closed(&header, &mut table)),
+            OnDaemonExit::Enforce | OnDaemonExit::Open(_) => None,
+        };
         let lowered = Lowered {
             header,
+            closed,
             rules: self.lower_rules(),
             ports: ports(&self.index),
             networks: networks(&self.index),
@@ -128,6 +139,28 @@ impl Policy {
         };
         self.check_sizes(&lowered)?;
         Ok(lowered)
+    }
+
+    /// Of all rules only the failsafe, and no connection beyond it.
+    fn closed(&self, header: &Header, table: &mut Table) -> Header {
+        let mut failsafe = Mask::NONE;
+        let is_failsafe = |name: &str| name.starts_with(FAILSAFE_NAME);
+        for (rule, info) in self.rules.iter().enumerate() {
+            if is_failsafe(&info.name) {
+                failsafe.insert(rule);
+            }
+        }
+        let mut closed = *header;
+        for number in closed.directions.iter_mut().flatten() {
+            let mut mask = *table.get(*number);
+            mask.intersect(&failsafe);
+            *number = table.number(mask);
+        }
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            closed.defaults[direction as usize] |= DENIES;
+        }
+        closed.on_exit = ON_EXIT_ENFORCE;
+        closed
     }
 
     fn file(&self) -> String {
@@ -196,7 +229,14 @@ impl Policy {
             };
             defaults[direction as usize] = denies(default.action) | loopback;
         }
+        let (on_exit, exit_after) = match self.intent.on_daemon_exit {
+            OnDaemonExit::Enforce => (ON_EXIT_ENFORCE, Duration::ZERO),
+            OnDaemonExit::Open(after) => (ON_EXIT_OPEN, after),
+            OnDaemonExit::Closed(after) => (ON_EXIT_CLOSED, after),
+        };
         Header {
+            on_exit,
+            exit_after_s: u32::try_from(exit_after.as_secs()).unwrap_or(u32::MAX),
             rule_count: u32::try_from(rules.len()).unwrap_or(u32::MAX),
             defaults,
             mode: match self.intent.mode {

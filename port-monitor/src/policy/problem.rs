@@ -167,6 +167,9 @@ pub enum Problem {
     /// Text that is no duration.
     #[error("`{}` is not a duration", .0.escape_debug())]
     NotADuration(String),
+    /// A time within which nobody can show that he follows the policy, or none to wait for.
+    #[error("`{}` is not within 3 s and 24 h", .0.escape_debug())]
+    ExitTime(String),
     /// A rule whose time is over.
     #[error("rule `{name}` expired and matches nothing")]
     Expired {
@@ -282,6 +285,7 @@ impl Problem {
             Self::NotAUnit(_) => Some("units are named with their type, such as \"app.service\""),
             Self::NotATime(_) => Some("write it with its offset: 2027-01-31T00:00:00Z"),
             Self::NotADuration(_) => Some("write \"60s\" or \"2m\""),
+            Self::ExitTime(_) => Some("`apply --follow` gives a sign every second"),
             Self::Expired { .. } => Some("delete it, or move its `until`"),
             Self::TooManyRules(_) => Some("join rules that differ in one value into a list"),
             Self::OnlyAllows(_) => Some("give the direction a default under [default]"),

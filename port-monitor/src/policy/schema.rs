@@ -114,7 +114,13 @@ fn apply() -> Value {
                 "enum": ["kill", "keep"],
                 "description": "Connections that the new policy denies.",
             },
-            "on_daemon_exit": { "enum": ["enforce", "open-after-60s", "closed"] },
+            "on_daemon_exit": {
+                "description": "What comes when `apply --follow` does not run any more.",
+                "anyOf": [
+                    { "$ref": "#/$defs/on_daemon_exit" },
+                    { "type": "string", "pattern": "^(open|closed)-after-.+$" },
+                ],
+            },
             "confirm": {
                 "type": "string",
                 "minLength": 1,
@@ -232,6 +238,7 @@ fn rule() -> Value {
 
 fn definitions() -> Value {
     json!({
+        "on_daemon_exit": { "enum": ["enforce", "open-after-60s", "closed"] },
         "action": { "enum": ["allow", "deny"] },
         "name": {
             "type": "string",

@@ -3,14 +3,15 @@
 //!
 //! It never undoes what somebody else did: a policy that was rolled back, replaced or
 //! not confirmed in time stays so until the file changes or SIGHUP comes. When it ends,
-//! the policy stays in force.
+//! the policy stays in force, or gives way in time to what `on_daemon_exit` says.
+//! Meanwhile it tells what is denied, each rule at most every ten seconds.
 
 use std::{
     fs,
     io::{self, Write},
     os::unix::fs::MetadataExt as _,
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use port_monitor_common::generation::ASKS_SELF;
@@ -19,7 +20,7 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
-use super::{Applied, ApplyArgs, failure, lower, put_into_force};
+use super::{Applied, ApplyArgs, denials::DenialLog, failure, lower, put_into_force};
 use crate::{
     commands::watch::session::block_on,
     exit_code::{ExitCode, Failure, OrExit as _},
@@ -76,6 +77,7 @@ pub(super) fn run(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Fai
     let mut follower = Follower {
         args,
         out,
+        log: DenialLog::new(applied.id()),
         applied,
         stamp,
         is_asked: false,
@@ -98,9 +100,10 @@ pub(super) fn run(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Fai
                 _ = ticks.tick() => {}
             }
             if !follower.look().await {
-                break;
+                return Ok(ExitCode::Ok);
             }
         }
+        follower.end();
         Ok(ExitCode::Ok)
     })
 }
@@ -109,6 +112,7 @@ struct Follower<'a, W> {
     args: &'a ApplyArgs,
     out: W,
     applied: Applied,
+    log: DenialLog,
     /// Of the file that was read last, whatever became of it.
     stamp: Option<Stamp>,
     /// SIGHUP came, and the file was not read since.
@@ -160,6 +164,10 @@ impl<W: Write> Follower<'_, W> {
         let Some(mut enforcer) = self.enforcer()? else {
             return Ok(Found::Nothing);
         };
+        if enforcer.confirmed() == Some(self.applied.id()) {
+            enforcer.renew();
+        }
+        self.tell_denials(&enforcer);
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_AT_LINKS) || self.is_detached {
             let links = enforcer.links().map_err(failure)?;
@@ -170,7 +178,8 @@ impl<W: Write> Follower<'_, W> {
                 return Ok(Found::Detached(names.join(" ")));
             }
         }
-        if self.is_ours(&enforcer) {
+        // Applied here, and for good.
+        if enforcer.confirmed() == Some(self.applied.id()) {
             self.refresh(&mut enforcer)?;
         }
         Ok(Found::Policy)
@@ -195,7 +204,42 @@ impl<W: Write> Follower<'_, W> {
             self.is_asked = false;
         }
         self.applied = applied?;
+        if let Some(enforcer) = self.enforcer()? {
+            self.tell_rest(&enforcer);
+        }
+        self.log = DenialLog::new(self.applied.id());
         Ok(())
+    }
+
+    /// Tells what was denied, and of another policy only what it denies from now on.
+    fn tell_denials(&mut self, enforcer: &Enforcer) {
+        if let Some(counts) = enforcer.counts_of(self.log.policy) {
+            let lines = self.log.due(&counts, Instant::now());
+            self.say_all(&lines);
+        }
+        let in_force = enforcer.in_force();
+        if in_force != self.log.policy {
+            self.tell_rest(enforcer);
+            if let Some(counts) = enforcer.counts_of(in_force) {
+                self.log = DenialLog::after(&counts);
+            }
+        }
+    }
+
+    fn tell_rest(&mut self, enforcer: &Enforcer) {
+        if let Some(counts) = enforcer.counts_of(self.log.policy) {
+            let lines = self.log.rest(&counts);
+            self.say_all(&lines);
+        }
+    }
+
+    /// Tells what was not told yet.
+    fn end(&mut self) {
+        match self.enforcer() {
+            Ok(Some(enforcer)) => self.tell_rest(&enforcer),
+            Ok(None) => {}
+            Err(error) => log::debug!("count what was denied: {:#}", error.error),
+        }
     }
 
     /// Looks the names of the policy up again.
@@ -225,15 +269,14 @@ impl<W: Write> Follower<'_, W> {
         Ok(())
     }
 
-    /// What is in force was applied here, and for good.
-    fn is_ours(&self, enforcer: &Enforcer) -> bool {
-        let (found, unconfirmed) = enforcer.in_force();
-        let ours = &self.applied.lowered.header;
-        (found.applied_ns, found.digest) == (ours.applied_ns, ours.digest) && unconfirmed.is_none()
-    }
-
     fn enforcer(&self) -> Result<Option<Enforcer>, Failure> {
         Enforcer::open(&self.args.instance.name).map_err(failure)
+    }
+
+    fn say_all(&mut self, lines: &[String]) {
+        for line in lines {
+            self.say(line);
+        }
     }
 
     fn say(&mut self, line: &str) {

@@ -11,7 +11,7 @@ use crate::{
     clock,
     exit_code::{ExitCode, Failure, OrExit as _},
     filter,
-    kernel::enforcer::{DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance},
+    kernel::enforcer::{DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance, PolicyId},
     policy::{
         Facts, Policy,
         intent::OnDaemonExit,
@@ -19,6 +19,7 @@ use crate::{
     },
 };
 
+mod denials;
 pub(super) mod established;
 mod follow;
 mod report;
@@ -48,7 +49,8 @@ pub struct ApplyArgs {
     #[arg(long)]
     force: bool,
     /// Stay, and keep what is in force in step: with the file when it changes and on
-    /// SIGHUP, and with this host, whose units, cgroups, executables and addresses change
+    /// SIGHUP, and with this host, whose units, cgroups, executables and addresses change.
+    /// Tells what is denied
     #[arg(long)]
     follow: bool,
     /// Hold only the processes of this cgroup v2 to the policy; needs an `--instance`
@@ -97,10 +99,16 @@ struct Applied {
     lowered: Lowered,
 }
 
+impl Applied {
+    const fn id(&self) -> PolicyId {
+        PolicyId::of(&self.lowered.header)
+    }
+}
+
 /// Puts the file, as it is now, into force, and says so.
 fn put_into_force(args: &ApplyArgs, mut out: impl Write) -> Result<Applied, Failure> {
     let policy = policy::load(&args.path)?;
-    check_intent(&policy)?;
+    check_intent(&policy, args)?;
     established::check(&policy)?;
     if !args.force {
         check_session(&policy)?;
@@ -145,7 +153,7 @@ pub fn rollback(args: &InstanceArgs, mut out: impl Write) -> Result<ExitCode, Fa
     let enforcer = Enforcer::existing(&args.name).map_err(failure)?;
     enforcer.rollback().map_err(failure)?;
     let status = enforcer.status().map_err(failure)?;
-    written(match report::source(&status.header) {
+    written(match report::source(&status.counts.header) {
         Some(source) => writeln!(out, "back to {source}"),
         None => writeln!(out, "back to no policy"),
     })
@@ -206,24 +214,19 @@ fn now_ns() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
-/// Refuses what this version cannot do: half of what a policy asks is not what it
-/// asks.
-fn check_intent(policy: &Policy) -> Result<(), Failure> {
-    let intent = policy.intent();
-    let name = &policy.source().name;
-    let refused = |what: &str, instead: &str| {
-        Err(Failure::new(
-            ExitCode::PolicyInvalid,
-            anyhow!("{name}: [apply] {what} is not available in this version; {instead}"),
-        ))
-    };
-    if intent.on_daemon_exit != OnDaemonExit::Enforce {
-        return refused(
-            "on_daemon_exit other than \"enforce\"",
-            "a policy stays in force until `port-monitor panic-open`",
-        );
+/// Refuses a policy that would soon give way, because it waits for somebody to follow it.
+fn check_intent(policy: &Policy, args: &ApplyArgs) -> Result<(), Failure> {
+    if args.follow || policy.intent().on_daemon_exit == OnDaemonExit::Enforce {
+        return Ok(());
     }
-    Ok(())
+    Err(Failure::new(
+        ExitCode::PolicyInvalid,
+        anyhow!(
+            "{}: [apply] on_daemon_exit other than \"enforce\" needs a process that follows the \
+             policy: apply it with --follow",
+            policy.source().name
+        ),
+    ))
 }
 
 /// Refuses a policy that would refuse the connection over which it is applied.

@@ -6,10 +6,13 @@ use std::{
 };
 
 use jiff::Timestamp;
-use port_monitor_common::generation::{DENIES, Header, Hits, MODE_ENFORCE};
+use port_monitor_common::generation::{DENIES, Header, Hits, MODE_ENFORCE, ON_EXIT_CLOSED};
 use serde::Serialize;
 
-use crate::{kernel::enforcer::Status, sanitize::Escaped};
+use crate::{
+    kernel::enforcer::{Counts, Lease, Status},
+    sanitize::Escaped,
+};
 
 /// The state of an enforcement.
 #[derive(Debug, Serialize)]
@@ -20,7 +23,44 @@ pub(super) struct Report {
     /// Seconds left to confirm it.
     #[serde(skip_serializing_if = "Option::is_none")]
     unconfirmed_s: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    daemon_exit: Option<DaemonExit>,
     links: Vec<Link>,
+}
+
+/// What comes when nobody follows the policy.
+#[derive(Debug, Serialize)]
+struct DaemonExit {
+    source: String,
+    /// `open` or `closed`.
+    then: &'static str,
+    /// Seconds left without a sign of whoever follows it; zero: it has come.
+    in_s: u64,
+}
+
+impl DaemonExit {
+    fn of(lease: &Lease) -> Self {
+        Self {
+            source: source(&lease.header).unwrap_or_default(),
+            then: match lease.header.on_exit {
+                ON_EXIT_CLOSED => "closed",
+                _ => "open",
+            },
+            in_s: lease.left.as_secs() + u64::from(lease.left.subsec_nanos() > 0),
+        }
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let Self { source, then, in_s } = self;
+        match in_s {
+            0 => writeln!(
+                out,
+                "followed   no: {then} in place of {}",
+                Escaped(source.as_bytes())
+            ),
+            _ => writeln!(out, "followed   yes: {then} after {in_s} s without a sign"),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -80,6 +120,7 @@ impl Report {
                 in_force: false,
                 policy: None,
                 unconfirmed_s: None,
+                daemon_exit: None,
                 links: Vec::new(),
             };
         };
@@ -88,9 +129,12 @@ impl Report {
             attached: *attached,
         });
         Self {
-            in_force: status.is_in_force,
-            policy: status.is_in_force.then(|| PolicyReport::of(status, now_ns)),
+            in_force: status.is_in_force(),
+            policy: status
+                .is_in_force()
+                .then(|| PolicyReport::of(&status.counts, now_ns)),
             unconfirmed_s: status.unconfirmed.map(|left| left.as_secs()),
+            daemon_exit: status.lease.as_ref().map(DaemonExit::of),
             links: links.collect(),
         }
     }
@@ -109,6 +153,9 @@ impl Report {
             Some(policy) => policy.write(&mut out, self.unconfirmed_s)?,
             None => writeln!(out, "no policy is in force")?,
         }
+        if let Some(daemon_exit) = &self.daemon_exit {
+            daemon_exit.write(&mut out)?;
+        }
         if self.links.is_empty() {
             return Ok(());
         }
@@ -121,28 +168,47 @@ impl Report {
     }
 }
 
+/// What decided: its name, whether it denies, and how often it did.
+type Decider = (String, bool, Hits);
+
+fn rules(counts: &Counts) -> impl Iterator<Item = Decider> {
+    let rules = counts.rules.iter();
+    rules.map(|rule| {
+        let denies = rule.entry.flags & DENIES != 0;
+        (text(&rule.entry.name), denies, rule.hits)
+    })
+}
+
+fn defaults(counts: &Counts) -> impl Iterator<Item = Decider> {
+    let by_direction = ["inbound", "outbound", "listen"].into_iter().enumerate();
+    by_direction.map(|(n, direction)| {
+        let denies = counts.header.defaults[n] & DENIES != 0;
+        (format!("default {direction}"), denies, counts.defaults[n])
+    })
+}
+
+fn others(counts: &Counts) -> impl Iterator<Item = Decider> {
+    let others = [
+        ("default, loopback", false, counts.loopback),
+        ("default, kernel threads", false, counts.kernel),
+        ("inconsistent tables", true, counts.broken),
+    ];
+    others
+        .map(|(name, denies, hits)| (name.to_owned(), denies, hits))
+        .into_iter()
+}
+
+/// What denies, and how often it has; for one policy always in the same order.
+pub(super) fn deniers(counts: &Counts) -> impl Iterator<Item = (String, u64)> {
+    let all = rules(counts).chain(defaults(counts)).chain(others(counts));
+    all.filter_map(|(name, denies, hits)| denies.then_some((name, hits.count)))
+}
+
 impl PolicyReport {
-    fn of(status: &Status, now_ns: u64) -> Self {
-        let header = &status.header;
-        let rules = status.rules.iter().map(|rule| {
-            let name = text(&rule.entry.name);
-            Row::new(name, rule.entry.flags & DENIES != 0, rule.hits, now_ns)
-        });
-        let by_direction = ["inbound", "outbound", "listen"].into_iter().enumerate();
-        let defaults = by_direction.map(|(n, direction)| {
-            let denies = header.defaults[n] & DENIES != 0;
-            let name = format!("default {direction}");
-            Row::new(name, denies, status.defaults[n], now_ns)
-        });
-        let spared = [
-            ("default, loopback", false, status.loopback),
-            ("default, kernel threads", false, status.kernel),
-            ("inconsistent tables", true, status.broken),
-        ];
-        let spared = spared
-            .into_iter()
-            .filter(|(_, _, hits)| hits.count > 0)
-            .map(|(name, denies, hits)| Row::new(name.to_owned(), denies, hits, now_ns));
+    fn of(counts: &Counts, now_ns: u64) -> Self {
+        let header = &counts.header;
+        let row = |(name, denies, hits): Decider| Row::new(name, denies, hits, now_ns);
+        let seen = others(counts).filter(|(_, _, hits)| hits.count > 0);
         Self {
             source: source(header).unwrap_or_default(),
             sha256: hex(&header.digest),
@@ -151,8 +217,8 @@ impl PolicyReport {
                 MODE_ENFORCE => "enforce",
                 _ => "observe",
             },
-            rules: rules.collect(),
-            defaults: defaults.chain(spared).collect(),
+            rules: rules(counts).map(row).collect(),
+            defaults: defaults(counts).chain(seen).map(row).collect(),
         }
     }
 

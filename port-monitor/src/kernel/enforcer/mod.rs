@@ -13,7 +13,9 @@ use std::{
 };
 
 use aya::programs::links::{FdLink, PinnedLink};
-use port_monitor_common::generation::{Header, Hits, MODE_NONE, RuleEntry, SLOTS, State, Tally};
+use port_monitor_common::generation::{
+    Header, Hits, MODE_NONE, ON_EXIT_ENFORCE, RuleEntry, State, Tally,
+};
 use rustix::{
     fs::{FlockOperation, StatFs, flock, statfs},
     io::Errno,
@@ -29,10 +31,12 @@ use crate::{
 
 mod host;
 mod install;
+mod slots;
 mod sockets;
 mod tables;
 
 pub use host::HostPlaces;
+use slots::{current_slot, free_slots, is_unconfirmed, lease_ms, slot_but};
 pub use sockets::{OpenConnection, open as open_connections};
 use tables::Tables;
 
@@ -242,7 +246,7 @@ impl Enforcer {
         // The kernel detaches a little later than its files go.
         if install::check_version(&dir).is_ok() {
             let mut tables = Tables::open(&dir)?;
-            let slot = free_slot(tables.state(), now_ms());
+            let [slot, _] = free_slots(tables.state(), now_ms());
             barrier()?;
             tables.clear(slot)?;
             tables.set_state(State::confirmed(slot));
@@ -260,47 +264,80 @@ impl Enforcer {
         confirm: Option<Duration>,
     ) -> Result<(), EnforcerError> {
         let state = self.tables.state();
-        let now_ms = now_ms();
-        let (current, before) = in_use(state, now_ms);
-        let slot = free_slot(state, now_ms);
-        // Programs that began while the slot was in force.
+        let current = current_slot(state, now_ms());
+        let [slot, exit] = free_slots(state, now_ms());
+        // Programs that began while the slots were in force.
         barrier()?;
-        self.tables.write(slot, policy)?;
+        let exit = if policy.header.on_exit == ON_EXIT_ENFORCE {
+            slot
+        } else {
+            match &policy.closed {
+                Some(closed) => self.tables.write(exit, policy, closed)?,
+                None => self.tables.clear(exit)?,
+            }
+            exit
+        };
+        self.tables.write(slot, policy, &policy.header)?;
+        let now_ms = now_ms();
         self.tables.set_state(match confirm {
-            Some(confirm) => State::until(slot, before, now_ms + millis(confirm)),
-            None => State::confirmed_after(slot, current),
+            Some(confirm) => {
+                let before = if is_unconfirmed(state, now_ms) {
+                    state.fallback()
+                } else {
+                    current
+                };
+                State::until(slot, before, now_ms + millis(confirm)).with_exit(exit)
+            }
+            None => State::confirmed_after(slot, current)
+                .with_exit(exit)
+                .leased_until(now_ms + lease_ms(&policy.header)),
         });
         Ok(())
+    }
+
+    /// A sign that the policy is followed. One that had to give way because there was
+    /// none comes into force again.
+    pub fn renew(&self) {
+        let state = self.tables.state();
+        if state.is_leased() {
+            let lease_ms = lease_ms(&self.tables.header(state.slot()));
+            self.tables
+                .set_state(state.leased_until(now_ms() + lease_ms));
+        }
     }
 
     /// Puts the policy in force into force anew, as this host is now. Its counts go on,
     /// and what was before stays what one can go back to.
     pub fn refresh(&mut self, policy: &Lowered) -> Result<(), EnforcerError> {
         let state = self.tables.state();
-        let (current, before) = (state.slot_at(now_ms()), state.fallback());
-        let slot = third_slot(current, before);
+        let (current, before) = (state.slot(), state.before());
+        let exit = state.exit();
+        let slot = slot_but(&[current, before, exit.unwrap_or(current)]);
         barrier()?;
-        self.tables.write(slot, policy)?;
-        self.tables.set_state(State::confirmed_after(slot, before));
+        self.tables.write(slot, policy, &policy.header)?;
+        let now_ms = now_ms();
+        self.tables.set_state(
+            State::confirmed_after(slot, before)
+                .with_exit(exit.unwrap_or(slot))
+                .leased_until(now_ms + lease_ms(&policy.header)),
+        );
         // Programs that count in the old one.
         barrier()?;
         self.tables.add_hits(current, slot);
         Ok(())
     }
 
-    /// The policy in force, and how long there still is to confirm it.
-    pub fn in_force(&self) -> (Header, Option<Duration>) {
-        let (slot, unconfirmed) = self.deciding();
-        (self.tables.header(slot), unconfirmed)
+    /// The policy in force.
+    pub fn in_force(&self) -> PolicyId {
+        let slot = self.tables.state().slot_at(now_ms());
+        PolicyId::of(&self.tables.header(slot))
     }
 
-    /// The same by its slot.
-    fn deciding(&self) -> (u32, Option<Duration>) {
-        let (state, now_ms) = (self.tables.state(), now_ms());
-        let left_ms = state.deadline_ms().saturating_sub(now_ms);
-        let is_waiting = state.deadline_ms() != 0 && left_ms > 0;
-        let slot = state.slot_at(now_ms);
-        (slot, is_waiting.then(|| Duration::from_millis(left_ms)))
+    /// The policy that is in force for good, or would be if somebody followed it.
+    pub fn confirmed(&self) -> Option<PolicyId> {
+        let state = self.tables.state();
+        let is_confirmed = state.deadline_ms() == 0 || state.is_leased();
+        is_confirmed.then(|| PolicyId::of(&self.tables.header(state.slot())))
     }
 
     /// The links, and whether each is attached.
@@ -315,23 +352,23 @@ impl Enforcer {
 
     /// Keeps the policy that waits for it.
     pub fn confirm(&self) -> Result<(), EnforcerError> {
-        let state = self.tables.state();
-        if state.deadline_ms() == 0 {
+        let (state, now_ms) = (self.tables.state(), now_ms());
+        if state.deadline_ms() == 0 || state.is_leased() {
             return Err(EnforcerError::NothingToConfirm);
         }
-        if state.slot_at(now_ms()) != state.slot() {
+        if state.slot_at(now_ms) != state.slot() {
             return Err(EnforcerError::TooLate);
         }
-        self.tables
-            .set_state(State::confirmed_after(state.slot(), state.fallback()));
+        let lease_ms = lease_ms(&self.tables.header(state.slot()));
+        self.tables.set_state(state.leased_until(now_ms + lease_ms));
         Ok(())
     }
 
     /// Goes back to the policy before.
     pub fn rollback(&self) -> Result<(), EnforcerError> {
         let state = self.tables.state();
-        let current = state.slot_at(now_ms());
-        let before = state.fallback();
+        let current = current_slot(state, now_ms());
+        let before = state.before();
         if current == before {
             return Err(EnforcerError::NothingBefore);
         }
@@ -354,7 +391,28 @@ impl Enforcer {
 
     /// What is in force, and how often what decided.
     pub fn status(&self) -> Result<Status, EnforcerError> {
-        let (slot, unconfirmed) = self.deciding();
+        let (state, now_ms) = (self.tables.state(), now_ms());
+        let left = Duration::from_millis(state.deadline_ms().saturating_sub(now_ms));
+        Ok(Status {
+            counts: self.counts(state.slot_at(now_ms)),
+            unconfirmed: is_unconfirmed(state, now_ms).then_some(left),
+            lease: state.is_leased().then(|| Lease {
+                header: self.tables.header(state.slot()),
+                left,
+            }),
+            links: self.links()?,
+        })
+    }
+
+    /// How often what decided of a policy, while it is in force, or the one before.
+    pub fn counts_of(&self, policy: PolicyId) -> Option<Counts> {
+        let state = self.tables.state();
+        let slots = [state.slot_at(now_ms()), state.slot(), state.before()];
+        let is_it = |slot: &u32| PolicyId::of(&self.tables.header(*slot)) == policy;
+        slots.into_iter().find(is_it).map(|slot| self.counts(slot))
+    }
+
+    fn counts(&self, slot: u32) -> Counts {
         let header = self.tables.header(slot);
         let count = header.rule_count as usize;
         let rules = (0..count)
@@ -366,8 +424,7 @@ impl Enforcer {
             })
             .collect();
         let tally = |tally: Tally| self.tables.tally(slot, tally);
-        Ok(Status {
-            is_in_force: header.mode != MODE_NONE,
+        Counts {
             header,
             rules,
             defaults: [
@@ -378,9 +435,24 @@ impl Enforcer {
             loopback: tally(Tally::Loopback),
             kernel: tally(Tally::KernelThread),
             broken: tally(Tally::Broken),
-            unconfirmed,
-            links: self.links()?,
-        })
+        }
+    }
+}
+
+/// Which policy: a file as it was applied once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyId {
+    applied_ns: i64,
+    digest: [u8; 32],
+}
+
+impl PolicyId {
+    /// The policy with this header.
+    pub const fn of(header: &Header) -> Self {
+        Self {
+            applied_ns: header.applied_ns,
+            digest: header.digest,
+        }
     }
 }
 
@@ -396,9 +468,36 @@ pub struct RuleHits {
 /// What is in force.
 #[derive(Debug)]
 pub struct Status {
-    /// There is a policy.
-    pub is_in_force: bool,
+    /// The policy, and how often what decided.
+    pub counts: Counts,
+    /// How long there still is to confirm it.
+    pub unconfirmed: Option<Duration>,
+    /// The policy ends when nobody follows it.
+    pub lease: Option<Lease>,
+    /// The links, and whether each is attached.
+    pub links: Vec<(String, bool)>,
+}
+
+/// A policy that ends when nobody follows it.
+#[derive(Debug)]
+pub struct Lease {
     /// It.
+    pub header: Header,
+    /// How long it still stays without another sign; zero: it has ended.
+    pub left: Duration,
+}
+
+impl Status {
+    /// There is a policy.
+    pub const fn is_in_force(&self) -> bool {
+        self.counts.header.mode != MODE_NONE
+    }
+}
+
+/// How often what decided of a policy.
+#[derive(Debug)]
+pub struct Counts {
+    /// The policy.
     pub header: Header,
     /// Its rules.
     pub rules: Vec<RuleHits>,
@@ -410,31 +509,6 @@ pub struct Status {
     pub kernel: Hits,
     /// How often the tables did not hold together.
     pub broken: Hits,
-    /// How long there still is to confirm it.
-    pub unconfirmed: Option<Duration>,
-    /// The links, and whether each is attached.
-    pub links: Vec<(String, bool)>,
-}
-
-/// The slot in force, and the one to fall back to while that is not confirmed.
-fn in_use(state: State, now_ms: u64) -> (u32, u32) {
-    let current = state.slot_at(now_ms);
-    match state.deadline_ms() {
-        0 => (current, current),
-        _ => (current, state.fallback()),
-    }
-}
-
-/// A slot that neither decides nor will.
-fn free_slot(state: State, now_ms: u64) -> u32 {
-    let (current, before) = in_use(state, now_ms);
-    third_slot(current, before)
-}
-
-/// Of three slots two are in use.
-fn third_slot(current: u32, before: u32) -> u32 {
-    let is_free = |slot: &u32| *slot != current && *slot != before;
-    (0..SLOTS).find(is_free).unwrap_or(0)
 }
 
 fn now_ms() -> u64 {
@@ -501,18 +575,5 @@ mod tests {
         assert_eq!(place_of(&text("cgroup_id:\t0"), 7), None);
         assert_eq!(place_of(&text("cgroup_id:\t4"), 8), None);
         assert_eq!(place_of("pos:\t0\n", 7), None);
-    }
-
-    #[test]
-    fn a_policy_is_never_written_where_one_is_in_force_or_would_be_again() {
-        for (state, in_use) in [
-            (State::confirmed(0), vec![0]),
-            (State::confirmed_after(2, 1), vec![2]),
-            (State::until(1, 0, 100), vec![0, 1]),
-            (State::until(1, 2, 100), vec![1, 2]),
-            (State::until(1, 2, 10), vec![2]),
-        ] {
-            assert!(!in_use.contains(&free_slot(state, 50)), "{state:?}");
-        }
     }
 }

@@ -135,8 +135,13 @@ impl Tables {
         Ok(())
     }
 
-    /// Writes a policy into a slot that no program looks at.
-    pub(super) fn write(&mut self, slot: u32, policy: &Lowered) -> Result<(), KernelError> {
+    /// Writes a policy into a slot that no program looks at, under this header.
+    pub(super) fn write(
+        &mut self,
+        slot: u32,
+        policy: &Lowered,
+        header: &Header,
+    ) -> Result<(), KernelError> {
         self.clear(slot)?;
         let place = slot as usize;
         for (n, mask) in policy.masks.iter().enumerate() {
@@ -172,7 +177,7 @@ impl Tables {
             self.exes.insert(Wire(key), mask, 0)?;
         }
         self.write_own_addresses()?;
-        self.policies.set(place, &policy.header);
+        self.policies.set(place, header);
         Ok(())
     }
 

@@ -140,7 +140,7 @@ fn schema_takes_what_the_parser_takes_and_refuses_a_wrong_form() {
     let mut schemas = Schemas::new();
     let index = compiler.compile("policy.json", &mut schemas).unwrap();
     let everything = "version = 1\nmode = \"observe\"\n[apply]\nestablished = \"kill\"\n\
-        confirm = \"60s\"\n[failsafe]\ninbound = [{ service = \"ssh\", from = \"10.0.0.0/8\" }]\n\
+        on_daemon_exit = \"open-after-90s\"\nconfirm = \"60s\"\n[failsafe]\ninbound = [{ service = \"ssh\", from = \"10.0.0.0/8\" }]\n\
         outbound = { port = 53 }\n[networks]\nten = [\"10.0.0.0/8\", \"fc00::/7\"]\n[services]\n\
         db = \"5432-5433/tcp\"\n[[rule]]\nname = \"a.b\"\ndirection = \"out\"\naction = \"allow\"\n\
         port = [80, \"8000-8100\", \"registered\"]\nto = [\"ten\", \"self\"]\nuser = [0, \"app\"]\n\

@@ -174,6 +174,8 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-detached", life::detached),
     once("enforce-follow-file", follow::file),
     once("enforce-follow-host", follow::host),
+    once("enforce-follow-denials", follow::denials),
+    once("enforce-unfollowed", enforce::unfollowed::gives_way),
     once("enforce-reload", life::reloads).parallel(),
     once("enforce-count", life::counted),
     once("enforce-oracle", enforce::oracle::compare),

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
@@ -28,20 +28,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const LOOKS: Duration = Duration::from_millis(2_500);
 
 /// One that runs.
-struct Follower {
+pub(super) struct Follower {
     child: Child,
     lines: Receiver<String>,
     path: PathBuf,
 }
 
 impl Follower {
-    fn start(enforced: &Enforced<'_>, text: &str) -> Result<Self> {
+    pub(super) fn start(enforced: &Enforced<'_>, text: &str, confirm: &str) -> Result<Self> {
         let path = enforced.write(text)?;
         let mut child = enforced
             .command("apply")
             .arg(&path)
             .args(enforced.place())
-            .args(["--follow", "--no-confirm"])
+            .args(["--follow", confirm])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -63,12 +63,12 @@ impl Follower {
             });
         }
         let follower = Self { child, lines, path };
-        follower.hear("applied")?;
+        follower.hear(": applied, ")?;
         Ok(follower)
     }
 
     /// Waits for a line with this in it.
-    fn hear(&self, words: &str) -> Result<()> {
+    fn hear(&self, words: &str) -> Result<String> {
         let mut others = Vec::new();
         loop {
             let line = self
@@ -76,7 +76,7 @@ impl Follower {
                 .recv_timeout(PATIENCE)
                 .with_context(|| format!("no `{words}` after {others:?}"))?;
             if line.contains(words) {
-                return Ok(());
+                return Ok(line);
             }
             others.push(line);
         }
@@ -89,15 +89,16 @@ impl Follower {
         fs::rename(&new, &self.path).context("replace the policy")
     }
 
-    fn signal(&self, signal: Signal) -> Result<()> {
+    pub(super) fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, signal).context("signal the follower")
     }
 
-    fn expect_end(mut self) -> Result<()> {
+    /// Waits for its end; gives what it said and nobody heard.
+    fn expect_end(mut self) -> Result<Vec<String>> {
         let status = self.child.wait()?;
         ensure!(status.success(), "the follower ended with {status}");
-        Ok(())
+        Ok(self.lines.iter().collect())
     }
 }
 
@@ -114,10 +115,10 @@ pub(crate) fn file(lab: &Lab) -> Result<Verdict> {
     let ports = Ports::new()?;
     let enforced = Enforced::new(lab, &harmless())?;
     let mut hammer = Hammer::start(&enforced, &ports)?;
-    let follower = Follower::start(&enforced, &harmless())?;
+    let follower = Follower::start(&enforced, &harmless(), "--no-confirm")?;
     hammer.expect_free()?;
     follower.replace(&denying(ports.denied()))?;
-    follower.hear("applied")?;
+    follower.hear(": applied, ")?;
     hammer.expect_held()?;
 
     for (spoilt, word) in [("", "is empty"), ("version = 1\nmode = \"", "error")] {
@@ -130,18 +131,18 @@ pub(crate) fn file(lab: &Lab) -> Result<Verdict> {
     follower.hear("no such file")?;
     hammer.expect_held()?;
     follower.replace(&harmless())?;
-    follower.hear("applied")?;
+    follower.hear(": applied, ")?;
     hammer.expect_free()?;
 
     enforced.tell("rollback")?;
     thread::sleep(LOOKS);
     hammer.expect_held()?;
     follower.signal(Signal::HUP)?;
-    follower.hear("applied")?;
+    follower.hear(": applied, ")?;
     hammer.expect_free()?;
 
     follower.replace(&denying(ports.denied()))?;
-    follower.hear("applied")?;
+    follower.hear(": applied, ")?;
     follower.signal(Signal::TERM)?;
     follower.expect_end()?;
     hammer.expect_held()?;
@@ -164,7 +165,7 @@ pub(crate) fn host(lab: &Lab) -> Result<Verdict> {
         &(rule("denied", ports.denied(), "deny") + &of_unit),
     );
     let mut hammer = Hammer::start(&enforced, &ports)?;
-    let follower = Follower::start(&enforced, &text)?;
+    let follower = Follower::start(&enforced, &text, "--no-confirm")?;
     hammer.expect_held()?;
     ensure!(
         is_refused(&unit, ports.allowed())?,
@@ -199,6 +200,48 @@ pub(crate) fn host(lab: &Lab) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
+/// A flood of refused connections is a few lines, which add up to all of it.
+pub(crate) fn denials(lab: &Lab) -> Result<Verdict> {
+    /// Of the hammer, which connects to the denied port nine times in each.
+    const ROUNDS: u32 = 500;
+    let ports = Ports::new()?;
+    let enforced = Enforced::new(lab, &harmless())?;
+    let mut hammer = Hammer::start(&enforced, &ports)?;
+    let follower = Follower::start(&enforced, &denying(ports.denied()), "--no-confirm")?;
+    hammer.expect_held()?;
+    let first = follower.hear("denied: denied ")?;
+    hammer.begin(ROUNDS)?;
+    let refused = hammer.end()?.refused + hammer.once()?.refused;
+    let hits = enforced.hits("denied")?;
+    follower.signal(Signal::TERM)?;
+    let mut lines = follower.expect_end()?;
+    lines.insert(0, first);
+    let told = lines.iter().map(|line| told(line));
+    let told: Vec<(u64, u64)> = told.collect::<Result<_>>()?;
+    let sum: u64 = told.iter().map(|(more, _)| more).sum();
+    let last = told.last().map(|(_, all)| *all);
+    ensure!(
+        sum == refused + 9 && last == Some(sum) && hits == sum,
+        "{} refused, {hits} counted, told: {lines:?}",
+        refused + 9
+    );
+    // The first, what comes in each ten seconds, and the rest.
+    ensure!(told.len() <= 4, "too many lines: {lines:?}");
+    Ok(Verdict::Pass(format!("{sum} denied, {} lines", told.len())))
+}
+
+/// How many a line tells of, and how many there are.
+fn told(line: &str) -> Result<(u64, u64)> {
+    let numbers: Vec<u64> = line
+        .split([' ', ','])
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    match numbers[..] {
+        [more, all] => Ok((more, all)),
+        _ => bail!("not of denials: {line}"),
+    }
+}
+
 /// As a service manager does.
 fn start_anew(dir: &Path) -> Result<()> {
     poll_until(PATIENCE, || Ok(fs::remove_dir(dir).is_ok())).context("empty the cgroup")?;
@@ -206,7 +249,7 @@ fn start_anew(dir: &Path) -> Result<()> {
 }
 
 /// What becomes of a connection from within a cgroup.
-fn is_refused(cgroup: &str, port: u16) -> Result<bool> {
+pub(super) fn is_refused(cgroup: &str, port: u16) -> Result<bool> {
     let mut child = this_program()?
         .args(["walk", "--user", "0", "--cgroup", cgroup])
         .stdin(Stdio::piped())

@@ -29,6 +29,7 @@ pub(crate) mod oracle;
 pub(crate) mod outbound;
 pub(crate) mod owner;
 pub(crate) mod suite;
+pub(crate) mod unfollowed;
 pub(crate) mod vector;
 
 /// The name of the tests' enforcement.
