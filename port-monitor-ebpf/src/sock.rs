@@ -75,6 +75,16 @@ pub(crate) fn tcp(sk: *const u8) -> Option<*const u8> {
     }
 }
 
+/// A subflow of an MPTCP connection.
+#[inline(always)]
+pub(crate) fn is_subflow(sk: *const u8) -> bool {
+    if offset!(tcp_is_mptcp) == 0 {
+        return false;
+    }
+    let is_mptcp: Option<u8> = task::read(sk, offset!(tcp_is_mptcp));
+    matches!(is_mptcp, Some(is_mptcp) if is_mptcp != 0)
+}
+
 /// The socket speaks TCP, by itself or through MPTCP.
 #[inline(always)]
 pub(crate) fn is_tcp_stream(sk: *const u8) -> bool {

@@ -14,7 +14,7 @@ use port_monitor_common::policy::Direction;
 use crate::{
     emit,
     enforce::{self, Party, Question},
-    mem::context,
+    mem::{self, context},
     sock::{self, Addr, WILDCARD},
     task,
 };
@@ -45,8 +45,10 @@ fn pm_bind6(ctx: SockAddrContext) -> i32 {
     answer(&ctx, Direction::Listen, WILDCARD)
 }
 
-/// The running thread.
-struct Current;
+/// The running thread, and its socket.
+struct Current {
+    ctx: *const bpf_sock_addr,
+}
 
 impl Party for Current {
     const IS_KNOWN: bool = true;
@@ -67,9 +69,12 @@ impl Party for Current {
         task::exe(task::current())
     }
 
+    /// Threads of the kernel open the later subflows of a process's MPTCP connection, to
+    /// where its peer says.
     #[inline(always)]
     fn is_kernel(&self) -> bool {
-        task::is_kernel_thread(task::current())
+        let sk: *const u8 = context!(self.ctx, __bindgen_anon_1.sk).cast();
+        task::is_kernel_thread(task::current()) && !sock::is_subflow(mem::address(sk) as *const u8)
     }
 }
 
@@ -101,7 +106,8 @@ fn is_refused(ctx: &SockAddrContext, direction: Direction, peer: Addr) -> Option
         peer,
         is_self: 0,
     };
-    let decision = enforce::judge(enforce::policy(now_ns)?, now_ns, &question, &Current)?;
+    let party = Current { ctx };
+    let decision = enforce::judge(enforce::policy(now_ns)?, now_ns, &question, &party)?;
     decision.count();
     decision.stops().then_some(())
 }

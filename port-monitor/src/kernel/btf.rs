@@ -447,6 +447,7 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
         tcp_bytes_retrans: at("tcp_sock.bytes_retrans")?,
         tcp_total_retrans: at("tcp_sock.total_retrans")?,
         mptcp_first: optional(at("mptcp_sock.first"))?,
+        tcp_is_mptcp: optional(at("tcp_sock.is_mptcp"))?,
         inet_sport: at("inet_sock.inet_sport")?,
         net_inum: at("net.ns.inum")?,
         task_group_leader: at("task_struct.group_leader")?,
@@ -482,10 +483,10 @@ pub fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
     })
 }
 
-/// Zero for a struct this kernel does not have.
+/// Zero for a struct or a field this kernel does not have.
 fn optional(offset: Result<u32, BtfError>) -> Result<u32, BtfError> {
     match offset {
-        Err(BtfError::NoStruct(_)) => Ok(0),
+        Err(BtfError::NoStruct(_) | BtfError::NoField(_)) => Ok(0),
         other => other,
     }
 }

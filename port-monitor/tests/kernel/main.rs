@@ -94,6 +94,8 @@ enum Role {
     Hold(enforce::open::Args),
     /// Connect where one is told, under a policy
     Walk(enforce::oracle::Args),
+    /// Open an MPTCP connection whose server announces another address
+    Subflow(enforce::subflow::Args),
     /// Connect under nftables' rules, and take the time
     Pace(enforce::beside::Args),
     /// Try to get past a policy
@@ -113,6 +115,7 @@ fn main() -> Result<ExitCode> {
         Some(Role::Hammer(args)) => hammer::run(args)?,
         Some(Role::Hold(args)) => enforce::open::hold(args)?,
         Some(Role::Walk(args)) => enforce::oracle::walk(args)?,
+        Some(Role::Subflow(args)) => enforce::subflow::run(args)?,
         Some(Role::Pace(args)) => enforce::beside::pace(args)?,
         Some(Role::Vector { name, aim }) => vector::run(name, aim)?,
         None => return run(&cli),

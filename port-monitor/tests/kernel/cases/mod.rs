@@ -175,6 +175,8 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-follow-file", follow::file),
     once("enforce-follow-host", follow::host),
     once("enforce-follow-denials", follow::denials),
+    // 5.10 has no MPTCP.
+    once("enforce-mptcp-subflow", enforce::subflow::is_judged).on(&["6.1.", "6.12.", "7.2."]),
     once("enforce-unfollowed", enforce::unfollowed::gives_way),
     once("enforce-reload", life::reloads).parallel(),
     once("enforce-count", life::counted),
