@@ -24,7 +24,7 @@ use super::{Applied, ApplyArgs, denials::DenialLog, failure, lower, put_into_for
 use crate::{
     commands::watch::session::block_on,
     exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::enforcer::Enforcer,
+    kernel::enforcer::{Enforcer, Unlocked},
 };
 
 /// How often the file and the host are looked at.
@@ -79,6 +79,7 @@ pub(super) fn run(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Fai
         out,
         log: DenialLog::new(applied.id()),
         applied,
+        kept: None,
         stamp,
         is_asked: false,
         looks: 0,
@@ -113,6 +114,8 @@ struct Follower<'a, W> {
     out: W,
     applied: Applied,
     log: DenialLog,
+    /// What is pinned, since the last look.
+    kept: Option<Unlocked>,
     /// Of the file that was read last, whatever became of it.
     stamp: Option<Stamp>,
     /// SIGHUP came, and the file was not read since.
@@ -182,6 +185,7 @@ impl<W: Write> Follower<'_, W> {
         if enforcer.confirmed() == Some(self.applied.id()) {
             self.refresh(&mut enforcer)?;
         }
+        self.kept = Some(enforcer.unlock());
         Ok(Found::Policy)
     }
 
@@ -269,8 +273,12 @@ impl<W: Write> Follower<'_, W> {
         Ok(())
     }
 
-    fn enforcer(&self) -> Result<Option<Enforcer>, Failure> {
-        Enforcer::open(&self.args.instance.name).map_err(failure)
+    fn enforcer(&mut self) -> Result<Option<Enforcer>, Failure> {
+        let found = match self.kept.take() {
+            Some(kept) => kept.lock(),
+            None => Enforcer::open(&self.args.instance.name),
+        };
+        found.map_err(failure)
     }
 
     fn say_all(&mut self, lines: &[String]) {

@@ -5,11 +5,10 @@
 //! one store. See `port_monitor_common::generation`.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aya::programs::links::{FdLink, PinnedLink};
@@ -17,7 +16,6 @@ use port_monitor_common::generation::{
     Header, Hits, MODE_NONE, ON_EXIT_ENFORCE, RuleEntry, State, Tally,
 };
 use rustix::{
-    fs::{FlockOperation, StatFs, flock, statfs},
     io::Errno,
     thread::{MembarrierCommand, membarrier},
 };
@@ -31,19 +29,19 @@ use crate::{
 
 mod host;
 mod install;
+mod lock;
 mod slots;
 mod sockets;
 mod tables;
 
 pub use host::HostPlaces;
+use lock::Lock;
 use slots::{current_slot, free_slots, is_unconfirmed, lease_ms, slot_but};
 pub use sockets::{OpenConnection, open as open_connections};
 use tables::Tables;
 
 /// Where the kernel's objects have names.
 const BPF_FS: &str = "/sys/fs/bpf";
-/// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// What instances are called.
 pub const DEFAULT_INSTANCE: &str = "main";
 
@@ -153,55 +151,46 @@ pub struct Enforcer {
     _lock: Lock,
 }
 
-/// How long somebody else may take: one that follows a policy looks every second.
-const LOCK_WAIT: Duration = Duration::from_secs(2);
+fn parent() -> PathBuf {
+    Path::new(BPF_FS).join("port-monitor")
+}
 
-/// Held until dropped; the kernel lets go of a dead process's.
+/// An instance that others may change, its maps at hand.
 #[derive(Debug)]
-struct Lock(#[expect(dead_code, reason = "held open")] File);
+pub struct Unlocked {
+    dir: PathBuf,
+    tables: Tables,
+    /// Of the directory: another instance of the same name has another.
+    pinned: Option<u64>,
+}
 
-impl Lock {
-    fn take() -> Result<Self, EnforcerError> {
-        let dir = parent();
-        let is_bpf_fs = |found: StatFs| found.f_type == BPF_FS_MAGIC;
-        if !statfs(BPF_FS).is_ok_and(is_bpf_fs) {
-            return Err(EnforcerError::NoBpfFs);
+impl Unlocked {
+    /// What is pinned under its name now; `None` where nothing is.
+    pub fn lock(self) -> Result<Option<Enforcer>, EnforcerError> {
+        let lock = Lock::take()?;
+        if self.pinned.is_none() || inode(&self.dir) != self.pinned {
+            return Enforcer::open_locked(self.dir, lock);
         }
-        let in_dir = |error| EnforcerError::File {
-            path: dir.clone(),
-            error,
-        };
-        match fs::create_dir(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(in_dir(error));
-            }
-            _ => {}
-        }
-        let lock = File::open(&dir).map_err(in_dir)?;
-        let deadline = Instant::now() + LOCK_WAIT;
-        loop {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(lock)),
-                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                    thread::sleep(LOCK_WAIT / 100);
-                }
-                Err(Errno::WOULDBLOCK) => return Err(EnforcerError::Locked),
-                Err(error) => return Err(in_dir(error.into())),
-            }
-        }
+        Ok(Some(Enforcer {
+            dir: self.dir,
+            tables: self.tables,
+            _lock: lock,
+        }))
     }
 }
 
-fn parent() -> PathBuf {
-    Path::new(BPF_FS).join("port-monitor")
+fn inode(dir: &Path) -> Option<u64> {
+    Some(fs::metadata(dir).ok()?.ino())
 }
 
 impl Enforcer {
     /// What is pinned under this name; `None` where nothing is.
     pub fn open(name: &str) -> Result<Option<Self>, EnforcerError> {
         super::preflight::check()?;
-        let lock = Lock::take()?;
-        let dir = parent().join(name);
+        Self::open_locked(parent().join(name), Lock::take()?)
+    }
+
+    fn open_locked(dir: PathBuf, lock: Lock) -> Result<Option<Self>, EnforcerError> {
         if !dir.exists() {
             return Ok(None);
         }
@@ -211,6 +200,15 @@ impl Enforcer {
             dir,
             _lock: lock,
         }))
+    }
+
+    /// Lets others change it meanwhile.
+    pub fn unlock(self) -> Unlocked {
+        Unlocked {
+            pinned: inode(&self.dir),
+            dir: self.dir,
+            tables: self.tables,
+        }
     }
 
     /// The same, or an error.
@@ -540,8 +538,11 @@ fn attached_to(path: &Path) -> Result<Option<u64>, EnforcerError> {
         error,
     };
     let entries = fs::read_dir("/proc/self/fdinfo").map_err(in_proc)?;
+    let entries: Vec<_> = entries.flatten().collect();
+    // It was opened last, and most often has the highest number.
     let texts = entries
-        .flatten()
+        .iter()
+        .rev()
         .filter_map(|entry| fs::read_to_string(entry.path()).ok());
     let places = texts.into_iter().map(|text| place_of(&text, info.id()));
     Ok(places.flatten().next())
