@@ -88,6 +88,11 @@ pub(crate) fn set_tcp(socket: &OwnedFd, option: libc::c_int, value: libc::c_int)
         .with_context(|| format!("set TCP option {option}"))
 }
 
+/// Gives what the socket sends a mark for the firewall.
+pub(crate) fn set_mark(socket: &OwnedFd, mark: libc::c_int) -> Result<()> {
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, mark).context("set SO_MARK")
+}
+
 /// Makes the socket deaf or lets it hear again: no packet of this host has come
 /// far enough to be taken, and none is answered.
 pub(crate) fn set_deaf(socket: impl AsFd, deaf: bool) -> Result<()> {

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use io_uring::squeue::Flags;
 use rustix::{
     io::Errno,
@@ -21,7 +21,7 @@ use crate::{
     cgroup, compat,
     process::fork,
     scenarios::{places, uring},
-    socket::{V4, V6, any_port, bind, open, open_mptcp, open_with, set_tcp},
+    socket::{V4, V6, any_port, bind, open, open_mptcp, open_with, set_mark, set_tcp},
 };
 
 pub(super) const ALL: &[Vector] = &[
@@ -59,7 +59,12 @@ pub(super) const ALL: &[Vector] = &[
     out("bypass-fastopen-sendto", fastopen_sendto),
     out("bypass-fastopen-sendto-ipv6", fastopen_sendto_v6),
     out("bypass-fastopen-sendmsg", fastopen_sendmsg),
+    out("bypass-fastopen-sendmmsg", fastopen_sendmmsg),
+    out("bypass-fastopen-cookie", fastopen_cookie),
     out("bypass-fastopen-connect", fastopen_connect),
+    out("bypass-repair", repair),
+    out("bypass-marked", marked),
+    out("bypass-itself", itself),
     out("bypass-mptcp-ipv4", |aim| mptcp(aim, V4)),
     out("bypass-mptcp-ipv6", |aim| mptcp(aim, V6)),
     out("bypass-disconnected", disconnected),
@@ -202,6 +207,80 @@ fn fastopen_sendmsg(aim: &Aim) -> Result<Outcome> {
         &mut nothing,
         fast(),
     )))
+}
+
+/// One of several messages.
+fn fastopen_sendmmsg(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    let socket = open(V4)?;
+    let SocketAddr::V4(at) = aim.at(V4, About::Port) else {
+        bail!("not IPv4");
+    };
+    let mut name = libc::sockaddr_in {
+        sin_family: libc::sa_family_t::try_from(libc::AF_INET)?,
+        sin_port: at.port().to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(*at.ip()).to_be(),
+        },
+        sin_zero: [0; 8],
+    };
+    let mut text = *b"hello";
+    let mut part = libc::iovec {
+        iov_base: text.as_mut_ptr().cast(),
+        iov_len: text.len(),
+    };
+    // SAFETY: all-zero bytes are a valid `mmsghdr`, plain data.
+    let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+    message.msg_hdr.msg_name = (&raw mut name).cast();
+    message.msg_hdr.msg_namelen = libc::socklen_t::try_from(size_of_val(&name))?;
+    message.msg_hdr.msg_iov = &raw mut part;
+    message.msg_hdr.msg_iovlen = 1;
+    // SAFETY: the descriptor is open, and the message points to what outlives the call.
+    let sent =
+        unsafe { libc::sendmmsg(socket.as_raw_fd(), &raw mut message, 1, libc::MSG_FASTOPEN) };
+    Ok(if sent == 1 {
+        Outcome::Through
+    } else {
+        Outcome::Failed(Errno::from_io_error(&std::io::Error::last_os_error()).context("errno")?)
+    })
+}
+
+/// The server has given a cookie before, at a port that is allowed: now the SYN carries
+/// data.
+fn fastopen_cookie(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    let allowed = SocketAddr::new(V4, aim.denied_port(About::Port) + 1);
+    for _ in 0..2 {
+        sendto(&open(V4)?, b"hello", fast(), &allowed).context("get a cookie")?;
+    }
+    let at = aim.at(V4, About::Port);
+    Ok(Outcome::of(&sendto(&open(V4)?, b"hello", fast(), &at)))
+}
+
+/// As checkpoints are restored: connected without a packet.
+fn repair(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    let socket = open(V4)?;
+    set_tcp(&socket, libc::TCP_REPAIR, 1)?;
+    Ok(Outcome::of(&connect(&socket, &aim.at(V4, About::Port))))
+}
+
+/// With the mark by which a firewall would let it pass.
+fn marked(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    let socket = open(V4)?;
+    set_mark(&socket, 1)?;
+    Ok(Outcome::of(&connect(&socket, &aim.at(V4, About::Port))))
+}
+
+/// To the very socket that connects; in a network namespace where nobody has its port.
+fn itself(aim: &Aim) -> Result<Outcome> {
+    aim.enter()?;
+    places::enter_loopback_netns()?;
+    let at = aim.at(V4, About::Port);
+    let socket = open(V4)?;
+    bind(&socket, at)?;
+    Ok(Outcome::of(&connect(&socket, &at)))
 }
 
 /// The connect waits for the first write, and is refused before.
