@@ -43,9 +43,8 @@ pub trait Places {
 pub struct Lowered {
     /// All but the tables; without source, digest and time.
     pub header: Header,
-    /// The same for what comes when nobody follows the policy, if that uses its tables:
-    /// nothing but the failsafe is allowed.
-    pub closed: Option<Header>,
+    /// What comes when nobody follows the policy, if that uses its tables.
+    pub closed: Option<Closed>,
     /// In order.
     pub rules: Vec<RuleEntry>,
     /// The sets of rules.
@@ -60,6 +59,30 @@ pub struct Lowered {
     pub groups: Vec<(u64, GroupMasks)>,
     /// Device, inode, mask.
     pub exes: Vec<(u32, u64, u32)>,
+}
+
+/// A policy but for all its rules that are not its failsafe.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closed {
+    directions: [[u32; 4]; ENDS + 1],
+    defaults: [u8; 4],
+}
+
+impl Lowered {
+    /// The header of what comes when nobody follows the policy, if that uses its tables:
+    /// nothing but the failsafe is allowed.
+    pub fn closed_header(&self) -> Option<Header> {
+        let Closed {
+            directions,
+            defaults,
+        } = *self.closed.as_ref()?;
+        Some(Header {
+            directions,
+            defaults,
+            on_exit: ON_EXIT_ENFORCE,
+            ..self.header
+        })
+    }
 }
 
 /// Why a policy cannot be applied on this host.
@@ -142,7 +165,7 @@ impl Policy {
     }
 
     /// Of all rules only the failsafe, and no connection beyond it.
-    fn closed(&self, header: &Header, table: &mut Table) -> Header {
+    fn closed(&self, header: &Header, table: &mut Table) -> Closed {
         let mut failsafe = Mask::NONE;
         let is_failsafe = |name: &str| name.starts_with(FAILSAFE_NAME);
         for (rule, info) in self.rules.iter().enumerate() {
@@ -150,7 +173,10 @@ impl Policy {
                 failsafe.insert(rule);
             }
         }
-        let mut closed = *header;
+        let mut closed = Closed {
+            directions: header.directions,
+            defaults: header.defaults,
+        };
         for number in closed.directions.iter_mut().flatten() {
             let mut mask = *table.get(*number);
             mask.intersect(&failsafe);
@@ -159,7 +185,6 @@ impl Policy {
         for direction in [Direction::Inbound, Direction::Outbound] {
             closed.defaults[direction as usize] |= DENIES;
         }
-        closed.on_exit = ON_EXIT_ENFORCE;
         closed
     }
 

@@ -269,8 +269,8 @@ impl Enforcer {
         let exit = if policy.header.on_exit == ON_EXIT_ENFORCE {
             slot
         } else {
-            match &policy.closed {
-                Some(closed) => self.tables.write(exit, policy, closed)?,
+            match policy.closed_header() {
+                Some(closed) => self.tables.write(exit, policy, &closed)?,
                 None => self.tables.clear(exit)?,
             }
             exit
@@ -442,6 +442,8 @@ impl Enforcer {
 pub struct PolicyId {
     applied_ns: i64,
     digest: [u8; 32],
+    /// What came in its place when nobody followed it says otherwise.
+    on_exit: u8,
 }
 
 impl PolicyId {
@@ -450,6 +452,7 @@ impl PolicyId {
         Self {
             applied_ns: header.applied_ns,
             digest: header.digest,
+            on_exit: header.on_exit,
         }
     }
 }

@@ -82,6 +82,11 @@ impl Follower {
         }
     }
 
+    /// What it has said so far and nobody heard.
+    pub(super) fn unheard(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
     /// Puts another file in the place of the policy's.
     fn replace(&self, text: &str) -> Result<()> {
         let new = self.path.with_extension("new");

@@ -34,7 +34,7 @@ fn policy(ports: &Ports, failsafe: u16, on_exit: &str) -> String {
         "version = 1\nmode = \"enforce\"\n[default]\ninbound = {{ action = \"allow\" }}\n\
          outbound = {{ action = \"allow\", loopback = \"filter\" }}\n\
          [apply]\non_daemon_exit = \"{on_exit}\"\n\
-         [failsafe]\noutbound = [{{ port = {failsafe} }}]\n{}",
+         [failsafe]\noutbound = [{{ port = {failsafe} }}]\n{}until = 2999-12-31T00:00:00Z\n",
         rule("denied", ports.denied(), "deny")
     )
 }
@@ -60,6 +60,19 @@ pub(crate) fn gives_way(lab: &Lab) -> Result<Verdict> {
     let closed = policy(&ports, failsafe.at.port(), "closed-after-3s");
     let follower = Follower::start(&enforced, &closed, "--no-confirm")?;
     took.push(passes_at(&mut hammer, &follower, is_closed)?);
+    let unheard = follower.unheard();
+    ensure!(
+        unheard.iter().all(|line| line.starts_with("denied: ")),
+        "nothing has changed: {unheard:?}"
+    );
+    let status = enforced.status()?;
+    let exit = &status["daemon_exit"];
+    ensure!(
+        exit["then"] == "closed"
+            && exit["in_s"] == 0
+            && status["policy"]["source"] == exit["source"],
+        "told {status}"
+    );
     ensure!(
         !is_refused(&enforced.cgroup, failsafe.at.port())?,
         "not even the failsafe is allowed"
