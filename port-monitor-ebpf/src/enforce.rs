@@ -3,6 +3,7 @@
 
 use port_monitor_common::{
     addr,
+    denial::Denial,
     generation::{
         self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK,
         GroupKey, GroupMasks, Header, LEVELS, MODE_ENFORCE, MODE_NONE, NetworkKey, SLOTS, State,
@@ -12,13 +13,16 @@ use port_monitor_common::{
     policy::Direction,
 };
 
-use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_get_current_uid_gid, maps::lpm_trie::Key};
 
 use crate::{
     emit,
-    maps::{EXES, GROUPS, HITS, MASKS, NETWORKS, POLICIES, PORTS, RULES, SELF, STATE, USERS},
+    maps::{
+        EVENTS, EXES, GROUPS, HITS, MASKS, NETWORKS, POLICIES, PORTS, RULES, SELF, STATE, USERS,
+    },
     mem,
     sock::Addr,
+    task,
 };
 
 /// Rules of each policy.
@@ -75,7 +79,51 @@ impl Decision {
         self.denies
     }
 
-    /// Counts it.
+    /// Tells of a denial of the running process, if there is room, and counts whatever it
+    /// is.
+    #[inline(always)]
+    pub(crate) fn note_process(&self, question: &Question) {
+        // First: of what is counted nothing more is to come.
+        if self.denies {
+            let task = task::current();
+            tell(&Denial {
+                comm: task::comm(task),
+                tgid: task::tgid(task).unwrap_or(0),
+                uid: bpf_get_current_uid_gid() as u32,
+                ..self.denial(question)
+            });
+        }
+        self.count();
+    }
+
+    /// The same of a packet.
+    #[inline(always)]
+    pub(crate) fn note_packet(&self, question: &Question) {
+        if self.denies {
+            let [high, low] = halves(&question.peer);
+            let what = u64::from(self.tally) | u64::from(question.port) << 32;
+            let place = u64::from(self.slot) | u64::from(question.direction as u8) << 8;
+            pm_tell(self.now_ns, high, low, what, place);
+        }
+        self.count();
+    }
+
+    #[inline(always)]
+    fn denial(&self, question: &Question) -> Denial {
+        Denial {
+            ts_ns: self.now_ns,
+            comm: [0; 2],
+            peer: question.peer,
+            tgid: 0,
+            uid: 0,
+            tally: self.tally,
+            port: question.port,
+            direction: question.direction as u8,
+            slot: self.slot as u8,
+        }
+    }
+
+    /// Counts it, and tells nobody.
     #[inline(always)]
     pub(crate) fn count(&self) {
         if let Some(hits) =
@@ -240,6 +288,38 @@ extern "C" fn pm_peer(slot: u64, high: u64, low: u64, is_self: u64) -> u64 {
         || header.asks & ASKS_SELF != 0 && SELF.get_ptr(peer).is_some();
     let this_host = if is_self { header.this_host } else { NO_RULE };
     u64::from(network) | u64::from(this_host) << 16 | is_loopback << 32
+}
+
+/// Hands a denial to whoever reads them, who looks every second: nobody is to be woken by
+/// a flood.
+#[inline(always)]
+fn tell(denial: &Denial) {
+    let _: Result<(), i32> = EVENTS.output::<Denial>(denial, BPF_RB_NO_WAKEUP.into());
+}
+
+/// A packet's denial, of which nobody is known: in `what` the counter, and the port from
+/// bit 32 on; in `place` the slot, and the direction from bit 8 on. A function of its own
+/// for the same reason as [`pm_first`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pm_tell(ts_ns: u64, high: u64, low: u64, what: u64, place: u64) -> u64 {
+    tell(&Denial {
+        ts_ns,
+        comm: [0; 2],
+        peer: [
+            high as u32,
+            (high >> 32) as u32,
+            low as u32,
+            (low >> 32) as u32,
+        ],
+        tgid: 0,
+        uid: 0,
+        tally: what as u32,
+        port: (what >> 32) as u16,
+        direction: (place >> 8) as u8,
+        slot: place as u8,
+    });
+    0
 }
 
 /// What [`pm_first`] answers where no rule matches.

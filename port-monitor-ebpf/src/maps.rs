@@ -25,7 +25,8 @@ use crate::{
     sock::Addr,
 };
 
-/// Records on their way to userspace; the loader sets the size.
+/// Records on their way to userspace: the monitor's events, or the enforcing programs'
+/// denials; the loader sets the size.
 #[map(name = "pm_events")]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 

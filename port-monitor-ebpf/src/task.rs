@@ -50,15 +50,20 @@ pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
     let cred: *const u8 = read(task, offset!(task_cred))?;
     owner.start_ns = process_start(task);
     owner.cgroup_id = cgroup(task).and_then(cgroup_id).unwrap_or(0);
-    // As words: bytes would be copied one by one.
-    let comm: [u64; 2] = read(task, offset!(task_comm))?;
     // SAFETY: 16 bytes, aligned to 8 by the owner.
-    unsafe { (&raw mut owner.comm).cast::<[u64; 2]>().write(comm) };
+    unsafe { (&raw mut owner.comm).cast::<[u64; 2]>().write(comm(task)) };
     owner.tgid = tgid(task)?;
     owner.tid = read(task, offset!(task_pid))?;
     owner.uid = read(cred, offset!(cred_uid))?;
     owner.gid = read(cred, offset!(cred_gid))?;
     Some(())
+}
+
+/// A task's name.
+#[inline(always)]
+pub(crate) fn comm(task: *const u8) -> [u64; 2] {
+    // As words: bytes would be copied one by one.
+    read(task, offset!(task_comm)).unwrap_or_default()
 }
 
 /// A task's process id.

@@ -373,7 +373,7 @@ fn owner(wire: &TcpEvent) -> Result<Option<Owner>, DecodeError> {
     }))
 }
 
-fn ip(addr: &[u8; 16]) -> IpAddr {
+pub(crate) fn ip(addr: &[u8; 16]) -> IpAddr {
     as_v4(addr).map_or_else(
         || Ipv6Addr::from(*addr).into(),
         |v4| Ipv4Addr::from(v4).into(),

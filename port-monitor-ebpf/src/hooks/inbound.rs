@@ -148,6 +148,8 @@ fn is_dropped(skb: *mut __sk_buff) -> Option<()> {
     let decision = enforce::judge(policy, now_ns, &question, &Listener::new(skb, sk))?;
     // One connection, one verdict: the ACK's repeats that of the SYN.
     if packet.is_syn != 0 {
+        // Of whom is told by `pm_lookup`: here the verifier of Linux 6.1 would take too many
+        // more steps.
         decision.count();
     }
     decision.stops().then_some(())
@@ -173,7 +175,7 @@ fn is_unlisted(skb: *mut __sk_buff) -> Option<()> {
     let decision = enforce::judge(policy, now_ns, &question, &Listener::new(skb, sk))?;
     // Allowed ones were counted when they got their port.
     if packet.is_syn != 0 && decision.denies() {
-        decision.count();
+        decision.note_packet(&question);
     }
     decision.stops().then_some(())
 }
@@ -290,7 +292,7 @@ fn is_closed(ctx: &SkLookupContext) -> Option<()> {
     };
     let decision = enforce::judge(policy, now_ns, &question, &Nobody)?;
     if decision.stops() {
-        decision.count();
+        decision.note_packet(&question);
         return Some(());
     }
     None

@@ -108,7 +108,7 @@ fn is_refused(ctx: &SockAddrContext, direction: Direction, peer: Addr) -> Option
     };
     let party = Current { ctx };
     let decision = enforce::judge(enforce::policy(now_ns)?, now_ns, &question, &party)?;
-    decision.count();
+    decision.note_process(&question);
     decision.stops().then_some(())
 }
 

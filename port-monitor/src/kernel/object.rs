@@ -34,6 +34,9 @@ pub(super) const POLICY_MAPS: [&str; 10] = [
     "pm_hits",
 ];
 
+/// The ring of denials: with their headers, 4,096 of them.
+const DENIALS_BYTES: u32 = 256 << 10;
+
 /// What only the monitor fills.
 const MONITOR_MAPS: [&str; 14] = [
     "pm_counters",
@@ -76,7 +79,7 @@ impl Sizes {
     /// Of enforcement; `hits` are the counters of all CPUs.
     pub(super) fn enforcer(hits: u32) -> Self {
         let unused = MONITOR_MAPS.map(|name| (name, 1));
-        let sizes = [("pm_events", super::MIN_RING_BYTES), ("pm_hits", hits)];
+        let sizes = [("pm_events", DENIALS_BYTES), ("pm_hits", hits)];
         Self {
             entries: unused.into_iter().chain(sizes).collect(),
         }

@@ -1,54 +1,97 @@
 //! What `apply --follow` tells of the connections that were denied.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashMap,
+    fmt::{self, Display, Formatter},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use port_monitor_common::generation::MODE_ENFORCE;
+use port_monitor_common::{addr, denial::Denial, generation::MODE_ENFORCE, policy::Direction};
+use zerocopy::IntoBytes as _;
 
 use super::report;
-use crate::kernel::enforcer::{Counts, PolicyId};
+use crate::{
+    clock, event,
+    kernel::enforcer::{Counts, PolicyId},
+    sanitize::Escaped,
+};
 
 /// How long it tells no more of a rule that it told of, so that a flood of denied
 /// connections is no flood of lines.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// How many different denials a line shows.
+const SHOWN: usize = 3;
 
 /// How much of what a policy denied was told. Whatever is denied is told in the end: the
 /// lines of a rule add up to its count.
 pub(super) struct DenialLog {
     /// The policy.
     pub(super) policy: PolicyId,
-    /// For each that denies, as `report::deniers` numbers them.
-    told: Vec<Told>,
+    /// What denies, by the number of its counter.
+    deniers: HashMap<u32, Denier>,
+    /// What is older was another policy's doing, `CLOCK_BOOTTIME` ns.
+    since_ns: u64,
 }
 
-#[derive(Clone, Copy, Default)]
-struct Told {
-    count: u64,
+#[derive(Default)]
+struct Denier {
+    /// How much was told, and when.
+    told: u64,
     at: Option<Instant>,
+    /// Since then, as far as it was seen.
+    seen: Vec<String>,
+    is_more: bool,
 }
 
 impl DenialLog {
-    /// Of a policy that has denied nothing yet.
-    pub(super) const fn new(policy: PolicyId) -> Self {
+    /// Of a policy that had denied nothing at `since_ns`, `CLOCK_BOOTTIME`.
+    pub(super) fn new(policy: PolicyId, since_ns: u64) -> Self {
         Self {
             policy,
-            told: Vec::new(),
+            deniers: HashMap::new(),
+            since_ns,
         }
     }
 
     /// Of one that has denied this before.
     pub(super) fn after(counts: &Counts) -> Self {
-        let told = report::deniers(counts).map(|(_, count)| Told { count, at: None });
+        let before = report::deniers(counts).map(|(tally, _, told)| {
+            let denier = Denier {
+                told,
+                ..Denier::default()
+            };
+            (tally, denier)
+        });
         Self {
-            policy: PolicyId::of(&counts.header),
-            told: told.collect(),
+            deniers: before.collect(),
+            ..Self::new(PolicyId::of(&counts.header), clock::boot_ns())
+        }
+    }
+
+    /// Keeps in mind who was denied what, for the line that will tell of it.
+    pub(super) fn note(&mut self, denial: &Denial) {
+        if denial.ts_ns < self.since_ns {
+            return;
+        }
+        let denier = self.deniers.entry(denial.tally).or_default();
+        let text = Described(denial).to_string();
+        if denier.seen.contains(&text) {
+            return;
+        }
+        if denier.seen.len() < SHOWN {
+            denier.seen.push(text);
+        } else {
+            denier.is_more = true;
         }
     }
 
     /// What there is to tell at `now`.
     pub(super) fn due(&mut self, counts: &Counts, now: Instant) -> Vec<String> {
-        let is_due = |told: &Told| {
-            told.at
-                .is_none_or(|at| now.saturating_duration_since(at) >= PAUSE)
+        let is_due = |denier: &Denier| {
+            let is_quiet = |at| now.saturating_duration_since(at) >= PAUSE;
+            denier.at.is_none_or(is_quiet)
         };
         self.take(counts, now, is_due)
     }
@@ -62,33 +105,69 @@ impl DenialLog {
         &mut self,
         counts: &Counts,
         now: Instant,
-        is_due: impl Fn(&Told) -> bool,
+        is_due: impl Fn(&Denier) -> bool,
     ) -> Vec<String> {
         let verb = match counts.header.mode {
             MODE_ENFORCE => "denied",
             _ => "would have denied",
         };
         let mut lines = Vec::new();
-        for (n, (name, count)) in report::deniers(counts).enumerate() {
-            if n == self.told.len() {
-                self.told.push(Told::default());
-            }
-            let Some(told) = self.told.get_mut(n) else {
-                break;
-            };
-            if count <= told.count || !is_due(told) {
+        for (tally, name, count) in report::deniers(counts) {
+            if count == 0 {
                 continue;
             }
-            let more = count - told.count;
-            lines.push(format!(
-                "{name}: {verb} {more}, {count} since the policy was applied"
-            ));
-            *told = Told {
-                count,
+            let denier = self.deniers.entry(tally).or_default();
+            if count <= denier.told || !is_due(denier) {
+                continue;
+            }
+            let more = count - denier.told;
+            let mut line = format!("{name}: {verb} {more}, {count} since the policy was applied");
+            if !denier.seen.is_empty() {
+                line.push_str(": ");
+                line.push_str(&denier.seen.join("; "));
+            }
+            if denier.is_more {
+                line.push_str("; and others");
+            }
+            lines.push(line);
+            *denier = Denier {
+                told: count,
                 at: Some(now),
+                ..Denier::default()
             };
         }
         lines
+    }
+}
+
+/// A denial in words.
+struct Described<'a>(&'a Denial);
+
+impl Display for Described<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Denial {
+            comm,
+            peer,
+            tgid,
+            uid,
+            port,
+            direction,
+            ..
+        } = *self.0;
+        let ip = event::ip(&addr::to_bytes(addr::canonical(peer)));
+        match direction {
+            raw if raw == Direction::Inbound as u8 => write!(f, "from {ip} to port {port}")?,
+            raw if raw == Direction::Outbound as u8 => {
+                write!(f, "to {}", SocketAddr::new(ip, port))?;
+            }
+            _ => write!(f, "port {port}")?,
+        }
+        if tgid == 0 {
+            return Ok(());
+        }
+        let name = comm.as_bytes().split(|&byte| byte == 0).next();
+        let name = Escaped(name.unwrap_or_default());
+        write!(f, " by {name}[{tgid}], uid {uid}")
     }
 }
 
@@ -128,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_first_is_told_at_once_and_a_flood_by_its_number() {
-        let mut log = DenialLog::new(PolicyId::of(&Header::NONE));
+        let mut log = DenialLog::new(PolicyId::of(&Header::NONE), 1);
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         assert!(log.due(&counts(0, 0), at(0)).is_empty());
@@ -150,6 +229,49 @@ mod tests {
             ["telnet: denied 1, 100 since the policy was applied"]
         );
         assert!(log.rest(&counts(100, 2)).is_empty());
+    }
+
+    fn denial(log: &DenialLog, port: u16, direction: Direction, tgid: u32) -> Denial {
+        let mut comm = [0; 2];
+        comm.as_mut_bytes()[..4].copy_from_slice(b"nc\n\0");
+        Denial {
+            ts_ns: log.since_ns,
+            comm,
+            peer: addr::mapped(u32::from_ne_bytes([10, 1, 2, 3])),
+            tgid,
+            uid: 1_000,
+            tally: 1,
+            port,
+            direction: direction as u8,
+            slot: 0,
+        }
+    }
+
+    #[test]
+    fn a_line_shows_who_was_denied_what_once_each() {
+        let mut log = DenialLog::new(PolicyId::of(&Header::NONE), 1);
+        for port in [23, 23, 24, 25, 26] {
+            log.note(&denial(&log, port, Direction::Outbound, 7));
+        }
+        assert_eq!(
+            log.due(&counts(5, 0), Instant::now()),
+            [
+                "telnet: denied 5, 5 since the policy was applied: to 10.1.2.3:23 by nc\\n[7], uid \
+                 1000; to 10.1.2.3:24 by nc\\n[7], uid 1000; to 10.1.2.3:25 by nc\\n[7], uid 1000; \
+                 and others"
+            ]
+        );
+        log.note(&denial(&log, 80, Direction::Inbound, 0));
+        log.note(&denial(&log, 80, Direction::Listen, 0));
+        let old = Denial {
+            ts_ns: 0,
+            ..denial(&log, 99, Direction::Inbound, 0)
+        };
+        log.note(&old);
+        assert_eq!(
+            log.rest(&counts(6, 0)),
+            ["telnet: denied 1, 6 since the policy was applied: from 10.1.2.3 to port 80; port 80"]
+        );
     }
 
     #[test]

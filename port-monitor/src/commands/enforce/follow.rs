@@ -24,7 +24,7 @@ use super::{Applied, ApplyArgs, denials::DenialLog, failure, lower, put_into_for
 use crate::{
     commands::watch::session::block_on,
     exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::enforcer::{Enforcer, Unlocked},
+    kernel::enforcer::{Counts, Enforcer, Unlocked},
 };
 
 /// How often the file and the host are looked at.
@@ -77,7 +77,7 @@ pub(super) fn run(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Fai
     let mut follower = Follower {
         args,
         out,
-        log: DenialLog::new(applied.id()),
+        log: applied.log(),
         applied,
         kept: None,
         stamp,
@@ -170,7 +170,7 @@ impl<W: Write> Follower<'_, W> {
         if enforcer.confirmed() == Some(self.applied.id()) {
             enforcer.renew();
         }
-        self.tell_denials(&enforcer);
+        self.tell_denials(&mut enforcer)?;
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_AT_LINKS) || self.is_detached {
             let links = enforcer.links().map_err(failure)?;
@@ -208,41 +208,57 @@ impl<W: Write> Follower<'_, W> {
             self.is_asked = false;
         }
         self.applied = applied?;
-        if let Some(enforcer) = self.enforcer()? {
-            self.tell_rest(&enforcer);
+        if let Some(mut enforcer) = self.enforcer()? {
+            self.tell_rest(&mut enforcer)?;
         }
-        self.log = DenialLog::new(self.applied.id());
+        self.log = self.applied.log();
         Ok(())
     }
 
     /// Tells what was denied, and of another policy only what it denies from now on.
-    fn tell_denials(&mut self, enforcer: &Enforcer) {
-        if let Some(counts) = enforcer.counts_of(self.log.policy) {
-            let lines = self.log.due(&counts, Instant::now());
-            self.say_all(&lines);
-        }
+    fn tell_denials(&mut self, enforcer: &mut Enforcer) -> Result<(), Failure> {
+        let now = Instant::now();
+        self.tell(enforcer, |log, counts| log.due(counts, now))?;
         let in_force = enforcer.in_force();
         if in_force != self.log.policy {
-            self.tell_rest(enforcer);
+            self.tell_rest(enforcer)?;
             if let Some(counts) = enforcer.counts_of(in_force) {
                 self.log = DenialLog::after(&counts);
             }
         }
+        Ok(())
     }
 
-    fn tell_rest(&mut self, enforcer: &Enforcer) {
-        if let Some(counts) = enforcer.counts_of(self.log.policy) {
-            let lines = self.log.rest(&counts);
-            self.say_all(&lines);
+    fn tell_rest(&mut self, enforcer: &mut Enforcer) -> Result<(), Failure> {
+        self.tell(enforcer, DenialLog::rest)
+    }
+
+    fn tell(
+        &mut self,
+        enforcer: &mut Enforcer,
+        lines: impl FnOnce(&mut DenialLog, &Counts) -> Vec<String>,
+    ) -> Result<(), Failure> {
+        // Counted first: what is counted is in the ring by then.
+        let Some(counts) = enforcer.counts_of(self.log.policy) else {
+            return Ok(());
+        };
+        let denials = enforcer.take_denials(self.log.policy).map_err(failure)?;
+        for denial in &denials {
+            self.log.note(denial);
         }
+        for line in lines(&mut self.log, &counts) {
+            self.say(&line);
+        }
+        Ok(())
     }
 
     /// Tells what was not told yet.
     fn end(&mut self) {
-        match self.enforcer() {
-            Ok(Some(enforcer)) => self.tell_rest(&enforcer),
-            Ok(None) => {}
-            Err(error) => log::debug!("count what was denied: {:#}", error.error),
+        let told = self.enforcer().and_then(|enforcer| {
+            enforcer.map_or(Ok(()), |mut enforcer| self.tell_rest(&mut enforcer))
+        });
+        if let Err(error) = told {
+            log::debug!("tell what was denied: {:#}", error.error);
         }
     }
 
@@ -279,12 +295,6 @@ impl<W: Write> Follower<'_, W> {
             None => Enforcer::open(&self.args.instance.name),
         };
         found.map_err(failure)
-    }
-
-    fn say_all(&mut self, lines: &[String]) {
-        for line in lines {
-            self.say(line);
-        }
     }
 
     fn say(&mut self, line: &str) {

@@ -6,6 +6,7 @@ use std::{env, io::Write, net::IpAddr, path::PathBuf, time::Duration};
 use anyhow::{Context as _, anyhow};
 use port_monitor_common::policy::{Direction, Verdict};
 
+use self::denials::DenialLog;
 use super::{policy, watch::args::parse_duration, written};
 use crate::{
     clock,
@@ -97,11 +98,18 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
 struct Applied {
     policy: Policy,
     lowered: Lowered,
+    /// A moment just before it came into force, `CLOCK_BOOTTIME` ns.
+    since_ns: u64,
 }
 
 impl Applied {
     const fn id(&self) -> PolicyId {
         PolicyId::of(&self.lowered.header)
+    }
+
+    /// What is told of its denials: nothing yet.
+    fn log(&self) -> DenialLog {
+        DenialLog::new(self.id(), self.since_ns)
     }
 }
 
@@ -125,6 +133,7 @@ fn put_into_force(args: &ApplyArgs, mut out: impl Write) -> Result<Applied, Fail
         args.confirm.or(policy.intent().confirm)
     };
     let mut enforcer = Enforcer::open_or_install(&instance).map_err(failure)?;
+    let since_ns = clock::boot_ns();
     enforcer.apply(&lowered, confirm).map_err(failure)?;
     let ended = established::end(&enforcer, &policy, instance.cgroup.as_deref())
         .with_context(|| format!("{} is in force, but", args.path.display()))
@@ -138,7 +147,11 @@ fn put_into_force(args: &ApplyArgs, mut out: impl Write) -> Result<Applied, Fail
     });
     let applied = writeln!(out, "{path}: applied, {count} {noun}{undone}");
     written(applied.and_then(|()| established::write(&ended, &mut out)))?;
-    Ok(Applied { policy, lowered })
+    Ok(Applied {
+        policy,
+        lowered,
+        since_ns,
+    })
 }
 
 /// Keeps the policy that waits for it.

@@ -6,7 +6,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use port_monitor_common::generation::{DENIES, Header, Hits, MODE_ENFORCE, ON_EXIT_CLOSED};
+use port_monitor_common::generation::{
+    DENIES, Header, Hits, MODE_ENFORCE, ON_EXIT_CLOSED, RULES, Tally,
+};
 use serde::Serialize;
 
 use crate::{
@@ -198,10 +200,15 @@ fn others(counts: &Counts) -> impl Iterator<Item = Decider> {
         .into_iter()
 }
 
-/// What denies, and how often it has; for one policy always in the same order.
-pub(super) fn deniers(counts: &Counts) -> impl Iterator<Item = (String, u64)> {
-    let all = rules(counts).chain(defaults(counts)).chain(others(counts));
-    all.filter_map(|(name, denies, hits)| denies.then_some((name, hits.count)))
+/// What denies: the number of its counter, its name, and how often it has.
+pub(super) fn deniers(counts: &Counts) -> impl Iterator<Item = (u32, String, u64)> {
+    let tallies = [Tally::Loopback, Tally::KernelThread, Tally::Broken];
+    let tallies = tallies.map(|tally| RULES + tally as u32);
+    let all = (0..)
+        .zip(rules(counts))
+        .chain((RULES..).zip(defaults(counts)))
+        .chain(tallies.into_iter().zip(others(counts)));
+    all.filter_map(|(tally, (name, denies, hits))| denies.then_some((tally, name, hits.count)))
 }
 
 impl PolicyReport {

@@ -18,7 +18,7 @@ use port_monitor_common::{
     generation::{GENERATION_ABI, SLOTS, TALLIES},
 };
 
-use super::{EnforcerError, Instance, attached_to};
+use super::{EnforcerError, Instance, attached_to, tables::DENIALS};
 use crate::{
     enrich::cgroup::CgroupTree,
     kernel::{self, KernelError, btf, ladder::chain, object},
@@ -162,7 +162,7 @@ fn load() -> Result<Ebpf, EnforcerError> {
 
 /// Maps first, so that whoever finds a link finds what it asks.
 fn pin_all(ebpf: &mut Ebpf, dir: &Path, cgroup: &Cgroup) -> Result<(), EnforcerError> {
-    for name in object::POLICY_MAPS.into_iter().chain(["pm_state"]) {
+    for name in object::POLICY_MAPS.into_iter().chain(["pm_state", DENIALS]) {
         let map = kernel::filters::map(ebpf, name).map_err(KernelError::from)?;
         map.pin(dir.join(name))
             .map_err(|error| KernelError::Map(chain(&error)))?;

@@ -12,8 +12,9 @@ use std::{
 };
 
 use aya::programs::links::{FdLink, PinnedLink};
-use port_monitor_common::generation::{
-    Header, Hits, MODE_NONE, ON_EXIT_ENFORCE, RuleEntry, State, Tally,
+use port_monitor_common::{
+    denial::Denial,
+    generation::{Header, Hits, MODE_NONE, ON_EXIT_ENFORCE, RuleEntry, State, Tally},
 };
 use rustix::{
     io::Errno,
@@ -336,6 +337,17 @@ impl Enforcer {
         let state = self.tables.state();
         let is_confirmed = state.deadline_ms() == 0 || state.is_leased();
         is_confirmed.then(|| PolicyId::of(&self.tables.header(state.slot())))
+    }
+
+    /// Who was denied what by a policy, as far as there was room to tell since somebody
+    /// asked last.
+    pub fn take_denials(&mut self, policy: PolicyId) -> Result<Vec<Denial>, EnforcerError> {
+        let mut denials = self.tables.take_denials(&self.dir)?;
+        denials.retain(|denial| {
+            let header = self.tables.header(denial.slot.into());
+            PolicyId::of(&header) == policy
+        });
+        Ok(denials)
     }
 
     /// The links, and whether each is attached.

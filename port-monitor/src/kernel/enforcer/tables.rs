@@ -1,13 +1,14 @@
-//! The maps of the policies.
+//! The maps of the policies, and the ring of what they deny.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fmt, path::Path};
 
 use aya::{
     Pod,
-    maps::{HashMap, LpmTrie, Map, MapData, lpm_trie::Key},
+    maps::{HashMap, LpmTrie, Map, MapData, RingBuf, lpm_trie::Key},
 };
 use port_monitor_common::{
     addr,
+    denial::Denial,
     generation::{
         ExeKey, GroupKey, GroupMasks, Header, Hits, MASKS, NetworkKey, PORT_WORDS, RuleEntry,
         SLOTS, State, TALLIES, Tally, UserKey,
@@ -40,7 +41,23 @@ pub(super) struct Tables {
     groups: HashMap<MapData, Wire<GroupKey>, Wire<GroupMasks>>,
     exes: HashMap<MapData, Wire<ExeKey>, u32>,
     own: HashMap<MapData, Words, u8>,
+    denials: Option<Ring>,
 }
+
+/// The ring of denials.
+struct Ring(RingBuf<MapData>);
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ring")
+    }
+}
+
+/// Under which name the ring is pinned.
+pub(super) const DENIALS: &str = "pm_events";
+
+/// How many are taken from it at a time: as many as it holds.
+const BATCH: usize = 4_096;
 
 impl Tables {
     /// The maps pinned in `dir`.
@@ -58,7 +75,26 @@ impl Tables {
             groups: Map::from_map_data(data("pm_groups")?)?.try_into()?,
             exes: Map::from_map_data(data("pm_exes")?)?.try_into()?,
             own: Map::from_map_data(data("pm_self")?)?.try_into()?,
+            denials: None,
         })
+    }
+
+    /// Takes what was denied from the ring pinned in `dir`.
+    pub(super) fn take_denials(&mut self, dir: &Path) -> Result<Vec<Denial>, KernelError> {
+        let Ring(ring) = match &mut self.denials {
+            Some(ring) => ring,
+            none => {
+                let data = MapData::from_pin(dir.join(DENIALS))?;
+                none.insert(Ring(Map::from_map_data(data)?.try_into()?))
+            }
+        };
+        let mut denials = Vec::new();
+        while denials.len() < BATCH
+            && let Some(record) = ring.next()
+        {
+            denials.extend(Denial::read_from_bytes(&record));
+        }
+        Ok(denials)
     }
 
     /// Which slot is in force.

@@ -175,6 +175,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-follow-file", follow::file),
     once("enforce-follow-host", follow::host),
     once("enforce-follow-denials", follow::denials),
+    once("enforce-follow-peers", follow::told_of),
     // 5.10 has no MPTCP.
     once("enforce-mptcp-subflow", enforce::subflow::is_judged).on(&["6.1.", "6.12.", "7.2."]),
     once("enforce-unfollowed", enforce::unfollowed::gives_way),

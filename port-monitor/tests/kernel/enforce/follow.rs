@@ -18,6 +18,7 @@ use super::{
     hammer::{Hammer, Ports},
     life::{denying, harmless, policy, rule},
     this_program,
+    vector::About,
 };
 use crate::{bpf, cgroup, lab::Lab, process::poll_until, report::Verdict};
 
@@ -215,6 +216,12 @@ pub(crate) fn denials(lab: &Lab) -> Result<Verdict> {
     let follower = Follower::start(&enforced, &denying(ports.denied()), "--no-confirm")?;
     hammer.expect_held()?;
     let first = follower.hear("denied: denied ")?;
+    let shown = format!(": to 127.0.0.1:{} by ", ports.denied());
+    let owner = format!("[{}], uid 0", hammer.pid());
+    ensure!(
+        first.contains(&shown) && first.ends_with(&owner),
+        "not shown: {first}"
+    );
     hammer.begin(ROUNDS)?;
     let refused = hammer.end()?.refused + hammer.once()?.refused;
     let hits = enforced.hits("denied")?;
@@ -235,9 +242,57 @@ pub(crate) fn denials(lab: &Lab) -> Result<Verdict> {
     Ok(Verdict::Pass(format!("{sum} denied, {} lines", told.len())))
 }
 
+/// A peer, a connect to a port that is denied and a listener are told of by what is known
+/// of them.
+pub(crate) fn told_of(lab: &Lab) -> Result<Verdict> {
+    let (denied, inner) = (Ports::new()?, Ports::new()?);
+    let base = inner.denied() - About::Inbound as u16;
+    drop(inner);
+    let listen = base + About::Listen as u16;
+    let rule = |name: &str, direction: &str, port: u16| {
+        format!(
+            "[[rule]]\nname = \"{name}\"\ndirection = \"{direction}\"\nport = {port}\naction = \
+             \"deny\"\n"
+        )
+    };
+    let rules = [
+        rule("out", "out", denied.denied()),
+        rule("in", "in", base + About::Inbound as u16),
+        rule("listen", "listen", listen),
+    ]
+    .concat();
+    let enforced = Enforced::new(lab, &harmless())?;
+    let follower = Follower::start(&enforced, &policy("enforce", &rules), "--no-confirm")?;
+    for name in ["enforce-in-ipv4", "enforce-bind-ipv4"] {
+        let status = this_program()?
+            .args(["vector", name, "--side", "denied", "--base"])
+            .args([&base.to_string(), "--cgroup", &enforced.cgroup])
+            .args(["--unit", "/", "--copy", "/"])
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(status.success(), "{name} failed");
+    }
+    let line = follower.hear("in: denied ")?;
+    let port = base + About::Inbound as u16;
+    // Where only a cgroup is held to the policy, no program tells of peers.
+    ensure!(
+        lab.native || line.ends_with(&format!(": from 127.0.0.1 to port {port}")),
+        "not of the peer: {line}"
+    );
+    let line = follower.hear("listen: denied 1, 1 ")?;
+    ensure!(
+        line.contains(&format!(": port {listen} by ")),
+        "not of the listener: {line}"
+    );
+    follower.signal(Signal::TERM)?;
+    follower.expect_end()?;
+    Ok(Verdict::pass())
+}
+
 /// How many a line tells of, and how many there are.
 fn told(line: &str) -> Result<(u64, u64)> {
-    let numbers: Vec<u64> = line
+    let counts = line.split(" since ").next().unwrap_or_default();
+    let numbers: Vec<u64> = counts
         .split([' ', ','])
         .filter_map(|word| word.parse().ok())
         .collect();

@@ -133,6 +133,11 @@ impl Hammer {
         Ok(Self { child, words })
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Has it make this many rounds.
     pub(crate) fn begin(&mut self, rounds: u32) -> Result<()> {
         let stdin = self.child.stdin.as_mut().context("no stdin")?;
