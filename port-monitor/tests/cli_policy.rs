@@ -379,7 +379,7 @@ fn recording_is_judged_connection_by_connection() {
             "preexisting",
             "ingress",
             ("10.0.0.5:1", "10.0.0.5:22"),
-            ",\"state\":\"LISTEN\"",
+            ",\"state\":\"listen\"",
         ),
         SUMMARY.to_owned(),
     ];

@@ -135,7 +135,7 @@ fn read_line(
 
 fn facts(line: &Line) -> Result<Facts<'_>, String> {
     let network = line.network.as_ref().ok_or("no network")?;
-    let is_listening = line.port_monitor.state.as_deref() == Some("LISTEN");
+    let is_listening = line.port_monitor.state.as_deref() == Some("listen");
     let (direction, local, remote) = match (&*line.event.action, &*network.direction) {
         ("listen" | "unlisten", _) => (Direction::Listen, line.destination, None),
         _ if is_listening => (Direction::Listen, line.destination, None),
