@@ -145,6 +145,9 @@ pub const FILTER_ONLY_OUT: u32 = 1 << 11;
 /// [`Config::filters`]: no outbound connections.
 pub const FILTER_ONLY_IN: u32 = 1 << 12;
 
+/// [`Config::filters`]: nothing that the policy allows.
+pub const FILTER_ONLY_DENIED: u32 = 1 << 13;
+
 /// The filters that ask who owns the socket rather than where it leads.
 pub const OWNER_FILTERS: u32 = FILTER_PID | FILTER_UID | FILTER_COMM | FILTER_CGROUP | FILTER_TREE;
 
@@ -166,8 +169,8 @@ pub struct Config {
     pub acceptor: u32,
     /// Non-zero: log every event and what became of it.
     pub trace: u32,
-    /// Explicit padding.
-    pub reserved: u32,
+    /// Non-zero: judge every event by the policy in slot 0.
+    pub judge: u32,
 }
 
 /// `PORT_SETS`: the set of local ports.

@@ -11,15 +11,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The layout version in [`TcpEvent::abi`], and the one the loader asks the
 /// object for before it loads it.
-pub const ABI_VERSION: u8 = 3;
+pub const ABI_VERSION: u8 = 4;
 
 /// The symbol an object of this layout has; the loader asks for it by name.
-pub const ABI_SYMBOL: &str = "PM_ABI_3";
+pub const ABI_SYMBOL: &str = "PM_ABI_4";
 
 /// The size of a [`TcpEvent`] in bytes.
-pub const EVENT_SIZE: usize = 120;
+pub const EVENT_SIZE: usize = 128;
 /// The size of a [`CloseEvent`] in bytes.
-pub const CLOSE_EVENT_SIZE: usize = 160;
+pub const CLOSE_EVENT_SIZE: usize = 168;
 
 /// `AF_INET` in [`TcpEvent::family`].
 pub const AF_INET: u8 = 2;
@@ -159,6 +159,11 @@ pub const FLAG_PREATTACH: u16 = 4;
 pub const FLAG_INBOUND: u16 = 8;
 /// [`TcpEvent::flags`]: of an accept, the peer had reset the connection before.
 pub const FLAG_ENDED: u16 = 16;
+/// [`TcpEvent::flags`]: the policy decided, by [`TcpEvent::rule`]. Without it there is no
+/// policy, or it asks for what only userspace can tell.
+pub const FLAG_JUDGED: u16 = 32;
+/// [`TcpEvent::flags`]: the policy does not want it; only with [`FLAG_JUDGED`].
+pub const FLAG_DENIED: u16 = 64;
 
 /// The process a socket belongs to, captured in process context.
 ///
@@ -226,6 +231,11 @@ pub struct TcpEvent {
     /// Interface the socket is bound to (`sk_bound_dev_if`), zero for none: the
     /// zone of a link-local address.
     pub ifindex: u32,
+    /// What decided, with [`FLAG_JUDGED`]: a rule's number, or
+    /// [`RULES`](crate::generation::RULES) and a [`Tally`](crate::generation::Tally).
+    pub rule: u16,
+    /// Explicit padding.
+    pub reserved: [u8; 6],
 }
 
 /// What a connection was, at its end (`struct tcp_sock`).
@@ -297,6 +307,7 @@ const _: () = {
     assert!(offset_of!(TcpEvent, local_port) == 108);
     assert!(offset_of!(TcpEvent, detail) == 112);
     assert!(offset_of!(TcpEvent, ifindex) == 116);
+    assert!(offset_of!(TcpEvent, rule) == 120);
 };
 
 #[cfg(test)]

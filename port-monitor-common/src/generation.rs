@@ -182,7 +182,8 @@ pub const STYLE_DROP: u8 = 1;
 pub const DENIES: u8 = 1;
 /// [`Header::defaults`]: loopback peers are not spared.
 pub const FILTERS_LOOPBACK: u8 = 2;
-/// [`RuleEntry::flags`]: the rule asks who owns the connection.
+/// [`RuleEntry::flags`]: the rule asks who owns the connection; of a policy of the
+/// monitor, for what only userspace can tell.
 pub const ASKS_OWNER: u8 = 2;
 
 /// A policy but for its tables.

@@ -11,14 +11,14 @@ use aya_log_ebpf::debug;
 use port_monitor_common::{
     ABI_VERSION, TcpEvent,
     counters::{Counter, Extra, Hook, ROW, slot},
-    event::{CloseEvent, EventKind, FLAG_CANARY, FLAG_LOCAL_PORT_UNBOUND},
+    event::{CloseEvent, EventKind, FLAG_CANARY, FLAG_DENIED, FLAG_LOCAL_PORT_UNBOUND},
 };
 use zerocopy::FromZeros;
 
 use crate::{
     filter,
     globals::config,
-    maps::{COUNTERS, EVENTS},
+    maps::{COUNTERS, EVENTS, VIOLATIONS},
     mem, task,
 };
 
@@ -150,7 +150,12 @@ unsafe fn emit_bytes(
         let bytes = unsafe { slice::from_raw_parts(event.cast::<u8>(), size) };
         // The kernel wakes the reader only when it has caught up; the reader sleeps
         // a moment after each wake, so a burst costs one.
-        match EVENTS.output::<[u8]>(bytes, 0) {
+        let ring = if config!(judge) != 0 && head.flags & FLAG_DENIED != 0 {
+            &VIOLATIONS
+        } else {
+            &EVENTS
+        };
+        match ring.output::<[u8]>(bytes, 0) {
             Ok(()) => Counter::Submitted,
             Err(_) => Counter::ReserveFailed,
         }

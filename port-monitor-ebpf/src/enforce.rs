@@ -32,7 +32,9 @@ const NO_RULE: u32 = 0;
 
 /// Whose connection it is.
 pub(crate) trait Party {
-    /// It can be told; else nothing is said where a rule asks for it.
+    /// Its user can be told.
+    const USER_IS_KNOWN: bool = Self::IS_KNOWN;
+    /// All of it can be told; else nothing is said where a rule asks for it.
     const IS_KNOWN: bool;
     /// Uid in the initial user namespace.
     fn uid(&self) -> u32;
@@ -46,7 +48,8 @@ pub(crate) trait Party {
 
 /// What is asked.
 pub(crate) struct Question {
-    pub(crate) direction: Direction,
+    /// A [`Direction`] by number.
+    pub(crate) direction: u32,
     /// Of the service.
     pub(crate) port: u16,
     /// As it was given; all zeroes for a listener.
@@ -77,6 +80,12 @@ impl Decision {
     #[inline(always)]
     pub(crate) fn denies(&self) -> bool {
         self.denies
+    }
+
+    /// What decided: a rule, or [`RULES_EACH`] and a [`Tally`].
+    #[inline(always)]
+    pub(crate) fn tally(&self) -> u32 {
+        self.tally
     }
 
     /// Tells of a denial of the running process, if there is room, and counts whatever it
@@ -152,9 +161,26 @@ pub(crate) fn policy(now_ns: u64) -> Option<(u32, &'static Header)> {
 /// Decides; `None` where there is no policy, or it asks for what is not known.
 #[inline(always)]
 pub(crate) fn judge<P: Party>(
+    policy: (u32, &'static Header),
+    now_ns: u64,
+    question: &Question,
+    party: &P,
+) -> Option<Decision> {
+    let peer = if question.direction == Direction::Listen as u32 {
+        Peer::NONE
+    } else {
+        Peer::of(policy.0, question)
+    };
+    judge_peer(policy, now_ns, question, peer, party)
+}
+
+/// The same, where it is known what the policy knows of the peer.
+#[inline(always)]
+pub(crate) fn judge_peer<P: Party>(
     (slot, header): (u32, &'static Header),
     now_ns: u64,
     question: &Question,
+    peer: Peer,
     party: &P,
 ) -> Option<Decision> {
     let decided = |tally, denies| Decision {
@@ -163,13 +189,6 @@ pub(crate) fn judge<P: Party>(
         denies,
         enforces: header.mode == MODE_ENFORCE,
         now_ns,
-    };
-    let [high, low] = halves(&question.peer);
-    let peer = match question.direction {
-        Direction::Listen => Peer::NONE,
-        Direction::Inbound | Direction::Outbound => {
-            Peer(pm_peer(slot.into(), high, low, question.is_self.into()))
-        }
     };
     let Some(first) = first::<P>(slot, header, now_ns, question, peer, party) else {
         // Tables that do not hold together decide for the policy's author.
@@ -182,7 +201,7 @@ pub(crate) fn judge<P: Party>(
         }
         return Some(decided(rule, flags & DENIES != 0));
     }
-    let direction = question.direction as u32;
+    let direction = question.direction & 3;
     let flags = header.defaults[direction as usize];
     let (tally, denies) = if flags & DENIES == 0 {
         (direction, false)
@@ -212,7 +231,7 @@ fn first<P: Party>(
     let port = *ports >> (port % 4 * 16) & 0xffff;
     let (user, groups, exe) = owner::<P>(slot, header, party);
     let flow = packed([
-        directions[question.direction as usize],
+        directions[(question.direction & 3) as usize],
         port as u32,
         peer.network(header),
         peer.this_host(),
@@ -228,11 +247,17 @@ fn first<P: Party>(
 /// What [`pm_peer`] tells of a peer: in bits 0–15 the mask of its network, in bits
 /// 16–31 that of peers on this host, in bit 32 that it has a loopback address.
 #[derive(Clone, Copy)]
-struct Peer(u64);
+pub(crate) struct Peer(u64);
 
 impl Peer {
     /// No peer.
     const NONE: Self = Self(1 << 33);
+
+    #[inline(always)]
+    pub(crate) fn of(slot: u32, question: &Question) -> Self {
+        let [high, low] = halves(&question.peer);
+        Self(pm_peer(slot.into(), high, low, question.is_self.into()))
+    }
 
     #[inline(always)]
     fn network(self, header: &Header) -> u32 {
@@ -376,11 +401,11 @@ extern "C" fn pm_first(slot: u64, flow: u64, owner: u64) -> u64 {
 /// The masks of user, cgroup and executable.
 #[inline(always)]
 fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, GroupMasks, u32) {
-    if !P::IS_KNOWN {
-        let every = GroupMasks {
-            unit: header.every,
-            cgroup: header.every,
-        };
+    let every = GroupMasks {
+        unit: header.every,
+        cgroup: header.every,
+    };
+    if !P::USER_IS_KNOWN {
         return (header.every, every, header.every);
     }
     let mut user = header.other_user;
@@ -393,6 +418,9 @@ fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, GroupMasks, u
             // SAFETY: a map value is valid for as long as the program runs.
             user = unsafe { number.read_volatile() };
         }
+    }
+    if !P::IS_KNOWN {
+        return (user, every, header.every);
     }
     let mut exe = header.other_exe;
     if header.asks & ASKS_EXE != 0

@@ -4,12 +4,12 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use port_monitor_common::{
     config::{
-        FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_IN,
-        FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID, FILTER_REMOTE_NET,
-        FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, OWNER_FILTERS, PORT_SET_ANY, PORT_SET_LOCAL,
-        PORT_SET_REMOTE, PORT_SET_WORDS,
+        FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_DENIED,
+        FILTER_ONLY_IN, FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID,
+        FILTER_REMOTE_NET, FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, OWNER_FILTERS,
+        PORT_SET_ANY, PORT_SET_LOCAL, PORT_SET_REMOTE, PORT_SET_WORDS,
     },
-    event::{FLAG_INBOUND, Owner, TcpEvent},
+    event::{FLAG_DENIED, FLAG_INBOUND, FLAG_JUDGED, Owner, TcpEvent},
 };
 
 use crate::{
@@ -50,9 +50,16 @@ pub(crate) fn flow_passes(flow: &TcpEvent) -> bool {
     }
     let is_inbound = flow.flags & FLAG_INBOUND != 0;
     !(on(FILTER_ONLY_IN) && !is_inbound || on(FILTER_ONLY_OUT) && is_inbound)
+        && verdict_passes(flow)
         && family_passes(flow)
         && ports_pass(flow)
         && net_passes(flow)
+}
+
+/// What was not judged passes: userspace does it.
+#[inline(always)]
+fn verdict_passes(flow: &TcpEvent) -> bool {
+    !on(FILTER_ONLY_DENIED) || flow.flags & (FLAG_JUDGED | FLAG_DENIED) != FLAG_JUDGED
 }
 
 #[inline(always)]

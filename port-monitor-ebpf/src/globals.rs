@@ -8,9 +8,9 @@ use port_monitor_common::config::{Config, Offsets};
 /// The loader asks for this symbol by name: an object of another layout has
 /// none. See `port_monitor_common::event::ABI_SYMBOL`.
 #[unsafe(no_mangle)]
-static PM_ABI_3: u32 = port_monitor_common::ABI_VERSION as u32;
+static PM_ABI_4: u32 = port_monitor_common::ABI_VERSION as u32;
 
-const _: () = assert!(port_monitor_common::ABI_VERSION == 3, "rename PM_ABI_3");
+const _: () = assert!(port_monitor_common::ABI_VERSION == 4, "rename PM_ABI_4");
 
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = zeroed_offsets();
@@ -23,7 +23,7 @@ static CONFIG: Config = Config {
     filters: 0,
     acceptor: 0,
     trace: 0,
-    reserved: 0,
+    judge: 0,
 };
 
 const fn zeroed_offsets() -> Offsets {

@@ -1,8 +1,8 @@
 //! The eBPF programs of port-monitor.
 //!
 //! `hooks/` has one file per place in the kernel; each hook reads the socket
-//! (`sock`), finds the owner (`task`), asks the filters (`filter`) and writes
-//! the record (`emit`). Which hooks are loaded is the loader's choice: see
+//! (`sock`), finds the owner (`task`), asks the policy (`verdict`) and the filters
+//! (`filter`), and writes the record (`emit`). Which hooks are loaded is the loader's choice: see
 //! `port-monitor/src/kernel/ladder.rs`.
 #![no_std]
 #![no_main]
@@ -17,6 +17,7 @@ mod maps;
 mod mem;
 mod sock;
 mod task;
+mod verdict;
 
 /// The kernel's tracing helpers are for GPL-compatible programs; this crate is
 /// MIT OR GPL-2.0, which the kernel calls "Dual MIT/GPL".

@@ -30,6 +30,11 @@ use crate::{
 #[map(name = "pm_events")]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
+/// The monitor's events that the policy does not want: apart from the others, so that no
+/// flood of those leaves no room for them. The loader sets the size.
+#[map(name = "pm_violations")]
+pub(crate) static VIOLATIONS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
 /// The accounting: a row of `port_monitor_common::counters` for each CPU; the
 /// loader sets the size. Mapped into userspace, because the kernel skips kprobe
 /// programs while a CPU is in the middle of a bpf(2) that reads a map.

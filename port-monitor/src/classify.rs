@@ -102,6 +102,7 @@ mod tests {
             preattach: false,
             ended: false,
             canary: false,
+            stamp: None,
         }
     }
 

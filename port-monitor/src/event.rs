@@ -8,8 +8,8 @@ use port_monitor_common::{
     addr::as_v4,
     event::{
         AF_INET, AF_INET6, CLOSE_EVENT_SIZE, CloseStats, ClosedBy, EVENT_SIZE, EventKind,
-        FLAG_CANARY, FLAG_ENDED, FLAG_INBOUND, FLAG_LOCAL_PORT_UNBOUND, FLAG_PREATTACH,
-        OwnerSource,
+        FLAG_CANARY, FLAG_DENIED, FLAG_ENDED, FLAG_INBOUND, FLAG_JUDGED, FLAG_LOCAL_PORT_UNBOUND,
+        FLAG_PREATTACH, OwnerSource,
     },
     tcp_state::TcpState,
 };
@@ -178,6 +178,15 @@ impl Comm {
     }
 }
 
+/// What the kernel side found that the policy says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// The policy does not want it.
+    pub is_denied: bool,
+    /// The number of the rule that decided, beyond those of all rules where none did.
+    pub rule: u16,
+}
+
 /// One event, host byte order, IPv4-mapped addresses as IPv4.
 #[expect(
     clippy::struct_excessive_bools,
@@ -218,6 +227,9 @@ pub struct Event {
     pub ended: bool,
     /// The event is the start-up canary's and belongs to no sink.
     pub canary: bool,
+    /// The kernel side's verdict; `None` without a policy, or where that asks for what
+    /// only userspace can tell.
+    pub stamp: Option<Stamp>,
 }
 
 impl Event {
@@ -305,6 +317,10 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         preattach: wire.flags & FLAG_PREATTACH != 0,
         ended: wire.flags & FLAG_ENDED != 0,
         canary: wire.flags & FLAG_CANARY != 0,
+        stamp: (wire.flags & FLAG_JUDGED != 0).then_some(Stamp {
+            is_denied: wire.flags & FLAG_DENIED != 0,
+            rule: wire.rule,
+        }),
     })
 }
 

@@ -130,9 +130,9 @@ impl Pipeline {
         let peer = peers.and_then(|peers| peers.see(&event, &process));
         let wall_ns = self.clock.wall_ns(event.ts_ns);
         let ports = classify::ports(&event, &self.ephemeral);
-        let judgement = self.policy.as_ref().map(|policy| {
-            let facts = Facts::of(&event, &process, wall_ns);
-            policy.judge(&facts)
+        let judgement = self.policy.as_ref().map(|policy| match event.stamp {
+            Some(stamp) => policy.judgement(stamp),
+            None => policy.judge(&Facts::of(&event, &process, wall_ns)),
         });
         let is_violation = judgement.as_ref().is_some_and(Judgement::is_violation);
         let is_end = event.action.is_end();

@@ -14,7 +14,8 @@ use aya_ebpf::{
 };
 use port_monitor_common::{
     counters::Hook,
-    event::{EventKind, FLAG_ENDED, FLAG_INBOUND, OwnerSource, TcpEvent},
+    event::{CloseEvent, EventKind, FLAG_ENDED, FLAG_INBOUND, OwnerSource},
+    policy::Direction,
     tcp_state::TcpState,
 };
 
@@ -22,7 +23,7 @@ use crate::{
     emit, filter,
     hooks::{connection, graft},
     mem::{self, Direct, Mem, Probe},
-    sock, task,
+    sock, task, verdict,
 };
 
 /// Before Linux 6.10: `(sk, flags, err, kern)`, so the result is slot 4.
@@ -61,7 +62,9 @@ fn try_accept(ctx: &impl EbpfContext, sk: *const u8) {
 #[inline(always)]
 pub(crate) fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) -> Option<()> {
     let mut slot = MaybeUninit::uninit();
-    let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Accept);
+    // In one place with that of its end: the stack is short.
+    let record: &mut CloseEvent = emit::record(&mut slot, EventKind::Accept);
+    let event = &mut record.event;
     sock::read::<M>(sk, event)?;
     if event.local_port == 0 {
         // The peer has reset it already.
@@ -82,12 +85,13 @@ pub(crate) fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) 
     task::read_current(&mut event.owner);
     event.owner_source = OwnerSource::Accept as u8;
     event.id = emit::connection_id(sk, event.ts_ns);
+    verdict::stamp(Direction::Inbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current());
     emit::emit(ctx, Hook::Accept, owner_passes, event);
     connection::remember_inbound(sk, owner_passes, event, state);
     // It may have ended before it was remembered.
     if sock::state::<Probe>(sk)? == TcpState::CLOSE {
-        connection::report(ctx, sk, state, TcpState::CLOSE);
+        connection::ended_early(ctx, sk, state, record);
     }
     Some(())
 }

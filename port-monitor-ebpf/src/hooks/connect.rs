@@ -11,13 +11,14 @@ use aya_ebpf::{
 use port_monitor_common::{
     counters::Hook,
     event::{EventKind, OwnerSource, TcpEvent},
+    policy::Direction,
 };
 
 use crate::{
     emit, filter,
     hooks::connection,
     mem::{Direct, Mem, Probe},
-    sock, task,
+    sock, task, verdict,
 };
 
 #[fentry(function = "tcp_connect")]
@@ -47,6 +48,7 @@ fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
 #[inline(always)]
 pub(crate) fn attempt(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) {
     identify(sk, event);
+    verdict::stamp(Direction::Outbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current());
     connection::remember_attempt(sk, owner_passes, event);
     emit::emit(ctx, Hook::Connect, owner_passes, event);

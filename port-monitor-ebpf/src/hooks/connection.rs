@@ -6,7 +6,9 @@ use core::mem::MaybeUninit;
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid};
 use port_monitor_common::{
     counters::{Extra, Hook},
-    event::{CloseEvent, ClosedBy, EventKind, FLAG_INBOUND, Owner, TcpEvent},
+    event::{
+        CloseEvent, ClosedBy, EventKind, FLAG_DENIED, FLAG_INBOUND, FLAG_JUDGED, Owner, TcpEvent,
+    },
     tcp_state::TcpState,
 };
 use zerocopy::FromZeros;
@@ -20,6 +22,14 @@ use crate::{
     sock, task,
 };
 
+/// The flags that all events of a connection have.
+pub(crate) const LASTING_FLAGS: u16 = FLAG_INBOUND | FLAG_JUDGED | FLAG_DENIED;
+/// [`Connection::flags`]: established.
+const OPEN: u8 = 1 << 7;
+/// [`Connection::flags`]: how its owner is known.
+const OWNER_SOURCE: u8 = 7;
+const _: () = assert!(LASTING_FLAGS & !(u8::MAX & !OPEN & !OWNER_SOURCE) as u16 == 0);
+
 /// An attempt without an outcome, or a connection without an end.
 #[derive(Clone, Copy, FromZeros)]
 #[repr(C)]
@@ -28,14 +38,14 @@ pub(crate) struct Connection {
     pub(crate) id: u64,
     /// Attempt or accept, `CLOCK_BOOTTIME` ns; zero: not seen.
     pub(crate) ts_ns: u64,
-    /// Non-zero: established.
-    pub(crate) is_open: u8,
-    /// [`TcpEvent::flags`] of its later events.
-    pub(crate) flags: u8,
-    /// An [`OwnerSource`](port_monitor_common::event::OwnerSource) by number.
-    pub(crate) owner_source: u8,
+    /// [`LASTING_FLAGS`] of its events, [`OPEN`], and in the lowest bits an
+    /// [`OwnerSource`](port_monitor_common::event::OwnerSource) by number: the stack of
+    /// the programs that make one has no room for more.
+    flags: u8,
     /// A [`ClosedBy`] by number.
     pub(crate) closed_by: u8,
+    /// [`TcpEvent::rule`] of its events.
+    rule: u16,
     /// Who closed this end; zero: nobody yet.
     pub(crate) closer_tgid: u32,
 }
@@ -48,8 +58,8 @@ impl Connection {
         mem::copy(&event.owner, &mut connection.owner);
         connection.id = event.id;
         connection.ts_ns = event.ts_ns;
-        connection.flags = (event.flags & FLAG_INBOUND) as u8;
-        connection.owner_source = event.owner_source;
+        connection.flags = (event.flags & LASTING_FLAGS) as u8 | event.owner_source;
+        connection.rule = event.rule;
         connection
     }
 
@@ -58,8 +68,19 @@ impl Connection {
     pub(crate) fn identify(&self, event: &mut TcpEvent) {
         mem::copy(&self.owner, &mut event.owner);
         event.id = self.id;
-        event.flags = self.flags.into();
-        event.owner_source = self.owner_source;
+        event.flags = u16::from(self.flags) & LASTING_FLAGS;
+        event.rule = self.rule;
+        event.owner_source = self.flags & OWNER_SOURCE;
+    }
+
+    #[inline(always)]
+    fn is_open(&self) -> bool {
+        self.flags & OPEN != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_open(&mut self) {
+        self.flags |= OPEN;
     }
 }
 
@@ -90,7 +111,7 @@ fn forget(sk: *const u8) -> bool {
 pub(crate) fn take_attempt(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
     // SAFETY: the entry is copied before it can be removed.
     let attempt = unsafe { CONNECTIONS.get(sk as u64) }?;
-    if attempt.is_open != 0 {
+    if attempt.is_open() {
         return None;
     }
     attempt.identify(event);
@@ -128,7 +149,7 @@ pub(crate) fn remember_inbound(
     // The peer may have closed before anybody accepted.
     let mut slot = MaybeUninit::uninit();
     let connection = Connection::of(event, &mut slot);
-    connection.is_open = 1;
+    connection.set_open();
     if state == TcpState::CLOSE_WAIT {
         connection.closed_by = ClosedBy::Peer as u8;
     }
@@ -228,6 +249,35 @@ pub(crate) fn report_or<const TRACEPOINT: bool>(
     Some(())
 }
 
+/// Reports the end of a connection that was over before it was remembered, in the record
+/// of its beginning.
+#[inline(always)]
+pub(crate) fn ended_early(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    last: TcpState,
+    record: &mut CloseEvent,
+) -> Option<()> {
+    let began_ns = record.event.ts_ns;
+    {
+        // SAFETY: a map value of a socket that does not change any more.
+        let connection = unsafe { &*CONNECTIONS.get_ptr(sk as u64)? };
+        connection.identify(&mut record.event);
+        record.stats.closed_by = connection.closed_by;
+        record.stats.closer_tgid = connection.closer_tgid;
+    }
+    if !forget(sk) {
+        // The programs that see ends have reported it.
+        return None;
+    }
+    record.event.kind = EventKind::Close as u8;
+    record.event.ts_ns = emit::now_ns();
+    record.stats.duration_ns = record.event.ts_ns.saturating_sub(began_ns);
+    complete(sk, last, record)?;
+    emit::emit_change(ctx, Hook::Close, true, record);
+    Some(())
+}
+
 /// What is remembered of the attempt or connection on `sk`, if the change ends it.
 #[inline(always)]
 fn recall<const TRACEPOINT: bool>(
@@ -240,7 +290,7 @@ fn recall<const TRACEPOINT: bool>(
     // run concurrently, write or remove it.
     let connection = unsafe { &mut *CONNECTIONS.get_ptr_mut(sk as u64)? };
     let event = &mut record.event;
-    if connection.is_open == 0 {
+    if !connection.is_open() {
         if !(old == TcpState::SYN_SENT || old == TcpState::SYN_RECV)
             || !TRACEPOINT && is_returned(sk, new)
         {
@@ -256,7 +306,7 @@ fn recall<const TRACEPOINT: bool>(
         }
         let is_monitor = task::is_monitor(connection.owner.tgid);
         if new == TcpState::ESTABLISHED && (is_monitor || is_end_wanted()) {
-            connection.is_open = 1;
+            connection.set_open();
         } else {
             forget(sk);
         }

@@ -140,7 +140,7 @@ fn is_dropped(skb: *mut __sk_buff) -> Option<()> {
     let policy = enforce::policy(now_ns)?;
     let packet = Packet::of(skb)?.forgotten(now_ns);
     let question = Question {
-        direction: Direction::Inbound,
+        direction: Direction::Inbound as u32,
         port: context!(sk, src_port) as u16,
         peer: packet.from,
         is_self: u32::from(packet.from == packet.to),
@@ -167,7 +167,7 @@ fn is_unlisted(skb: *mut __sk_buff) -> Option<()> {
     }
     let packet = Packet::of(skb)?.forgotten(now_ns);
     let question = Question {
-        direction: Direction::Listen,
+        direction: Direction::Listen as u32,
         port: context!(sk, src_port) as u16,
         peer: WILDCARD,
         is_self: 0,
@@ -285,7 +285,7 @@ fn is_closed(ctx: &SkLookupContext) -> Option<()> {
         (sock::mapped(from_v4), sock::mapped(to_v4))
     };
     let question = Question {
-        direction: Direction::Inbound,
+        direction: Direction::Inbound as u32,
         port: context!(ctx, local_port) as u16,
         peer: from,
         is_self: u32::from(from == to),

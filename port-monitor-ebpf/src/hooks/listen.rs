@@ -16,15 +16,17 @@ use aya_ebpf::{
 use port_monitor_common::{
     counters::{Extra, Hook},
     event::{EventKind, FLAG_INBOUND, Owner, OwnerSource, TcpEvent},
+    policy::Direction,
     tcp_state::TcpState,
 };
 use zerocopy::FromZeros;
 
 use crate::{
     emit, filter,
+    hooks::connection::LASTING_FLAGS,
     maps::LISTENING,
     mem::{self, Direct, Mem, Probe},
-    sock, task,
+    sock, task, verdict,
 };
 
 /// A socket that listens.
@@ -34,7 +36,11 @@ pub(crate) struct Listening {
     owner: Owner,
     id: u64,
     /// An [`OwnerSource`] by number.
-    owner_source: u64,
+    owner_source: u16,
+    /// [`TcpEvent::flags`] of its end.
+    flags: u16,
+    /// [`TcpEvent::rule`] of its end.
+    rule: u32,
 }
 
 impl Listening {
@@ -44,6 +50,8 @@ impl Listening {
         mem::copy(&event.owner, &mut listening.owner);
         listening.id = event.id;
         listening.owner_source = event.owner_source.into();
+        listening.flags = event.flags & LASTING_FLAGS;
+        listening.rule = event.rule.into();
         listening
     }
 }
@@ -89,6 +97,7 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
     event.flags = FLAG_INBOUND;
     event.owner_source = OwnerSource::Listener as u8;
     event.id = emit::connection_id(sk, event.ts_ns);
+    verdict::stamp(Direction::Listen, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current());
     // The look at the open sockets must not report it again.
     let is_wanted = emit::is_wanted(EventKind::Unlisten) || emit::is_wanted(EventKind::Preexisting);
@@ -130,7 +139,8 @@ pub(crate) fn recall(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
     // SAFETY: the entry is copied before it can be removed.
     let listening = unsafe { LISTENING.get(sk as u64) }?;
     event.kind = EventKind::Unlisten as u8;
-    event.flags = FLAG_INBOUND;
+    event.flags = listening.flags;
+    event.rule = listening.rule as u16;
     mem::copy(&listening.owner, &mut event.owner);
     event.id = listening.id;
     event.owner_source = listening.owner_source as u8;

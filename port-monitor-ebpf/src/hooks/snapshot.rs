@@ -105,7 +105,9 @@ fn note(sk: *const u8, state: TcpState, event: &TcpEvent) -> bool {
     let mut slot = MaybeUninit::uninit();
     let connection = Connection::of(event, &mut slot);
     connection.ts_ns = 0;
-    connection.is_open = (state != TcpState::SYN_SENT).into();
+    if state != TcpState::SYN_SENT {
+        connection.set_open();
+    }
     connection.closed_by = match state {
         TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 | TcpState::CLOSING => ClosedBy::Local as u8,
         TcpState::CLOSE_WAIT | TcpState::LAST_ACK => ClosedBy::Peer as u8,

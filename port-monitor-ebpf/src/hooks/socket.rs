@@ -101,7 +101,7 @@ fn is_refused(ctx: &SockAddrContext, direction: Direction, peer: Addr) -> Option
     }
     let now_ns = emit::now_ns();
     let question = Question {
-        direction,
+        direction: direction as u32,
         port,
         peer,
         is_self: 0,

@@ -19,6 +19,7 @@ use aya_ebpf::{
 use port_monitor_common::{
     counters::{Extra, Hook},
     event::{AF_INET, AF_INET6, EventKind, TcpEvent},
+    policy::Direction,
 };
 
 use crate::{
@@ -26,9 +27,10 @@ use crate::{
     globals::offset,
     hooks::{connect, connection},
     maps::CONNECTING,
-    mem::Probe,
+    mem::{self, Probe},
     sock::{self, Addr},
     task::{self, read},
+    verdict,
 };
 
 /// What a thread's `connect` was called with, until it returns.
@@ -180,6 +182,10 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Opt
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Failed);
     sock::read::<Probe>(sk, event)?;
     let (remote_addr, remote_port) = destination(call, event.family)?;
+    // Whatever kind of address it was.
+    let forget = |value| mem::forget(value, event.ts_ns);
+    let remote_addr = remote_addr.map(|word| forget(word.into()) as u32);
+    let remote_port = forget(remote_port.into()) as u16;
     sock::set(&mut event.remote_addr, remote_addr);
     event.remote_port = remote_port;
     if sock::is_v4(&remote_addr) && sock::words(&event.local_addr) == sock::WILDCARD {
@@ -188,6 +194,7 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Opt
     }
     if connection::take_attempt(sk, event).is_none() {
         connect::identify(sk, event);
+        verdict::stamp(Direction::Outbound, event);
     }
     event.detail = errno;
     let owner_passes = filter::owner_passes(&event.owner, task::current());

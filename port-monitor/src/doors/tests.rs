@@ -48,6 +48,7 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
             preattach: false,
             ended: false,
             canary: false,
+            stamp: None,
         },
         wall_ns: i128::from(second * SECOND),
         process: Arc::new(Process {

@@ -10,10 +10,10 @@ use ipnet::IpNet;
 use port_monitor_common::{
     addr::v4_mapped,
     config::{
-        FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_IN,
-        FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID, FILTER_REMOTE_NET,
-        FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, PORT_SET_ANY, PORT_SET_LOCAL, PORT_SET_REMOTE,
-        PORT_SET_WORDS,
+        FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_DENIED,
+        FILTER_ONLY_IN, FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID,
+        FILTER_REMOTE_NET, FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, PORT_SET_ANY,
+        PORT_SET_LOCAL, PORT_SET_REMOTE, PORT_SET_WORDS,
     },
 };
 
@@ -55,6 +55,8 @@ pub struct Filters {
     pub family: Option<Family>,
     /// Direction.
     pub direction: Option<Direction>,
+    /// Only what the policy does not want, as far as the kernel side can tell.
+    pub only_denied: bool,
 }
 
 impl Filters {
@@ -74,6 +76,7 @@ impl Filters {
             (FILTER_ONLY_V6, self.family == Some(Family::V6)),
             (FILTER_ONLY_IN, self.direction == Some(Direction::Inbound)),
             (FILTER_ONLY_OUT, self.direction == Some(Direction::Outbound)),
+            (FILTER_ONLY_DENIED, self.only_denied),
         ];
         on.into_iter()
             .filter(|&(_, is_on)| is_on)

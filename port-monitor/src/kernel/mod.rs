@@ -5,6 +5,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,13 +15,13 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use port_monitor_common::{
-    config::Config,
+    config::{Config, Offsets},
     counters::{Extra, Hook, ROW},
     event::EventKind,
 };
 use thiserror::Error;
 
-use crate::record::HookCount;
+use crate::{policy::lower::Lowered, record::HookCount};
 
 pub mod btf;
 mod canary;
@@ -55,7 +56,7 @@ const MAX_BTF_BYTES: u64 = 256 << 20;
 
 /// The smallest ring: one page, on kernels with 4 KiB pages.
 pub const MIN_RING_BYTES: u32 = 4_096;
-/// The default ring: 32,767 records, a third of a second of a flood.
+/// The default ring: 30,840 records, a third of a second of a flood.
 pub const DEFAULT_RING_BYTES: u32 = 4 << 20;
 
 /// Ends of connections the kernel side remembers by default: 19 MB, taken at the
@@ -101,6 +102,10 @@ pub struct Settings {
     pub log_level: Option<log::Level>,
     /// Kernel type information other than [`SYSTEM_BTF`].
     pub btf: Option<PathBuf>,
+    /// The policy that the programs judge by: [`Policy::lower_for_monitor`].
+    ///
+    /// [`Policy::lower_for_monitor`]: crate::policy::Policy::lower_for_monitor
+    pub policy: Option<Arc<Lowered>>,
 }
 
 impl Default for Settings {
@@ -116,6 +121,7 @@ impl Default for Settings {
             acceptor: false,
             log_level: None,
             btf: None,
+            policy: None,
         }
     }
 }
@@ -205,6 +211,7 @@ pub struct Kernel {
 /// What the programs report.
 pub struct Records {
     ring: RingBuf<MapData>,
+    violations: Option<RingBuf<MapData>>,
     latency: Duration,
     /// What arrived while the canary ran, oldest first.
     pub early: Vec<Vec<u8>>,
@@ -213,7 +220,7 @@ pub struct Records {
 impl Records {
     /// Registers the ring with the running tokio runtime.
     pub fn into_ring(self) -> io::Result<ring::Ring> {
-        ring::Ring::new(self.ring, self.latency)
+        ring::Ring::new(self.ring, self.violations, self.latency)
     }
 }
 
@@ -232,23 +239,18 @@ impl Kernel {
         let mut functions = ladder::trampolines(&needs);
         functions.push(snapshot::ITERATOR);
         let lazy_btf = LazyBtf::new(&layout, functions);
-        let log_level = settings.log_level.map_or(0, |level| level as u8);
-        let counters = counters::of_each_cpu(ROW)?;
-        let sizes = Sizes::monitor(settings.ring_bytes, settings.max_connections, counters);
-        let sizes = if settings.filters.tree {
-            sizes
-        } else {
-            sizes.without_tree()
-        };
-        let mut ebpf = object::load(&offsets, &config(settings), &sizes, log_level)?;
-        settings.filters.write(&mut ebpf)?;
+        let mut ebpf = load(&offsets, settings)?;
         let (rung, links, blind_spots) = climb(&mut ebpf, &lazy_btf, settings.backend, &needs)?;
         let logger = settings
             .log_level
             .map(|_| start_logger(&mut ebpf))
             .transpose()?;
         let counters = Counters::map(&ebpf)?;
-        let mut records = ring::take(&mut ebpf)?;
+        let mut records = ring::take(&mut ebpf, ring::EVENTS)?;
+        let violations = match settings.policy {
+            Some(_) => Some(ring::take(&mut ebpf, ring::VIOLATIONS)?),
+            None => None,
+        };
         let mut early = Vec::new();
         let wants_older = settings.kinds.iter().any(|kind| OLDER.contains(kind));
         if rung != Rung::Tracepoint && wants_older {
@@ -276,6 +278,7 @@ impl Kernel {
             kernel,
             Records {
                 ring: records,
+                violations,
                 latency: settings.latency,
                 early,
             },
@@ -373,6 +376,25 @@ impl Kernel {
     }
 }
 
+/// The object with its maps as the run needs them, filters and policy written.
+fn load(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, KernelError> {
+    let counters = counters::of_each_cpu(ROW)?;
+    let mut sizes = Sizes::monitor(settings.ring_bytes, settings.max_connections, counters);
+    if !settings.filters.tree {
+        sizes = sizes.without_tree();
+    }
+    if settings.policy.is_some() {
+        sizes = sizes.with_policy(settings.ring_bytes);
+    }
+    let log_level = settings.log_level.map_or(0, |level| level as u8);
+    let mut ebpf = object::load(offsets, &config(settings), &sizes, log_level)?;
+    settings.filters.write(&mut ebpf)?;
+    if let Some(policy) = &settings.policy {
+        enforcer::write_policy(&ebpf, policy)?;
+    }
+    Ok(ebpf)
+}
+
 /// What a rung needs to know.
 fn needs(layout: &btf::Btf, settings: &Settings) -> Needs {
     Needs {
@@ -461,7 +483,7 @@ fn config(settings: &Settings) -> Config {
             .log_level
             .is_some_and(|level| level >= log::Level::Debug)
             .into(),
-        reserved: 0,
+        judge: settings.policy.is_some().into(),
     }
 }
 

@@ -5,11 +5,12 @@ use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use port_monitor_common::{
     config::{Config, Offsets},
     event::ABI_SYMBOL,
+    generation::{MASKS, NETWORKS, OWNERS, PORT_WORDS, RULES},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::pod::Wire;
+use super::{MIN_RING_BYTES, pod::Wire, ring::VIOLATIONS};
 
 /// The committed object; the build script has checked it against its sources.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("PORT_MONITOR_BPF_OBJECT"));
@@ -62,12 +63,26 @@ impl Sizes {
         let unused = POLICY_MAPS.map(|name| (name, 1));
         let sizes = [
             ("pm_events", ring_bytes),
+            (VIOLATIONS, MIN_RING_BYTES),
             ("pm_connections", connections),
             ("pm_counters", counters),
         ];
         Self {
             entries: unused.into_iter().chain(sizes).collect(),
         }
+    }
+
+    /// With a policy, whose violations have a ring of their own as large as the other.
+    pub(super) fn with_policy(mut self, ring_bytes: u32) -> Self {
+        self.entries.extend([
+            ("pm_rules", RULES),
+            ("pm_masks", MASKS),
+            ("pm_ports", PORT_WORDS),
+            ("pm_networks", NETWORKS),
+            ("pm_users", OWNERS),
+            (VIOLATIONS, ring_bytes),
+        ]);
+        self
     }
 
     /// Without the tree of a command.
@@ -79,7 +94,11 @@ impl Sizes {
     /// Of enforcement; `hits` are the counters of all CPUs.
     pub(super) fn enforcer(hits: u32) -> Self {
         let unused = MONITOR_MAPS.map(|name| (name, 1));
-        let sizes = [("pm_events", DENIALS_BYTES), ("pm_hits", hits)];
+        let sizes = [
+            ("pm_events", DENIALS_BYTES),
+            (VIOLATIONS, MIN_RING_BYTES),
+            ("pm_hits", hits),
+        ];
         Self {
             entries: unused.into_iter().chain(sizes).collect(),
         }

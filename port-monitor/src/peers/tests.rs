@@ -92,6 +92,7 @@ impl Host {
             preattach: false,
             ended: false,
             canary: false,
+            stamp: None,
         }
     }
 

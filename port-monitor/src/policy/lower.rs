@@ -137,16 +137,60 @@ impl Policy {
         let mut every = Mask::NONE;
         (0..self.rules.len()).for_each(|rule| every.insert(rule));
         header.every = table.number(every);
-        header.this_host = table.number(self.index.this_host);
-        header.other_user = self.index.other_user;
-        header.other_network = self.index.networks.other;
         let closed = match self.intent.on_daemon_exit {
             OnDaemonExit::Closed(_) => Some(self.closed(&header, &mut table)),
             OnDaemonExit::Enforce | OnDaemonExit::Open(_) => None,
         };
         let lowered = Lowered {
-            header,
             closed,
+            groups,
+            exes,
+            ..self.lowered(header, table)
+        };
+        self.check_sizes(&lowered)?;
+        Ok(lowered)
+    }
+
+    /// The policy for the monitor's programs, which know of an owner only the user, and no
+    /// time: a rule that asks for more has `ASKS_OWNER`, and whatever it is the first to
+    /// match is left to [`Policy::judge`].
+    pub fn lower_for_monitor(&self) -> Result<Lowered, LowerError> {
+        let mut table = Table::of(&self.index.masks);
+        let mut every = Mask::NONE;
+        (0..self.rules.len()).for_each(|rule| every.insert(rule));
+        let [inbound, outbound, listen] = self.index.directions;
+        let header = self.header();
+        let mut header = Header {
+            mode: MODE_OBSERVE,
+            // What else is of this host is told with the question, or not asked.
+            asks: header.asks & ASKS_USER,
+            directions: [[inbound, outbound, listen, 0]; ENDS + 1],
+            every: table.number(every),
+            ..header
+        };
+        // They have no peer: the monitor's programs ask all the same.
+        header.defaults[Direction::Listen as usize] |= FILTERS_LOOPBACK;
+        let mut lowered = self.lowered(header, table);
+        for (entry, rule) in lowered.rules.iter_mut().zip(&self.tables.rules) {
+            let is_certain = [rule.units, rule.cgroups, rule.exes] == [Accepts::Any; 3]
+                && rule.until_ns == i64::MAX;
+            entry.flags &= !ASKS_OWNER;
+            if !is_certain {
+                entry.flags |= ASKS_OWNER;
+            }
+        }
+        self.check_sizes(&lowered)?;
+        Ok(lowered)
+    }
+
+    /// With what needs nothing of this host.
+    fn lowered(&self, mut header: Header, mut table: Table) -> Lowered {
+        header.this_host = table.number(self.index.this_host);
+        header.other_user = self.index.other_user;
+        header.other_network = self.index.networks.other;
+        Lowered {
+            header,
+            closed: None,
             rules: self.lower_rules(),
             ports: ports(&self.index),
             networks: networks(&self.index),
@@ -156,12 +200,10 @@ impl Policy {
                 .iter()
                 .map(|(&uid, &mask)| (uid, mask))
                 .collect(),
-            groups,
-            exes,
+            groups: Vec::new(),
+            exes: Vec::new(),
             masks: table.masks,
-        };
-        self.check_sizes(&lowered)?;
-        Ok(lowered)
+        }
     }
 
     /// Of all rules only the failsafe, and no connection beyond it.

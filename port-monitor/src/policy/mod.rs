@@ -16,11 +16,11 @@ use std::{
     sync::Arc,
 };
 
-use port_monitor_common::policy::{self as decision, Decider, Direction, Mode, canonical};
+use port_monitor_common::policy::{self as decision, Action, Decider, Direction, Mode, canonical};
 use thiserror::Error;
 
 use crate::{
-    event::{self, Event},
+    event::{self, Event, Stamp},
     record::{Judgement, Process},
 };
 
@@ -214,12 +214,29 @@ impl Policy {
             .tables
             .view()
             .decision(self.index.first(&facts), &facts);
-        let rule = match decision.by {
-            Decider::Rule(index) => self.rules.get(index as usize),
-            Decider::Default | Decider::Loopback => None,
+        self.observed(
+            decision.action,
+            match decision.by {
+                Decider::Rule(index) => Some(index),
+                Decider::Default | Decider::Loopback => None,
+            },
+        )
+    }
+
+    /// The same, as the kernel side has found it by [`Policy::lower_for_monitor`].
+    pub fn judgement(&self, stamp: Stamp) -> Judgement {
+        let action = if stamp.is_denied {
+            Action::Deny
+        } else {
+            Action::Allow
         };
+        self.observed(action, Some(stamp.rule.into()))
+    }
+
+    fn observed(&self, action: Action, rule: Option<u32>) -> Judgement {
+        let rule = rule.and_then(|index| self.rules.get(index as usize));
         Judgement {
-            verdict: Mode::Observe.verdict(decision.action),
+            verdict: Mode::Observe.verdict(action),
             rule: rule.map(|info| Arc::clone(&info.name)),
         }
     }

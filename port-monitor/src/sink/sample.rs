@@ -72,6 +72,7 @@ pub(super) fn connected() -> Record {
             preattach: false,
             ended: false,
             canary: false,
+            stamp: None,
         },
         wall_ns: NOON_NS + 417,
         process: Arc::new(Process {

@@ -117,7 +117,7 @@ pub(super) struct PolicyArgs {
     /// Judge every connection by this policy, and mark violations
     #[arg(long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
-    /// Show only violations
+    /// Show only violations: what is allowed never leaves the kernel, as far as it can tell
     #[arg(long, requires = "policy")]
     pub(super) violations: bool,
     /// Exit 1 if there was a violation
@@ -132,7 +132,8 @@ pub(in crate::commands) struct KernelArgs {
     /// The hooks to use: auto takes the first that attach
     #[arg(long, value_name = "BACKEND", default_value = "auto")]
     backend: Backend,
-    /// Size of the kernel's ring buffer: a power of two, 4K or more
+    /// Size of the kernel's ring buffer, and of the one for violations: a power of two, 4K
+    /// or more
     #[arg(long, value_name = "BYTES", value_parser = parse_ring_size)]
     ring_size: Option<u32>,
     /// How late an event may be shown, one second at most: the longer, the less CPU
@@ -259,6 +260,7 @@ impl Args {
             remote_nets: resolve(&args.remote, |net| filter::network(net))?,
             family: args.family.family(),
             direction: args.direction.map(Direction::from),
+            only_denied: self.policy.violations,
         })
     }
 
@@ -317,6 +319,7 @@ impl KernelArgs {
             acceptor: self.acceptor,
             log_level: self.bpf_log,
             btf: self.btf.clone(),
+            policy: None,
         }
     }
 }

@@ -7,7 +7,7 @@ pub(super) mod stop;
 
 pub use args::Args;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use port_monitor_common::event::EventKind;
 
@@ -17,7 +17,7 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     kernel::{self, Kernel},
     pipeline::{Pipeline, Show},
-    policy::Policy,
+    policy::{Policy, lower::Lowered},
     record::{Header, Item},
 };
 use session::Session;
@@ -29,8 +29,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 async fn watch(args: &Args) -> Result<ExitCode, Failure> {
-    let settings = args.settings()?;
+    let mut settings = args.settings()?;
     let policy = load_policy(args)?;
+    if let Some(policy) = &policy {
+        settings.policy = for_kernel(policy);
+    }
     let (sink, output) = args.output.open()?;
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
@@ -41,8 +44,12 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
         limit: args.count,
     };
     let mut pipeline = Pipeline::new(policy, show, sink);
-    // Without their ends connections would never be forgotten.
-    if args.output.names_peers() && settings.kinds.contains(&EventKind::Close) {
+    // Without their ends connections would never be forgotten; and of violations alone
+    // the other ends are not among the events.
+    if args.output.names_peers()
+        && settings.kinds.contains(&EventKind::Close)
+        && !args.policy.violations
+    {
         pipeline.pair_ends();
     }
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
@@ -73,6 +80,18 @@ fn load_policy(args: &Args) -> Result<Option<Policy>, Failure> {
         return Ok(None);
     };
     super::policy::load(path).map(Some)
+}
+
+/// The policy for the kernel side. One that is too large for its tables is judged by
+/// after the events have left it.
+fn for_kernel(policy: &Policy) -> Option<Arc<Lowered>> {
+    match policy.lower_for_monitor() {
+        Ok(lowered) => Some(Arc::new(lowered)),
+        Err(error) => {
+            log::warn!("{error}: judging in userspace");
+            None
+        }
+    }
 }
 
 /// Starts the command after `--`, held back until its process is in the filter.

@@ -40,6 +40,7 @@ use lock::Lock;
 use slots::{current_slot, free_slots, is_unconfirmed, lease_ms, slot_but};
 pub use sockets::{OpenConnection, open as open_connections};
 use tables::Tables;
+pub(super) use tables::write_policy;
 
 /// Where the kernel's objects have names.
 const BPF_FS: &str = "/sys/fs/bpf";

@@ -1,10 +1,10 @@
 //! The maps of the policies, and the ring of what they deny.
 
-use std::{collections::BTreeSet, fmt, path::Path};
+use std::{collections::BTreeSet, fmt, os::fd::AsFd as _, path::Path};
 
 use aya::{
-    Pod,
-    maps::{HashMap, LpmTrie, Map, MapData, RingBuf, lpm_trie::Key},
+    Ebpf, Pod,
+    maps::{HashMap, LpmTrie, Map, MapData, MapError, RingBuf, lpm_trie::Key},
 };
 use port_monitor_common::{
     addr,
@@ -62,7 +62,11 @@ const BATCH: usize = 4_096;
 impl Tables {
     /// The maps pinned in `dir`.
     pub(super) fn open(dir: &Path) -> Result<Self, KernelError> {
-        let data = |name: &str| MapData::from_pin(dir.join(name));
+        Self::of(|name| Ok(MapData::from_pin(dir.join(name))?))
+    }
+
+    /// The maps that `data` finds by their names.
+    fn of(mut data: impl FnMut(&str) -> Result<MapData, KernelError>) -> Result<Self, KernelError> {
         Ok(Self {
             state: mapped(&data("pm_state")?)?,
             policies: mapped(&data("pm_policies")?)?,
@@ -179,6 +183,14 @@ impl Tables {
         header: &Header,
     ) -> Result<(), KernelError> {
         self.clear(slot)?;
+        self.fill(slot, policy)?;
+        self.write_own_addresses()?;
+        self.policies.set(slot as usize, header);
+        Ok(())
+    }
+
+    /// Writes all but the header of a policy into an empty slot.
+    fn fill(&mut self, slot: u32, policy: &Lowered) -> Result<(), KernelError> {
         let place = slot as usize;
         for (n, mask) in policy.masks.iter().enumerate() {
             self.masks.set(place * MASKS as usize + n, mask);
@@ -212,8 +224,6 @@ impl Tables {
             };
             self.exes.insert(Wire(key), mask, 0)?;
         }
-        self.write_own_addresses()?;
-        self.policies.set(place, header);
         Ok(())
     }
 
@@ -226,6 +236,25 @@ impl Tables {
         }
         Ok(())
     }
+}
+
+/// Writes the monitor's policy into slot 0 of a fresh object.
+pub(in crate::kernel) fn write_policy(ebpf: &Ebpf, policy: &Lowered) -> Result<(), KernelError> {
+    let mut tables = Tables::of(|name| {
+        let Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) = ebpf.map(name)
+        else {
+            return Err(KernelError::from(MapError::InvalidName {
+                name: name.to_owned(),
+            }));
+        };
+        // The object keeps its own.
+        let descriptor = data.fd().as_fd().try_clone_to_owned();
+        let descriptor = descriptor.map_err(|error| KernelError::Map(error.to_string()))?;
+        Ok(MapData::from_fd(descriptor)?)
+    })?;
+    tables.fill(0, policy)?;
+    tables.policies.set(0, &policy.header);
+    Ok(())
 }
 
 fn mapped<T: FromBytes + IntoBytes>(map: &MapData) -> Result<Mapped<T>, KernelError> {

@@ -189,6 +189,7 @@ prop_compose! {
             preattach,
             ended,
             canary: false,
+            stamp: None,
         }
     }
 }

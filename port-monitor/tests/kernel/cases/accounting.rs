@@ -44,7 +44,7 @@ const STOPPED: Duration = Duration::from_secs(2);
 const NOTICE: Duration = Duration::from_secs(1);
 
 /// Runs the generator and returns its count.
-fn flood(limit: &str, value: impl Display) -> Result<u64> {
+pub(super) fn flood(limit: &str, value: impl Display) -> Result<u64> {
     let output = Command::new(env::current_exe()?)
         .args(["flood", limit, &value.to_string()])
         .stderr(Stdio::inherit())

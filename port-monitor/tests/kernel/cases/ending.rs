@@ -7,6 +7,7 @@ use rustix::process::Signal;
 
 use crate::{
     bpf,
+    cases::policy,
     check::Stream,
     lab::Lab,
     monitor::{Run, Watch},
@@ -45,10 +46,12 @@ fn ends_well(lab: &Lab, rung: Rung, signal: Signal) -> Result<Verdict> {
 /// Ends an attached monitor by `signal` and waits until the kernel has freed
 /// everything it held.
 fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
+    // With a policy the programs are at their longest.
+    let watch = Watch::json(lab, rung)
+        .arg("--policy")
+        .arg(policy::write(lab)?);
     let before = bpf::all()?;
-    let mut monitor = lab
-        .only(Watch::json(lab, rung), std::process::id())
-        .start()?;
+    let mut monitor = lab.only(watch, std::process::id()).start()?;
     let held = bpf::held_by(monitor.pid())?;
     let programs = bpf::programs(&held)?;
     ensure!(!programs.is_empty(), "an attached monitor holds no program");

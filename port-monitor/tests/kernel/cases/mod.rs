@@ -145,6 +145,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("audit", audit::doors),
     each_rung("open-during-start", opening::during_start),
     each_rung("policy-stream", policy::stream).guest_only(),
+    each_rung("policy-owners", policy::owners).guest_only(),
     // What depends neither on the rung nor on the kernel: this one will do.
     once("end-sigint", |lab| ending::sigint(lab, lab.sure_rung())).native_only(),
     once("end-sigabrt", |lab| ending::sigabrt(lab, lab.sure_rung())).native_only(),
@@ -157,6 +158,7 @@ pub(crate) const ALL: &[Case] = &[
     once("tracepoint-acceptor", acceptor::named).guest_only(),
     once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),
     once("policy-violations-only", policy::violations_only).guest_only(),
+    once("policy-flood", policy::flood).guest_only(),
     once("policy-learn-live", learn::live).guest_only(),
     once("not-root", refusals::not_root),
     once("btf-missing", refusals::btf_missing),

@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
 
+use super::accounting;
 use crate::{
     check::Stream,
     expect::{Action, Expected, ends},
@@ -83,6 +85,53 @@ user = 1234
 action = "allow"
 "#;
 
+/// Two rules ask for what the kernel side does not tell: a unit, and the time.
+const OWNERS: &str = r#"
+version = 1
+mode = "observe"
+
+[default]
+inbound = { action = "deny", loopback = "filter" }
+outbound = { action = "allow" }
+
+[[rule]]
+name = "over"
+direction = "out"
+action = "deny"
+until = 2001-01-01T00:00:00Z
+
+[[rule]]
+name = "unit-out"
+direction = "out"
+unit = "port-monitor-test.service"
+action = "deny"
+
+[[rule]]
+name = "user-in"
+direction = "in"
+user = 0
+until = 2199-01-01T00:00:00Z
+action = "allow"
+"#;
+
+/// Nothing but telnet is denied.
+const TELNET: &str = r#"
+version = 1
+mode = "observe"
+
+[[rule]]
+name = "no-telnet-out"
+direction = "out"
+service = "telnet"
+action = "deny"
+
+[[rule]]
+name = "no-telnet-in"
+direction = "in"
+service = "telnet"
+action = "deny"
+"#;
+
 /// What [`POLICY`] says: whether the connection breaks it, and the rule that
 /// decides, empty for the default.
 fn truth(record: &Expected) -> (bool, &'static str) {
@@ -100,16 +149,20 @@ fn truth(record: &Expected) -> (bool, &'static str) {
     }
 }
 
-fn write_policy(lab: &Lab) -> Result<PathBuf> {
+pub(super) fn write(lab: &Lab) -> Result<PathBuf> {
+    write_text(lab, POLICY)
+}
+
+fn write_text(lab: &Lab, text: &str) -> Result<PathBuf> {
     let path = lab.new_path("toml");
-    fs::write(&path, POLICY)?;
+    fs::write(&path, text)?;
     Ok(path)
 }
 
 /// Every event carries the right verdict and rule, and `policy explain` says
 /// the same of it.
 pub(super) fn stream(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let policy = write_policy(lab)?;
+    let policy = write(lab)?;
     let watch = Watch::json(lab, rung).arg("--policy").arg(&policy);
     let observed = lab.observe(watch, &["services"])?;
     let stream = Stream::of(&observed.run)?;
@@ -123,25 +176,109 @@ pub(super) fn stream(lab: &Lab, rung: Rung) -> Result<Verdict> {
     );
     let mut asked = BTreeSet::new();
     for record in &expected {
-        let (is_violation, rule) = truth(record);
-        let line =
-            find(stream.events(), record).with_context(|| format!("no record of {record:?}"))?;
-        let verdict = if is_violation { "violation" } else { "allow" };
-        let kind = if is_violation { "alert" } else { "event" };
-        ensure!(
-            line.verdict() == (verdict, rule) && line.text("event.kind") == kind,
-            "not {kind} {verdict} by {rule:?}: {}",
-            line.text
-        );
+        let answer = check_verdict(stream.events(), record, truth(record))?;
         let question = question(record)?;
         if asked.insert(question.clone()) {
-            explain(lab, &policy, &question, (verdict, rule))?;
+            explain(lab, &policy, &question, answer)?;
         }
     }
     Ok(Verdict::Pass(format!(
         "{} events, {} explained",
         expected.len(),
         asked.len()
+    )))
+}
+
+/// The event of a record carries this verdict and rule.
+fn check_verdict<'a>(
+    events: &[Line],
+    record: &Expected,
+    (is_violation, rule): (bool, &'a str),
+) -> Result<(&'static str, &'a str)> {
+    let line = find(events, record).with_context(|| format!("no record of {record:?}"))?;
+    let verdict = if is_violation { "violation" } else { "allow" };
+    let kind = if is_violation { "alert" } else { "event" };
+    ensure!(
+        line.verdict() == (verdict, rule) && line.text("event.kind") == kind,
+        "not {kind} {verdict} by {rule:?}: {}",
+        line.text
+    );
+    Ok((verdict, rule))
+}
+
+/// What [`OWNERS`] says.
+fn truth_of_owners(record: &Expected, unit: &str) -> (bool, &'static str) {
+    let owner = record.owner.as_ref();
+    match record.action {
+        Action::Listen => (false, ""),
+        action if action.is_inbound() && owner.is_some_and(|owner| owner.uid == 0) => {
+            (false, "user-in")
+        }
+        action if action.is_inbound() => (true, ""),
+        _ if owner.is_some_and(|owner| owner.cgroup == unit) => (true, "unit-out"),
+        _ => (false, ""),
+    }
+}
+
+/// Rules that ask for what only userspace can tell decide as rightly as the others, and
+/// of what those rules leave open nothing is dropped on the way.
+pub(super) fn owners(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let unit = lab.cgroups.unit();
+    let policy = write_text(lab, OWNERS)?;
+    let watch = Watch::json(lab, rung).arg("--policy").arg(&policy);
+    let observed = lab.observe(watch.arg("--violations"), &["filters"])?;
+    let stream = Stream::of(&observed.run)?;
+    let facts = observed.facts("filters")?;
+    let mut shown = 0;
+    for record in ends(&facts, rung.sight()).into_iter().flatten() {
+        let truth = truth_of_owners(&record, &unit);
+        if truth.0 {
+            check_verdict(stream.events(), &record, truth)?;
+            shown += 1;
+        }
+    }
+    ensure!(
+        shown > 0 && stream.events().len() == shown,
+        "{} events, {shown} violations",
+        stream.events().len()
+    );
+    Ok(Verdict::Pass(format!("{shown} shown")))
+}
+
+/// However many allowed connections have no room in their ring, violations have.
+pub(super) fn flood(lab: &Lab) -> Result<Verdict> {
+    let rung = Rung::Fentry;
+    let mut monitor = Watch::json(lab, rung)
+        .arg("--policy")
+        .arg(write_text(lab, TELNET)?)
+        .args(["--ring-size", "65536"])
+        .start()?;
+    monitor.signal(Signal::STOP)?;
+    accounting::flood("--millis", 500)?;
+    let mut workload = lab.workload("services")?;
+    workload.hear("done")?;
+    monitor.signal(Signal::CONT)?;
+    let run = monitor.stop()?;
+    let (lines, summary) = run.read()?;
+    ensure!(summary.lost > 0 && summary.adds_up, "{summary:?}");
+    let expected: Vec<Expected> = ends(&workload.facts()?, rung.sight())
+        .into_iter()
+        .flatten()
+        .filter(|record| record.action != Action::Listen && record.service_port() == 23)
+        .collect();
+    ensure!(!expected.is_empty(), "nobody spoke telnet");
+    for record in &expected {
+        let rule = if record.action.is_inbound() {
+            "no-telnet-in"
+        } else {
+            "no-telnet-out"
+        };
+        check_verdict(&lines, record, (true, rule))?;
+    }
+    Ok(Verdict::Pass(format!(
+        "{} violations, {} others lost",
+        expected.len(),
+        summary.lost
     )))
 }
 
@@ -203,7 +340,7 @@ fn explain(lab: &Lab, policy: &Path, question: &[String], answer: (&str, &str)) 
 pub(super) fn fail_on_violation(lab: &Lab) -> Result<Verdict> {
     let watch = Watch::new(lab, "auto", "json")
         .arg("--policy")
-        .arg(write_policy(lab)?)
+        .arg(write(lab)?)
         .arg("--fail-on-violation");
     let observed = lab.observe(watch, &["services"])?;
     observed.run.expect_code(1)?;
@@ -214,7 +351,7 @@ pub(super) fn fail_on_violation(lab: &Lab) -> Result<Verdict> {
 pub(super) fn violations_only(lab: &Lab) -> Result<Verdict> {
     let watch = Watch::new(lab, "auto", "json")
         .arg("--policy")
-        .arg(write_policy(lab)?)
+        .arg(write(lab)?)
         .arg("--violations");
     let observed = lab.observe(watch, &["services"])?;
     let stream = Stream::of(&observed.run)?;
@@ -226,6 +363,11 @@ pub(super) fn violations_only(lab: &Lab) -> Result<Verdict> {
     ensure!(
         stream.summary().filtered > 0,
         "the allowed ones are not counted: {:?}",
+        stream.summary()
+    );
+    ensure!(
+        stream.summary().hidden == 0,
+        "the kernel side has let allowed ones pass: {:?}",
         stream.summary()
     );
     let ports = stream.events().iter().filter_map(Line::destination);
