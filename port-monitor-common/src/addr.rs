@@ -68,10 +68,21 @@ pub const fn canonical(addr: Words) -> Words {
 /// `addr` (canonical) is a loopback address.
 #[inline(always)]
 pub const fn is_loopback(addr: &Words) -> bool {
-    if is_mapped(addr) {
-        return addr[3].to_ne_bytes()[0] == 127;
-    }
-    addr[0] == 0 && addr[1] == 0 && addr[2] == 0 && addr[3] == LOOPBACK_V6[3]
+    let [v4, v6] = beyond_loopback(addr);
+    v4 == 0 || v6 == 0
+}
+
+/// How `addr` (canonical) differs from a loopback address of IPv4, and from that of IPv6:
+/// one of them is zero where it is a loopback address, and only there. For programs in
+/// which every branch costs the verifier another way through all that follows.
+#[inline(always)]
+pub const fn beyond_loopback(addr: &Words) -> [u32; 2] {
+    let [first, second, third, last] = *addr;
+    let network = last.to_ne_bytes()[0] as u32;
+    [
+        first | second | (third ^ MAPPED) | (network ^ 127),
+        first | second | third | (last ^ LOOPBACK_V6[3]),
+    ]
 }
 
 /// The words of an address.

@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::policy::MAX_RULES;
 
 /// Version of everything in this module: maps of another one are not touched.
-pub const GENERATION_ABI: u32 = 2;
+pub const GENERATION_ABI: u32 = 3;
 
 /// Policies there is room for.
 pub const SLOTS: u32 = 4;
@@ -202,10 +202,8 @@ pub struct Header {
     pub this_host: u32,
     /// The mask of users no rule names.
     pub other_user: u32,
-    /// The mask of units no rule names.
-    pub other_unit: u32,
-    /// The mask of cgroups no rule names.
-    pub other_cgroup: u32,
+    /// The mask of cgroups no rule names, neither as one nor as a unit.
+    pub other_group: u32,
     /// The mask of executables no rule names.
     pub other_exe: u32,
     /// The mask of all rules.
@@ -229,7 +227,7 @@ pub struct Header {
     /// SHA-256 of the policy's text.
     pub digest: [u8; 32],
     /// The path the policy was read from, NUL-padded, its end where it is longer.
-    pub source: [u8; 240],
+    pub source: [u8; 244],
 }
 
 impl Header {
@@ -257,8 +255,7 @@ impl Header {
         other_network: 0,
         this_host: 0,
         other_user: 0,
-        other_unit: 0,
-        other_cgroup: 0,
+        other_group: 0,
         other_exe: 0,
         every: 0,
         deepest: 0,
@@ -270,7 +267,7 @@ impl Header {
         on_exit: ON_EXIT_ENFORCE,
         exit_after_s: 0,
         digest: [0; 32],
-        source: [0; 240],
+        source: [0; 244],
     };
 }
 
@@ -319,16 +316,6 @@ pub struct GroupKey {
     pub reserved: u32,
 }
 
-/// The masks of a cgroup: of what it is in, and of all it lies in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct GroupMasks {
-    /// As a unit.
-    pub unit: u32,
-    /// As a cgroup.
-    pub cgroup: u32,
-}
-
 /// An executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -375,9 +362,9 @@ const _: () = {
     assert!(RULES as usize == MAX_RULES);
     assert!(size_of::<Header>() == 704);
     assert!(offset_of!(Header, directions) == 128);
-    assert!(offset_of!(Header, mode) == 424);
-    assert!(offset_of!(Header, exit_after_s) == 428);
-    assert!(offset_of!(Header, digest) == 432);
+    assert!(offset_of!(Header, mode) == 420);
+    assert!(offset_of!(Header, exit_after_s) == 424);
+    assert!(offset_of!(Header, digest) == 428);
     assert!(size_of::<RuleEntry>() == 56);
     assert!(size_of::<NetworkKey>() == 20);
     assert!(size_of::<GroupKey>() == 16);

@@ -67,10 +67,8 @@ pub struct Accepting<'a> {
     pub this_host: &'a Mask,
     /// The user of its owner.
     pub user: &'a Mask,
-    /// The owner's unit.
-    pub unit: &'a Mask,
-    /// The owner's cgroup.
-    pub cgroup: &'a Mask,
+    /// The owner's cgroup, and the unit it is.
+    pub group: &'a Mask,
     /// The owner's executable.
     pub exe: &'a Mask,
 }
@@ -87,8 +85,7 @@ impl Accepting<'_> {
                 & self.port.words[n]
                 & (self.network.words[n] | self.this_host.words[n])
                 & self.user.words[n]
-                & self.unit.words[n]
-                & self.cgroup.words[n]
+                & self.group.words[n]
                 & self.exe.words[n];
             // Where the word has a bit, it or its negative is below zero. A compiler
             // that knew would make a branch of it, and so would the verifiers of Linux
@@ -124,8 +121,7 @@ mod tests {
             network,
             this_host,
             user: &all,
-            unit: &all,
-            cgroup: &all,
+            group: &all,
             exe: &all,
         };
         accepting.first()

@@ -6,8 +6,8 @@ use port_monitor_common::{
     denial::Denial,
     generation::{
         self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK,
-        GroupKey, GroupMasks, Header, LEVELS, MODE_ENFORCE, MODE_NONE, NetworkKey, SLOTS, State,
-        TALLIES, Tally, UserKey,
+        GroupKey, Header, LEVELS, MODE_ENFORCE, MODE_NONE, NetworkKey, SLOTS, State, TALLIES,
+        Tally, UserKey,
     },
     mask::Accepting,
     policy::Direction,
@@ -21,7 +21,7 @@ use crate::{
         EVENTS, EXES, GROUPS, HITS, MASKS, NETWORKS, POLICIES, PORTS, RULES, SELF, STATE, USERS,
     },
     mem,
-    sock::Addr,
+    sock::{self, Addr},
     task,
 };
 
@@ -108,13 +108,11 @@ impl Decision {
     /// The same of a packet.
     #[inline(always)]
     pub(crate) fn note_packet(&self, question: &Question) {
-        if self.denies {
-            let [high, low] = halves(&question.peer);
-            let what = u64::from(self.tally) | u64::from(question.port) << 32;
-            let place = u64::from(self.slot) | u64::from(question.direction as u8) << 8;
-            pm_tell(self.now_ns, high, low, what, place);
-        }
-        self.count();
+        let [high, low] = halves(&question.peer);
+        let denies = u64::from(self.denies) << PACKET_DENIED;
+        let what = u64::from(self.tally) | u64::from(question.port) << 32 | denies;
+        let place = u64::from(self.slot) | u64::from(question.direction as u8) << 8;
+        pm_note(self.now_ns, high, low, what, place);
     }
 
     #[inline(always)]
@@ -132,18 +130,21 @@ impl Decision {
         }
     }
 
-    /// Counts it, and tells nobody.
     #[inline(always)]
-    pub(crate) fn count(&self) {
-        if let Some(hits) =
-            HITS.get_ptr_mut((emit::cpu() * SLOTS + self.slot) * TALLIES + self.tally)
-        {
-            // SAFETY: a map value is valid for as long as the program runs.
-            let (count, last) = unsafe { (&raw mut (*hits).count, &raw mut (*hits).last_ns) };
-            emit::add_one(count);
-            // SAFETY: as above.
-            unsafe { last.write_volatile(self.now_ns) };
-        }
+    fn count(&self) {
+        count(self.slot, self.tally, self.now_ns);
+    }
+}
+
+/// Counts a decision.
+#[inline(always)]
+fn count(slot: u32, tally: u32, now_ns: u64) {
+    if let Some(hits) = HITS.get_ptr_mut((emit::cpu() * SLOTS + slot) * TALLIES + tally) {
+        // SAFETY: a map value is valid for as long as the program runs.
+        let (count, last) = unsafe { (&raw mut (*hits).count, &raw mut (*hits).last_ns) };
+        emit::add_one(count);
+        // SAFETY: as above.
+        unsafe { last.write_volatile(now_ns) };
     }
 }
 
@@ -171,36 +172,49 @@ pub(crate) fn judge<P: Party>(
     } else {
         Peer::of(policy.0, question)
     };
-    judge_peer(policy, now_ns, question, peer, party)
+    let passed = policy.1.ends_passed(now_ns);
+    judge_peer(policy, (now_ns, passed), question, peer, party)
 }
 
-/// The same, where it is known what the policy knows of the peer.
+/// The same, where it is known what the policy knows of the peer, and how many of its ends
+/// have passed.
 #[inline(always)]
 pub(crate) fn judge_peer<P: Party>(
     (slot, header): (u32, &'static Header),
-    now_ns: u64,
+    (now_ns, passed): (u64, usize),
     question: &Question,
     peer: Peer,
     party: &P,
 ) -> Option<Decision> {
-    let decided = |tally, denies| Decision {
+    let decided = |(tally, denies)| Decision {
         slot,
         tally,
         denies,
         enforces: header.mode == MODE_ENFORCE,
         now_ns,
     };
-    let Some(first) = first::<P>(slot, header, now_ns, question, peer, party) else {
+    let Some(first) = first::<P>(slot, header, passed, question, peer, party) else {
         // Tables that do not hold together decide for the policy's author.
-        return Some(decided(RULES_EACH + Tally::Broken as u32, true));
+        return Some(decided((RULES_EACH + Tally::Broken as u32, true)));
     };
-    if let Some(rule) = first {
-        let flags = RULES.get(slot * RULES_EACH + rule)?.flags;
-        if !P::IS_KNOWN && flags & ASKS_OWNER != 0 {
-            return None;
-        }
-        return Some(decided(rule, flags & DENIES != 0));
+    let Some(rule) = first else {
+        return Some(decided(by_default(header, question, peer, party)));
+    };
+    let flags = RULES.get(slot * RULES_EACH + rule)?.flags;
+    if !P::IS_KNOWN && flags & ASKS_OWNER != 0 {
+        return None;
     }
+    Some(decided((rule, flags & DENIES != 0)))
+}
+
+/// What decides where no rule matches.
+#[inline(always)]
+fn by_default<P: Party>(
+    header: &Header,
+    question: &Question,
+    peer: Peer,
+    party: &P,
+) -> (u32, bool) {
     let direction = question.direction & 3;
     let flags = header.defaults[direction as usize];
     let (tally, denies) = if flags & DENIES == 0 {
@@ -212,7 +226,7 @@ pub(crate) fn judge_peer<P: Party>(
     } else {
         (direction, true)
     };
-    Some(decided(RULES_EACH + tally, denies))
+    (RULES_EACH + tally, denies)
 }
 
 /// The first rule that matches; `None` where a table misses an entry.
@@ -220,23 +234,23 @@ pub(crate) fn judge_peer<P: Party>(
 fn first<P: Party>(
     slot: u32,
     header: &'static Header,
-    now_ns: u64,
+    passed: usize,
     question: &Question,
     peer: Peer,
     party: &P,
 ) -> Option<Option<u32>> {
-    let directions = header.directions.get(header.ends_passed(now_ns))?;
+    let directions = header.directions.get(passed)?;
     let port = u32::from(question.port);
     let ports = PORTS.get(slot * generation::PORT_WORDS + port / 4)?;
     let port = *ports >> (port % 4 * 16) & 0xffff;
-    let (user, groups, exe) = owner::<P>(slot, header, party);
+    let (user, group, exe) = owner::<P>(slot, header, party);
     let flow = packed([
         directions[(question.direction & 3) as usize],
         port as u32,
         peer.network(header),
         peer.this_host(),
     ]);
-    let owner = packed([user, groups.unit, groups.cgroup, exe]);
+    let owner = packed([user, group, exe, NO_RULE]);
     match pm_first(slot.into(), flow, owner) {
         BROKEN => None,
         NONE => Some(None),
@@ -281,7 +295,7 @@ impl Peer {
 
 /// Both halves of an address, as they lie in memory.
 #[inline(always)]
-fn halves(addr: &Addr) -> [u64; 2] {
+pub(crate) fn halves(addr: &Addr) -> [u64; 2] {
     let [a, b, c, d] = addr.map(u64::from);
     [a | b << 32, c | d << 32]
 }
@@ -307,7 +321,8 @@ extern "C" fn pm_peer(slot: u64, high: u64, low: u64, is_self: u64) -> u64 {
     };
     let network = NETWORKS.get(Key::new(u32::BITS + 128, key));
     let network = network.copied().unwrap_or(header.other_network);
-    let is_loopback = u64::from(addr::is_loopback(&peer));
+    let [v4, v6] = addr::beyond_loopback(&peer);
+    let is_loopback = sock::is_zero(v4) | sock::is_zero(v6);
     let is_self = is_self != 0
         || is_loopback != 0
         || header.asks & ASKS_SELF != 0 && SELF.get_ptr(peer).is_some();
@@ -322,13 +337,27 @@ fn tell(denial: &Denial) {
     let _: Result<(), i32> = EVENTS.output::<Denial>(denial, BPF_RB_NO_WAKEUP.into());
 }
 
-/// A packet's denial, of which nobody is known: in `what` the counter, and the port from
-/// bit 32 on; in `place` the slot, and the direction from bit 8 on. A function of its own
-/// for the same reason as [`pm_first`].
+/// In [`pm_note`]'s `what` the bit that says that it is a denial.
+const PACKET_DENIED: u32 = 48;
+
+/// Counts what was decided of a packet, of which nobody is known, and tells of a denial: in
+/// `what` the counter, and the port from bit 32 on; in `place` the slot, and the direction
+/// from bit 8 on. A function of its own for the same reason as [`pm_first`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn pm_tell(ts_ns: u64, high: u64, low: u64, what: u64, place: u64) -> u64 {
-    tell(&Denial {
+extern "C" fn pm_note(ts_ns: u64, high: u64, low: u64, what: u64, place: u64) -> u64 {
+    let (slot, tally) = (place as u8, what as u32);
+    if what >> PACKET_DENIED & 1 != 0 {
+        // First: of what is counted nothing more is to come.
+        tell(&packet_denial(ts_ns, [high, low], what, place));
+    }
+    count(slot.into(), tally, ts_ns);
+    0
+}
+
+#[inline(always)]
+fn packet_denial(ts_ns: u64, [high, low]: [u64; 2], what: u64, place: u64) -> Denial {
+    Denial {
         ts_ns,
         comm: [0; 2],
         peer: [
@@ -343,8 +372,7 @@ extern "C" fn pm_tell(ts_ns: u64, high: u64, low: u64, what: u64, place: u64) ->
         port: (what >> 32) as u16,
         direction: (place >> 8) as u8,
         slot: place as u8,
-    });
-    0
+    }
 }
 
 /// What [`pm_first`] answers where no rule matches.
@@ -377,12 +405,9 @@ extern "C" fn pm_first(slot: u64, flow: u64, owner: u64) -> u64 {
     ) else {
         return BROKEN;
     };
-    let (Some(user), Some(unit), Some(cgroup), Some(exe)) = (
-        numbered(owner, 0),
-        numbered(owner, 1),
-        numbered(owner, 2),
-        numbered(owner, 3),
-    ) else {
+    let (Some(user), Some(group), Some(exe)) =
+        (numbered(owner, 0), numbered(owner, 1), numbered(owner, 2))
+    else {
         return BROKEN;
     };
     let accepting = Accepting {
@@ -391,8 +416,7 @@ extern "C" fn pm_first(slot: u64, flow: u64, owner: u64) -> u64 {
         network,
         this_host,
         user,
-        unit,
-        cgroup,
+        group,
         exe,
     };
     accepting.first().map_or(NONE, |rule| rule as u64)
@@ -400,13 +424,9 @@ extern "C" fn pm_first(slot: u64, flow: u64, owner: u64) -> u64 {
 
 /// The masks of user, cgroup and executable.
 #[inline(always)]
-fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, GroupMasks, u32) {
-    let every = GroupMasks {
-        unit: header.every,
-        cgroup: header.every,
-    };
+fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, u32, u32) {
     if !P::USER_IS_KNOWN {
-        return (header.every, every, header.every);
+        return (header.every, header.every, header.every);
     }
     let mut user = header.other_user;
     if header.asks & ASKS_USER != 0 {
@@ -420,7 +440,7 @@ fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, GroupMasks, u
         }
     }
     if !P::IS_KNOWN {
-        return (user, every, header.every);
+        return (user, header.every, header.every);
     }
     let mut exe = header.other_exe;
     if header.asks & ASKS_EXE != 0
@@ -436,33 +456,27 @@ fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, GroupMasks, u
             exe = unsafe { number.read_volatile() };
         }
     }
-    (user, groups(slot, header, party), exe)
+    (user, group(slot, header, party), exe)
 }
 
-/// The masks of the deepest cgroup that has some: they hold those of all it lies in.
+/// The mask of the deepest cgroup that has one: it holds those of all it lies in.
 #[inline(always)]
-fn groups<P: Party>(slot: u32, header: &Header, party: &P) -> GroupMasks {
+fn group<P: Party>(slot: u32, header: &Header, party: &P) -> u32 {
     for up in 0..LEVELS {
-        let level = LEVELS - up;
-        if level > header.deepest {
-            continue;
+        // Not every time: each branch costs the verifier, and above the root there is no id.
+        if matches!(up, 0..=4 | 6 | 8 | 12) && header.deepest <= up {
+            break;
         }
-        let id = party.cgroup(level);
-        if id == 0 {
-            continue;
-        }
+        let id = party.cgroup(header.deepest - up);
         let key = GroupKey {
             id,
             slot,
             reserved: 0,
         };
-        if let Some(masks) = GROUPS.get_ptr(key) {
+        if let Some(number) = GROUPS.get_ptr(key) {
             // SAFETY: a map value is valid for as long as the program runs.
-            return unsafe { masks.read_volatile() };
+            return unsafe { number.read_volatile() };
         }
     }
-    GroupMasks {
-        unit: header.other_unit,
-        cgroup: header.other_cgroup,
-    }
+    header.other_group
 }

@@ -9,8 +9,7 @@ use port_monitor_common::{
     config::PORT_SETS_WORDS,
     counters::ROW,
     generation::{
-        self, ExeKey, GroupKey, GroupMasks, Header, Hits, NetworkKey, RuleEntry, SLOTS, TALLIES,
-        UserKey,
+        self, ExeKey, GroupKey, Header, Hits, NetworkKey, RuleEntry, SLOTS, TALLIES, UserKey,
     },
     mask::Mask,
 };
@@ -135,7 +134,7 @@ pub(crate) static USERS: HashMap<UserKey, u32> =
 
 /// The masks of cgroups.
 #[map(name = "pm_groups")]
-pub(crate) static GROUPS: HashMap<GroupKey, GroupMasks> =
+pub(crate) static GROUPS: HashMap<GroupKey, u32> =
     HashMap::with_max_entries(SLOTS * generation::OWNERS, 0);
 
 /// The masks of executables.

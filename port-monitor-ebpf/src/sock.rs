@@ -1,6 +1,8 @@
 //! The only reader of `struct sock`: addresses, ports and namespace, with the
 //! byte order fixed here once and for all.
 
+use core::hint::black_box;
+
 pub(crate) use port_monitor_common::addr::{Words as Addr, is_mapped as is_v4, mapped};
 use port_monitor_common::{
     event::{AF_INET, AF_INET6, CloseStats, TcpEvent},
@@ -31,6 +33,20 @@ pub(crate) const fn words(addr: &[u8; 16]) -> Addr {
 pub(crate) const fn set(addr: &mut [u8; 16], words: Addr) {
     // SAFETY: as above.
     unsafe { (&raw mut *addr).cast::<Addr>().write(words) };
+}
+
+/// 1 where both are the same address, else 0. Without a branch, which would lead the
+/// verifier twice through all that follows.
+#[inline(always)]
+pub(crate) fn same(one: Addr, other: Addr) -> u64 {
+    let words = one.iter().zip(&other);
+    is_zero(words.fold(0, |bits, (one, other)| bits | (one ^ other)))
+}
+
+/// 1 for zero, else 0, likewise.
+#[inline(always)]
+pub(crate) fn is_zero(word: u32) -> u64 {
+    u64::from(black_box(word)).wrapping_sub(1) >> 63
 }
 
 /// The socket's family, if it is one of ours.

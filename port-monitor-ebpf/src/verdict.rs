@@ -5,8 +5,6 @@
 //! means changes on a running host, and userspace knows. Where the first rule that may
 //! match asks for one of those, the event leaves unjudged.
 
-use core::hint::black_box;
-
 use port_monitor_common::{
     TcpEvent,
     event::{FLAG_DENIED, FLAG_JUDGED},
@@ -17,7 +15,7 @@ use crate::{
     enforce::{self, Party, Peer, Question},
     globals::config,
     maps::POLICIES,
-    task,
+    sock, task,
 };
 
 /// Where the loader puts the monitor's policy.
@@ -61,29 +59,22 @@ pub(crate) fn stamp(direction: Direction, event: &mut TcpEvent) {
         Direction::Outbound => event.remote_port,
         Direction::Inbound | Direction::Listen => event.local_port,
     };
-    let [high, low] = halves(&event.remote_addr);
-    let [own_high, own_low] = halves(&event.local_addr);
-    // Without a branch, which would lead the verifier twice through all that follows.
-    let difference = black_box((high ^ own_high) | (low ^ own_low));
-    let is_other = (difference | difference.wrapping_neg()) >> 63;
+    let (own, peer) = (
+        sock::words(&event.local_addr),
+        sock::words(&event.remote_addr),
+    );
+    let [high, low] = enforce::halves(&peer);
     let what = u64::from(port)
         | (direction as u64) << 16
-        | is_other << 24
+        | sock::same(own, peer) << 24
         | u64::from(event.owner.uid) << 32;
     let answer = pm_judge(what, high, low);
     event.flags |= (answer >> 16) as u16;
     event.rule = answer as u16;
 }
 
-/// Both halves of an address, as they lie in memory.
-#[inline(always)]
-fn halves(addr: &[u8; 16]) -> [u64; 2] {
-    // SAFETY: 16 bytes, aligned to 8 by the record.
-    unsafe { *(&raw const *addr).cast() }
-}
-
 /// Judges a connection with a peer, or a listener: in `what` the service port, from bit
-/// 16 on the direction, in bit 24 that the peer's address is not the socket's own, from bit
+/// 16 on the direction, in bit 24 that the peer's address is the socket's own, from bit
 /// 32 on the user. The answer is the rule, and from bit 16 on the flags. A function of its
 /// own, as `pm_first` is: the verifier looks at it once, whatever calls it.
 #[inline(never)]
@@ -103,14 +94,14 @@ fn judge(what: u64, high: u64, low: u64) -> Option<u64> {
             low as u32,
             (low >> 32) as u32,
         ],
-        is_self: (what >> 24) as u32 & 1 ^ 1,
+        is_self: (what >> 24) as u32 & 1,
     };
     let header = POLICIES.get(SLOT)?;
     // Of listeners no rule asks for a peer, and no default spares loopback.
     let peer = Peer::of(SLOT, &question);
     let user = User((what >> 32) as u32);
     // No rule of the monitor's ends: those that do are left to userspace.
-    let decision = enforce::judge_peer((SLOT, header), 0, &question, peer, &user)?;
+    let decision = enforce::judge_peer((SLOT, header), (0, 0), &question, peer, &user)?;
     let denied = if decision.denies() { FLAG_DENIED } else { 0 };
     Some(u64::from(FLAG_JUDGED | denied) << 16 | u64::from(decision.tally()))
 }

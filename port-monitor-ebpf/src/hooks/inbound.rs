@@ -11,7 +11,7 @@ use aya_ebpf::{
     macros::{cgroup_skb, sk_lookup},
     programs::{SkBuffContext, SkLookupContext},
 };
-use core::mem::MaybeUninit;
+use core::{hint::black_box, mem::MaybeUninit};
 use port_monitor_common::{
     event::AF_INET6,
     generation::{ASKS_LISTEN, STYLE_RESET},
@@ -26,9 +26,6 @@ use crate::{
     sock::{self, Addr, WILDCARD},
 };
 
-const DROP: i32 = 0;
-const KEEP: i32 = 1;
-
 const SYN: u8 = 1 << 1;
 const ACK: u8 = 1 << 4;
 /// `IPPROTO_TCP`.
@@ -36,20 +33,19 @@ const TCP: u8 = 6;
 
 #[cgroup_skb(ingress)]
 fn pm_ingress(ctx: SkBuffContext) -> i32 {
-    if is_dropped(ctx.skb.skb).is_some() {
-        DROP
-    } else {
-        KEEP
-    }
+    answer(is_dropped(ctx.skb.skb))
 }
 
 #[cgroup_skb(ingress)]
 fn pm_unlisted(ctx: SkBuffContext) -> i32 {
-    if is_unlisted(ctx.skb.skb).is_some() {
-        DROP
-    } else {
-        KEEP
-    }
+    answer(is_unlisted(ctx.skb.skb))
+}
+
+/// 0 for what is to be dropped, else 1; masked, so that the verifier sees that it is one of
+/// them.
+#[inline(always)]
+fn answer(dropped: Option<()>) -> i32 {
+    black_box(i32::from(dropped.is_none())) & 1
 }
 
 #[sk_lookup]
@@ -143,14 +139,12 @@ fn is_dropped(skb: *mut __sk_buff) -> Option<()> {
         direction: Direction::Inbound as u32,
         port: context!(sk, src_port) as u16,
         peer: packet.from,
-        is_self: u32::from(packet.from == packet.to),
+        is_self: sock::same(packet.from, packet.to) as u32,
     };
     let decision = enforce::judge(policy, now_ns, &question, &Listener::new(skb, sk))?;
     // One connection, one verdict: the ACK's repeats that of the SYN.
     if packet.is_syn != 0 {
-        // Of whom is told by `pm_lookup`: here the verifier of Linux 6.1 would take too many
-        // more steps.
-        decision.count();
+        decision.note_packet(&question);
     }
     decision.stops().then_some(())
 }
@@ -288,7 +282,7 @@ fn is_closed(ctx: &SkLookupContext) -> Option<()> {
         direction: Direction::Inbound as u32,
         port: context!(ctx, local_port) as u16,
         peer: from,
-        is_self: u32::from(from == to),
+        is_self: sock::same(from, to) as u32,
     };
     let decision = enforce::judge(policy, now_ns, &question, &Nobody)?;
     if decision.stops() {

@@ -98,6 +98,7 @@ impl Index {
         }
         let port = self.ports.get(usize::from(facts.service_port));
         let user = facts.uid.and_then(|uid| self.users.get(&uid));
+        let group = self.group(facts.scopes);
         let accepting = Accepting {
             direction: &direction,
             port: self.mask(port.copied().unwrap_or_default()),
@@ -108,11 +109,17 @@ impl Index {
                 &Mask::NONE
             },
             user: self.mask(user.copied().unwrap_or(self.other_user)),
-            unit: &self.units.of(facts.scopes),
-            cgroup: &self.cgroups.of(facts.scopes),
+            group: &group,
             exe: &self.exes.of(facts.scopes),
         };
         accepting.first()
+    }
+
+    /// The mask of whatever is in these units and cgroups.
+    pub(super) fn group(&self, scopes: &[u32]) -> Mask {
+        let mut mask = self.units.of(scopes);
+        mask.intersect(&self.cgroups.of(scopes));
+        mask
     }
 
     fn mask(&self, number: u32) -> &Mask {

@@ -11,9 +11,8 @@ use port_monitor_common::{
     addr,
     generation::{
         ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ENDS, FILTERS_LOOPBACK,
-        GroupMasks, Header, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES, NETWORKS,
-        ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, PORT_WORDS, RuleEntry, STYLE_DROP,
-        STYLE_RESET,
+        Header, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES, NETWORKS, ON_EXIT_CLOSED,
+        ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, PORT_WORDS, RuleEntry, STYLE_DROP, STYLE_RESET,
     },
     mask::Mask,
     policy::{Accepts, Action, Direction, Mode},
@@ -55,8 +54,8 @@ pub struct Lowered {
     pub networks: Vec<(u32, addr::Words, u32)>,
     /// Uid, mask.
     pub users: Vec<(u32, u32)>,
-    /// Cgroup id, masks.
-    pub groups: Vec<(u64, GroupMasks)>,
+    /// Cgroup id, mask.
+    pub groups: Vec<(u64, u32)>,
     /// Device, inode, mask.
     pub exes: Vec<(u32, u64, u32)>,
 }
@@ -377,26 +376,21 @@ impl Policy {
         Ok(())
     }
 
-    /// The cgroups whose masks differ from those of the cgroup they lie in.
+    /// The cgroups whose mask differs from that of the cgroup they lie in.
     fn lower_groups(
         &self,
         places: &dyn Places,
         table: &mut Table,
         header: &mut Header,
-    ) -> Vec<(u64, GroupMasks)> {
-        let mut masks_of = |path: &str| {
+    ) -> Vec<(u64, u32)> {
+        let mut mask_of = |path: &str| {
             let numbers = self.scopes.of(Owner {
                 cgroup: Some(path),
                 ..Owner::default()
             });
-            GroupMasks {
-                unit: table.number(self.index.units.of(&numbers)),
-                cgroup: table.number(self.index.cgroups.of(&numbers)),
-            }
+            table.number(self.index.group(&numbers))
         };
-        let root = masks_of("");
-        header.other_unit = root.unit;
-        header.other_cgroup = root.cgroup;
+        header.other_group = mask_of("");
         if !self.scopes.has_cgroups() {
             return Vec::new();
         }
@@ -405,15 +399,15 @@ impl Policy {
             let Some((parent, _)) = path.rsplit_once('/') else {
                 continue;
             };
-            let masks = masks_of(&path);
-            if masks != masks_of(parent) {
+            let mask = mask_of(&path);
+            if mask != mask_of(parent) {
                 let depth = i32::try_from(path.matches('/').count()).unwrap_or(i32::MAX);
                 if depth > LEVELS {
                     log::warn!("cgroup {path} lies too deep: no rule matches what is in it");
                     continue;
                 }
                 header.deepest = header.deepest.max(depth);
-                groups.push((id, masks));
+                groups.push((id, mask));
             }
         }
         groups

@@ -10,8 +10,8 @@ use port_monitor_common::{
     addr,
     denial::Denial,
     generation::{
-        ExeKey, GroupKey, GroupMasks, Header, Hits, MASKS, NetworkKey, PORT_WORDS, RuleEntry,
-        SLOTS, State, TALLIES, Tally, UserKey,
+        ExeKey, GroupKey, Header, Hits, MASKS, NetworkKey, PORT_WORDS, RuleEntry, SLOTS, State,
+        TALLIES, Tally, UserKey,
     },
     mask::Mask,
     policy::MAX_RULES,
@@ -38,7 +38,7 @@ pub(super) struct Tables {
     hits: Mapped<Hits>,
     networks: LpmTrie<MapData, Wire<NetworkKey>, u32>,
     users: HashMap<MapData, Wire<UserKey>, u32>,
-    groups: HashMap<MapData, Wire<GroupKey>, Wire<GroupMasks>>,
+    groups: HashMap<MapData, Wire<GroupKey>, u32>,
     exes: HashMap<MapData, Wire<ExeKey>, u32>,
     own: HashMap<MapData, Words, u8>,
     denials: Option<Ring>,
@@ -208,13 +208,13 @@ impl Tables {
         for &(uid, mask) in &policy.users {
             self.users.insert(Wire(UserKey { slot, uid }), mask, 0)?;
         }
-        for &(id, masks) in &policy.groups {
+        for &(id, mask) in &policy.groups {
             let key = GroupKey {
                 id,
                 slot,
                 reserved: 0,
             };
-            self.groups.insert(Wire(key), Wire(masks), 0)?;
+            self.groups.insert(Wire(key), mask, 0)?;
         }
         for &(device, inode, mask) in &policy.exes {
             let key = ExeKey {

@@ -50,8 +50,7 @@ fn stamp(lowered: &Lowered, facts: &Facts<'_>, uid: u32) -> Option<Stamp> {
             &Mask::NONE
         },
         user: mask(user.map_or(header.other_user, |(_, mask)| *mask)),
-        unit: mask(header.every),
-        cgroup: mask(header.every),
+        group: mask(header.every),
         exe: mask(header.every),
     };
     let Some(rule) = accepting.first() else {

@@ -274,9 +274,8 @@ pub(crate) fn told_of(lab: &Lab) -> Result<Verdict> {
     }
     let line = follower.hear("in: denied ")?;
     let port = base + About::Inbound as u16;
-    // Where only a cgroup is held to the policy, no program tells of peers.
     ensure!(
-        lab.native || line.ends_with(&format!(": from 127.0.0.1 to port {port}")),
+        line.ends_with(&format!(": from 127.0.0.1 to port {port}")),
         "not of the peer: {line}"
     );
     let line = follower.hear("listen: denied 1, 1 ")?;
