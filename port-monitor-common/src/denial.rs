@@ -7,6 +7,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::addr::Words;
 
+/// [`Denial::direction`]: it is about UDP.
+pub const DENIED_UDP: u8 = 1 << 7;
+
 /// One denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
@@ -26,7 +29,7 @@ pub struct Denial {
     pub tally: u32,
     /// The service port, host byte order.
     pub port: u16,
-    /// A [`Direction`](crate::policy::Direction) by number.
+    /// A [`Direction`](crate::policy::Direction) by number, and [`DENIED_UDP`].
     pub direction: u8,
     /// The slot of the policy.
     pub slot: u8,

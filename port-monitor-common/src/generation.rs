@@ -9,7 +9,7 @@ use core::{hint::black_box, mem::offset_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::policy::MAX_RULES;
+use crate::policy::{MAX_RULES, Transport};
 
 /// Version of everything in this module: maps of another one are not touched.
 pub const GENERATION_ABI: u32 = 3;
@@ -25,7 +25,8 @@ pub const NETWORKS: u32 = 4_096;
 /// Users, cgroups or executables of one policy.
 pub const OWNERS: u32 = 4_096;
 /// Words that hold the masks of all ports, four in each: bits 0–15 the lowest port's.
-pub const PORT_WORDS: u32 = (1 << 16) / 4;
+/// Ports are those that [`Transport::port`] names.
+pub const PORT_WORDS: u32 = (Transport::Udp.ports().last + 1) / 4;
 /// Points in time at which rules of one policy end.
 pub const ENDS: usize = 15;
 /// [`Header::ends_ns`]: no rule ends.
@@ -172,6 +173,9 @@ pub const ASKS_EXE: u8 = 2;
 pub const ASKS_LISTEN: u8 = 4;
 /// [`Header::asks`]: some rule asks for a peer on this host.
 pub const ASKS_SELF: u8 = 8;
+
+/// [`Header::asks`]: UDP that this host sends is judged.
+pub const ASKS_UDP: u8 = 16;
 
 /// [`Header::style`]: a denied SYN is answered by RST.
 pub const STYLE_RESET: u8 = 0;

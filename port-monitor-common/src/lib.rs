@@ -15,5 +15,6 @@ pub mod generation;
 pub mod mask;
 pub mod policy;
 pub mod tcp_state;
+pub mod transport;
 
 pub use event::{ABI_VERSION, TcpEvent};

@@ -5,6 +5,7 @@
 //! Ordered first match; the direction's default decides what no rule matches.
 
 use crate::addr::{self, as_v4};
+pub use crate::transport::{PortRange, Transport};
 
 /// Most rules one policy may have.
 pub const MAX_RULES: usize = 1024;
@@ -67,23 +68,6 @@ pub enum Direction {
 impl Direction {
     /// Every direction, in numeric order.
     pub const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::Listen];
-}
-
-/// Ports from `first` to `last`, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PortRange {
-    /// The lowest port.
-    pub first: u16,
-    /// The highest port, never below `first`.
-    pub last: u16,
-}
-
-impl PortRange {
-    /// `port` lies in the range.
-    #[inline]
-    pub const fn contains(&self, port: u16) -> bool {
-        self.first <= port && port <= self.last
-    }
 }
 
 /// All addresses of one family with a common prefix.
@@ -229,7 +213,8 @@ pub struct Facts<'a> {
     /// Who opened it.
     pub direction: Direction,
     /// The port of the service: the remote one outbound, else the local one.
-    pub service_port: u16,
+    /// Named by [`Transport::port`].
+    pub service_port: u32,
     /// The peer's address, [`canonical`]; zero when listening.
     pub peer: [u8; 16],
     /// The peer's address is one of this host, loopback included.
@@ -320,6 +305,9 @@ pub struct Decision {
 pub struct Rules<'a> {
     /// What decides where no rule matches.
     pub defaults: Defaults,
+    /// UDP is judged too, where this host sends it. Else all of `rules` are about TCP,
+    /// which is what [`Accepts::Any`] ports are then.
+    pub judges_udp: bool,
     /// First match wins.
     pub rules: &'a [Rule],
     /// [`Rule::ports`].
@@ -333,6 +321,15 @@ pub struct Rules<'a> {
 }
 
 impl Rules<'_> {
+    /// The transports that are judged in a direction.
+    pub const fn transports(&self, direction: Direction) -> &'static [Transport] {
+        if self.judges_udp && matches!(direction, Direction::Outbound) {
+            &Transport::ALL
+        } else {
+            &[Transport::Tcp]
+        }
+    }
+
     /// Decides one connection, rule by rule: what first match means. What decides
     /// many connections is the same made of [masks](crate::mask).
     pub fn decide(&self, facts: &Facts<'_>) -> Decision {
@@ -450,6 +447,7 @@ mod tests {
 
     fn rules(rules: &[Rule], outbound: DefaultAction) -> Rules<'_> {
         Rules {
+            judges_udp: false,
             defaults: Defaults {
                 inbound: ALLOW,
                 outbound,

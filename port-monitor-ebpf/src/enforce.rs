@@ -50,8 +50,8 @@ pub(crate) trait Party {
 pub(crate) struct Question {
     /// A [`Direction`] by number.
     pub(crate) direction: u32,
-    /// Of the service.
-    pub(crate) port: u16,
+    /// Of the service, as [`Transport::port`] names it.
+    pub(crate) port: u32,
     /// As it was given; all zeroes for a listener.
     pub(crate) peer: Addr,
     /// The peer's address is also ours.
@@ -110,7 +110,7 @@ impl Decision {
     pub(crate) fn note_packet(&self, question: &Question) {
         let [high, low] = halves(&question.peer);
         let denies = u64::from(self.denies) << PACKET_DENIED;
-        let what = u64::from(self.tally) | u64::from(question.port) << 32 | denies;
+        let what = u64::from(self.tally) | u64::from(question.port as u16) << 32 | denies;
         let place = u64::from(self.slot) | u64::from(question.direction as u8) << 8;
         pm_note(self.now_ns, high, low, what, place);
     }
@@ -124,8 +124,9 @@ impl Decision {
             tgid: 0,
             uid: 0,
             tally: self.tally,
-            port: question.port,
-            direction: question.direction as u8,
+            port: question.port as u16,
+            // Transport and port share a number.
+            direction: question.direction as u8 | ((question.port >> 16) as u8) << 7,
             slot: self.slot as u8,
         }
     }
@@ -240,7 +241,7 @@ fn first<P: Party>(
     party: &P,
 ) -> Option<Option<u32>> {
     let directions = header.directions.get(passed)?;
-    let port = u32::from(question.port);
+    let port = question.port;
     let ports = PORTS.get(slot * generation::PORT_WORDS + port / 4)?;
     let port = *ports >> (port % 4 * 16) & 0xffff;
     let (user, group, exe) = owner::<P>(slot, header, party);

@@ -16,6 +16,9 @@ const TCP: u16 = 6;
 /// `IPPROTO_MPTCP`.
 const MPTCP: u16 = 262;
 
+/// `IPPROTO_UDP`.
+pub(crate) const UDP: u32 = 17;
+
 /// `::`.
 pub(crate) const WILDCARD: Addr = [0; 4];
 /// `0.0.0.0`.

@@ -87,7 +87,7 @@ extern "C" fn pm_judge(what: u64, high: u64, low: u64) -> u64 {
 fn judge(what: u64, high: u64, low: u64) -> Option<u64> {
     let question = Question {
         direction: (what >> 16) as u32 & 3,
-        port: what as u16,
+        port: what as u32 & 0xffff,
         peer: [
             high as u32,
             (high >> 32) as u32,

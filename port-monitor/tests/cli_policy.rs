@@ -168,6 +168,42 @@ fn explanation_names_the_rule_its_place_and_what_comes_next() {
 }
 
 #[test]
+fn udp_is_explained_and_compared_where_a_rule_names_it() {
+    let dir = with_policy(
+        "version = 1\n[default]\noutbound = { action = \"deny\" }\n[[rule]]\nname = \"dns\"\n\
+         direction = \"out\"\nservice = \"domain\"\nproto = [\"tcp\", \"udp\"]\naction = \"allow\"\n",
+    );
+    for (args, said) in [
+        (["out", "udp", "9.9.9.9:53"], "dns (policy.toml:4): allow"),
+        (["out", "udp", "9.9.9.9:123"], "the outbound default: deny"),
+        (
+            ["in", "udp", "9.9.9.9:53"],
+            "none: UDP is not judged: allow",
+        ),
+    ] {
+        let output = run(dir.path(), &[&["explain"], &args[..]].concat());
+        assert!(stdout(&output).contains(said), "{args:?}: {output:?}");
+    }
+    fs::write(
+        dir.path().join("none.toml"),
+        "version = 1\n[default]\noutbound = { action = \"deny\" }\n",
+    )
+    .unwrap();
+    let diff = Command::new(env!("CARGO_BIN_EXE_port-monitor"))
+        .current_dir(&dir)
+        .args(["policy", "diff", "none.toml", "policy.toml"])
+        .output()
+        .unwrap();
+    assert_eq!(
+        stdout(&diff),
+        "- out port 1-52/udp, 54-65535/udp to any but loopback\n    old: none: UDP is not judged: \
+         allow\n    new: the outbound default: deny\n    such as: out udp 192.0.2.1:1\n\
+         + out port 53 to any but loopback\n    old: the outbound default: deny\n    new: dns \
+         (policy.toml:4): allow\n    such as: out tcp 192.0.2.1:53\n"
+    );
+}
+
+#[test]
 fn explanation_as_json_has_the_same_facts() {
     let output = run(
         example().path(),
@@ -202,7 +238,10 @@ fn wrong_argument_is_a_usage_error_with_advice() {
     for (args, advice) in [
         (&["out", "tcp", "10.0.0.1"][..], "such as 10.1.2.3:443"),
         (&["out", "tcp", "10.0.0.1:70000"], "such as 10.1.2.3:443"),
-        (&["out", "udp", "10.0.0.1:53"], "[possible values: tcp]"),
+        (
+            &["out", "sctp", "10.0.0.1:53"],
+            "[possible values: tcp, udp]",
+        ),
         (
             &["up", "tcp", "10.0.0.1:53"],
             "[possible values: in, out, listen]",

@@ -137,7 +137,7 @@ fn is_dropped(skb: *mut __sk_buff) -> Option<()> {
     let packet = Packet::of(skb)?.forgotten(now_ns);
     let question = Question {
         direction: Direction::Inbound as u32,
-        port: context!(sk, src_port) as u16,
+        port: context!(sk, src_port) & 0xffff,
         peer: packet.from,
         is_self: sock::same(packet.from, packet.to) as u32,
     };
@@ -162,7 +162,7 @@ fn is_unlisted(skb: *mut __sk_buff) -> Option<()> {
     let packet = Packet::of(skb)?.forgotten(now_ns);
     let question = Question {
         direction: Direction::Listen as u32,
-        port: context!(sk, src_port) as u16,
+        port: context!(sk, src_port) & 0xffff,
         peer: WILDCARD,
         is_self: 0,
     };
@@ -280,7 +280,7 @@ fn is_closed(ctx: &SkLookupContext) -> Option<()> {
     };
     let question = Question {
         direction: Direction::Inbound as u32,
-        port: context!(ctx, local_port) as u16,
+        port: context!(ctx, local_port) & 0xffff,
         peer: from,
         is_self: sock::same(from, to) as u32,
     };

@@ -1,7 +1,9 @@
 //! `cgroup/connect4`, `cgroup/connect6`, `cgroup/bind4`, `cgroup/bind6`: a process
-//! is about to connect a socket or to give it a port. They see the kernel's copy of
-//! the address, in the calling thread, before the protocol does anything
-//! (`__inet_stream_connect`, `inet_bind`), and refuse with EPERM.
+//! is about to connect a socket or to give it a port. `cgroup/sendmsg4`,
+//! `cgroup/sendmsg6`: to send a datagram to an address that comes with it. They see the
+//! kernel's copy of the address, in the calling thread, before the protocol does anything
+//! (`__inet_stream_connect`, `inet_dgram_connect`, `inet_bind`, `udp_sendmsg`), and refuse
+//! with EPERM.
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
@@ -9,7 +11,7 @@ use aya_ebpf::{
     macros::cgroup_sock_addr,
     programs::SockAddrContext,
 };
-use port_monitor_common::policy::Direction;
+use port_monitor_common::{generation::ASKS_UDP, policy::Direction};
 
 use crate::{
     emit,
@@ -31,6 +33,18 @@ fn pm_connect4(ctx: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(connect6)]
 fn pm_connect6(ctx: SockAddrContext) -> i32 {
+    let to = v6(ctx.sock_addr);
+    answer(&ctx, Direction::Outbound, to)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+fn pm_sendmsg4(ctx: SockAddrContext) -> i32 {
+    let to = sock::mapped(context!(ctx.sock_addr, user_ip4));
+    answer(&ctx, Direction::Outbound, to)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+fn pm_sendmsg6(ctx: SockAddrContext) -> i32 {
     let to = v6(ctx.sock_addr);
     answer(&ctx, Direction::Outbound, to)
 }
@@ -94,20 +108,31 @@ fn is_refused(ctx: &SockAddrContext, direction: Direction, peer: Addr) -> Option
     let protocol = context!(ctx, protocol);
     // In network byte order, in the low half.
     let port = u16::from_be(context!(ctx, user_port) as u16);
+    let is_listen = direction as u8 == Direction::Listen as u8;
     // A port of the kernel's choice is not known yet, and most sockets with one are
     // about to connect; those that listen are judged when a peer comes.
-    if !sock::is_tcp_protocol(protocol) || direction as u8 == Direction::Listen as u8 && port == 0 {
+    if is_listen && port == 0 {
+        return None;
+    }
+    let is_tcp = sock::is_tcp_protocol(protocol);
+    if !is_tcp && (is_listen || protocol != sock::UDP) {
         return None;
     }
     let now_ns = emit::now_ns();
+    let policy = enforce::policy(now_ns)?;
+    if !is_tcp && policy.1.asks & ASKS_UDP == 0 {
+        return None;
+    }
+    // Without a branch for each transport.
+    let is_udp = sock::is_zero(protocol ^ sock::UDP) as u32;
     let question = Question {
         direction: direction as u32,
-        port,
+        port: is_udp << 16 | u32::from(port),
         peer,
         is_self: 0,
     };
     let party = Current { ctx };
-    let decision = enforce::judge(enforce::policy(now_ns)?, now_ns, &question, &party)?;
+    let decision = enforce::judge(policy, now_ns, &question, &party)?;
     decision.note_process(&question);
     decision.stops().then_some(())
 }

@@ -88,7 +88,7 @@ pub(super) fn uids(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<Cell
 }
 
 /// The ports `rule` accepts.
-pub(super) fn ports(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<CellOf<u16>> {
+pub(super) fn ports(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<CellOf<u32>> {
     let mut sweep = Sweep::over(port_intervals(rules, rule));
     for (index, other) in members(rules, others) {
         sweep.add(index, port_intervals(rules, other));
@@ -96,7 +96,7 @@ pub(super) fn ports(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<Cel
     let cells = sweep.cells().into_iter();
     distinct(
         cells
-            .filter_map(|(port, matching)| Some((u16::try_from(port).ok()?, matching)))
+            .filter_map(|(port, matching)| Some((u32::try_from(port).ok()?, matching)))
             .collect(),
     )
 }
@@ -213,7 +213,13 @@ pub(super) fn without(a: &[Interval], b: &[Interval]) -> Vec<Interval> {
 
 fn port_intervals(rules: &Rules<'_>, rule: &Rule) -> Vec<Interval> {
     match rule.ports.of(rules.ports) {
-        None => vec![(0, u16::MAX.into())],
+        None => {
+            let transports = rules.transports(rule.direction).iter();
+            transports
+                .map(|transport| transport.ports())
+                .map(|range| (range.first.into(), range.last.into()))
+                .collect()
+        }
         Some(ranges) => ranges
             .iter()
             .map(|range| (range.first.into(), range.last.into()))

@@ -57,7 +57,7 @@ pub(super) struct Compiler<'e> {
     pub(super) env: &'e dyn Environment,
     pub(super) diagnostics: Diagnostics,
     pub(super) networks: BTreeMap<String, Rc<[Peer]>>,
-    /// The TCP ports of the names under `[services]`.
+    /// The ports of the names under `[services]`.
     pub(super) services: BTreeMap<String, Vec<PortRange>>,
     pub(super) tables: Tables,
     pub(super) rules: Vec<RuleInfo>,
@@ -79,6 +79,7 @@ impl<'e> Compiler<'e> {
                     outbound: ALLOW,
                     listen: ALLOW,
                 },
+                judges_udp: false,
                 rules: Vec::new(),
                 ports: Vec::new(),
                 peers: Vec::new(),
@@ -107,6 +108,7 @@ impl<'e> Compiler<'e> {
         if let Some(default) = root.get("default") {
             self.defaults(default);
         }
+        self.tables.judges_udp = names_udp(root);
         self.networks(root);
         self.services(root);
         // A broken network or service would make rules look narrower than they
@@ -228,14 +230,14 @@ impl<'e> Compiler<'e> {
 
     fn services(&mut self, root: &Section<'_, '_>) {
         for (name, value) in self.named_lists(root, "services") {
-            let tcp_ports = value
+            let ports = value
                 .iter()
                 .filter_map(|item| {
                     let ports = value::service_ports(item);
-                    self.diagnostics.check(item.span(), ports).flatten()
+                    self.diagnostics.check(item.span(), ports)
                 })
                 .collect();
-            self.services.insert(name, tcp_ports);
+            self.services.insert(name, ports);
         }
     }
 
@@ -325,6 +327,40 @@ impl<'e> Compiler<'e> {
             }
         }
     }
+}
+
+/// Some rule for what this host sends has `proto = "udp"`, alone or among others, or a
+/// service of this policy that has ports of UDP. Else UDP is not judged: a policy that
+/// speaks of none does not mean to cut off name resolution.
+fn names_udp(root: &Section<'_, '_>) -> bool {
+    let is_udp = |item: &Value<'_>| text(item) == Ok("udp");
+    let services = root.get("services").and_then(|value| table(value).ok());
+    let has_udp = |item: &Value<'_>| {
+        let ports = text(item).ok().and_then(|name| services?.get(name));
+        let ports = ports
+            .and_then(|value| items(value).ok())
+            .unwrap_or_default();
+        let mut ports = ports.iter().filter_map(|item| text(item).ok());
+        ports.any(|ports| ports.ends_with("/udp"))
+    };
+    let names_it = |rule: &Value<'_>, is_out: bool| {
+        let rule = table(rule).ok();
+        let key = |key| rule.and_then(|rule| rule.get(key));
+        let is_out = is_out || key("direction").is_some_and(|value| text(value) == Ok("out"));
+        let list = |name| {
+            key(name)
+                .and_then(|value| items(value).ok())
+                .unwrap_or_default()
+        };
+        is_out && (list("proto").iter().any(is_udp) || list("service").iter().any(has_udp))
+    };
+    let any = |list: Option<&Value<'_>>, is_out| {
+        let list = list.and_then(|list| items(list).ok());
+        list.is_some_and(|list| list.iter().any(|rule| names_it(rule, is_out)))
+    };
+    let failsafe = root.get("failsafe").and_then(|value| table(value).ok());
+    any(root.get("rule"), false)
+        || any(failsafe.and_then(|failsafe| failsafe.get("outbound")), true)
 }
 
 /// `enforce`, `open-after-60s`, `closed` or `closed-after-30s`.

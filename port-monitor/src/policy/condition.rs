@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, rc::Rc};
 
-use port_monitor_common::policy::{Action, Direction, Peer, PortRange, Rule};
+use port_monitor_common::policy::{Action, Direction, Peer, PortRange, Rule, Transport};
 
 use super::{
     Alert, RuleInfo,
@@ -135,7 +135,7 @@ impl Compiler<'_> {
         section: &Section<'_, '_>,
         direction: Option<Direction>,
     ) -> Option<Rule> {
-        let ports = self.ports(section);
+        let ports = self.ports(section, direction);
         let peers = self.peers(section, direction);
         let uids = self.list(section, "user", Self::uid);
         let units = self.list(section, "unit", Self::unit);
@@ -145,14 +145,8 @@ impl Compiler<'_> {
         let exes = self.list(section, "exe", |this, item| {
             value::path(item).map(|path| this.scopes.exe(path))
         });
-        let watches_tcp = self.watches_tcp(section);
         let (ports, peers, uids) = (ports?, peers?, uids?);
         let (units, cgroups, exes) = (units?, cgroups?, exes?);
-        let ports = if watches_tcp? {
-            ports
-        } else {
-            Some(Vec::new())
-        };
         let direction = direction?;
         // Without a condition it cannot read, the rule would be another one.
         if !section.sound || self.tables.entries() > MAX_ENTRIES {
@@ -199,18 +193,44 @@ impl Compiler<'_> {
         entries.into_iter().collect::<Option<Vec<T>>>().map(Some)
     }
 
-    fn ports(&mut self, section: &Section<'_, '_>) -> Option<Entries<PortRange>> {
+    /// The ports a rule names, of the transports it names; `None` are all that are judged.
+    fn ports(
+        &mut self,
+        section: &Section<'_, '_>,
+        direction: Option<Direction>,
+    ) -> Option<Entries<PortRange>> {
+        let protos = self.list(section, "proto", |_, item| {
+            word(
+                item,
+                &Transport::ALL.map(|transport| (transport.name(), transport)),
+            )
+        });
         let services = self.list(section, "service", Self::service_ports);
         let ports = self.list(section, "port", Self::port);
-        match (services?, ports?) {
+        let (protos, services, ports) = (protos?, services?, ports?);
+        let judged = self.tables.view().transports(direction?);
+        let named = |transport: &Transport| {
+            protos
+                .as_ref()
+                .is_none_or(|protos| protos.contains(transport))
+        };
+        let transports: Vec<Transport> = judged.iter().copied().filter(named).collect();
+        let is_any = transports.len() == judged.len();
+        let ranges = match (services, ports) {
             (Some(_), Some(_)) => {
                 let span = section.key_span("port");
                 self.diagnostics.report(span, Problem::ServiceAndPort);
-                None
+                return None;
             }
-            (Some(services), None) => Some(Some(value::joined(services.concat()))),
-            (None, ports) => Some(ports.map(value::joined)),
-        }
+            (Some(services), None) => services.concat(),
+            (None, Some(ports)) => of_all(&ports),
+            (None, None) if is_any => return Some(None),
+            (None, None) => of_all(&[Transport::Tcp.ports()]),
+        };
+        // Before they are joined: ranges of two transports may touch.
+        let mut ranges = ranges;
+        ranges.retain(|range| transports.contains(&Transport::of(range.first).0));
+        Some(Some(value::joined(ranges)))
     }
 
     fn service_ports(&mut self, item: &Value<'_>) -> Result<Vec<PortRange>, Problem> {
@@ -223,13 +243,15 @@ impl Compiler<'_> {
         })
     }
 
-    /// The TCP ports of a service: the policy's own names come first.
+    /// The ports of a service: the policy's own names come first. The others are those
+    /// of the registry, which gives a service the same port of each transport.
     fn ports_of(&self, service: &str) -> Option<Vec<PortRange>> {
         if let Some(ports) = self.services.get(service) {
             return Some(ports.clone());
         }
         let ports = self.env.service_ports(service);
-        (!ports.is_empty()).then(|| ports.into_iter().map(value::only).collect())
+        let ports: Vec<PortRange> = ports.into_iter().map(value::only).collect();
+        (!ports.is_empty()).then(|| of_all(&ports))
     }
 
     fn port(&mut self, item: &Value<'_>) -> Result<PortRange, Problem> {
@@ -239,14 +261,6 @@ impl Compiler<'_> {
             }
             _ => problem,
         })
-    }
-
-    /// The rule is about TCP, alone or among others.
-    fn watches_tcp(&mut self, section: &Section<'_, '_>) -> Option<bool> {
-        let protos = self.list(section, "proto", |_, item| {
-            word(item, &[("tcp", true), ("udp", false)])
-        })?;
-        Some(protos.is_none_or(|protos| protos.contains(&true)))
     }
 
     fn peers(
@@ -343,6 +357,18 @@ impl Compiler<'_> {
         };
         self.diagnostics.report(section.key_span(key), problem);
     }
+}
+
+/// The same ports of every transport.
+fn of_all(ports: &[PortRange]) -> Vec<PortRange> {
+    let transports = Transport::ALL.into_iter();
+    transports
+        .flat_map(|transport| {
+            ports
+                .iter()
+                .map(move |range| value::carried_by(transport, *range))
+        })
+        .collect()
 }
 
 /// The direction as the policy spells it.

@@ -13,9 +13,8 @@ use std::{
     path::Path,
 };
 
-use port_monitor_common::{
-    addr::v4_mapped,
-    policy::{Accepts, Action, DefaultAction, Direction, MAX_RULES, Network, Peer, Rule, Rules},
+use port_monitor_common::policy::{
+    Accepts, Action, Direction, MAX_RULES, PortRange, Rule, Rules, Transport,
 };
 use thiserror::Error;
 
@@ -24,9 +23,13 @@ use super::{
     cells::{self, Interval, RuleSet},
     overlap::{self, Witness},
     peer_set::PeerSet,
-    table::{Owner, Scopes, Tables, append},
+    table::{Owner, Scopes, Tables},
     value,
 };
+
+mod side;
+
+use side::Side;
 
 /// Comparisons of two rules before the search gives up: a few seconds.
 const BUDGET: usize = 200_000_000;
@@ -41,8 +44,8 @@ pub struct TooManyOverlaps;
 pub struct Difference {
     /// Of the connections.
     pub direction: Direction,
-    /// First and last; port 0 is one that is not known.
-    pub ports: Vec<(u16, u16)>,
+    /// First and last, as [`Transport::port`] names them; port 0 is one that is not known.
+    pub ports: Vec<(u32, u32)>,
     /// Who is at the other end.
     pub peers: PeerSet,
     /// Of the owner.
@@ -91,6 +94,7 @@ impl Policy {
             uids: Vec::new(),
             scopes: Vec::new(),
             defaults: self.tables.defaults,
+            judges_udp: self.tables.judges_udp || other.tables.judges_udp,
         };
         let mut scopes = Scopes::default();
         let sides = [self, other].map(|policy| Side::adopt(policy, &mut tables, &mut scopes));
@@ -102,114 +106,6 @@ impl Policy {
         };
         comparison.over_time(value::saturating_ns(now_ns))
     }
-}
-
-/// One policy: its rules and its defaults, in order.
-struct Side {
-    rules: Vec<(Rule, Reason)>,
-}
-
-impl Side {
-    /// Copies the rules of `policy`, with what they point to.
-    fn adopt(policy: &Policy, tables: &mut Tables, scopes: &mut Scopes) -> Self {
-        let mut rules = Vec::new();
-        for (index, rule) in policy.tables.rules.iter().enumerate() {
-            if let Some(reference) = policy.rule_ref(index) {
-                let rule = adopted(rule, policy, tables, scopes);
-                rules.push((rule, Reason::Rule(reference)));
-            }
-        }
-        for direction in Direction::ALL {
-            rules.extend(default_rules(
-                direction,
-                policy.tables.defaults.of(direction),
-                tables,
-            ));
-        }
-        Self { rules }
-    }
-
-    /// The rules of `direction` that can match at `now_ns`.
-    fn live(&self, direction: Direction, now_ns: i64) -> Vec<&(Rule, Reason)> {
-        let is_live = |rule: &Rule| rule.direction == direction && now_ns < rule.until_ns;
-        let rules = self.rules.iter();
-        rules.filter(|(rule, _)| is_live(rule)).collect()
-    }
-}
-
-fn adopted(rule: &Rule, policy: &Policy, tables: &mut Tables, scopes: &mut Scopes) -> Rule {
-    let from = &policy.tables;
-    let names = |accepts: Accepts| -> Option<Vec<&str>> {
-        let numbers = accepts.of(&from.scopes)?.iter();
-        Some(
-            numbers
-                .filter_map(|&scope| policy.scopes.name(scope))
-                .collect(),
-        )
-    };
-    let mut numbers = |accepts: Accepts, number: fn(&mut Scopes, &str) -> u32| {
-        names(accepts)
-            .map(|names| -> Vec<u32> { names.iter().map(|name| number(scopes, name)).collect() })
-    };
-    let units = numbers(rule.units, Scopes::unit);
-    let cgroups = numbers(rule.cgroups, Scopes::cgroup);
-    let exes = numbers(rule.exes, Scopes::exe);
-    Rule {
-        ports: append(
-            &mut tables.ports,
-            rule.ports.of(&from.ports).map(<[_]>::to_vec),
-        ),
-        peers: append(
-            &mut tables.peers,
-            rule.peers.of(&from.peers).map(<[_]>::to_vec),
-        ),
-        uids: append(
-            &mut tables.uids,
-            rule.uids.of(&from.uids).map(<[_]>::to_vec),
-        ),
-        units: append(&mut tables.scopes, units),
-        cgroups: append(&mut tables.scopes, cgroups),
-        exes: append(&mut tables.scopes, exes),
-        ..*rule
-    }
-}
-
-/// The default of a direction as rules that come last.
-fn default_rules(
-    direction: Direction,
-    default: DefaultAction,
-    tables: &mut Tables,
-) -> Vec<(Rule, Reason)> {
-    let any = Rule {
-        direction,
-        action: default.action,
-        ports: Accepts::Any,
-        peers: Accepts::Any,
-        uids: Accepts::Any,
-        units: Accepts::Any,
-        cgroups: Accepts::Any,
-        exes: Accepts::Any,
-        until_ns: i64::MAX,
-    };
-    let mut rules = vec![(any, Reason::Default(default.action))];
-    // What listens has no peer that could be on loopback.
-    let is_spared = default.action == Action::Deny
-        && !default.filters_loopback
-        && direction != Direction::Listen;
-    if is_spared {
-        let networks = [
-            Network::new(v4_mapped([127, 0, 0, 0]), 96 + 8),
-            Network::new(1_u128.to_be_bytes(), 128),
-        ];
-        let peers = networks.into_iter().flatten().map(Peer::Network);
-        let for_loopback = Rule {
-            action: Action::Allow,
-            peers: append(&mut tables.peers, Some(peers.collect())),
-            ..any
-        };
-        rules.insert(0, (for_loopback, Reason::Loopback));
-    }
-    rules
 }
 
 struct Comparison {
@@ -462,8 +358,7 @@ fn witness(direction: Direction, part: &Part, who: &Who, now_ns: i64) -> String 
     let cgroup = who.path();
     let witness = Witness {
         direction,
-        // Port 0 is one that is not known.
-        port: u16::try_from(first.max(1).min(last)).unwrap_or_default(),
+        port: known_port(first, last),
         place: part.peers.example(),
         uid: match &part.uids {
             Uids::Only(uids) => uids.first().copied(),
@@ -580,10 +475,23 @@ impl Uids {
     }
 }
 
-fn ports_of(intervals: &[Interval]) -> Vec<(u16, u16)> {
-    let port = |port: u128| u16::try_from(port).unwrap_or(u16::MAX);
-    intervals
+/// The first port of an interval that is one: port 0 is one that is not known.
+fn known_port(first: u128, last: u128) -> u32 {
+    let [first, last] = [first, last].map(|port| u32::try_from(port).unwrap_or_default());
+    let (transport, port) = Transport::of(first);
+    transport.port(port.max(1)).min(last)
+}
+
+/// By transport.
+fn ports_of(intervals: &[Interval]) -> Vec<(u32, u32)> {
+    let named = Transport::ALL.map(|transport| {
+        let PortRange { first, last } = transport.ports();
+        cells::common(intervals, &[(first.into(), last.into())])
+    });
+    let port = |port: u128| u32::try_from(port).unwrap_or(u32::MAX);
+    named
         .iter()
+        .flatten()
         .map(|&(first, last)| (port(first), port(last)))
         .collect()
 }

@@ -28,6 +28,8 @@ pub enum Reason {
     Default(Action),
     /// The direction's default, which spares loopback peers.
     Loopback,
+    /// The policy does not judge UDP.
+    Unjudged,
 }
 
 /// A decision and how it came about.
@@ -48,6 +50,14 @@ pub struct Explanation {
 impl Policy {
     /// Decides one connection and tells why.
     pub fn explain(&self, facts: &Facts<'_>) -> Explanation {
+        if !self.judges(facts.direction, facts.transport) {
+            return Explanation {
+                verdict: Verdict::Allow,
+                reason: Reason::Unjudged,
+                next: None,
+                passed_over: Vec::new(),
+            };
+        }
         let scopes = self.scopes.of(facts.owner());
         let facts = facts.compiled(&scopes);
         let rules = self.tables.view();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use port_monitor_common::{
     mask::{Accepting, Mask},
-    policy::{Accepts, Direction, Facts, Network, Peer, Rule, Rules},
+    policy::{Accepts, Direction, Facts, Network, Peer, Rule, Rules, Transport},
 };
 
 /// The masks of one policy.
@@ -96,7 +96,7 @@ impl Index {
         for &(_, rule) in ended {
             direction.remove(rule);
         }
-        let port = self.ports.get(usize::from(facts.service_port));
+        let port = self.ports.get(facts.service_port as usize);
         let user = facts.uid.and_then(|uid| self.users.get(&uid));
         let group = self.group(facts.scopes);
         let accepting = Accepting {
@@ -190,7 +190,7 @@ fn ports(rules: &Rules<'_>, table: &mut Table) -> Vec<u32> {
     let mut changes: BTreeMap<u32, Vec<(usize, i32)>> = BTreeMap::new();
     for (index, rule) in rules.rules.iter().enumerate() {
         for range in rule.ports.of(rules.ports).unwrap_or_default() {
-            let (begin, end) = (u32::from(range.first), u32::from(range.last) + 1);
+            let (begin, end) = (range.first, range.last + 1);
             changes.entry(begin).or_default().push((index, 1));
             changes.entry(end).or_default().push((index, -1));
         }
@@ -198,8 +198,8 @@ fn ports(rules: &Rules<'_>, table: &mut Table) -> Vec<u32> {
     let mut mask = collect(rules, |rule| rule.ports == Accepts::Any);
     let mut open = vec![0_i32; rules.rules.len()];
     let mut number = table.number(mask);
-    let mut numbers = Vec::with_capacity(1 << 16);
-    for port in 0..1 << 16 {
+    let mut numbers = Vec::new();
+    for port in 0..=Transport::Udp.ports().last {
         if let Some(changes) = changes.get(&port) {
             for &(rule, change) in changes {
                 // A rule's ranges may overlap.

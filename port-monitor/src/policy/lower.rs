@@ -10,9 +10,10 @@ use std::{
 use port_monitor_common::{
     addr,
     generation::{
-        ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ENDS, FILTERS_LOOPBACK,
-        Header, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES, NETWORKS, ON_EXIT_CLOSED,
-        ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, PORT_WORDS, RuleEntry, STYLE_DROP, STYLE_RESET,
+        ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_UDP, ASKS_USER, DENIES, ENDS,
+        FILTERS_LOOPBACK, Header, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES, NETWORKS,
+        ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, PORT_WORDS, RuleEntry, STYLE_DROP,
+        STYLE_RESET,
     },
     mask::Mask,
     policy::{Accepts, Action, Direction, Mode},
@@ -312,7 +313,8 @@ impl Policy {
             asks: asks(|rule| rule.uids, ASKS_USER)
                 | asks(|rule| rule.exes, ASKS_EXE)
                 | listen
-                | this_host,
+                | this_host
+                | if self.tables.judges_udp { ASKS_UDP } else { 0 },
             style: match self.intent.inbound {
                 Refusal::Reset => STYLE_RESET,
                 Refusal::Drop => STYLE_DROP,

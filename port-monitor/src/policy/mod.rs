@@ -16,7 +16,9 @@ use std::{
     sync::Arc,
 };
 
-use port_monitor_common::policy::{self as decision, Action, Decider, Direction, Mode, canonical};
+use port_monitor_common::policy::{
+    self as decision, Action, Decider, Direction, Mode, Transport, canonical,
+};
 use thiserror::Error;
 
 use crate::{
@@ -194,6 +196,12 @@ impl Policy {
         &self.intent
     }
 
+    /// Connections of this transport in this direction are judged.
+    pub fn judges(&self, direction: Direction, transport: Transport) -> bool {
+        let judged = self.tables.view().transports(direction);
+        judged.contains(&transport)
+    }
+
     /// Some rule asks for an executable.
     pub fn asks_for_executables(&self) -> bool {
         let mut rules = self.tables.rules.iter();
@@ -252,6 +260,8 @@ impl Policy {
 pub struct Facts<'a> {
     /// Who opened it.
     pub direction: Direction,
+    /// What carries it.
+    pub transport: Transport,
     /// The remote port outbound, the local one inbound; zero when not known.
     pub service_port: u16,
     /// The other end.
@@ -279,6 +289,7 @@ impl<'a> Facts<'a> {
                 event::Direction::Inbound => Direction::Inbound,
                 event::Direction::Outbound => Direction::Outbound,
             },
+            transport: Transport::Tcp,
             service_port: event.service_port().unwrap_or(0),
             peer: event.remote_ip,
             // To a local address the kernel gives the same source address.
@@ -307,7 +318,7 @@ impl<'a> Facts<'a> {
         };
         decision::Facts {
             direction: self.direction,
-            service_port: self.service_port,
+            service_port: self.transport.port(self.service_port),
             peer,
             peer_is_self: self.peer_is_self || decision::is_loopback(&peer),
             uid: self.uid,

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use ipnet::IpNet;
 use port_monitor_common::{
     addr::v4_mapped,
-    policy::{Accepts, Action, Direction, Network, Peer, PortRange, Rule, is_loopback},
+    policy::{Accepts, Action, Direction, Network, Peer, PortRange, Rule, Transport, is_loopback},
 };
 use thiserror::Error;
 
@@ -42,6 +42,11 @@ pub enum NftError {
         "the listen default denies, and nftables does not judge what listens (--partial leaves it out)"
     )]
     ListenDefault,
+    /// UDP is judged.
+    #[error(
+        "rules name UDP, which the ruleset would not judge (--partial leaves UDP out, and allows it)"
+    )]
+    Udp,
     /// A deny rule cannot be left out.
     #[error(
         "line {line}: rule `{name}`: nftables cannot match {what}, and without the rule some of what it denies would be allowed"
@@ -111,6 +116,12 @@ impl Policy {
     /// What is left out because nothing in nftables judges what listens.
     fn nft_listen(&self, inexpressible: Inexpressible) -> Result<Vec<String>, NftError> {
         let mut lines = Vec::new();
+        if self.tables.judges_udp {
+            if inexpressible == Inexpressible::Refuse {
+                return Err(NftError::Udp);
+            }
+            lines.push("left out: UDP, of which everything is allowed".to_owned());
+        }
         for (index, rule) in self.tables.rules.iter().enumerate() {
             if rule.direction == Direction::Listen {
                 let what = "what listens";
@@ -172,12 +183,15 @@ impl Policy {
     /// One rule; several where its peers are of several kinds.
     fn nft_rule(&self, index: usize, rule: &Rule) -> Vec<String> {
         let (name, _) = self.place(index);
-        let ports = match rule.ports.of(&self.tables.ports) {
-            Some([]) => return vec![format!("# {name} matches no TCP connection")],
-            ports => {
-                ports.map(|ports| format!("tcp dport {}", set(ports.iter().copied().map(range))))
-            }
-        };
+        let is_tcp = |ports: &&PortRange| Transport::of(ports.first).0 == Transport::Tcp;
+        let ports = rule.ports.of(&self.tables.ports);
+        if ports.is_some_and(|ports| !ports.iter().any(|range| is_tcp(&range))) {
+            return vec![format!("# {name} matches no TCP connection")];
+        }
+        let ports = ports.map(|ports| {
+            let ranges = ports.iter().filter(is_tcp).copied().map(range);
+            format!("tcp dport {}", set(ranges))
+        });
         let uids = rule.uids.of(&self.tables.uids);
         let uids = uids.map(|uids| format!("meta skuid {}", set(uids.iter().map(u32::to_string))));
         let until = (rule.until_ns < i64::MAX).then(|| {

@@ -4,7 +4,8 @@
 use std::{fmt, net::SocketAddr, path::Path};
 
 use port_monitor_common::policy::{
-    Accepts, Decider, Direction, Facts, Network, Peer, PortRange, Rule, Rules, is_loopback,
+    Accepts, Decider, Direction, Facts, Network, Peer, PortRange, Rule, Rules, Transport,
+    is_loopback,
 };
 
 use super::{
@@ -19,7 +20,8 @@ use super::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Witness<'a> {
     pub(super) direction: Direction,
-    pub(super) port: u16,
+    /// Named by `Transport::port`.
+    pub(super) port: u32,
     pub(super) place: Place,
     pub(super) uid: Option<u32>,
     pub(super) owner: Owner<'a>,
@@ -42,12 +44,13 @@ impl Witness<'_> {
 
 impl fmt::Display for Witness<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} tcp ", spelled(self.direction))?;
+        let (transport, port) = Transport::of(self.port);
+        write!(f, "{} {} ", spelled(self.direction), transport.name())?;
         match self.direction {
-            Direction::Listen => write!(f, "[::]:{}", self.port)?,
+            Direction::Listen => write!(f, "[::]:{port}")?,
             Direction::Inbound | Direction::Outbound => {
                 let peer = value::address(self.place.addr);
-                write!(f, "{}", SocketAddr::new(peer, self.port))?;
+                write!(f, "{}", SocketAddr::new(peer, port))?;
             }
         }
         if let Some(uid) = self.uid {
@@ -105,14 +108,14 @@ pub(super) fn common<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<
     })
 }
 
-fn common_port(a: Option<&[PortRange]>, b: Option<&[PortRange]>) -> Option<u16> {
-    const ALL: [PortRange; 1] = [PortRange {
-        first: 1,
-        last: u16::MAX,
-    }];
+fn common_port(a: Option<&[PortRange]>, b: Option<&[PortRange]>) -> Option<u32> {
+    const ALL: [PortRange; 2] = [Transport::Tcp.ports(), Transport::Udp.ports()];
     let (a, b) = (a.unwrap_or(&ALL), b.unwrap_or(&ALL));
     pairs(a, b).find_map(|(a, b)| {
-        let first = a.first.max(b.first).max(1);
+        // Port 0 is one that is not known.
+        let first = a.first.max(b.first);
+        let (transport, port) = Transport::of(first);
+        let first = transport.port(port.max(1));
         (first <= a.last.min(b.last)).then_some(first)
     })
 }

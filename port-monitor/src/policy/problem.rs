@@ -207,8 +207,11 @@ pub enum Problem {
         /// A connection both match and what decides it.
         witness: String,
     },
-    /// A rule about UDP.
-    #[error("rule `{name}` has no effect yet: this version does not watch UDP")]
+    /// A rule about UDP that is not judged.
+    #[error(
+        "rule `{name}` has no effect: UDP is judged only where this host sends it, and only if a \
+         rule for `out` has `proto = \"udp\"`"
+    )]
     NotWatched {
         /// The rule's.
         name: String,

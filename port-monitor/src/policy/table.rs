@@ -12,6 +12,8 @@ use port_monitor_common::policy::{Accepts, Defaults, Peer, PortRange, Rule, Rule
 #[derive(Debug)]
 pub(super) struct Tables {
     pub(super) defaults: Defaults,
+    /// [`Rules::judges_udp`].
+    pub(super) judges_udp: bool,
     pub(super) rules: Vec<Rule>,
     pub(super) ports: Vec<PortRange>,
     pub(super) peers: Vec<Peer>,
@@ -28,6 +30,7 @@ impl Tables {
     pub(super) fn view(&self) -> Rules<'_> {
         Rules {
             defaults: self.defaults,
+            judges_udp: self.judges_udp,
             rules: &self.rules,
             ports: &self.ports,
             peers: &self.peers,

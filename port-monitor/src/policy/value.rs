@@ -9,7 +9,7 @@ use std::{
 use jiff::{SignedDuration, Timestamp};
 use port_monitor_common::{
     addr::{as_v4, v4_mapped},
-    policy::{Network, PortRange, canonical},
+    policy::{Network, PortRange, Transport, canonical},
 };
 use toml::de::DeValue;
 
@@ -29,8 +29,8 @@ pub(super) fn ports(value: &Value<'_>) -> Result<PortRange, Problem> {
             let named = |class: &PortClass| class.name() == text;
             match PortClass::ALL.into_iter().find(named).map(PortClass::ports) {
                 Some(ports) => Ok(PortRange {
-                    first: *ports.start(),
-                    last: *ports.end(),
+                    first: (*ports.start()).into(),
+                    last: (*ports.end()).into(),
                 }),
                 None => port_range(text),
             }
@@ -38,16 +38,23 @@ pub(super) fn ports(value: &Value<'_>) -> Result<PortRange, Problem> {
     }
 }
 
-/// `"5432/tcp"` or `"8000-8100/udp"`; `None` is a UDP port.
-pub(super) fn service_ports(value: &Value<'_>) -> Result<Option<PortRange>, Problem> {
+/// `"5432/tcp"` or `"8000-8100/udp"`.
+pub(super) fn service_ports(value: &Value<'_>) -> Result<PortRange, Problem> {
     let text = text(value)?;
     let malformed = || Problem::NotAServicePort(text.to_owned());
-    let (ports, transport) = text.split_once('/').ok_or_else(malformed)?;
+    let (ports, name) = text.split_once('/').ok_or_else(malformed)?;
     let range = port_range(ports)?;
-    match transport {
-        "tcp" => Ok(Some(range)),
-        "udp" => Ok(None),
-        _ => Err(malformed()),
+    let mut transports = Transport::ALL.into_iter();
+    let transport = transports.find(|transport| transport.name() == name);
+    Ok(carried_by(transport.ok_or_else(malformed)?, range))
+}
+
+/// The same ports of a transport, of which the range names none yet.
+pub(super) const fn carried_by(transport: Transport, range: PortRange) -> PortRange {
+    let first = transport.ports().first;
+    PortRange {
+        first: first + range.first,
+        last: first + range.last,
     }
 }
 
@@ -66,7 +73,10 @@ fn port_range(text: &str) -> Result<PortRange, Problem> {
     if first > last {
         return Err(Problem::ReversedRange { first, last });
     }
-    Ok(PortRange { first, last })
+    Ok(PortRange {
+        first: first.into(),
+        last: last.into(),
+    })
 }
 
 fn port(text: &str) -> Result<u16, Problem> {
@@ -80,10 +90,10 @@ fn port(text: &str) -> Result<u16, Problem> {
     }
 }
 
-pub(super) const fn only(port: u16) -> PortRange {
+pub(super) fn only(port: u16) -> PortRange {
     PortRange {
-        first: port,
-        last: port,
+        first: port.into(),
+        last: port.into(),
     }
 }
 
@@ -91,7 +101,7 @@ pub(super) const fn only(port: u16) -> PortRange {
 pub(super) fn joined(mut ranges: Vec<PortRange>) -> Vec<PortRange> {
     ranges.sort_unstable();
     ranges.dedup_by(|next, kept| {
-        let touch = u32::from(next.first) <= u32::from(kept.last) + 1;
+        let touch = next.first <= kept.last + 1;
         if touch {
             kept.last = kept.last.max(next.last);
         }

@@ -7,7 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use port_monitor_common::{addr, denial::Denial, generation::MODE_ENFORCE, policy::Direction};
+use port_monitor_common::{
+    addr,
+    denial::{DENIED_UDP, Denial},
+    generation::MODE_ENFORCE,
+    policy::Direction,
+};
 use zerocopy::IntoBytes as _;
 
 use super::report;
@@ -155,10 +160,15 @@ impl Display for Described<'_> {
             ..
         } = *self.0;
         let ip = event::ip(&addr::to_bytes(addr::canonical(peer)));
-        match direction {
+        let transport = if direction & DENIED_UDP == 0 {
+            ""
+        } else {
+            "/udp"
+        };
+        match direction & !DENIED_UDP {
             raw if raw == Direction::Inbound as u8 => write!(f, "from {ip} to port {port}")?,
             raw if raw == Direction::Outbound as u8 => {
-                write!(f, "to {}", SocketAddr::new(ip, port))?;
+                write!(f, "to {}{transport}", SocketAddr::new(ip, port))?;
             }
             _ => write!(f, "port {port}")?,
         }
@@ -263,6 +273,10 @@ mod tests {
         );
         log.note(&denial(&log, 80, Direction::Inbound, 0));
         log.note(&denial(&log, 80, Direction::Listen, 0));
+        log.note(&Denial {
+            direction: Direction::Outbound as u8 | DENIED_UDP,
+            ..denial(&log, 53, Direction::Outbound, 0)
+        });
         let old = Denial {
             ts_ns: 0,
             ..denial(&log, 99, Direction::Inbound, 0)
@@ -270,7 +284,10 @@ mod tests {
         log.note(&old);
         assert_eq!(
             log.rest(&counts(6, 0)),
-            ["telnet: denied 1, 6 since the policy was applied: from 10.1.2.3 to port 80; port 80"]
+            [
+                "telnet: denied 1, 6 since the policy was applied: from 10.1.2.3 to port 80; port 80; to \
+              10.1.2.3:53/udp"
+            ]
         );
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use port_monitor_common::policy::{Direction, Mode, Verdict};
+use port_monitor_common::policy::{Direction, Mode, Transport, Verdict};
 
 use super::now_ns;
 use crate::{
@@ -149,6 +149,7 @@ fn judge(policy: &Policy, connection: &OpenConnection) -> Judgement {
     };
     policy.judge(&Facts {
         direction,
+        transport: Transport::Tcp,
         service_port,
         peer: remote.ip(),
         peer_is_self: remote.ip() == local.ip(),

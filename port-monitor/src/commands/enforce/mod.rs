@@ -4,7 +4,7 @@
 use std::{env, io::Write, net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use port_monitor_common::policy::{Direction, Verdict};
+use port_monitor_common::policy::{Direction, Transport, Verdict};
 
 use self::denials::DenialLog;
 use super::{policy, watch::args::parse_duration, written};
@@ -252,6 +252,7 @@ fn check_session(policy: &Policy) -> Result<(), Failure> {
     };
     let explanation = policy.explain(&Facts {
         direction: Direction::Inbound,
+        transport: Transport::Tcp,
         service_port: session.port,
         peer: session.peer,
         peer_is_self: false,

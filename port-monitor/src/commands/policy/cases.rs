@@ -11,7 +11,7 @@ use port_monitor_common::policy::{Direction, Verdict};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Dir, FileArgs, ReasonReport, json_line, load, uid};
+use super::{Dir, FileArgs, ReasonReport, TransportArg, json_line, load, uid};
 use crate::{
     commands::written,
     exit_code::{ExitCode, Failure},
@@ -41,6 +41,8 @@ struct Cases {
 struct Case {
     name: String,
     direction: Dir,
+    #[serde(default)]
+    proto: TransportArg,
     /// Left out, and only then, of what listens.
     peer: Option<IpAddr>,
     port: Port,
@@ -198,6 +200,7 @@ fn try_case(
     };
     let explanation = policy.explain(&Facts {
         direction,
+        transport: case.proto.into(),
         service_port: port(&case.port)?,
         peer,
         peer_is_self: case.peer_is_self,
@@ -210,7 +213,7 @@ fn try_case(
     let decided = decided(&explanation);
     let by = match &explanation.reason {
         Reason::Rule(rule) => &*rule.name,
-        Reason::Default(_) | Reason::Loopback => DEFAULT,
+        Reason::Default(_) | Reason::Loopback | Reason::Unjudged => DEFAULT,
     };
     if decided == case.expect && case.rule.as_deref().is_none_or(|rule| rule == by) {
         return Ok(None);

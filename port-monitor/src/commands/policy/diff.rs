@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use port_monitor_common::policy::Direction;
+use port_monitor_common::policy::{Direction, Transport};
 use serde::Serialize;
 
 use super::{ReasonReport, json_line, load, spelled};
@@ -230,19 +230,34 @@ impl Report {
     }
 }
 
-fn ports(ports: &[(u16, u16)]) -> Vec<String> {
+/// As the policy writes them, UDP's with their transport.
+fn ports(ports: &[(u32, u32)]) -> Vec<String> {
+    let [tcp, udp] = Transport::ALL.map(|transport| {
+        let range = transport.ports();
+        (range.first, range.last)
+    });
     match ports {
-        [(0, u16::MAX)] => return vec!["any".to_owned()],
+        [all] if *all == tcp => return vec!["any".to_owned()],
+        [all] if *all == udp => return vec!["any/udp".to_owned()],
+        [all, other] if [*all, *other] == [tcp, udp] => {
+            return vec!["any".to_owned(), "any/udp".to_owned()];
+        }
         [(0, 0)] => return vec!["unknown".to_owned()],
         _ => {}
     }
-    let known = ports.iter().filter(|&&(_, last)| last > 0);
-    known
-        .map(|&(first, last)| match first.max(1) {
-            first if first == last => first.to_string(),
-            first => format!("{first}-{last}"),
-        })
-        .collect()
+    let words = ports.iter().filter_map(|&(first, last)| {
+        let ((transport, first), (_, last)) = (Transport::of(first), Transport::of(last));
+        let suffix = match transport {
+            Transport::Tcp => "",
+            Transport::Udp => "/udp",
+        };
+        match first.max(1) {
+            _ if last == 0 => None,
+            first if first == last => Some(format!("{first}{suffix}")),
+            first => Some(format!("{first}-{last}{suffix}")),
+        }
+    });
+    words.collect()
 }
 
 fn time(ns: i64) -> Option<Timestamp> {

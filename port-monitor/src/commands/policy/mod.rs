@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::anyhow;
 use clap::{Subcommand, ValueEnum};
-use port_monitor_common::policy::{Action, Condition, Direction, Verdict};
-use serde::Serialize;
+use port_monitor_common::policy::{Action, Condition, Direction, Transport, Verdict};
+use serde::{Deserialize, Serialize};
 
 use super::written;
 use crate::{
@@ -103,9 +103,9 @@ struct ExplainArgs {
     /// `listen`: a socket of this host listens
     #[arg(value_name = "DIR")]
     direction: Dir,
-    /// The transport
+    /// The transport: `udp` is judged only with `out`
     #[arg(value_name = "PROTO")]
-    _transport: Transport,
+    transport: TransportArg,
     /// The peer's address and the port of the service: with `out` the peer's
     /// port, with `in` the port of this host that the peer connects to. With
     /// `listen` the address does not matter
@@ -157,9 +157,21 @@ impl From<Dir> for Direction {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Transport {
+#[derive(Clone, Copy, Debug, Default, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum TransportArg {
+    #[default]
     Tcp,
+    Udp,
+}
+
+impl From<TransportArg> for Transport {
+    fn from(arg: TransportArg) -> Self {
+        match arg {
+            TransportArg::Tcp => Self::Tcp,
+            TransportArg::Udp => Self::Udp,
+        }
+    }
 }
 
 fn endpoint(text: &str) -> Result<SocketAddr, &'static str> {
@@ -296,6 +308,7 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let direction = args.direction.into();
     let explanation = policy.explain(&Facts {
         direction,
+        transport: args.transport.into(),
         service_port: args.endpoint.port(),
         peer: args.endpoint.ip(),
         peer_is_self: is_this_host(args.endpoint.ip()),
@@ -427,6 +440,7 @@ impl ReasonReport {
             Reason::Rule(rule) => (Some(RuleReport::of(rule, path)), None, rule.action),
             Reason::Default(action) => (None, Some(default), *action),
             Reason::Loopback => (None, Some("loopback"), Action::Allow),
+            Reason::Unjudged => (None, Some("unjudged"), Action::Allow),
         };
         Self {
             rule,
@@ -442,6 +456,7 @@ impl ReasonReport {
         let by = match (&self.rule, self.default) {
             (Some(rule), _) => rule.text(),
             (None, Some("loopback")) => "the default, which spares loopback".to_owned(),
+            (None, Some("unjudged")) => "none: UDP is not judged".to_owned(),
             (None, default) => format!("the {} default", default.unwrap_or_default()),
         };
         format!("{by}: {}", self.action)

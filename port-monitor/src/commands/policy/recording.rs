@@ -10,7 +10,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use port_monitor_common::policy::Direction;
+use port_monitor_common::policy::{Direction, Transport};
 use serde::Deserialize;
 
 use crate::{exit_code::Failure, policy::Facts};
@@ -157,6 +157,7 @@ fn facts(line: &Line) -> Result<Facts<'_>, String> {
     let cgroup = line.port_monitor.cgroup.as_ref();
     Ok(Facts {
         direction,
+        transport: Transport::Tcp,
         service_port: service.port.unwrap_or_default(),
         peer: peer.ip,
         peer_is_self: direction != Direction::Listen && peer.ip == local.ip,

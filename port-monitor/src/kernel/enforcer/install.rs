@@ -28,9 +28,11 @@ use crate::{
 const OWN_NETNS: &str = "/proc/self/ns/net";
 
 /// What every enforcement has, attached to the cgroup.
-const CGROUP_PROGRAMS: [&str; 6] = [
+const CGROUP_PROGRAMS: [&str; 8] = [
     "pm_connect4",
     "pm_connect6",
+    "pm_sendmsg4",
+    "pm_sendmsg6",
     "pm_bind4",
     "pm_bind6",
     "pm_ingress",

@@ -186,7 +186,7 @@ fn legal_but_without_effect() {
     assert_snapshot!(all_said(
         [
             rule("old", "out", "deny", "until = 2026-01-31T00:00:00Z"),
-            rule("quic", "out", "deny", "proto = \"udp\"\nport = 443"),
+            rule("quic", "in", "deny", "proto = \"udp\"\nport = 443"),
             rule("web", "out", "allow", "port = 443"),
         ]
         .map(|rules| format!("version = 1\n{rules}"))

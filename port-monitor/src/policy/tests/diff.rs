@@ -44,7 +44,8 @@ pub(super) fn compiled(head: &str, rules: &[Naive]) -> Policy {
 fn holds(difference: &Difference, facts: &Facts<'_>) -> bool {
     let addr = value::octets(facts.peer.to_canonical());
     let is_self = facts.peer_is_self || facts.peer.to_canonical().is_loopback();
-    let in_ports = |&(first, last): &(u16, u16)| (first..=last).contains(&facts.service_port);
+    let port = facts.transport.port(facts.service_port);
+    let in_ports = |&(first, last): &(u32, u32)| (first..=last).contains(&port);
     let has_uid = match &difference.uids {
         Uids::Only(uids) => facts.uid.is_some_and(|uid| uids.contains(&uid)),
         Uids::AllBut(uids) => facts.uid.is_none_or(|uid| !uids.contains(&uid)),
@@ -62,8 +63,8 @@ fn holds(difference: &Difference, facts: &Facts<'_>) -> bool {
 
 fn check(a: &Policy, b: &Policy) -> Result<(), TestCaseError> {
     let differences = a.diff(b, NOW_NS).unwrap();
-    for facts in &world() {
-        let allowed = [a, b].map(|policy| policy.judge(facts).verdict == Verdict::Allow);
+    for facts in &world(true) {
+        let allowed = [a, b].map(|policy| policy.explain(facts).verdict == Verdict::Allow);
         let by = [a, b].map(|policy| policy.explain(facts).reason);
         let told = differences
             .iter()

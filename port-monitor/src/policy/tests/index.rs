@@ -4,7 +4,7 @@ use port_monitor_common::{
     addr::v4_mapped,
     policy::{
         Action, DefaultAction, Defaults, Direction, Facts, MAX_RULES, Network, Peer, PortRange,
-        Rule,
+        Rule, Transport,
     },
 };
 use proptest::{
@@ -46,7 +46,12 @@ impl World {
     }
 
     /// Mostly near the edges of each other's ranges.
-    fn port(&mut self) -> u16 {
+    fn port(&mut self) -> u32 {
+        let transport = self.one_of(&Transport::ALL);
+        transport.port(self.port_of_one())
+    }
+
+    fn port_of_one(&mut self) -> u16 {
         match self.number(8) {
             0 => u16::from_le_bytes([self.number(255), self.number(255)]),
             1 => self.one_of(&[0, 1, 1023, 1024, 49151, 49152, 65534, 65535]),
@@ -136,6 +141,7 @@ impl World {
                 outbound,
                 listen,
             },
+            judges_udp: true,
             rules: Vec::new(),
             ports: Vec::new(),
             peers: Vec::new(),

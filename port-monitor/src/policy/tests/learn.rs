@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use port_monitor_common::policy::{Direction, Verdict};
+use port_monitor_common::policy::{Direction, Transport, Verdict};
 use proptest::prelude::*;
 
 use super::{Facts, NOW_NS, TestHost, parse};
@@ -23,6 +23,7 @@ impl Seen {
     fn facts(&self) -> Facts<'_> {
         Facts {
             direction: self.direction,
+            transport: Transport::Tcp,
             service_port: self.port,
             peer: self.peer,
             peer_is_self: false,

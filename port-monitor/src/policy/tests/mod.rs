@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::Path};
 
 use super::{Diagnostic, Environment, Facts, Invalid, Policy, Source};
-use port_monitor_common::policy::Direction;
+use port_monitor_common::policy::{Direction, Transport};
 
 mod diagnostics;
 mod diff;
@@ -92,6 +92,7 @@ fn facts(direction: Direction, peer: &str, service_port: u16) -> Facts<'static> 
     let peer: IpAddr = peer.parse().unwrap();
     Facts {
         direction,
+        transport: Transport::Tcp,
         service_port,
         peer,
         peer_is_self: false,

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use port_monitor_common::policy::{Direction, Verdict};
+use port_monitor_common::policy::{Direction, Transport, Verdict};
 
 use super::{NOW_NS, facts, inbound, outbound, policy, rule};
-use crate::policy::{Facts, Policy};
+use crate::policy::{Facts, Policy, Reason};
 
 const ALLOW: &str = "allow";
 const DENY: &str = "deny";
@@ -329,6 +329,49 @@ fn udp_only_rule_never_matches_tcp() {
             "version = 1\n[services]\ngame = \"27015/udp\"\n{text}"
         ));
         assert_judged(&policy, &[(outbound("10.0.0.1", 27015), "-", ALLOW)]);
+        let datagram = Facts {
+            transport: Transport::Udp,
+            ..outbound("10.0.0.1", 27015)
+        };
+        assert_judged(&policy, &[(datagram, "r", DENY)]);
+    }
+}
+
+#[test]
+fn rule_of_any_transport_matches_udp_where_another_names_it_and_only_outbound() {
+    let [dns, web] = [
+        rule(
+            "dns",
+            "out",
+            "allow",
+            "service = \"domain\"\nproto = [\"udp\"]",
+        ),
+        rule("web", "out", "allow", "service = \"https\""),
+    ];
+    let default = "version = 1\n[default]\noutbound = { action = \"deny\" }\n";
+    let judging = policy(&format!("{default}{dns}{web}"));
+    let other = policy(&format!("{default}{web}"));
+    let udp = |port| Facts {
+        transport: Transport::Udp,
+        ..outbound("10.0.0.1", port)
+    };
+    assert_judged(
+        &judging,
+        &[
+            (udp(53), "dns", ALLOW),
+            (udp(443), "web", ALLOW),
+            (udp(123), "-", DENY),
+            (outbound("10.0.0.1", 53), "-", DENY),
+        ],
+    );
+    for (policy, is_judged) in [(&judging, true), (&other, false)] {
+        assert_eq!(
+            policy.judges(Direction::Outbound, Transport::Udp),
+            is_judged
+        );
+        assert!(!policy.judges(Direction::Inbound, Transport::Udp));
+        let unjudged = policy.explain(&udp(123)).reason == Reason::Unjudged;
+        assert_eq!(unjudged, !is_judged);
     }
 }
 

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::{
-    enforce::{self, follow, life},
+    enforce::{self, datagram, follow, life},
     lab::Lab,
     report::Verdict,
     rung::Rung,
@@ -169,6 +169,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-confirm", life::confirmed),
     once("enforce-end", life::ended),
     once("enforce-observe", life::observed),
+    once("enforce-udp-default", datagram::by_default),
     once("enforce-bad-policy", life::bad_policies),
     once("enforce-own-session", life::own_session),
     once("enforce-lock", life::locked),

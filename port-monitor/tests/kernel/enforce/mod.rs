@@ -20,6 +20,7 @@ use crate::{bpf, cgroup, lab::Lab, report};
 
 pub(crate) mod beside;
 pub(crate) mod cost;
+pub(crate) mod datagram;
 pub(crate) mod follow;
 pub(crate) mod hammer;
 pub(crate) mod inbound;
@@ -161,9 +162,11 @@ fn expect_success(output: &Output) -> Result<()> {
 
 /// Prints how many instructions the verifier walked through.
 pub(crate) fn report_instructions() -> Result<()> {
-    const PROGRAMS: [&str; 7] = [
+    const PROGRAMS: [&str; 9] = [
         "pm_connect4",
         "pm_connect6",
+        "pm_sendmsg4",
+        "pm_sendmsg6",
         "pm_bind4",
         "pm_bind6",
         "pm_ingress",

@@ -2,12 +2,12 @@
 
 use std::{
     io::IoSlice,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4},
     os::fd::{AsRawFd as _, OwnedFd},
     thread,
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use io_uring::squeue::Flags;
 use rustix::{
     io::Errno,
@@ -213,36 +213,54 @@ fn fastopen_sendmsg(aim: &Aim) -> Result<Outcome> {
 fn fastopen_sendmmsg(aim: &Aim) -> Result<Outcome> {
     aim.enter()?;
     let socket = open(V4)?;
-    let SocketAddr::V4(at) = aim.at(V4, About::Port) else {
-        bail!("not IPv4");
+    let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, aim.port(About::Port));
+    with_message(at, |message| send_one(&socket, message, libc::MSG_FASTOPEN))
+}
+
+/// Sends a message as one of several.
+pub(super) fn send_one(socket: &OwnedFd, message: &libc::msghdr, flags: i32) -> Result<Outcome> {
+    let mut all = libc::mmsghdr {
+        msg_hdr: *message,
+        msg_len: 0,
     };
-    let mut name = libc::sockaddr_in {
+    // SAFETY: the descriptor is open, and the message points to what outlives the call.
+    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), &raw mut all, 1, flags) };
+    Ok(if sent == 1 {
+        Outcome::Through
+    } else {
+        Outcome::Failed(Errno::from_io_error(&std::io::Error::last_os_error()).context("errno")?)
+    })
+}
+
+pub(super) fn sockaddr(at: SocketAddrV4) -> Result<libc::sockaddr_in> {
+    Ok(libc::sockaddr_in {
         sin_family: libc::sa_family_t::try_from(libc::AF_INET)?,
         sin_port: at.port().to_be(),
         sin_addr: libc::in_addr {
             s_addr: u32::from(*at.ip()).to_be(),
         },
         sin_zero: [0; 8],
-    };
+    })
+}
+
+/// Hands a short message to an address to `send`.
+pub(super) fn with_message<T>(
+    at: SocketAddrV4,
+    send: impl FnOnce(&libc::msghdr) -> Result<T>,
+) -> Result<T> {
+    let mut name = sockaddr(at)?;
     let mut text = *b"hello";
     let mut part = libc::iovec {
         iov_base: text.as_mut_ptr().cast(),
         iov_len: text.len(),
     };
-    // SAFETY: all-zero bytes are a valid `mmsghdr`, plain data.
-    let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-    message.msg_hdr.msg_name = (&raw mut name).cast();
-    message.msg_hdr.msg_namelen = libc::socklen_t::try_from(size_of_val(&name))?;
-    message.msg_hdr.msg_iov = &raw mut part;
-    message.msg_hdr.msg_iovlen = 1;
-    // SAFETY: the descriptor is open, and the message points to what outlives the call.
-    let sent =
-        unsafe { libc::sendmmsg(socket.as_raw_fd(), &raw mut message, 1, libc::MSG_FASTOPEN) };
-    Ok(if sent == 1 {
-        Outcome::Through
-    } else {
-        Outcome::Failed(Errno::from_io_error(&std::io::Error::last_os_error()).context("errno")?)
-    })
+    // SAFETY: all-zero bytes are a valid `msghdr`, plain data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = (&raw mut name).cast();
+    message.msg_namelen = libc::socklen_t::try_from(size_of_val(&name))?;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    send(&message)
 }
 
 /// The server has given a cookie before, at a port that is allowed: now the SYN carries

@@ -1,6 +1,10 @@
 //! The vectors, under one policy.
 
-use std::{fs, net::SocketAddr, os::fd::OwnedFd};
+use std::{
+    fs,
+    net::{Ipv6Addr, SocketAddr},
+    os::fd::OwnedFd,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::net::listen;
@@ -13,7 +17,7 @@ use crate::{
     cgroup::UNIT,
     lab::Lab,
     report::{ANY_RUNG, Report, Verdict},
-    socket::{V6, bind, local, open, set_tcp},
+    socket::{V6, bind, open, set_tcp},
 };
 
 /// Room for everybody who connects and is never accepted.
@@ -30,8 +34,11 @@ impl Targets {
     /// Takes as many free ports in a row as the policy speaks of, and listens at those
     /// that are connected to.
     fn new() -> Result<Self> {
-        let (base, sockets) = (0..100)
-            .find_map(|_| free_ports().ok())
+        let first_of_clients = first_client_port()?;
+        // None that a client may be given between two tries.
+        let (base, sockets) = (1..100)
+            .filter_map(|nth| first_of_clients.checked_sub(nth * PORTS))
+            .find_map(|base| Some((base, held_ports(base).ok()?)))
             .context("find free ports in a row")?;
         let mut listeners = Vec::new();
         for (index, socket) in (0_u16..).zip(sockets) {
@@ -70,6 +77,7 @@ impl Targets {
                 "out",
                 &and(About::Loopback, "to = [\"127.0.0.0/8\", \"::1\"]"),
             ),
+            rule("datagram", "out", &and(About::Datagram, "proto = \"udp\"")),
             rule("inbound", "in", &port(About::Inbound)),
             rule(
                 "source",
@@ -107,20 +115,21 @@ impl Targets {
     }
 }
 
-/// Free ports in a row: the first, and sockets that hold them all.
-fn free_ports() -> Result<(u16, Vec<OwnedFd>)> {
-    let first = open(V6)?;
-    let any = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), 0);
-    bind(&first, any)?;
-    let base = local(&first)?.port();
-    let mut sockets = vec![first];
-    for port in 1..PORTS {
-        let port = base.checked_add(port).context("no more ports")?;
+/// The first port that the kernel gives to clients.
+fn first_client_port() -> Result<u16> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let first = range.split_whitespace().next().context("no range")?;
+    Ok(first.parse()?)
+}
+
+/// Sockets that hold ports in a row.
+fn held_ports(base: u16) -> Result<Vec<OwnedFd>> {
+    let hold = |port| {
         let socket = open(V6)?;
-        bind(&socket, SocketAddr::new(any.ip(), port))?;
-        sockets.push(socket);
-    }
-    Ok((base, sockets))
+        bind(&socket, SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port))?;
+        Ok(socket)
+    };
+    (base..base + PORTS).map(hold).collect()
 }
 
 /// Tries the vectors and reports each.
@@ -162,7 +171,7 @@ pub(crate) fn run(lab: &Lab, vectors: &[&'static Vector], report: &mut Report) -
 fn whole(enforced: &Enforced<'_>) -> Result<Verdict> {
     let status = enforced.status()?;
     let links = status["links"].as_array().context("no links")?;
-    ensure!(links.len() >= 6, "{links:?}");
+    ensure!(links.len() >= 8, "{links:?}");
     ensure!(
         links.iter().all(|link| link["attached"] == true),
         "{links:?}"

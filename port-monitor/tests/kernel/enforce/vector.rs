@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::io::Errno;
 
-use super::{enter, inbound, outbound, owner};
+use super::{datagram, enter, inbound, outbound, owner};
 use crate::scenarios::Place;
 
 /// Which of the two tries.
@@ -58,10 +58,12 @@ pub(crate) enum About {
     Source = 10,
     /// Inbound, by who listens.
     Listener = 12,
+    /// Outbound by UDP.
+    Datagram = 14,
 }
 
 /// How many ports there are.
-pub(crate) const PORTS: u16 = 14;
+pub(crate) const PORTS: u16 = 16;
 
 impl Aim {
     /// The port to try.
@@ -226,7 +228,8 @@ impl Vector {
 
 /// Every vector.
 pub(crate) fn all() -> impl Iterator<Item = &'static Vector> {
-    outbound::ALL.iter().chain(inbound::ALL).chain(owner::ALL)
+    let outbound = outbound::ALL.iter().chain(datagram::ALL);
+    outbound.chain(inbound::ALL).chain(owner::ALL)
 }
 
 /// Makes one try and prints what became of it.

@@ -64,6 +64,15 @@ pub(crate) fn try_connect_polled(to: SocketAddr) -> Result<Result<(), Errno>> {
     connect_socket(&mut ring, &open(V4)?, to, squeue::Flags::empty())
 }
 
+/// Sends a message through a new ring.
+pub(crate) fn try_send(by: &OwnedFd, message: &libc::msghdr) -> Result<Result<(), Errno>> {
+    let mut ring = IoUring::new(4).context("io_uring_setup")?;
+    let entry = opcode::SendMsg::new(types::Fd(by.as_raw_fd()), message).build();
+    submit(&mut ring, &entry)?;
+    // What the message points to lives until the operation is complete.
+    Ok(complete(&mut ring)?.map(drop))
+}
+
 fn connect_socket(
     ring: &mut IoUring,
     client: &OwnedFd,

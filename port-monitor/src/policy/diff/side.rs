@@ -1,0 +1,133 @@
+//! A policy as rules all the way down.
+
+use port_monitor_common::{
+    addr::v4_mapped,
+    policy::{Accepts, Action, DefaultAction, Direction, Network, Peer, Rule, Transport},
+};
+
+use super::super::{
+    Policy, Reason,
+    table::{Scopes, Tables, append},
+};
+
+/// One policy: its rules and its defaults, in order.
+pub(super) struct Side {
+    pub(super) rules: Vec<(Rule, Reason)>,
+}
+
+impl Side {
+    /// Copies the rules of `policy`, with what they point to.
+    pub(super) fn adopt(policy: &Policy, tables: &mut Tables, scopes: &mut Scopes) -> Self {
+        let mut rules = Vec::new();
+        if tables.judges_udp && !policy.tables.judges_udp {
+            // What the other policy alone judges, this one lets go.
+            let udp = append(&mut tables.ports, Some(vec![Transport::Udp.ports()]));
+            let unjudged = Rule {
+                ports: udp,
+                ..any(Direction::Outbound, Action::Allow)
+            };
+            rules.push((unjudged, Reason::Unjudged));
+        }
+        for (index, rule) in policy.tables.rules.iter().enumerate() {
+            if let Some(reference) = policy.rule_ref(index) {
+                let rule = adopted(rule, policy, tables, scopes);
+                rules.push((rule, Reason::Rule(reference)));
+            }
+        }
+        for direction in Direction::ALL {
+            rules.extend(default_rules(
+                direction,
+                policy.tables.defaults.of(direction),
+                tables,
+            ));
+        }
+        Self { rules }
+    }
+
+    /// The rules of `direction` that can match at `now_ns`.
+    pub(super) fn live(&self, direction: Direction, now_ns: i64) -> Vec<&(Rule, Reason)> {
+        let is_live = |rule: &Rule| rule.direction == direction && now_ns < rule.until_ns;
+        let rules = self.rules.iter();
+        rules.filter(|(rule, _)| is_live(rule)).collect()
+    }
+}
+
+fn adopted(rule: &Rule, policy: &Policy, tables: &mut Tables, scopes: &mut Scopes) -> Rule {
+    let from = &policy.tables;
+    let names = |accepts: Accepts| -> Option<Vec<&str>> {
+        let numbers = accepts.of(&from.scopes)?.iter();
+        Some(
+            numbers
+                .filter_map(|&scope| policy.scopes.name(scope))
+                .collect(),
+        )
+    };
+    let mut numbers = |accepts: Accepts, number: fn(&mut Scopes, &str) -> u32| {
+        names(accepts)
+            .map(|names| -> Vec<u32> { names.iter().map(|name| number(scopes, name)).collect() })
+    };
+    let units = numbers(rule.units, Scopes::unit);
+    let cgroups = numbers(rule.cgroups, Scopes::cgroup);
+    let exes = numbers(rule.exes, Scopes::exe);
+    Rule {
+        ports: append(
+            &mut tables.ports,
+            rule.ports.of(&from.ports).map(<[_]>::to_vec),
+        ),
+        peers: append(
+            &mut tables.peers,
+            rule.peers.of(&from.peers).map(<[_]>::to_vec),
+        ),
+        uids: append(
+            &mut tables.uids,
+            rule.uids.of(&from.uids).map(<[_]>::to_vec),
+        ),
+        units: append(&mut tables.scopes, units),
+        cgroups: append(&mut tables.scopes, cgroups),
+        exes: append(&mut tables.scopes, exes),
+        ..*rule
+    }
+}
+
+/// What matches all of a direction.
+const fn any(direction: Direction, action: Action) -> Rule {
+    Rule {
+        direction,
+        action,
+        ports: Accepts::Any,
+        peers: Accepts::Any,
+        uids: Accepts::Any,
+        units: Accepts::Any,
+        cgroups: Accepts::Any,
+        exes: Accepts::Any,
+        until_ns: i64::MAX,
+    }
+}
+
+/// The default of a direction as rules that come last.
+fn default_rules(
+    direction: Direction,
+    default: DefaultAction,
+    tables: &mut Tables,
+) -> Vec<(Rule, Reason)> {
+    let any = any(direction, default.action);
+    let mut rules = vec![(any, Reason::Default(default.action))];
+    // What listens has no peer that could be on loopback.
+    let is_spared = default.action == Action::Deny
+        && !default.filters_loopback
+        && direction != Direction::Listen;
+    if is_spared {
+        let networks = [
+            Network::new(v4_mapped([127, 0, 0, 0]), 96 + 8),
+            Network::new(1_u128.to_be_bytes(), 128),
+        ];
+        let peers = networks.into_iter().flatten().map(Peer::Network);
+        let for_loopback = Rule {
+            action: Action::Allow,
+            peers: append(&mut tables.peers, Some(peers.collect())),
+            ..any
+        };
+        rules.insert(0, (for_loopback, Reason::Loopback));
+    }
+    rules
+}
