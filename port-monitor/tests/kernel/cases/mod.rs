@@ -176,6 +176,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-other-cgroup", life::other_cgroup),
     once("enforce-detached", life::detached),
     once("enforce-follow-file", follow::file),
+    once("enforce-follow-bad-file", follow::bad_files),
     once("enforce-follow-host", follow::host),
     once("enforce-follow-denials", follow::denials),
     once("enforce-follow-peers", follow::told_of),

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{
     Enforced,
     hammer::{Hammer, Ports},
-    life::{denying, harmless, policy, rule},
+    life::{bad, denying, harmless, policy, rule},
     this_program,
     vector::About,
 };
@@ -153,6 +153,29 @@ pub(crate) fn file(lab: &Lab) -> Result<Verdict> {
     follower.expect_end()?;
     hammer.expect_held()?;
     Ok(Verdict::pass())
+}
+
+/// A file that is bad, whatever is bad about it, changes nothing, and is told once.
+pub(crate) fn bad_files(lab: &Lab) -> Result<Verdict> {
+    let ports = Ports::new()?;
+    let good = denying(ports.denied());
+    let enforced = Enforced::new(lab, &harmless())?;
+    let follower = Follower::start(&enforced, &good, "--no-confirm")?;
+    let mut hammer = Hammer::start(&enforced, &ports)?;
+    hammer.expect_held()?;
+    let bad = bad(&good);
+    for (text, word) in &bad {
+        follower.replace(text)?;
+        follower.signal(Signal::HUP)?;
+        follower.hear(word)?;
+        follower.hear("the policy in force stays")?;
+        hammer.expect_held()?;
+    }
+    ensure!(
+        enforced.hits("denied")? == 9 * (bad.len() as u64 + 1),
+        "not the same policy"
+    );
+    Ok(Verdict::Pass(format!("{} of them", bad.len())))
 }
 
 /// A unit that is started anew is held to its rules again; the counts go on. A program

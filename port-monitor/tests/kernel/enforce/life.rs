@@ -149,17 +149,12 @@ pub(crate) fn observed(lab: &Lab) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
-/// A bad policy changes nothing, whatever is bad about it.
-pub(crate) fn bad_policies(lab: &Lab) -> Result<Verdict> {
-    let ports = Ports::new()?;
-    let good = denying(ports.denied());
-    let enforced = Enforced::new(lab, &good)?;
-    let mut hammer = Hammer::start(&enforced, &ports)?;
+/// Policies that are wrong in one way each, made of a good one, and what is said of it.
+pub(super) fn bad(good: &str) -> Vec<(String, &'static str)> {
     let exe_inbound = "[[rule]]\nname = \"x\"\ndirection = \"in\"\nport = 1\nexe = \"/bin/sh\"\n\
                        action = \"deny\"\n";
     let no_exe = rule("x", 1, "deny") + "exe = \"/no/such/file\"\n";
-    let on_exit = "[apply]\non_daemon_exit = \"closed\"\n";
-    let bad = [
+    vec![
         (String::new(), "empty"),
         (
             good.replace("action = \"deny\"", "action = \"dney\""),
@@ -174,8 +169,19 @@ pub(crate) fn bad_policies(lab: &Lab) -> Result<Verdict> {
             "does not know the executable",
         ),
         (policy("enforce", &no_exe), "/no/such/file"),
-        (policy("enforce", on_exit), "on_daemon_exit"),
-    ];
+    ]
+}
+
+/// A bad policy changes nothing, whatever is bad about it.
+pub(crate) fn bad_policies(lab: &Lab) -> Result<Verdict> {
+    let ports = Ports::new()?;
+    let good = denying(ports.denied());
+    let enforced = Enforced::new(lab, &good)?;
+    let mut hammer = Hammer::start(&enforced, &ports)?;
+    // Whoever follows a policy may say what becomes of it without him.
+    let on_exit = "[apply]\non_daemon_exit = \"closed\"\n";
+    let mut bad = bad(&good);
+    bad.push((policy("enforce", on_exit), "on_daemon_exit"));
     for (text, word) in &bad {
         let path = enforced.write(text)?;
         let mut apply = enforced.command("apply");
