@@ -1,7 +1,10 @@
 //! The compiled rules in the form that decides: for each value that rules tell
 //! apart, the mask of those that accept it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, OnceLock},
+};
 
 use port_monitor_common::{
     mask::{Accepting, Mask},
@@ -15,7 +18,10 @@ pub(super) struct Index {
     pub(super) masks: Vec<Mask>,
     pub(super) directions: [u32; 3],
     /// The mask of each port.
-    pub(super) ports: Vec<u32>,
+    ports: Vec<u32>,
+    /// The same in the form of the kernel's tables, once somebody has asked: whoever
+    /// follows a policy does so every second.
+    port_words: OnceLock<Arc<[u64]>>,
     pub(super) networks: Networks,
     /// Rules that accept peers on this host by name.
     pub(super) this_host: Mask,
@@ -68,6 +74,7 @@ impl Index {
         Self {
             directions,
             ports: ports(rules, &mut table),
+            port_words: OnceLock::new(),
             networks: Networks::of(rules, &mut table),
             this_host: collect(rules, |rule| {
                 let peers = rule.peers.of(rules.peers);
@@ -87,6 +94,21 @@ impl Index {
             ends,
             masks: table.masks,
         }
+    }
+
+    /// The mask of every port, four in a word. A number of more than 16 bits is cut: there
+    /// is no room for so many masks in the kernel, whoever asks sees to that.
+    pub(super) fn port_words(&self) -> Arc<[u64]> {
+        let words = self.port_words.get_or_init(|| {
+            let words = self.ports.chunks(4).map(|numbers| {
+                let places = (0..).zip(numbers);
+                places.fold(0, |word, (place, number)| {
+                    word | (u64::from(*number) & 0xffff) << (16 * place)
+                })
+            });
+            words.collect()
+        });
+        Arc::clone(words)
     }
 
     /// The index of the first rule that matches.

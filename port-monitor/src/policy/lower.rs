@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,8 +13,7 @@ use port_monitor_common::{
     generation::{
         ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_UDP, ASKS_USER, DENIES, ENDS,
         FILTERS_LOOPBACK, Header, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES, NETWORKS,
-        ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, PORT_WORDS, RuleEntry, STYLE_DROP,
-        STYLE_RESET,
+        ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, RuleEntry, STYLE_DROP, STYLE_RESET,
     },
     mask::Mask,
     policy::{Accepts, Action, Direction, Mode},
@@ -50,7 +50,7 @@ pub struct Lowered {
     /// The sets of rules.
     pub masks: Vec<Mask>,
     /// The mask of every port, four in a word.
-    pub ports: Vec<u64>,
+    pub ports: Arc<[u64]>,
     /// Prefix length of 128, first address, mask.
     pub networks: Vec<(u32, addr::Words, u32)>,
     /// Uid, mask.
@@ -192,7 +192,7 @@ impl Policy {
             header,
             closed: None,
             rules: self.lower_rules(),
-            ports: ports(&self.index),
+            ports: self.index.port_words(),
             networks: networks(&self.index),
             users: self
                 .index
@@ -441,16 +441,6 @@ const fn denies(action: Action) -> u8 {
         Action::Allow => 0,
         Action::Deny => DENIES,
     }
-}
-
-fn ports(index: &Index) -> Vec<u64> {
-    let mut words = vec![0; PORT_WORDS as usize];
-    for (word, numbers) in words.iter_mut().zip(index.ports.chunks(4)) {
-        for (place, number) in (0..).zip(numbers) {
-            *word |= u64::from(*number) << (16 * place);
-        }
-    }
-    words
 }
 
 fn networks(index: &Index) -> Vec<(u32, addr::Words, u32)> {
