@@ -36,14 +36,26 @@ pub(crate) trait Party {
     const USER_IS_KNOWN: bool = Self::IS_KNOWN;
     /// All of it can be told; else nothing is said where a rule asks for it.
     const IS_KNOWN: bool;
-    /// Uid in the initial user namespace.
-    fn uid(&self) -> u32;
+    /// Uid in the initial user namespace; nobody's where it is not known.
+    #[inline(always)]
+    fn uid(&self) -> u32 {
+        u32::MAX
+    }
     /// The id of the cgroup it is in at this level; zero for none.
-    fn cgroup(&self, level: i32) -> u64;
+    #[inline(always)]
+    fn cgroup(&self, _level: i32) -> u64 {
+        0
+    }
     /// Its executable: device and inode.
-    fn exe(&self) -> Option<(u32, u64)>;
+    #[inline(always)]
+    fn exe(&self) -> Option<(u32, u64)> {
+        None
+    }
     /// It is a thread of the kernel.
-    fn is_kernel(&self) -> bool;
+    #[inline(always)]
+    fn is_kernel(&self) -> bool {
+        false
+    }
 }
 
 /// What is asked.

@@ -32,21 +32,6 @@ impl Party for User {
     fn uid(&self) -> u32 {
         self.0
     }
-
-    #[inline(always)]
-    fn cgroup(&self, _level: i32) -> u64 {
-        0
-    }
-
-    #[inline(always)]
-    fn exe(&self) -> Option<(u32, u64)> {
-        None
-    }
-
-    #[inline(always)]
-    fn is_kernel(&self) -> bool {
-        false
-    }
 }
 
 /// Judges an event whose owner is known, if there is a policy.

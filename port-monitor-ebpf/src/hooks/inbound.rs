@@ -57,7 +57,7 @@ fn pm_lookup(ctx: SkLookupContext) -> u32 {
     }
 }
 
-/// The process behind a listening socket.
+/// The process behind a listening socket, which does not remember its executable.
 struct Listener {
     skb: *mut __sk_buff,
     sk: *const u8,
@@ -87,17 +87,6 @@ impl Party for Listener {
         // SAFETY: the helper takes the context of this program.
         unsafe { bpf_skb_ancestor_cgroup_id(self.skb, level) }
     }
-
-    /// A socket does not remember who made it.
-    #[inline(always)]
-    fn exe(&self) -> Option<(u32, u64)> {
-        None
-    }
-
-    #[inline(always)]
-    fn is_kernel(&self) -> bool {
-        false
-    }
 }
 
 /// Who is not known.
@@ -105,26 +94,6 @@ struct Nobody;
 
 impl Party for Nobody {
     const IS_KNOWN: bool = false;
-
-    #[inline(always)]
-    fn uid(&self) -> u32 {
-        u32::MAX
-    }
-
-    #[inline(always)]
-    fn cgroup(&self, _level: i32) -> u64 {
-        0
-    }
-
-    #[inline(always)]
-    fn exe(&self) -> Option<(u32, u64)> {
-        None
-    }
-
-    #[inline(always)]
-    fn is_kernel(&self) -> bool {
-        false
-    }
 }
 
 /// The peer may not reach this port. What comes to a listening socket is a SYN, or

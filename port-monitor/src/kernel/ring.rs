@@ -95,7 +95,7 @@ impl Ring {
     }
 }
 
-/// The ring of violations, which has a second's worth of a flood at most.
+/// The ring of violations: drained with the other, in one order.
 struct Violations {
     fd: AsyncFd<RingBuf<MapData>>,
     /// Its oldest record, if that was looked at.
