@@ -80,8 +80,8 @@ pub enum Extra {
     /// Processes of the watched tree that could not be followed: the table was
     /// full.
     TreeFull = 28,
-    /// Accepts that only the second program of an accept system call saw: the
-    /// kernel skipped the first.
+    /// Accept system calls, whatever they returned, that only the second program of
+    /// one saw: the kernel skipped the first.
     AcceptAgain = 29,
 }
 

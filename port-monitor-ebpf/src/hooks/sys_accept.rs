@@ -4,6 +4,8 @@
 //! Since Linux 7 such a program may sleep, so it may be preempted, and the kernel skips
 //! it for other threads of that CPU meanwhile. A second one sees what the first did not.
 
+use core::ptr;
+
 use aya_ebpf::{EbpfContext as _, macros::tracepoint, programs::TracePointContext};
 use port_monitor_common::counters::Extra;
 
@@ -19,11 +21,22 @@ use crate::{
 /// `ret` in the format of `syscalls:sys_exit_*`.
 const RET: usize = 16;
 
+/// Both `sys_enter_accept` and `sys_enter_accept4`, where the kernel skips programs: the
+/// mark of a call whose second program was skipped is not this one's.
+#[tracepoint]
+fn pm_enter_accept(_: TracePointContext) -> u32 {
+    graft::take_mark();
+    0
+}
+
 /// Both `sys_exit_accept` and `sys_exit_accept4`.
 #[tracepoint]
 fn pm_sys_accept(ctx: TracePointContext) -> u32 {
-    if let Some(sk) = accepted(&ctx)
-        && graft::mark(sk)
+    let accepted = accepted(&ctx);
+    // Calls that accept nothing are marked too: the kernel counts what it skips of them.
+    let is_marked = graft::mark(accepted.unwrap_or(ptr::null()));
+    if let Some(sk) = accepted
+        && is_marked
     {
         let _: Option<()> = accept::report::<Probe>(&ctx, sk, 0);
     }
@@ -33,10 +46,13 @@ fn pm_sys_accept(ctx: TracePointContext) -> u32 {
 /// After the other, at both.
 #[tracepoint]
 fn pm_again_accept(ctx: TracePointContext) -> u32 {
-    if let Some(sk) = accepted(&ctx)
-        && graft::take_mark() != Some(sk as u64)
-    {
+    let marked = graft::take_mark();
+    if marked.is_none() {
         emit::count_extra(Extra::AcceptAgain);
+    }
+    if let Some(sk) = accepted(&ctx)
+        && marked != Some(sk as u64)
+    {
         let _: Option<()> = accept::report::<Probe>(&ctx, sk, 0);
     }
     0

@@ -11,11 +11,11 @@ use port_monitor_common::event::EventKind;
 use thiserror::Error;
 
 use self::hooks::{
-    ACCEPTOR, ACCEPTOR_BLIND, AGAIN, AGAIN_PREEMPTIBLE, CONNECT, CONNECT_PREEMPTIBLE,
-    FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE, GRAFT_PREEMPTIBLE, Hook, LISTEN, LISTEN_BLIND,
-    LISTEN_PROBES, LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, NO_UNSENT,
-    OUTCOME, Otherwise, Place, REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT,
-    UNSENT_BLIND, UNSENT_PROBES, required,
+    ACCEPTOR, ACCEPTOR_BLIND, ACCEPTOR_PREEMPTIBLE, AGAIN, AGAIN_PREEMPTIBLE, CONNECT,
+    CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE, GRAFT_PREEMPTIBLE, Hook, LISTEN,
+    LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS,
+    NO_UNSENT, OUTCOME, Otherwise, Place, REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE,
+    UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
 };
 use super::{lazy_btf::LazyBtf, snapshot};
 
@@ -142,6 +142,9 @@ fn hooks_of(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
         }
         Rung::Tracepoint => {
             if needs.acceptor {
+                if needs.preemptible {
+                    hooks.extend(ACCEPTOR_PREEMPTIBLE);
+                }
                 hooks.extend(ACCEPTOR);
             }
             // Attempts that are seen have their outcome seen: what sees it comes first.

@@ -337,7 +337,8 @@ impl Kernel {
     /// middle of it (Linux 5.12 counts that), and a kprobe where one is in the
     /// middle of a bpf(2), or since Linux 7 a program of a system call like one on a
     /// trampoline. An accept with two hooks is lost only if both were
-    /// skipped: at most as often as either.
+    /// skipped: at most as often as either. What is skipped of accept system calls
+    /// counts whether or not they accepted anything.
     fn skipped(&self, hook: Hook) -> u64 {
         let misses = |names: &[&str]| -> u64 {
             let programs = names.iter().filter_map(|name| self.ebpf.program(name));

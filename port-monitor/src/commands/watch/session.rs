@@ -1,6 +1,9 @@
 //! One run of the monitor: the event loop, the orderly end, the final account.
 
-use std::time::{Duration, Instant};
+use std::{
+    mem,
+    time::{Duration, Instant},
+};
 
 use port_monitor_common::counters::{Extra, Hook};
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -54,6 +57,8 @@ pub(in crate::commands) struct Session {
     command_status: Option<i32>,
     started: Instant,
     reported: Reported,
+    /// Skipped runs of programs, at the last look.
+    skipped_before: u64,
     signals: StopSignals,
 }
 
@@ -77,7 +82,7 @@ impl Session {
         signals: StopSignals,
     ) -> Result<Self, Failure> {
         pipeline.note_gaps(kernel.counters().gaps());
-        for record in std::mem::take(&mut records.early) {
+        for record in mem::take(&mut records.early) {
             pipeline.take(&record);
         }
         pipeline.flush(&output);
@@ -91,6 +96,7 @@ impl Session {
             command_status: None,
             started: Instant::now(),
             reported: Reported::default(),
+            skipped_before: 0,
             signals,
         })
     }
@@ -162,7 +168,9 @@ impl Session {
         let hooks = self.kernel.hooks();
         let rows = || hooks.iter().map(|(_, count)| count);
         let ring_full = rows().map(|count| count.reserve_failed).sum();
-        let skipped = rows().map(|count| count.skipped).sum();
+        let skipped: u64 = rows().map(|count| count.skipped).sum();
+        // A call that one program was skipped of may still come to the other.
+        let lasting = skipped.min(mem::replace(&mut self.skipped_before, skipped));
         let Tally {
             undecodable,
             refused: output_slow,
@@ -171,7 +179,7 @@ impl Session {
         let reported = &mut self.reported;
         let losses = [
             (LossCause::RingFull, ring_full, &mut reported.ring_full),
-            (LossCause::ProgramSkipped, skipped, &mut reported.skipped),
+            (LossCause::ProgramSkipped, lasting, &mut reported.skipped),
             (
                 LossCause::OutputSlow,
                 output_slow,
@@ -218,6 +226,7 @@ impl Session {
         let hooks = self.settle()?;
         self.pipeline.release(&self.output, Due::Now);
         let counts = self.output.drain(END_GRACE);
+        self.skipped_before = u64::MAX;
         self.check();
         let tally = self.pipeline.tally();
         let extra = |extra| self.kernel.counters().extra(extra);

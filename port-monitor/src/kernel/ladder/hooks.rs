@@ -88,6 +88,17 @@ pub(super) const ACCEPTOR: [Hook; 4] = [
     required("pm_sys_accept", SYS_ACCEPT4),
     required("pm_again_accept", SYS_ACCEPT4),
 ];
+/// Before those, where the kernel skips some of them.
+pub(super) const ACCEPTOR_PREEMPTIBLE: [Hook; 2] = [
+    required(
+        "pm_enter_accept",
+        Place::TracePoint("syscalls", "sys_enter_accept"),
+    ),
+    required(
+        "pm_enter_accept",
+        Place::TracePoint("syscalls", "sys_enter_accept4"),
+    ),
+];
 const SYS_ACCEPT: Place = Place::TracePoint("syscalls", "sys_exit_accept");
 const SYS_ACCEPT4: Place = Place::TracePoint("syscalls", "sys_exit_accept4");
 

@@ -11,9 +11,10 @@ use crate::{
 };
 
 /// Scenarios in which the acceptor is not the listener, or nobody accepts.
-const SCENARIOS: [&str; 4] = [
+const SCENARIOS: [&str; 5] = [
     "never-accepted",
     "accept-64-threads",
+    "accept-polled",
     "accept-prefork",
     "accept-reuseport",
 ];

@@ -1,6 +1,10 @@
 //! Arrivals: who listens and who accepts.
 
-use std::{net::SocketAddr, thread};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use anyhow::{Result, anyhow};
 use rustix::net::sockopt;
@@ -13,6 +17,9 @@ use crate::{
 
 /// Threads in accept at one listener.
 const THREADS: usize = 64;
+
+/// Connections for threads that poll.
+const POLLED: usize = 200;
 
 /// Children that accept at their parent's listener.
 const CHILDREN: usize = 4;
@@ -45,6 +52,30 @@ pub(super) fn threads(witness: &Witness) -> Result<()> {
         }
         drop(clients);
         Ok(())
+    })
+}
+
+/// Two threads ask for connections without waiting, so that most of what the kernel
+/// skips of an accept call where it preempts the other is of calls that accept nothing.
+pub(super) fn polled(witness: &Witness) -> Result<()> {
+    let listener = witness.listen(any_port(V4))?;
+    rustix::io::ioctl_fionbio(&listener.socket, true)?;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let poll = || -> Result<()> {
+            // Whatever has come before the end is accepted.
+            while !done.load(Ordering::Acquire) {
+                accept_waiting(witness, &listener)?;
+            }
+            accept_waiting(witness, &listener)
+        };
+        let pollers = [scope.spawn(poll), scope.spawn(poll)];
+        let clients: Result<Vec<_>> = (0..POLLED).map(|_| witness.connect(listener.at)).collect();
+        done.store(true, Ordering::Release);
+        for poller in pollers {
+            poller.join().map_err(|_| anyhow!("thread panicked"))??;
+        }
+        clients.map(drop)
     })
 }
 
@@ -83,14 +114,14 @@ pub(super) fn reuseport(witness: &Witness) -> Result<()> {
 
 fn shared_listener(witness: &Witness, at: SocketAddr) -> Result<Listener> {
     let socket = open(at.ip())?;
+    rustix::io::ioctl_fionbio(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
     bind(&socket, at)?;
     witness.listen_on(socket, 64)
 }
 
-/// Accepts what is in the queue.
+/// Accepts what is in the queue of a listener that does not wait.
 fn accept_waiting(witness: &Witness, listener: &Listener) -> Result<()> {
-    rustix::io::ioctl_fionbio(&listener.socket, true)?;
     loop {
         match rustix::net::accept_with(&listener.socket, rustix::net::SocketFlags::CLOEXEC) {
             Ok(socket) => witness.accepted(listener, &socket, false)?,

@@ -134,6 +134,9 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("accept-64-threads", accepting::threads)
         .shows(Blind::Acceptor)
         .parallel(),
+    scenario("accept-polled", accepting::polled)
+        .shows(Blind::Acceptor)
+        .parallel(),
     scenario("accept-prefork", accepting::prefork)
         .shows(Blind::Acceptor)
         .parallel(),
