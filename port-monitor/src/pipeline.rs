@@ -11,7 +11,10 @@ use crate::{
     peers::Peers,
     policy::{Facts, Policy},
     record::{Item, Judgement, Record},
-    sink::{Due, Lines, Sink, writer::Output},
+    sink::{
+        Due, Lines, Sink,
+        writer::{Output, Refused},
+    },
 };
 
 /// Which of the events that reach userspace are shown.
@@ -168,15 +171,34 @@ impl Pipeline {
         self.flush(output);
     }
 
+    /// Bytes that are formatted and not handed to the output yet.
+    pub const fn waiting_bytes(&self) -> usize {
+        self.chunk.len()
+    }
+
     /// Hands what is formatted to the output. What that refuses is counted, and
     /// the answer is false.
     pub fn flush(&mut self, output: &Output) -> bool {
+        self.flush_by(output, Output::try_push)
+    }
+
+    /// The same of events from before the start, however many wait: they are not more
+    /// than there are sockets.
+    pub fn flush_early(&mut self, output: &Output) {
+        self.flush_by(output, Output::push);
+    }
+
+    fn flush_by(
+        &mut self,
+        output: &Output,
+        push: impl FnOnce(&Output, Lines) -> Result<(), Refused>,
+    ) -> bool {
         if self.chunk.is_empty() && self.chunk.events() == 0 {
             return true;
         }
         let chunk = std::mem::replace(&mut self.chunk, output.buffer());
         let events = chunk.events();
-        let is_taken = output.try_push(chunk).is_ok();
+        let is_taken = push(output, chunk).is_ok();
         if !is_taken {
             self.tally.refused += events;
         }

@@ -54,12 +54,22 @@ impl Counters {
         self.sum(extra as u32)
     }
 
+    /// Events that hooks have seen.
+    pub fn hits(&self) -> u64 {
+        let hits = |hook| self.sum(slot(hook, Counter::Hit));
+        Hook::ALL.into_iter().map(hits).sum()
+    }
+
+    /// Events the ring had no room for.
+    pub fn ring_full(&self) -> u64 {
+        let lost = |hook| self.sum(slot(hook, Counter::ReserveFailed));
+        Hook::ALL.into_iter().map(lost).sum()
+    }
+
     /// Events the ring had no room for, and connections the table had none for:
     /// ends that are not reported.
     pub fn gaps(&self) -> u64 {
-        let lost = |hook| self.sum(slot(hook, Counter::ReserveFailed));
-        let lost: u64 = Hook::ALL.into_iter().map(lost).sum();
-        lost + self.extra(Extra::ConnectionsFull)
+        self.ring_full() + self.extra(Extra::ConnectionsFull)
     }
 
     fn sum(&self, index: u32) -> u64 {

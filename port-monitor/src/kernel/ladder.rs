@@ -100,6 +100,12 @@ impl Needs {
         kinds.iter().any(|kind| self.kinds & kind.bit() != 0)
     }
 
+    /// Something is to be told, or remembered, beyond attempts and accepts.
+    pub(super) fn wants_outcomes(&self) -> bool {
+        let beginnings = EventKind::Connect.bit() | EventKind::Accept.bit();
+        self.kinds & !beginnings != 0
+    }
+
     /// Something is to be told of sockets that begin to listen.
     pub(super) fn wants_listeners(&self) -> bool {
         self.wants(&[
@@ -189,10 +195,13 @@ fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, RungError> {
     Ok(hooks)
 }
 
-/// Those that see how attempts and connections end, and stand in for each other.
+/// Those that see how attempts and connections end, and stand in for each other. Every
+/// change of a socket's state runs them all: only for who wants to know.
 fn outcome_hooks(needs: &Needs) -> impl Iterator<Item = Hook> {
-    let preemptible = needs.preemptible.then_some(AGAIN_PREEMPTIBLE);
-    [OUTCOME, AGAIN].into_iter().chain(preemptible)
+    let hooks = needs.wants_outcomes().then_some([OUTCOME, AGAIN]);
+    let preemptible = needs.wants_outcomes() && needs.preemptible;
+    let preemptible = preemptible.then_some(AGAIN_PREEMPTIBLE);
+    hooks.into_iter().flatten().chain(preemptible)
 }
 
 /// The fexit program whose result slot fits this kernel's prototype.

@@ -324,14 +324,23 @@ impl Kernel {
     /// Every hook's row, with the runs that were skipped.
     pub fn hooks(&self) -> Vec<(Hook, HookCount)> {
         let row = |hook| {
-            let skipped = self.skipped(hook);
+            let skipped = self.skipped_of(hook);
             let count = self.counters.hook(hook);
             (hook, HookCount { skipped, ..count })
         };
         Hook::ALL.into_iter().map(row).collect()
     }
 
-    /// Events that are lost because the kernel skipped a program, by hook.
+    /// Events that are lost because the kernel skipped a program. Asks the kernel about
+    /// every program, which costs more than to read all counters.
+    pub fn skipped(&self) -> u64 {
+        Hook::ALL
+            .into_iter()
+            .map(|hook| self.skipped_of(hook))
+            .sum()
+    }
+
+    /// The same, by hook.
     ///
     /// It skips a trampoline program on a CPU where a preempted task is in the
     /// middle of it (Linux 5.12 counts that), and a kprobe where one is in the
@@ -339,7 +348,7 @@ impl Kernel {
     /// trampoline. An accept with two hooks is lost only if both were
     /// skipped: at most as often as either. What is skipped of accept system calls
     /// counts whether or not they accepted anything.
-    fn skipped(&self, hook: Hook) -> u64 {
+    fn skipped_of(&self, hook: Hook) -> u64 {
         let misses = |names: &[&str]| -> u64 {
             let programs = names.iter().filter_map(|name| self.ebpf.program(name));
             programs.map(misses::of).sum()
@@ -417,6 +426,7 @@ fn attached(rung: Rung, needs: &Needs, blind_spots: &[String]) -> canary::Attach
     canary::Attached {
         rung,
         acceptor: needs.acceptor,
+        outcomes: rung == Rung::Tracepoint || needs.wants_outcomes(),
         listen: rung == Rung::Tracepoint || needs.wants_listeners() && sees_listeners,
     }
 }

@@ -16,8 +16,14 @@ pub(super) struct Table<const N: usize> {
     /// The first port of each row; apart from the rest, so that a search stays
     /// within a few cache lines.
     first_ports: [u16; N],
+    /// How many rows begin below each block of ports: a search stays within one.
+    blocks: [usize; BLOCKS + 1],
     index: [Indexed; N],
 }
+
+/// Ports of a block, and blocks.
+const BLOCK: usize = 256;
+const BLOCKS: usize = (1 << 16) / BLOCK;
 
 /// What the index knows of a row besides its first port.
 #[derive(Clone, Copy)]
@@ -53,6 +59,7 @@ impl<const N: usize> Table<N> {
         let mut table = Self {
             text,
             first_ports: [0; N],
+            blocks: [0; BLOCKS + 1],
             index: [nothing; N],
         };
         let mut cursor = Cursor::new(text);
@@ -71,6 +78,14 @@ impl<const N: usize> Table<N> {
             table.first_ports[count] = first_port;
             table.index[count] = row;
             count += 1;
+        }
+        let (mut row, mut block) = (0, 0);
+        while block <= BLOCKS {
+            while row < count && (table.first_ports[row] as usize) < block * BLOCK {
+                row += 1;
+            }
+            table.blocks[block] = row;
+            block += 1;
         }
         table
     }
@@ -109,10 +124,10 @@ impl<const N: usize> Table<N> {
 
     /// The first of the rows that hold for `port`.
     fn first_row(&self, port: u16) -> Option<usize> {
-        let last_row = self
-            .first_ports
-            .partition_point(|&first| first <= port)
-            .checked_sub(1)?;
+        let block = usize::from(port) / BLOCK;
+        let &[start, end] = self.blocks.get(block..)?.first_chunk()?;
+        let rows = self.first_ports.get(start..end)?;
+        let last_row = (start + rows.partition_point(|&first| first <= port)).checked_sub(1)?;
         if self.index.get(last_row)?.last_port < port {
             return None;
         }

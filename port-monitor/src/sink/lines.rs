@@ -53,6 +53,11 @@ impl Lines {
         &self.bytes
     }
 
+    /// Bytes of the text.
+    pub const fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Nothing is in it.
     pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()

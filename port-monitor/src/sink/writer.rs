@@ -176,8 +176,17 @@ impl Output {
 
     /// Queues whole lines. Never blocks. Events without a line need no writing.
     pub fn try_push(&self, chunk: Lines) -> Result<(), Refused> {
+        self.queue(chunk, MAX_BYTES)
+    }
+
+    /// The same of lines that are not too many by themselves, however many wait.
+    pub fn push(&self, chunk: Lines) -> Result<(), Refused> {
+        self.queue(chunk, usize::MAX)
+    }
+
+    fn queue(&self, chunk: Lines, max_bytes: usize) -> Result<(), Refused> {
         let mut state = self.shared.lock();
-        let fits = state.bytes == 0 || state.bytes + chunk.bytes.len() <= MAX_BYTES;
+        let fits = state.bytes == 0 || state.bytes + chunk.bytes.len() <= max_bytes;
         let refused = match &state.error {
             Some(_) => Some(Refused::Ended),
             None if fits => None,
@@ -205,14 +214,25 @@ impl Output {
         self.shared.lock().error.is_some()
     }
 
-    /// Waits until everything is written or lost, but not longer than `timeout`.
-    /// What is still on its way then counts as dropped.
-    pub fn drain(&self, timeout: Duration) -> Counts {
+    /// Waits until everything is written or lost, but not longer than `timeout`; whether
+    /// it is.
+    pub fn is_idle_within(&self, timeout: Duration) -> bool {
+        self.wait_until_idle(timeout).bytes == 0
+    }
+
+    fn wait_until_idle(&self, timeout: Duration) -> MutexGuard<'_, State> {
         let (state, _) = self
             .shared
             .changed
             .wait_timeout_while(self.shared.lock(), timeout, |state| state.bytes > 0)
             .unwrap_or_else(PoisonError::into_inner);
+        state
+    }
+
+    /// Waits until everything is written or lost, but not longer than `timeout`.
+    /// What is still on its way then counts as dropped.
+    pub fn drain(&self, timeout: Duration) -> Counts {
+        let state = self.wait_until_idle(timeout);
         Counts {
             written: state.counts.written,
             dropped: state.counts.dropped + state.pending,
@@ -420,6 +440,22 @@ mod tests {
         let large = vec![b'\n'; MAX_BYTES + 1];
         assert!(output.try_push(Lines::of(&large, 1)).is_ok());
         assert_eq!(output.try_push(Lines::of(b"\n", 1)), Err(Refused::Full));
+    }
+
+    #[test]
+    fn what_is_pushed_is_taken_however_much_waits() {
+        let (output, step, written) = stepped(io::ErrorKind::Other);
+        assert!(output.is_idle_within(Duration::ZERO));
+        let large = vec![b'\n'; MAX_BYTES];
+        assert!(output.push(Lines::of(&large, 1)).is_ok());
+        assert!(!output.is_idle_within(Duration::ZERO));
+        assert!(output.push(Lines::of(&large, 1)).is_ok());
+        for _ in 0..2 {
+            step.send(MAX_BYTES).unwrap();
+        }
+        assert!(output.is_idle_within(LONG));
+        assert_eq!(written.try_iter().count(), 2);
+        assert_eq!(output.drain(LONG), counts(2, 0));
     }
 
     #[test]

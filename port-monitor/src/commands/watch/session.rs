@@ -25,6 +25,11 @@ const CHECK_PERIOD: Duration = Duration::from_millis(500);
 /// detached, and for a command that was asked to end.
 const END_GRACE: Duration = Duration::from_secs(2);
 
+/// Bytes of lines about what was there before the start that are written at once, and how
+/// long all of it may keep the start waiting: events gather in the ring meanwhile.
+const EARLY_BYTES: usize = 1 << 20;
+const START_GRACE: Duration = Duration::from_secs(2);
+
 /// Losses of one cause that are in the stream already.
 #[derive(Clone, Copy, Debug, Default)]
 struct Reported {
@@ -57,8 +62,11 @@ pub(in crate::commands) struct Session {
     command_status: Option<i32>,
     started: Instant,
     reported: Reported,
-    /// Skipped runs of programs, at the last look.
-    skipped_before: u64,
+    /// Events seen, and events lost for programs that were skipped, at the last look.
+    hits: u64,
+    skipped: u64,
+    /// Looks at what is skipped that are due.
+    due_looks: u8,
     signals: StopSignals,
 }
 
@@ -82,10 +90,19 @@ impl Session {
         signals: StopSignals,
     ) -> Result<Self, Failure> {
         pipeline.note_gaps(kernel.counters().gaps());
+        // There may be very many: written one part after the other they take less memory,
+        // as long as the output takes them.
+        let deadline = Instant::now() + START_GRACE;
+        let mut is_taken = true;
         for record in mem::take(&mut records.early) {
             pipeline.take(&record);
+            if is_taken && pipeline.waiting_bytes() >= EARLY_BYTES {
+                pipeline.flush_early(&output);
+                let time_left = deadline.saturating_duration_since(Instant::now());
+                is_taken = output.is_idle_within(time_left);
+            }
         }
-        pipeline.flush(&output);
+        pipeline.flush_early(&output);
         Ok(Self {
             duration,
             kernel,
@@ -96,7 +113,9 @@ impl Session {
             command_status: None,
             started: Instant::now(),
             reported: Reported::default(),
-            skipped_before: 0,
+            hits: 0,
+            skipped: 0,
+            due_looks: 0,
             signals,
         })
     }
@@ -165,12 +184,8 @@ impl Session {
         let wall_ns = self.pipeline.wall_ns(clock::boot_ns());
         self.pipeline.release(&self.output, Due::By(wall_ns));
         self.kernel.flush_log();
-        let hooks = self.kernel.hooks();
-        let rows = || hooks.iter().map(|(_, count)| count);
-        let ring_full = rows().map(|count| count.reserve_failed).sum();
-        let skipped: u64 = rows().map(|count| count.skipped).sum();
-        // A call that one program was skipped of may still come to the other.
-        let lasting = skipped.min(mem::replace(&mut self.skipped_before, skipped));
+        let ring_full = self.kernel.counters().ring_full();
+        let skipped = self.skipped();
         let Tally {
             undecodable,
             refused: output_slow,
@@ -179,7 +194,7 @@ impl Session {
         let reported = &mut self.reported;
         let losses = [
             (LossCause::RingFull, ring_full, &mut reported.ring_full),
-            (LossCause::ProgramSkipped, lasting, &mut reported.skipped),
+            (LossCause::ProgramSkipped, skipped, &mut reported.skipped),
             (
                 LossCause::OutputSlow,
                 output_slow,
@@ -207,6 +222,23 @@ impl Session {
         }
     }
 
+    /// Events that are lost for programs that were skipped, as far as that has lasted
+    /// from one look to the next: a call that one program was skipped of may still come
+    /// to the other. A run is skipped in the middle of another one: where nothing was
+    /// seen since the last looks, there is nothing to look for.
+    fn skipped(&mut self) -> u64 {
+        let hits = self.kernel.counters().hits();
+        if hits != mem::replace(&mut self.hits, hits) {
+            self.due_looks = 2;
+        }
+        if self.due_looks == 0 {
+            return self.skipped;
+        }
+        self.due_looks -= 1;
+        let skipped = self.kernel.skipped();
+        skipped.min(mem::replace(&mut self.skipped, skipped))
+    }
+
     /// Ends the command, if something else ended the run.
     async fn end_command(&mut self) {
         let Some(child) = &mut self.child else {
@@ -226,7 +258,8 @@ impl Session {
         let hooks = self.settle()?;
         self.pipeline.release(&self.output, Due::Now);
         let counts = self.output.drain(END_GRACE);
-        self.skipped_before = u64::MAX;
+        self.skipped = u64::MAX;
+        self.due_looks = 1;
         self.check();
         let tally = self.pipeline.tally();
         let extra = |extra| self.kernel.counters().extra(extra);

@@ -200,13 +200,26 @@ pub(super) fn unit(lab: &Lab, rung: Rung) -> Result<Verdict> {
     })
 }
 
-/// Kinds that were not asked for are not counted at all.
 pub(super) fn events(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let watch = Watch::json(lab, rung).args(["--events", "connected,failed"]);
+    only(lab, rung, "connected,failed", |action| {
+        matches!(action, Action::Connected | Action::Failed(_))
+    })
+}
+
+/// For these, programs that see how connections go on and end are not even attached.
+pub(super) fn beginnings(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    only(lab, rung, "connect,accept", |action| {
+        matches!(action, Action::Connect | Action::Accept)
+    })
+}
+
+/// Kinds that were not asked for are not counted at all.
+fn only(lab: &Lab, rung: Rung, names: &str, keeps: impl Fn(&Action) -> bool) -> Result<Verdict> {
+    let watch = Watch::json(lab, rung).args(["--events", names]);
     let observed = lab.observe(watch, &["filters"])?;
     let mut stream = Stream::of(&observed.run)?;
     stream.check_kept(&observed.facts("filters")?, rung.sight(), |record| {
-        matches!(record.action, Action::Connected | Action::Failed(_))
+        keeps(&record.action)
     })?;
     stream.expect_nothing_else()?;
     let summary = stream.summary();

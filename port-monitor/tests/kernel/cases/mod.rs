@@ -140,6 +140,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("filter-cgroup", filters::cgroup),
     each_rung("filter-unit", filters::unit),
     each_rung("filter-events", filters::events),
+    each_rung("filter-beginnings", filters::beginnings),
     each_rung("end-sigterm", ending::sigterm),
     each_rung("end-sigkill", ending::sigkill),
     each_rung("audit", audit::doors),
