@@ -4,7 +4,7 @@
 //! go to a log of their own. QEMU emulates (no KVM), which works on any host.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::{self, File},
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -25,20 +25,65 @@ const INIT: &str = include_str!("guest_init.sh");
 const STARTS: &str = "guest: command starts";
 const EXITS: &str = "guest: command exits ";
 const MOUNT_POINTS: [&str; 6] = ["/proc", "/sys", "/dev", "/tmp", "/run", "/bin"];
+/// Where the loader looks for libraries it has no other word of.
+const LIBRARIES: &str = "/lib/x86_64-linux-gnu";
 /// How many of a failed guest's messages are shown.
 const TAIL_LINES: usize = 50;
+/// The kernel's messages, in the guest's directory.
+const CONSOLE: &str = "console.log";
 
 /// What to run in a guest.
 #[derive(Debug)]
 pub(crate) struct Task {
     /// Programs of the host and their paths in the guest; libraries come along.
     pub(crate) programs: Vec<(PathBuf, String)>,
+    /// Where libraries are looked for before the host's own directories.
+    pub(crate) library_dir: Option<PathBuf>,
+    /// Other files of the host and their paths in the guest.
+    pub(crate) files: Vec<(PathBuf, String)>,
+    /// Modules to load after those every guest loads.
+    pub(crate) modules: Vec<PathBuf>,
     /// The program to run, by its path in the guest, and its arguments.
     pub(crate) command: Vec<String>,
-    /// How many processors the guest has.
-    pub(crate) processors: u32,
+    /// What the guest runs on.
+    pub(crate) machine: Machine,
     /// How long boot and command together may take.
     pub(crate) deadline: Duration,
+}
+
+/// An emulated machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Machine {
+    /// How many processors it has.
+    pub(crate) processors: u32,
+    /// Its memory, in MiB.
+    pub(crate) memory_mib: u32,
+    /// What its time follows.
+    pub(crate) clock: Clock,
+}
+
+/// What a guest's time follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clock {
+    /// The host's time; each processor has a thread of the host.
+    Real,
+    /// The instructions executed, one per nanosecond; idle time is skipped.
+    Counted,
+}
+
+impl Clock {
+    /// What QEMU is told for it.
+    const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Real => &["-accel", "tcg,thread=multi"],
+            Self::Counted => &[
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+            ],
+        }
+    }
 }
 
 /// How a guest ended.
@@ -71,11 +116,11 @@ pub(crate) fn boot(
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     let image = dir.join("initramfs.cpio");
     fs::write(&image, file_system(kernel, task)?).context("write the guest's file system")?;
-    let console = dir.join("console.log");
+    let console = dir.join(CONSOLE);
     File::create(&console).context("create the guest's console log")?;
 
     let started = Instant::now();
-    let mut child = qemu(kernel, task.processors, &image, &console)
+    let mut child = qemu(kernel, task.machine, &image, &console)
         .spawn()
         .context("start qemu-system-x86_64")?;
     let mut session = Session::default();
@@ -156,6 +201,11 @@ impl Session {
     }
 }
 
+/// The last messages of the kernel whose guest had the directory `dir`.
+pub(crate) fn console_tail(dir: &Path) -> Vec<String> {
+    last_lines(&dir.join(CONSOLE))
+}
+
 /// The end of a log that may hold anything.
 fn last_lines(log: &Path) -> Vec<String> {
     let bytes = fs::read(log).unwrap_or_default();
@@ -192,12 +242,13 @@ const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off 
 /// by byte. With `la57` an address is looked up in five tables instead of four.
 const CPU: &str = "max,erms=off,fsrm=off,la57=off";
 
-fn qemu(kernel: &Kernel, processors: u32, image: &Path, console: &Path) -> Command {
+fn qemu(kernel: &Kernel, machine: Machine, image: &Path, console: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args(["-accel", "tcg,thread=multi", "-cpu", CPU])
-        .args(["-smp", &processors.to_string()])
-        .args(["-m", "1024", "-display", "none", "-monitor", "none"])
+        .args(machine.clock.arguments())
+        .args(["-cpu", CPU, "-smp", &machine.processors.to_string()])
+        .args(["-m", &machine.memory_mib.to_string()])
+        .args(["-display", "none", "-monitor", "none"])
         .args(["-nic", "none", "-no-reboot"])
         .args(["-append", KERNEL_COMMAND_LINE])
         .arg("-serial")
@@ -226,18 +277,35 @@ fn file_system(kernel: &Kernel, task: &Task) -> Result<Vec<u8>> {
     image.file("/etc/group", 0o644, b"root:x:0:\n");
     image.file("/command", 0o755, command_script(&task.command).as_bytes());
     image.copy(&busybox()?, "/bin/busybox", 0o755)?;
-    for (index, module) in kernel.modules()?.iter().enumerate() {
+    let modules = kernel.modules()?;
+    for (index, module) in modules.iter().chain(&task.modules).enumerate() {
         image.copy(module, &format!("/modules/{index:02}.ko"), 0o644)?;
     }
-    let mut libraries = BTreeSet::new();
+    for (host, path) in &task.files {
+        image.copy(host, path, 0o644)?;
+    }
+    let library_dir = task.library_dir.as_deref();
+    let mut libraries = BTreeMap::new();
     for (host, path) in &task.programs {
         image.copy(host, path, 0o755)?;
-        libraries.extend(initramfs::shared_libraries(host)?);
+        for library in initramfs::shared_libraries(host, library_dir)? {
+            libraries.insert(library_path(&library, library_dir), library);
+        }
     }
-    for library in &libraries {
-        image.copy(Path::new(library), library, 0o755)?;
+    for (path, library) in &libraries {
+        image.copy(Path::new(library), path, 0o755)?;
     }
     Ok(image.finish())
+}
+
+/// Where the guest's loader finds `library`: where the host has it, or, for one of
+/// `library_dir`, where the loader looks anyway.
+fn library_path(library: &str, library_dir: Option<&Path>) -> String {
+    let own_name = library_dir.and_then(|dir| Path::new(library).strip_prefix(dir).ok());
+    own_name.map_or_else(
+        || library.to_owned(),
+        |name| format!("{LIBRARIES}/{}", name.display()),
+    )
 }
 
 /// Where this machine has busybox: in `/bin`, which may be `/usr/bin`.
@@ -291,6 +359,15 @@ mod tests {
         assert_eq!(session.status, None);
         assert_eq!(breakdown.reason, "the guest stopped while the command ran");
         assert_eq!(breakdown.console_tail, messages[10..]);
+    }
+
+    #[test]
+    fn a_library_of_the_tasks_own_lies_where_the_loader_looks() {
+        let dir = Some(Path::new("/cache/lib"));
+        let own = library_path("/cache/lib/libx.so.1", dir);
+        assert_eq!(own, "/lib/x86_64-linux-gnu/libx.so.1");
+        let of_the_host = library_path("/lib64/ld-linux.so", dir);
+        assert_eq!(of_the_host, "/lib64/ld-linux.so");
     }
 
     /// How following `program` ends at a deadline of 20 ms.

@@ -118,9 +118,17 @@ fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// The shared libraries `program` loads, the dynamic linker among them.
-pub(crate) fn shared_libraries(program: &Path) -> Result<BTreeSet<String>> {
-    let output = Command::new("ldd")
+/// The shared libraries `program` loads, the dynamic linker among them; those in
+/// `library_dir` come before the host's own.
+pub(crate) fn shared_libraries(
+    program: &Path,
+    library_dir: Option<&Path>,
+) -> Result<BTreeSet<String>> {
+    let mut ldd = Command::new("ldd");
+    if let Some(dir) = library_dir {
+        ldd.env("LD_LIBRARY_PATH", dir);
+    }
+    let output = ldd
         .arg(program)
         .stderr(Stdio::null())
         .output()

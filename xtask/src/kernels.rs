@@ -28,6 +28,18 @@ const SUITES: [&str; 5] = [
 /// Modules every guest has loaded; what they depend on comes along.
 const MODULES: [&str; 2] = ["tcp_diag", "veth"];
 
+/// The kernel of the measurements.
+pub(crate) const BENCH_SERIES: Series = Series::V6_12;
+
+/// Modules its guest needs for a packet filter, beyond those above.
+const BENCH_MODULES: [&str; 2] = ["nf_tables", "nft_reject_inet"];
+
+/// In a kernel's directory: the modules every guest loads.
+const MODULES_DIR: &str = "modules";
+
+/// In a kernel's directory: what only the measurements load, after those.
+const BENCH_MODULES_DIR: &str = "modules-bench";
+
 /// The suffix of the kernel flavour that boots fastest in a small guest.
 const FLAVOUR: &str = "-cloud-amd64";
 
@@ -90,8 +102,17 @@ impl Kernel {
 
     /// The modules to load, uncompressed, in the order to load them.
     pub(crate) fn modules(&self) -> Result<Vec<PathBuf>> {
+        self.modules_in(MODULES_DIR)
+    }
+
+    /// The modules to load after them where a packet filter is measured.
+    pub(crate) fn bench_modules(&self) -> Result<Vec<PathBuf>> {
+        self.modules_in(BENCH_MODULES_DIR)
+    }
+
+    fn modules_in(&self, name: &str) -> Result<Vec<PathBuf>> {
         let mut modules = Vec::new();
-        let dir = self.dir.join("modules");
+        let dir = self.dir.join(name);
         for entry in fs::read_dir(&dir).with_context(|| format!("read {}", dir.display()))? {
             modules.push(entry?.path());
         }
@@ -130,6 +151,16 @@ pub(crate) fn fetch(wanted: &[Series]) -> Result<Vec<Kernel>> {
     Ok(kernels)
 }
 
+/// The kernel of the measurements; one in the cache without their modules is
+/// fetched anew.
+pub(crate) fn fetch_for_bench() -> Result<Kernel> {
+    let cached = Kernel::cached(BENCH_SERIES)?;
+    if let Some(kernel) = cached.filter(|kernel| kernel.dir.join(BENCH_MODULES_DIR).exists()) {
+        return Ok(kernel);
+    }
+    download(&Apt::with_suites("kernels", &SUITES)?, BENCH_SERIES)
+}
+
 /// Fills the series' directory in the cache, in one rename at the end.
 fn download(apt: &Apt, series: Series) -> Result<Kernel> {
     let staging = paths::cache_dir("kernels/staging")?;
@@ -137,7 +168,7 @@ fn download(apt: &Apt, series: Series) -> Result<Kernel> {
     let unpacked = staging.join("unpacked");
     let ready = staging.join("ready");
     fs::create_dir_all(&unpacked).context("create the staging directory")?;
-    fs::create_dir_all(ready.join("modules")).context("create the staging directory")?;
+    fs::create_dir_all(&ready).context("create the staging directory")?;
 
     let release = newest_release(apt, series)?;
     for stem in series.package_stems() {
@@ -149,21 +180,40 @@ fn download(apt: &Apt, series: Series) -> Result<Kernel> {
         .find(|file| file_name(file).starts_with("vmlinuz"))
         .with_context(|| format!("find the image in the packages of {release}"))?;
     fs::rename(image, ready.join("vmlinuz")).context("keep the kernel image")?;
-    let modules = load_order(&MODULES, &ModuleFiles::among(&files))?;
-    for (index, (name, content)) in modules.iter().enumerate() {
-        let file = ready.join(format!("modules/{index:02}-{name}.ko"));
-        fs::write(file, content).context("keep the kernel modules")?;
-    }
+    keep_modules(&ModuleFiles::among(&files), series, &ready)?;
     fs::write(ready.join("release"), &release).context("record the kernel release")?;
 
     let dir = paths::cache_dir("kernels")?.join(series.name());
-    fs::rename(&ready, &dir).with_context(|| format!("fill {}", dir.display()))?;
+    paths::replace(&ready, &dir)?;
     fs::remove_dir_all(&staging).context("remove the staging directory")?;
     Ok(Kernel {
         series,
         release,
         dir,
     })
+}
+
+/// Writes the modules that guests of `series` load into `dir`.
+fn keep_modules(files: &ModuleFiles, series: Series, dir: &Path) -> Result<()> {
+    let mut order = Vec::new();
+    append_all(&MODULES, files, &mut order)?;
+    write_modules(&order, &dir.join(MODULES_DIR))?;
+    if series == BENCH_SERIES {
+        let every_guests = order.len();
+        append_all(&BENCH_MODULES, files, &mut order)?;
+        write_modules(&order.split_off(every_guests), &dir.join(BENCH_MODULES_DIR))?;
+    }
+    Ok(())
+}
+
+/// Writes `modules` into `dir`, under names that keep their order.
+fn write_modules(modules: &[(String, Vec<u8>)], dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    for (index, (name, content)) in modules.iter().enumerate() {
+        let file = dir.join(format!("{index:02}-{name}.ko"));
+        fs::write(file, content).context("keep the kernel modules")?;
+    }
+    Ok(())
 }
 
 /// The highest release of `series` that the lists have.
@@ -220,13 +270,17 @@ impl ModuleFiles {
     }
 }
 
-/// `wanted` and everything they depend on, each after its dependencies.
-fn load_order(wanted: &[&str], files: &ModuleFiles) -> Result<Vec<(String, Vec<u8>)>> {
-    let mut order = Vec::new();
+/// Appends `wanted` and everything they depend on that `order` lacks, each after its
+/// dependencies.
+fn append_all(
+    wanted: &[&str],
+    files: &ModuleFiles,
+    order: &mut Vec<(String, Vec<u8>)>,
+) -> Result<()> {
     for name in wanted {
-        append_with_dependencies(name, files, &mut order)?;
+        append_with_dependencies(name, files, order)?;
     }
-    Ok(order)
+    Ok(())
 }
 
 fn append_with_dependencies(
@@ -304,8 +358,10 @@ mod tests {
             module("udp_diag.ko", "inet-diag"),
             module("inet-diag.ko", ""),
         ]);
-        let order = load_order(&["tcp_diag", "udp_diag"], &files).unwrap();
-        let missing = load_order(&["veth"], &files);
+        let mut order = Vec::new();
+        append_all(&["tcp_diag"], &files, &mut order).unwrap();
+        append_all(&["udp_diag"], &files, &mut order).unwrap();
+        let missing = append_all(&["veth"], &files, &mut order);
         fs::remove_dir_all(&dir).unwrap();
 
         let names: Vec<&str> = order.iter().map(|(name, _)| name.as_str()).collect();

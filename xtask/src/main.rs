@@ -11,6 +11,7 @@ use crate::report::Tally;
 
 mod apt;
 mod artifacts;
+mod bench;
 mod ebpf;
 mod guest;
 mod initramfs;
@@ -43,6 +44,8 @@ enum Command {
     Checks,
     /// Run the kernel tests in a guest of each kernel
     TestVm(test_vm::Args),
+    /// Measure cost beside the peers, in one guest boot
+    Bench(bench::Args),
     /// Build the eBPF object from source and write it beside its manifest
     BuildEbpf(ebpf::Args),
     /// Write the table of IANA services
@@ -57,6 +60,7 @@ fn main() -> Result<ExitCode> {
         Command::Test => exit_code(test::run()?),
         Command::Checks => exit_code(test::run_checks()?),
         Command::TestVm(args) => exit_code(test_vm::run(&args)?),
+        Command::Bench(args) => done(bench::run(&args)?),
         Command::BuildEbpf(args) => done(ebpf::run(&args)?),
         Command::Services(args) => done(services::run(&args)?),
         Command::Tidy => exit_code(tidy::run()?),

@@ -12,11 +12,11 @@ use crate::{apt::Apt, kernels::Series, paths};
 
 /// The oldest suite that has them: what is built for its C library runs with
 /// every later one.
-const SUITE: &str = "bookworm";
+pub(crate) const SUITE: &str = "bookworm";
 const PACKAGE: &str = "libbpf-tools";
 
-/// Those the tests know how to read.
-const TOOLS: [&str; 3] = ["tcpconnlat", "tcplife", "tcptracer"];
+/// Those the tests know how to read, and those the measurements run beside ours.
+const TOOLS: [&str; 4] = ["tcpconnect", "tcpconnlat", "tcplife", "tcptracer"];
 
 /// The kernel whose guest has them.
 const SERIES: Series = Series::V6_12;
@@ -28,11 +28,16 @@ pub(crate) fn programs(series: Series) -> Result<Vec<(PathBuf, String)>> {
         return Ok(Vec::new());
     }
     let dir = paths::cache_dir("oracle")?.join(SUITE);
-    if !dir.exists() {
+    if !is_complete(&dir) {
         download(&dir)?;
     }
     let program = |name| (dir.join(name), format!("/bin/{name}"));
     Ok(TOOLS.map(program).to_vec())
+}
+
+/// Whether `dir` has them all: a cache that is older than one of them has not.
+fn is_complete(dir: &Path) -> bool {
+    TOOLS.iter().all(|name| dir.join(name).exists())
 }
 
 /// Fills `dir`, in one rename at the end.
@@ -49,6 +54,6 @@ fn download(dir: &Path) -> Result<()> {
         fs::rename(&program, ready.join(name))
             .with_context(|| format!("find {name} in the package {PACKAGE}"))?;
     }
-    fs::rename(&ready, dir).with_context(|| format!("fill {}", dir.display()))?;
+    paths::replace(&ready, dir)?;
     fs::remove_dir_all(&staging).context("remove the staging directory")
 }

@@ -23,6 +23,14 @@ pub(crate) fn cache_dir(name: &str) -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// Puts the directory `ready` in the place of `dir`, which may exist.
+pub(crate) fn replace(ready: &Path, dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("remove {}", dir.display()))?;
+    }
+    fs::rename(ready, dir).with_context(|| format!("fill {}", dir.display()))
+}
+
 fn cache_root() -> Result<PathBuf> {
     if let Some(dir) = env::var_os("PORT_MONITOR_CACHE") {
         return Ok(dir.into());

@@ -14,7 +14,7 @@ use anyhow::{Result, ensure};
 
 use crate::{
     artifacts::{self, Artifacts},
-    guest::{self, Outcome, Task},
+    guest::{self, Clock, Machine, Outcome, Task},
     kernels::{self, Kernel, Series},
     oracle, paths,
     report::{self, KernelReport, Tally},
@@ -23,6 +23,8 @@ use crate::{
 
 /// Boot and all cases of one kernel; several times what an idle host needs.
 const GUEST_DEADLINE: Duration = Duration::from_mins(15);
+/// The memory of a guest.
+const GUEST_MEMORY_MIB: u32 = 1024;
 
 /// Arguments of `test-vm`.
 #[derive(Debug, clap::Args)]
@@ -154,8 +156,15 @@ fn task(artifacts: &Artifacts, filters: &[String], series: Series, part: Part) -
     programs.extend(oracle::programs(series)?);
     Ok(Task {
         programs,
+        library_dir: None,
+        files: Vec::new(),
+        modules: Vec::new(),
         command,
-        processors: part.processors(),
+        machine: Machine {
+            processors: part.processors(),
+            memory_mib: GUEST_MEMORY_MIB,
+            clock: Clock::Real,
+        },
         deadline: GUEST_DEADLINE,
     })
 }
@@ -164,7 +173,7 @@ fn test_in_guest(kernel: &Kernel, task: &Task) -> Result<KernelReport> {
     let name = kernel.series.name();
     println!(
         "[{name}] boots {}, {} processors",
-        kernel.release, task.processors
+        kernel.release, task.machine.processors
     );
     let mut report = KernelReport::new(name);
     let dir = paths::workspace().join("target/guests").join(name);

@@ -53,6 +53,14 @@ pub(crate) const GUEST_PACKAGES: [Package; 5] = [
     },
 ];
 
+/// What the measurements need beyond that.
+pub(crate) const BENCH_PACKAGES: [Package; 1] = [Package {
+    // Compiles the programs in C that ours are measured against.
+    name: "clang",
+    is_present: is_installed,
+    from_backports: false,
+}];
+
 /// Installs those of `packages` that are missing, which needs root.
 pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = packages

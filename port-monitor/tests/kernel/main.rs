@@ -16,6 +16,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
+mod bench;
 mod bpf;
 mod btf;
 mod bulk;
@@ -98,6 +99,10 @@ enum Role {
     Subflow(enforce::subflow::Args),
     /// Connect under nftables' rules, and take the time
     Pace(enforce::beside::Args),
+    /// Measure what is compared by `cargo xtask bench`
+    Bench(bench::Args),
+    /// Attach a C program of the benchmark
+    Load(bench::LoaderArgs),
     /// Try to get past a policy
     Vector {
         name: String,
@@ -117,6 +122,8 @@ fn main() -> Result<ExitCode> {
         Some(Role::Walk(args)) => enforce::oracle::walk(args)?,
         Some(Role::Subflow(args)) => enforce::subflow::run(args)?,
         Some(Role::Pace(args)) => enforce::beside::pace(args)?,
+        Some(Role::Bench(args)) => bench::run(args)?,
+        Some(Role::Load(args)) => bench::run_loader(args)?,
         Some(Role::Vector { name, aim }) => vector::run(name, aim)?,
         None => return run(&cli),
     }

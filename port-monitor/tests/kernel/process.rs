@@ -3,19 +3,23 @@
 
 use std::{
     ffi::CString,
+    fs::{File, OpenOptions},
     io::{Read as _, Write as _},
     os::fd::OwnedFd,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::{
+    process::{Pid, Signal, WaitOptions, kill_process, waitpid},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+};
 
 /// A forked child of a workload.
 #[derive(Debug)]
 pub(crate) struct Forked {
     pid: u32,
-    report: std::fs::File,
+    report: File,
 }
 
 impl Forked {
@@ -71,7 +75,7 @@ fn finish_child(report: OwnedFd, result: &Result<()>) -> ! {
         Ok(()) => "done\n".to_owned(),
         Err(error) => format!("{error:#}\n"),
     };
-    let mut report = std::fs::File::from(report);
+    let mut report = File::from(report);
     // A parent that is gone needs no report.
     let _ = report.write_all(line.as_bytes());
     drop(report);
@@ -97,6 +101,17 @@ pub(crate) fn await_go() -> Result<()> {
     std::io::stdin().read_line(&mut line)?;
     ensure!(line == "go\n", "told {line:?}, not to go");
     Ok(())
+}
+
+/// A terminal: the end of who watches it, and that of who writes to it.
+pub(crate) fn terminal() -> Result<(File, File)> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+        .context("open a terminal")?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let path = ptsname(&master, Vec::new())?.into_string()?;
+    let slave = OpenOptions::new().write(true).open(&path)?;
+    Ok((master.into(), slave))
 }
 
 /// Tells the runner one word on standard output.

@@ -26,7 +26,7 @@ const CHECK_PERIOD: Duration = Duration::from_millis(500);
 const END_GRACE: Duration = Duration::from_secs(2);
 
 /// Bytes of lines about what was there before the start that are written at once, and how
-/// long all of it may keep the start waiting: events gather in the ring meanwhile.
+/// long the output may keep the start waiting in all: events gather in the ring meanwhile.
 const EARLY_BYTES: usize = 1 << 20;
 const START_GRACE: Duration = Duration::from_secs(2);
 
@@ -92,14 +92,15 @@ impl Session {
         pipeline.note_gaps(kernel.counters().gaps());
         // There may be very many: written one part after the other they take less memory,
         // as long as the output takes them.
-        let deadline = Instant::now() + START_GRACE;
+        let mut patience = START_GRACE;
         let mut is_taken = true;
         for record in mem::take(&mut records.early) {
             pipeline.take(&record);
             if is_taken && pipeline.waiting_bytes() >= EARLY_BYTES {
                 pipeline.flush_early(&output);
-                let time_left = deadline.saturating_duration_since(Instant::now());
-                is_taken = output.is_idle_within(time_left);
+                let pushed = Instant::now();
+                is_taken = output.is_idle_within(patience);
+                patience = patience.saturating_sub(pushed.elapsed());
             }
         }
         pipeline.flush_early(&output);

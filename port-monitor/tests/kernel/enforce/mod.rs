@@ -149,7 +149,7 @@ impl Drop for Enforced<'_> {
     }
 }
 
-fn expect_success(output: &Output) -> Result<()> {
+pub(crate) fn expect_success(output: &Output) -> Result<()> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
         output.status.success(),

@@ -3,7 +3,7 @@
 //! It writes to a terminal, because it keeps lines back from a pipe.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -12,15 +12,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::{
-    process::{Pid, Signal},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-};
+use rustix::process::{Pid, Signal};
 
 use crate::{
     bpf,
     lab::Lab,
     monitor::{PATIENCE, forward},
+    process::terminal,
 };
 
 /// A running tool. Dropping it ends it.
@@ -42,12 +40,7 @@ impl Tool {
         args: &[&str],
         header: &str,
     ) -> Result<Self> {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
-            .context("open a terminal")?;
-        grantpt(&master)?;
-        unlockpt(&master)?;
-        let terminal = ptsname(&master, Vec::new())?.into_string()?;
-        let stdout = OpenOptions::new().write(true).open(&terminal)?;
+        let (master, stdout) = terminal()?;
         let stderr = lab.new_path("stderr");
         let child = Command::new(Path::new("/bin").join(name))
             .args(args)
@@ -57,7 +50,7 @@ impl Tool {
             .spawn()
             .with_context(|| format!("start {name}"))?;
         let (send, lines) = mpsc::channel();
-        thread::spawn(move || forward(fs::File::from(master), |_| true, &send));
+        thread::spawn(move || forward(master, |_| true, &send));
         let tool = Self {
             name,
             child,

@@ -1,0 +1,241 @@
+//! What a verdict costs: ours by the number of rules, nftables' beside it, and the
+//! least it can cost.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::{io::Errno, net::connect};
+
+use super::{
+    Bench, Row, each,
+    tool::{Running, Subject, Tool},
+};
+use crate::{
+    bpf,
+    enforce::{Enforced, expect_success},
+    flood,
+    socket::{Refusing, V4, open},
+};
+
+const CONNECTIONS: u64 = 2_000;
+/// No rule is about a port that the kernel would choose for a listener.
+const FIRST_PORT: u16 = 20_000;
+const LIMIT: &str = "/bench/limit.bpf.o";
+
+/// What holds connects to something.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    Free,
+    Policy(u16),
+    List(u16),
+    Set(u16),
+    C(&'static str),
+}
+
+const SUBJECTS: [(&str, Held); 17] = [
+    ("none", Held::Free),
+    ("C empty", Held::C("verdict-empty")),
+    ("C hash", Held::C("verdict-hash")),
+    ("C limit", Held::C("verdict-full")),
+    ("1 rule", Held::Policy(1)),
+    ("10 rules", Held::Policy(10)),
+    ("100 rules", Held::Policy(100)),
+    ("1,000 rules", Held::Policy(1_000)),
+    ("1,024 rules", Held::Policy(1_024)),
+    ("none again", Held::Free),
+    ("nft list 1", Held::List(1)),
+    ("nft list 10", Held::List(10)),
+    ("nft list 100", Held::List(100)),
+    ("nft list 1,000", Held::List(1_000)),
+    ("nft set 1", Held::Set(1)),
+    ("nft set 100", Held::Set(100)),
+    ("nft set 1,000", Held::Set(1_000)),
+];
+
+/// Rules that deny connects to ports nobody connects to, in some network.
+fn policy(rules: u16) -> String {
+    let mut text = "version = 1\nmode = \"enforce\"\n".to_owned();
+    for port in (FIRST_PORT..).take(rules.into()) {
+        let _ = write!(
+            text,
+            "[[rule]]\nname = \"r{port}\"\ndirection = \"out\"\naction = \"deny\"\nport = \
+             {port}\nto = \"127.0.0.0/8\"\n"
+        );
+    }
+    text
+}
+
+fn ruleset(held: Held) -> String {
+    let mut text = "flush ruleset\n".to_owned();
+    let chain = "chain o {\ntype filter hook output priority 0;\n";
+    let ports = |count: u16| (FIRST_PORT..).take(count.into());
+    match held {
+        Held::List(count) => {
+            let _ = writeln!(text, "table inet t {{\n{chain}");
+            for port in ports(count) {
+                let _ = writeln!(text, "tcp dport {port} drop");
+            }
+            text.push_str("}\n}\n");
+        }
+        Held::Set(count) => {
+            let all: Vec<_> = ports(count).map(|port| port.to_string()).collect();
+            let all = all.join(", ");
+            let _ = writeln!(
+                text,
+                "table inet t {{\nset s {{ type inet_service; elements = {{ {all} }} }}\n{chain}tcp \
+                 dport @s drop\n}}\n}}"
+            );
+        }
+        Held::Free | Held::Policy(_) | Held::C(_) => {}
+    }
+    text
+}
+
+/// Holds connects to what the subject says, for as long as this lives.
+#[derive(Debug)]
+enum Holding<'l> {
+    Nothing,
+    Policy(Enforced<'l>),
+    Rules(PathBuf),
+    Program(Running),
+}
+
+impl<'l> Holding<'l> {
+    fn new(bench: &'l Bench, held: Held) -> Result<Self> {
+        Ok(match held {
+            Held::Free => Self::Nothing,
+            Held::Policy(rules) => Self::Policy(Enforced::new(&bench.lab, &policy(rules))?),
+            Held::List(_) | Held::Set(_) => {
+                let path = bench.lab.new_path("nft");
+                fs::write(&path, ruleset(held))?;
+                nft(&path)?;
+                let nothing = bench.lab.new_path("nft");
+                fs::write(&nothing, ruleset(Held::Free))?;
+                Self::Rules(nothing)
+            }
+            Held::C(what) => {
+                let subject = Subject::new(what, Tool::C(what, LIMIT));
+                Self::Program(subject.start(bench)?.context("nobody")?)
+            }
+        })
+    }
+
+    fn end(self) -> Result<()> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Policy(enforced) => {
+                drop(enforced);
+                Ok(())
+            }
+            Self::Rules(nothing) => nft(&nothing),
+            Self::Program(running) => running.stop().map(drop),
+        }
+    }
+}
+
+fn nft(path: &PathBuf) -> Result<()> {
+    let output = Command::new("nft")
+        .arg("-f")
+        .arg(path)
+        .stdin(Stdio::null())
+        .output();
+    expect_success(&output.context("run nft")?)
+}
+
+/// Connects under each, none of which is denied, and one that is.
+pub(super) fn measure(bench: &Bench) -> Result<()> {
+    for run in 0..bench.runs {
+        for (name, held) in SUBJECTS {
+            let holding = Holding::new(bench, held)?;
+            flood::connect(&flood::Args::of_one_thread(20))?;
+            let begin = Instant::now();
+            let connections = flood::connect(&flood::Args::of_one_thread(CONNECTIONS))?;
+            let elapsed = u64::try_from(begin.elapsed().as_nanos())?;
+            let row = Row {
+                group: "connect",
+                subject: name,
+                run,
+            };
+            row.tell("per connection", "instructions", each(elapsed, connections))?;
+            holding.end().with_context(|| name)?;
+        }
+    }
+    for run in 0..bench.runs {
+        program_time(bench, run)?;
+    }
+    for run in 0..bench.runs {
+        refused(bench, run)?;
+    }
+    Ok(())
+}
+
+/// The time of the deciding program alone, by the kernel's own measure.
+fn program_time(bench: &Bench, run: u32) -> Result<()> {
+    for (name, held) in SUBJECTS {
+        if matches!(held, Held::Free | Held::List(_) | Held::Set(_)) {
+            continue;
+        }
+        let holding = Holding::new(bench, held)?;
+        let measuring = bpf::measure()?;
+        flood::connect(&flood::Args::of_one_thread(CONNECTIONS))?;
+        let programs = bpf::programs(&bpf::all()?)?;
+        drop(measuring);
+        let (mut time_ns, mut runs) = (0, 0);
+        for program in programs {
+            if program.name == "pm_connect4" || program.name.starts_with("limit_") {
+                time_ns += program.run_time_ns;
+                runs += program.runs;
+            }
+        }
+        let row = Row {
+            group: "connect",
+            subject: name,
+            run,
+        };
+        row.tell("BPF time per connect", "instructions", each(time_ns, runs))?;
+        holding.end()?;
+    }
+    Ok(())
+}
+
+/// A connect that is refused: by a policy, and where nobody listens.
+fn refused(bench: &Bench, run: u32) -> Result<()> {
+    let port = Refusing::new(V4)?;
+    let denied = format!(
+        "version = 1\nmode = \"enforce\"\n[[rule]]\nname = \"r\"\ndirection = \"out\"\naction = \
+         \"deny\"\nport = {}\n",
+        port.at.port()
+    );
+    let policies = [("closed port", None), ("denied", Some(denied))];
+    for (name, policy) in policies {
+        let enforced = policy
+            .map(|policy| Enforced::new(&bench.lab, &policy))
+            .transpose()?;
+        let expected = if enforced.is_some() {
+            Errno::PERM
+        } else {
+            Errno::CONNREFUSED
+        };
+        let begin = Instant::now();
+        for _ in 0..CONNECTIONS {
+            match connect(&open(V4)?, &port.at) {
+                Err(error) if error == expected => {}
+                other => bail!("{name}: {other:?}"),
+            }
+        }
+        let elapsed = u64::try_from(begin.elapsed().as_nanos())?;
+        let row = Row {
+            group: "refused",
+            subject: name,
+            run,
+        };
+        row.tell("per connection", "instructions", each(elapsed, CONNECTIONS))?;
+    }
+    Ok(())
+}
