@@ -198,10 +198,10 @@ fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, RungError> {
 /// Those that see how attempts and connections end, and stand in for each other. Every
 /// change of a socket's state runs them all: only for who wants to know.
 fn outcome_hooks(needs: &Needs) -> impl Iterator<Item = Hook> {
-    let hooks = needs.wants_outcomes().then_some([OUTCOME, AGAIN]);
-    let preemptible = needs.wants_outcomes() && needs.preemptible;
-    let preemptible = preemptible.then_some(AGAIN_PREEMPTIBLE);
-    hooks.into_iter().flatten().chain(preemptible)
+    let is_wanted = needs.wants_outcomes();
+    let preemptible = needs.preemptible.then_some(AGAIN_PREEMPTIBLE);
+    let hooks = [OUTCOME, AGAIN].into_iter().chain(preemptible);
+    hooks.filter(move |_| is_wanted)
 }
 
 /// The fexit program whose result slot fits this kernel's prototype.

@@ -294,6 +294,24 @@ mod tests {
         }
     }
 
+    /// Rows at the borders of blocks, and some across them.
+    const BORDERS: &str = "0\tzero\t\n255\tlast\t\n256\tfirst\t\n256\talias\t\n\
+                           500-800\tacross\t\n1024\tnext\t\n65535\tend\t\n";
+
+    #[test]
+    fn a_search_within_a_block_finds_what_a_look_at_every_row_does() {
+        static TABLE: Table<{ row_count(BORDERS) }> = Table::new(BORDERS);
+        let rows: Vec<Row> = (0..7).map(|row| TABLE.row(row).unwrap()).collect();
+        for port in 0..=u16::MAX {
+            let expected: Vec<_> = rows
+                .iter()
+                .filter(|row| row.ports.contains(&port))
+                .cloned()
+                .collect();
+            assert_eq!(TABLE.rows(port).collect::<Vec<_>>(), expected, "{port}");
+        }
+    }
+
     #[test]
     fn range_holds_for_its_first_and_last_port() {
         for port in [90, 95, 99] {

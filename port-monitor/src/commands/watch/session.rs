@@ -259,6 +259,7 @@ impl Session {
         let hooks = self.settle()?;
         self.pipeline.release(&self.output, Due::Now);
         let counts = self.output.drain(END_GRACE);
+        // Nothing runs any more: what is skipped now has lasted.
         self.skipped = u64::MAX;
         self.due_looks = 1;
         self.check();

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::{
     Bench, Row, each, figure,
@@ -132,9 +132,10 @@ pub(super) fn measure_losses(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
+/// Who has this name.
 pub(super) fn named(name: &str) -> Result<&'static Subject> {
     let subject = SUBJECTS.iter().find(|subject| subject.name == name);
-    anyhow::Context::with_context(subject, || format!("nobody is {name}"))
+    subject.with_context(|| format!("nobody is {name}"))
 }
 
 fn row<'a>(group: &'a str, subject: &'a Subject, run: u32) -> Row<'a> {

@@ -241,12 +241,10 @@ fn kib(line: &str, name: &str) -> Option<u64> {
     Some(size.parse::<u64>().ok()? * 1_024)
 }
 
-/// What port-monitor says at its end: seen, shown, filtered and lost.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What port-monitor says at its end of the events it has seen.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Account {
-    pub(super) seen: u64,
     pub(super) shown: u64,
-    pub(super) filtered: u64,
     pub(super) lost: u64,
 }
 
@@ -270,9 +268,7 @@ impl Account {
             Ok(digits.unwrap_or_default().parse()?)
         };
         Ok(Self {
-            seen: number("seen")?,
             shown: number("shown")?,
-            filtered: number("filtered")?,
             lost: number("lost")?,
         })
     }

@@ -13,7 +13,9 @@ use anyhow::{Context as _, Result, bail};
 use rustix::{io::Errno, net::connect};
 
 use super::{
-    Bench, Row, each,
+    Bench, Row,
+    cost::CONNECTIONS,
+    each,
     tool::{Running, Subject, Tool},
 };
 use crate::{
@@ -23,7 +25,6 @@ use crate::{
     socket::{Refusing, V4, open},
 };
 
-const CONNECTIONS: u64 = 2_000;
 /// No rule is about a port that the kernel would choose for a listener.
 const FIRST_PORT: u16 = 20_000;
 const LIMIT: &str = "/bench/limit.bpf.o";
