@@ -352,7 +352,8 @@ fn check_peer(close: &Line, begin: &Line, events: &[&Line]) -> Result<()> {
     Ok(())
 }
 
-fn is_meant(expected: &Expected, id: Option<&str>, line: &Line) -> bool {
+/// The line has this action, and the addresses of this record or its id.
+pub(crate) fn is_meant(expected: &Expected, id: Option<&str>, line: &Line) -> bool {
     if line.action() != expected.action.name() {
         return false;
     }
@@ -364,27 +365,17 @@ fn is_meant(expected: &Expected, id: Option<&str>, line: &Line) -> bool {
             && line.destination().map(|at| at.port()) == expected.known_local_port()
             && line.netns_ino() == Some(expected.netns_ino);
     }
-    let Some(destination) = line.destination() else {
-        return false;
-    };
-    let (local_port, remote_ip, remote_port) = if expected.action.is_inbound() {
-        (
-            Some(destination.port()),
-            line.source_ip(),
-            line.source_port(),
-        )
+    let source = (line.source_ip(), line.source_port());
+    let destination = line.destination().map(|at| (at.ip(), at.port())).unzip();
+    let (local, remote) = if expected.action.is_inbound() {
+        (destination, source)
     } else {
-        (
-            line.source_port(),
-            Some(destination.ip()),
-            Some(destination.port()),
-        )
+        (source, destination)
     };
     let local_fits = expected
         .known_local_port()
-        .is_none_or(|port| local_port == Some(port));
+        .is_none_or(|port| local == (Some(expected.local_ip), Some(port)));
     local_fits
-        && remote_ip == Some(expected.remote.ip())
-        && remote_port == Some(expected.remote.port())
+        && remote == (Some(expected.remote.ip()), Some(expected.remote.port()))
         && line.netns_ino() == Some(expected.netns_ino)
 }

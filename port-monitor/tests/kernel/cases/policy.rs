@@ -14,7 +14,7 @@ use rustix::process::Signal;
 
 use super::accounting;
 use crate::{
-    check::Stream,
+    check::{Stream, is_meant},
     expect::{Action, Expected, ends},
     json::Line,
     lab::Lab,
@@ -195,7 +195,8 @@ fn check_verdict<'a>(
     record: &Expected,
     (is_violation, rule): (bool, &'a str),
 ) -> Result<(&'static str, &'a str)> {
-    let line = find(events, record).with_context(|| format!("no record of {record:?}"))?;
+    let meant = events.iter().find(|line| is_meant(record, None, line));
+    let line = meant.with_context(|| format!("no record of {record:?}"))?;
     let verdict = if is_violation { "violation" } else { "allow" };
     let kind = if is_violation { "alert" } else { "event" };
     ensure!(
@@ -280,22 +281,6 @@ pub(super) fn flood(lab: &Lab) -> Result<Verdict> {
         expected.len(),
         summary.lost
     )))
-}
-
-fn find<'a>(events: &'a [Line], record: &Expected) -> Option<&'a Line> {
-    let local_port = record.known_local_port();
-    events.iter().find(|line| {
-        let (local, remote) = (line.source_port(), line.destination().map(|at| at.port()));
-        let (local, remote) = if record.action.is_inbound() {
-            (remote, local)
-        } else {
-            (local, remote)
-        };
-        let has_remote = record.action != Action::Listen;
-        line.action() == record.action.name()
-            && local == local_port
-            && (!has_remote || remote == Some(record.remote.port()))
-    })
 }
 
 /// The arguments of `policy explain` that ask for a record.

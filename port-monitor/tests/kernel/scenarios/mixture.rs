@@ -30,7 +30,7 @@ pub(crate) const FINGER: u16 = 79;
 pub(crate) const HIGH: u16 = 23_791;
 /// The IPv6 server's port.
 pub(crate) const HIGH_V6: u16 = 23_792;
-/// The local port one client binds.
+/// The local port that clients bind who do not let the kernel choose.
 pub(crate) const CLIENT_PORT: u16 = 23_795;
 /// A port that refuses.
 pub(crate) const REFUSING: u16 = 23_799;
@@ -76,7 +76,8 @@ pub(crate) fn filters(witness: &Witness) -> Result<()> {
 }
 
 /// Well-known services of the sample policy, each tried by root from one
-/// network and by the other user from another.
+/// network and by the other user from another, all from the same port: their
+/// addresses alone tell them apart.
 pub(crate) fn services(witness: &Witness) -> Result<()> {
     let listeners = SERVICES
         .iter()
@@ -108,7 +109,7 @@ fn dial_each(
 ) -> Result<()> {
     let clients = listeners
         .iter()
-        .map(|listener| dial(witness, any_port(from), listener.at))
+        .map(|listener| dial(witness, SocketAddr::new(from, CLIENT_PORT), listener.at))
         .collect::<Result<Vec<_>>>()?;
     accepted.pass()?;
     drop(clients);
