@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::policy::{MAX_RULES, Transport};
 
 /// Version of everything in this module: maps of another one are not touched.
-pub const GENERATION_ABI: u32 = 3;
+pub const GENERATION_ABI: u32 = 4;
 
 /// Policies there is room for.
 pub const SLOTS: u32 = 4;
@@ -176,6 +176,9 @@ pub const ASKS_SELF: u8 = 8;
 
 /// [`Header::asks`]: UDP that this host sends is judged.
 pub const ASKS_UDP: u8 = 16;
+/// [`Header::asks`]: nothing asks about inbound connections. No rule is about one, and
+/// what they are allowed by is their default.
+pub const INBOUND_OPEN: u8 = 32;
 
 /// [`Header::style`]: a denied SYN is answered by RST.
 pub const STYLE_RESET: u8 = 0;
@@ -235,8 +238,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// How many of the ends have passed. No branch depends on one: to a verifier each
-    /// would be another way through all that follows.
+    /// How many of the ends have passed. Beyond the first no branch depends on one: to a
+    /// verifier each would be another way through all that follows.
     #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
@@ -244,6 +247,9 @@ impl Header {
     )]
     pub fn ends_passed(&self, now_ns: u64) -> usize {
         let mut passed = 0;
+        if now_ns < self.ends_ns[0] {
+            return 0;
+        }
         for end in &self.ends_ns {
             // Below zero from the end on: times are far below 2^63.
             passed += black_box(end.wrapping_sub(now_ns).wrapping_sub(1)) >> 63;

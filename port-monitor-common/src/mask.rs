@@ -14,42 +14,51 @@ use crate::policy::MAX_RULES;
 /// The words of a [`Mask`].
 pub const WORDS: usize = MAX_RULES.div_ceil(64);
 
-/// A set of rules: bit `n % 64` of word `n / 64` is rule `n`.
+/// A set of rules: bit `n % 64` of word `n / 64` is rule `n`, and bit `n` of `filled` is
+/// set where word `n` is not zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Mask {
+    filled: u64,
     words: [u64; WORDS],
 }
 
 impl Mask {
     /// No rule.
-    pub const NONE: Self = Self { words: [0; WORDS] };
+    pub const NONE: Self = Self {
+        filled: 0,
+        words: [0; WORDS],
+    };
 
     /// Adds a rule; one that no policy may have is left out.
     pub fn insert(&mut self, rule: usize) {
-        if let Some(word) = self.words.get_mut(rule / 64) {
-            *word |= 1 << (rule % 64);
-        }
+        self.change(rule / 64, |word| word | 1 << (rule % 64));
     }
 
     /// Takes a rule away.
     pub fn remove(&mut self, rule: usize) {
-        if let Some(word) = self.words.get_mut(rule / 64) {
-            *word &= !(1 << (rule % 64));
-        }
+        self.change(rule / 64, |word| word & !(1 << (rule % 64)));
     }
 
     /// Adds all rules of another set.
     pub fn unite(&mut self, other: &Self) {
-        for (word, other) in self.words.iter_mut().zip(&other.words) {
-            *word |= other;
+        for (n, other) in other.words.iter().enumerate() {
+            self.change(n, |word| word | other);
         }
     }
 
     /// Takes all rules away that are not in another set.
     pub fn intersect(&mut self, other: &Self) {
-        for (word, other) in self.words.iter_mut().zip(&other.words) {
-            *word &= other;
+        for (n, other) in other.words.iter().enumerate() {
+            self.change(n, |word| word & other);
+        }
+    }
+
+    fn change(&mut self, n: usize, into: impl FnOnce(u64) -> u64) {
+        if let Some(word) = self.words.get_mut(n) {
+            *word = into(*word);
+            let is_filled = u64::from(*word != 0);
+            self.filled = self.filled & !(1 << n) | is_filled << n;
         }
     }
 }
@@ -74,19 +83,31 @@ pub struct Accepting<'a> {
 }
 
 impl Accepting<'_> {
-    /// The first rule that accepts all of it. Every word is read, whichever decides,
-    /// and no branch depends on one: a verifier walks one way through it.
+    /// The first rule that accepts all of it. At most three looks, however many rules
+    /// there are: at which words may have one, at the first of them, and at all where that
+    /// had none.
+    #[inline(always)]
+    pub fn first(&self) -> Option<usize> {
+        let filled = self.of(|mask| mask.filled);
+        if filled == 0 {
+            return None;
+        }
+        let n = filled.trailing_zeros() as usize % WORDS;
+        let word = self.of(|mask| mask.words[n]);
+        if word != 0 {
+            return Some(n * 64 + word.trailing_zeros() as usize);
+        }
+        self.first_of_all()
+    }
+
+    /// Looks at every word, whichever decides, and no branch depends on one: a verifier
+    /// walks one way through it.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the number of a rule")]
-    pub fn first(&self) -> Option<usize> {
+    fn first_of_all(&self) -> Option<usize> {
         let (mut lowest, mut base) = (0_u64, 0_u64);
         for n in (0..WORDS).rev() {
-            let word = self.direction.words[n]
-                & self.port.words[n]
-                & (self.network.words[n] | self.this_host.words[n])
-                & self.user.words[n]
-                & self.group.words[n]
-                & self.exe.words[n];
+            let word = self.of(|mask| mask.words[n]);
             // Where the word has a bit, it or its negative is below zero. A compiler
             // that knew would make a branch of it, and so would the verifiers of Linux
             // 6.18 and later of a mask that is all ones or none.
@@ -97,6 +118,17 @@ impl Accepting<'_> {
             base = base.wrapping_mul(has_none) | has_bit.wrapping_mul(n as u64 * 64);
         }
         (lowest != 0).then(|| (base + u64::from(lowest.trailing_zeros())) as usize)
+    }
+
+    /// What all masks have of a word.
+    #[inline(always)]
+    fn of(&self, word: impl Fn(&Mask) -> u64) -> u64 {
+        word(self.direction)
+            & word(self.port)
+            & (word(self.network) | word(self.this_host))
+            & word(self.user)
+            & word(self.group)
+            & word(self.exe)
     }
 }
 
@@ -133,6 +165,21 @@ mod tests {
         assert_eq!(first(&port, &mask(&[2, 70, 1023]), &Mask::NONE), Some(70));
         assert_eq!(first(&port, &mask(&[1023]), &Mask::NONE), Some(1023));
         assert_eq!(first(&port, &mask(&[0, 63]), &Mask::NONE), None);
+    }
+
+    #[test]
+    fn rule_beyond_a_word_that_all_masks_have_but_no_rule_of_is_found() {
+        let (port, network) = (mask(&[3, 100, 700]), mask(&[4, 101, 700]));
+        assert_eq!(first(&port, &network, &Mask::NONE), Some(700));
+        assert_eq!(first(&port, &mask(&[4, 101]), &Mask::NONE), None);
+    }
+
+    #[test]
+    fn sets_with_the_same_rules_are_the_same() {
+        let mut one = mask(&[3, 100, 700]);
+        one.intersect(&mask(&[3, 101, 700]));
+        one.remove(700);
+        assert_eq!(one, mask(&[3]));
     }
 
     #[test]

@@ -45,8 +45,13 @@ pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(ROW, BPF_F_MMAP
 #[map(name = "pm_connections")]
 pub(crate) static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(131_072, 0);
 
-/// The socket a thread's `inet_csk_accept` has just returned, by thread id:
-/// `security_sock_graft`, next in the same thread, must not report it again.
+/// What `inet_csk_accept` has just returned, by socket address: `security_sock_graft`, next
+/// in the same thread, must not report it again.
+#[map(name = "pm_reported")]
+pub(crate) static REPORTED: HashMap<u64, u8> = HashMap::with_max_entries(8_192, 0);
+
+/// The socket that a thread's system call has just accepted, by thread id: the program
+/// after the one that reported it must not do it again.
 #[map(name = "pm_accepted")]
 pub(crate) static ACCEPTED: HashMap<u32, u64> = HashMap::with_max_entries(8_192, 0);
 

@@ -3,7 +3,7 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_get_current_task},
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
 };
 use port_monitor_common::{config::CGROUP_DEPTH, event::Owner};
 
@@ -29,13 +29,11 @@ pub(crate) fn is_monitor(tgid: u32) -> bool {
 /// The running thread as an owner.
 #[inline(always)]
 pub(crate) fn read_current(owner: &mut Owner) {
-    let comm = (&raw mut owner.comm).cast();
-    // SAFETY: the helper writes at most as many bytes as it is told, and leaves
-    // zeroes when it fails.
-    unsafe { bpf_get_current_comm(comm, size_of_val(&owner.comm) as u32) };
+    let task = current();
+    set_comm(task, owner);
     let pid_tgid = bpf_get_current_pid_tgid();
     let uid_gid = bpf_get_current_uid_gid();
-    owner.start_ns = process_start(current());
+    owner.start_ns = process_start(task);
     // SAFETY: the helper has no preconditions.
     owner.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
     owner.tgid = (pid_tgid >> 32) as u32;
@@ -50,8 +48,7 @@ pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
     let cred: *const u8 = read(task, offset!(task_cred))?;
     owner.start_ns = process_start(task);
     owner.cgroup_id = cgroup(task).and_then(cgroup_id).unwrap_or(0);
-    // SAFETY: 16 bytes, aligned to 8 by the owner.
-    unsafe { (&raw mut owner.comm).cast::<[u64; 2]>().write(comm(task)) };
+    set_comm(task, owner);
     owner.tgid = tgid(task)?;
     owner.tid = read(task, offset!(task_pid))?;
     owner.uid = read(cred, offset!(cred_uid))?;
@@ -59,11 +56,34 @@ pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
     Some(())
 }
 
-/// A task's name.
+/// A task's name, NUL-padded: before Linux 5.17 what was there before may follow the first
+/// NUL (`__set_task_comm`).
 #[inline(always)]
 pub(crate) fn comm(task: *const u8) -> [u64; 2] {
     // As words: bytes would be copied one by one.
-    read(task, offset!(task_comm)).unwrap_or_default()
+    let [first, second]: [u64; 2] = read(task, offset!(task_comm)).unwrap_or_default();
+    let ends = first_nul(first) != 0;
+    [until_nul(first), if ends { 0 } else { until_nul(second) }]
+}
+
+/// The bytes before the first NUL.
+#[inline(always)]
+fn until_nul(word: u64) -> u64 {
+    word & first_nul(word).wrapping_sub(1)
+}
+
+/// The highest bit of the first byte that is NUL; zero where none is.
+#[inline(always)]
+fn first_nul(word: u64) -> u64 {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let nuls = word.wrapping_sub(ONES) & !word & ONES << 7;
+    nuls & nuls.wrapping_neg()
+}
+
+#[inline(always)]
+fn set_comm(task: *const u8, owner: &mut Owner) {
+    // SAFETY: 16 bytes, aligned to 8 by the owner.
+    unsafe { (&raw mut owner.comm).cast::<[u64; 2]>().write(comm(task)) };
 }
 
 /// A task's process id.

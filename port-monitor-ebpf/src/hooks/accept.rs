@@ -88,9 +88,10 @@ pub(crate) fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) 
     verdict::stamp(Direction::Inbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current());
     emit::emit(ctx, Hook::Accept, owner_passes, event);
-    connection::remember_inbound(sk, owner_passes, event, state);
     // It may have ended before it was remembered.
-    if sock::state::<Probe>(sk)? == TcpState::CLOSE {
+    if connection::remember_inbound(sk, owner_passes, event, state)
+        && sock::state::<Probe>(sk)? == TcpState::CLOSE
+    {
         connection::ended_early(ctx, sk, state, record);
     }
     Some(())

@@ -91,6 +91,12 @@ fn is_end_wanted() -> bool {
     emit::is_wanted(EventKind::Close) || emit::is_wanted(EventKind::Preexisting)
 }
 
+/// Of a connection more is wanted than its beginning.
+#[inline(always)]
+fn is_more_wanted() -> bool {
+    emit::is_wanted(EventKind::Connected) || emit::is_wanted(EventKind::Failed) || is_end_wanted()
+}
+
 /// Remembers the connection on `sk`.
 #[inline(always)]
 fn remember(sk: *const u8, connection: &Connection) {
@@ -121,30 +127,30 @@ pub(crate) fn take_attempt(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
 /// Remembers an attempt for its outcome and its end, if somebody asks for them.
 #[inline(always)]
 pub(crate) fn remember_attempt(sk: *const u8, owner_passes: bool, event: &TcpEvent) {
-    let wanted = emit::is_wanted(EventKind::Connected)
-        || emit::is_wanted(EventKind::Failed)
-        || is_end_wanted();
+    let wanted = is_more_wanted();
     let passes = owner_passes && filter::may_pass_when_bound(event);
     if task::is_monitor(event.owner.tgid) || wanted && passes {
         remember(sk, Connection::of(event, &mut MaybeUninit::uninit()));
-    } else {
+    } else if wanted {
         // Nor may it be taken for an earlier socket's at this address.
         forget(sk);
     }
 }
 
-/// Remembers an inbound connection for its end, if somebody asks for that.
+/// Remembers an inbound connection for its end, if somebody asks for that: true then.
 #[inline(always)]
 pub(crate) fn remember_inbound(
     sk: *const u8,
     owner_passes: bool,
     event: &TcpEvent,
     state: TcpState,
-) {
+) -> bool {
     let passes = owner_passes && filter::flow_passes(event);
     if !task::is_monitor(event.owner.tgid) && !(is_end_wanted() && passes) {
-        forget(sk);
-        return;
+        if is_more_wanted() {
+            forget(sk);
+        }
+        return false;
     }
     // The peer may have closed before anybody accepted.
     let mut slot = MaybeUninit::uninit();
@@ -154,6 +160,7 @@ pub(crate) fn remember_inbound(
         connection.closed_by = ClosedBy::Peer as u8;
     }
     remember(sk, connection);
+    true
 }
 
 /// Notes or reports what a state change says of a socket.

@@ -17,7 +17,7 @@ use port_monitor_common::{counters::Extra, event::FLAG_PREATTACH};
 use crate::{
     emit,
     hooks::accept,
-    maps::ACCEPTED,
+    maps::REPORTED,
     mem::{self, Probe},
     sock, task,
 };
@@ -26,19 +26,13 @@ use crate::{
 /// report is left to this hook.
 #[inline(always)]
 pub(crate) fn mark(sk: *const u8) -> bool {
-    ACCEPTED.insert(thread(), sk as u64, 0).is_ok()
+    REPORTED.insert(sk as u64, 0, 0).is_ok()
 }
 
-/// Takes this thread's note back: the socket it is of.
+/// Takes the note back; false when there is none.
 #[inline(always)]
-pub(crate) fn take_mark() -> Option<u64> {
-    let thread = thread();
-    // SAFETY: only this thread writes its own entry.
-    let marked = unsafe { ACCEPTED.get(thread) }.copied();
-    if marked.is_some() {
-        let _: Result<(), i32> = ACCEPTED.remove(thread);
-    }
-    marked
+fn take_mark(sk: *const u8) -> bool {
+    REPORTED.remove(sk as u64).is_ok()
 }
 
 #[fentry(function = "security_sock_graft")]
@@ -68,11 +62,14 @@ fn pm_graft_kp(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
-    let marked = take_mark();
+    if take_mark(sk) {
+        return None;
+    }
     // As a number, like the first subflow's: to the verifier a pointer that it knows the
     // type of would lead another way through all that follows.
-    let tcp = accepted(mem::address(sk) as *const u8)?;
-    if marked == Some(tcp as u64) {
+    let sk = mem::address(sk) as *const u8;
+    let tcp = accepted(sk)?;
+    if tcp != sk && take_mark(tcp) {
         return None;
     }
     if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
@@ -91,9 +88,4 @@ fn report(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
 fn accepted(sk: *const u8) -> Option<*const u8> {
     sock::family::<Probe>(sk)?;
     sock::tcp(sk)
-}
-
-#[inline(always)]
-fn thread() -> u32 {
-    bpf_get_current_pid_tgid() as u32
 }

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use core::{hint::black_box, mem::MaybeUninit};
 use port_monitor_common::{
     event::AF_INET6,
-    generation::{ASKS_LISTEN, STYLE_RESET},
+    generation::{ASKS_LISTEN, INBOUND_OPEN, STYLE_RESET},
     policy::Direction,
     tcp_state::TcpState,
 };
@@ -103,6 +103,9 @@ fn is_dropped(skb: *mut __sk_buff) -> Option<()> {
     let sk = listener(skb)?;
     let now_ns = emit::now_ns();
     let policy = enforce::policy(now_ns)?;
+    if policy.1.asks & INBOUND_OPEN != 0 {
+        return None;
+    }
     let packet = Packet::of(skb)?.forgotten(now_ns);
     let question = Question {
         direction: Direction::Inbound as u32,
@@ -182,25 +185,34 @@ impl Packet {
     #[inline(always)]
     fn of(skb: *mut __sk_buff) -> Option<Self> {
         let first: u8 = load(skb, 0)?;
-        let (from, to, flags) = if first >> 4 == 6 {
+        let (from, to) = if first >> 4 == 6 {
             let [from, to]: [Addr; 2] = load(skb, 8)?;
-            // Behind other headers it counts as the first packet.
-            let flags = match load(skb, 6)? {
-                TCP => load(skb, 40 + 13)?,
-                _ => SYN,
-            };
-            (from, to, flags)
+            (from, to)
         } else {
             let [from, to]: [u32; 2] = load(skb, 12)?;
-            let flags = load(skb, u32::from(first & 0xf) * 4 + 13)?;
-            (sock::mapped(from), sock::mapped(to), flags)
+            (sock::mapped(from), sock::mapped(to))
         };
         Some(Self {
             from,
             to,
-            is_syn: u64::from(flags & (SYN | ACK) == SYN),
+            is_syn: is_syn(skb, first)?.into(),
         })
     }
+}
+
+/// The packet is the first of a connection; `first` is its first byte.
+#[inline(always)]
+fn is_syn(skb: *const __sk_buff, first: u8) -> Option<bool> {
+    let flags = if first >> 4 == 6 {
+        // Behind other headers it counts as the first packet.
+        match load(skb, 6)? {
+            TCP => load(skb, 40 + 13)?,
+            _ => SYN,
+        }
+    } else {
+        load(skb, u32::from(first & 0xf) * 4 + 13)?
+    };
+    Some(flags & (SYN | ACK) == SYN)
 }
 
 /// Bytes of the packet, from its IP header on.
@@ -224,7 +236,7 @@ fn is_closed(ctx: &SkLookupContext) -> Option<()> {
     }
     let now_ns = emit::now_ns();
     let policy = enforce::policy(now_ns)?;
-    if policy.1.style != STYLE_RESET {
+    if policy.1.style != STYLE_RESET || policy.1.asks & INBOUND_OPEN != 0 {
         return None;
     }
     // All of both families, before asking which it is: the compiler would make one

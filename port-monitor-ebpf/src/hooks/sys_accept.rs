@@ -6,13 +6,17 @@
 
 use core::ptr;
 
-use aya_ebpf::{EbpfContext as _, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    EbpfContext as _, helpers::bpf_get_current_pid_tgid, macros::tracepoint,
+    programs::TracePointContext,
+};
 use port_monitor_common::counters::Extra;
 
 use crate::{
     emit,
     globals::offset,
-    hooks::{accept, graft, listeners::socket_of},
+    hooks::{accept, listeners::socket_of},
+    maps::ACCEPTED,
     mem::Probe,
     sock,
     task::{self, read},
@@ -25,7 +29,7 @@ const RET: usize = 16;
 /// mark of a call whose second program was skipped is not this one's.
 #[tracepoint]
 fn pm_enter_accept(_: TracePointContext) -> u32 {
-    graft::take_mark();
+    take_mark();
     0
 }
 
@@ -34,7 +38,7 @@ fn pm_enter_accept(_: TracePointContext) -> u32 {
 fn pm_sys_accept(ctx: TracePointContext) -> u32 {
     let accepted = accepted(&ctx);
     // Calls that accept nothing are marked too: the kernel counts what it skips of them.
-    let is_marked = graft::mark(accepted.unwrap_or(ptr::null()));
+    let is_marked = mark(accepted.unwrap_or(ptr::null()));
     if let Some(sk) = accepted
         && is_marked
     {
@@ -46,7 +50,7 @@ fn pm_sys_accept(ctx: TracePointContext) -> u32 {
 /// After the other, at both.
 #[tracepoint]
 fn pm_again_accept(ctx: TracePointContext) -> u32 {
-    let marked = graft::take_mark();
+    let marked = take_mark();
     if marked.is_none() {
         emit::count_extra(Extra::AcceptAgain);
     }
@@ -56,6 +60,30 @@ fn pm_again_accept(ctx: TracePointContext) -> u32 {
         let _: Option<()> = accept::report::<Probe>(&ctx, sk, 0);
     }
     0
+}
+
+/// Notes what the thread's call accepted; false when that cannot be noted, and the report
+/// is left to the second program.
+#[inline(always)]
+fn mark(sk: *const u8) -> bool {
+    ACCEPTED.insert(thread(), sk as u64, 0).is_ok()
+}
+
+/// Takes this thread's note back: the socket it is of.
+#[inline(always)]
+fn take_mark() -> Option<u64> {
+    let thread = thread();
+    // SAFETY: only this thread writes its own entry.
+    let marked = unsafe { ACCEPTED.get(thread) }.copied();
+    if marked.is_some() {
+        let _: Result<(), i32> = ACCEPTED.remove(thread);
+    }
+    marked
+}
+
+#[inline(always)]
+fn thread() -> u32 {
+    bpf_get_current_pid_tgid() as u32
 }
 
 /// The connection that the system call returns.

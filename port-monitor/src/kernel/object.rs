@@ -39,9 +39,10 @@ pub(super) const POLICY_MAPS: [&str; 10] = [
 const DENIALS_BYTES: u32 = 256 << 10;
 
 /// What only the monitor fills.
-const MONITOR_MAPS: [&str; 14] = [
+const MONITOR_MAPS: [&str; 15] = [
     "pm_counters",
     "pm_connections",
+    "pm_reported",
     "pm_accepted",
     "pm_connecting",
     "pm_listening",

@@ -12,11 +12,12 @@ use port_monitor_common::{
     addr,
     generation::{
         ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_UDP, ASKS_USER, DENIES, ENDS,
-        FILTERS_LOOPBACK, Header, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES, NETWORKS,
-        ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, RuleEntry, STYLE_DROP, STYLE_RESET,
+        FILTERS_LOOPBACK, Header, INBOUND_OPEN, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE,
+        NAME_BYTES, NETWORKS, ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, RuleEntry,
+        STYLE_DROP, STYLE_RESET,
     },
     mask::Mask,
-    policy::{Accepts, Action, Direction, Mode},
+    policy::{Accepts, Action, Direction, Mode, Rule},
 };
 use thiserror::Error;
 
@@ -80,6 +81,7 @@ impl Lowered {
             directions,
             defaults,
             on_exit: ON_EXIT_ENFORCE,
+            asks: self.header.asks & !INBOUND_OPEN,
             ..self.header
         })
     }
@@ -270,22 +272,28 @@ impl Policy {
         })
     }
 
+    /// `ASKS_*` bits.
+    fn asks(&self) -> u8 {
+        let (rules, defaults) = (&self.tables.rules, &self.tables.defaults);
+        let any = |is: fn(&Rule) -> bool| rules.iter().any(is);
+        let may_deny_listeners = defaults.listen.action == Action::Deny
+            || any(|rule| rule.direction == Direction::Listen && rule.action == Action::Deny);
+        let is_inbound_open = defaults.inbound.action == Action::Allow
+            && !any(|rule| rule.direction == Direction::Inbound);
+        [
+            (any(|rule| rule.uids != Accepts::Any), ASKS_USER),
+            (any(|rule| rule.exes != Accepts::Any), ASKS_EXE),
+            (may_deny_listeners, ASKS_LISTEN),
+            (self.index.this_host != Mask::NONE, ASKS_SELF),
+            (self.tables.judges_udp, ASKS_UDP),
+            (is_inbound_open, INBOUND_OPEN),
+        ]
+        .into_iter()
+        .filter(|(is_asked, _)| *is_asked)
+        .fold(0, |bits, (_, bit)| bits | bit)
+    }
+
     fn header(&self) -> Header {
-        let rules = &self.tables.rules;
-        let asks = |of: fn(&super::decision::Rule) -> Accepts, bit| {
-            let asked = rules.iter().any(|rule| of(rule) != Accepts::Any);
-            if asked { bit } else { 0 }
-        };
-        let may_deny_listeners = self.tables.defaults.listen.action == Action::Deny
-            || rules
-                .iter()
-                .any(|rule| rule.direction == Direction::Listen && rule.action == Action::Deny);
-        let listen = if may_deny_listeners { ASKS_LISTEN } else { 0 };
-        let this_host = if self.index.this_host == Mask::NONE {
-            0
-        } else {
-            ASKS_SELF
-        };
         let mut defaults = [0; 4];
         for direction in Direction::ALL {
             let default = self.tables.defaults.of(direction);
@@ -304,17 +312,13 @@ impl Policy {
         Header {
             on_exit,
             exit_after_s: u32::try_from(exit_after.as_secs()).unwrap_or(u32::MAX),
-            rule_count: u32::try_from(rules.len()).unwrap_or(u32::MAX),
+            rule_count: u32::try_from(self.rules.len()).unwrap_or(u32::MAX),
             defaults,
             mode: match self.intent.mode {
                 Mode::Observe => MODE_OBSERVE,
                 Mode::Enforce => MODE_ENFORCE,
             },
-            asks: asks(|rule| rule.uids, ASKS_USER)
-                | asks(|rule| rule.exes, ASKS_EXE)
-                | listen
-                | this_host
-                | if self.tables.judges_udp { ASKS_UDP } else { 0 },
+            asks: self.asks(),
             style: match self.intent.inbound {
                 Refusal::Reset => STYLE_RESET,
                 Refusal::Drop => STYLE_DROP,
@@ -325,7 +329,7 @@ impl Policy {
 
     fn lower_rules(&self) -> Vec<RuleEntry> {
         let rules = self.tables.rules.iter().zip(&self.rules);
-        let entry = |(rule, info): (&super::decision::Rule, &super::RuleInfo)| {
+        let entry = |(rule, info): (&Rule, &super::RuleInfo)| {
             let owners = [rule.uids, rule.units, rule.cgroups, rule.exes];
             let asks = owners.iter().any(|accepts| *accepts != Accepts::Any);
             let mut name = [0; NAME_BYTES];

@@ -132,7 +132,7 @@ fn put_into_force(args: &ApplyArgs, mut out: impl Write) -> Result<Applied, Fail
     } else {
         args.confirm.or(policy.intent().confirm)
     };
-    let mut enforcer = Enforcer::open_or_install(&instance).map_err(failure)?;
+    let mut enforcer = Enforcer::open_or_install(&instance, &lowered).map_err(failure)?;
     let since_ns = clock::boot_ns();
     enforcer.apply(&lowered, confirm).map_err(failure)?;
     let ended = established::end(&enforcer, &policy, instance.cgroup.as_deref())

@@ -7,7 +7,7 @@ use std::{
 
 use jiff::Timestamp;
 use port_monitor_common::generation::{
-    DENIES, Header, Hits, MODE_ENFORCE, ON_EXIT_CLOSED, RULES, Tally,
+    DENIES, Header, Hits, INBOUND_OPEN, MODE_ENFORCE, ON_EXIT_CLOSED, RULES, Tally,
 };
 use serde::Serialize;
 
@@ -181,12 +181,16 @@ fn rules(counts: &Counts) -> impl Iterator<Item = Decider> {
     })
 }
 
-fn defaults(counts: &Counts) -> impl Iterator<Item = Decider> {
+/// The defaults, each with the number of its counter. Where nothing asks about inbound
+/// connections, nobody counts them.
+fn defaults(counts: &Counts) -> impl Iterator<Item = (u32, Decider)> {
+    let is_open = counts.header.asks & INBOUND_OPEN != 0;
     let by_direction = ["inbound", "outbound", "listen"].into_iter().enumerate();
-    by_direction.map(|(n, direction)| {
+    let asked = by_direction.skip(usize::from(is_open));
+    (RULES + u32::from(is_open)..).zip(asked.map(|(n, direction)| {
         let denies = counts.header.defaults[n] & DENIES != 0;
         (format!("default {direction}"), denies, counts.defaults[n])
-    })
+    }))
 }
 
 fn others(counts: &Counts) -> impl Iterator<Item = Decider> {
@@ -206,7 +210,7 @@ pub(super) fn deniers(counts: &Counts) -> impl Iterator<Item = (u32, String, u64
     let tallies = tallies.map(|tally| RULES + tally as u32);
     let all = (0..)
         .zip(rules(counts))
-        .chain((RULES..).zip(defaults(counts)))
+        .chain(defaults(counts))
         .chain(tallies.into_iter().zip(others(counts)));
     all.filter_map(|(tally, (name, denies, hits))| denies.then_some((tally, name, hits.count)))
 }
@@ -215,6 +219,7 @@ impl PolicyReport {
     fn of(counts: &Counts, now_ns: u64) -> Self {
         let header = &counts.header;
         let row = |(name, denies, hits): Decider| Row::new(name, denies, hits, now_ns);
+        let defaults = defaults(counts).map(|(_, decider)| decider);
         let seen = others(counts).filter(|(_, _, hits)| hits.count > 0);
         Self {
             source: source(header).unwrap_or_default(),
@@ -225,7 +230,7 @@ impl PolicyReport {
                 _ => "observe",
             },
             rules: rules(counts).map(row).collect(),
-            defaults: defaults(counts).chain(seen).map(row).collect(),
+            defaults: defaults.chain(seen).map(row).collect(),
         }
     }
 

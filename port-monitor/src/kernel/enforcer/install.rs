@@ -1,4 +1,5 @@
-//! Loads, attaches and pins the programs: all of them or none.
+//! Loads and pins the programs, all of them or none, and attaches those that a policy
+//! asks: the others would only cost.
 
 use std::{
     fs::{self, File},
@@ -9,13 +10,15 @@ use std::{
 use aya::{
     Ebpf,
     programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError,
-        SkLookup, links::FdLink,
+        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, CgroupSockAddrAttachType,
+        Program, ProgramError, SkLookup, links::FdLink,
     },
 };
 use port_monitor_common::{
     config::Config,
-    generation::{GENERATION_ABI, SLOTS, TALLIES},
+    generation::{
+        ASKS_LISTEN, ASKS_UDP, GENERATION_ABI, Header, INBOUND_OPEN, SLOTS, STYLE_RESET, TALLIES,
+    },
 };
 
 use super::{EnforcerError, Instance, attached_to, tables::DENIALS};
@@ -27,22 +30,57 @@ use crate::{
 /// The network namespace whose closed ports answer with RST.
 const OWN_NETNS: &str = "/proc/self/ns/net";
 
-/// What every enforcement has, attached to the cgroup.
-const CGROUP_PROGRAMS: [&str; 8] = [
-    "pm_connect4",
-    "pm_connect6",
-    "pm_sendmsg4",
-    "pm_sendmsg6",
-    "pm_bind4",
-    "pm_bind6",
-    "pm_ingress",
-    "pm_unlisted",
+/// How a program is attached to a cgroup.
+#[derive(Clone, Copy, Debug)]
+enum Hook {
+    Address(CgroupSockAddrAttachType),
+    Ingress,
+}
+
+/// What is attached to the cgroup.
+const CGROUP_PROGRAMS: [(&str, Hook); 8] = [
+    (CONNECT, Hook::Address(CgroupSockAddrAttachType::Connect4)),
+    (
+        "pm_connect6",
+        Hook::Address(CgroupSockAddrAttachType::Connect6),
+    ),
+    (
+        "pm_sendmsg4",
+        Hook::Address(CgroupSockAddrAttachType::UDPSendMsg4),
+    ),
+    (
+        "pm_sendmsg6",
+        Hook::Address(CgroupSockAddrAttachType::UDPSendMsg6),
+    ),
+    ("pm_bind4", Hook::Address(CgroupSockAddrAttachType::Bind4)),
+    ("pm_bind6", Hook::Address(CgroupSockAddrAttachType::Bind6)),
+    ("pm_ingress", Hook::Ingress),
+    ("pm_unlisted", Hook::Ingress),
 ];
+/// Every policy asks it.
+const CONNECT: &str = "pm_connect4";
 /// Of the whole host's.
 const LOOKUP: &str = "pm_lookup";
 
-/// Attaches everything to `cgroup`, or the whole host, and pins it in `dir`.
-pub(super) fn install(dir: &Path, cgroup: Option<&Path>) -> Result<(), EnforcerError> {
+/// A policy asks this program. It may be attached all the same, for another's sake: then it
+/// finds that it is not asked.
+fn is_asked(program: &str, header: &Header) -> bool {
+    let asks = |bit| header.asks & bit != 0;
+    match program {
+        "pm_sendmsg4" | "pm_sendmsg6" => asks(ASKS_UDP),
+        "pm_ingress" => !asks(INBOUND_OPEN),
+        "pm_unlisted" => asks(ASKS_LISTEN),
+        LOOKUP => !asks(INBOUND_OPEN) && header.style == STYLE_RESET,
+        _ => true,
+    }
+}
+
+/// Loads everything, pins it in `dir`, and attaches what one of `headers` asks.
+pub(super) fn install(
+    dir: &Path,
+    cgroup: Option<&Path>,
+    headers: &[Header],
+) -> Result<(), EnforcerError> {
     let cgroup = open_cgroup(cgroup)?;
     let mut ebpf = load()?;
     // In a directory of another name until all is there: what a crash leaves is not
@@ -53,12 +91,22 @@ pub(super) fn install(dir: &Path, cgroup: Option<&Path>) -> Result<(), EnforcerE
     }
     fs::create_dir(&unfinished).map_err(|error| file_error(&unfinished, error))?;
     let pinned = pin_all(&mut ebpf, &unfinished, &cgroup)
+        .and_then(|()| attach_all(&unfinished, &cgroup, headers))
         .and_then(|()| fs::rename(&unfinished, dir).map_err(|error| file_error(dir, error)));
     if pinned.is_err() {
         // The error that led here tells more than one of this.
         let _ = remove(&unfinished);
     }
     pinned
+}
+
+/// Attaches what one of `headers` asks and nothing asked before.
+pub(super) fn attach(
+    dir: &Path,
+    cgroup: Option<&Path>,
+    headers: &[Header],
+) -> Result<(), EnforcerError> {
+    attach_all(dir, &open_cgroup(cgroup)?, headers)
 }
 
 fn unfinished_name(dir: &Path) -> String {
@@ -80,8 +128,10 @@ pub(super) fn remove(dir: &Path) -> Result<(), EnforcerError> {
 
 /// The links in `dir`, and whether each attaches something.
 pub(super) fn links(dir: &Path) -> Result<Vec<(String, bool)>, EnforcerError> {
-    let names = CGROUP_PROGRAMS.into_iter().chain([LOOKUP]);
-    let present = names.filter(|name| dir.join(link_name(name)).exists());
+    let names = CGROUP_PROGRAMS.into_iter().map(|(name, _)| name);
+    let present = names
+        .chain([LOOKUP])
+        .filter(|name| dir.join(link_name(name)).exists());
     present
         .map(|name| {
             let place = attached_to(&dir.join(link_name(name)))?;
@@ -92,7 +142,7 @@ pub(super) fn links(dir: &Path) -> Result<Vec<(String, bool)>, EnforcerError> {
 
 /// Refuses an instance that holds another cgroup than the one that is meant.
 pub(super) fn check_cgroup(dir: &Path, instance: &Instance) -> Result<(), EnforcerError> {
-    let held = attached_to(&dir.join(link_name("pm_connect4")))?;
+    let held = attached_to(&dir.join(link_name(CONNECT)))?;
     let meant = open_cgroup(instance.cgroup.as_deref())?.id;
     // One that is detached is told by `status`.
     if held.is_none_or(|held| held == meant) {
@@ -121,6 +171,10 @@ fn version_name() -> String {
 
 fn link_name(program: &str) -> String {
     format!("link_{program}")
+}
+
+fn program_name(program: &str) -> String {
+    format!("program_{program}")
 }
 
 fn file_error(path: &Path, error: io::Error) -> EnforcerError {
@@ -173,16 +227,13 @@ fn pin_all(ebpf: &mut Ebpf, dir: &Path, cgroup: &Cgroup) -> Result<(), EnforcerE
     state
         .pin(dir.join(version_name()))
         .map_err(|error| KernelError::Map(chain(&error)))?;
-    for name in CGROUP_PROGRAMS {
-        let link = attach_to_cgroup(ebpf, name, cgroup)
-            .map_err(|error| refused(name, &cgroup.path, &error))?;
-        pin(link, &dir.join(link_name(name)))?;
-    }
-    if cgroup.is_root {
-        let netns = Path::new(OWN_NETNS);
-        let file = File::open(netns).map_err(|error| file_error(netns, error))?;
-        let link = attach_to_netns(ebpf, &file).map_err(|error| refused(LOOKUP, netns, &error))?;
-        pin(link, &dir.join(link_name(LOOKUP)))?;
+    let names = CGROUP_PROGRAMS.into_iter().map(|(name, _)| name);
+    let lookup = cgroup.is_root.then_some(LOOKUP);
+    for name in names.chain(lookup) {
+        load_program(ebpf, name)
+            .map_err(|error| refused(name, &cgroup.path, &error))?
+            .pin(dir.join(program_name(name)))
+            .map_err(|error| KernelError::Map(chain(&error)))?;
     }
     Ok(())
 }
@@ -201,33 +252,64 @@ fn refused(program: &'static str, place: &Path, error: &ProgramError) -> Enforce
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, ProgramError> {
+/// Loads a program, so that it can be pinned and attached later.
+fn load_program<'e>(ebpf: &'e mut Ebpf, name: &str) -> Result<&'e mut Program, ProgramError> {
     // The object is our own: a program that is not in it was not loaded.
-    ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)
+    let program = ebpf.program_mut(name).ok_or(ProgramError::NotLoaded)?;
+    match program {
+        Program::CgroupSkb(program) => program.load()?,
+        Program::CgroupSockAddr(program) => program.load()?,
+        Program::SkLookup(program) => program.load()?,
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    }
+    Ok(program)
 }
 
-fn attach_to_cgroup(ebpf: &mut Ebpf, name: &str, cgroup: &Cgroup) -> Result<FdLink, ProgramError> {
-    let program = program(ebpf, name)?;
+/// Attaches what is pinned in `dir`, if one of `headers` asks it.
+fn attach_all(dir: &Path, cgroup: &Cgroup, headers: &[Header]) -> Result<(), EnforcerError> {
+    let is_missing = |name: &str| {
+        let is_asked = headers.iter().any(|header| is_asked(name, header));
+        is_asked && !dir.join(link_name(name)).exists()
+    };
+    for (name, hook) in CGROUP_PROGRAMS {
+        if is_missing(name) {
+            let link = attach_to_cgroup(&dir.join(program_name(name)), hook, cgroup)
+                .map_err(|error| refused(name, &cgroup.path, &error))?;
+            pin(link, &dir.join(link_name(name)))?;
+        }
+    }
+    if cgroup.is_root && is_missing(LOOKUP) {
+        let netns = Path::new(OWN_NETNS);
+        let file = File::open(netns).map_err(|error| file_error(netns, error))?;
+        let link = attach_to_netns(&dir.join(program_name(LOOKUP)), &file)
+            .map_err(|error| refused(LOOKUP, netns, &error))?;
+        pin(link, &dir.join(link_name(LOOKUP)))?;
+    }
+    Ok(())
+}
+
+fn attach_to_cgroup(program: &Path, hook: Hook, cgroup: &Cgroup) -> Result<FdLink, ProgramError> {
     // Links are shared by nature, and take no flag that says so.
     let mode = CgroupAttachMode::Single;
-    let link = if let Program::CgroupSkb(_) = program {
-        let program: &mut CgroupSkb = program.try_into()?;
-        program.load()?;
-        let id = program.attach(&cgroup.file, CgroupSkbAttachType::Ingress, mode)?;
-        FdLink::try_from(program.take_link(id)?)
-    } else {
-        let program: &mut CgroupSockAddr = program.try_into()?;
-        program.load()?;
-        let id = program.attach(&cgroup.file, mode)?;
-        FdLink::try_from(program.take_link(id)?)
+    let link = match hook {
+        Hook::Address(hook) => {
+            let mut program = CgroupSockAddr::from_pin(program, hook)?;
+            let id = program.attach(&cgroup.file, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
+        Hook::Ingress => {
+            let ingress = CgroupSkbAttachType::Ingress;
+            let mut program = CgroupSkb::from_pin(program, ingress)?;
+            let id = program.attach(&cgroup.file, ingress, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
     };
     // Linux 5.8 and later attach by link.
     link.map_err(|_| ProgramError::NotAttached)
 }
 
-fn attach_to_netns(ebpf: &mut Ebpf, netns: &File) -> Result<FdLink, ProgramError> {
-    let program: &mut SkLookup = program(ebpf, LOOKUP)?.try_into()?;
-    program.load()?;
+fn attach_to_netns(program: &Path, netns: &File) -> Result<FdLink, ProgramError> {
+    let mut program = SkLookup::from_pin(program)?;
     let id = program.attach(netns)?;
     Ok(program.take_link(id)?.into())
 }

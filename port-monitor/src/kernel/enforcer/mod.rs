@@ -218,16 +218,20 @@ impl Enforcer {
         Self::open(name)?.ok_or_else(|| EnforcerError::NotApplied(name.to_owned()))
     }
 
-    /// What is pinned under this name, or else attaches and pins it, with no policy
-    /// in force. On error, nothing is attached that was not before.
-    pub fn open_or_install(instance: &Instance) -> Result<Self, EnforcerError> {
+    /// What is pinned under this name, or else loads and pins it, with no policy in force;
+    /// all that `policy` asks is attached. On error, nothing decides that did not before.
+    pub fn open_or_install(instance: &Instance, policy: &Lowered) -> Result<Self, EnforcerError> {
+        let mut headers = vec![policy.header];
+        headers.extend(policy.closed_header());
+        let cgroup = instance.cgroup.as_deref();
         if let Some(enforcer) = Self::open(&instance.name)? {
             install::check_cgroup(&enforcer.dir, instance)?;
+            install::attach(&enforcer.dir, cgroup, &headers)?;
             return Ok(enforcer);
         }
         let lock = Lock::take()?;
         let dir = parent().join(&instance.name);
-        install::install(&dir, instance.cgroup.as_deref())?;
+        install::install(&dir, cgroup, &headers)?;
         Ok(Self {
             tables: Tables::open(&dir)?,
             dir,

@@ -10,6 +10,7 @@ mod diff;
 mod explain;
 mod index;
 mod learn;
+mod lower;
 mod monitor;
 mod nft;
 mod oracle;

@@ -37,9 +37,6 @@ pub(super) const LATENCY: [&str; 2] = ["--latency", "100ms"];
 /// Exit status: events were lost, with `--fail-on-loss`.
 const EVENTS_LOST: i32 = 4;
 
-/// How long the reader is stopped.
-const STOPPED: Duration = Duration::from_secs(2);
-
 /// How soon after that the gap must be told.
 const NOTICE: Duration = Duration::from_secs(1);
 
@@ -113,7 +110,7 @@ pub(super) fn overload(lab: &Lab) -> Result<Verdict> {
         .args(["--ring-size", "65536", "--fail-on-loss"])
         .start()?;
     monitor.signal(Signal::STOP)?;
-    let made = flood("--millis", STOPPED.as_millis())?;
+    let made = flood("--connections", 2_000)?;
     monitor.signal(Signal::CONT)?;
     let resumed = Instant::now();
     let mut early = Vec::new();

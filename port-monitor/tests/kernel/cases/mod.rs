@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::{
-    enforce::{self, datagram, follow, life},
+    enforce::{self, asked, datagram, follow, life},
     lab::Lab,
     report::Verdict,
     rung::Rung,
@@ -168,6 +168,7 @@ pub(crate) const ALL: &[Case] = &[
     once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
     once("enforce-deadline", life::deadline),
     once("enforce-confirm", life::confirmed),
+    once("enforce-asked", asked::attached_when_asked),
     once("enforce-end", life::ended),
     once("enforce-observe", life::observed),
     once("enforce-udp-default", datagram::by_default),

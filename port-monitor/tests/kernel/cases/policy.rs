@@ -255,7 +255,7 @@ pub(super) fn flood(lab: &Lab) -> Result<Verdict> {
         .args(["--ring-size", "65536"])
         .start()?;
     monitor.signal(Signal::STOP)?;
-    accounting::flood("--millis", 500)?;
+    accounting::flood("--connections", 2_000)?;
     let mut workload = lab.workload("services")?;
     workload.hear("done")?;
     monitor.signal(Signal::CONT)?;

@@ -40,7 +40,7 @@ pub(super) const ALL: &[Vector] = &[
 const RETRIES: i32 = 1;
 
 /// Connects as a peer does.
-fn knock(at: SocketAddr) -> Result<Outcome> {
+pub(super) fn knock(at: SocketAddr) -> Result<Outcome> {
     let socket = open(at.ip())?;
     set_tcp(&socket, libc::TCP_SYNCNT, RETRIES)?;
     Ok(Outcome::of(&connect(&socket, &at)))

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use crate::{bpf, cgroup, lab::Lab, report};
 
+pub(crate) mod asked;
 pub(crate) mod beside;
 pub(crate) mod cost;
 pub(crate) mod datagram;
