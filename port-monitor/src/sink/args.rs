@@ -144,9 +144,10 @@ impl Destination {
                     .enabled(width.is_some(), |name| std::env::var_os(name)),
             },
         };
+        let shortcut = target.shortcut();
         let output =
             Output::start(target.name().to_owned(), target).or_exit(ExitCode::OutputFailed)?;
-        Ok((sink(form), output))
+        Ok((sink(form), output.with_shortcut(shortcut)))
     }
 }
 

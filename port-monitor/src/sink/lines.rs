@@ -7,6 +7,8 @@
 pub struct Lines {
     /// The text.
     pub(super) bytes: Vec<u8>,
+    /// Bytes of it that are written already.
+    pub(super) written: usize,
     events: u64,
     repeats: Vec<Repeats>,
 }
@@ -58,6 +60,11 @@ impl Lines {
         self.bytes.len()
     }
 
+    /// The text that is not written yet.
+    pub(super) fn rest(&self) -> &[u8] {
+        self.bytes.get(self.written..).unwrap_or_default()
+    }
+
     /// Nothing is in it.
     pub const fn is_empty(&self) -> bool {
         self.bytes.is_empty()
@@ -88,10 +95,12 @@ impl Lines {
     pub(super) fn clear(&mut self) {
         let Self {
             bytes,
+            written,
             events,
             repeats,
         } = self;
         bytes.clear();
+        *written = 0;
         *events = 0;
         repeats.clear();
     }
@@ -104,7 +113,7 @@ impl Lines {
         Self {
             bytes: text.to_vec(),
             events,
-            repeats: Vec::new(),
+            ..Self::default()
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, IoSlice, Write},
     os::{
         fd::AsFd as _,
         unix::fs::{FileTypeExt as _, MetadataExt as _},
@@ -12,12 +12,13 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{Mode, OFlags, open},
-    io::Errno,
+    fs::{FsWord, Mode, OFlags, fstatfs, open},
+    io::{Errno, ReadWriteFlags, pwritev2},
     termios::{isatty, tcgetwinsize},
 };
 use thiserror::Error;
 
+use super::writer::Shortcut;
 use crate::{
     exit_code::{ExitCode, Failure},
     sanitize::Escaped,
@@ -107,6 +108,73 @@ impl Target {
     }
 }
 
+/// File systems of this host's memory and disks, by the magic numbers of statfs(2). Any
+/// other may be a network's, or some process's, and keep a writer waiting for ever.
+const LOCAL_FILE_SYSTEMS: [FsWord; 7] = [
+    0x0102_1994, // tmpfs
+    0x8584_58f6, // ramfs
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0xf2f5_2010, // f2fs
+    0x2fc1_2fc1, // zfs
+];
+
+/// Writes that wait for no reader.
+#[derive(Debug)]
+pub struct PromptWriter {
+    file: File,
+    way: Way,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// As ever: it ends in memory.
+    Memory,
+    /// The kernel is asked not to wait.
+    NoWait,
+    /// The kernel cannot be asked that of this file.
+    None,
+}
+
+impl Target {
+    /// A way to write what can be written at once; `None` where there is none: whoever
+    /// is at a terminal may stop it.
+    pub fn shortcut(&self) -> Option<PromptWriter> {
+        let kind = self.file.metadata().ok()?.file_type();
+        let way = if kind.is_file() {
+            let file_system = fstatfs(&self.file).ok()?.f_type;
+            let is_local = LOCAL_FILE_SYSTEMS.contains(&file_system);
+            is_local.then_some(Way::Memory)?
+        } else if isatty(&self.file) {
+            return None;
+        } else {
+            Way::NoWait
+        };
+        let file = self.file.try_clone().ok()?;
+        Some(PromptWriter { file, way })
+    }
+}
+
+impl Shortcut for PromptWriter {
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        /// Where the descriptor is.
+        const HERE: u64 = u64::MAX;
+        match self.way {
+            Way::Memory => self.file.write(bytes),
+            Way::NoWait => {
+                let flags = ReadWriteFlags::NOWAIT;
+                let written = pwritev2(&self.file, &[IoSlice::new(bytes)], HERE, flags);
+                if matches!(written, Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS)) {
+                    self.way = Way::None;
+                }
+                Ok(written?)
+            }
+            Way::None => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
 /// Empties a regular file, after looking at what was really opened.
 fn empty(file: &File, shown: &str) -> Result<(), TargetError> {
     let failed = |error| TargetError::Open {
@@ -162,15 +230,21 @@ pub fn print(text: &[u8]) -> Result<ExitCode, Failure> {
 mod tests {
     use std::{
         fs::{self, Permissions, hard_link},
-        io::Read as _,
-        os::unix::{
-            fs::{PermissionsExt as _, symlink},
-            net::UnixStream,
+        io::{Read as _, Seek as _},
+        os::{
+            fd::OwnedFd,
+            unix::{
+                fs::{PermissionsExt as _, symlink},
+                net::UnixStream,
+            },
         },
         thread,
     };
 
-    use rustix::fs::{CWD, FileType, mknodat};
+    use rustix::{
+        fs::{CWD, FileType, mknodat},
+        pty::{OpenptFlags, openpt},
+    };
 
     use super::*;
 
@@ -217,14 +291,71 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
+    fn target(fd: impl Into<OwnedFd>) -> Target {
+        Target {
+            file: File::from(fd.into()),
+            name: "test".into(),
+        }
+    }
+
+    #[test]
+    fn a_pipe_s_shortcut_ends_where_writing_would_wait() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let target = target(writer);
+        let mut shortcut = target.shortcut().unwrap();
+        let mut sent = 0;
+        let error = loop {
+            match shortcut.try_write(&[b'x'; 5_000]) {
+                Ok(count) => sent += count,
+                Err(error) => break error.kind(),
+            }
+        };
+        // Before Linux 6.4 the kernel cannot be asked.
+        assert_eq!(error == io::ErrorKind::WouldBlock, sent > 0, "{error}");
+        let again = shortcut.try_write(b"x").unwrap_err().kind();
+        assert!(matches!(
+            again,
+            io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported
+        ));
+        // Whoever shares the pipe waits as ever.
+        let flags = rustix::fs::fcntl_getfl(&target.file).unwrap();
+        assert!(!flags.contains(OFlags::NONBLOCK));
+        drop((shortcut, target));
+        let mut received = Vec::new();
+        File::from(reader).read_to_end(&mut received).unwrap();
+        assert_eq!(received.len(), sent);
+    }
+
+    #[test]
+    fn a_file_s_shortcut_writes_where_the_target_does() {
+        let shm = Path::new("/dev/shm");
+        let file = tempfile::tempfile_in(shm).unwrap();
+        let mut target = target(file.try_clone().unwrap());
+        let mut shortcut = target.shortcut().unwrap();
+        for line in ["1\n", "2\n"] {
+            target.write_all(line.as_bytes()).unwrap();
+            assert_eq!(shortcut.try_write(b"at once\n").unwrap(), 8);
+        }
+        let mut text = String::new();
+        let mut file = file;
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "1\nat once\n2\nat once\n");
+    }
+
+    #[test]
+    fn there_is_no_shortcut_to_a_terminal_or_to_other_processes_files() {
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        assert!(target(terminal).shortcut().is_none());
+        let other = File::open("/proc/self/stat").unwrap();
+        assert!(target(other).shortcut().is_none());
+    }
+
     #[test]
     fn a_non_blocking_descriptor_is_waited_for() {
         let (mut reader, writer) = UnixStream::pair().unwrap();
         writer.set_nonblocking(true).unwrap();
-        let mut target = Target {
-            file: File::from(std::os::fd::OwnedFd::from(writer)),
-            name: "socket".into(),
-        };
+        let mut target = target(writer);
         // More than a socket buffers, so that writing must wait for the reader.
         let sent = vec![7; 8 << 20];
         let expected = sent.clone();

@@ -1,12 +1,15 @@
 //! The way out: a bounded queue and a thread that writes, so that a slow or
-//! stopped reader costs events, which are counted, and never time.
+//! stopped reader costs events, which are counted, and never time. What can be
+//! written at once need not go that way: to wake the thread costs more than most
+//! writes.
 
 use std::{
     collections::VecDeque,
+    fmt,
     io::{self, Write},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use thiserror::Error;
@@ -23,6 +26,9 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// Buffers kept for reuse, and the largest one worth keeping.
 const MAX_SPARE: usize = 4;
 const MAX_SPARE_BYTES: usize = 1 << 20;
+/// A write that takes longer is slow: the next one is the thread's, and those after it,
+/// until one is quick again.
+const SLOW: Duration = Duration::from_millis(10);
 
 /// Why a chunk was not taken. Its events are counted as dropped.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -74,6 +80,13 @@ impl WriteError {
     }
 }
 
+/// A second way to where an output writes, for whoever must not be kept waiting.
+pub trait Shortcut: fmt::Debug + Send {
+    /// Writes what can be written at once; how many bytes that were. After an error the
+    /// rest is the thread's, which waits, or meets the error again.
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
 /// Events on their way out. Of all that were pushed, each is in exactly one of
 /// these once the queue is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +106,9 @@ struct State {
     pending: u64,
     counts: Counts,
     spare: Vec<Lines>,
+    shortcut: Option<Box<dyn Shortcut>>,
+    /// The last write was.
+    is_slow: bool,
     /// No more chunks will come.
     finishing: bool,
     /// The write that ended the output.
@@ -135,6 +151,21 @@ impl State {
         }
     }
 
+    /// Writes what goes at once, if nothing waits that comes before it; how many bytes
+    /// that were. Of a long chunk nothing: while it is written, the next one is made.
+    fn write_at_once(&mut self, bytes: &[u8]) -> usize {
+        if self.bytes > 0 || self.is_slow || bytes.len() > BUFFER_BYTES {
+            return 0;
+        }
+        let Some(shortcut) = &mut self.shortcut else {
+            return 0;
+        };
+        let start = Instant::now();
+        let written = shortcut.try_write(bytes).unwrap_or(0);
+        self.is_slow = start.elapsed() > SLOW;
+        written
+    }
+
     /// Ends the output: what is queued will never be written.
     fn fail(&mut self, error: io::Error) {
         self.counts.dropped += self.pending;
@@ -168,13 +199,20 @@ impl Output {
         })
     }
 
+    /// Writes what goes at once by `shortcut`, if there is one.
+    #[must_use]
+    pub fn with_shortcut(self, shortcut: Option<impl Shortcut + 'static>) -> Self {
+        self.shared.lock().shortcut = shortcut.map(|shortcut| Box::new(shortcut) as _);
+        self
+    }
+
     /// An empty buffer for the next chunk, recycled where possible.
     pub fn buffer(&self) -> Lines {
         let spare = self.shared.lock().spare.pop();
         spare.unwrap_or_else(|| Lines::with_capacity(BUFFER_BYTES))
     }
 
-    /// Queues whole lines. Never blocks. Events without a line need no writing.
+    /// Writes or queues whole lines. Never waits. Events without a line need no writing.
     pub fn try_push(&self, chunk: Lines) -> Result<(), Refused> {
         self.queue(chunk, MAX_BYTES)
     }
@@ -184,7 +222,7 @@ impl Output {
         self.queue(chunk, usize::MAX)
     }
 
-    fn queue(&self, chunk: Lines, max_bytes: usize) -> Result<(), Refused> {
+    fn queue(&self, mut chunk: Lines, max_bytes: usize) -> Result<(), Refused> {
         let mut state = self.shared.lock();
         let fits = state.bytes == 0 || state.bytes + chunk.bytes.len() <= max_bytes;
         let refused = match &state.error {
@@ -197,7 +235,8 @@ impl Output {
             state.recycle(chunk);
             return Err(refused);
         }
-        if chunk.is_empty() {
+        chunk.written = state.write_at_once(chunk.as_bytes());
+        if chunk.rest().is_empty() {
             state.counts.written += chunk.events();
             state.recycle(chunk);
         } else {
@@ -282,11 +321,14 @@ impl Drop for Output {
 /// The thread: writes chunks until there will be no more, or a write fails.
 fn write_all_chunks(shared: &Shared, mut writer: impl Write) {
     while let Some(chunk) = next_chunk(shared) {
-        let (written_bytes, result) = write_chunk(&mut writer, chunk.as_bytes());
+        let start = Instant::now();
+        let (written_bytes, result) = write_chunk(&mut writer, chunk.rest());
+        let is_slow = start.elapsed() > SLOW;
         let mut state = shared.lock();
+        state.is_slow = is_slow;
         let written = match &result {
             Ok(()) => chunk.events(),
-            Err(_) => chunk.events_within(written_bytes),
+            Err(_) => chunk.events_within(chunk.written + written_bytes),
         };
         state.counts.written += written;
         state.pending -= written;
@@ -333,199 +375,4 @@ fn write_chunk(writer: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
-
-    use super::*;
-
-    const LONG: Duration = Duration::from_mins(1);
-
-    /// Takes what each message allows, in bytes; fails when there are none left.
-    struct Stepped {
-        steps: Receiver<usize>,
-        taken: Sender<Vec<u8>>,
-        error: io::ErrorKind,
-    }
-
-    impl Write for Stepped {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            let step = self.steps.recv().map_err(|_| self.error)?;
-            let taken = &bytes[..step.min(bytes.len())];
-            let _ = self.taken.send(taken.to_vec());
-            Ok(taken.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// An output whose writer waits for steps.
-    fn stepped(error: io::ErrorKind) -> (Output, Sender<usize>, Receiver<Vec<u8>>) {
-        let (step, steps) = channel();
-        let (taken, written) = channel();
-        let writer = Stepped {
-            steps,
-            taken,
-            error,
-        };
-        (Output::start("test".into(), writer).unwrap(), step, written)
-    }
-
-    fn counts(written: u64, dropped: u64) -> Counts {
-        Counts { written, dropped }
-    }
-
-    #[test]
-    fn chunks_come_out_whole_and_in_order() {
-        let (output, step, written) = stepped(io::ErrorKind::Other);
-        for _ in 0..4 {
-            step.send(4).unwrap();
-        }
-        output.try_push(Lines::of(b"#header\n", 0)).unwrap();
-        output.try_push(Lines::of(b"one\ntwo\n", 2)).unwrap();
-        let (counted, result) = output.finish(LONG);
-        assert_eq!(
-            written.iter().collect::<Vec<_>>().concat(),
-            b"#header\none\ntwo\n"
-        );
-        assert_eq!(counted, counts(2, 0));
-        assert!(result.is_ok());
-    }
-
-    #[test]
-    fn a_stopped_reader_costs_counted_events_and_no_time() {
-        let (output, step, _written) = stepped(io::ErrorKind::Other);
-        let event = vec![b'\n'; BUFFER_BYTES];
-        let pushed = (MAX_BYTES / BUFFER_BYTES) as u64 + 10;
-        let refused = (0..pushed)
-            .filter(|_| output.try_push(Lines::of(&event, 1)) == Err(Refused::Full))
-            .count() as u64;
-        assert_eq!(refused, 10);
-        let drained = output.drain(Duration::ZERO);
-        assert_eq!(drained, counts(0, pushed));
-
-        for _ in 0..pushed {
-            step.send(BUFFER_BYTES).unwrap();
-        }
-        let (counted, result) = output.finish(LONG);
-        assert_eq!(counted, counts(pushed - refused, refused));
-        assert!(result.is_ok());
-    }
-
-    #[test]
-    fn small_chunks_that_wait_are_joined_and_counted_one_by_one() {
-        let (output, step, written) = stepped(io::ErrorKind::StorageFull);
-        for _ in 0..1_000 {
-            output.try_push(Lines::of(b"event\n", 1)).unwrap();
-        }
-        output.try_push(Lines::of(b"# gap\n", 0)).unwrap();
-        output.try_push(Lines::of(b"event\n", 1)).unwrap();
-        // At most: one in the writer's hands, the joined ones, the gap, the last.
-        assert!(output.shared.lock().queue.len() <= 4);
-        let all = 1_002 * b"event\n".len();
-        for _ in 0..4 {
-            step.send(all).unwrap();
-        }
-        assert_eq!(output.drain(LONG), counts(1_001, 0));
-        assert_eq!(
-            written.try_iter().map(|part| part.len()).sum::<usize>(),
-            all
-        );
-    }
-
-    #[test]
-    fn bytes_are_bounded_but_one_chunk_always_goes() {
-        let (output, _step, _written) = stepped(io::ErrorKind::Other);
-        let large = vec![b'\n'; MAX_BYTES + 1];
-        assert!(output.try_push(Lines::of(&large, 1)).is_ok());
-        assert_eq!(output.try_push(Lines::of(b"\n", 1)), Err(Refused::Full));
-    }
-
-    #[test]
-    fn what_is_pushed_is_taken_however_much_waits() {
-        let (output, step, written) = stepped(io::ErrorKind::Other);
-        assert!(output.is_idle_within(Duration::ZERO));
-        let large = vec![b'\n'; MAX_BYTES];
-        assert!(output.push(Lines::of(&large, 1)).is_ok());
-        assert!(!output.is_idle_within(Duration::ZERO));
-        assert!(output.push(Lines::of(&large, 1)).is_ok());
-        for _ in 0..2 {
-            step.send(MAX_BYTES).unwrap();
-        }
-        assert!(output.is_idle_within(LONG));
-        assert_eq!(written.try_iter().count(), 2);
-        assert_eq!(output.drain(LONG), counts(2, 0));
-    }
-
-    #[test]
-    fn a_write_that_fails_half_way_counts_the_lines_that_made_it() {
-        let (output, step, _written) = stepped(io::ErrorKind::StorageFull);
-        output.try_push(Lines::of(b"one\ntwo\nthree\n", 3)).unwrap();
-        output.try_push(Lines::of(b"four\n", 1)).unwrap();
-        step.send(6).unwrap();
-        drop(step);
-        assert_eq!(output.drain(LONG), counts(1, 3));
-        assert!(output.has_ended());
-        assert_eq!(
-            output.try_push(Lines::of(b"five\n", 1)),
-            Err(Refused::Ended)
-        );
-        let (counted, result) = output.finish(LONG);
-        assert_eq!(counted, counts(1, 4));
-        let error = result.unwrap_err();
-        assert!(matches!(error, WriteError::Failed { .. }), "{error:?}");
-        assert_eq!(error.exit_code(), ExitCode::OutputFailed);
-    }
-
-    #[test]
-    fn a_line_for_several_events_counts_them_all_or_none() {
-        for (taken, events) in [(4, 1), (8, 1), (9, 41), (12, 41), (13, 42)] {
-            let (output, step, _written) = stepped(io::ErrorKind::StorageFull);
-            let mut chunk = Lines::of(b"one\nx 40\n", 1);
-            chunk.count_events(40);
-            chunk.append(&Lines::of(b"one\n", 1));
-            output.try_push(chunk).unwrap();
-            step.send(taken).unwrap();
-            drop(step);
-            assert_eq!(output.drain(LONG), counts(events, 42 - events), "{taken}");
-        }
-    }
-
-    #[test]
-    fn a_reader_that_went_away_is_no_failure() {
-        let (output, step, _written) = stepped(io::ErrorKind::BrokenPipe);
-        drop(step);
-        output.try_push(Lines::of(b"one\n", 1)).unwrap();
-        let (counted, result) = output.finish(LONG);
-        assert_eq!(counted, counts(0, 1));
-        let error = result.unwrap_err();
-        assert!(matches!(error, WriteError::Closed { .. }), "{error:?}");
-        assert_eq!(error.exit_code(), ExitCode::Ok);
-    }
-
-    #[test]
-    fn a_reader_that_never_takes_anything_does_not_keep_us() {
-        let (output, _step, _written) = stepped(io::ErrorKind::Other);
-        output.try_push(Lines::of(b"one\n", 1)).unwrap();
-        let (counted, result) = output.finish(Duration::ZERO);
-        assert_eq!(counted, counts(0, 1));
-        let error = result.unwrap_err();
-        assert!(matches!(error, WriteError::Stalled { .. }), "{error:?}");
-    }
-
-    #[test]
-    fn buffers_come_back_empty() {
-        let (output, step, _written) = stepped(io::ErrorKind::Other);
-        let mut buffer = output.buffer();
-        let capacity = buffer.bytes.capacity();
-        buffer.append(&Lines::of(b"one\n", 1));
-        step.send(4).unwrap();
-        output.try_push(buffer).unwrap();
-        assert_eq!(output.drain(LONG), counts(1, 0));
-        let recycled = output.buffer();
-        assert!(recycled.is_empty());
-        assert_eq!(recycled.bytes.capacity(), capacity);
-        assert!(output.shared.lock().spare.is_empty());
-    }
-}
+mod tests;
