@@ -8,6 +8,7 @@ use aya::{
     maps::{MapData, MapError, RingBuf},
 };
 use port_monitor_common::TcpEvent;
+use rustix::{thread::nanosleep, time::Timespec};
 use tokio::io::{Interest, unix::AsyncFd};
 use zerocopy::FromBytes as _;
 
@@ -19,6 +20,10 @@ pub(super) const VIOLATIONS: &str = "pm_violations";
 /// Records drained at a time, so that signals and timers get their turn.
 pub const BATCH: usize = 4_096;
 
+/// So briefly the thread sleeps by itself: a signal ends that, and whatever else happens
+/// meanwhile can wait as long. A timer of the runtime costs several times as much.
+const BRIEF: Duration = Duration::from_millis(20);
+
 /// The consumer's end of the rings.
 pub struct Ring {
     fd: AsyncFd<RingBuf<MapData>>,
@@ -29,6 +34,8 @@ pub struct Ring {
     latency: Duration,
     /// The last batch ended at its cap: more is waiting.
     is_behind: bool,
+    /// The last batch was not empty: more will come, and nobody needs to be woken for it.
+    is_busy: bool,
 }
 
 impl Ring {
@@ -49,12 +56,16 @@ impl Ring {
             violations: violations.transpose()?,
             latency,
             is_behind: false,
+            is_busy: false,
         })
     }
 
     /// Waits until there is something to drain. Cancel-safe.
     pub async fn readable(&mut self) -> io::Result<()> {
-        if !self.is_behind {
+        if self.is_behind {
+            return Ok(());
+        }
+        if !self.is_busy {
             match &self.violations {
                 Some(violations) => tokio::select! {
                     ready = self.fd.readable() => ready?.retain_ready(),
@@ -62,9 +73,15 @@ impl Ring {
                 },
                 None => self.fd.readable().await?.retain_ready(),
             }
-            tokio::time::sleep(self.latency).await;
         }
+        gather(self.latency).await;
         Ok(())
+    }
+
+    /// Whether the next wait may go by without the runtime, which then sees neither
+    /// signals nor timers unless it gets its turn.
+    pub const fn is_busy(&self) -> bool {
+        self.is_busy
     }
 
     /// Hands about [`BATCH`] records to `take`, those of both rings in the order of
@@ -91,8 +108,21 @@ impl Ring {
                 taken += rest;
             }
         }
+        self.is_busy = taken > 0;
         Ok(taken)
     }
+}
+
+/// Lets events gather for so long.
+async fn gather(latency: Duration) {
+    if latency > BRIEF {
+        return tokio::time::sleep(latency).await;
+    }
+    // A signal is a good reason to wait no longer.
+    let _ = nanosleep(&Timespec {
+        tv_sec: 0,
+        tv_nsec: latency.subsec_nanos().into(),
+    });
 }
 
 /// The ring of violations: drained with the other, in one order.

@@ -138,7 +138,9 @@ impl Session {
                 }
             }
             // Signals and timers get their turn however fast records come.
-            tokio::task::yield_now().await;
+            if self.ring.is_busy() {
+                tokio::task::yield_now().await;
+            }
         }
         self.end_command().await;
         self.finish()
