@@ -13,17 +13,18 @@ use crate::record::ServiceStatus;
 /// A table of `N` rows.
 pub(super) struct Table<const N: usize> {
     text: &'static str,
-    /// The first port of each row; apart from the rest, so that a search stays
-    /// within a few cache lines.
-    first_ports: [u16; N],
-    /// How many rows begin below each block of ports: a search stays within one.
-    blocks: [usize; BLOCKS + 1],
     index: [Indexed; N],
+    /// The first row of each group of rows that begin with one port.
+    groups: [u16; N],
+    /// Where groups begin: a bit for each port, so that counting bits is all there is
+    /// to a search; and the groups that begin before each word of them.
+    begins: [u64; WORDS],
+    before: [u16; WORDS],
 }
 
-/// Ports of a block, and blocks.
-const BLOCK: usize = 256;
-const BLOCKS: usize = (1 << 16) / BLOCK;
+/// Ports of a word, and words.
+const WORD: usize = u64::BITS as usize;
+const WORDS: usize = (1 << 16) / WORD;
 
 /// What the index knows of a row besides its first port.
 #[derive(Clone, Copy)]
@@ -32,6 +33,7 @@ struct Indexed {
     name_offset: u32,
     name_len: u8,
     status: ServiceStatus,
+    first_port: u16,
     last_port: u16,
 }
 
@@ -49,43 +51,54 @@ pub(super) struct Row {
 impl<const N: usize> Table<N> {
     /// Indexes `text`, which must have `N` rows ([`row_count`]). Evaluated by
     /// the compiler, where a panic is a compile error.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "asserted, and a word has 64 bits"
+    )]
     pub(super) const fn new(text: &'static str) -> Self {
         let nothing = Indexed {
             name_offset: 0,
             name_len: 0,
             status: ServiceStatus::Unassigned,
+            first_port: 0,
             last_port: 0,
         };
         let mut table = Self {
             text,
-            first_ports: [0; N],
-            blocks: [0; BLOCKS + 1],
             index: [nothing; N],
+            groups: [0; N],
+            begins: [0; WORDS],
+            before: [0; WORDS],
         };
         let mut cursor = Cursor::new(text);
-        let mut count = 0;
-        while let Some((first_port, row)) = cursor.next_row() {
-            if count > 0 {
-                let (first, last) = (
-                    table.first_ports[count - 1],
-                    table.index[count - 1].last_port,
-                );
-                assert!(
-                    last < first_port || (first == first_port && last == row.last_port),
-                    "ports neither ascend nor are those of the row before"
-                );
+        let (mut count, mut groups) = (0, 0);
+        while let Some(row) = cursor.next_row() {
+            let last = if count > 0 {
+                table.index[count - 1]
+            } else {
+                nothing
+            };
+            let is_another =
+                count > 0 && last.first_port == row.first_port && last.last_port == row.last_port;
+            assert!(
+                count == 0 || is_another || last.last_port < row.first_port,
+                "ports neither ascend nor are those of the row before"
+            );
+            if !is_another {
+                assert!(count <= u16::MAX as usize, "a row's number is a u16");
+                table.groups[groups] = count as u16;
+                groups += 1;
+                let port = row.first_port as usize;
+                table.begins[port / WORD] |= 1 << (port % WORD);
             }
-            table.first_ports[count] = first_port;
             table.index[count] = row;
             count += 1;
         }
-        let (mut row, mut block) = (0, 0);
-        while block <= BLOCKS {
-            while row < count && (table.first_ports[row] as usize) < block * BLOCK {
-                row += 1;
-            }
-            table.blocks[block] = row;
-            block += 1;
+        let mut word = 1;
+        while word < WORDS {
+            let begun = table.begins[word - 1].count_ones() as u16;
+            table.before[word] = table.before[word - 1] + begun;
+            word += 1;
         }
         table
     }
@@ -124,24 +137,19 @@ impl<const N: usize> Table<N> {
 
     /// The first of the rows that hold for `port`.
     fn first_row(&self, port: u16) -> Option<usize> {
-        let block = usize::from(port) / BLOCK;
-        let &[start, end] = self.blocks.get(block..)?.first_chunk()?;
-        let rows = self.first_ports.get(start..end)?;
-        let last_row = (start + rows.partition_point(|&first| first <= port)).checked_sub(1)?;
-        if self.index.get(last_row)?.last_port < port {
-            return None;
-        }
-        let first_port = self.first_ports.get(last_row)?;
-        let others = self.first_ports.get(..last_row)?.iter().rev();
-        Some(last_row - others.take_while(|&first| first == first_port).count())
+        let (word, bit) = (usize::from(port) / WORD, usize::from(port) % WORD);
+        let begun = self.begins.get(word)? << (WORD - 1 - bit);
+        let groups = usize::from(*self.before.get(word)?) + begun.count_ones() as usize;
+        let first_row = usize::from(*self.groups.get(groups.checked_sub(1)?)?);
+        (self.index.get(first_row)?.last_port >= port).then_some(first_row)
     }
 
     fn row(&self, row: usize) -> Option<Row> {
-        let (first_port, row) = (*self.first_ports.get(row)?, *self.index.get(row)?);
+        let row = *self.index.get(row)?;
         let rest = self.text_from(row.name_offset as usize + usize::from(row.name_len));
         let mut fields = rest.lines().next().unwrap_or_default().split('\t').skip(1);
         Some(Row {
-            ports: first_port..=row.last_port,
+            ports: row.first_port..=row.last_port,
             name: self.name(row),
             description: fields.next().unwrap_or_default(),
             status: row.status,
@@ -183,12 +191,12 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The next row with its first port; `None` at the end.
+    /// The next row; `None` at the end.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "the text is far shorter than 4 GiB, and the length is asserted"
     )]
-    const fn next_row(&mut self) -> Option<(u16, Indexed)> {
+    const fn next_row(&mut self) -> Option<Indexed> {
         while self.offset < self.text.len() {
             let Some(first_port) = self.number() else {
                 self.skip_line();
@@ -217,9 +225,10 @@ impl<'a> Cursor<'a> {
                 name_offset,
                 name_len: name_len as u8,
                 status,
+                first_port,
                 last_port,
             };
-            return Some((first_port, row));
+            return Some(row);
         }
         None
     }
@@ -294,14 +303,14 @@ mod tests {
         }
     }
 
-    /// Rows at the borders of blocks, and some across them.
-    const BORDERS: &str = "0\tzero\t\n255\tlast\t\n256\tfirst\t\n256\talias\t\n\
+    /// Rows at the borders of words, and some across them.
+    const BORDERS: &str = "0\tzero\t\n63\tlast\t\n64\tfirst\t\n255\tlast\t\n256\tfirst\t\n256\talias\t\n\
                            500-800\tacross\t\n1024\tnext\t\n65535\tend\t\n";
 
     #[test]
-    fn a_search_within_a_block_finds_what_a_look_at_every_row_does() {
+    fn counting_finds_what_a_look_at_every_row_does() {
         static TABLE: Table<{ row_count(BORDERS) }> = Table::new(BORDERS);
-        let rows: Vec<Row> = (0..7).map(|row| TABLE.row(row).unwrap()).collect();
+        let rows: Vec<Row> = (0..9).map(|row| TABLE.row(row).unwrap()).collect();
         for port in 0..=u16::MAX {
             let expected: Vec<_> = rows
                 .iter()
