@@ -36,6 +36,8 @@ pub struct Enricher {
     cgroups: Cgroups,
     users: Users,
     processes: Cache<Key, Arc<Process>>,
+    /// The one asked for last, which most often is the next one too.
+    latest: Option<(Key, Arc<Process>)>,
     ownerless: Arc<Process>,
 }
 
@@ -83,6 +85,7 @@ impl Enricher {
             cgroups: Cgroups::new(CgroupTree::find(proc_root)),
             users: Users::new(),
             processes: Cache::new(LIMIT),
+            latest: None,
             ownerless: Arc::new(Process {
                 exe: Field::Missing(Missing::NoOwner),
                 parent_pid: None,
@@ -106,11 +109,17 @@ impl Enricher {
             return Arc::clone(&self.ownerless);
         };
         let key = Key::new(owner);
-        if let Some(process) = self.processes.get(&key) {
-            return process;
+        if let Some((latest, process)) = &self.latest
+            && *latest == key
+        {
+            return Arc::clone(process);
         }
-        let process = Arc::new(self.look_up(owner));
-        self.processes.insert(key, Arc::clone(&process));
+        let process = self.processes.get(&key).unwrap_or_else(|| {
+            let process = Arc::new(self.look_up(owner));
+            self.processes.insert(key, Arc::clone(&process));
+            process
+        });
+        self.latest = Some((key, Arc::clone(&process)));
         process
     }
 
