@@ -3,11 +3,11 @@
 //! lines by serializing it.
 
 #[cfg(test)]
-mod any;
+pub(super) mod any;
 mod connection;
 mod line;
-mod memo;
 mod owner;
+mod port;
 mod spec;
 
 use self::connection::Connections;

@@ -17,6 +17,7 @@ pub mod fields;
 pub mod json;
 pub mod learned;
 pub mod lines;
+mod memo;
 #[cfg(test)]
 mod sample;
 pub mod schema;

@@ -280,7 +280,7 @@ fn mix(own: &mut Record, other: Record, choice: u8) {
 
 /// Records that have much in common with those before them, or nearly so: what
 /// is remembered must not show.
-pub(super) fn records() -> impl Strategy<Value = Vec<Record>> {
+pub(in crate::sink) fn records() -> impl Strategy<Value = Vec<Record>> {
     let choices = vec((any::<Index>(), any::<u8>()), 8);
     (vec(record(), 8), choices).prop_map(|(mut records, choices)| {
         for (at, (from, choice)) in choices.into_iter().enumerate().skip(1) {

@@ -10,18 +10,17 @@ use port_monitor_common::{event::OwnerSource, policy::Verdict, tcp_state::TcpSta
 
 use super::{
     line::Line,
-    memo::Memo,
     owner::{OwnerText, Owners},
+    port::PortTexts,
 };
 use crate::{
     event::{Action, Close, Direction, Event},
-    record::{
-        Judgement, Missing, Peer, PortClass, PortInfo, Ports, Record, ServiceOrigin, ServiceStatus,
-    },
+    record::{Judgement, Missing, Peer, Record},
     sink::{
         community_id::CommunityId,
         errno,
         fields::{CLOSED, closed_by_name, service_port},
+        memo::Memo,
         time::UtcClock,
     },
 };
@@ -44,6 +43,7 @@ pub(super) struct Connections {
     /// The flow ids, which cost as much as the rest of a line: an attempt, its
     /// outcome and the accept on this host share one.
     flow_ids: Memo<FlowId, 256>,
+    ports: PortTexts,
     clock: UtcClock,
     /// `"ruleset":…`, which every judged event names; empty without a policy.
     ruleset: Vec<u8>,
@@ -61,6 +61,7 @@ impl Connections {
         Self {
             owners: Owners::new(host),
             flow_ids: Memo::new(),
+            ports: PortTexts::new(),
             clock: UtcClock::default(),
             ruleset,
         }
@@ -100,7 +101,7 @@ impl Connections {
         {
             push_error(&mut line, errno);
         }
-        push_facts(&mut line, record, owner_text);
+        push_facts(&mut line, record, owner_text, &mut self.ports);
         line.raw("}}");
     }
 
@@ -262,7 +263,7 @@ fn push_error(line: &mut Line<'_>, errno: Option<i32>) {
 }
 
 /// `port_monitor`, but for its end.
-fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
+fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText, ports: &mut PortTexts) {
     let Record {
         event, judgement, ..
     } = record;
@@ -289,7 +290,7 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText) {
     if let Some(peer) = &record.peer {
         push_peer(line, peer);
     }
-    push_ports(line, &record.ports, service_port(record));
+    ports.push(line, &record.ports, service_port(record));
     line.raw(r#","v4_mapped":"#);
     line.bool(event.v4_mapped);
     push_action(line, &event.action);
@@ -348,58 +349,6 @@ fn push_action(line: &mut Line<'_>, action: &Action) {
             }
         }
         _ => {}
-    }
-}
-
-fn push_ports(line: &mut Line<'_>, ports: &Ports, service_port: Option<&PortInfo>) {
-    if let Some(local) = &ports.local {
-        line.raw(r#","local":{"#);
-        push_port(line, local);
-    }
-    if let Some(remote) = &ports.remote {
-        line.raw(r#","remote":{"#);
-        push_port(line, remote);
-    }
-    if let Some(port) = service_port {
-        line.raw(",");
-        push_service(line, port);
-        line.raw(",");
-        push_class(line, port.class);
-    }
-}
-
-fn push_port(line: &mut Line<'_>, port: &PortInfo) {
-    push_class(line, port.class);
-    line.raw(",");
-    push_service(line, port);
-    line.raw(r#","ephemeral":"#);
-    line.bool(port.ephemeral);
-    line.raw("}");
-}
-
-fn push_class(line: &mut Line<'_>, class: PortClass) {
-    match class {
-        PortClass::WellKnown => line.raw(r#""port_class":"well-known""#),
-        PortClass::Registered => line.raw(r#""port_class":"registered""#),
-        PortClass::Dynamic => line.raw(r#""port_class":"dynamic""#),
-    }
-}
-
-fn push_service(line: &mut Line<'_>, port: &PortInfo) {
-    line.raw(r#""service":{"#);
-    if let Some((name, origin)) = port.service {
-        line.raw(r#""name":"#);
-        line.string(name);
-        match origin {
-            ServiceOrigin::Policy => line.raw(r#","origin":"policy","#),
-            ServiceOrigin::DeFacto => line.raw(r#","origin":"de-facto","#),
-            ServiceOrigin::Iana => line.raw(r#","origin":"iana","#),
-        }
-    }
-    match port.status {
-        ServiceStatus::Assigned => line.raw(r#""status":"assigned"}"#),
-        ServiceStatus::Reserved => line.raw(r#""status":"reserved"}"#),
-        ServiceStatus::Unassigned => line.raw(r#""status":"unassigned"}"#),
     }
 }
 

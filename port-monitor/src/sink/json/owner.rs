@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use super::{line::Line, memo::Memo};
+use super::line::Line;
 use crate::{
     record::{Container, Process, Record},
-    sink::time::Rfc3339,
+    sink::{memo::Memo, time::Rfc3339},
 };
 
 /// The texts of the processes last seen.
