@@ -49,6 +49,9 @@ pub struct Field {
     /// What a line for several rows shows, of a record with the figures of all:
     /// the longest times, the sums of bytes and segments.
     pub(super) merged: fn(&mut Cell<'_>, &Record),
+    /// Whether the text is the same for all events of an owner that fall into one second
+    /// and have one [`dir_text`].
+    pub(super) is_owners: bool,
 }
 
 impl Field {
@@ -68,11 +71,18 @@ impl Field {
             extract,
             common: extract,
             merged: extract,
+            is_owners: false,
         }
     }
 
     const fn unit(mut self, unit: &'static str) -> Self {
         self.unit = Some(unit);
+        self
+    }
+
+    /// A column about the owner.
+    const fn owners(mut self) -> Self {
+        self.is_owners = true;
         self
     }
 
@@ -93,12 +103,12 @@ use Shown::{Always, From, OnRequest};
 /// Every column, in the order of the default table.
 #[rustfmt::skip]
 pub const FIELDS: &[Field] = &[
-    Field::new("time", [8, 9, 9], Always, "local time", time),
-    Field::new("dir", [3, 3, 3], Always, "-> for a connection this host opens, <- for one it accepts, o for a socket that listens, x for the end of either", dir),
-    Field::new("pid", [6, 6, 7], Always, "process id", pid),
-    Field::new("process", [8, 9, 15], Always, "name of the thread that connected, accepted or listened", process),
-    Field::new("user", [10, 10, 10], From(110), "name of the owner's user, else the uid", user),
-    Field::new("unit", [20, 20, 24], From(super::table::WIDE), "systemd unit, or container as runtime:short-id", unit),
+    Field::new("time", [8, 9, 9], Always, "local time", time).owners(),
+    Field::new("dir", [3, 3, 3], Always, "-> for a connection this host opens, <- for one it accepts, o for a socket that listens, x for the end of either", dir).owners(),
+    Field::new("pid", [6, 6, 7], Always, "process id", pid).owners(),
+    Field::new("process", [8, 9, 15], Always, "name of the thread that connected, accepted or listened", process).owners(),
+    Field::new("user", [10, 10, 10], From(110), "name of the owner's user, else the uid", user).owners(),
+    Field::new("unit", [20, 20, 24], From(super::table::WIDE), "systemd unit, or container as runtime:short-id", unit).owners(),
     Field::new("local", [15, 18, 22], Always, "local address and port, with the service's name", local).differs(repeated::common_local, repeated::common_local),
     Field::new("remote", [23, 25, 32], Always, "remote address and port, with the service's name", remote).differs(repeated::common_remote, repeated::common_remote),
     Field::new("result", [9, 20, 20], Always, "how it went, and the rule a violation broke", result).differs(repeated::common_result, repeated::merged_result),
@@ -184,12 +194,17 @@ fn timestamp(cell: &mut Cell<'_>, record: &Record) {
 }
 
 fn dir(cell: &mut Cell<'_>, record: &Record) {
-    cell.put(match (record.event.action, record.event.direction()) {
+    cell.put(dir_text(&record.event));
+}
+
+/// Who opened the connection, or that it ends.
+pub(super) const fn dir_text(event: &Event) -> &'static str {
+    match (event.action, event.direction()) {
         (Action::Close(_) | Action::Unlisten, _) => "x",
         (action, _) if action.is_listener() => "o",
         (_, Direction::Outbound) => "->",
         (_, Direction::Inbound) => "<-",
-    });
+    }
 }
 
 /// Writes a fact of the owner, or `?` when no hook saw it.

@@ -2,13 +2,17 @@
 //! event, `!` before a violation, so that `grep '^!'` finds them. Rows that repeat
 //! faster than a person reads are one line that ends in `x 412`.
 
+mod lead;
 mod repeats;
 
 use std::io::Write as _;
 
 use jiff::tz::TimeZone;
 
-use self::repeats::{Group, Repeats};
+use self::{
+    lead::{Lead, Leads},
+    repeats::{Group, Repeats},
+};
 use super::{
     Due, Lines, Sink,
     cell::Cell,
@@ -63,6 +67,9 @@ struct Column {
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<Column>,
+    /// How many of them, from the first one on, are the owner's.
+    leading: usize,
+    leads: Leads,
     width: Option<usize>,
     color: bool,
     clock: LocalClock,
@@ -100,8 +107,13 @@ impl Table {
             end += 1 + column_width(field);
             Column { field, end }
         });
+        let columns: Vec<_> = columns.collect();
+        let others = columns.split_last().map_or(&[][..], |(_, others)| others);
+        let leading = others.iter().take_while(|column| column.field.is_owners);
         Self {
-            columns: columns.collect(),
+            leading: leading.count(),
+            leads: Leads::new(),
+            columns,
             width,
             color,
             clock: LocalClock::new(zone),
@@ -145,7 +157,41 @@ impl Table {
         write: impl Fn(&mut Cell<'_>, &'static Field),
     ) {
         let position = self.cells_but_last(out, &write);
-        let limit = self.width.filter(|_| cut_last);
+        self.rest_of_cells(out, position, cut_last, write);
+    }
+
+    /// The cells of an event's row.
+    fn event_cells(&mut self, out: &mut Vec<u8>, record: &Record) {
+        let write = |cell: &mut Cell<'_>, field: &'static Field| (field.extract)(cell, record);
+        let Self {
+            columns,
+            leading,
+            leads,
+            width,
+            clock,
+            ..
+        } = self;
+        let (leading, others) = columns.split_at(*leading);
+        let lead = Lead::of(record, leads, |text| {
+            write_cells(leading, *width, clock, (text, MARK_WIDTH), write)
+        });
+        out.extend_from_slice(&lead.text);
+        let others = others.split_last().map_or(&[][..], |(_, others)| others);
+        let position = write_cells(others, *width, clock, (out, lead.end), write);
+        // The rule is what a violation is about: rather a wrapped line than
+        // a rule nobody can read.
+        self.rest_of_cells(out, position, !is_violation(record), write);
+    }
+
+    /// Writes the last cell after the others, which end at `position`.
+    fn rest_of_cells(
+        &mut self,
+        out: &mut Vec<u8>,
+        position: usize,
+        cut: bool,
+        write: impl Fn(&mut Cell<'_>, &'static Field),
+    ) {
+        let limit = self.width.filter(|_| cut);
         let budget = limit.map_or(usize::MAX, |limit| limit.saturating_sub(position));
         self.last_cell(out, budget, write);
     }
@@ -156,21 +202,15 @@ impl Table {
         out: &mut Vec<u8>,
         write: impl Fn(&mut Cell<'_>, &'static Field),
     ) -> usize {
-        let mut position = MARK_WIDTH;
-        let Some((_, others)) = self.columns.split_last() else {
-            return position;
-        };
-        for column in others {
-            let room = column.end.saturating_sub(position);
-            let budget = self.width.map_or(usize::MAX, |_| room);
-            let mut cell = Cell::new(out, budget, &mut self.clock);
-            write(&mut cell, column.field);
-            position += cell.width();
-            let gap = (column.end + 1).saturating_sub(position).max(1);
-            push_spaces(out, gap);
-            position += gap;
-        }
-        position
+        let others = self.columns.split_last();
+        let others = others.map_or(&[][..], |(_, others)| others);
+        write_cells(
+            others,
+            self.width,
+            &mut self.clock,
+            (out, MARK_WIDTH),
+            write,
+        )
     }
 
     /// Writes the last cell; returns how wide it is.
@@ -243,11 +283,7 @@ impl Table {
     fn row(&mut self, lines: &mut Lines, record: &Record) {
         let (mark, style) = look(record);
         self.line(&mut lines.bytes, mark, style, |table, out| {
-            // The rule is what a violation is about: rather a wrapped line than
-            // a rule nobody can read.
-            table.cells(out, !is_violation(record), |cell, field| {
-                (field.extract)(cell, record);
-            });
+            table.event_cells(out, record);
         });
         lines.count_event();
     }
@@ -442,6 +478,27 @@ impl Sink for Table {
             self.repeats = Some(repeats);
         }
     }
+}
+
+/// Writes cells that others follow, from a position on; returns the position after them.
+fn write_cells(
+    columns: &[Column],
+    width: Option<usize>,
+    clock: &mut LocalClock,
+    (out, mut position): (&mut Vec<u8>, usize),
+    write: impl Fn(&mut Cell<'_>, &'static Field),
+) -> usize {
+    for column in columns {
+        let room = column.end.saturating_sub(position);
+        let budget = width.map_or(usize::MAX, |_| room);
+        let mut cell = Cell::new(out, budget, clock);
+        write(&mut cell, column.field);
+        position += cell.width();
+        let gap = (column.end + 1).saturating_sub(position).max(1);
+        push_spaces(out, gap);
+        position += gap;
+    }
+    position
 }
 
 fn is_violation(record: &Record) -> bool {

@@ -95,6 +95,11 @@ impl UtcClock {
     }
 }
 
+/// Whether `wall_ns` is in the second that starts at `second_ns`.
+pub(super) fn is_within(wall_ns: i128, second_ns: i128) -> bool {
+    fraction_ns(wall_ns, second_ns).is_some()
+}
+
 /// How far `wall_ns` is into the second that starts at `second_ns`; `None` when
 /// it is in another one.
 fn fraction_ns(wall_ns: i128, second_ns: i128) -> Option<u32> {
@@ -103,7 +108,8 @@ fn fraction_ns(wall_ns: i128, second_ns: i128) -> Option<u32> {
     (ns < 1_000_000_000).then_some(ns)
 }
 
-const fn start_of_second(wall_ns: i128) -> i128 {
+/// The second of `wall_ns`, as the time it starts at.
+pub(super) const fn start_of_second(wall_ns: i128) -> i128 {
     wall_ns.saturating_sub(wall_ns.rem_euclid(NS_PER_SECOND))
 }
 

@@ -1,15 +1,19 @@
 //! The table as text, column by column.
 
 use port_monitor_common::{counters::Hook, event::ClosedBy, tcp_state::TcpState};
+use proptest::prelude::*;
 use unicode_width::UnicodeWidthStr as _;
 
 use super::*;
 use crate::{
     event::{Action, Close, Direction},
     record::HookCount,
-    sink::sample::{
-        accepted, closed, comm, connected, header, listening, loss, ownerless, port, sshd, summary,
-        violation,
+    sink::{
+        json::any,
+        sample::{
+            accepted, closed, comm, connected, header, listening, loss, ownerless, port, sshd,
+            summary, violation,
+        },
     },
 };
 
@@ -364,4 +368,15 @@ fn wide_characters_keep_the_columns_in_line() {
     let column = |row: &str| row.split("10.0.0.5").next().map(str::width);
     assert!(wide.contains(" 日本語日… "), "{wide}");
     assert_eq!(column(&wide), column(&plain));
+}
+
+proptest! {
+    #[test]
+    fn what_rows_begin_with_is_remembered_and_changes_nothing(records in any::records()) {
+        for width in [None, Some(80), Some(200)] {
+            let items: Vec<_> = records.iter().map(Item::Event).collect();
+            let each: String = records.iter().map(|record| row(width, record)).collect();
+            prop_assert_eq!(text(options(width), &items), each);
+        }
+    }
 }
