@@ -20,6 +20,8 @@ pub(super) struct Table<const N: usize> {
     /// to a search; and the groups that begin before each word of them.
     begins: [u64; WORDS],
     before: [u16; WORDS],
+    /// Whether a row holds for more than the port it begins with.
+    has_ranges: bool,
 }
 
 /// Ports of a word, and words.
@@ -69,6 +71,7 @@ impl<const N: usize> Table<N> {
             groups: [0; N],
             begins: [0; WORDS],
             before: [0; WORDS],
+            has_ranges: false,
         };
         let mut cursor = Cursor::new(text);
         let (mut count, mut groups) = (0, 0);
@@ -91,6 +94,7 @@ impl<const N: usize> Table<N> {
                 let port = row.first_port as usize;
                 table.begins[port / WORD] |= 1 << (port % WORD);
             }
+            table.has_ranges |= row.first_port != row.last_port;
             table.index[count] = row;
             count += 1;
         }
@@ -139,6 +143,9 @@ impl<const N: usize> Table<N> {
     fn first_row(&self, port: u16) -> Option<usize> {
         let (word, bit) = (usize::from(port) / WORD, usize::from(port) % WORD);
         let begun = self.begins.get(word)? << (WORD - 1 - bit);
+        if !self.has_ranges && begun.leading_zeros() > 0 {
+            return None;
+        }
         let groups = usize::from(*self.before.get(word)?) + begun.count_ones() as usize;
         let first_row = usize::from(*self.groups.get(groups.checked_sub(1)?)?);
         (self.index.get(first_row)?.last_port >= port).then_some(first_row)
@@ -311,6 +318,21 @@ mod tests {
     fn counting_finds_what_a_look_at_every_row_does() {
         static TABLE: Table<{ row_count(BORDERS) }> = Table::new(BORDERS);
         let rows: Vec<Row> = (0..9).map(|row| TABLE.row(row).unwrap()).collect();
+        for port in 0..=u16::MAX {
+            let expected: Vec<_> = rows
+                .iter()
+                .filter(|row| row.ports.contains(&port))
+                .cloned()
+                .collect();
+            assert_eq!(TABLE.rows(port).collect::<Vec<_>>(), expected, "{port}");
+        }
+    }
+
+    #[test]
+    fn a_table_without_ranges_has_its_ports_and_no_other() {
+        const PORTS: &str = "0\tzero\n63\tlast\n64\tfirst\n64\talias\n65535\tend\n";
+        static TABLE: Table<{ row_count(PORTS) }> = Table::new(PORTS);
+        let rows: Vec<Row> = (0..5).map(|row| TABLE.row(row).unwrap()).collect();
         for port in 0..=u16::MAX {
             let expected: Vec<_> = rows
                 .iter()

@@ -35,14 +35,41 @@ static HEX: [[u8; 2]; 256] = {
 };
 
 /// Appends nine digits: the fraction of a second in ns.
-pub(super) fn push_nanoseconds(out: &mut Vec<u8>, mut ns: u32) {
-    let mut digits = [b'0'; 9];
-    for digit in digits.iter_mut().rev() {
-        *digit += (ns % 10) as u8;
-        ns /= 10;
-    }
-    out.extend_from_slice(&digits);
+pub(super) fn push_nanoseconds(out: &mut Vec<u8>, ns: u32) {
+    // A billion more has a digit before the nine.
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(1_000_000_000 + ns).as_bytes();
+    out.extend_from_slice(digits.last_chunk::<9>().unwrap_or(&[b'0'; 9]));
 }
+
+/// Appends the decimal number of a port.
+pub(super) fn push_port(out: &mut Vec<u8>, port: u16) {
+    let [high, middle, low] =
+        [port / 10_000, port / 100 % 100, port % 100].map(|pair| PAIRS[pair as usize]);
+    let unused = match port {
+        ..10 => 4,
+        10..100 => 3,
+        100..1_000 => 2,
+        1_000..10_000 => 1,
+        10_000.. => 0,
+    };
+    // As for octets: a copy of fixed length, and what is too much of it taken back.
+    let digits = u64::from_le_bytes([high[1], middle[0], middle[1], low[0], low[1], 0, 0, 0])
+        >> (8 * unused);
+    out.extend_from_slice(&digits.to_le_bytes());
+    out.truncate(out.len() - 3 - unused);
+}
+
+/// The two decimal digits of each number below 100.
+static PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[0; 2]; 100];
+    let mut number = 0;
+    while number < pairs.len() {
+        pairs[number] = [DIGITS[number / 10], DIGITS[number % 10]];
+        number += 1;
+    }
+    pairs
+};
 
 /// Appends an address.
 pub(super) fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
@@ -53,13 +80,19 @@ pub(super) fn push_ip(out: &mut Vec<u8>, ip: IpAddr) {
 }
 
 fn push_ipv4(out: &mut Vec<u8>, ip: Ipv4Addr) {
+    let mut text = [0; 16];
+    let mut end = 0;
     for octet in ip.octets() {
         // A copy of fixed length is one instruction, one of any length a call.
-        let (text, unused) = OCTETS[octet as usize];
-        out.extend_from_slice(&text);
-        out.truncate(out.len() - unused);
+        let (digits, unused) = OCTETS[octet as usize];
+        if let Some(room) = text.get_mut(end..end + 4) {
+            room.copy_from_slice(&digits);
+        }
+        end += 4 - unused;
     }
-    out.pop();
+    out.extend_from_slice(&text);
+    // Without the last dot.
+    out.truncate(out.len() + end - 1 - text.len());
 }
 
 /// Of each octet, the digits and a dot, and how many bytes after that are none
@@ -151,6 +184,13 @@ mod tests {
             prop_assert_eq!(text(|out| push_number(out, number)), number.to_string());
             prop_assert_eq!(text(|out| push_hex(out, number)), format!("{number:016x}"));
             prop_assert_eq!(text(|out| push_nanoseconds(out, ns)), format!("{ns:09}"));
+        }
+    }
+
+    #[test]
+    fn every_port_has_its_digits() {
+        for port in 0..=u16::MAX {
+            assert_eq!(text(|out| push_port(out, port)), port.to_string());
         }
     }
 

@@ -76,7 +76,11 @@ impl<'a> Cell<'a> {
     /// A port; `*` while the kernel has not chosen it.
     pub(super) fn port(&mut self, port: Option<u16>) {
         match port {
-            Some(port) => self.number(port),
+            Some(port) => {
+                let from = self.out.len();
+                ascii::push_port(self.out, port);
+                self.width += self.out.len() - from;
+            }
             None => self.put("*"),
         }
     }

@@ -221,7 +221,7 @@ fn push_end(line: &mut Line<'_>, (ip, port): (IpAddr, Option<u16>), bytes: Optio
     line.raw("\"");
     if let Some(port) = port {
         line.raw(r#","port":"#);
-        line.number(port);
+        line.port(port);
     }
     if let Some(bytes) = bytes {
         line.raw(r#","bytes":"#);

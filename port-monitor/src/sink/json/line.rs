@@ -42,6 +42,10 @@ impl Line<'_> {
         ascii::push_number(self.0, number);
     }
 
+    pub(super) fn port(&mut self, port: u16) {
+        ascii::push_port(self.0, port);
+    }
+
     /// An address, without quotes.
     pub(super) fn ip(&mut self, ip: IpAddr) {
         ascii::push_ip(self.0, ip);
