@@ -166,9 +166,51 @@ fn build(workspace: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
             .args(["--strip-debug", "-o"])
             .args([&stripped, &built]),
     )?;
+    remove_lines(&stripped, &target_dir.join("btf-ext"))?;
     let object = fs::read(&stripped).with_context(|| stripped.display().to_string())?;
     refuse_panics(&stripped)?;
     Ok(object)
+}
+
+/// Removes the line of the source that each instruction is from, and the relocations of
+/// the type information, which no loader reads: more than half of the object. Only a
+/// verifier's log shows the lines; of the object before it was stripped it still does.
+fn remove_lines(object: &Path, section: &Path) -> Result<()> {
+    let objcopy = || Command::new(format!("{LLVM}/bin/llvm-objcopy"));
+    let name = ".BTF.ext";
+    let at = format!("{name}={}", section.display());
+    process::run(objcopy().args(["--dump-section", &at]).arg(object))?;
+    let with_lines = fs::read(section).with_context(|| section.display().to_string())?;
+    fs::write(section, functions_only(&with_lines).context(name)?)?;
+    process::run(
+        objcopy()
+            .args(["--update-section", &at])
+            .args(["--remove-section=.rel.BTF", "--remove-section=.rel.BTF.ext"])
+            .arg(object),
+    )
+}
+
+/// A `.BTF.ext` section (`Documentation/bpf/btf.rst`) with the types of its functions, and
+/// without lines. `None` if it is not one as bpf-linker writes it.
+fn functions_only(section: &[u8]) -> Option<Vec<u8>> {
+    let word = |at: usize| -> Option<usize> {
+        let bytes = section.get(at..)?.first_chunk()?;
+        usize::try_from(u32::from_le_bytes(*bytes)).ok()
+    };
+    let [header, functions_at, functions, lines_at] = [word(4)?, word(8)?, word(12)?, word(16)?];
+    let (relocations_at, relocations) = (24, word(28)?);
+    if header < 32 || functions_at != 0 || lines_at != functions || relocations != 0 {
+        return None;
+    }
+    // The size of a line's record stays, of which there are none.
+    let size_bytes = 4;
+    let end = functions + size_bytes;
+    let mut rest = section.get(..header + end)?.to_vec();
+    for (at, value) in [(20, size_bytes), (relocations_at, end)] {
+        let value = u32::try_from(value).ok()?;
+        rest[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+    Some(rest)
 }
 
 /// A reachable panic builds, and is refused by every kernel's verifier.
@@ -223,4 +265,36 @@ fn compare(
         path.display()
     );
     Ok(Comparison::Identical)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(words: &[u32]) -> Vec<u8> {
+        let words = words.iter().flat_map(|word| word.to_le_bytes());
+        0x0001_eb9f_u32
+            .to_le_bytes()
+            .into_iter()
+            .chain(words)
+            .collect()
+    }
+
+    #[test]
+    fn functions_stay_and_lines_go() {
+        let with_lines = section(&[32, 0, 8, 8, 12, 20, 0, 8, 77, 16, 78, 79]);
+        let without = section(&[32, 0, 8, 8, 4, 12, 0, 8, 77, 16]);
+        assert_eq!(functions_only(&with_lines), Some(without.clone()));
+        assert_eq!(functions_only(&without), Some(without));
+    }
+
+    #[test]
+    fn another_order_and_relocations_are_refused() {
+        let other_order = section(&[32, 4, 8, 0, 4, 12, 0, 16, 8, 77]);
+        let with_relocations = section(&[32, 0, 4, 4, 4, 8, 4, 8, 16, 16]);
+        let short = section(&[32, 0, 8, 8, 4, 12, 0, 8, 77]);
+        for section in [other_order, with_relocations, short, vec![]] {
+            assert_eq!(functions_only(&section), None);
+        }
+    }
 }
