@@ -3,32 +3,38 @@
 //!
 //! Rust has no CO-RE relocation, so the loader resolves every offset here and
 //! hands them to the object ([`offsets`]). Starting up must be quick: one pass
-//! notes where each type begins, names are compared in place, and nothing is
-//! copied out but what others ask for ([`Btf::only_functions`]). The input is not
-//! trusted: bad bytes are an error, never a panic.
+//! notes the few types that are asked for, names are compared in place, and what
+//! outlasts the bytes is small ([`Btf::function`]). The input is not trusted: bad
+//! bytes are an error, never a panic.
+
+use std::ops::Deref;
 
 use port_monitor_common::config::Offsets;
 use thiserror::Error;
 
-const MAGIC: u16 = 0xeb9f;
-const VERSION: u8 = 1;
-const HEADER_BYTES: u32 = 24;
-const TYPE_BYTES: usize = 12;
+use self::names::Names;
+
+mod names;
+
+pub(super) const MAGIC: u16 = 0xeb9f;
+pub(super) const VERSION: u8 = 1;
+pub(super) const TYPE_BYTES: usize = 12;
 const MEMBER_BYTES: usize = 12;
 /// Members looked at for one field before giving up: the largest kernel struct
 /// has a few hundred, only a forged cycle has more.
 const MEMBER_LIMIT: usize = 65_536;
 /// Typedefs and qualifiers in a row before giving up.
 const MODIFIER_LIMIT: usize = 64;
+/// Of how many types the place of one is noted: the others are a short walk away.
+const STRIDE: usize = 64;
 
-const KIND_PTR: u8 = 2;
 const KIND_STRUCT: u8 = 4;
 const KIND_UNION: u8 = 5;
 const KIND_TYPEDEF: u8 = 8;
 const KIND_VOLATILE: u8 = 9;
 const KIND_CONST: u8 = 10;
 const KIND_RESTRICT: u8 = 11;
-const KIND_FUNC: u8 = 12;
+pub(super) const KIND_FUNC: u8 = 12;
 const KIND_FUNC_PROTO: u8 = 13;
 const KIND_TYPE_TAG: u8 = 18;
 
@@ -69,17 +75,31 @@ pub enum BtfError {
     Ambiguous(String),
 }
 
-/// A kernel's type information.
+/// A kernel's type information, in bytes that are a `Vec<u8>` or the like.
 #[derive(Debug)]
-pub struct Btf {
-    bytes: Vec<u8>,
+pub struct Btf<B> {
+    bytes: B,
     big_endian: bool,
     /// Where the strings begin and end.
     strings: (usize, usize),
-    /// Where each type begins, by type id; id 0 is `void` and has no bytes.
-    types: Vec<u32>,
+    /// Where every [`STRIDE`]th type begins, from type id 1 on; id 0 is `void` and has
+    /// no bytes.
+    places: Vec<usize>,
+    /// How many types there are.
+    count: usize,
+    /// Those of [`STRUCTS`].
     structs: Vec<Named>,
+    /// Those that were asked for.
     functions: Vec<Named>,
+}
+
+/// A function of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its type's id.
+    pub id: u32,
+    /// How many parameters it has; `None` when its type is not a function's.
+    pub params: Option<usize>,
 }
 
 /// A type with a name.
@@ -92,7 +112,6 @@ struct Named {
 /// The part every type begins with.
 #[derive(Clone, Copy)]
 struct Head {
-    name: u32,
     kind: u8,
     /// Members or parameters that follow.
     count: usize,
@@ -104,15 +123,26 @@ struct Head {
     body: usize,
 }
 
+impl Head {
+    /// Where the next type begins; this one begins at `at`.
+    #[inline]
+    fn end(&self, at: usize) -> Result<usize, BtfError> {
+        let kind = self.kind;
+        let body = body_bytes(kind, self.count).ok_or(BtfError::UnknownKind { kind, at })?;
+        Ok(self.body + body)
+    }
+}
+
 struct Member {
     type_id: u32,
     offset_bits: u32,
     is_bit_field: bool,
 }
 
-impl Btf {
-    /// Takes the bytes of `/sys/kernel/btf/vmlinux`.
-    pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
+impl<B: Deref<Target = [u8]>> Btf<B> {
+    /// Takes the bytes of `/sys/kernel/btf/vmlinux`; of its functions, these will be
+    /// asked for.
+    pub fn parse(bytes: B, functions: &[&str]) -> Result<Self, BtfError> {
         let magic = bytes.first_chunk().ok_or(BtfError::Truncated(0))?;
         let big_endian = match (u16::from_le_bytes(*magic), u16::from_be_bytes(*magic)) {
             (MAGIC, _) => false,
@@ -128,7 +158,8 @@ impl Btf {
             bytes,
             big_endian,
             strings: (0, 0),
-            types: vec![0],
+            places: Vec::new(),
+            count: 0,
             structs: Vec::new(),
             functions: Vec::new(),
         };
@@ -136,7 +167,7 @@ impl Btf {
         let header = btf.word(4)? as usize;
         let types = btf.section(header, 8)?;
         btf.strings = btf.section(header, 16)?;
-        btf.index(types)?;
+        btf.index(types, &Names::new(&STRUCTS), &Names::new(functions))?;
         Ok(btf)
     }
 
@@ -174,39 +205,18 @@ impl Btf {
         })
     }
 
-    /// Number of parameters of a kernel function; `None` when BTF has no
-    /// function of that name.
-    pub fn function_params(&self, name: &str) -> Option<usize> {
+    /// A function of that name; `None` when BTF has none, or was not told that it would
+    /// be asked for.
+    pub fn function(&self, name: &str) -> Option<Function> {
         let id = self.ids(&self.functions, name).next()?;
-        let function = self.head(id).ok()?;
-        let prototype = self.head(function.target).ok()?;
-        (prototype.kind == KIND_FUNC_PROTO).then_some(prototype.count)
-    }
-
-    /// BTF, in this machine's byte order, in which these functions have the ids
-    /// that they have here, and every other type is a nameless pointer. Readers
-    /// that only look for a function's id are many times faster with it.
-    pub fn only_functions(&self, names: &[&str]) -> Vec<u8> {
-        let found: Vec<_> = names
-            .iter()
-            .filter_map(|name| Some((self.ids(&self.functions, name).next()? as usize, name)))
-            .collect();
-        let last = found.iter().map(|(id, _)| *id).max().unwrap_or(0);
-        let entry = |name, kind| words([name, u32::from(kind) << 24, 0]);
-        let mut types = entry(0, KIND_PTR).repeat(last);
-        let mut strings = vec![0];
-        for (id, name) in found {
-            let at = (id - 1) * TYPE_BYTES;
-            types[at..at + TYPE_BYTES].copy_from_slice(&entry(len(&strings), KIND_FUNC));
-            strings.extend(name.bytes().chain([0]));
-        }
-        let sections = [HEADER_BYTES, 0, len(&types), len(&types), len(&strings)];
-        let mut bytes = MAGIC.to_ne_bytes().to_vec();
-        bytes.extend([VERSION, 0]);
-        bytes.extend(words(sections));
-        bytes.extend(types);
-        bytes.extend(strings);
-        bytes
+        let prototype = self.head(self.head(id).ok()?.target);
+        Some(Function {
+            id,
+            params: prototype
+                .ok()
+                .filter(|prototype| prototype.kind == KIND_FUNC_PROTO)
+                .map(|prototype| prototype.count),
+        })
     }
 
     /// The ids of those with a name.
@@ -217,26 +227,56 @@ impl Btf {
             .map(|named| named.id)
     }
 
-    /// Notes where each type begins.
-    fn index(&mut self, (start, end): (usize, usize)) -> Result<(), BtfError> {
+    /// Notes the types of these names.
+    fn index(
+        &mut self,
+        section: (usize, usize),
+        structs: &Names<'_>,
+        functions: &Names<'_>,
+    ) -> Result<(), BtfError> {
+        if self.big_endian {
+            self.walk(section, u32::from_be_bytes, structs, functions)
+        } else {
+            self.walk(section, u32::from_le_bytes, structs, functions)
+        }
+    }
+
+    /// The same. There are very many types: of most only their size is looked at.
+    fn walk(
+        &mut self,
+        (start, end): (usize, usize),
+        number: impl Fn([u8; 4]) -> u32,
+        structs: &Names<'_>,
+        functions: &Names<'_>,
+    ) -> Result<(), BtfError> {
+        let types = self.bytes.get(..end).unwrap_or_default();
+        let strings = self.bytes.get(..self.strings.1).unwrap_or_default();
         let mut at = start;
         while at < end {
-            let head = self.head_at(at)?;
-            let id = u32::try_from(self.types.len()).map_err(|_| BtfError::Truncated(at))?;
-            let kind = head.kind;
-            let named = Named {
-                name: head.name,
-                id,
-            };
-            match kind {
-                KIND_STRUCT => self.structs.push(named),
-                KIND_FUNC => self.functions.push(named),
-                _ => {}
+            if self.count.is_multiple_of(STRIDE) {
+                self.places.push(at);
             }
-            self.types
-                .push(u32::try_from(at).map_err(|_| BtfError::Truncated(at))?);
-            let body = body_bytes(kind, head.count).ok_or(BtfError::UnknownKind { kind, at })?;
-            at = head.body + body;
+            self.count += 1;
+            let rest = types.get(at..).and_then(<[u8]>::first_chunk);
+            let Some(&[n0, n1, n2, n3, i0, i1, i2, i3, ..]) = rest as Option<&[u8; TYPE_BYTES]>
+            else {
+                return Err(BtfError::Truncated(at));
+            };
+            let (kind, count, _) = kind_and_count(number([i0, i1, i2, i3]));
+            if kind == KIND_STRUCT || kind == KIND_FUNC {
+                let name = number([n0, n1, n2, n3]);
+                let text = strings.get(self.strings.0.saturating_add(name as usize)..);
+                let (names, noted) = match kind {
+                    KIND_STRUCT => (structs, &mut self.structs),
+                    _ => (functions, &mut self.functions),
+                };
+                if text.is_some_and(|text| names.have(text)) {
+                    let id = u32::try_from(self.count).map_err(|_| BtfError::Truncated(at))?;
+                    noted.push(Named { name, id });
+                }
+            }
+            let body = body_bytes(kind, count).ok_or(BtfError::UnknownKind { kind, at })?;
+            at += TYPE_BYTES + body;
         }
         if at > end {
             return Err(BtfError::Truncated(end));
@@ -317,38 +357,38 @@ impl Btf {
     }
 
     fn head(&self, id: u32) -> Result<Head, BtfError> {
-        // Position 0 is the file's header, so `void` and unknown ids have no kind.
-        let at = self.types.get(id as usize).copied().unwrap_or(0);
-        if at == 0 {
+        // `void` and unknown ids have no kind.
+        let Some(index) = (id as usize)
+            .checked_sub(1)
+            .filter(|&index| index < self.count)
+        else {
             return Ok(Head {
-                name: 0,
                 kind: 0,
                 count: 0,
                 has_bit_fields: false,
                 target: 0,
                 body: 0,
             });
+        };
+        let mut at = self.places[index / STRIDE];
+        for _ in 0..index % STRIDE {
+            at = self.head_at(at)?.end(at)?;
         }
-        self.head_at(at as usize)
+        self.head_at(at)
     }
 
     #[inline]
     fn head_at(&self, at: usize) -> Result<Head, BtfError> {
-        let Some(&[n0, n1, n2, n3, i0, i1, i2, i3, t0, t1, t2, t3]) =
+        let Some(&[_, _, _, _, i0, i1, i2, i3, t0, t1, t2, t3]) =
             self.bytes.get(at..).and_then(<[u8]>::first_chunk)
         else {
             return Err(BtfError::Truncated(at));
         };
-        let info = self.number([i0, i1, i2, i3]);
-        // The kernel requires unused bits of `info` to be zero, so reading the
-        // count and the kind wider than version 1 defines them is harmless today
-        // and turns a future meaning of those bits into an unknown kind.
-        let [kind, ..] = info.to_be_bytes();
+        let (kind, count, has_bit_fields) = kind_and_count(self.number([i0, i1, i2, i3]));
         Ok(Head {
-            name: self.number([n0, n1, n2, n3]),
-            kind: kind & 0x7f,
-            count: (info & 0xff_ffff) as usize,
-            has_bit_fields: kind & 0x80 != 0,
+            kind,
+            count,
+            has_bit_fields,
             target: self.number([t0, t1, t2, t3]),
             body: at + TYPE_BYTES,
         })
@@ -392,39 +432,76 @@ impl Btf {
     }
 }
 
-/// A length as BTF counts: its sections are shorter than 4 GiB.
-fn len(bytes: &[u8]) -> u32 {
-    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
-}
-
-fn words<const N: usize>(words: [u32; N]) -> Vec<u8> {
-    words.map(u32::to_ne_bytes).as_flattened().to_vec()
-}
-
 fn add(base_bits: u32, bits: u32) -> Result<u32, BtfError> {
     base_bits.checked_add(bits).ok_or(BtfError::Cycle)
 }
 
-/// Bytes after the head of a type, `None` for a kind this program does not know.
-fn body_bytes(kind: u8, count: usize) -> Option<usize> {
-    Some(match kind {
-        // PTR, FWD, TYPEDEF, VOLATILE, CONST, RESTRICT, FUNC, FLOAT, TYPE_TAG
-        2 | 7..=12 | 16 | 18 => 0,
-        // INT, VAR, DECL_TAG
-        1 | 14 | 17 => 4,
-        // ARRAY
-        3 => 12,
-        // ENUM, FUNC_PROTO
-        6 | 13 => 8 * count,
-        // STRUCT, UNION, DATASEC, ENUM64
-        4 | 5 | 15 | 19 => 12 * count,
-        _ => return None,
-    })
+/// What the word `info` of a type says: its kind, how many members or parameters it has,
+/// and whether offsets of members carry sizes of bit fields.
+#[inline]
+const fn kind_and_count(info: u32) -> (u8, usize, bool) {
+    // The kernel requires unused bits of `info` to be zero, so reading the count and the
+    // kind wider than version 1 defines them is harmless today and turns a future meaning
+    // of those bits into an unknown kind.
+    let [kind, ..] = info.to_be_bytes();
+    (kind & 0x7f, (info & 0xff_ffff) as usize, kind & 0x80 != 0)
 }
+
+/// Bytes after the head of a type: so many, and so many for each member; by kind.
+const BODIES: [Option<(u8, u8)>; 20] = {
+    let mut bodies = [Some((0, 0)); 20];
+    // There is no kind 0; PTR, FWD to FUNC, FLOAT and TYPE_TAG are nothing but heads.
+    bodies[0] = None;
+    // INT, VAR, DECL_TAG
+    bodies[1] = Some((4, 0));
+    bodies[14] = Some((4, 0));
+    bodies[17] = Some((4, 0));
+    // ARRAY
+    bodies[3] = Some((12, 0));
+    // ENUM, FUNC_PROTO
+    bodies[6] = Some((0, 8));
+    bodies[13] = Some((0, 8));
+    // STRUCT, UNION, DATASEC, ENUM64
+    bodies[4] = Some((0, 12));
+    bodies[5] = Some((0, 12));
+    bodies[15] = Some((0, 12));
+    bodies[19] = Some((0, 12));
+    bodies
+};
+
+/// Bytes after the head of a type, `None` for a kind this program does not know.
+#[inline]
+fn body_bytes(kind: u8, count: usize) -> Option<usize> {
+    let (fixed, each) = (*BODIES.get(usize::from(kind))?)?;
+    Some(usize::from(fixed) + usize::from(each) * count)
+}
+
+/// The structs that [`offsets`] looks into.
+const STRUCTS: [&str; 19] = [
+    "sock_common",
+    "sock",
+    "tcp_sock",
+    "mptcp_sock",
+    "inet_sock",
+    "net",
+    "task_struct",
+    "signal_struct",
+    "cred",
+    "css_set",
+    "cgroup",
+    "kernfs_node",
+    "files_struct",
+    "fdtable",
+    "file",
+    "mm_struct",
+    "inode",
+    "super_block",
+    "socket",
+];
 
 /// Every offset the eBPF programs need; the error names the first field this
 /// kernel does not have.
-pub fn offsets(btf: &Btf) -> Result<Offsets, BtfError> {
+pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfError> {
     let at = |path| btf.member_offset(path);
     Ok(Offsets {
         skc_daddr: at("sock_common.skc_daddr")?,

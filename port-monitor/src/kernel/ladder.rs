@@ -164,7 +164,22 @@ fn hooks_of(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
     Ok(hooks)
 }
 
-/// The functions that trampolines may be attached to.
+/// The kernel's functions that trampolines may be attached to, on whatever kernel and
+/// in whatever run.
+pub(super) const FUNCTIONS: [&str; 10] = [
+    "inet_csk_accept",
+    "security_sock_graft",
+    "tcp_connect",
+    "security_socket_connect",
+    "tcp_v4_pre_connect",
+    "tcp_v6_pre_connect",
+    "tcp_v4_connect",
+    "tcp_v6_connect",
+    "inet_hash",
+    "inet6_hash",
+];
+
+/// Those of [`FUNCTIONS`] that trampolines may be attached to in this run.
 pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
     let hooks = hooks_of(Rung::Fentry, needs).unwrap_or_default();
     let with_substitutes = hooks.iter().flat_map(|hook| {
@@ -220,7 +235,7 @@ fn accept_program(needs: &Needs) -> Result<&'static str, RungError> {
 /// what the rung cannot see on this kernel.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
-    btf: &LazyBtf<'_>,
+    btf: &LazyBtf,
     rung: Rung,
     needs: &Needs,
 ) -> Result<(Links, Vec<String>), RungError> {
@@ -262,7 +277,7 @@ pub(super) fn attach(
 /// Attaches a hook or what stands in for it.
 fn attach_hook(
     ebpf: &mut Ebpf,
-    btf: &LazyBtf<'_>,
+    btf: &LazyBtf,
     hook: &Hook,
     links: &mut Links,
     blind: &mut Vec<String>,
@@ -296,11 +311,7 @@ fn attach_hook(
 #[derive(Default)]
 pub(super) struct Links(Vec<Box<dyn Any>>);
 
-fn attach_one(
-    ebpf: &mut Ebpf,
-    btf: &LazyBtf<'_>,
-    hook: &Hook,
-) -> Result<Box<dyn Any>, ProgramError> {
+fn attach_one(ebpf: &mut Ebpf, btf: &LazyBtf, hook: &Hook) -> Result<Box<dyn Any>, ProgramError> {
     let program = ebpf
         .program_mut(hook.program)
         .ok_or(ProgramError::UnexpectedProgramType)?;
@@ -398,4 +409,30 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_function_of_a_trampoline_is_looked_up() {
+        let kinds = EventKind::ALL
+            .iter()
+            .fold(0, |bits, kind| bits | kind.bit());
+        for (accept_params, preemptible) in [(2, false), (2, true), (4, false), (4, true)] {
+            let needs = Needs {
+                accept_params: Some(accept_params),
+                acceptor: true,
+                tree: true,
+                preemptible,
+                listen_functions: 2,
+                kinds,
+            };
+            let mut wanted = trampolines(&needs);
+            assert!(wanted.iter().all(|name| FUNCTIONS.contains(name)));
+            wanted.dedup();
+            assert_eq!(wanted.len() == FUNCTIONS.len(), !preemptible);
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! Dropping [`Kernel`] detaches everything.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -38,6 +38,7 @@ mod preemption;
 pub mod preflight;
 pub mod ring;
 mod snapshot;
+mod vmlinux;
 
 pub use canary::CanaryError;
 pub use ladder::{Rung, RungError};
@@ -47,12 +48,10 @@ use filters::Filters;
 use ladder::{Links, Needs};
 use lazy_btf::LazyBtf;
 use object::Sizes;
+use vmlinux::Types;
 
 /// Where the kernel describes its own types.
 pub const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
-
-/// More than any kernel's BTF has, by far.
-const MAX_BTF_BYTES: u64 = 256 << 20;
 
 /// The smallest ring: one page, on kernels with 4 KiB pages.
 pub const MIN_RING_BYTES: u32 = 4_096;
@@ -229,17 +228,12 @@ impl Kernel {
     pub fn start(settings: &Settings) -> Result<(Self, Records), KernelError> {
         preflight::check()?;
         let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
-        let layout = read_btf(&path)?;
-        let unreadable = |error| KernelError::Btf {
-            path: path.clone(),
-            error,
-        };
-        let offsets = btf::offsets(&layout).map_err(unreadable)?;
-        let needs = needs(&layout, settings);
+        let types = Types::read(&path)?;
+        let needs = needs(&types, settings);
         let mut functions = ladder::trampolines(&needs);
         functions.push(snapshot::ITERATOR);
-        let lazy_btf = LazyBtf::new(&layout, functions);
-        let mut ebpf = load(&offsets, settings)?;
+        let lazy_btf = LazyBtf::new(types.ids_of(&functions));
+        let mut ebpf = load(&types.offsets, settings)?;
         let (rung, links, blind_spots) = climb(&mut ebpf, &lazy_btf, settings.backend, &needs)?;
         let logger = settings
             .log_level
@@ -406,13 +400,14 @@ fn load(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, KernelError> {
 }
 
 /// What a rung needs to know.
-fn needs(layout: &btf::Btf, settings: &Settings) -> Needs {
+fn needs(types: &Types, settings: &Settings) -> Needs {
+    let accept = types.function("inet_csk_accept");
     Needs {
-        accept_params: layout.function_params("inet_csk_accept"),
+        accept_params: accept.and_then(|accept| accept.params),
         acceptor: settings.acceptor,
         tree: settings.filters.tree,
         preemptible: preemption::is_possible(),
-        listen_functions: match layout.function_params("inet6_hash") {
+        listen_functions: match types.function("inet6_hash") {
             Some(_) => 2,
             None => 1,
         },
@@ -447,29 +442,6 @@ pub fn kernel_release() -> String {
         .into_owned()
 }
 
-fn read_btf(path: &Path) -> Result<btf::Btf, KernelError> {
-    let bytes = read_regular(path).map_err(|error| KernelError::BtfMissing {
-        path: path.to_owned(),
-        error,
-    })?;
-    btf::Btf::parse(bytes).map_err(|error| KernelError::Btf {
-        path: path.to_owned(),
-        error,
-    })
-}
-
-/// The bytes of a file that has an end: not a pipe, a device, a sparse giant.
-fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    if metadata.len() > MAX_BTF_BYTES {
-        return Err(io::Error::other("too large to be BTF"));
-    }
-    fs::read(path)
-}
-
 /// What to do about type information that does not fit.
 fn btf_advice(path: &Path) -> &'static str {
     if path == Path::new(SYSTEM_BTF) {
@@ -501,7 +473,7 @@ fn config(settings: &Settings) -> Config {
 /// Attaches the rung asked for, or the best one that attaches.
 fn climb(
     ebpf: &mut Ebpf,
-    btf: &LazyBtf<'_>,
+    btf: &LazyBtf,
     backend: Option<Rung>,
     needs: &Needs,
 ) -> Result<(Rung, Links, Vec<String>), KernelError> {

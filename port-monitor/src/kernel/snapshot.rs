@@ -24,7 +24,7 @@ pub(super) const ITERATOR: &str = "bpf_iter_task_file";
 const CHUNK: usize = 16;
 
 /// Notes who listens.
-pub(super) fn listeners(ebpf: &mut Ebpf, btf: &LazyBtf<'_>) -> Result<(), KernelError> {
+pub(super) fn listeners(ebpf: &mut Ebpf, btf: &LazyBtf) -> Result<(), KernelError> {
     run(ebpf, btf, "pm_listeners_it", || {})
 }
 
@@ -32,7 +32,7 @@ pub(super) fn listeners(ebpf: &mut Ebpf, btf: &LazyBtf<'_>) -> Result<(), Kernel
 /// empty the ring.
 pub(super) fn connections(
     ebpf: &mut Ebpf,
-    btf: &LazyBtf<'_>,
+    btf: &LazyBtf,
     drain: impl FnMut(),
 ) -> Result<(), KernelError> {
     run(ebpf, btf, "pm_sockets_it", drain)
@@ -40,7 +40,7 @@ pub(super) fn connections(
 
 fn run(
     ebpf: &mut Ebpf,
-    btf: &LazyBtf<'_>,
+    btf: &LazyBtf,
     name: &str,
     mut after_chunk: impl FnMut(),
 ) -> Result<(), KernelError> {

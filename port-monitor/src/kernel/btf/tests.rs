@@ -71,9 +71,13 @@ impl Writer {
             .collect()
     }
 
-    fn parse(&self) -> Btf {
-        Btf::parse(self.finish(u32::to_le_bytes)).unwrap()
+    fn parse(&self) -> Btf<Vec<u8>> {
+        parse(self.finish(u32::to_le_bytes)).unwrap()
     }
+}
+
+fn parse(bytes: Vec<u8>) -> Result<Btf<Vec<u8>>, BtfError> {
+    Btf::parse(bytes, &["inet_csk_accept", "inet_csk", "sought", "absent"])
 }
 
 /// What is read of `tcp_sock`, wherever.
@@ -179,15 +183,16 @@ fn every_offset_is_found_on_a_kernel_that_has_all_fields() {
 
 #[test]
 fn big_endian_btf_reads_the_same() {
-    let big = Btf::parse(kernel().finish(u32::to_be_bytes)).unwrap();
+    let big = parse(kernel().finish(u32::to_be_bytes)).unwrap();
     assert_eq!(offsets(&big), offsets(&kernel().parse()));
 }
 
 #[test]
 fn parameters_of_a_function_are_counted() {
     let btf = kernel().parse();
-    assert_eq!(btf.function_params("inet_csk_accept"), Some(2));
-    assert_eq!(btf.function_params("inet_csk"), None);
+    let accept = btf.function("inet_csk_accept").unwrap();
+    assert_eq!(accept.params, Some(2));
+    assert_eq!(btf.function("inet_csk"), None);
 }
 
 #[test]
@@ -254,18 +259,15 @@ fn what_is_not_this_btf_is_refused() {
     let patched = |at: usize, byte| {
         let mut bytes = good.clone();
         bytes[at] = byte;
-        Btf::parse(bytes).unwrap_err()
+        parse(bytes).unwrap_err()
     };
-    assert_eq!(Btf::parse(vec![]).unwrap_err(), BtfError::Truncated(0));
+    assert_eq!(parse(vec![]).unwrap_err(), BtfError::Truncated(0));
     assert_eq!(patched(0, 0), BtfError::Magic);
     assert_eq!(patched(2, 2), BtfError::Version(2));
     let unknown = BtfError::UnknownKind { kind: 20, at: 24 };
     assert_eq!(patched(24 + 7, 20), unknown);
     let short = good[..good.len() - 1].to_vec();
-    assert!(matches!(
-        Btf::parse(short).unwrap_err(),
-        BtfError::Truncated(_)
-    ));
+    assert!(matches!(parse(short).unwrap_err(), BtfError::Truncated(_)));
 }
 
 #[test]
@@ -273,22 +275,20 @@ fn the_running_kernel_has_every_field() {
     let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else {
         return;
     };
-    let btf = Btf::parse(bytes).unwrap();
+    let btf = parse(bytes).unwrap();
     let found = offsets(&btf).unwrap();
     assert!(found.skc_daddr < found.skc_dport && found.skc_dport < found.skc_num);
     assert!(found.skc_family < found.skc_state && found.skc_state < found.skc_net);
     assert!(found.skc_v6_daddr + 16 <= found.skc_v6_rcv_saddr);
     assert!(found.inet_sport > found.sk_protocol);
-    assert!(matches!(
-        btf.function_params("inet_csk_accept"),
-        Some(2 | 4)
-    ));
+    let accept = btf.function("inet_csk_accept").unwrap();
+    assert!(matches!(accept.params, Some(2 | 4)));
 }
 
 fn exercise(bytes: Vec<u8>) {
-    if let Ok(btf) = Btf::parse(bytes) {
+    if let Ok(btf) = parse(bytes) {
         let _ = offsets(&btf);
-        let _ = btf.function_params("inet_csk_accept");
+        let _ = btf.function("inet_csk_accept");
     }
 }
 
@@ -320,26 +320,32 @@ proptest! {
 }
 
 #[test]
-fn only_the_functions_asked_for_keep_their_names_and_ids() {
-    let mut w = Writer::default();
-    let int = w.int();
-    let prototype = w.add("", 13 << 24 | 2, int, vec![0, int, 0, int]);
-    w.structure("sought", &[("field", int, 0)]);
-    w.add("other", 12 << 24, prototype, vec![]);
-    let sought = w.add("sought", 12 << 24, prototype, vec![]);
-    let second = w.add("second", 12 << 24, prototype, vec![]);
-    w.add("after", 12 << 24, prototype, vec![]);
-
-    for word in [u32::to_le_bytes, u32::to_be_bytes] {
-        let btf = Btf::parse(w.finish(word)).unwrap();
-        let few = btf.only_functions(&["second", "sought", "absent"]);
-        let few = Btf::parse(few).unwrap();
-        let ids = |name| few.ids(&few.functions, name).collect::<Vec<_>>();
-        assert_eq!(ids("sought"), [sought]);
-        assert_eq!(ids("second"), [second]);
-        assert_eq!(few.functions.len(), 2);
-        assert_eq!(few.types.len(), second as usize + 1);
+fn a_type_is_found_however_many_are_before_it() {
+    for before in [0, 1, 62, 63, 64, 65, 1_000] {
+        let mut w = Writer::default();
+        let int = w.int();
+        for _ in 0..before {
+            w.structure("filler", &[("sk_err", int, 4)]);
+        }
+        let inner = w.structure("", &[("sk_err", int, 8)]);
+        w.structure("sock", &[("", inner, 16)]);
+        let prototype = w.add("", 13 << 24 | 1, int, vec![0, int]);
+        let sought = w.add("sought", 12 << 24, prototype, vec![]);
+        let btf = w.parse();
+        assert_eq!(btf.member_offset("sock.sk_err"), Ok(24));
+        let (id, params) = (sought, Some(1));
+        assert_eq!(btf.function("sought"), Some(Function { id, params }));
+        assert_eq!(btf.head(sought + 1).unwrap().kind, 0);
     }
-    let none = Btf::parse(w.parse().only_functions(&["absent"])).unwrap();
-    assert_eq!(none.types, [0]);
+}
+
+#[test]
+fn a_function_of_no_prototype_has_no_parameters() {
+    let mut w = Writer::default();
+    let id = w.add("sought", 12 << 24, 0, vec![]);
+    w.add("other", 12 << 24, id, vec![]);
+    let params = None;
+    assert_eq!(w.parse().function("sought"), Some(Function { id, params }));
+    assert_eq!(w.parse().function("other"), None);
+    assert_eq!(w.parse().function("absent"), None);
 }

@@ -24,7 +24,7 @@ use port_monitor_common::{
 use super::{EnforcerError, Instance, attached_to, tables::DENIALS};
 use crate::{
     enrich::cgroup::CgroupTree,
-    kernel::{self, KernelError, btf, ladder::chain, object},
+    kernel::{self, KernelError, ladder::chain, object, vmlinux::Types},
 };
 
 /// The network namespace whose closed ports answer with RST.
@@ -205,14 +205,10 @@ fn open_cgroup(wanted: Option<&Path>) -> Result<Cgroup, EnforcerError> {
 }
 
 fn load() -> Result<Ebpf, EnforcerError> {
-    let layout = kernel::read_btf(Path::new(kernel::SYSTEM_BTF))?;
-    let offsets = btf::offsets(&layout).map_err(|error| KernelError::Btf {
-        path: kernel::SYSTEM_BTF.into(),
-        error,
-    })?;
+    let types = Types::read(Path::new(kernel::SYSTEM_BTF))?;
     let hits = kernel::counters::of_each_cpu(SLOTS * TALLIES)?;
     let sizes = object::Sizes::enforcer(hits);
-    let ebpf = object::load(&offsets, &Config::default(), &sizes, 0);
+    let ebpf = object::load(&types.offsets, &Config::default(), &sizes, 0);
     Ok(ebpf.map_err(KernelError::from)?)
 }
 
