@@ -233,7 +233,7 @@ impl Kernel {
         let mut functions = ladder::trampolines(&needs);
         functions.push(snapshot::ITERATOR);
         let lazy_btf = LazyBtf::new(types.ids_of(&functions));
-        let mut ebpf = load(&types.offsets, settings)?;
+        let mut ebpf = load(&types.offsets, &needs, settings)?;
         let (rung, links, blind_spots) = climb(&mut ebpf, &lazy_btf, settings.backend, &needs)?;
         let logger = settings
             .log_level
@@ -381,9 +381,15 @@ impl Kernel {
 }
 
 /// The object with its maps as the run needs them, filters and policy written.
-fn load(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, KernelError> {
+fn load(offsets: &Offsets, needs: &Needs, settings: &Settings) -> Result<Ebpf, KernelError> {
     let counters = counters::of_each_cpu(ROW)?;
-    let mut sizes = Sizes::monitor(settings.ring_bytes, settings.max_connections, counters);
+    // Where nobody asks for more than beginnings, only the canary's own are remembered.
+    let connections = if needs.wants_outcomes() {
+        settings.max_connections
+    } else {
+        MIN_MAX_CONNECTIONS
+    };
+    let mut sizes = Sizes::monitor(settings.ring_bytes, connections, counters);
     if !settings.filters.tree {
         sizes = sizes.without_tree();
     }
