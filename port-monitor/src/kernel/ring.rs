@@ -32,7 +32,7 @@ pub struct Ring {
     /// only when it has caught up, so a burst costs one wake-up instead of
     /// thousands; a wake-up costs ten times everything else an event does.
     latency: Duration,
-    /// The last batch ended at its cap: more is waiting.
+    /// The last batch ended at its cap, or there was none yet: more is waiting.
     is_behind: bool,
     /// The last batch was not empty: more will come, and nobody needs to be woken for it.
     is_busy: bool,
@@ -55,7 +55,8 @@ impl Ring {
             fd: register(ring)?,
             violations: violations.transpose()?,
             latency,
-            is_behind: false,
+            // What came during the start has waited long enough.
+            is_behind: true,
             is_busy: false,
         })
     }
