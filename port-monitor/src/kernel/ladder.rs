@@ -5,7 +5,7 @@ use std::{any::Any, iter};
 
 use aya::{
     Ebpf,
-    programs::{FEntry, FExit, KProbe, Program, ProgramError, RawTracePoint, TracePoint},
+    programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint, TracePoint},
 };
 use port_monitor_common::event::EventKind;
 use thiserror::Error;
@@ -181,18 +181,30 @@ pub(super) const FUNCTIONS: [&str; 10] = [
 
 /// Those of [`FUNCTIONS`] that trampolines may be attached to in this run.
 pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
-    let hooks = hooks_of(Rung::Fentry, needs).unwrap_or_default();
-    let with_substitutes = hooks.iter().flat_map(|hook| {
-        iter::successors(Some(hook), |hook| match hook.otherwise {
-            Otherwise::Instead(substitute) => Some(substitute),
-            Otherwise::Refuse | Otherwise::Blind(_) => None,
-        })
-    });
-    let functions = with_substitutes.filter_map(|hook| match hook.place {
+    let hooks = with_substitutes(Rung::Fentry, needs).into_iter();
+    let functions = hooks.filter_map(|hook| match hook.place {
         Place::FEntry(function) | Place::FExit(function) => Some(function),
         Place::KProbe(_) | Place::RawTracePoint(_) | Place::TracePoint(..) => None,
     });
     functions.collect()
+}
+
+/// The programs that may be attached on this rung.
+pub(super) fn programs(rung: Rung, needs: &Needs) -> Vec<&'static str> {
+    let hooks = with_substitutes(rung, needs).into_iter();
+    hooks.map(|hook| hook.program).collect()
+}
+
+/// The hooks of a rung, and those that may stand in for them.
+fn with_substitutes(rung: Rung, needs: &Needs) -> Vec<Hook> {
+    let hooks = hooks_of(rung, needs).unwrap_or_default().into_iter();
+    let substitutes = hooks.flat_map(|hook| {
+        iter::successors(Some(hook), |hook| match hook.otherwise {
+            Otherwise::Instead(substitute) => Some(*substitute),
+            Otherwise::Refuse | Otherwise::Blind(_) => None,
+        })
+    });
+    substitutes.collect()
 }
 
 fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, RungError> {
@@ -266,8 +278,6 @@ pub(super) fn attach(
             })?;
         }
         if let Err(reason) = attach_hook(ebpf, btf, &hook, &mut links, &mut blind) {
-            drop(links);
-            unload(ebpf);
             return Err(RungError { rung, reason });
         }
     }
@@ -354,24 +364,6 @@ fn load_once(loaded: Result<(), ProgramError>) -> Result<(), ProgramError> {
     match loaded {
         Err(ProgramError::AlreadyLoaded) => Ok(()),
         loaded => loaded,
-    }
-}
-
-/// Unloads every program that is loaded, so that another rung can be tried.
-fn unload(ebpf: &mut Ebpf) {
-    for (name, program) in ebpf.programs_mut() {
-        let unloaded = match program {
-            Program::FEntry(program) => program.unload(),
-            Program::FExit(program) => program.unload(),
-            Program::KProbe(program) => program.unload(),
-            Program::RawTracePoint(program) => program.unload(),
-            Program::TracePoint(program) => program.unload(),
-            _ => Ok(()),
-        };
-        match unloaded {
-            Ok(()) | Err(ProgramError::NotLoaded) => {}
-            Err(error) => log::warn!("unload {name}: {error}"),
-        }
     }
 }
 

@@ -107,6 +107,13 @@ pub struct Settings {
     pub policy: Option<Arc<Lowered>>,
 }
 
+impl Settings {
+    /// Something is to be told of sockets older than the monitor.
+    fn wants_older(&self) -> bool {
+        self.kinds.iter().any(|kind| OLDER.contains(kind))
+    }
+}
+
 impl Default for Settings {
     /// Nothing is reported, at the default sizes.
     fn default() -> Self {
@@ -233,8 +240,11 @@ impl Kernel {
         let mut functions = ladder::trampolines(&needs);
         functions.push(snapshot::ITERATOR);
         let lazy_btf = LazyBtf::new(types.ids_of(&functions));
-        let mut ebpf = load(&types.offsets, &needs, settings)?;
-        let (rung, links, blind_spots) = climb(&mut ebpf, &lazy_btf, settings.backend, &needs)?;
+        let (mut ebpf, rung, links, blind_spots) = climb(settings.backend, |rung| {
+            let mut ebpf = load(&types.offsets, &needs, settings, rung)?;
+            let attached = ladder::attach(&mut ebpf, &lazy_btf, rung, &needs);
+            Ok(attached.map(|(links, blind_spots)| (ebpf, rung, links, blind_spots)))
+        })?;
         let logger = settings
             .log_level
             .map(|_| start_logger(&mut ebpf))
@@ -246,7 +256,7 @@ impl Kernel {
             None => None,
         };
         let mut early = Vec::new();
-        let wants_older = settings.kinds.iter().any(|kind| OLDER.contains(kind));
+        let wants_older = settings.wants_older();
         if rung != Rung::Tracepoint && wants_older {
             snapshot::listeners(&mut ebpf, &lazy_btf)?;
         }
@@ -380,8 +390,14 @@ impl Kernel {
     }
 }
 
-/// The object with its maps as the run needs them, filters and policy written.
-fn load(offsets: &Offsets, needs: &Needs, settings: &Settings) -> Result<Ebpf, KernelError> {
+/// The object with a rung's programs, and its maps as the run needs them, filters and
+/// policy written.
+fn load(
+    offsets: &Offsets,
+    needs: &Needs,
+    settings: &Settings,
+    rung: Rung,
+) -> Result<Ebpf, KernelError> {
     let counters = counters::of_each_cpu(ROW)?;
     // Where nobody asks for more than beginnings, only the canary's own are remembered.
     let connections = if needs.wants_outcomes() {
@@ -397,7 +413,11 @@ fn load(offsets: &Offsets, needs: &Needs, settings: &Settings) -> Result<Ebpf, K
         sizes = sizes.with_policy(settings.ring_bytes);
     }
     let log_level = settings.log_level.map_or(0, |level| level as u8);
-    let mut ebpf = object::load(offsets, &config(settings), &sizes, log_level)?;
+    let mut programs = ladder::programs(rung, needs);
+    if settings.wants_older() || rung == Rung::Tracepoint {
+        programs.extend(snapshot::PROGRAMS);
+    }
+    let mut ebpf = object::load(offsets, &config(settings), &sizes, log_level, &programs)?;
     settings.filters.write(&mut ebpf)?;
     if let Some(policy) = &settings.policy {
         enforcer::write_policy(&ebpf, policy)?;
@@ -477,32 +497,24 @@ fn config(settings: &Settings) -> Config {
 }
 
 /// Attaches the rung asked for, or the best one that attaches.
-fn climb(
-    ebpf: &mut Ebpf,
-    btf: &LazyBtf,
+fn climb<T>(
     backend: Option<Rung>,
-    needs: &Needs,
-) -> Result<(Rung, Links, Vec<String>), KernelError> {
+    attach: impl Fn(Rung) -> Result<Result<T, RungError>, KernelError>,
+) -> Result<T, KernelError> {
+    let kernel = kernel_release();
     if let Some(rung) = backend {
-        return ladder::attach(ebpf, btf, rung, needs)
-            .map(|(links, blind_spots)| (rung, links, blind_spots))
-            .map_err(|refusal| KernelError::Rung {
-                kernel: kernel_release(),
-                refusal,
-            });
+        return attach(rung)?.map_err(|refusal| KernelError::Rung { kernel, refusal });
     }
     let mut reasons = Vec::new();
     for rung in Rung::ALL {
-        match ladder::attach(ebpf, btf, rung, needs) {
-            Ok((links, blind_spots)) => return Ok((rung, links, blind_spots)),
+        match attach(rung)? {
+            Ok(attached) => return Ok(attached),
             Err(error) => {
                 log::info!("{error}");
                 reasons.push(error.to_string());
             }
         }
     }
-    Err(KernelError::NoRung {
-        kernel: kernel_release(),
-        reasons: reasons.join("; "),
-    })
+    let reasons = reasons.join("; ");
+    Err(KernelError::NoRung { kernel, reasons })
 }

@@ -11,6 +11,9 @@ use port_monitor_common::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{MIN_RING_BYTES, pod::Wire, ring::VIOLATIONS};
+use programs::Few;
+
+mod programs;
 
 /// The committed object; the build script has checked it against its sources.
 static OBJECT: &[u8] = include_bytes_aligned!(env!("PORT_MONITOR_BPF_OBJECT"));
@@ -106,7 +109,7 @@ impl Sizes {
     }
 }
 
-/// Creates the object's maps, for these settings.
+/// Creates the object's maps, for these settings, and takes these programs from it.
 ///
 /// `log_level` is aya-log's: 0 for off, 5 for trace.
 pub(super) fn load(
@@ -114,7 +117,9 @@ pub(super) fn load(
     config: &Config,
     sizes: &Sizes,
     log_level: u8,
+    programs: &[&str],
 ) -> Result<Ebpf, EbpfError> {
+    let few = Few::of(OBJECT, programs);
     let offsets = Wire(*offsets);
     let config = Wire(*config);
     let abi = u32::from(port_monitor_common::ABI_VERSION);
@@ -128,7 +133,7 @@ pub(super) fn load(
         .override_global("CONFIG", &config, true)
         .override_global(ABI_SYMBOL, &abi, true)
         .override_global(aya_log::LEVEL, &log_level, true)
-        .load(OBJECT)
+        .load(few.as_ref().map_or(OBJECT, Few::bytes))
 }
 
 /// aya's loader, kept from reading the kernel's BTF: it would parse all of it, a

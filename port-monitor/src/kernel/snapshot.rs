@@ -19,13 +19,18 @@ const ITERATED: &str = "task_file";
 /// The kernel's function for it.
 pub(super) const ITERATOR: &str = "bpf_iter_task_file";
 
+/// The programs that look at what they go through.
+pub(super) const PROGRAMS: [&str; 2] = [LISTENERS, CONNECTIONS];
+const LISTENERS: &str = "pm_listeners_it";
+const CONNECTIONS: &str = "pm_sockets_it";
+
 /// How much is read at a time. The program writes a byte for each connection it
 /// reports: far fewer than the smallest ring has room for.
 const CHUNK: usize = 16;
 
 /// Notes who listens.
 pub(super) fn listeners(ebpf: &mut Ebpf, btf: &LazyBtf) -> Result<(), KernelError> {
-    run(ebpf, btf, "pm_listeners_it", || {})
+    run(ebpf, btf, LISTENERS, || {})
 }
 
 /// Reports the connections that are open; calls `drain` again and again, to
@@ -35,7 +40,7 @@ pub(super) fn connections(
     btf: &LazyBtf,
     drain: impl FnMut(),
 ) -> Result<(), KernelError> {
-    run(ebpf, btf, "pm_sockets_it", drain)
+    run(ebpf, btf, CONNECTIONS, drain)
 }
 
 fn run(

@@ -208,7 +208,8 @@ fn load() -> Result<Ebpf, EnforcerError> {
     let types = Types::read(Path::new(kernel::SYSTEM_BTF))?;
     let hits = kernel::counters::of_each_cpu(SLOTS * TALLIES)?;
     let sizes = object::Sizes::enforcer(hits);
-    let ebpf = object::load(&types.offsets, &Config::default(), &sizes, 0);
+    let programs: Vec<_> = CGROUP_PROGRAMS.into_iter().chain([LOOKUP]).collect();
+    let ebpf = object::load(&types.offsets, &Config::default(), &sizes, 0, &programs);
     Ok(ebpf.map_err(KernelError::from)?)
 }
 

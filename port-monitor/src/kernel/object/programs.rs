@@ -1,0 +1,178 @@
+//! An object with only some of its programs. aya looks at every instruction of every
+//! program that it finds by name: most of them are for other kernels and other runs.
+
+use std::ops::Range;
+
+use zerocopy::IntoBytes as _;
+
+/// Where the ELF header and what it leads to have what is read here (`elf.h`).
+const SECTIONS_AT: usize = 0x28;
+const SECTION_COUNT_AT: usize = 0x3c;
+const SECTION_BYTES: usize = 64;
+const SYMBOL_BYTES: usize = 24;
+const SYMBOL_INFO_AT: usize = 4;
+const SYMBOL_SECTION_AT: usize = 6;
+const SYMBOL_TABLE: u32 = 2;
+const FUNCTION: u8 = 2;
+
+/// The section of what programs call: they are found by their place.
+const CALLED: &[u8] = b".text";
+
+/// A copy of an object, aligned as an ELF file is.
+pub(super) struct Few {
+    words: Vec<u64>,
+    length: usize,
+}
+
+impl Few {
+    /// `object` without the names of other programs than `wanted`; `None` if it is
+    /// broken.
+    pub(super) fn of(object: &[u8], wanted: &[&str]) -> Option<Self> {
+        let mut few = Self {
+            words: vec![0; object.len().div_ceil(size_of::<u64>())],
+            length: object.len(),
+        };
+        let bytes = few.words.as_mut_bytes().get_mut(..object.len())?;
+        bytes.copy_from_slice(object);
+        let names = Elf::of(object)?.programs()?;
+        for (name, symbol) in names {
+            if !wanted.iter().any(|wanted| wanted.as_bytes() == name) {
+                // An empty one.
+                bytes.get_mut(symbol..symbol + 4)?.fill(0);
+            }
+        }
+        Some(few)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.words.as_bytes()[..self.length]
+    }
+}
+
+/// The parts of an ELF file of 64 bits, little endian, that matter here.
+struct Elf<'a> {
+    bytes: &'a [u8],
+    sections: usize,
+    count: usize,
+}
+
+impl<'a> Elf<'a> {
+    fn of(bytes: &'a [u8]) -> Option<Self> {
+        Some(Self {
+            bytes,
+            sections: offset(bytes, SECTIONS_AT)?,
+            count: half(bytes, SECTION_COUNT_AT)?.into(),
+        })
+    }
+
+    /// The programs' names, and where their symbols are.
+    fn programs(&self) -> Option<Vec<(&'a [u8], usize)>> {
+        let mut tables = (0..self.count).filter(|&n| self.kind(n) == Some(SYMBOL_TABLE));
+        let table = tables.next()?;
+        let strings = self.content(self.link(table)?)?;
+        let mut programs = Vec::new();
+        for symbol in self.content(table)?.step_by(SYMBOL_BYTES) {
+            let info = self.bytes.get(symbol + SYMBOL_INFO_AT)?;
+            let section = usize::from(half(self.bytes, symbol + SYMBOL_SECTION_AT)?);
+            if info & 0xf != FUNCTION || self.name(section, &strings)? == CALLED {
+                continue;
+            }
+            programs.push((self.string(&strings, symbol)?, symbol));
+        }
+        Some(programs)
+    }
+
+    /// Where the header of the section with this number begins.
+    fn header(&self, section: usize) -> usize {
+        self.sections.saturating_add(section * SECTION_BYTES)
+    }
+
+    fn kind(&self, section: usize) -> Option<u32> {
+        word(self.bytes, self.header(section) + 4)
+    }
+
+    fn content(&self, section: usize) -> Option<Range<usize>> {
+        let header = self.header(section);
+        let start = offset(self.bytes, header + 0x18)?;
+        let end = start.checked_add(offset(self.bytes, header + 0x20)?)?;
+        (end <= self.bytes.len()).then_some(start..end)
+    }
+
+    fn link(&self, section: usize) -> Option<usize> {
+        usize::try_from(word(self.bytes, self.header(section) + 0x28)?).ok()
+    }
+
+    /// Sections and symbols have their names in the same place.
+    fn name(&self, section: usize, strings: &Range<usize>) -> Option<&'a [u8]> {
+        self.string(strings, self.header(section))
+    }
+
+    /// The string whose place is told at `at`.
+    fn string(&self, strings: &Range<usize>, at: usize) -> Option<&'a [u8]> {
+        let place = usize::try_from(word(self.bytes, at)?).ok()?;
+        let text = self.bytes.get(strings.clone())?.get(place..)?;
+        text.split(|&byte| byte == 0).next()
+    }
+}
+
+fn offset(bytes: &[u8], at: usize) -> Option<usize> {
+    usize::try_from(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?)).ok()
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::{super::OBJECT, *};
+
+    fn names(object: &[u8]) -> Vec<String> {
+        let programs = Elf::of(object).unwrap().programs().unwrap();
+        let names = programs
+            .iter()
+            .map(|(name, _)| String::from_utf8_lossy(name));
+        names.map(Cow::into_owned).collect()
+    }
+
+    #[test]
+    fn only_the_programs_asked_for_have_a_name() {
+        let wanted = ["pm_connect_fe", "pm_accept_fe2", "pm_no_such"];
+        let few = Few::of(OBJECT, &wanted).unwrap();
+        let mut left = names(few.bytes());
+        left.retain(|name| !name.is_empty());
+        left.sort();
+        assert_eq!(left, ["pm_accept_fe2", "pm_connect_fe"]);
+        assert_eq!(names(few.bytes()).len(), names(OBJECT).len());
+        assert_eq!(few.bytes().len(), OBJECT.len());
+        let changed = few
+            .bytes()
+            .iter()
+            .zip(OBJECT)
+            .filter(|(few, all)| few != all);
+        assert!(changed.count() <= 4 * names(OBJECT).len());
+    }
+
+    #[test]
+    fn what_programs_call_is_no_program() {
+        let all = names(OBJECT);
+        assert!(all.iter().any(|name| name == "pm_lookup"));
+        assert!(
+            all.iter()
+                .all(|name| name != "pm_judge" && name != "memcpy")
+        );
+    }
+
+    #[test]
+    fn a_broken_object_is_none() {
+        for length in [0, 16, 63, 64, OBJECT.len() / 2] {
+            assert!(Few::of(&OBJECT[..length], &[]).is_none(), "{length}");
+        }
+    }
+}
