@@ -245,6 +245,8 @@ impl Kernel {
             let attached = ladder::attach(&mut ebpf, &lazy_btf, rung, &needs);
             Ok(attached.map(|(links, blind_spots)| (ebpf, rung, links, blind_spots)))
         })?;
+        // As large as the ring: where it is needed no more, the two are never both there.
+        let older = settings.wants_older().then_some(lazy_btf);
         let logger = settings
             .log_level
             .map(|_| start_logger(&mut ebpf))
@@ -256,18 +258,19 @@ impl Kernel {
             None => None,
         };
         let mut early = Vec::new();
-        let wants_older = settings.wants_older();
-        if rung != Rung::Tracepoint && wants_older {
-            snapshot::listeners(&mut ebpf, &lazy_btf)?;
+        if let Some(btf) = &older
+            && rung != Rung::Tracepoint
+        {
+            snapshot::listeners(&mut ebpf, btf)?;
         }
         let attached = attached(rung, &needs, &blind_spots);
         // Before connections that are open fill the table.
         canary::run(&mut records, attached, |record| {
             early.push(record.to_vec());
         })?;
-        if wants_older {
+        if let Some(btf) = &older {
             let drain = || ring::drain_into(&mut records, &mut early);
-            snapshot::connections(&mut ebpf, &lazy_btf, drain)?;
+            snapshot::connections(&mut ebpf, btf, drain)?;
         }
         let kernel = Self {
             ebpf,
