@@ -54,6 +54,9 @@ pub struct Offsets {
     pub tcp_is_mptcp: u32,
     /// `inet_sock.inet_sport` (network byte order; set from bind to the end).
     pub inet_sport: u32,
+    /// Not an offset: non-zero where programs get the running task with its type
+    /// (`bpf_get_current_task_btf`, Linux 5.11).
+    pub typed_task: u32,
     /// `net.ns.inum`.
     pub net_inum: u32,
     /// `task_struct.group_leader`.

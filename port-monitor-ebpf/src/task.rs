@@ -3,14 +3,14 @@
 
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-    generated::{bpf_get_current_cgroup_id, bpf_get_current_task},
+    generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf},
 };
 use port_monitor_common::{config::CGROUP_DEPTH, event::Owner};
 
 use crate::{
     globals::{config, offset},
     maps::CGROUPS,
-    mem::{Mem as _, Probe},
+    mem::{Direct, Mem, Probe},
 };
 
 /// The running task.
@@ -29,11 +29,14 @@ pub(crate) fn is_monitor(tgid: u32) -> bool {
 /// The running thread as an owner.
 #[inline(always)]
 pub(crate) fn read_current(owner: &mut Owner) {
-    let task = current();
-    set_comm(task, owner);
+    if offset!(typed_task) != 0 {
+        // SAFETY: the helper has no preconditions.
+        name::<Direct>(unsafe { bpf_get_current_task_btf() }.cast(), owner);
+    } else {
+        name::<Probe>(current(), owner);
+    }
     let pid_tgid = bpf_get_current_pid_tgid();
     let uid_gid = bpf_get_current_uid_gid();
-    owner.start_ns = process_start(task);
     // SAFETY: the helper has no preconditions.
     owner.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
     owner.tgid = (pid_tgid >> 32) as u32;
@@ -46,9 +49,8 @@ pub(crate) fn read_current(owner: &mut Owner) {
 #[inline(always)]
 pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
     let cred: *const u8 = read(task, offset!(task_cred))?;
-    owner.start_ns = process_start(task);
+    name::<Probe>(task, owner);
     owner.cgroup_id = cgroup(task).and_then(cgroup_id).unwrap_or(0);
-    set_comm(task, owner);
     owner.tgid = tgid(task)?;
     owner.tid = read(task, offset!(task_pid))?;
     owner.uid = read(cred, offset!(cred_uid))?;
@@ -56,12 +58,19 @@ pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
     Some(())
 }
 
-/// A task's name, NUL-padded: before Linux 5.17 what was there before may follow the first
-/// NUL (`__set_task_comm`).
+/// A task's name, NUL-padded.
 #[inline(always)]
 pub(crate) fn comm(task: *const u8) -> [u64; 2] {
+    comm_by::<Probe>(task)
+}
+
+/// The same. Before Linux 5.17 what was there before may follow the first NUL
+/// (`__set_task_comm`).
+#[inline(always)]
+fn comm_by<M: Mem>(task: *const u8) -> [u64; 2] {
     // As words: bytes would be copied one by one.
-    let [first, second]: [u64; 2] = read(task, offset!(task_comm)).unwrap_or_default();
+    let comm: Option<[u64; 2]> = M::read(task, offset!(task_comm));
+    let [first, second] = comm.unwrap_or_default();
     let ends = first_nul(first) != 0;
     [until_nul(first), if ends { 0 } else { until_nul(second) }]
 }
@@ -80,10 +89,16 @@ fn first_nul(word: u64) -> u64 {
     nuls & nuls.wrapping_neg()
 }
 
+/// Who a task is: its name, and when its process started.
 #[inline(always)]
-fn set_comm(task: *const u8, owner: &mut Owner) {
+fn name<M: Mem>(task: *const u8, owner: &mut Owner) {
     // SAFETY: 16 bytes, aligned to 8 by the owner.
-    unsafe { (&raw mut owner.comm).cast::<[u64; 2]>().write(comm(task)) };
+    unsafe {
+        (&raw mut owner.comm)
+            .cast::<[u64; 2]>()
+            .write(comm_by::<M>(task))
+    };
+    owner.start_ns = process_start::<M>(task);
 }
 
 /// A task's process id.
@@ -144,9 +159,9 @@ pub(crate) fn in_filtered_cgroup(task: *const u8) -> bool {
 
 /// When the task's process started, `CLOCK_BOOTTIME` ns.
 #[inline(always)]
-fn process_start(task: *const u8) -> u64 {
-    read(task, offset!(task_group_leader))
-        .and_then(|leader: *const u8| read(leader, offset!(task_start_boottime)))
+fn process_start<M: Mem>(task: *const u8) -> u64 {
+    M::read(task, offset!(task_group_leader))
+        .and_then(|leader: *const u8| M::read(leader, offset!(task_start_boottime)))
         .unwrap_or(0)
 }
 

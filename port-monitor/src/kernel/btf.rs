@@ -499,6 +499,9 @@ const STRUCTS: [&str; 19] = [
     "socket",
 ];
 
+/// The helper by which programs get the running task with its type.
+pub(super) const TYPED_TASK: &str = "bpf_get_current_task_btf";
+
 /// Every offset the eBPF programs need; the error names the first field this
 /// kernel does not have.
 pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfError> {
@@ -526,6 +529,7 @@ pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfErro
         mptcp_first: optional(at("mptcp_sock.first"))?,
         tcp_is_mptcp: optional(at("tcp_sock.is_mptcp"))?,
         inet_sport: at("inet_sock.inet_sport")?,
+        typed_task: btf.function(TYPED_TASK).is_some().into(),
         net_inum: at("net.ns.inum")?,
         task_group_leader: at("task_struct.group_leader")?,
         task_start_boottime: at("task_struct.start_boottime")?,

@@ -45,7 +45,7 @@ impl Types {
     fn of(bytes: impl Deref<Target = [u8]>) -> Result<Self, btf::BtfError> {
         let names: Vec<_> = ladder::FUNCTIONS
             .into_iter()
-            .chain([snapshot::ITERATOR])
+            .chain([snapshot::ITERATOR, btf::TYPED_TASK])
             .collect();
         let btf = Btf::parse(bytes, &names)?;
         let functions = names

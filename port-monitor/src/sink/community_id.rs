@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 
 use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
-use sha1_smol::Sha1;
+use sha1::{Digest as _, Sha1};
 
 const TCP: u8 = 6;
 
@@ -21,16 +21,16 @@ impl CommunityId {
     pub(super) fn of(a: (IpAddr, u16), b: (IpAddr, u16)) -> Self {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
         let mut hash = Sha1::new();
-        hash.update(&[0, 0]);
+        hash.update([0, 0]);
         for (ip, _) in [low, high] {
             match ip {
-                IpAddr::V4(ip) => hash.update(&ip.octets()),
-                IpAddr::V6(ip) => hash.update(&ip.octets()),
+                IpAddr::V4(ip) => hash.update(ip.octets()),
+                IpAddr::V6(ip) => hash.update(ip.octets()),
             }
         }
         let ([a, b], [c, d]) = (low.1.to_be_bytes(), high.1.to_be_bytes());
-        hash.update(&[TCP, 0, a, b, c, d]);
-        Self(hash.digest().bytes())
+        hash.update([TCP, 0, a, b, c, d]);
+        Self(hash.finalize().into())
     }
 
     /// The id as text, as [`fmt::Display`] has it.

@@ -62,6 +62,12 @@ const CONNECT: &str = "pm_connect4";
 /// Of the whole host's.
 const LOOKUP: &str = "pm_lookup";
 
+/// Of all programs.
+fn names() -> impl Iterator<Item = &'static str> {
+    let of_cgroup = CGROUP_PROGRAMS.into_iter().map(|(name, _)| name);
+    of_cgroup.chain([LOOKUP])
+}
+
 /// A policy asks this program. It may be attached all the same, for another's sake: then it
 /// finds that it is not asked.
 fn is_asked(program: &str, header: &Header) -> bool {
@@ -128,10 +134,7 @@ pub(super) fn remove(dir: &Path) -> Result<(), EnforcerError> {
 
 /// The links in `dir`, and whether each attaches something.
 pub(super) fn links(dir: &Path) -> Result<Vec<(String, bool)>, EnforcerError> {
-    let names = CGROUP_PROGRAMS.into_iter().map(|(name, _)| name);
-    let present = names
-        .chain([LOOKUP])
-        .filter(|name| dir.join(link_name(name)).exists());
+    let present = names().filter(|name| dir.join(link_name(name)).exists());
     present
         .map(|name| {
             let place = attached_to(&dir.join(link_name(name)))?;
@@ -208,7 +211,7 @@ fn load() -> Result<Ebpf, EnforcerError> {
     let types = Types::read(Path::new(kernel::SYSTEM_BTF))?;
     let hits = kernel::counters::of_each_cpu(SLOTS * TALLIES)?;
     let sizes = object::Sizes::enforcer(hits);
-    let programs: Vec<_> = CGROUP_PROGRAMS.into_iter().chain([LOOKUP]).collect();
+    let programs: Vec<_> = names().collect();
     let ebpf = object::load(&types.offsets, &Config::default(), &sizes, 0, &programs);
     Ok(ebpf.map_err(KernelError::from)?)
 }
@@ -224,9 +227,7 @@ fn pin_all(ebpf: &mut Ebpf, dir: &Path, cgroup: &Cgroup) -> Result<(), EnforcerE
     state
         .pin(dir.join(version_name()))
         .map_err(|error| KernelError::Map(chain(&error)))?;
-    let names = CGROUP_PROGRAMS.into_iter().map(|(name, _)| name);
-    let lookup = cgroup.is_root.then_some(LOOKUP);
-    for name in names.chain(lookup) {
+    for name in names().filter(|name| cgroup.is_root || *name != LOOKUP) {
         load_program(ebpf, name)
             .map_err(|error| refused(name, &cgroup.path, &error))?
             .pin(dir.join(program_name(name)))
