@@ -18,6 +18,8 @@ const WARM_UP: u64 = 20;
 pub(super) const CONNECTIONS: u64 = 2_000;
 /// Those of each of two threads on two processors.
 const PARALLEL: u64 = 4_010;
+/// How long the kernel has to clean up after whoever was there before.
+pub(super) const SETTLE: Duration = Duration::from_secs(2);
 /// In a second, paced.
 pub(super) const RATE: u32 = 1_000;
 /// How long idle tools are looked at.
@@ -148,6 +150,7 @@ fn row<'a>(group: &'a str, subject: &'a Subject, run: u32) -> Row<'a> {
 
 /// As many connections as there can be.
 fn at_full_speed(bench: &Bench, subject: &Subject, row: Row<'_>, load: &flood::Args) -> Result<()> {
+    thread::sleep(SETTLE);
     let running = subject.start(bench)?;
     flood::connect(&flood::Args::of_one_thread(WARM_UP))?;
     if let Some(running) = &running {

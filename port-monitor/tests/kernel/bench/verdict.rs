@@ -6,6 +6,7 @@ use std::{
     fs,
     path::PathBuf,
     process::{Command, Stdio},
+    thread,
     time::Instant,
 };
 
@@ -14,7 +15,7 @@ use rustix::{io::Errno, net::connect};
 
 use super::{
     Bench, Row,
-    cost::CONNECTIONS,
+    cost::{CONNECTIONS, SETTLE},
     each,
     tool::{Running, Subject, Tool},
 };
@@ -34,12 +35,14 @@ const LIMIT: &str = "/bench/limit.bpf.o";
 enum Held {
     Free,
     Policy(u16),
+    /// The same, and a rule about inbound connections.
+    Inbound(u16),
     List(u16),
     Set(u16),
     C(&'static str),
 }
 
-const SUBJECTS: [(&str, Held); 17] = [
+const SUBJECTS: [(&str, Held); 18] = [
     ("none", Held::Free),
     ("C empty", Held::C("verdict-empty")),
     ("C hash", Held::C("verdict-hash")),
@@ -49,6 +52,7 @@ const SUBJECTS: [(&str, Held); 17] = [
     ("100 rules", Held::Policy(100)),
     ("1,000 rules", Held::Policy(1_000)),
     ("1,024 rules", Held::Policy(1_024)),
+    ("1,000 rules, one inbound", Held::Inbound(1_000)),
     ("none again", Held::Free),
     ("nft list 1", Held::List(1)),
     ("nft list 10", Held::List(10)),
@@ -72,6 +76,10 @@ fn policy(rules: u16) -> String {
     text
 }
 
+/// A rule that denies what nobody tries to come in by.
+const INBOUND: &str =
+    "[[rule]]\nname = \"inbound\"\ndirection = \"in\"\naction = \"deny\"\nport = 19999\n";
+
 fn ruleset(held: Held) -> String {
     let mut text = "flush ruleset\n".to_owned();
     let chain = "chain o {\ntype filter hook output priority 0;\n";
@@ -93,7 +101,7 @@ fn ruleset(held: Held) -> String {
                  dport @s drop\n}}\n}}"
             );
         }
-        Held::Free | Held::Policy(_) | Held::C(_) => {}
+        Held::Free | Held::Policy(_) | Held::Inbound(_) | Held::C(_) => {}
     }
     text
 }
@@ -112,6 +120,10 @@ impl<'l> Holding<'l> {
         Ok(match held {
             Held::Free => Self::Nothing,
             Held::Policy(rules) => Self::Policy(Enforced::new(&bench.lab, &policy(rules))?),
+            Held::Inbound(rules) => {
+                let text = policy(rules - 1) + INBOUND;
+                Self::Policy(Enforced::new(&bench.lab, &text)?)
+            }
             Held::List(_) | Held::Set(_) => {
                 let path = bench.lab.new_path("nft");
                 fs::write(&path, ruleset(held))?;
@@ -153,6 +165,7 @@ fn nft(path: &PathBuf) -> Result<()> {
 pub(super) fn measure(bench: &Bench) -> Result<()> {
     for run in 0..bench.runs {
         for (name, held) in SUBJECTS {
+            thread::sleep(SETTLE);
             let holding = Holding::new(bench, held)?;
             flood::connect(&flood::Args::of_one_thread(20))?;
             let begin = Instant::now();
