@@ -238,8 +238,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// How many of the ends have passed. Beyond the first no branch depends on one: to a
-    /// verifier each would be another way through all that follows.
+    /// How many of the ends have passed. No branch depends on one: to a verifier each
+    /// would be another way through all that follows.
     #[inline(always)]
     #[expect(
         clippy::cast_possible_truncation,
@@ -247,9 +247,6 @@ impl Header {
     )]
     pub fn ends_passed(&self, now_ns: u64) -> usize {
         let mut passed = 0;
-        if now_ns < self.ends_ns[0] {
-            return 0;
-        }
         for end in &self.ends_ns {
             // Below zero from the end on: times are far below 2^63.
             passed += black_box(end.wrapping_sub(now_ns).wrapping_sub(1)) >> 63;

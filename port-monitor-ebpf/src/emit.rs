@@ -19,7 +19,8 @@ use crate::{
     filter,
     globals::config,
     maps::{COUNTERS, EVENTS, VIOLATIONS},
-    mem, task,
+    mem::{self, Mem},
+    task,
 };
 
 /// The CPU the program runs on.
@@ -62,12 +63,12 @@ pub(crate) fn now_ns() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
-/// A connection's id: the socket's address and the time of its first event
-/// under a random key. Two sockets of one time differ in address; the key keeps
+/// A connection's id: the socket's number and the time of its first event
+/// under a random key. Two sockets of one time differ in number; the key keeps
 /// kernel addresses out of the output.
 #[inline(always)]
-pub(crate) fn connection_id(sk: *const u8, ts_ns: u64) -> u64 {
-    let mixed = (mem::address(sk) ^ config!(salt)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+pub(crate) fn connection_id<M: Mem>(sk: *const u8, ts_ns: u64) -> u64 {
+    let mixed = (M::number(sk) ^ config!(salt)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let mixed = (mixed ^ mixed >> 32 ^ ts_ns).wrapping_mul(0xd6e8_feb8_6659_fd93);
     mixed ^ mixed >> 32
 }

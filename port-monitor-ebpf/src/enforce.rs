@@ -6,8 +6,8 @@ use port_monitor_common::{
     denial::Denial,
     generation::{
         self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK,
-        GroupKey, Header, LEVELS, MODE_ENFORCE, MODE_NONE, NetworkKey, SLOTS, State, TALLIES,
-        Tally, UserKey,
+        GroupKey, Header, INBOUND_OPEN, LEVELS, MODE_ENFORCE, MODE_NONE, NetworkKey, SLOTS, State,
+        TALLIES, Tally, UserKey,
     },
     mask::Accepting,
     policy::Direction,
@@ -172,6 +172,15 @@ pub(crate) fn policy(now_ns: u64) -> Option<(u32, &'static Header)> {
     (header.mode != MODE_NONE).then_some((slot, header))
 }
 
+/// Nothing is asked of inbound connections. Read by itself, for the verifier's sake: what
+/// it learns of the bit here it would tell apart in all that follows.
+#[inline(always)]
+pub(crate) fn is_inbound_open(header: &Header) -> bool {
+    // SAFETY: a field of a live header.
+    let asks = unsafe { (&raw const header.asks).read_volatile() };
+    asks & INBOUND_OPEN != 0
+}
+
 /// Decides; `None` where there is no policy, or it asks for what is not known.
 #[inline(always)]
 pub(crate) fn judge<P: Party>(
@@ -185,7 +194,7 @@ pub(crate) fn judge<P: Party>(
     } else {
         Peer::of(policy.0, question)
     };
-    let passed = mem::forget(policy.1.ends_passed(now_ns) as u64, now_ns) as usize;
+    let passed = policy.1.ends_passed(now_ns);
     judge_peer(policy, (now_ns, passed), question, peer, party)
 }
 

@@ -1,15 +1,20 @@
 //! Two ways to read kernel memory, so that one socket reader serves every hook.
 
-use core::{hint::black_box, mem::MaybeUninit};
+use core::{arch::asm, hint::black_box, mem::MaybeUninit};
 
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use zerocopy::FromZeros;
+
+use crate::globals;
 
 /// Reads a kernel object's field.
 pub(crate) trait Mem {
     /// The `T` at `base + offset`; `None` when the address cannot be read. Safe:
     /// the kernel loads no program with a pointer that could not be read this way.
     fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T>;
+
+    /// A number that is this object's, and no other's that is there at the same time.
+    fn number(base: *const u8) -> u64;
 }
 
 /// Ordinary loads through a BTF-typed pointer: fentry and fexit arguments. The
@@ -23,6 +28,17 @@ impl Mem for Direct {
         // SAFETY: the verifier checks the access against the kernel's BTF.
         Some(unsafe { field.read_volatile() })
     }
+
+    /// How far it is from an object of ours: the difference of two pointers is all that
+    /// the verifier lets become a number.
+    #[inline(always)]
+    fn number(base: *const u8) -> u64 {
+        let mut number = base as u64;
+        let ours = (&raw const *globals::settings()) as u64;
+        // SAFETY: registers only.
+        unsafe { asm!("{number} -= {ours}", number = inout(reg) number, ours = in(reg) ours) };
+        number
+    }
 }
 
 /// `bpf_probe_read_kernel`: any address, in any program type.
@@ -34,6 +50,11 @@ impl Mem for Probe {
         let field = base.wrapping_add(offset).cast::<T>();
         // SAFETY: the helper fails on a bad address instead of faulting.
         unsafe { bpf_probe_read_kernel(field) }.ok()
+    }
+
+    #[inline(always)]
+    fn number(base: *const u8) -> u64 {
+        address(base)
     }
 }
 

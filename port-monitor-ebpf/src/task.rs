@@ -31,30 +31,41 @@ pub(crate) fn is_monitor(tgid: u32) -> bool {
 pub(crate) fn read_current(owner: &mut Owner) {
     if offset!(typed_task) != 0 {
         // SAFETY: the helper has no preconditions.
-        name::<Direct>(unsafe { bpf_get_current_task_btf() }.cast(), owner);
+        let task = unsafe { bpf_get_current_task_btf() }
+            .cast::<u8>()
+            .cast_const();
+        name::<Direct>(task, owner);
+        let _: Option<()> = users::<Direct>(task, owner);
     } else {
         name::<Probe>(current(), owner);
+        let uid_gid = bpf_get_current_uid_gid();
+        owner.uid = uid_gid as u32;
+        owner.gid = (uid_gid >> 32) as u32;
     }
     let pid_tgid = bpf_get_current_pid_tgid();
-    let uid_gid = bpf_get_current_uid_gid();
     // SAFETY: the helper has no preconditions.
     owner.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
     owner.tgid = (pid_tgid >> 32) as u32;
     owner.tid = pid_tgid as u32;
-    owner.uid = uid_gid as u32;
-    owner.gid = (uid_gid >> 32) as u32;
 }
 
 /// Any task as an owner.
 #[inline(always)]
 pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
-    let cred: *const u8 = read(task, offset!(task_cred))?;
+    users::<Probe>(task, owner)?;
     name::<Probe>(task, owner);
     owner.cgroup_id = cgroup(task).and_then(cgroup_id).unwrap_or(0);
     owner.tgid = tgid(task)?;
     owner.tid = read(task, offset!(task_pid))?;
-    owner.uid = read(cred, offset!(cred_uid))?;
-    owner.gid = read(cred, offset!(cred_gid))?;
+    Some(())
+}
+
+/// As whom a task acts, in the initial user namespace.
+#[inline(always)]
+fn users<M: Mem>(task: *const u8, owner: &mut Owner) -> Option<()> {
+    let cred: *const u8 = M::read(task, offset!(task_cred))?;
+    owner.uid = M::read(cred, offset!(cred_uid))?;
+    owner.gid = M::read(cred, offset!(cred_gid))?;
     Some(())
 }
 

@@ -84,7 +84,7 @@ pub(crate) fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) 
     event.local_port = mem::forget(event.local_port.into(), event.ts_ns) as u16;
     task::read_current(&mut event.owner);
     event.owner_source = OwnerSource::Accept as u8;
-    event.id = emit::connection_id(sk, event.ts_ns);
+    event.id = emit::connection_id::<M>(sk, event.ts_ns);
     verdict::stamp(Direction::Inbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current());
     emit::emit(ctx, Hook::Accept, owner_passes, event);

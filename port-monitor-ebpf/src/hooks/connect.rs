@@ -40,14 +40,14 @@ fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
     let mut slot = MaybeUninit::uninit();
     let event = emit::record(&mut slot, EventKind::Connect);
     sock::read::<M>(sk, event)?;
-    attempt(ctx, sk, event);
+    attempt::<M>(ctx, sk, event);
     Some(())
 }
 
 /// Reports an attempt by the running thread, and remembers it until its outcome.
 #[inline(always)]
-pub(crate) fn attempt(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) {
-    identify(sk, event);
+pub(crate) fn attempt<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) {
+    identify::<M>(sk, event);
     verdict::stamp(Direction::Outbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current());
     connection::remember_attempt(sk, owner_passes, event);
@@ -56,8 +56,8 @@ pub(crate) fn attempt(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEven
 
 /// Makes it the event of an attempt that the running thread begins.
 #[inline(always)]
-pub(crate) fn identify(sk: *const u8, event: &mut TcpEvent) {
+pub(crate) fn identify<M: Mem>(sk: *const u8, event: &mut TcpEvent) {
     task::read_current(&mut event.owner);
     event.owner_source = OwnerSource::Connect as u8;
-    event.id = emit::connection_id(sk, event.ts_ns);
+    event.id = emit::connection_id::<M>(sk, event.ts_ns);
 }

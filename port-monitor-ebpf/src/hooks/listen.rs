@@ -96,7 +96,7 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
     event.kind = EventKind::Listen as u8;
     event.flags = FLAG_INBOUND;
     event.owner_source = OwnerSource::Listener as u8;
-    event.id = emit::connection_id(sk, event.ts_ns);
+    event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
     verdict::stamp(Direction::Listen, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current());
     // The look at the open sockets must not report it again.

@@ -71,7 +71,7 @@ fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
         return None;
     }
     event.owner_source = OwnerSource::Holder as u8;
-    event.id = emit::connection_id(sk, event.ts_ns);
+    event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
     event.detail = state.0.into();
     let is_inbound = match state {
         TcpState::LISTEN => true,

@@ -88,7 +88,7 @@ fn try_local(
     let event = emit::record(&mut slot, EventKind::Connect);
     sock::read::<Probe>(sk, event)?;
     if new == TcpState::SYN_SENT {
-        connect::attempt(ctx, sk, event);
+        connect::attempt::<Probe>(ctx, sk, event);
     } else if new == TcpState::LISTEN {
         task::read_current(&mut event.owner);
         listens(sk, event, task::current());
@@ -201,7 +201,7 @@ pub(crate) fn established(sk: *const u8, event: &mut TcpEvent) -> Option<bool> {
     }
     event.kind = EventKind::Accept as u8;
     event.flags = FLAG_INBOUND;
-    event.id = emit::connection_id(sk, event.ts_ns);
+    event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
     let Some(listener) = find_listener(event) else {
         return Some(filter::unknown_owner_passes());
     };

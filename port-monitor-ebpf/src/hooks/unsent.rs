@@ -193,7 +193,7 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Opt
         sock::set(&mut event.local_addr, sock::WILDCARD_V4);
     }
     if connection::take_attempt(sk, event).is_none() {
-        connect::identify(sk, event);
+        connect::identify::<Probe>(sk, event);
         verdict::stamp(Direction::Outbound, event);
     }
     event.detail = errno;
