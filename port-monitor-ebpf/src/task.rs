@@ -1,6 +1,8 @@
 //! The only reader of `struct task_struct`: who acts. Valid in process context
 //! only; softirq hooks must not call this for `current`.
 
+use core::hint::black_box;
+
 use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
     generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf},
@@ -82,8 +84,10 @@ fn comm_by<M: Mem>(task: *const u8) -> [u64; 2] {
     // As words: bytes would be copied one by one.
     let comm: Option<[u64; 2]> = M::read(task, offset!(task_comm));
     let [first, second] = comm.unwrap_or_default();
-    let ends = first_nul(first) != 0;
-    [until_nul(first), if ends { 0 } else { until_nul(second) }]
+    // Without a branch, for the verifier's sake.
+    let nul = first_nul(first);
+    let is_long = 1 - (black_box(nul | nul.wrapping_neg()) >> 63);
+    [until_nul(first), until_nul(second).wrapping_mul(is_long)]
 }
 
 /// The bytes before the first NUL.

@@ -149,6 +149,9 @@ fn build(workspace: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
             "--bins",
         ])
         .args(["--target", TARGET])
+        // What is made small for userspace is for the verifier a longer way.
+        .args(["--config", r#"profile.release.package."*".opt-level = 3"#])
+        .args(["--config", r#"profile.release.lto = "thin""#])
         .env("CARGO", CARGO)
         .env("RUSTC", RUSTC)
         .env("CARGO_TARGET_DIR", &target_dir)
