@@ -6,8 +6,8 @@ use port_monitor_common::{
     denial::Denial,
     generation::{
         self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK,
-        GroupKey, Header, INBOUND_OPEN, LEVELS, MODE_ENFORCE, MODE_NONE, NetworkKey, SLOTS, State,
-        TALLIES, Tally, UserKey,
+        GroupKey, Header, LEVELS, MODE_ENFORCE, MODE_NONE, NetworkKey, SLOTS, State, TALLIES,
+        Tally, UserKey,
     },
     mask::Accepting,
     policy::Direction,
@@ -170,15 +170,6 @@ pub(crate) fn policy(now_ns: u64) -> Option<(u32, &'static Header)> {
     let slot = state.slot_at(now_ns / 1_000_000);
     let header = POLICIES.get(slot)?;
     (header.mode != MODE_NONE).then_some((slot, header))
-}
-
-/// Nothing is asked of inbound connections. Read by itself, for the verifier's sake: what
-/// it learns of the bit here it would tell apart in all that follows.
-#[inline(always)]
-pub(crate) fn is_inbound_open(header: &Header) -> bool {
-    // SAFETY: a field of a live header.
-    let asks = unsafe { (&raw const header.asks).read_volatile() };
-    asks & INBOUND_OPEN != 0
 }
 
 /// Decides; `None` where there is no policy, or it asks for what is not known.

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use core::{hint::black_box, mem::MaybeUninit};
 use port_monitor_common::{
     event::AF_INET6,
-    generation::{ASKS_LISTEN, STYLE_RESET},
+    generation::{ASKS_LISTEN, INBOUND_OPEN, STYLE_RESET},
     policy::Direction,
     tcp_state::TcpState,
 };
@@ -103,7 +103,7 @@ fn is_dropped(skb: *mut __sk_buff) -> Option<()> {
     let sk = listener(skb)?;
     let now_ns = emit::now_ns();
     let policy = enforce::policy(now_ns)?;
-    if enforce::is_inbound_open(policy.1) {
+    if policy.1.asks & INBOUND_OPEN != 0 {
         return None;
     }
     let packet = Packet::of(skb)?.forgotten(now_ns);
@@ -236,7 +236,7 @@ fn is_closed(ctx: &SkLookupContext) -> Option<()> {
     }
     let now_ns = emit::now_ns();
     let policy = enforce::policy(now_ns)?;
-    if policy.1.style != STYLE_RESET || enforce::is_inbound_open(policy.1) {
+    if policy.1.style != STYLE_RESET || policy.1.asks & INBOUND_OPEN != 0 {
         return None;
     }
     // All of both families, before asking which it is: the compiler would make one
