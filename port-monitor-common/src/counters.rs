@@ -87,7 +87,7 @@ pub enum Extra {
 
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
 /// neighbouring cache lines.
-pub const ROW: u32 = 32;
+pub const ROW: usize = 32;
 
 /// The index of one hook's counter.
 #[inline(always)]
@@ -96,4 +96,4 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
 }
 
 const _: () = assert!(slot(Hook::Listen, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::AcceptAgain as u32) < ROW);
+const _: () = assert!((Extra::AcceptAgain as usize) < ROW);

@@ -5,6 +5,7 @@ use core::{arch::asm, ffi::c_void, mem::MaybeUninit, slice};
 use aya_ebpf::{
     EbpfContext,
     helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
+    maps::RingBuf,
     programs::RawTracePointContext,
 };
 use aya_log_ebpf::debug;
@@ -30,30 +31,47 @@ pub(crate) fn cpu() -> u32 {
     unsafe { bpf_get_smp_processor_id() }
 }
 
-/// Adds one to a counter of this CPU.
-#[inline(always)]
-pub(crate) fn count(index: u32) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(cpu() * ROW + index) {
-        add_one(counter);
+/// The counters of this CPU.
+#[derive(Clone, Copy)]
+struct Row(*mut [u64; ROW]);
+
+impl Row {
+    #[inline(always)]
+    fn of_this_cpu() -> Option<Self> {
+        COUNTERS.get_ptr_mut(cpu()).map(Self)
+    }
+
+    /// Adds one to a counter.
+    #[inline(always)]
+    fn count(self, index: u32) {
+        add_one(self.0.cast::<u64>().wrapping_add(index as usize));
     }
 }
 
-/// Adds one to a number in a map. Atomic, because another hook may interrupt
-/// between load and store: tracing programs are preemptible.
+/// Adds one to a number in a map.
 #[inline(always)]
 pub(crate) fn add_one(counter: *mut u64) {
+    add(counter, 1);
+}
+
+/// Adds to a number in a map. Atomic, because another hook may interrupt
+/// between load and store: tracing programs are preemptible.
+#[inline(always)]
+pub(crate) fn add(number: *mut u64, more: u64) {
     // The target's core has no atomic add; this form of it needs no more
     // than Linux 5.10 and the first BPF instruction set.
     // SAFETY: a map value is valid for as long as the program runs.
     unsafe {
-        asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1u64);
+        asm!("lock *(u64 *)({number} + 0) += {more}", number = in(reg) number, more = in(reg) more);
     }
 }
 
 /// Counts one of the [`Extra`] counters.
 #[inline(always)]
 pub(crate) fn count_extra(extra: Extra) {
-    count(extra as u32);
+    if let Some(row) = Row::of_this_cpu() {
+        row.count(extra as u32);
+    }
 }
 
 /// Now, `CLOCK_BOOTTIME` ns.
@@ -100,8 +118,26 @@ pub(crate) fn record<T: FromZeros + AsMut<TcpEvent>>(
 /// Counts, filters and writes one event; `owner_passes` is the owner filters' word.
 #[inline(always)]
 pub(crate) fn emit(ctx: &impl EbpfContext, hook: Hook, owner_passes: bool, event: &mut TcpEvent) {
-    // SAFETY: the event is as large as itself.
-    unsafe { emit_bytes(ctx, hook, owner_passes, event, size_of::<TcpEvent>()) };
+    let _: Option<()> = emit_by(ctx, hook, owner_passes, event, |ring, event| {
+        ring.output::<TcpEvent>(event, 0).ok()
+    });
+}
+
+/// The same without a helper for the copy: cheaper to run, but there is more for the
+/// verifier to walk through, on every way that leads here.
+#[inline(always)]
+pub(crate) fn emit_often(
+    ctx: &impl EbpfContext,
+    hook: Hook,
+    owner_passes: bool,
+    event: &mut TcpEvent,
+) {
+    let _: Option<()> = emit_by(ctx, hook, owner_passes, event, |ring, event| {
+        let mut room = ring.reserve::<TcpEvent>(0)?;
+        mem::fill(event, &mut room);
+        room.submit(0);
+        Some(())
+    });
 }
 
 /// The same of a record that has `stats` if it is a `Close`.
@@ -117,65 +153,67 @@ pub(crate) fn emit_change(
     } else {
         size_of::<TcpEvent>()
     };
-    // SAFETY: the record is as large as a `CloseEvent`.
-    unsafe { emit_bytes(ctx, hook, owner_passes, (&raw mut *record).cast(), size) };
+    let _: Option<()> = emit_by(ctx, hook, owner_passes, record, |ring, record| {
+        // SAFETY: no more than the record.
+        let bytes = unsafe { slice::from_raw_parts((&raw const *record).cast(), size) };
+        ring.output::<[u8]>(bytes, 0).ok()
+    });
 }
 
-/// # Safety
-/// `event` must be the beginning of `size` bytes.
+/// Counts, filters and writes one record by `write`: `None` where the ring has no room.
 #[inline(always)]
-unsafe fn emit_bytes(
+fn emit_by<T: AsMut<TcpEvent>>(
     ctx: &impl EbpfContext,
     hook: Hook,
     owner_passes: bool,
-    event: *mut TcpEvent,
-    size: usize,
-) {
-    // SAFETY: the caller's event.
-    let head = unsafe { &mut *event };
-    let is_canary = task::is_monitor(head.owner.tgid);
+    record: &mut T,
+    write: impl FnOnce(&RingBuf, &T) -> Option<()>,
+) -> Option<()> {
+    let event = record.as_mut();
+    let row = Row::of_this_cpu()?;
+    let is_canary = task::is_monitor(event.owner.tgid);
     if is_canary {
-        head.flags |= FLAG_CANARY;
-        count_extra(Extra::Canary);
+        event.flags |= FLAG_CANARY;
+        row.count(Extra::Canary as u32);
     } else {
-        if config!(kinds) & 1 << head.kind == 0 {
-            return;
+        if config!(kinds) & 1 << event.kind == 0 {
+            return None;
         }
-        count(slot(hook, Counter::Hit));
+        row.count(slot(hook, Counter::Hit));
     }
-    let fate = if is_canary || owner_passes && filter::flow_passes(head) {
-        if head.local_port == 0 {
-            head.flags |= FLAG_LOCAL_PORT_UNBOUND;
+    let fate = if is_canary || owner_passes && filter::flow_passes(event) {
+        if event.local_port == 0 {
+            event.flags |= FLAG_LOCAL_PORT_UNBOUND;
         }
-        // SAFETY: the caller's bytes.
-        let bytes = unsafe { slice::from_raw_parts(event.cast::<u8>(), size) };
         // The kernel wakes the reader only when it has caught up; the reader sleeps
         // a moment after each wake, so a burst costs one.
-        let ring = if config!(judge) != 0 && head.flags & FLAG_DENIED != 0 {
+        let ring = if config!(judge) != 0 && event.flags & FLAG_DENIED != 0 {
             &VIOLATIONS
         } else {
             &EVENTS
         };
-        match ring.output::<[u8]>(bytes, 0) {
-            Ok(()) => Counter::Submitted,
-            Err(_) => Counter::ReserveFailed,
+        match write(ring, record) {
+            Some(()) => Counter::Submitted,
+            None => Counter::ReserveFailed,
         }
     } else {
         Counter::Filtered
     };
     if is_canary {
-        return;
+        return None;
     }
-    count(slot(hook, fate));
+    row.count(slot(hook, fate));
     if config!(trace) != 0 {
+        let event = record.as_mut();
         let what = Trace {
-            kind: head.kind,
+            kind: event.kind,
             fate: fate as u8,
-            local_port: head.local_port,
-            remote_port: head.remote_port,
+            local_port: event.local_port,
+            remote_port: event.remote_port,
         };
-        trace(ctx.as_ptr(), head.owner.tgid, what);
+        trace(ctx.as_ptr(), event.owner.tgid, what);
     }
+    Some(())
 }
 
 /// What [`trace`] tells, by value: a reference to the record would have the verifier

@@ -23,9 +23,9 @@ fn on(filter: u32) -> bool {
     config!(filters) & filter != 0
 }
 
-/// The owner is one of those asked for.
+/// The owner is one of those asked for; `task` is a thread of its.
 #[inline(always)]
-pub(crate) fn owner_passes(owner: &Owner, task: *const u8) -> bool {
+pub(crate) fn owner_passes(owner: &Owner, task: impl FnOnce() -> *const u8) -> bool {
     if !on(OWNER_FILTERS) {
         return true;
     }
@@ -33,7 +33,7 @@ pub(crate) fn owner_passes(owner: &Owner, task: *const u8) -> bool {
         || on(FILTER_TREE) && TREE.get_ptr(owner.tgid).is_none()
         || on(FILTER_UID) && UIDS.get_ptr(owner.uid).is_none()
         || on(FILTER_COMM) && COMMS.get_ptr(&owner.comm).is_none()
-        || on(FILTER_CGROUP) && !task::in_filtered_cgroup(task))
+        || on(FILTER_CGROUP) && !task::in_filtered_cgroup(task()))
 }
 
 /// What an event without a known owner gets from the owner filters.

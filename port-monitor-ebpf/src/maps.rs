@@ -38,17 +38,20 @@ pub(crate) static VIOLATIONS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 /// loader sets the size. Mapped into userspace, because the kernel skips kprobe
 /// programs while a CPU is in the middle of a bpf(2) that reads a map.
 #[map(name = "pm_counters")]
-pub(crate) static COUNTERS: Array<u64> = Array::with_max_entries(ROW, BPF_F_MMAPABLE);
+pub(crate) static COUNTERS: Array<[u64; ROW]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Attempts and connections that have not ended yet, by socket address; the
 /// loader sets the size.
 #[map(name = "pm_connections")]
 pub(crate) static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(131_072, 0);
 
-/// What `inet_csk_accept` has just returned, by socket address: `security_sock_graft`, next
-/// in the same thread, must not report it again.
+/// Threads whose accepted socket `inet_csk_accept` has reported: `security_sock_graft`, next
+/// in the same thread, must not do it again. A bit for each thread id there can be.
 #[map(name = "pm_reported")]
-pub(crate) static REPORTED: HashMap<u64, u8> = HashMap::with_max_entries(8_192, 0);
+pub(crate) static REPORTED: Array<u64> = Array::with_max_entries(PID_MAX_LIMIT / u64::BITS, 0);
+
+/// One more than the greatest thread id (`include/linux/threads.h`).
+const PID_MAX_LIMIT: u32 = 4 << 20;
 
 /// The socket that a thread's system call has just accepted, by thread id: the program
 /// after the one that reported it must not do it again.

@@ -2,16 +2,22 @@
 
 use core::{arch::asm, hint::black_box, mem::MaybeUninit};
 
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
 use zerocopy::FromZeros;
 
 use crate::globals;
 
 /// Reads a kernel object's field.
 pub(crate) trait Mem {
+    /// The verifier knows what type an object is of.
+    const IS_TYPED: bool;
+
     /// The `T` at `base + offset`; `None` when the address cannot be read. Safe:
     /// the kernel loads no program with a pointer that could not be read this way.
     fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T>;
+
+    /// The same; zero when it cannot be read. For the verifier there is only one way.
+    fn read_or_zero<T: Copy + FromZeros>(base: *const u8, offset: usize) -> T;
 
     /// A number that is this object's, and no other's that is there at the same time.
     fn number(base: *const u8) -> u64;
@@ -22,11 +28,18 @@ pub(crate) trait Mem {
 pub(crate) struct Direct;
 
 impl Mem for Direct {
+    const IS_TYPED: bool = true;
+
     #[inline(always)]
     fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T> {
         let field = base.wrapping_add(offset).cast::<T>();
         // SAFETY: the verifier checks the access against the kernel's BTF.
         Some(unsafe { field.read_volatile() })
+    }
+
+    #[inline(always)]
+    fn read_or_zero<T: Copy + FromZeros>(base: *const u8, offset: usize) -> T {
+        Self::read(base, offset).unwrap_or_else(T::new_zeroed)
     }
 
     /// How far it is from an object of ours: the difference of two pointers is all that
@@ -45,11 +58,24 @@ impl Mem for Direct {
 pub(crate) struct Probe;
 
 impl Mem for Probe {
+    const IS_TYPED: bool = false;
+
     #[inline(always)]
     fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T> {
         let field = base.wrapping_add(offset).cast::<T>();
         // SAFETY: the helper fails on a bad address instead of faulting.
         unsafe { bpf_probe_read_kernel(field) }.ok()
+    }
+
+    #[inline(always)]
+    fn read_or_zero<T: Copy + FromZeros>(base: *const u8, offset: usize) -> T {
+        let mut value = T::new_zeroed();
+        let from = base.wrapping_add(offset).cast();
+        // SAFETY: a value of its size. The helper fills it with zeroes when it fails.
+        let _failed = unsafe {
+            generated::bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, from)
+        };
+        value
     }
 
     #[inline(always)]
@@ -84,9 +110,16 @@ pub(crate) fn zeroed<T: FromZeros>(slot: &mut MaybeUninit<T>) -> &mut T {
 /// Copies by words, for the same reason.
 #[inline(always)]
 pub(crate) fn copy<T: Copy>(from: &T, to: &mut T) {
+    // SAFETY: what holds a value may be filled with another.
+    fill(from, unsafe { &mut *(&raw mut *to).cast() });
+}
+
+/// Copies into memory that holds nothing yet, likewise.
+#[inline(always)]
+pub(crate) fn fill<T: Copy>(from: &T, to: &mut MaybeUninit<T>) {
     const { assert!(size_of::<T>() % 8 == 0 && align_of::<T>() == 8) };
     let from = (&raw const *from).cast::<u64>();
-    let to = (&raw mut *to).cast::<u64>();
+    let to = to.as_mut_ptr().cast::<u64>();
     for n in 0..size_of::<T>() / 8 {
         // SAFETY: within the source.
         let word = unsafe { from.add(n).read_volatile() };

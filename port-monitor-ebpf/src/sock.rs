@@ -133,14 +133,15 @@ pub(crate) fn is_within_connect(sk: *const u8) -> bool {
 /// from bind until the socket is unbound, which happens before its →CLOSE is traced.
 #[inline(always)]
 pub(crate) fn read<M: Mem>(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
+    // A pointer, so before the ways part: `task::read_current`. A socket holds its
+    // network namespace.
+    let net: *const u8 = M::read(sk, offset!(skc_net))?;
+    event.netns_ino = M::read(net, offset!(net_inum))?;
     event.family = family::<M>(sk)?;
     read_addresses::<M>(sk, event)?;
     event.local_port = M::read(sk, offset!(skc_num))?;
     event.remote_port = u16::from_be(M::read(sk, offset!(skc_dport))?);
     event.ifindex = M::read(sk, offset!(skc_bound_dev_if))?;
-    // A socket holds its network namespace.
-    let net: *const u8 = M::read(sk, offset!(skc_net))?;
-    event.netns_ino = M::read(net, offset!(net_inum))?;
     Some(())
 }
 

@@ -7,7 +7,10 @@ use aya_ebpf::helpers::{
     bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
     generated::{bpf_get_current_cgroup_id, bpf_get_current_task, bpf_get_current_task_btf},
 };
-use port_monitor_common::{config::CGROUP_DEPTH, event::Owner};
+use port_monitor_common::{
+    config::{CGROUP_DEPTH, FILTER_COMM},
+    event::Owner,
+};
 
 use crate::{
     globals::{config, offset},
@@ -28,10 +31,12 @@ pub(crate) fn is_monitor(tgid: u32) -> bool {
     tgid == config!(self_tgid)
 }
 
-/// The running thread as an owner.
+/// The running thread as an owner. By `Direct` loads, where the kernel has them, it is
+/// cheaper to run, but the verifier looks through all types of the kernel for every
+/// pointer that it finds on its way: for programs that run often, and once in each.
 #[inline(always)]
-pub(crate) fn read_current(owner: &mut Owner) {
-    if offset!(typed_task) != 0 {
+pub(crate) fn read_current<M: Mem>(owner: &mut Owner) {
+    if M::IS_TYPED && offset!(typed_task) != 0 {
         // SAFETY: the helper has no preconditions.
         let task = unsafe { bpf_get_current_task_btf() }
             .cast::<u8>()
@@ -71,19 +76,17 @@ fn users<M: Mem>(task: *const u8, owner: &mut Owner) -> Option<()> {
     Some(())
 }
 
-/// A task's name, NUL-padded.
+/// A task's name. Before Linux 5.17 what was there before may follow the first NUL
+/// (`__set_task_comm`); userspace does not look there.
 #[inline(always)]
 pub(crate) fn comm(task: *const u8) -> [u64; 2] {
-    comm_by::<Probe>(task)
+    // As words: bytes would be copied one by one.
+    read(task, offset!(task_comm)).unwrap_or_default()
 }
 
-/// The same. Before Linux 5.17 what was there before may follow the first NUL
-/// (`__set_task_comm`).
+/// The name, NUL-padded.
 #[inline(always)]
-fn comm_by<M: Mem>(task: *const u8) -> [u64; 2] {
-    // As words: bytes would be copied one by one.
-    let comm: Option<[u64; 2]> = M::read(task, offset!(task_comm));
-    let [first, second] = comm.unwrap_or_default();
+fn padded([first, second]: [u64; 2]) -> [u64; 2] {
     // Without a branch, for the verifier's sake.
     let nul = first_nul(first);
     let is_long = 1 - (black_box(nul | nul.wrapping_neg()) >> 63);
@@ -107,12 +110,12 @@ fn first_nul(word: u64) -> u64 {
 /// Who a task is: its name, and when its process started.
 #[inline(always)]
 fn name<M: Mem>(task: *const u8, owner: &mut Owner) {
+    let mut comm: [u64; 2] = M::read_or_zero(task, offset!(task_comm));
+    if config!(filters) & FILTER_COMM != 0 {
+        comm = padded(comm);
+    }
     // SAFETY: 16 bytes, aligned to 8 by the owner.
-    unsafe {
-        (&raw mut owner.comm)
-            .cast::<[u64; 2]>()
-            .write(comm_by::<M>(task))
-    };
+    unsafe { (&raw mut owner.comm).cast::<[u64; 2]>().write(comm) };
     owner.start_ns = process_start::<M>(task);
 }
 
@@ -175,9 +178,8 @@ pub(crate) fn in_filtered_cgroup(task: *const u8) -> bool {
 /// When the task's process started, `CLOCK_BOOTTIME` ns.
 #[inline(always)]
 fn process_start<M: Mem>(task: *const u8) -> u64 {
-    M::read(task, offset!(task_group_leader))
-        .and_then(|leader: *const u8| M::read(leader, offset!(task_start_boottime)))
-        .unwrap_or(0)
+    let leader: usize = M::read_or_zero(task, offset!(task_group_leader));
+    M::read_or_zero(leader as *const u8, offset!(task_start_boottime))
 }
 
 /// The task's cgroup v2 group.

@@ -44,7 +44,7 @@ fn pm_accept_fe2(ctx: FExitContext) -> i32 {
 fn pm_accept_krp(ctx: RetProbeContext) -> u32 {
     let sk: *const u8 = ctx.ret();
     if !sk.is_null() {
-        let _: Option<()> = report::<Probe>(&ctx, sk, 0);
+        let _: Option<()> = report::<Probe, Direct>(&ctx, sk, 0);
     }
     0
 }
@@ -52,19 +52,25 @@ fn pm_accept_krp(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn try_accept(ctx: &impl EbpfContext, sk: *const u8) {
     // No connection: EAGAIN, EINTR, a closed listener.
-    if sk.is_null() || !graft::mark(sk) {
+    if sk.is_null() {
         return;
     }
-    let _: Option<()> = report::<Direct>(ctx, sk, 0);
+    graft::mark();
+    let _: Option<()> = report::<Direct, Direct>(ctx, sk, 0);
 }
 
-/// Reports a child socket accepted by the running thread.
+/// Reports a child socket accepted by the running thread, which is read by `T`.
 #[inline(always)]
-pub(crate) fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) -> Option<()> {
+pub(crate) fn report<M: Mem, T: Mem>(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    flags: u16,
+) -> Option<()> {
     let mut slot = MaybeUninit::uninit();
     // In one place with that of its end: the stack is short.
     let record: &mut CloseEvent = emit::record(&mut slot, EventKind::Accept);
     let event = &mut record.event;
+    task::read_current::<T>(&mut event.owner);
     sock::read::<M>(sk, event)?;
     if event.local_port == 0 {
         // The peer has reset it already.
@@ -82,12 +88,15 @@ pub(crate) fn report<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) 
     };
     event.flags = mem::forget((FLAG_INBOUND | flags | ended).into(), event.ts_ns) as u16;
     event.local_port = mem::forget(event.local_port.into(), event.ts_ns) as u16;
-    task::read_current(&mut event.owner);
     event.owner_source = OwnerSource::Accept as u8;
     event.id = emit::connection_id::<M>(sk, event.ts_ns);
     verdict::stamp(Direction::Inbound, event);
-    let owner_passes = filter::owner_passes(&event.owner, task::current());
-    emit::emit(ctx, Hook::Accept, owner_passes, event);
+    let owner_passes = filter::owner_passes(&event.owner, task::current);
+    if M::IS_TYPED {
+        emit::emit_often(ctx, Hook::Accept, owner_passes, event);
+    } else {
+        emit::emit(ctx, Hook::Accept, owner_passes, event);
+    }
     // It may have ended before it was remembered.
     if connection::remember_inbound(sk, owner_passes, event, state)
         && sock::state::<Probe>(sk)? == TcpState::CLOSE

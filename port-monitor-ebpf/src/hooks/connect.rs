@@ -38,26 +38,31 @@ fn pm_connect_kp(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
     let mut slot = MaybeUninit::uninit();
-    let event = emit::record(&mut slot, EventKind::Connect);
+    let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Connect);
+    task::read_current::<Direct>(&mut event.owner);
     sock::read::<M>(sk, event)?;
     attempt::<M>(ctx, sk, event);
     Some(())
 }
 
-/// Reports an attempt by the running thread, and remembers it until its outcome.
+/// Reports an attempt by the event's owner, the running thread, and remembers it until
+/// its outcome.
 #[inline(always)]
 pub(crate) fn attempt<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) {
     identify::<M>(sk, event);
     verdict::stamp(Direction::Outbound, event);
-    let owner_passes = filter::owner_passes(&event.owner, task::current());
+    let owner_passes = filter::owner_passes(&event.owner, task::current);
     connection::remember_attempt(sk, owner_passes, event);
-    emit::emit(ctx, Hook::Connect, owner_passes, event);
+    if M::IS_TYPED {
+        emit::emit_often(ctx, Hook::Connect, owner_passes, event);
+    } else {
+        emit::emit(ctx, Hook::Connect, owner_passes, event);
+    }
 }
 
-/// Makes it the event of an attempt that the running thread begins.
+/// Makes it the event of an attempt that its owner begins.
 #[inline(always)]
 pub(crate) fn identify<M: Mem>(sk: *const u8, event: &mut TcpEvent) {
-    task::read_current(&mut event.owner);
     event.owner_source = OwnerSource::Connect as u8;
     event.id = emit::connection_id::<M>(sk, event.ts_ns);
 }

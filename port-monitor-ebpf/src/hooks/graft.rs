@@ -18,21 +18,42 @@ use crate::{
     emit,
     hooks::accept,
     maps::REPORTED,
-    mem::{self, Probe},
+    mem::{self, Direct, Probe},
     sock, task,
 };
 
-/// Notes that `accept` reports `sk`; false when that cannot be noted, and the
-/// report is left to this hook.
+/// Notes that `accept` reports what the running thread has accepted.
 #[inline(always)]
-pub(crate) fn mark(sk: *const u8) -> bool {
-    REPORTED.insert(sk as u64, 0, 0).is_ok()
+pub(crate) fn mark() {
+    if let Some((word, bit)) = mine() {
+        // One may be left of a graft that the kernel did not show.
+        // SAFETY: a map value; no other thread changes this bit of it.
+        if unsafe { word.read_volatile() } & bit == 0 {
+            emit::add(word, bit);
+        }
+    }
 }
 
 /// Takes the note back; false when there is none.
 #[inline(always)]
-fn take_mark(sk: *const u8) -> bool {
-    REPORTED.remove(sk as u64).is_ok()
+fn take_mark() -> bool {
+    let Some((word, bit)) = mine() else {
+        return false;
+    };
+    // SAFETY: as above.
+    let is_marked = unsafe { word.read_volatile() } & bit != 0;
+    if is_marked {
+        emit::add(word, bit.wrapping_neg());
+    }
+    is_marked
+}
+
+/// The running thread's bit, and the word it is in.
+#[inline(always)]
+fn mine() -> Option<(*mut u64, u64)> {
+    let thread = bpf_get_current_pid_tgid() as u32;
+    let word = REPORTED.get_ptr_mut(thread / u64::BITS)?;
+    Some((word, 1 << (thread % u64::BITS)))
 }
 
 #[fentry(function = "security_sock_graft")]
@@ -62,25 +83,22 @@ fn pm_graft_kp(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
-    if take_mark(sk) {
+    if take_mark() {
         return None;
     }
     // As a number, like the first subflow's: to the verifier a pointer that it knows the
     // type of would lead another way through all that follows.
     let sk = mem::address(sk) as *const u8;
     let tcp = accepted(sk)?;
-    if tcp != sk && take_mark(tcp) {
-        return None;
-    }
     if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
         emit::count_extra(Extra::AcceptPreattach);
     }
-    accept::report::<Probe>(ctx, tcp, FLAG_PREATTACH)
+    accept::report::<Probe, Probe>(ctx, tcp, FLAG_PREATTACH)
 }
 
 #[inline(always)]
 fn report(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
-    accept::report::<Probe>(ctx, accepted(sk)?, 0)
+    accept::report::<Probe, Direct>(ctx, accepted(sk)?, 0)
 }
 
 /// The connection behind a grafted socket; Unix sockets and others are grafted too.

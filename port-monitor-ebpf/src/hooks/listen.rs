@@ -83,9 +83,9 @@ fn try_hash<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
         return None;
     }
     let mut slot = MaybeUninit::uninit();
-    let event = emit::record(&mut slot, EventKind::Listen);
+    let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Listen);
+    task::read_current::<Probe>(&mut event.owner);
     sock::read::<M>(sk, event)?;
-    task::read_current(&mut event.owner);
     opened(ctx, sk, event);
     Some(())
 }
@@ -98,7 +98,7 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
     event.owner_source = OwnerSource::Listener as u8;
     event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
     verdict::stamp(Direction::Listen, event);
-    let owner_passes = filter::owner_passes(&event.owner, task::current());
+    let owner_passes = filter::owner_passes(&event.owner, task::current);
     // The look at the open sockets must not report it again.
     let is_wanted = emit::is_wanted(EventKind::Unlisten) || emit::is_wanted(EventKind::Preexisting);
     let passes = owner_passes && filter::flow_passes(event);

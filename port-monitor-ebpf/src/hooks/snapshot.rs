@@ -81,7 +81,7 @@ fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
     if is_inbound {
         event.flags = FLAG_INBOUND;
     }
-    let owner_passes = filter::owner_passes(&event.owner, task);
+    let owner_passes = filter::owner_passes(&event.owner, || task);
     if owner_passes && filter::flow_passes(event) && !note(sk, state, event) {
         return None;
     }

@@ -25,7 +25,7 @@ use crate::{
         outcome::{event_change, state_change},
     },
     maps::{ESTABLISHED, LISTENERS},
-    mem::{self, Probe},
+    mem::{self, Direct, Probe},
     sock::{self, Addr, WILDCARD, WILDCARD_V4},
     task,
 };
@@ -88,9 +88,10 @@ fn try_local(
     let event = emit::record(&mut slot, EventKind::Connect);
     sock::read::<Probe>(sk, event)?;
     if new == TcpState::SYN_SENT {
+        task::read_current::<Direct>(&mut event.owner);
         connect::attempt::<Probe>(ctx, sk, event);
     } else if new == TcpState::LISTEN {
-        task::read_current(&mut event.owner);
+        task::read_current::<Probe>(&mut event.owner);
         listens(sk, event, task::current());
         listen::opened(ctx, sk, event);
     } else {
@@ -148,7 +149,7 @@ fn is_inbound(old: TcpState, new: TcpState) -> bool {
 #[inline(always)]
 pub(crate) fn listens(sk: *const u8, event: &TcpEvent, task: *const u8) {
     let key = key(event, sock::words(&event.local_addr));
-    let passes = filter::owner_passes(&event.owner, task);
+    let passes = filter::owner_passes(&event.owner, || task);
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
         // SAFETY: a map value; the fields are written by process-context hooks
         // of sockets that the port's bucket lock serialises.

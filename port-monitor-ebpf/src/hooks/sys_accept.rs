@@ -17,7 +17,7 @@ use crate::{
     globals::offset,
     hooks::{accept, listeners::socket_of},
     maps::ACCEPTED,
-    mem::Probe,
+    mem::{Direct, Probe},
     sock,
     task::{self, read},
 };
@@ -42,7 +42,7 @@ fn pm_sys_accept(ctx: TracePointContext) -> u32 {
     if let Some(sk) = accepted
         && is_marked
     {
-        let _: Option<()> = accept::report::<Probe>(&ctx, sk, 0);
+        let _: Option<()> = accept::report::<Probe, Direct>(&ctx, sk, 0);
     }
     0
 }
@@ -57,7 +57,7 @@ fn pm_again_accept(ctx: TracePointContext) -> u32 {
     if let Some(sk) = accepted(&ctx)
         && marked != Some(sk as u64)
     {
-        let _: Option<()> = accept::report::<Probe>(&ctx, sk, 0);
+        let _: Option<()> = accept::report::<Probe, Direct>(&ctx, sk, 0);
     }
     0
 }

@@ -180,6 +180,8 @@ fn try_denied(ctx: &impl EbpfContext, call: &Call, errno: u32) -> Option<()> {
 fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Option<()> {
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Failed);
+    // Before the ways part, for the verifier's sake.
+    task::read_current::<Probe>(&mut event.owner);
     sock::read::<Probe>(sk, event)?;
     let (remote_addr, remote_port) = destination(call, event.family)?;
     // Whatever kind of address it was.
@@ -197,7 +199,7 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Opt
         verdict::stamp(Direction::Outbound, event);
     }
     event.detail = errno;
-    let owner_passes = filter::owner_passes(&event.owner, task::current());
+    let owner_passes = filter::owner_passes(&event.owner, task::current);
     emit::emit(ctx, Hook::Outcome, owner_passes, event);
     Some(())
 }

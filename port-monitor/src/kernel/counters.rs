@@ -23,7 +23,7 @@ pub(super) fn of_each_cpu(each: u32) -> Result<u32, KernelError> {
 
 /// The counter map of the loaded object, mapped read-only.
 pub struct Counters {
-    slots: Mapped<u64>,
+    rows: Mapped<[u64; ROW]>,
 }
 
 impl Counters {
@@ -34,8 +34,8 @@ impl Counters {
                 name: "pm_counters".to_owned(),
             }));
         };
-        let slots = Mapped::new(map, ProtFlags::READ)?;
-        Ok(Self { slots })
+        let rows = Mapped::new(map, ProtFlags::READ)?;
+        Ok(Self { rows })
     }
 
     /// What one hook's program counts: everything but `skipped`.
@@ -73,7 +73,8 @@ impl Counters {
     }
 
     fn sum(&self, index: u32) -> u64 {
-        let rows = (index as usize..self.slots.len()).step_by(ROW as usize);
-        rows.filter_map(|slot| self.slots.get(slot)).sum()
+        let rows = 0..self.rows.len();
+        rows.filter_map(|cpu| self.rows.number(cpu, index as usize))
+            .sum()
     }
 }

@@ -68,10 +68,14 @@ impl<T: FromBytes + IntoBytes> Mapped<T> {
     pub(super) fn get(&self, entry: usize) -> Option<T> {
         let mut value = T::new_zeroed();
         for (n, to) in value.as_mut_bytes().chunks_exact_mut(WORD).enumerate() {
-            let word = self.word(entry, n)?.load(Ordering::Acquire);
-            to.copy_from_slice(&word.to_ne_bytes());
+            to.copy_from_slice(&self.number(entry, n)?.to_ne_bytes());
         }
         Some(value)
+    }
+
+    /// One word of the entry; `None` beyond the end.
+    pub(super) fn number(&self, entry: usize, word: usize) -> Option<u64> {
+        Some(self.word(entry, word)?.load(Ordering::Acquire))
     }
 
     /// Writes the entry, word by word; nothing beyond the end.

@@ -16,7 +16,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use port_monitor_common::{
     config::{Config, Offsets},
-    counters::{Extra, Hook, ROW},
+    counters::{Extra, Hook},
     event::EventKind,
 };
 use thiserror::Error;
@@ -401,7 +401,7 @@ fn load(
     settings: &Settings,
     rung: Rung,
 ) -> Result<Ebpf, KernelError> {
-    let counters = counters::of_each_cpu(ROW)?;
+    let counters = counters::of_each_cpu(1)?;
     // Where nobody asks for more than beginnings, only the canary's own are remembered.
     let connections = if needs.wants_outcomes() {
         settings.max_connections
