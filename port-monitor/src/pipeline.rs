@@ -7,7 +7,7 @@ use crate::{
     classify,
     clock::{self, WallClock},
     enrich::Enricher,
-    event::decode,
+    event::{Event, decode},
     peers::Peers,
     policy::{Facts, Policy},
     record::{Item, Judgement, Record},
@@ -117,25 +117,29 @@ impl Pipeline {
 
     /// Takes one ring buffer record through every stage.
     pub fn take(&mut self, record: &[u8]) {
-        let event = match decode(record) {
-            Ok(event) if event.canary => return,
-            Ok(event) => event,
+        match &decode(record) {
+            Ok(event) if event.canary => {}
+            Ok(event) => {
+                self.tally.received += 1;
+                self.take_event(event);
+            }
             Err(error) => {
                 log::warn!("{error}");
                 self.tally.received += 1;
                 self.tally.undecodable += 1;
-                return;
             }
-        };
-        self.tally.received += 1;
+        }
+    }
+
+    fn take_event(&mut self, event: &Event) {
         let process = self.enricher.process(event.owner.as_ref());
         let peers = self.peers.as_mut();
-        let peer = peers.and_then(|peers| peers.see(&event, &process));
+        let peer = peers.and_then(|peers| peers.see(event, &process));
         let wall_ns = self.clock.wall_ns(event.ts_ns);
-        let ports = classify::ports(&event, &self.ephemeral);
+        let ports = classify::ports(event, &self.ephemeral);
         let judgement = self.policy.as_ref().map(|policy| match event.stamp {
             Some(stamp) => policy.judgement(stamp),
-            None => policy.judge(&Facts::of(&event, &process, wall_ns)),
+            None => policy.judge(&Facts::of(event, &process, wall_ns)),
         });
         let is_violation = judgement.as_ref().is_some_and(Judgement::is_violation);
         let is_end = event.action.is_end();
@@ -145,7 +149,7 @@ impl Pipeline {
             return;
         }
         let record = Record {
-            event,
+            event: *event,
             wall_ns,
             process,
             peer,

@@ -42,11 +42,11 @@ pub(super) fn push_nanoseconds(out: &mut Vec<u8>, ns: u32) {
     out.extend_from_slice(digits.last_chunk::<9>().unwrap_or(&[b'0'; 9]));
 }
 
-/// Appends the decimal number of a port.
-pub(super) fn push_port(out: &mut Vec<u8>, port: u16) {
+/// Appends a decimal number that has five digits at most.
+pub(super) fn push_u16(out: &mut Vec<u8>, number: u16) {
     let [high, middle, low] =
-        [port / 10_000, port / 100 % 100, port % 100].map(|pair| PAIRS[pair as usize]);
-    let unused = match port {
+        [number / 10_000, number / 100 % 100, number % 100].map(|pair| PAIRS[pair as usize]);
+    let unused = match number {
         ..10 => 4,
         10..100 => 3,
         100..1_000 => 2,
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn every_port_has_its_digits() {
         for port in 0..=u16::MAX {
-            assert_eq!(text(|out| push_port(out, port)), port.to_string());
+            assert_eq!(text(|out| push_u16(out, port)), port.to_string());
         }
     }
 

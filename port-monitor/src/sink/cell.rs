@@ -78,7 +78,7 @@ impl<'a> Cell<'a> {
         match port {
             Some(port) => {
                 let from = self.out.len();
-                ascii::push_port(self.out, port);
+                ascii::push_u16(self.out, port);
                 self.width += self.out.len() - from;
             }
             None => self.put("*"),

@@ -5,6 +5,7 @@
 #[cfg(test)]
 pub(super) mod any;
 mod connection;
+mod ip;
 mod line;
 mod owner;
 mod port;

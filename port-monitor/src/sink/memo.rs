@@ -23,7 +23,7 @@ impl<T, const PLACES: usize> Memo<T, PLACES> {
         hash: usize,
         is_it: impl FnOnce(&T) -> bool,
         make: impl FnOnce() -> T,
-    ) -> &T {
+    ) -> &mut T {
         let place = &mut self.places[hash % PLACES];
         place.take_if(|value| !is_it(value));
         place.get_or_insert_with(make)

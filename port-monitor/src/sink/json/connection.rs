@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use port_monitor_common::{event::OwnerSource, policy::Verdict, tcp_state::TcpState};
 
 use super::{
+    ip::IpTexts,
     line::Line,
     owner::{OwnerText, Owners},
     port::PortTexts,
@@ -19,7 +20,7 @@ use crate::{
     sink::{
         community_id::CommunityId,
         errno,
-        fields::{CLOSED, closed_by_name, service_port},
+        fields::{CLOSED, closed_by_name},
         memo::Memo,
         time::UtcClock,
     },
@@ -36,6 +37,13 @@ struct FlowId {
     text: [u8; CommunityId::LEN],
 }
 
+/// The text of a network namespace: most hosts have a handful of them.
+#[derive(Debug)]
+struct NetnsText {
+    ino: u32,
+    text: Vec<u8>,
+}
+
 /// Writes the lines of events.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -43,10 +51,22 @@ pub(super) struct Connections {
     /// The flow ids, which cost as much as the rest of a line: an attempt, its
     /// outcome and the accept on this host share one.
     flow_ids: Memo<FlowId, 256>,
+    ips: IpTexts,
+    netns: Memo<NetnsText, 64>,
     ports: PortTexts,
     clock: UtcClock,
     /// `"ruleset":…`, which every judged event names; empty without a policy.
     ruleset: Vec<u8>,
+}
+
+impl NetnsText {
+    fn new(ino: u32) -> Self {
+        let mut text = Vec::new();
+        let mut line = Line(&mut text);
+        line.raw(r#","netns":"#);
+        line.number(ino);
+        Self { ino, text }
+    }
 }
 
 impl Connections {
@@ -61,6 +81,8 @@ impl Connections {
         Self {
             owners: Owners::new(host),
             flow_ids: Memo::new(),
+            ips: IpTexts::new(),
+            netns: Memo::new(),
             ports: PortTexts::new(),
             clock: UtcClock::default(),
             ruleset,
@@ -83,13 +105,7 @@ impl Connections {
         push_event(&mut line, event.action, judgement.as_ref());
         self.push_flow(&mut line, event);
         let owner_text = self.owners.text(record);
-        if let Some(owner) = &event.owner {
-            line.rendered(&owner_text.before_thread);
-            line.number(owner.tid);
-            line.raw(r#"},"name":"#);
-            line.string(owner.comm.as_bytes());
-        }
-        line.rendered(&owner_text.after_name);
+        line.rendered(owner_text.with_thread(event.owner.as_ref()));
         if let Some(judgement) = judgement {
             push_rule(&mut line, judgement, &self.ruleset);
         }
@@ -101,7 +117,12 @@ impl Connections {
         {
             push_error(&mut line, errno);
         }
-        push_facts(&mut line, record, owner_text, &mut self.ports);
+        let netns = self.netns.get(
+            event.netns_ino as usize,
+            |known| known.ino == event.netns_ino,
+            || NetnsText::new(event.netns_ino),
+        );
+        push_facts(&mut line, record, &netns.text, owner_text, &mut self.ports);
         line.raw("}}");
     }
 
@@ -114,6 +135,7 @@ impl Connections {
         }
         let local = (event.local_ip, event.local_port);
         let remote = (event.remote_ip, Some(event.remote_port));
+        let (source_bytes, destination_bytes) = bytes(event);
         let (source, destination) = match event.direction() {
             Direction::Outbound => {
                 line.raw(r#"","direction":"egress""#);
@@ -124,25 +146,48 @@ impl Connections {
                 (remote, local)
             }
         };
-        if let ((source, Some(source_port)), (destination, Some(destination_port))) =
-            (source, destination)
-            && !event.action.is_listener()
-        {
-            line.raw(r#","community_id":""#);
-            line.rendered(self.flow_id((source, source_port), (destination, destination_port)));
-            line.raw("\"");
-        }
-        let (source_bytes, destination_bytes) = bytes(event);
-        line.raw("}");
-        if !event.action.is_listener() {
-            line.raw(r#","source":{"ip":""#);
-            push_end(line, source, source_bytes);
+        if event.action.is_listener() {
+            line.raw("}");
+        } else {
+            if let ((source, Some(source_port)), (destination, Some(destination_port))) =
+                (source, destination)
+            {
+                line.raw(r#","community_id":""#);
+                let text = self.flow_id((source, source_port), (destination, destination_port));
+                line.raw_bytes(text);
+                line.raw(r#""},"source":{"ip":""#);
+            } else {
+                line.raw(r#"},"source":{"ip":""#);
+            }
+            self.push_end(line, source, source_bytes);
         }
         line.raw(r#","destination":{"ip":""#);
-        push_end(line, destination, destination_bytes);
+        self.push_end(line, destination, destination_bytes);
     }
 
-    fn flow_id(&mut self, source: Endpoint, destination: Endpoint) -> &[u8] {
+    /// An end, from its address on.
+    fn push_end(
+        &mut self,
+        line: &mut Line<'_>,
+        (ip, port): (IpAddr, Option<u16>),
+        bytes: Option<u64>,
+    ) {
+        self.ips.push(line, ip);
+        match port {
+            Some(port) => {
+                line.raw(r#"","port":"#);
+                line.u16(port);
+            }
+            None => line.raw("\""),
+        }
+        if let Some(bytes) = bytes {
+            line.raw(r#","bytes":"#);
+            line.number(bytes);
+        }
+        line.raw("}");
+    }
+
+    fn flow_id(&mut self, source: Endpoint, destination: Endpoint) -> &[u8; CommunityId::LEN] {
         let flow_id = self.flow_ids.get(
             usize::from(source.1 ^ destination.1),
             |known| known.source == source && known.destination == destination,
@@ -156,27 +201,42 @@ impl Connections {
     }
 }
 
-/// From the end of the time to the beginning of `network.type`.
+/// From the outcome to the beginning of `network.type`.
+macro_rules! end_of_event {
+    () => {
+        r#","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":""#
+    };
+}
+
+/// From the end of the time to the beginning of `network.type`, in as few pieces as
+/// there can be.
 fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>) {
-    line.raw(r#"","ecs":{"version":"9.4.0"},"event":{"kind":""#);
-    if judgement.is_some_and(Judgement::is_violation) {
-        line.raw("alert");
-    } else {
-        line.raw("event");
+    macro_rules! event {
+        ($of:literal) => {
+            line.raw(concat!($of, end_of_event!()))
+        };
     }
-    line.raw(r#"","category":["network"],"type":[""#);
+    if judgement.is_some_and(Judgement::is_violation) {
+        line.raw(
+            r#"","ecs":{"version":"9.4.0"},"event":{"kind":"alert","category":["network"],"type":[""#,
+        );
+    } else {
+        line.raw(
+            r#"","ecs":{"version":"9.4.0"},"event":{"kind":"event","category":["network"],"type":[""#,
+        );
+    }
     match action {
         Action::Connect => {
-            line.raw(r#"connection","start"],"action":"connect","outcome":"unknown""#);
+            event!(r#"connection","start"],"action":"connect","outcome":"unknown""#);
         }
         Action::Connected { .. } => {
-            line.raw(r#"connection","info"],"action":"connected","outcome":"success""#);
+            event!(r#"connection","info"],"action":"connected","outcome":"success""#);
         }
         Action::Failed { .. } => {
-            line.raw(r#"connection","end"],"action":"failed","outcome":"failure""#);
+            event!(r#"connection","end"],"action":"failed","outcome":"failure""#);
         }
         Action::Accept => {
-            line.raw(r#"connection","start"],"action":"accept","outcome":"success""#);
+            event!(r#"connection","start"],"action":"accept","outcome":"success""#);
         }
         Action::Close(close) => {
             line.raw(r#"connection","end"],"action":"close","outcome":""#);
@@ -190,14 +250,14 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
                 line.raw(r#","duration":"#);
                 line.number(duration_ns);
             }
+            line.raw(end_of_event!());
         }
         Action::Preexisting { .. } => {
-            line.raw(r#"connection","info"],"action":"preexisting","outcome":"unknown""#);
+            event!(r#"connection","info"],"action":"preexisting","outcome":"unknown""#);
         }
-        Action::Listen => line.raw(r#"info","start"],"action":"listen","outcome":"success""#),
-        Action::Unlisten => line.raw(r#"info","end"],"action":"unlisten","outcome":"success""#),
+        Action::Listen => event!(r#"info","start"],"action":"listen","outcome":"success""#),
+        Action::Unlisten => event!(r#"info","end"],"action":"unlisten","outcome":"success""#),
     }
-    line.raw(r#","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":""#);
 }
 
 /// A TCP state as every output spells it.
@@ -214,20 +274,6 @@ pub(super) const fn bytes(event: &Event) -> (Option<u64>, Option<u64>) {
             Direction::Inbound => (Some(close.bytes_received), Some(close.bytes_sent)),
         },
     }
-}
-
-fn push_end(line: &mut Line<'_>, (ip, port): (IpAddr, Option<u16>), bytes: Option<u64>) {
-    line.ip(ip);
-    line.raw("\"");
-    if let Some(port) = port {
-        line.raw(r#","port":"#);
-        line.port(port);
-    }
-    if let Some(bytes) = bytes {
-        line.raw(r#","bytes":"#);
-        line.number(bytes);
-    }
-    line.raw("}");
 }
 
 fn push_rule(line: &mut Line<'_>, judgement: &Judgement, ruleset: &[u8]) {
@@ -263,7 +309,13 @@ fn push_error(line: &mut Line<'_>, errno: Option<i32>) {
 }
 
 /// `port_monitor`, but for its end.
-fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText, ports: &mut PortTexts) {
+fn push_facts(
+    line: &mut Line<'_>,
+    record: &Record,
+    netns: &[u8],
+    owner_text: &OwnerText,
+    ports: &mut PortTexts,
+) {
     let Record {
         event, judgement, ..
     } = record;
@@ -272,9 +324,8 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText, port
     line.raw(r#"","boottime_ns":""#);
     line.number(event.ts_ns);
     line.raw(r#"","cpu":"#);
-    line.number(event.cpu);
-    line.raw(r#","netns":"#);
-    line.number(event.netns_ino);
+    line.u16(event.cpu);
+    line.rendered(netns);
     if let Some(ifindex) = event.ifindex {
         line.raw(r#","ifindex":"#);
         line.number(ifindex);
@@ -290,9 +341,13 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText, port
     if let Some(peer) = &record.peer {
         push_peer(line, peer);
     }
-    ports.push(line, &record.ports, service_port(record));
-    line.raw(r#","v4_mapped":"#);
-    line.bool(event.v4_mapped);
+    let is_inbound = event.direction() == Direction::Inbound;
+    ports.push(line, &record.ports, is_inbound);
+    if event.v4_mapped {
+        line.raw(r#","v4_mapped":true"#);
+    } else {
+        line.raw(r#","v4_mapped":false"#);
+    }
     push_action(line, &event.action);
     match judgement.as_ref().map(|judgement| judgement.verdict) {
         Some(Verdict::Allow) => line.raw(r#","verdict":"allow""#),
@@ -300,8 +355,11 @@ fn push_facts(line: &mut Line<'_>, record: &Record, owner_text: &OwnerText, port
         Some(Verdict::Deny) => line.raw(r#","verdict":"violation","enforcement":"enforce""#),
         None => {}
     }
-    line.raw(r#","preattach":"#);
-    line.bool(event.preattach);
+    if event.preattach {
+        line.raw(r#","preattach":true"#);
+    } else {
+        line.raw(r#","preattach":false"#);
+    }
     push_missing(line, record);
     push_raw(line, record, &owner_text.raw_executable);
 }
@@ -355,38 +413,46 @@ fn push_action(line: &mut Line<'_>, action: &Action) {
 /// Fields that have a value nobody could find out, and why.
 fn push_missing(line: &mut Line<'_>, record: &Record) {
     let Record { event, process, .. } = record;
-    let mut separator = r#","missing":{"#;
-    let mut push = |field, reason| {
-        line.raw(separator);
-        line.raw(field);
+    let mut is_first = true;
+    let mut next = |line: &mut Line<'_>| {
+        if is_first {
+            line.raw(r#","missing":{"#);
+        } else {
+            line.raw(",");
+        }
+        is_first = false;
+    };
+    let exe = process.exe.missing().map(Missing::name);
+    let has_owner = event.owner.is_some();
+    if !has_owner {
+        next(line);
+        line.raw(r#""process":""#);
+        line.raw(Missing::NoOwner.name());
+        line.raw("\"");
+    } else if let Some(reason) = exe {
+        next(line);
+        line.raw(r#""process.executable":""#);
         line.raw(reason);
         line.raw("\"");
-        separator = ",";
-    };
-    let has_owner = event.owner.is_some();
-    let exe = process.exe.missing().map(Missing::name);
-    if !has_owner {
-        push(r#""process":""#, Missing::NoOwner.name());
-    } else if let Some(reason) = exe {
-        push(r#""process.executable":""#, reason);
     }
     if has_owner && process.user.is_none() {
-        push(r#""user.name":""#, "unknown_user");
+        next(line);
+        line.raw(r#""user.name":"unknown_user""#);
     }
     if event.local_port.is_none() {
-        let field = match event.direction() {
-            Direction::Outbound => r#""source.port":""#,
-            Direction::Inbound => r#""destination.port":""#,
-        };
-        push(field, "not_chosen");
+        next(line);
+        match event.direction() {
+            Direction::Outbound => line.raw(r#""source.port":"not_chosen""#),
+            Direction::Inbound => line.raw(r#""destination.port":"not_chosen""#),
+        }
     }
     if has_owner && process.cgroup.is_none() {
-        push(
-            r#""port_monitor.cgroup.path":""#,
-            exe.unwrap_or("not_found"),
-        );
+        next(line);
+        line.raw(r#""port_monitor.cgroup.path":""#);
+        line.raw(exe.unwrap_or("not_found"));
+        line.raw("\"");
     }
-    if separator == "," {
+    if !is_first {
         line.raw("}");
     }
 }

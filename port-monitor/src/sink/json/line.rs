@@ -3,7 +3,6 @@
 use std::{
     fmt,
     io::{self, Write as _},
-    net::IpAddr,
 };
 
 use serde::Serialize;
@@ -25,6 +24,12 @@ impl Line<'_> {
         self.0.extend_from_slice(json.as_bytes());
     }
 
+    /// The same, of a length that is known.
+    #[inline(always)]
+    pub(super) fn raw_bytes<const N: usize>(&mut self, json: &[u8; N]) {
+        self.0.extend_from_slice(json);
+    }
+
     /// JSON rendered earlier.
     pub(super) fn rendered(&mut self, json: &[u8]) {
         self.0.extend_from_slice(json);
@@ -42,13 +47,8 @@ impl Line<'_> {
         ascii::push_number(self.0, number);
     }
 
-    pub(super) fn port(&mut self, port: u16) {
-        ascii::push_port(self.0, port);
-    }
-
-    /// An address, without quotes.
-    pub(super) fn ip(&mut self, ip: IpAddr) {
-        ascii::push_ip(self.0, ip);
+    pub(super) fn u16(&mut self, number: u16) {
+        ascii::push_u16(self.0, number);
     }
 
     /// Sixteen hexadecimal digits, without quotes.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::line::Line;
 use crate::{
+    event::{Comm, Owner},
     record::{Container, Process, Record},
     sink::{memo::Memo, time::Rfc3339},
 };
@@ -26,9 +27,13 @@ pub(super) struct OwnerText {
     process: Arc<Process>,
     owner: Option<OwnerFacts>,
     /// `process` up to its thread's id; empty without an owner.
-    pub(super) before_thread: Vec<u8>,
+    before_thread: Vec<u8>,
     /// From the thread's name on: the rest of `process`, then `user` to `host`.
-    pub(super) after_name: Vec<u8>,
+    after_name: Vec<u8>,
+    /// Id and name of the thread last seen.
+    thread: Option<(u32, Comm)>,
+    /// From `process` to `host`, with that thread.
+    whole: Vec<u8>,
     /// `port_monitor`, from the process's start to the unit.
     pub(super) facts: Vec<u8>,
     /// The executable's bytes in quotes, if they are not UTF-8; else empty.
@@ -77,7 +82,7 @@ impl Owners {
     }
 
     /// The text of the process of `record`.
-    pub(super) fn text(&mut self, record: &Record) -> &OwnerText {
+    pub(super) fn text(&mut self, record: &Record) -> &mut OwnerText {
         let process = &record.process;
         let owner = OwnerFacts::of(record);
         // No two processes share a cache line.
@@ -91,12 +96,32 @@ impl Owners {
 }
 
 impl OwnerText {
+    /// From `process` to `host`, with the thread of the event's owner.
+    pub(super) fn with_thread(&mut self, owner: Option<&Owner>) -> &[u8] {
+        let thread = owner.map(|owner| (owner.tid, owner.comm));
+        if self.thread != thread || self.whole.is_empty() {
+            self.thread = thread;
+            self.whole.clear();
+            let mut line = Line(&mut self.whole);
+            line.rendered(&self.before_thread);
+            if let Some((tid, comm)) = &thread {
+                line.number(*tid);
+                line.raw(r#"},"name":"#);
+                line.string(comm.as_bytes());
+            }
+            line.rendered(&self.after_name);
+        }
+        &self.whole
+    }
+
     fn new(process: &Arc<Process>, owner: Option<OwnerFacts>, host: &[u8]) -> Self {
         let mut text = Self {
             process: Arc::clone(process),
             owner,
             before_thread: Vec::new(),
             after_name: Vec::new(),
+            thread: None,
+            whole: Vec::new(),
             facts: Vec::new(),
             raw_executable: Vec::new(),
         };

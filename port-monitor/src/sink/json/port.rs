@@ -1,6 +1,8 @@
 //! The parts of a line that are the same for all events of a service, rendered once:
 //! what is known of each port.
 
+use std::ptr;
+
 use super::line::Line;
 use crate::{
     record::{PortClass, PortInfo, Ports, ServiceOrigin, ServiceStatus},
@@ -11,15 +13,14 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct PortTexts(Memo<PortText, 256>);
 
-/// What is known of a port.
+/// What is known of both ports of a connection.
 #[derive(Debug)]
 struct PortText {
-    /// All that the text depends on: everything but the number.
-    facts: PortInfo,
-    /// The members of `local` or `remote`, and their end.
-    end: Vec<u8>,
-    /// The same of the port that names the service.
-    service: Vec<u8>,
+    /// All that the text depends on: everything but the numbers.
+    facts: Ports,
+    /// The local port names the service, if one does.
+    is_local: bool,
+    text: Vec<u8>,
 }
 
 impl PortTexts {
@@ -28,51 +29,75 @@ impl PortTexts {
         Self(Memo::new())
     }
 
-    /// Both ends, and the one that names the service.
-    pub(super) fn push(
-        &mut self,
-        line: &mut Line<'_>,
-        ports: &Ports,
-        service_port: Option<&PortInfo>,
-    ) {
-        if let Some(local) = &ports.local {
-            line.raw(r#","local":{"#);
-            line.rendered(&self.text(local).end);
-        }
-        if let Some(remote) = &ports.remote {
-            line.raw(r#","remote":{"#);
-            line.rendered(&self.text(remote).end);
-        }
-        if let Some(port) = service_port {
-            line.rendered(&self.text(port).service);
-        }
+    /// Both ends, and what the one tells that names the service: the local one, if
+    /// `is_local`.
+    pub(super) fn push(&mut self, line: &mut Line<'_>, ports: &Ports, is_local: bool) {
+        let text = self.0.get(
+            hash(ports.local.as_ref()) ^ hash(ports.remote.as_ref()) << 1,
+            |text| {
+                text.is_local == is_local
+                    && is_same(text.facts.local.as_ref(), ports.local.as_ref())
+                    && is_same(text.facts.remote.as_ref(), ports.remote.as_ref())
+            },
+            || PortText::new(*ports, is_local),
+        );
+        line.rendered(&text.text);
     }
+}
 
-    fn text(&mut self, port: &PortInfo) -> &PortText {
-        let facts = PortInfo { port: 0, ..*port };
-        // Clients' ports are many, and hardly one has a name.
-        let hash = match port.service {
-            Some(_) => port.port.into(),
-            None => usize::from(port.ephemeral),
-        };
-        self.0
-            .get(hash, |text| text.facts == facts, || PortText::new(facts))
+/// Clients' ports are many, and hardly one has a name.
+fn hash(port: Option<&PortInfo>) -> usize {
+    match port {
+        Some(port) if port.service.is_some() => port.port.into(),
+        Some(port) => port.ephemeral.into(),
+        None => 2,
+    }
+}
+
+/// Both are the same but for the number. Names are compared by where they are: each is
+/// in one place.
+fn is_same(one: Option<&PortInfo>, other: Option<&PortInfo>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => {
+            one.class == other.class
+                && one.status == other.status
+                && one.ephemeral == other.ephemeral
+                && match (one.service, other.service) {
+                    (Some((one, from)), Some((other, other_from))) => {
+                        ptr::eq(one, other) && from == other_from
+                    }
+                    (None, None) => true,
+                    _ => false,
+                }
+        }
+        (None, None) => true,
+        _ => false,
     }
 }
 
 impl PortText {
-    fn new(facts: PortInfo) -> Self {
-        let (mut end, mut service) = (Vec::new(), Vec::new());
-        push_port(&mut Line(&mut end), &facts);
-        let mut line = Line(&mut service);
-        line.raw(",");
-        push_service(&mut line, &facts);
-        line.raw(",");
-        push_class(&mut line, facts.class);
+    fn new(facts: Ports, is_local: bool) -> Self {
+        let mut text = Vec::new();
+        let mut line = Line(&mut text);
+        if let Some(local) = &facts.local {
+            line.raw(r#","local":{"#);
+            push_port(&mut line, local);
+        }
+        if let Some(remote) = &facts.remote {
+            line.raw(r#","remote":{"#);
+            push_port(&mut line, remote);
+        }
+        let named = if is_local { facts.local } else { facts.remote };
+        if let Some(port) = &named {
+            line.raw(",");
+            push_service(&mut line, port);
+            line.raw(",");
+            push_class(&mut line, port.class);
+        }
         Self {
             facts,
-            end,
-            service,
+            is_local,
+            text,
         }
     }
 }
@@ -109,5 +134,37 @@ fn push_service(line: &mut Line<'_>, port: &PortInfo) {
         ServiceStatus::Assigned => line.raw(r#""status":"assigned"}"#),
         ServiceStatus::Reserved => line.raw(r#""status":"reserved"}"#),
         ServiceStatus::Unassigned => line.raw(r#""status":"unassigned"}"#),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(texts: &mut PortTexts, port: u16, name: &'static str) -> String {
+        let remote = PortInfo {
+            port,
+            class: PortClass::WellKnown,
+            service: Some((name, ServiceOrigin::Iana)),
+            status: ServiceStatus::Assigned,
+            ephemeral: false,
+        };
+        let ports = Ports {
+            local: None,
+            remote: Some(remote),
+        };
+        let mut out = Vec::new();
+        texts.push(&mut Line(&mut out), &ports, false);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn services_that_share_a_place_keep_their_names() {
+        let texts = &mut PortTexts::new();
+        for (port, name) in [(1, "one"), (129, "other"), (1, "one")] {
+            let name_of_end =
+                format!(r#","remote":{{"port_class":"well-known","service":{{"name":"{name}","#);
+            assert!(text(texts, port, name).starts_with(&name_of_end), "{name}");
+        }
     }
 }
