@@ -42,11 +42,12 @@ enum Held {
     C(&'static str),
 }
 
-const SUBJECTS: [(&str, Held); 18] = [
+const SUBJECTS: [(&str, Held); 20] = [
     ("none", Held::Free),
     ("C empty", Held::C("verdict-empty")),
     ("C hash", Held::C("verdict-hash")),
     ("C limit", Held::C("verdict-full")),
+    ("0 rules", Held::Policy(0)),
     ("1 rule", Held::Policy(1)),
     ("10 rules", Held::Policy(10)),
     ("100 rules", Held::Policy(100)),
@@ -54,6 +55,7 @@ const SUBJECTS: [(&str, Held); 18] = [
     ("1,024 rules", Held::Policy(1_024)),
     ("1,000 rules, one inbound", Held::Inbound(1_000)),
     ("none again", Held::Free),
+    ("nft list 0", Held::List(0)),
     ("nft list 1", Held::List(1)),
     ("nft list 10", Held::List(10)),
     ("nft list 100", Held::List(100)),
