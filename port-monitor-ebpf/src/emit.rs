@@ -123,15 +123,19 @@ pub(crate) fn emit(ctx: &impl EbpfContext, hook: Hook, owner_passes: bool, event
     });
 }
 
-/// The same without a helper for the copy: cheaper to run, but there is more for the
-/// verifier to walk through, on every way that leads here.
+/// The same for programs that read sockets by `M`. Those that read them directly copy the
+/// event themselves: cheaper to run, but there is more for the verifier to walk through, on
+/// every way that leads here.
 #[inline(always)]
-pub(crate) fn emit_often(
+pub(crate) fn emit_for<M: Mem>(
     ctx: &impl EbpfContext,
     hook: Hook,
     owner_passes: bool,
     event: &mut TcpEvent,
 ) {
+    if !M::IS_TYPED {
+        return emit(ctx, hook, owner_passes, event);
+    }
     let _: Option<()> = emit_by(ctx, hook, owner_passes, event, |ring, event| {
         let mut room = ring.reserve::<TcpEvent>(0)?;
         mem::fill(event, &mut room);

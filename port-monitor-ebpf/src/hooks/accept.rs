@@ -92,11 +92,7 @@ pub(crate) fn report<M: Mem, T: Mem>(
     event.id = emit::connection_id::<M>(sk, event.ts_ns);
     verdict::stamp(Direction::Inbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current);
-    if M::IS_TYPED {
-        emit::emit_often(ctx, Hook::Accept, owner_passes, event);
-    } else {
-        emit::emit(ctx, Hook::Accept, owner_passes, event);
-    }
+    emit::emit_for::<M>(ctx, Hook::Accept, owner_passes, event);
     // It may have ended before it was remembered.
     if connection::remember_inbound(sk, owner_passes, event, state)
         && sock::state::<Probe>(sk)? == TcpState::CLOSE

@@ -53,11 +53,7 @@ pub(crate) fn attempt<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, event: &mut
     verdict::stamp(Direction::Outbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current);
     connection::remember_attempt(sk, owner_passes, event);
-    if M::IS_TYPED {
-        emit::emit_often(ctx, Hook::Connect, owner_passes, event);
-    } else {
-        emit::emit(ctx, Hook::Connect, owner_passes, event);
-    }
+    emit::emit_for::<M>(ctx, Hook::Connect, owner_passes, event);
 }
 
 /// Makes it the event of an attempt that its owner begins.

@@ -1,5 +1,5 @@
-//! The parts of a line that are the same for all events of a service, rendered once:
-//! what is known of each port.
+//! The part of a line that is the same for all connections to a service, rendered once:
+//! what is known of both ports.
 
 use std::ptr;
 
