@@ -1,4 +1,5 @@
-//! Holds the README to the program: what it quotes is what the program says.
+//! Holds the README and the pages of `docs/` to the program: what they quote is what
+//! the program says.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
@@ -13,6 +14,12 @@ use clap::CommandFactory as _;
 use port_monitor::{cli::Cli, exit_code::ExitCode, kernel::Rung};
 
 const README: &str = include_str!("../../README.md");
+/// The pages whose commands, flags and links are checked, by their directories.
+const PAGES: [(&str, &str); 3] = [
+    ("", README),
+    ("docs", include_str!("../../docs/policy.md")),
+    ("docs", include_str!("../../docs/enforcement.md")),
+];
 
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -27,7 +34,10 @@ fn section(title: &str) -> &'static str {
 /// The commands that are shown with their output.
 fn sessions() -> Vec<(&'static str, String)> {
     let mut sessions = Vec::new();
-    for block in README.split("```console\n").skip(1) {
+    let blocks = PAGES
+        .iter()
+        .flat_map(|(_, page)| page.split("```console\n").skip(1));
+    for block in blocks {
         for line in block.split("```").next().unwrap().lines() {
             if let Some(command) = line.strip_prefix("$ ") {
                 sessions.push((command, String::new()));
@@ -94,7 +104,10 @@ fn every_flag_exists() {
     let mut program = Cli::command();
     program.build();
     let known = flags_of(&program);
-    let mentioned: BTreeSet<_> = README.split(['`', '\n']).flat_map(flags_in).collect();
+    let mentioned: BTreeSet<_> = PAGES
+        .iter()
+        .flat_map(|(_, page)| page.split(['`', '\n']).flat_map(flags_in))
+        .collect();
     assert!(mentioned.contains("--violations"), "{mentioned:?}");
     for flag in mentioned {
         assert!(known.contains(flag), "{flag}");
@@ -151,11 +164,13 @@ fn blind_spots_are_told_in_the_words_of_the_program() {
 
 #[test]
 fn links_lead_somewhere() {
-    let targets = README.split("](").skip(1);
+    let targets = PAGES
+        .iter()
+        .flat_map(|(dir, page)| page.split("](").skip(1).map(move |rest| (dir, rest)));
     let paths: Vec<PathBuf> = targets
-        .map(|rest| rest.split(')').next().unwrap())
-        .filter(|target| !target.contains("://"))
-        .map(|target| workspace().join(target))
+        .map(|(dir, rest)| (dir, rest.split(')').next().unwrap()))
+        .filter(|(_, target)| !target.contains("://") && !target.starts_with('#'))
+        .map(|(dir, target)| workspace().join(dir).join(target))
         .collect();
     assert!(!paths.is_empty());
     for path in paths {
