@@ -354,6 +354,7 @@ mod tests {
         ] {
             fs::create_dir_all(mount.join(unit)).unwrap();
         }
+        fs::write(mount.join("cgroup.controllers"), "").unwrap();
         fs::create_dir(root.path().join("self")).unwrap();
         let line = format!("1 1 0:1 / {} rw - cgroup2 x rw", mount.display());
         fs::write(root.path().join("self/mountinfo"), line).unwrap();

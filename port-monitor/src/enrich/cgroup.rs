@@ -31,12 +31,19 @@ pub(crate) struct CgroupTree {
 }
 
 impl CgroupTree {
-    /// Looks for the mount in `self/mountinfo` below `proc_root`.
+    /// Looks for a mount of the whole hierarchy: one that process 1 has at the same place,
+    /// or else has at all, or else any other. `proc_root` is where `/proc` is.
     pub(crate) fn find(proc_root: &Path) -> Option<Self> {
-        let mounts = fs::read(proc_root.join("self/mountinfo")).ok()?;
-        let mount = mounts
-            .split(|&byte| byte == b'\n')
-            .find_map(cgroup2_mount_point)?;
+        let own = mount_points(&proc_root.join("self/mountinfo"));
+        let of_first = mount_points(&proc_root.join("1/mountinfo"));
+        let (shared, other): (Vec<_>, Vec<_>) =
+            own.into_iter().partition(|mount| of_first.contains(mount));
+        let root = proc_root.join("1/root");
+        let reached = of_first
+            .iter()
+            .map(|mount| root.join(mount.strip_prefix("/").unwrap_or(mount)));
+        let mut mounts = shared.into_iter().chain(reached).chain(other);
+        let mount = mounts.find(|mount| is_whole(mount))?;
         Some(Self { mount })
     }
 
@@ -85,8 +92,22 @@ impl CgroupTree {
     }
 }
 
-/// The mount point in a line of mountinfo, if it mounts a whole cgroup v2
-/// hierarchy: `41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw`.
+/// The mount points of cgroup v2 in this mountinfo.
+fn mount_points(mountinfo: &Path) -> Vec<PathBuf> {
+    let mounts = fs::read(mountinfo).unwrap_or_default();
+    let lines = mounts.split(|&byte| byte == b'\n');
+    lines.filter_map(cgroup2_mount_point).collect()
+}
+
+/// The root of the hierarchy is here: something else may have been mounted over it, and
+/// in a cgroup namespace, the root of a mount may be any cgroup. Only the root of all has
+/// no `cgroup.events`.
+fn is_whole(mount: &Path) -> bool {
+    mount.join("cgroup.controllers").exists() && !mount.join("cgroup.events").exists()
+}
+
+/// The mount point in a line of mountinfo, if it mounts a cgroup v2 hierarchy from its
+/// root on: `41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw`.
 fn cgroup2_mount_point(line: &[u8]) -> Option<PathBuf> {
     let mut fields = line.split(|&byte| byte == b' ');
     let (root, mount_point) = (fields.nth(3)?, fields.next()?);
@@ -191,6 +212,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let mount = root.path().join("c g");
         fs::create_dir_all(mount.join(UNIT)).unwrap();
+        fs::write(mount.join("cgroup.controllers"), "").unwrap();
         let line = format!(
             "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
              41 31 0:38 /sub /elsewhere rw - cgroup2 cgroup2 rw\n\
@@ -225,6 +247,59 @@ mod tests {
         for path in ["/../outside", "/cgroup.procs", "/no.slice"] {
             assert!(tree.id(Path::new(path)).is_err(), "{path}");
         }
+    }
+
+    /// A place below `root` that looks like a cgroup's directory, and a line of mountinfo
+    /// that mounts it at `point`.
+    fn mounted(root: &Path, place: &str, point: &str, is_whole: bool) -> String {
+        let dir = root.join(place);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("cgroup.controllers"), "").unwrap();
+        if !is_whole {
+            fs::write(dir.join("cgroup.events"), "").unwrap();
+        }
+        format!("41 31 0:38 / {point} rw - cgroup2 cgroup2 rw\n")
+    }
+
+    fn write_mounts(root: &Path, process: &str, lines: &str) {
+        fs::create_dir_all(root.join(process)).unwrap();
+        fs::write(root.join(process).join("mountinfo"), lines).unwrap();
+    }
+
+    #[test]
+    fn the_hierarchy_of_process_1_comes_before_a_chroots() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |place: &str| root.path().join(place).to_str().unwrap().to_owned();
+        let (chroot, host) = (path("chroot"), path("host"));
+        let lines = mounted(root.path(), "chroot", &chroot, true)
+            + &mounted(root.path(), "host", &host, true);
+        write_mounts(root.path(), "self", &lines);
+        let of_first = mounted(root.path(), "host", &host, true);
+        write_mounts(root.path(), "1", &of_first);
+        let tree = CgroupTree::find(root.path()).unwrap();
+        assert_eq!(tree.mount(), Path::new(&host));
+    }
+
+    #[test]
+    fn a_part_of_the_hierarchy_is_passed_over_for_process_1s() {
+        let root = tempfile::tempdir().unwrap();
+        let part = root.path().join("part").to_str().unwrap().to_owned();
+        // In a cgroup namespace, the part looks like the whole.
+        let own = mounted(root.path(), "part", &part, false);
+        write_mounts(root.path(), "self", &own);
+        assert!(CgroupTree::find(root.path()).is_none());
+        let of_first = mounted(root.path(), "1/root/sys/fs/cgroup", "/sys/fs/cgroup", true);
+        write_mounts(root.path(), "1", &of_first);
+        let tree = CgroupTree::find(root.path()).unwrap();
+        assert_eq!(tree.mount(), root.path().join("1/root/sys/fs/cgroup"));
+    }
+
+    #[test]
+    fn a_hierarchy_that_something_is_mounted_over_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let line = mounted(root.path(), "gone", "/no/such/place", true);
+        write_mounts(root.path(), "self", &line);
+        assert!(CgroupTree::find(root.path()).is_none());
     }
 
     #[test]

@@ -178,6 +178,7 @@ mod tests {
                 fs::create_dir_all(at(dir)).unwrap();
             }
             let mounts = format!("1 1 0:1 / {} rw - cgroup2 x rw", at("cgroup").display());
+            fs::write(at("cgroup/cgroup.controllers"), "").unwrap();
             fs::write(at("self/mountinfo"), mounts).unwrap();
             let stat = format!("812 (web) S 7 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 {START_TICKS} 9");
             fs::write(at("812/stat"), stat).unwrap();

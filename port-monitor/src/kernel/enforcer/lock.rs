@@ -2,19 +2,18 @@
 
 use std::{
     fs::{self, File},
-    io, thread,
+    io,
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
 use rustix::{
-    fs::{FlockOperation, StatFs, flock, statfs},
+    fs::{FlockOperation, flock},
     io::Errno,
 };
 
-use super::{BPF_FS, EnforcerError, parent};
-
-/// `BPF_FS_MAGIC`, `include/uapi/linux/magic.h`.
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+use super::EnforcerError;
 
 /// How long somebody else may take: one that follows a policy looks every second.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -24,24 +23,20 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 pub(super) struct Lock(#[expect(dead_code, reason = "held open")] File);
 
 impl Lock {
-    /// Waits for it, but not for long.
-    pub(super) fn take() -> Result<Self, EnforcerError> {
-        let dir = parent();
-        let is_bpf_fs = |found: StatFs| found.f_type == BPF_FS_MAGIC;
-        if !statfs(BPF_FS).is_ok_and(is_bpf_fs) {
-            return Err(EnforcerError::NoBpfFs);
-        }
+    /// Waits for that of the instance in this directory, but not for long.
+    pub(super) fn take(instance: &Path) -> Result<Self, EnforcerError> {
+        let dir = instance.parent().unwrap_or(instance);
         let in_dir = |error| EnforcerError::File {
-            path: dir.clone(),
+            path: dir.to_owned(),
             error,
         };
-        match fs::create_dir(&dir) {
+        match fs::create_dir(dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(in_dir(error));
             }
             _ => {}
         }
-        let lock = File::open(&dir).map_err(in_dir)?;
+        let lock = File::open(dir).map_err(in_dir)?;
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {

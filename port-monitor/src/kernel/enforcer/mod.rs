@@ -28,6 +28,7 @@ use crate::{
     policy::lower::{LowerError, Lowered},
 };
 
+mod home;
 mod host;
 mod install;
 mod lock;
@@ -35,6 +36,7 @@ mod slots;
 mod sockets;
 mod tables;
 
+pub use home::{BPF_FS_VARIABLE, HomeError};
 pub use host::HostPlaces;
 use lock::Lock;
 use slots::{current_slot, free_slots, is_unconfirmed, lease_ms, slot_but};
@@ -42,8 +44,6 @@ pub use sockets::{OpenConnection, open as open_connections};
 use tables::Tables;
 pub(super) use tables::write_policy;
 
-/// Where the kernel's objects have names.
-const BPF_FS: &str = "/sys/fs/bpf";
 /// What instances are called.
 pub const DEFAULT_INSTANCE: &str = "main";
 
@@ -54,12 +54,12 @@ pub enum EnforcerError {
     #[error(transparent)]
     Preflight(#[from] PreflightError),
     /// No file system to pin in.
-    #[error("{BPF_FS} is no bpf file system: mount one with `mount -t bpf bpf {BPF_FS}`")]
-    NoBpfFs,
+    #[error(transparent)]
+    Home(#[from] HomeError),
     /// No cgroup v2.
     #[error(
-        "no cgroup v2 hierarchy is mounted, which enforcement attaches to: mount one with \
-         `mount -t cgroup2 none /sys/fs/cgroup/unified`"
+        "no cgroup v2 hierarchy is mounted from its root on, which enforcement attaches to: mount \
+         one with `mount -t cgroup2 none /sys/fs/cgroup/unified`, outside of any cgroup namespace"
     )]
     NoCgroups,
     /// A file that could not be used.
@@ -153,10 +153,6 @@ pub struct Enforcer {
     _lock: Lock,
 }
 
-fn parent() -> PathBuf {
-    Path::new(BPF_FS).join("port-monitor")
-}
-
 /// An instance that others may change, its maps at hand.
 #[derive(Debug)]
 pub struct Unlocked {
@@ -169,7 +165,7 @@ pub struct Unlocked {
 impl Unlocked {
     /// What is pinned under its name now; `None` where nothing is.
     pub fn lock(self) -> Result<Option<Enforcer>, EnforcerError> {
-        let lock = Lock::take()?;
+        let lock = Lock::take(&self.dir)?;
         if self.pinned.is_none() || inode(&self.dir) != self.pinned {
             return Enforcer::open_locked(self.dir, lock);
         }
@@ -189,7 +185,9 @@ impl Enforcer {
     /// What is pinned under this name; `None` where nothing is.
     pub fn open(name: &str) -> Result<Option<Self>, EnforcerError> {
         super::preflight::check()?;
-        Self::open_locked(parent().join(name), Lock::take()?)
+        let dir = home::of(name)?;
+        let lock = Lock::take(&dir)?;
+        Self::open_locked(dir, lock)
     }
 
     fn open_locked(dir: PathBuf, lock: Lock) -> Result<Option<Self>, EnforcerError> {
@@ -224,13 +222,14 @@ impl Enforcer {
         let mut headers = vec![policy.header];
         headers.extend(policy.closed_header());
         let cgroup = instance.cgroup.as_deref();
-        if let Some(enforcer) = Self::open(&instance.name)? {
+        super::preflight::check()?;
+        let dir = home::lasting()?.join(&instance.name);
+        if let Some(enforcer) = Self::open_locked(dir.clone(), Lock::take(&dir)?)? {
             install::check_cgroup(&enforcer.dir, instance)?;
             install::attach(&enforcer.dir, cgroup, &headers)?;
             return Ok(enforcer);
         }
-        let lock = Lock::take()?;
-        let dir = parent().join(&instance.name);
+        let lock = Lock::take(&dir)?;
         install::install(&dir, cgroup, &headers)?;
         Ok(Self {
             tables: Tables::open(&dir)?,
@@ -242,8 +241,8 @@ impl Enforcer {
     /// Detaches and forgets everything. Connections are no longer judged once this
     /// returns.
     pub fn remove(name: &str) -> Result<(), EnforcerError> {
-        let _lock = Lock::take()?;
-        let dir = parent().join(name);
+        let dir = home::of(name)?;
+        let _lock = Lock::take(&dir)?;
         if !dir.exists() {
             return Err(EnforcerError::NotApplied(name.to_owned()));
         }
@@ -257,7 +256,7 @@ impl Enforcer {
         }
         install::remove(&dir)?;
         // Nobody minds if another instance is still there.
-        let _ = fs::remove_dir(parent());
+        let _ = dir.parent().map(fs::remove_dir);
         Ok(())
     }
 

@@ -174,6 +174,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-udp-default", datagram::by_default),
     once("enforce-bad-policy", life::bad_policies),
     once("enforce-own-session", life::own_session),
+    once("enforce-own-namespace", enforce::namespaces::lasting),
     once("enforce-lock", life::locked),
     once("enforce-other-cgroup", life::other_cgroup),
     once("enforce-detached", life::detached),

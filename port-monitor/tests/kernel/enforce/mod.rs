@@ -27,6 +27,7 @@ pub(crate) mod hammer;
 pub(crate) mod inbound;
 pub(crate) mod life;
 mod mptcp_pm;
+pub(crate) mod namespaces;
 pub(crate) mod open;
 pub(crate) mod oracle;
 pub(crate) mod outbound;
@@ -42,8 +43,11 @@ const INSTANCE: &str = "kernel-tests";
 /// Where policies have their names.
 pub(crate) const BPF_FS: &str = "/sys/fs/bpf";
 
+/// The variable by which port-monitor pins there, and not where process 1 would keep it.
+pub(crate) const BPF_FS_VARIABLE: &str = "PORT_MONITOR_BPF_FS";
+
 /// Gives this process, and all it starts, a bpf file system of their own: nothing
-/// pinned in it outlives them.
+/// pinned in it outlives them. The process must have one thread.
 pub(crate) fn use_own_bpf_fs() -> Result<()> {
     // SAFETY: file descriptors stay what they are; only paths lead elsewhere.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }
@@ -51,7 +55,10 @@ pub(crate) fn use_own_bpf_fs() -> Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).context("make mounts private")?;
     let flags = rustix::mount::MountFlags::empty();
-    mount("bpf", BPF_FS, "bpf", flags, None).context("mount a bpf file system")
+    mount("bpf", BPF_FS, "bpf", flags, None).context("mount a bpf file system")?;
+    // SAFETY: no other thread reads the environment.
+    unsafe { env::set_var(BPF_FS_VARIABLE, BPF_FS) };
+    Ok(())
 }
 
 /// A policy in force; dropping it ends that.
