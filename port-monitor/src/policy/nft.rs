@@ -2,16 +2,15 @@
 //! nftables can tell their conditions. What it cannot is refused or left out, but
 //! never so that more is allowed.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
-use ipnet::IpNet;
-use port_monitor_common::{
-    addr::v4_mapped,
-    policy::{Accepts, Action, Direction, Network, Peer, PortRange, Rule, Transport, is_loopback},
-};
+use port_monitor_common::policy::{Accepts, Action, Direction, PortRange, Rule, Transport};
 use thiserror::Error;
 
-use super::{Policy, condition::spelled, intent::Refusal, overlap, value};
+use super::{Policy, cells::LOOPBACK, condition::spelled, intent::Refusal, value};
+use peers::{Peers, Sets};
+
+mod peers;
 
 /// What to do about rules nftables cannot express.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,75 +63,133 @@ pub enum NftError {
 const HEAD: &str = "\
 # Take it away again with `nft delete table inet port_monitor`.
 # It denies, whatever the mode of the policy. What it denies outbound fails with
-# ECONNREFUSED. `meta skuid` is the user that opened the socket.
+# ECONNREFUSED. `meta skuid` is the user that opened the socket. The outbound default
+# denies the kernel's own connections (NFS, iSCSI) too, which a policy in force spares.
+# NAT: these chains judge the addresses programs see, as the policy does. Output comes
+# before redirect and DNAT, input after SNAT; at `priority filter` the same rules would
+# judge what NAT made of a connection.
+# Load it without `nft -o`: it merges rules and drops their comments and counters.
 table inet port_monitor
 delete table inet port_monitor
 table inet port_monitor {
 ";
 
-/// What does not open a TCP connection is none of the policy's business.
+/// The chains: the direction that is judged, the hook, a priority on the programs' side of
+/// NAT, which is at -100 (redirect, DNAT of what this host sends) and 100 (SNAT of what it
+/// receives), and what is there beside the rules.
+const CHAINS: [(Direction, &str, &str, &str); 2] = [
+    (Direction::Inbound, "input", "110", FRAGMENTS),
+    (Direction::Outbound, "output", "mangle", ""),
+];
+
+/// What does not open a TCP connection is none of the policy's business. Nothing is asked
+/// of connection tracking: it would take a connection that a helper expects, or one whose
+/// ports were used before, for a part of another.
 const CHAIN_HEAD: &str = "\
 \t\tmeta l4proto != tcp accept
-\t\tct state established,related accept
 \t\ttcp flags & (fin | syn | rst | ack) != syn accept
 ";
 
+/// IPv6 puts fragments together only after this hook: the first one is judged, and is not
+/// let in where its header ends too early for that.
+const FRAGMENTS: &str = "\
+\t\tfrag frag-off != 0 accept
+\t\tfrag more-fragments 1 counter drop comment \"SYN in fragments\"
+";
+
+const NS_PER_S: i64 = 1_000_000_000;
+
 impl Policy {
-    /// The ruleset, as `nft -f` reads it.
-    pub fn to_nft(&self, inexpressible: Inexpressible) -> Result<String, NftError> {
-        let mut text = HEAD.to_owned();
-        for line in self.nft_listen(inexpressible)? {
-            text.push_str("\t# ");
-            text.push_str(&line);
-            text.push('\n');
-        }
-        for (index, (direction, name)) in [
-            (Direction::Inbound, "input"),
-            (Direction::Outbound, "output"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            if index > 0 {
-                text.push('\n');
-            }
-            // Writing to a string does not fail.
-            _ = writeln!(
-                text,
-                "\tchain {name} {{\n\t\ttype filter hook {name} priority filter; policy accept;"
+    /// The ruleset, as `nft -f` reads it; `now_ns` (since the Unix epoch) tells which rules
+    /// have ended.
+    pub fn to_nft(&self, inexpressible: Inexpressible, now_ns: i128) -> Result<String, NftError> {
+        let peers = self.tables.rules.iter().map(|rule| {
+            let peers = rule.peers.of(&self.tables.peers);
+            peers.map(Peers::of)
+        });
+        let export = Export {
+            policy: self,
+            inexpressible,
+            now_ns: value::saturating_ns(now_ns),
+            peers: peers.collect(),
+        };
+        export.ruleset()
+    }
+
+    fn place(&self, index: usize) -> (String, usize) {
+        self.rules.get(index).map_or((String::new(), 0), |info| {
+            (info.name.to_string(), info.line)
+        })
+    }
+}
+
+/// A policy on its way to nftables.
+struct Export<'p> {
+    policy: &'p Policy,
+    inexpressible: Inexpressible,
+    now_ns: i64,
+    /// By index of the rule; `None` is any.
+    peers: Vec<Option<Peers>>,
+}
+
+impl Export<'_> {
+    fn ruleset(&self) -> Result<String, NftError> {
+        let mut sets = Sets::default();
+        let listen = self.listen()?;
+        let mut chains = Vec::new();
+        for (direction, hook, priority, more) in CHAINS {
+            let mut chain = format!(
+                "\tchain {hook} {{\n\t\ttype filter hook {hook} priority {priority}; policy accept;\n\
+                 {CHAIN_HEAD}{more}"
             );
-            text.push_str(CHAIN_HEAD);
-            for line in self.nft_chain(direction, inexpressible)? {
-                text.push_str("\t\t");
-                text.push_str(&line);
-                text.push('\n');
+            for line in self.chain(direction, &mut sets)? {
+                // Writing to a string does not fail.
+                _ = writeln!(chain, "\t\t{line}");
             }
-            text.push_str("\t}\n");
+            chains.push(chain + "\t}\n");
         }
+        let mut text = HEAD.to_owned();
+        for line in listen {
+            _ = writeln!(text, "\t# {line}");
+        }
+        sets.write(&mut text);
+        text.push_str(&chains.join("\n"));
         text.push_str("}\n");
         Ok(text)
     }
 
+    /// The rules of a direction that have not ended yet; the names of those that have.
+    fn rules(&self, direction: Direction) -> impl Iterator<Item = (usize, &Rule)> {
+        let rules = self.policy.tables.rules.iter().enumerate();
+        rules.filter(move |(_, rule)| rule.direction == direction)
+    }
+
+    fn has_ended(&self, rule: &Rule) -> bool {
+        self.now_ns >= rule.until_ns
+    }
+
     /// What is left out because nothing in nftables judges what listens.
-    fn nft_listen(&self, inexpressible: Inexpressible) -> Result<Vec<String>, NftError> {
+    fn listen(&self) -> Result<Vec<String>, NftError> {
+        let tables = &self.policy.tables;
         let mut lines = Vec::new();
-        if self.tables.judges_udp {
-            if inexpressible == Inexpressible::Refuse {
+        if tables.judges_udp {
+            if self.inexpressible == Inexpressible::Refuse {
                 return Err(NftError::Udp);
             }
             lines.push("left out: UDP, of which everything is allowed".to_owned());
         }
-        for (index, rule) in self.tables.rules.iter().enumerate() {
-            if rule.direction == Direction::Listen {
-                let what = "what listens";
-                if inexpressible == Inexpressible::Refuse {
-                    return Err(self.inexpressible(index, what));
-                }
-                lines.push(self.left_out(index, what));
+        for (index, rule) in self.rules(Direction::Listen) {
+            let what = "what listens";
+            if self.has_ended(rule) {
+                lines.push(self.ended(index));
+            } else if self.inexpressible == Inexpressible::Refuse {
+                return Err(self.inexpressible(index, what));
+            } else {
+                lines.push(self.left_out(index, rule, what));
             }
         }
-        if self.tables.defaults.listen.action == Action::Deny {
-            if inexpressible == Inexpressible::Refuse {
+        if tables.defaults.listen.action == Action::Deny {
+            if self.inexpressible == Inexpressible::Refuse {
                 return Err(NftError::ListenDefault);
             }
             lines.push("left out: the listen default, deny".to_owned());
@@ -140,33 +197,40 @@ impl Policy {
         Ok(lines)
     }
 
-    fn nft_chain(
-        &self,
-        direction: Direction,
-        inexpressible: Inexpressible,
-    ) -> Result<Vec<String>, NftError> {
+    fn chain(&self, direction: Direction, sets: &mut Sets) -> Result<Vec<String>, NftError> {
         let mut lines = Vec::new();
-        for (index, rule) in self.tables.rules.iter().enumerate() {
-            if rule.direction != direction {
+        for (index, rule) in self.rules(direction) {
+            if self.has_ended(rule) {
+                lines.push(format!("# {}", self.ended(index)));
                 continue;
             }
-            match (beyond_nft(rule), inexpressible) {
-                (None, _) => lines.extend(self.nft_rule(index, rule)),
+            let Some(ports) = self.ports(rule) else {
+                let (name, _) = self.policy.place(index);
+                lines.push(format!("# {name} matches no TCP connection"));
+                continue;
+            };
+            match (beyond_nft(rule), self.inexpressible) {
+                (None, _) => lines.extend(self.rule(index, rule, ports, sets)),
                 (Some(what), Inexpressible::Refuse) => return Err(self.inexpressible(index, what)),
                 (Some(what), Inexpressible::LeaveOut) => {
                     if rule.action == Action::Deny && self.guards(index, rule) {
-                        let (name, line) = self.place(index);
+                        let (name, line) = self.policy.place(index);
                         return Err(NftError::Widens { name, line, what });
                     }
-                    lines.push(format!("# {}", self.left_out(index, what)));
+                    lines.push(format!("# {}", self.left_out(index, rule, what)));
                 }
             }
         }
-        let default = self.tables.defaults.of(direction);
-        let deny = self.nft_verdict(direction, Action::Deny);
+        lines.extend(self.default(direction));
+        Ok(lines)
+    }
+
+    fn default(&self, direction: Direction) -> Vec<String> {
+        let mut lines = Vec::new();
+        let default = self.policy.tables.defaults.of(direction);
         if default.action == Action::Allow {
             lines.push("counter accept comment \"default\"".to_owned());
-            return Ok(lines);
+            return lines;
         }
         if !default.filters_loopback {
             let side = side(direction);
@@ -176,43 +240,57 @@ impl Policy {
                 ));
             }
         }
+        let deny = self.verdict(direction, Action::Deny);
         lines.push(format!("counter {deny} comment \"default\""));
-        Ok(lines)
+        lines
+    }
+
+    /// The TCP ports of the rule, those of all where it does not ask; `None` where it has
+    /// none.
+    fn ports(&self, rule: &Rule) -> Option<Ports> {
+        let is_tcp = |ports: &&PortRange| Transport::of(ports.first).0 == Transport::Tcp;
+        match rule.ports.of(&self.policy.tables.ports) {
+            None => Some(Ports::Any),
+            Some(ports) => {
+                let ports = value::joined(ports.iter().filter(is_tcp).copied().collect());
+                (!ports.is_empty()).then_some(Ports::OneOf(ports))
+            }
+        }
     }
 
     /// One rule; several where its peers are of several kinds.
-    fn nft_rule(&self, index: usize, rule: &Rule) -> Vec<String> {
-        let (name, _) = self.place(index);
-        let is_tcp = |ports: &&PortRange| Transport::of(ports.first).0 == Transport::Tcp;
-        let ports = rule.ports.of(&self.tables.ports);
-        if ports.is_some_and(|ports| !ports.iter().any(|range| is_tcp(&range))) {
-            return vec![format!("# {name} matches no TCP connection")];
-        }
-        let ports = ports.map(|ports| {
-            let ranges = ports.iter().filter(is_tcp).copied().map(range);
-            format!("tcp dport {}", set(ranges))
+    fn rule(&self, index: usize, rule: &Rule, ports: Ports, sets: &mut Sets) -> Vec<String> {
+        let (name, _) = self.policy.place(index);
+        let ports = match ports {
+            Ports::Any => None,
+            Ports::OneOf(ranges) => {
+                Some(format!("tcp dport {}", set(ranges.into_iter().map(range))))
+            }
+        };
+        let uids = rule.uids.of(&self.policy.tables.uids);
+        let uids = uids.map(|uids| {
+            let uids: BTreeSet<u32> = uids.iter().copied().collect();
+            format!("meta skuid {}", set(uids.iter().map(u32::to_string)))
         });
-        let uids = rule.uids.of(&self.tables.uids);
-        let uids = uids.map(|uids| format!("meta skuid {}", set(uids.iter().map(u32::to_string))));
         let until = (rule.until_ns < i64::MAX).then(|| {
-            let second = 1_000_000_000;
-            let whole = rule.until_ns.div_euclid(second);
+            let whole = rule.until_ns.div_euclid(NS_PER_S);
             // nftables counts seconds: an allow ends with the last whole one.
-            let begun = i64::from(rule.until_ns.rem_euclid(second) > 0);
+            let begun = i64::from(rule.until_ns.rem_euclid(NS_PER_S) > 0);
             let end = match rule.action {
                 Action::Allow => whole,
                 Action::Deny => whole.saturating_add(begun),
             };
             format!("meta time < {end}")
         });
-        let verdict = self.nft_verdict(rule.direction, rule.action);
-        let peers = match rule.peers.of(&self.tables.peers) {
-            None => vec![None],
-            Some(peers) => kinds(side(rule.direction), peers)
-                .into_iter()
-                .map(Some)
-                .collect(),
-        };
+        let verdict = self.verdict(rule.direction, rule.action);
+        let peers = self.peers.get(index).and_then(Option::as_ref);
+        let peers = peers.map_or_else(
+            || vec![None],
+            |peers| peers.conditions(side(rule.direction), sets),
+        );
+        if peers.is_empty() {
+            return vec![format!("# {name} matches no peer")];
+        }
         let rules = peers.into_iter().map(|peer| {
             let conditions = [ports.clone(), peer, uids.clone(), until.clone()];
             let words = conditions
@@ -224,8 +302,8 @@ impl Policy {
         rules.collect()
     }
 
-    const fn nft_verdict(&self, direction: Direction, action: Action) -> &'static str {
-        match (action, direction, self.intent.inbound) {
+    const fn verdict(&self, direction: Direction, action: Action) -> &'static str {
+        match (action, direction, self.policy.intent.inbound) {
             (Action::Allow, ..) => "accept",
             (Action::Deny, Direction::Inbound, Refusal::Drop) => "drop",
             (Action::Deny, ..) => "reject with tcp reset",
@@ -234,44 +312,73 @@ impl Policy {
 
     /// Without this deny rule, something may be allowed.
     fn guards(&self, index: usize, rule: &Rule) -> bool {
-        let default = self.tables.defaults.of(rule.direction);
-        let rules = self.tables.view();
-        let mut later = rules.rules.iter().skip(index + 1);
-        let peers = rule.peers.of(rules.peers);
-        let is_allowed = |later: &Rule| {
-            later.direction == rule.direction
-                && later.action == Action::Allow
-                && overlap::meet(rule, later, &rules)
-        };
+        let default = self.policy.tables.defaults.of(rule.direction);
+        let peers = |index: usize| self.peers.get(index).and_then(Option::as_ref);
+        let spares_loopback =
+            !default.filters_loopback && peers(index).is_none_or(|peers| peers.touches(&LOOPBACK));
+        let mut later = self.rules(rule.direction).filter(|&(at, _)| at > index);
         default.action == Action::Allow
-            || (!default.filters_loopback
-                && peers.is_none_or(|peers| peers.iter().any(on_loopback)))
-            || later.any(is_allowed)
+            || spares_loopback
+            || later.any(|(at, later)| {
+                let peers_meet = match (peers(index), peers(at)) {
+                    (Some(peers), Some(later)) => peers.meet(later),
+                    _ => true,
+                };
+                later.action == Action::Allow
+                    && !self.has_ended(later)
+                    && self.ports_and_users_meet(rule, later)
+                    && peers_meet
+            })
     }
 
-    fn place(&self, index: usize) -> (String, usize) {
-        self.rules.get(index).map_or((String::new(), 0), |info| {
-            (info.name.to_string(), info.line)
-        })
+    fn ports_and_users_meet(&self, rule: &Rule, other: &Rule) -> bool {
+        let tables = &self.policy.tables;
+        let ports_meet = match (self.ports(rule), self.ports(other)) {
+            (Some(Ports::OneOf(ports)), Some(Ports::OneOf(others))) => {
+                let meet = |a: &PortRange, b: &PortRange| a.first <= b.last && b.first <= a.last;
+                ports.iter().any(|a| others.iter().any(|b| meet(a, b)))
+            }
+            (Some(_), Some(_)) => true,
+            (None, _) | (_, None) => false,
+        };
+        let users_meet = match (rule.uids.of(&tables.uids), other.uids.of(&tables.uids)) {
+            (Some(uids), Some(others)) => {
+                let uids: BTreeSet<&u32> = uids.iter().collect();
+                others.iter().any(|uid| uids.contains(uid))
+            }
+            _ => true,
+        };
+        ports_meet && users_meet
     }
 
     fn inexpressible(&self, index: usize, what: &'static str) -> NftError {
-        let (name, line) = self.place(index);
+        let (name, line) = self.policy.place(index);
         NftError::Inexpressible { name, line, what }
     }
 
-    fn left_out(&self, index: usize, what: &str) -> String {
-        let (name, line) = self.place(index);
-        let rule = self.tables.rules.get(index);
-        let action = rule.map_or("", |rule| match rule.action {
+    fn left_out(&self, index: usize, rule: &Rule, what: &str) -> String {
+        let (name, line) = self.policy.place(index);
+        let action = match rule.action {
             Action::Allow => "allow",
             Action::Deny => "deny",
-        });
-        let direction = rule.map_or("", |rule| spelled(rule.direction));
+        };
+        let direction = spelled(rule.direction);
         format!(
             "left out: {name} (line {line}), {action} {direction}: nftables cannot match {what}"
         )
     }
+
+    /// What is said of a rule whose `until` has passed.
+    fn ended(&self, index: usize) -> String {
+        let (name, line) = self.policy.place(index);
+        format!("left out: {name} (line {line}) has ended")
+    }
+}
+
+/// The TCP ports of a rule.
+enum Ports {
+    Any,
+    OneOf(Vec<PortRange>),
 }
 
 /// The condition of the rule that nftables cannot match.
@@ -291,64 +398,11 @@ fn beyond_nft(rule: &Rule) -> Option<&'static str> {
     }
 }
 
-/// Some address of the peer is of loopback.
-fn on_loopback(peer: &Peer) -> bool {
-    let v4 = v4_mapped([127, 0, 0, 1]);
-    match peer {
-        Peer::ThisHost => true,
-        Peer::Network(network) => {
-            is_loopback(&network.first())
-                || network.contains(&v4)
-                || network.contains(&1_u128.to_be_bytes())
-        }
-    }
-}
-
 /// The address of the peer, as nftables calls it.
 const fn side(direction: Direction) -> &'static str {
     match direction {
         Direction::Inbound | Direction::Listen => "saddr",
         Direction::Outbound => "daddr",
-    }
-}
-
-/// The peers as conditions, any of which may hold.
-fn kinds(side: &str, peers: &[Peer]) -> Vec<String> {
-    let networks = peers.iter().filter_map(|peer| match peer {
-        Peer::Network(network) => ip_net(network),
-        Peer::ThisHost => None,
-    });
-    // Sets must not hold what overlaps.
-    let networks = IpNet::aggregate(&networks.collect());
-    let (v4, v6): (Vec<IpNet>, Vec<IpNet>) = networks
-        .into_iter()
-        .partition(|network| network.addr().is_ipv4());
-    let mut kinds = Vec::new();
-    for (family, field, networks) in [("ipv4", "ip", v4), ("ipv6", "ip6", v6)] {
-        if networks.iter().any(|network| network.prefix_len() == 0) {
-            kinds.push(format!("meta nfproto {family}"));
-        } else if !networks.is_empty() {
-            let networks = set(networks.iter().map(address_or_network));
-            kinds.push(format!("{field} {side} {networks}"));
-        }
-    }
-    if peers.contains(&Peer::ThisHost) {
-        kinds.push(format!("fib {side} type local"));
-    }
-    kinds
-}
-
-fn ip_net(network: &Network) -> Option<IpNet> {
-    let family_len = if network.is_v4() { 96 } else { 0 };
-    let prefix_len = u8::try_from(network.prefix_len() - family_len).ok()?;
-    IpNet::new(value::address(network.first()), prefix_len).ok()
-}
-
-fn address_or_network(network: &IpNet) -> String {
-    if network.prefix_len() == network.max_prefix_len() {
-        network.addr().to_string()
-    } else {
-        network.to_string()
     }
 }
 
@@ -360,15 +414,10 @@ fn range(range: PortRange) -> String {
     }
 }
 
-/// One value, or the set of several.
+/// One value, or the set of several, all of them different.
 fn set(values: impl Iterator<Item = String>) -> String {
-    let mut distinct: Vec<String> = Vec::new();
-    for value in values {
-        if !distinct.contains(&value) {
-            distinct.push(value);
-        }
-    }
-    match &distinct[..] {
+    let values: Vec<String> = values.collect();
+    match &values[..] {
         [value] => value.clone(),
         values => format!("{{ {} }}", values.join(", ")),
     }

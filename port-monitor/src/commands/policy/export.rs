@@ -8,7 +8,7 @@ use super::load;
 use crate::{
     commands::written,
     exit_code::{ExitCode, Failure},
-    policy::nft::Inexpressible,
+    policy::{Environment as _, Host, nft::Inexpressible},
 };
 
 /// Arguments of `policy export`.
@@ -46,7 +46,7 @@ pub(super) fn run(args: &ExportArgs, mut out: impl Write) -> Result<ExitCode, Fa
     let path = args.path.display().to_string();
     let path = path.escape_debug();
     let text = match args.format {
-        Format::Nft => policy.to_nft(inexpressible),
+        Format::Nft => policy.to_nft(inexpressible, Host.now_ns()),
     };
     let text = text.map_err(|error| Failure::usage(format!("{path}: {error}")))?;
     written(write!(out, "# Made by port-monitor from {path}.\n{text}"))
