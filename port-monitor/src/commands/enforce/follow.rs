@@ -20,7 +20,7 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
-use super::{Applied, ApplyArgs, denials::DenialLog, failure, lower, put_into_force};
+use super::{Applied, ApplyArgs, Occasion, denials::DenialLog, failure, lower, put_into_force};
 use crate::{
     commands::watch::session::block_on,
     exit_code::{ExitCode, Failure, OrExit as _},
@@ -73,7 +73,7 @@ enum Found {
 pub(super) fn run(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
     // Before the file is read: what changes meanwhile is seen then.
     let stamp = Stamp::of(&args.path);
-    let applied = put_into_force(args, &mut out)?;
+    let applied = put_into_force(args, Occasion::Apply, &mut out)?;
     let mut follower = Follower {
         args,
         out,
@@ -202,7 +202,7 @@ impl<W: Write> Follower<'_, W> {
     /// Applies the file. What is wrong with it changes nothing.
     fn reload(&mut self) -> Result<(), Failure> {
         let stamp = Stamp::of(&self.args.path);
-        let applied = put_into_force(self.args, &mut self.out);
+        let applied = put_into_force(self.args, Occasion::Reload, &mut self.out);
         if !matches!(&applied, Err(error) if error.code == ExitCode::Locked) {
             self.stamp = stamp;
             self.is_asked = false;

@@ -1,12 +1,14 @@
 //! `port-monitor apply`, `confirm`, `rollback`, `status` and `panic-open`: the policy
 //! in the kernel.
 
-use std::{env, io::Write, net::IpAddr, path::PathBuf, time::Duration};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use port_monitor_common::policy::{Direction, Transport, Verdict};
 
-use self::denials::DenialLog;
+use self::{
+    denials::DenialLog,
+    session::{Occasion, Way},
+};
 use super::{policy, watch::args::parse_duration, written};
 use crate::{
     clock,
@@ -14,7 +16,7 @@ use crate::{
     filter,
     kernel::enforcer::{DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance, PolicyId},
     policy::{
-        Facts, Policy,
+        Policy,
         intent::OnDaemonExit,
         lower::{self, Lowered},
     },
@@ -24,6 +26,7 @@ mod denials;
 pub(super) mod established;
 mod follow;
 mod report;
+mod session;
 
 /// Which enforcement is meant.
 #[derive(Debug, clap::Args)]
@@ -46,7 +49,8 @@ pub struct ApplyArgs {
     /// Do not wait to be confirmed, whatever the policy says
     #[arg(long, conflicts_with = "confirm")]
     no_confirm: bool,
-    /// Apply the policy even if it would refuse the ssh session this runs in
+    /// Apply the policy even if it would refuse the session this runs in, or if that
+    /// cannot be told
     #[arg(long)]
     force: bool,
     /// Stay, and keep what is in force in step: with the file when it changes and on
@@ -91,7 +95,7 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
     if args.follow {
         return follow::run(args, out);
     }
-    put_into_force(args, &mut out).map(|_| ExitCode::Ok)
+    put_into_force(args, Occasion::Apply, &mut out).map(|_| ExitCode::Ok)
 }
 
 /// A policy that was put into force.
@@ -114,13 +118,14 @@ impl Applied {
 }
 
 /// Puts the file, as it is now, into force, and says so.
-fn put_into_force(args: &ApplyArgs, mut out: impl Write) -> Result<Applied, Failure> {
+fn put_into_force(
+    args: &ApplyArgs,
+    occasion: Occasion,
+    mut out: impl Write,
+) -> Result<Applied, Failure> {
     let policy = policy::load(&args.path)?;
     check_intent(&policy, args)?;
     established::check(&policy)?;
-    if !args.force {
-        check_session(&policy)?;
-    }
     let lowered = lower(&policy)?;
     let cgroup = args.cgroup.as_deref().map(filter::cgroup_path).transpose();
     let instance = Instance {
@@ -132,6 +137,15 @@ fn put_into_force(args: &ApplyArgs, mut out: impl Write) -> Result<Applied, Fail
     } else {
         args.confirm.or(policy.intent().confirm)
     };
+    if !args.force {
+        let held = instance.cgroup.as_deref();
+        let way = Way {
+            confirm,
+            held,
+            occasion,
+        };
+        session::check(&policy, &lowered, way)?;
+    }
     let mut enforcer = Enforcer::open_or_install(&instance, &lowered).map_err(failure)?;
     let since_ns = clock::boot_ns();
     enforcer.apply(&lowered, confirm).map_err(failure)?;
@@ -242,70 +256,9 @@ fn check_intent(policy: &Policy, args: &ApplyArgs) -> Result<(), Failure> {
     ))
 }
 
-/// Refuses a policy that would refuse the connection over which it is applied.
-fn check_session(policy: &Policy) -> Result<(), Failure> {
-    let Some(session) = env::var("SSH_CONNECTION")
-        .ok()
-        .and_then(|text| session(&text))
-    else {
-        return Ok(());
-    };
-    let explanation = policy.explain(&Facts {
-        direction: Direction::Inbound,
-        transport: Transport::Tcp,
-        service_port: session.port,
-        peer: session.peer,
-        peer_is_self: false,
-        uid: Some(0),
-        unit: None,
-        cgroup: None,
-        exe: None,
-        now_ns: i128::from(now_ns()),
-    });
-    if explanation.verdict != Verdict::Deny {
-        return Ok(());
-    }
-    Err(Failure::new(
-        ExitCode::PolicyInvalid,
-        anyhow!(
-            "{}: it would refuse this ssh session, from {} to port {}: allow it under [failsafe], \
-             or apply with --force",
-            policy.source().name,
-            session.peer,
-            session.port
-        ),
-    ))
-}
-
-/// The two ends of the ssh session a command runs in.
-struct Session {
-    peer: IpAddr,
-    port: u16,
-}
-
-/// `192.0.2.7 51234 192.0.2.1 22`.
-fn session(text: &str) -> Option<Session> {
-    let mut words = text.split(' ');
-    let peer = words.next()?;
-    // A link-local address has its zone behind it.
-    let peer = peer.split('%').next()?.parse().ok()?;
-    Some(Session {
-        peer,
-        port: words.nth(2)?.parse().ok()?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn session_is_that_of_the_peer_and_our_port() {
-        let found = session("fe80::1%eth0 51234 fe80::2%eth0 2222").unwrap();
-        assert_eq!(found.peer, "fe80::1".parse::<IpAddr>().unwrap());
-        assert_eq!(found.port, 2222);
-        assert!(session("nonsense").is_none());
-    }
 
     #[test]
     fn names_are_what_a_bpf_file_system_takes() {

@@ -40,7 +40,7 @@ pub use home::{BPF_FS_VARIABLE, HomeError};
 pub use host::HostPlaces;
 use lock::Lock;
 use slots::{current_slot, free_slots, is_unconfirmed, lease_ms, slot_but};
-pub use sockets::{OpenConnection, open as open_connections};
+pub use sockets::{OpenConnection, Sockets, open as open_connections, sockets};
 use tables::Tables;
 pub(super) use tables::write_policy;
 

@@ -58,15 +58,35 @@ pub struct OpenConnection {
     pub is_unheld: bool,
     /// The path of the cgroup it was made in, with a leading slash.
     pub cgroup: Option<String>,
+    /// The number by which a process's descriptors name it; zero where none does.
+    pub inode: u64,
     family: u8,
     id: [u8; SOCKET_ID],
+}
+
+#[cfg(test)]
+impl OpenConnection {
+    /// One that no kernel has.
+    pub(crate) const fn made_up(local: SocketAddr, remote: SocketAddr, inode: u64) -> Self {
+        Self {
+            local,
+            remote,
+            is_inbound: false,
+            uid: 0,
+            is_unheld: false,
+            cgroup: None,
+            inode,
+            family: 2,
+            id: [0; SOCKET_ID],
+        }
+    }
 }
 
 /// Every connection, in any network namespace, that is meant.
 pub fn open(
     is_meant: impl Fn(&OpenConnection) -> bool + Sync,
 ) -> Result<Vec<OpenConnection>, EnforcerError> {
-    everywhere(|_, connection| Ok(is_meant(connection)))
+    connections(|_, connection| Ok(is_meant(connection)))
 }
 
 /// Ends every connection, in any network namespace, that is to be; gives those that
@@ -74,18 +94,49 @@ pub fn open(
 pub(super) fn end(
     is_to_end: impl Fn(&OpenConnection) -> bool + Sync,
 ) -> Result<Vec<OpenConnection>, EnforcerError> {
-    everywhere(|diagnosis, connection| Ok(is_to_end(connection) && destroy(diagnosis, connection)?))
+    connections(
+        |diagnosis, connection| Ok(is_to_end(connection) && destroy(diagnosis, connection)?),
+    )
+}
+
+/// The TCP sockets of a network namespace, but for those that are over.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// Those that listen: theirs is the local end.
+    pub listeners: Vec<OpenConnection>,
+    /// The others.
+    pub connections: Vec<OpenConnection>,
+}
+
+/// The sockets of every network namespace.
+pub fn sockets() -> Result<Vec<Sockets>, EnforcerError> {
+    everywhere(|_, sockets| Ok(vec![sockets]))
 }
 
 /// The connections that are meant, with a socket of their network namespace to ask
 /// the kernel about them.
-fn everywhere(
+fn connections(
     is_meant: impl Fn(&OwnedFd, &OpenConnection) -> io::Result<bool> + Sync,
 ) -> Result<Vec<OpenConnection>, EnforcerError> {
+    everywhere(|diagnosis, sockets| {
+        let mut found = Vec::new();
+        for connection in sockets.connections {
+            if is_meant(diagnosis, &connection)? {
+                found.push(connection);
+            }
+        }
+        Ok(found)
+    })
+}
+
+/// What is found in each network namespace, with a socket to ask the kernel by.
+fn everywhere<T: Send>(
+    find: impl Fn(&OwnedFd, Sockets) -> io::Result<Vec<T>> + Sync,
+) -> Result<Vec<T>, EnforcerError> {
     let groups = cgroup_paths();
     let mut found = Vec::new();
     for namespace in namespaces()? {
-        let of_one = || within(&namespace, &groups, &is_meant);
+        let of_one = || within(&namespace, &groups, &find);
         // A thread of its own moves; nothing else of the process does.
         let of_one = thread::scope(|scope| scope.spawn(of_one).join());
         let of_one = of_one.unwrap_or_else(|_| Err(io::Error::other("the thread failed")));
@@ -94,11 +145,11 @@ fn everywhere(
     Ok(found)
 }
 
-fn within(
+fn within<T>(
     namespace: &File,
     groups: &HashMap<u64, String>,
-    is_meant: &impl Fn(&OwnedFd, &OpenConnection) -> io::Result<bool>,
-) -> io::Result<Vec<OpenConnection>> {
+    find: &impl Fn(&OwnedFd, Sockets) -> io::Result<Vec<T>>,
+) -> io::Result<Vec<T>> {
     let kind = Some(LinkNameSpaceType::Network);
     move_into_link_name_space(namespace.as_fd(), kind)?;
     let diagnosis = rustix::net::socket_with(
@@ -107,29 +158,26 @@ fn within(
         SocketFlags::CLOEXEC,
         Some(netlink::SOCK_DIAG),
     )?;
-    let mut listening = HashSet::new();
-    let mut open = Vec::new();
+    let mut found = Sockets::default();
     for family in FAMILIES {
         list(&diagnosis, family, |state, connection, cgroup_id| {
-            if state == TcpState::LISTEN {
-                listening.insert(connection.local.port());
+            let kind = if state == TcpState::LISTEN {
+                &mut found.listeners
             } else {
-                let cgroup = groups.get(&cgroup_id).cloned();
-                open.push(OpenConnection {
-                    cgroup,
-                    ..connection
-                });
-            }
+                &mut found.connections
+            };
+            kind.push(OpenConnection {
+                cgroup: groups.get(&cgroup_id).cloned(),
+                ..connection
+            });
         })?;
     }
-    let mut found = Vec::new();
-    for mut connection in open {
+    let ports = found.listeners.iter().map(|socket| socket.local.port());
+    let listening: HashSet<u16> = ports.collect();
+    for connection in &mut found.connections {
         connection.is_inbound = listening.contains(&connection.local.port());
-        if is_meant(&diagnosis, &connection)? {
-            found.push(connection);
-        }
     }
-    Ok(found)
+    find(&diagnosis, found)
 }
 
 /// Every network namespace that some process is in.
@@ -253,6 +301,7 @@ fn parse(body: &[u8]) -> Option<(TcpState, OpenConnection, u64)> {
         uid,
         is_unheld: inode == 0,
         cgroup: None,
+        inode: inode.into(),
         family,
         id: *id,
     };
