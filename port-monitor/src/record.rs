@@ -231,6 +231,8 @@ pub struct Header {
     pub backend: &'static str,
     /// What this rung cannot see on this kernel, a sentence each.
     pub blind_spots: Vec<String>,
+    /// What the self-test could not prove, and why, a sentence each.
+    pub unproven: Vec<String>,
     /// The policy file in force.
     pub policy: Option<String>,
 }

@@ -1,34 +1,47 @@
 //! The canary: before the first event is shown, the monitor connects to itself
-//! over loopback and compares every field the kernel reports with the truth.
+//! and compares every field the kernel reports with the truth.
 //!
 //! An offset that is wrong by one field is a lie nobody sees; here it is a
-//! refusal to start.
+//! refusal to start. Where no connection can be made the monitor starts all the same,
+//! and says what it could not prove, and why.
+//!
+//! The connection is made by a thread of its own, in a network namespace of its own:
+//! no firewall of the host stands in its way there, and no interface that is down. The
+//! namespace is made while the programs are loaded. What still judges its sockets is
+//! what judges their cgroup: our own policy, or systemd's `IPAddressDeny=`.
 
 use std::{
-    fs,
-    io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
+    io::{self, PipeReader},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Arc,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
 use aya::maps::{MapData, RingBuf};
-use port_monitor_common::event::{ClosedBy, OwnerSource};
 use thiserror::Error;
 
-use super::ladder::Rung;
-use crate::{
-    enrich::{
-        cgroup::CgroupTree,
-        process::{own_cgroup_path, own_start_ticks, ticks},
-    },
-    event::{Direction, Event, Owner, decode},
-};
+use super::{enforcer::hindrance, ladder::Rung};
+use crate::event::{Event, decode};
+
+mod expected;
+mod netns;
+mod play;
+mod unproven;
+
+use expected::{Expected, Truth};
+use play::{Obstacle, Patience, Played, Reached, play};
 
 /// How long the canary's events may take: they are in the ring by the time its
 /// system calls return, unless another CPU is in the middle of a record.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How often the ring is read while the canary connects.
+const LOOK: Duration = Duration::from_millis(1);
+/// How long to wait for packets where there were none just before.
+const BRIEF: Duration = Duration::from_millis(100);
 
 /// connect and accept; with the hooks for them, connected and a close of each end, and
 /// listen and unlisten.
@@ -36,9 +49,36 @@ const EVENTS: usize = 2;
 const OUTCOME_EVENTS: usize = 3;
 const LISTEN_EVENTS: usize = 2;
 
-/// Bytes the client sends, and the server.
-const FROM_CLIENT: u8 = 3;
-const FROM_SERVER: u8 = 5;
+/// Where the canary connects to.
+const LOOPBACKS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
+
+/// How long the self-test may take where packets do not arrive.
+#[derive(Clone, Debug)]
+pub struct SelfTest {
+    /// How long it waits for packets of its own.
+    pub patience: Duration,
+    /// When the other end of this is closed, it does not wait any longer.
+    pub stop: Option<Arc<PipeReader>>,
+}
+
+impl SelfTest {
+    /// Long enough for a segment that is lost once: it is sent again after a second.
+    pub const PATIENCE: Duration = Duration::from_millis(1_200);
+    /// Enough where it is known that packets do not arrive.
+    pub const BRIEF: Duration = BRIEF;
+}
+
+impl Default for SelfTest {
+    fn default() -> Self {
+        Self {
+            patience: Self::PATIENCE,
+            stop: None,
+        }
+    }
+}
 
 /// What the canary found wrong.
 #[derive(Debug, Error)]
@@ -74,14 +114,9 @@ pub enum CanaryError {
         /// The address family.
         family: &'static str,
     },
-    /// The monitor cannot connect to itself.
-    #[error("connect to {addr} for the self-test: {error}")]
-    Loopback {
-        /// Where to.
-        addr: IpAddr,
-        /// Why not.
-        error: io::Error,
-    },
+    /// There is no thread to connect from.
+    #[error("start a thread for the self-test: {0}")]
+    Thread(io::Error),
     /// The truth about this process cannot be read.
     #[error("read {path} for the self-test: {error}")]
     Truth {
@@ -104,333 +139,201 @@ pub(super) struct Attached {
     pub(super) listen: bool,
 }
 
-/// What must be true of every event of this thread.
-struct Truth {
-    kernel: String,
-    pid: u32,
-    tid: u32,
-    uid: u32,
-    gid: u32,
-    comm: Vec<u8>,
-    start_ticks: u64,
-    netns_ino: u32,
-    /// `None` where the cgroup v2 tree is not visible.
-    cgroup_id: Option<u64>,
+/// What the canary proved, and did not.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    /// What could not be proved, and why, a sentence each.
+    pub(super) unproven: Vec<String>,
+    /// How long it waited for packets that did not come.
+    pub(super) waited: Duration,
 }
 
-/// Connects to itself and checks what the kernel reports. Events of others that
-/// arrive meanwhile go to `others`.
-pub(super) fn run(
-    records: &mut RingBuf<MapData>,
-    attached: Attached,
-    mut others: impl FnMut(&[u8]),
-) -> Result<(), CanaryError> {
-    let truth = Truth::read()?;
-    let loopbacks = [
-        IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(Ipv6Addr::LOCALHOST),
-    ];
-    for addr in loopbacks {
-        let Some((client, server)) = connect(addr)? else {
-            log::info!("no IPv6 on loopback: the self-test is IPv4 only");
-            continue;
-        };
-        let wanted = EVENTS
-            + if attached.outcomes { OUTCOME_EVENTS } else { 0 }
-            + if attached.listen { LISTEN_EVENTS } else { 0 };
-        let events = collect(records, wanted, &mut others);
-        let expected = Expected {
-            truth: &truth,
-            client,
-            server,
-            attached,
-        };
-        expected.check(&events)?;
-        if attached.listen {
-            expected.check_listener(&events)?;
+/// A thread that is ready to connect.
+pub(super) struct Canary {
+    /// Where to connect to, and how long to wait.
+    orders: Sender<(IpAddr, Patience)>,
+    /// What came of it, for each order.
+    results: Receiver<Option<Played>>,
+    place: Receiver<Result<Place, CanaryError>>,
+    patience: Patience,
+}
+
+/// Where the thread is.
+struct Place {
+    truth: Truth,
+    /// In a network namespace of its own.
+    is_private: bool,
+}
+
+impl Canary {
+    /// Starts the thread, and lets it find a place to connect in.
+    pub(super) fn prepare(limits: &SelfTest) -> Result<Self, CanaryError> {
+        let SelfTest { patience, stop } = limits.clone();
+        let (orders, ordered) = mpsc::channel();
+        let (played, results) = mpsc::channel();
+        let (found, place) = mpsc::channel();
+        thread::Builder::new()
+            .spawn(move || {
+                let place = find_place();
+                let is_private = place.as_ref().is_ok_and(|place| place.is_private);
+                // Whoever does not listen any more needs no answer.
+                let _ = found.send(place);
+                for (addr, patience) in ordered {
+                    let _ = played.send(connect(addr, &patience, is_private));
+                }
+            })
+            .map_err(CanaryError::Thread)?;
+        Ok(Self {
+            orders,
+            results,
+            place,
+            patience: Patience {
+                limit: patience,
+                stop,
+            },
+        })
+    }
+
+    /// Connects to itself and checks what the kernel reports. Events of others that
+    /// arrive meanwhile go to `others`.
+    pub(super) fn run(
+        self,
+        records: &mut RingBuf<MapData>,
+        attached: Attached,
+        mut others: impl FnMut(&[u8]),
+    ) -> Result<Findings, CanaryError> {
+        let place = self.place.recv().map_err(|_| thread_failed())??;
+        let mut patience = self.patience.clone();
+        let mut blocked = Vec::new();
+        let mut waited = Duration::ZERO;
+        for addr in LOOPBACKS {
+            let begin = Instant::now();
+            let mut events = Vec::new();
+            let mut read = |events: &mut _| read(records, events, &mut others);
+            let order = (addr, patience.clone());
+            let Some(played) = self.order(order, || read(&mut events))? else {
+                log::info!("no IPv6 on loopback: the self-test is IPv4 only");
+                continue;
+            };
+            if played.obstacle.is_some() {
+                waited += begin.elapsed();
+                patience.limit = patience.limit.min(BRIEF);
+            }
+            let wanted = attached.wanted(played.reached);
+            collect(wanted, &mut events, read);
+            let expected = Expected::new(&place.truth, &played, attached);
+            expected.check_as_far_as(played.reached, &events)?;
+            if let Some(obstacle) = played.obstacle {
+                blocked.push((addr, played.reached, obstacle));
+            }
         }
-        if attached.outcomes {
-            expected.check_outcome(&events)?;
-            expected.check_ends_of_connection(&events)?;
+        let rules = self.rules_in_the_way(&blocked);
+        Ok(Findings {
+            unproven: unproven::sentences(&blocked, attached, &rules, place.is_private),
+            waited,
+        })
+    }
+
+    /// Has the thread connect, and calls `meanwhile` again and again.
+    fn order(
+        &self,
+        order: (IpAddr, Patience),
+        mut meanwhile: impl FnMut(),
+    ) -> Result<Option<Played>, CanaryError> {
+        self.orders.send(order).map_err(|_| thread_failed())?;
+        loop {
+            match self.results.recv_timeout(LOOK) {
+                Ok(played) => return Ok(played),
+                Err(RecvTimeoutError::Disconnected) => return Err(thread_failed()),
+                Err(RecvTimeoutError::Timeout) => meanwhile(),
+            }
         }
     }
-    Ok(())
+
+    /// What of our own policy denied the connections that were blocked: what counts one
+    /// more denial when they are tried again.
+    fn rules_in_the_way(&self, blocked: &[(IpAddr, Reached, Obstacle)]) -> Vec<String> {
+        let is_stopped = |(_, _, obstacle): &(_, _, _)| matches!(obstacle, Obstacle::Stopped);
+        if blocked.is_empty() || blocked.iter().any(is_stopped) {
+            return Vec::new();
+        }
+        hindrance::denied_while(|| {
+            for (addr, ..) in blocked {
+                let patience = Patience {
+                    limit: BRIEF.min(self.patience.limit),
+                    ..self.patience.clone()
+                };
+                // What it runs into is known already.
+                let _ = self.order((*addr, patience), || ());
+            }
+        })
+    }
 }
 
-/// One connection to ourselves; its two ends. `None` without IPv6.
-fn connect(addr: IpAddr) -> Result<Option<(SocketAddr, SocketAddr)>, CanaryError> {
-    let failed = |error| CanaryError::Loopback { addr, error };
-    let listener = match TcpListener::bind((addr, 0)) {
-        Ok(listener) => listener,
-        Err(_) if addr.is_ipv6() => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let server = listener.local_addr().map_err(failed)?;
-    let mut stream = TcpStream::connect(server).map_err(failed)?;
-    let client = stream.local_addr().map_err(failed)?;
-    let (mut accepted, _) = listener.accept().map_err(failed)?;
-    exchange(&mut stream, &mut accepted, FROM_CLIENT).map_err(failed)?;
-    exchange(&mut accepted, &mut stream, FROM_SERVER).map_err(failed)?;
-    // The client closes first, and the server has seen it when it closes.
-    drop(stream);
-    io::copy(&mut accepted, &mut io::sink()).map_err(failed)?;
-    drop(accepted);
-    Ok(Some((client, server)))
+fn thread_failed() -> CanaryError {
+    CanaryError::Thread(io::Error::other("it ended too early"))
 }
 
-/// Sends `bytes` bytes and receives them.
-fn exchange(from: &mut TcpStream, to: &mut TcpStream, bytes: u8) -> io::Result<()> {
-    let mut buffer = vec![0; usize::from(bytes)];
-    from.write_all(&buffer)?;
-    to.read_exact(&mut buffer)
+/// Moves the calling thread to where nothing stands in its way, if that is allowed.
+fn find_place() -> Result<Place, CanaryError> {
+    let moved = netns::enter_private();
+    if let Err(error) = &moved {
+        log::info!("no network namespace of its own for the self-test: {error}");
+    }
+    Ok(Place {
+        truth: Truth::read()?,
+        is_private: moved.is_ok(),
+    })
 }
 
-/// Reads the ring until as many of the canary's events are there as are wanted, or
-/// the deadline passes.
-fn collect(
-    ring: &mut RingBuf<MapData>,
-    wanted: usize,
-    others: &mut impl FnMut(&[u8]),
-) -> Vec<Event> {
-    let mut events = Vec::new();
+/// One connection of the calling thread to itself.
+fn connect(addr: IpAddr, patience: &Patience, is_private: bool) -> Option<Played> {
+    let played = play(addr, patience);
+    // Other network namespaces may have what is off by default.
+    if played.is_none() && is_private && netns::allow_ipv6().is_ok() {
+        return play(addr, patience);
+    }
+    played
+}
+
+impl Attached {
+    /// How many events come of a connection.
+    fn wanted(self, reached: Reached) -> usize {
+        let listen = if self.listen { LISTEN_EVENTS } else { 0 };
+        match reached {
+            Reached::Nothing => 0,
+            Reached::Listening => listen,
+            Reached::Connecting => listen + 1,
+            Reached::End => {
+                let outcome = if self.outcomes { OUTCOME_EVENTS } else { 0 };
+                listen + EVENTS + outcome
+            }
+        }
+    }
+}
+
+/// Reads until as many of the canary's events are there as are wanted, or the deadline
+/// passes.
+fn collect(wanted: usize, events: &mut Vec<Event>, mut read: impl FnMut(&mut Vec<Event>)) {
     let deadline = Instant::now() + DEADLINE;
-    while events.len() < wanted && Instant::now() < deadline {
-        let Some(record) = ring.next() else {
-            std::thread::yield_now();
-            continue;
-        };
+    loop {
+        read(events);
+        if events.len() >= wanted || Instant::now() >= deadline {
+            break;
+        }
+        thread::yield_now();
+    }
+}
+
+/// Takes what is in the ring.
+fn read(ring: &mut RingBuf<MapData>, events: &mut Vec<Event>, others: &mut impl FnMut(&[u8])) {
+    while let Some(record) = ring.next() {
         match decode(&record) {
             Ok(event) if event.canary => {
                 log::debug!("self-test: {event:?}");
                 events.push(event);
             }
             _ => others(&record),
-        }
-    }
-    events
-}
-
-impl Truth {
-    fn read() -> Result<Self, CanaryError> {
-        let read =
-            |path: &'static str| fs::read(path).map_err(|error| CanaryError::Truth { path, error });
-        let netns = "/proc/thread-self/ns/net";
-        let netns_ino = fs::metadata(netns)
-            .map_err(|error| CanaryError::Truth { path: netns, error })?
-            .ino();
-        let mut comm = read("/proc/thread-self/comm")?;
-        comm.pop();
-        Ok(Self {
-            kernel: super::kernel_release(),
-            pid: std::process::id(),
-            tid: rustix::thread::gettid()
-                .as_raw_nonzero()
-                .get()
-                .unsigned_abs(),
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-            comm,
-            start_ticks: own_start_ticks().unwrap_or(0),
-            netns_ino: u32::try_from(netns_ino).unwrap_or(0),
-            cgroup_id: own_cgroup_id(),
-        })
-    }
-}
-
-fn own_cgroup_id() -> Option<u64> {
-    let tree = CgroupTree::find(Path::new("/proc"))?;
-    tree.id(Path::new(&own_cgroup_path()?)).ok()
-}
-
-/// What the events of one connection must say.
-struct Expected<'a> {
-    truth: &'a Truth,
-    client: SocketAddr,
-    server: SocketAddr,
-    attached: Attached,
-}
-
-impl Expected<'_> {
-    fn check(&self, events: &[Event]) -> Result<(), CanaryError> {
-        let connect = self.find(events, "connect")?;
-        let accept = self.find(events, "accept")?;
-        let Attached { rung, acceptor, .. } = self.attached;
-        let bound = rung != Rung::Tracepoint;
-        self.check_ends(connect, self.client, self.server, bound)?;
-        self.check_ends(accept, self.server, self.client, true)?;
-        self.check_owner(connect, OwnerSource::Connect)?;
-        let by_listener = rung == Rung::Tracepoint && !acceptor;
-        let source = if by_listener {
-            OwnerSource::Listener
-        } else {
-            OwnerSource::Accept
-        };
-        self.check_owner(accept, source)
-    }
-
-    /// The attempt has succeeded.
-    fn check_outcome(&self, events: &[Event]) -> Result<(), CanaryError> {
-        let connect = self.find(events, "connect")?;
-        let connected = self.find(events, "connected")?;
-        self.check_ends(connected, self.client, self.server, true)?;
-        self.check_owner(connected, OwnerSource::Connect)?;
-        self.equal(connected, "connection id", connected.id, connect.id)
-    }
-
-    /// The listener has begun and ended to listen.
-    fn check_listener(&self, events: &[Event]) -> Result<(), CanaryError> {
-        let nowhere = match self.server {
-            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-        };
-        let listen = self.find(events, "listen")?;
-        let unlisten = self.find(events, "unlisten")?;
-        for event in [listen, unlisten] {
-            self.check_ends(event, self.server, nowhere, true)?;
-            self.check_owner(event, OwnerSource::Listener)?;
-        }
-        self.equal(unlisten, "connection id", unlisten.id, listen.id)
-    }
-
-    /// Both ends have ended, each with what it knows of it.
-    fn check_ends_of_connection(&self, events: &[Event]) -> Result<(), CanaryError> {
-        let connect = self.find(events, "connect")?;
-        let accept = self.find(events, "accept")?;
-        let ours = [
-            (connect, self.client, self.server, ClosedBy::Local),
-            (accept, self.server, self.client, ClosedBy::Peer),
-        ];
-        for (start, local, remote, closed_by) in ours {
-            let by_id = |event: &&Event| event.id == start.id && event.action.close().is_some();
-            let end = events.iter().find(by_id);
-            let Some((end, close)) = end.and_then(|end| Some((end, end.action.close()?))) else {
-                return Err(self.missing("close"));
-            };
-            self.check_ends(end, local, remote, true)?;
-            let (sent, received) = match close.direction {
-                Direction::Outbound => (FROM_CLIENT, FROM_SERVER),
-                Direction::Inbound => (FROM_SERVER, FROM_CLIENT),
-            };
-            self.equal(end, "bytes sent", close.bytes_sent, sent.into())?;
-            self.equal(end, "bytes received", close.bytes_received, received.into())?;
-            self.equal(end, "errno", close.errno.unwrap_or(0), 0)?;
-            if close.closed_by != closed_by {
-                return Err(self.wrong(end, "closer", &close.closed_by, &closed_by));
-            }
-            if end.owner != start.owner {
-                return Err(self.wrong(end, "owner", &end.owner, &start.owner));
-            }
-        }
-        Ok(())
-    }
-
-    fn missing(&self, event: &'static str) -> CanaryError {
-        CanaryError::Missing {
-            kernel: self.truth.kernel.clone(),
-            event,
-            family: if self.server.is_ipv4() {
-                "IPv4"
-            } else {
-                "IPv6"
-            },
-        }
-    }
-
-    fn find<'e>(&self, events: &'e [Event], name: &'static str) -> Result<&'e Event, CanaryError> {
-        events
-            .iter()
-            .find(|event| event.action.name() == name)
-            .ok_or_else(|| self.missing(name))
-    }
-
-    fn check_ends(
-        &self,
-        event: &Event,
-        local: SocketAddr,
-        remote: SocketAddr,
-        bound: bool,
-    ) -> Result<(), CanaryError> {
-        self.equal(event, "local address", event.local_ip, local.ip())?;
-        self.equal(event, "remote address", event.remote_ip, remote.ip())?;
-        self.equal(event, "local port", event.local_port.unwrap_or(0), {
-            if bound { local.port() } else { 0 }
-        })?;
-        self.equal(event, "remote port", event.remote_port, remote.port())?;
-        self.equal(
-            event,
-            "network namespace",
-            event.netns_ino,
-            self.truth.netns_ino,
-        )?;
-        self.equal(event, "bound interface", event.ifindex.unwrap_or(0), 0)
-    }
-
-    fn check_owner(&self, event: &Event, source: OwnerSource) -> Result<(), CanaryError> {
-        let truth = self.truth;
-        let Some(owner) = &event.owner else {
-            return Err(self.wrong(event, "owner", &"nobody", &truth.pid));
-        };
-        let Owner {
-            source: reported,
-            pid,
-            tid,
-            start_ns,
-            comm,
-            uid,
-            gid,
-            cgroup_id,
-        } = owner;
-        if *reported != source {
-            return Err(self.wrong(event, "owner source", reported, &source));
-        }
-        self.equal(event, "process id", *pid, truth.pid)?;
-        self.equal(event, "thread id", *tid, truth.tid)?;
-        self.equal(event, "user id", *uid, truth.uid)?;
-        self.equal(event, "group id", *gid, truth.gid)?;
-        let ticks = ticks(*start_ns);
-        self.equal(event, "process start", ticks, truth.start_ticks)?;
-        if comm.as_bytes() != truth.comm {
-            return Err(self.wrong(event, "thread name", &comm.as_bytes(), &truth.comm));
-        }
-        self.equal(
-            event,
-            "cgroup id",
-            *cgroup_id,
-            truth.cgroup_id.unwrap_or(*cgroup_id),
-        )
-    }
-
-    fn equal<T: Copy + PartialEq + std::fmt::Display>(
-        &self,
-        event: &Event,
-        field: &'static str,
-        reported: T,
-        truth: T,
-    ) -> Result<(), CanaryError> {
-        if reported == truth {
-            return Ok(());
-        }
-        Err(self.wrong(
-            event,
-            field,
-            &format_args!("{reported}"),
-            &format_args!("{truth}"),
-        ))
-    }
-
-    fn wrong(
-        &self,
-        event: &Event,
-        field: &'static str,
-        reported: &dyn std::fmt::Debug,
-        truth: &dyn std::fmt::Debug,
-    ) -> CanaryError {
-        CanaryError::Wrong {
-            kernel: self.truth.kernel.clone(),
-            event: event.action.name(),
-            field,
-            reported: format!("{reported:?}"),
-            truth: format!("{truth:?}"),
         }
     }
 }

@@ -40,9 +40,10 @@ pub mod ring;
 mod snapshot;
 mod vmlinux;
 
-pub use canary::CanaryError;
+pub use canary::{CanaryError, SelfTest};
 pub use ladder::{Rung, RungError};
 
+use canary::{Canary, Findings};
 use counters::Counters;
 use filters::Filters;
 use ladder::{Links, Needs};
@@ -105,6 +106,8 @@ pub struct Settings {
     ///
     /// [`Policy::lower_for_monitor`]: crate::policy::Policy::lower_for_monitor
     pub policy: Option<Arc<Lowered>>,
+    /// How long the start may wait for the self-test.
+    pub self_test: SelfTest,
 }
 
 impl Settings {
@@ -128,6 +131,7 @@ impl Default for Settings {
             log_level: None,
             btf: None,
             policy: None,
+            self_test: SelfTest::default(),
         }
     }
 }
@@ -210,6 +214,7 @@ pub struct Kernel {
     rung: Rung,
     kinds: Vec<EventKind>,
     blind_spots: Vec<String>,
+    self_test: Findings,
     counters: Counters,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -234,6 +239,8 @@ impl Kernel {
     /// Loads, attaches and proves the programs; nothing stays attached on error.
     pub fn start(settings: &Settings) -> Result<(Self, Records), KernelError> {
         preflight::check()?;
+        // It finds its place while the programs are loaded.
+        let canary = Canary::prepare(&settings.self_test)?;
         let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
         let types = Types::read(&path)?;
         let needs = needs(&types, settings);
@@ -265,7 +272,7 @@ impl Kernel {
         }
         let attached = attached(rung, &needs, &blind_spots);
         // Before connections that are open fill the table.
-        canary::run(&mut records, attached, |record| {
+        let self_test = canary.run(&mut records, attached, |record| {
             early.push(record.to_vec());
         })?;
         if let Some(btf) = &older {
@@ -278,6 +285,7 @@ impl Kernel {
             rung,
             kinds: settings.kinds.clone(),
             blind_spots,
+            self_test,
             counters,
             logger,
         };
@@ -300,6 +308,16 @@ impl Kernel {
     /// What this rung cannot see on this kernel, a sentence each.
     pub fn blind_spots(&self) -> &[String] {
         &self.blind_spots
+    }
+
+    /// What the self-test could not prove, and why, a sentence each.
+    pub fn unproven(&self) -> &[String] {
+        &self.self_test.unproven
+    }
+
+    /// How long the self-test waited for packets that did not arrive.
+    pub const fn waited(&self) -> Duration {
+        self.self_test.waited
     }
 
     /// The kernel's accounting.

@@ -18,6 +18,9 @@ pub(super) struct StartFacts<'a> {
     pub(super) backend: &'a str,
     /// What cannot be seen on this kernel, a sentence each.
     pub(super) blind_spots: &'a [String],
+    /// What the self-test could not prove, and why, a sentence each.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub(super) unproven: &'a [String],
     /// The policy file in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) policy: Option<&'a str>,

@@ -82,6 +82,7 @@ fn start(header: &Header) -> schema::Start<'_> {
         boot_id,
         backend,
         blind_spots,
+        unproven,
         policy,
     } = header;
     schema::Start {
@@ -105,6 +106,7 @@ fn start(header: &Header) -> schema::Start<'_> {
             schema: VERSION,
             backend,
             blind_spots,
+            unproven,
             policy: policy.as_deref(),
         },
     }

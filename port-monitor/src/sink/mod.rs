@@ -86,6 +86,7 @@ mod tests {
         header.host = text.into();
         header.policy = Some(text.into());
         header.blind_spots = vec![text.into()];
+        header.unproven = vec![text.into()];
         let mut record = violation();
         if let Some(owner) = &mut record.event.owner {
             owner.comm = comm(&bytes[..bytes.len().min(15)]);

@@ -216,6 +216,7 @@ pub(super) fn header() -> Header {
         boot_id: "4d9c2f6e-1111-4222-8333-944455556666".into(),
         backend: "fentry",
         blind_spots: vec!["accepts of threads already waiting".into()],
+        unproven: Vec::new(),
         policy: Some("policy.toml".into()),
     }
 }

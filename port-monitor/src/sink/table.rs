@@ -235,6 +235,7 @@ impl Table {
             kernel,
             backend,
             blind_spots,
+            unproven,
             policy,
             ..
         } = header;
@@ -251,6 +252,10 @@ impl Table {
         for blind_spot in blind_spots {
             let blind_spot = Escaped(blind_spot.as_bytes());
             self.comment(out, format_args!("cannot see: {blind_spot}"));
+        }
+        for sentence in unproven {
+            let sentence = Escaped(sentence.as_bytes());
+            self.comment(out, format_args!("not proven: {sentence}"));
         }
         self.line(out, b' ', None, |table, out| {
             table.cells(out, true, |cell, field| {

@@ -11,13 +11,12 @@ use super::{
     watch::{
         self,
         session::{self, Session},
-        stop::StopSignals,
+        stop::{EarlyStop, StopSignals},
     },
 };
 use crate::{
     clock,
     exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::Kernel,
     pipeline::{Pipeline, Show},
     record::Item,
 };
@@ -36,14 +35,24 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     let (sink, output) = args.destination.open_doors(listing)?;
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
-    let (kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
+    let watched = args.watched();
+    // A look at what listens now has no time to take half of.
+    let limit = Some(watched).filter(|watched| !watched.is_zero());
+    let (kernel, records) = EarlyStop::new()?.start(settings, limit)?;
     let mut pipeline = Pipeline::new(policy, Show::default(), sink);
     // Whatever is older than the audit was found before now.
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
     let header = watch::header(&kernel, policy_path, wall_ns);
     pipeline.say(&output, Item::Header(&header));
-    let duration = Some(args.watched());
-    let session = Session::new(duration, kernel, records, pipeline, output, None, signals)?;
+    let session = Session::new(
+        Some(watched),
+        kernel,
+        records,
+        pipeline,
+        output,
+        None,
+        signals,
+    )?;
     let summary = session.run().await?;
     Ok(args.exit_code(summary.lost(), violations.get()))
 }

@@ -7,10 +7,10 @@ use port_monitor_common::event::EventKind;
 use crate::{
     commands::watch::{
         session::{self, Session},
-        stop::StopSignals,
+        stop::{EarlyStop, StopSignals},
     },
     exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::{Kernel, Settings},
+    kernel::Settings,
     pipeline::{Pipeline, Show},
     policy::learn::Learner,
     sink::{learned::Learned, writer::Output},
@@ -37,7 +37,7 @@ async fn watch_until(duration: Duration) -> Result<(Learner, u64), Failure> {
     };
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
-    let (kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
+    let (kernel, records) = EarlyStop::new()?.start(settings, Some(duration))?;
     let learned = Learned::default();
     let pipeline = Pipeline::new(None, Show::default(), Box::new(learned.clone()));
     let nowhere =

@@ -319,7 +319,7 @@ impl KernelArgs {
             acceptor: self.acceptor,
             log_level: self.bpf_log,
             btf: self.btf.clone(),
-            policy: None,
+            ..Settings::default()
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     record::{Header, Item},
 };
 use session::Session;
-use stop::StopSignals;
+use stop::{EarlyStop, StopSignals};
 
 /// Runs the monitor.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -37,8 +37,10 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
     let (sink, output) = args.output.open()?;
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
+    let early = EarlyStop::new()?;
     let mut child = hold_command(args)?;
-    let (mut kernel, records) = Kernel::start(&settings).or_exit(ExitCode::CannotAttach)?;
+    let pairs_ends = settings.kinds.contains(&EventKind::Close);
+    let (mut kernel, records) = early.start(settings, args.duration)?;
     let show = Show {
         only_violations: args.policy.violations,
         limit: args.count,
@@ -46,10 +48,7 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
     let mut pipeline = Pipeline::new(policy, show, sink);
     // Without their ends connections would never be forgotten; and of violations alone
     // the other ends are not among the events.
-    if args.output.names_peers()
-        && settings.kinds.contains(&EventKind::Close)
-        && !args.policy.violations
-    {
+    if args.output.names_peers() && pairs_ends && !args.policy.violations {
         pipeline.pair_ends();
     }
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
@@ -122,6 +121,7 @@ pub(super) fn header(kernel: &Kernel, policy: Option<&Path>, wall_ns: i128) -> H
         boot_id: boot_id.unwrap_or_default().trim().to_owned(),
         backend: kernel.rung().name(),
         blind_spots: kernel.blind_spots().to_vec(),
+        unproven: kernel.unproven().to_vec(),
         policy: policy.map(|path| path.display().to_string()),
     }
 }

@@ -52,7 +52,7 @@ pub(in crate::commands) fn block_on<T>(
 
 /// Everything a run needs until its end.
 pub(in crate::commands) struct Session {
-    /// Stop after this long.
+    /// Stop after this long: what the self-test waited for is over already.
     duration: Option<Duration>,
     kernel: Kernel,
     ring: Ring,
@@ -104,8 +104,9 @@ impl Session {
             }
         }
         pipeline.flush_early(&output);
+        let waited = kernel.waited();
         Ok(Self {
-            duration,
+            duration: duration.map(|limit| limit.saturating_sub(waited)),
             kernel,
             ring: records.into_ring().or_exit(ExitCode::CannotAttach)?,
             pipeline,

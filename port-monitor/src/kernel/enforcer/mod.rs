@@ -28,6 +28,7 @@ use crate::{
     policy::lower::{LowerError, Lowered},
 };
 
+pub(super) mod hindrance;
 mod home;
 mod host;
 mod install;
@@ -347,10 +348,7 @@ impl Enforcer {
     /// asked last.
     pub fn take_denials(&mut self, policy: PolicyId) -> Result<Vec<Denial>, EnforcerError> {
         let mut denials = self.tables.take_denials(&self.dir)?;
-        denials.retain(|denial| {
-            let header = self.tables.header(denial.slot.into());
-            PolicyId::of(&header) == policy
-        });
+        denials.retain(|denial| PolicyId::of(&self.tables.header(denial.slot.into())) == policy);
         Ok(denials)
     }
 

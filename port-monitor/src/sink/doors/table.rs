@@ -86,6 +86,7 @@ impl TableForm {
             kernel,
             backend,
             blind_spots,
+            unproven,
             policy,
             ..
         } = header;
@@ -101,6 +102,10 @@ impl TableForm {
         for blind_spot in blind_spots {
             let blind_spot = Escaped(blind_spot.as_bytes());
             self.comment(out, format_args!("cannot see: {blind_spot}"));
+        }
+        for sentence in unproven {
+            let sentence = Escaped(sentence.as_bytes());
+            self.comment(out, format_args!("not proven: {sentence}"));
         }
         if let Some(watch) = watch {
             let span = Span(watch);
