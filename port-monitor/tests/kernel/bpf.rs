@@ -232,6 +232,17 @@ pub(crate) fn detach_one(objects: &Objects) -> Result<u32> {
 /// Makes every `connect` fail with `EPERM` in the cgroup at `directory`: until
 /// the cgroup is removed.
 pub(crate) fn refuse_connects(directory: &Path) -> Result<()> {
+    refuse(directory, SOCK_ADDR, &[CONNECT4, CONNECT6])
+}
+
+/// Drops every packet from and to the cgroup at `directory`, as systemd's
+/// `IPAddressDeny=any` does: until the cgroup is removed.
+pub(crate) fn drop_packets(directory: &Path) -> Result<()> {
+    refuse(directory, CGROUP_SKB, &[EGRESS, INGRESS])
+}
+
+/// Attaches a program that says no to everything.
+fn refuse(directory: &Path, program_type: u32, attach_types: &[u32]) -> Result<()> {
     let cgroup = fs::File::open(directory)?;
     // Linux 5.10 takes a program out of the locked memory, and says so where that
     // is too little; others do not care.
@@ -243,9 +254,9 @@ pub(crate) fn refuse_connects(directory: &Path) -> Result<()> {
     // `return 0`: two instructions, the first BPF instruction set's.
     let refuse: [u64; 2] = [0xb7, 0x95];
     let license = c"GPL";
-    for attach_type in [CONNECT4, CONNECT6] {
+    for &attach_type in attach_types {
         let mut load = LoadAttr {
-            program_type: SOCK_ADDR,
+            program_type,
             instructions: u32::try_from(refuse.len())?,
             code: (&raw const refuse).expose_provenance() as u64,
             license: license.as_ptr().expose_provenance() as u64,
@@ -273,6 +284,10 @@ const PROGRAM_ATTACH: libc::c_int = 8;
 const SOCK_ADDR: u32 = 18;
 const CONNECT4: u32 = 10;
 const CONNECT6: u32 = 11;
+/// `BPF_PROG_TYPE_CGROUP_SKB`, `BPF_CGROUP_INET_INGRESS` and `EGRESS`.
+const CGROUP_SKB: u32 = 8;
+const INGRESS: u32 = 0;
+const EGRESS: u32 = 1;
 
 #[repr(C)]
 struct LoadAttr {

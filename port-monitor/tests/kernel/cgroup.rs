@@ -82,6 +82,11 @@ impl Cgroups {
         format!("{}/offline", self.top)
     }
 
+    /// The cgroup whose processes send and receive nothing.
+    pub(crate) fn silent(&self) -> String {
+        format!("{}/silent", self.top)
+    }
+
     /// The cgroup that is held to a policy where the whole machine must not be.
     pub(crate) fn held(&self) -> String {
         format!("{}/held", self.top)
@@ -100,7 +105,13 @@ impl Cgroups {
     /// Makes them all.
     pub(crate) fn make(&self) -> Result<()> {
         let held_unit = self.held_unit(&self.held());
-        for path in [self.unit(), self.container(), self.offline(), held_unit] {
+        for path in [
+            self.unit(),
+            self.container(),
+            self.offline(),
+            self.silent(),
+            held_unit,
+        ] {
             let dir = directory(&path)?;
             fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
         }
@@ -115,6 +126,7 @@ impl Cgroups {
             slice,
             self.container(),
             self.offline(),
+            self.silent(),
             self.held_unit(&self.held()),
             self.held(),
             self.top.clone(),

@@ -135,8 +135,17 @@ impl Line {
 
     /// Header: a sentence for each thing this rung cannot see.
     pub(crate) fn blind_spots(&self) -> Vec<&str> {
+        self.sentences("port_monitor.blind_spots")
+    }
+
+    /// Header: a sentence for each thing the self-test could not prove.
+    pub(crate) fn unproven(&self) -> Vec<&str> {
+        self.sentences("port_monitor.unproven")
+    }
+
+    fn sentences(&self, path: &str) -> Vec<&str> {
         self.fields
-            .get("port_monitor.blind_spots")
+            .get(path)
             .and_then(Value::as_array)
             .map(|spots| spots.iter().filter_map(Value::as_str).collect())
             .unwrap_or_default()

@@ -25,6 +25,7 @@ mod oracle;
 mod owners;
 mod policy;
 mod refusals;
+mod starting;
 pub(crate) mod together;
 
 /// How a case is run.
@@ -145,6 +146,16 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("end-sigkill", ending::sigkill),
     each_rung("audit", audit::doors),
     each_rung("open-during-start", opening::during_start),
+    each_rung("start-loopback-down", starting::loopback_down),
+    each_rung("start-packets-dropped", starting::packets_dropped),
+    each_rung("start-own-policy", starting::own_policy),
+    once("start-firewall", starting::firewall).native_only(),
+    once("start-without-ipv6", starting::without_ipv6).guest_only(),
+    once("start-namespaces-refused", starting::namespaces_refused).guest_only(),
+    once("start-signal", starting::signal),
+    once("start-duration", starting::duration),
+    once("start-doctor", starting::doctor),
+    once("start-audit", starting::audit),
     each_rung("policy-stream", policy::stream).guest_only(),
     each_rung("policy-owners", policy::owners).guest_only(),
     // What depends neither on the rung nor on the kernel: this one will do.

@@ -19,7 +19,7 @@ use crate::{
 
 /// Moves the calling process into a network namespace of its own, in which
 /// even loopback is down.
-pub(super) fn enter_new_netns() -> Result<()> {
+pub(crate) fn enter_new_netns() -> Result<()> {
     // SAFETY: a network namespace of its own changes nothing that memory safety
     // rests on.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.context("unshare(CLONE_NEWNET)")
