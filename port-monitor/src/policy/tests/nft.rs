@@ -212,7 +212,7 @@ fn edges(network: &IpNet) -> Vec<IpAddr> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn networks_hold_what_the_policy_says_they_hold(

@@ -9,6 +9,10 @@ use std::{
 
 use assert_cmd::cargo::cargo_bin;
 
+mod packets;
+mod random;
+mod wire;
+
 /// Every kind of condition and verdict.
 const POLICY: &str = r#"
 version = 1
@@ -64,7 +68,7 @@ fn ruleset(policy: &str) -> Vec<u8> {
 
 #[test]
 fn nft_takes_the_ruleset_and_takes_it_again() {
-    for policy in [POLICY, include_str!("../../../examples/policy.toml")] {
+    for policy in [POLICY, include_str!("../../../../examples/policy.toml")] {
         let dir = tempfile::tempdir().unwrap();
         let mut nft = Command::new("unshare")
             .args(["--net", "sh", "-ec"])
