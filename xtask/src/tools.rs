@@ -23,15 +23,27 @@ pub(crate) struct Package {
 }
 
 /// What the guests and the native tests need on the host.
-pub(crate) const GUEST_PACKAGES: [Package; 5] = [
+pub(crate) const GUEST_PACKAGES: [Package; 7] = [
     Package {
         name: "qemu-system-x86",
         is_present: |_| qemu_major().is_some_and(|major| major >= QEMU_MAJOR_MIN),
         from_backports: true,
     },
     Package {
-        // Its syntax check is the judge of `policy export nft`.
+        // It is the judge of `policy export nft`.
         name: "nftables",
+        is_present: is_installed,
+        from_backports: false,
+    },
+    Package {
+        // Network namespaces get their addresses and routes by it.
+        name: "iproute2",
+        is_present: is_installed,
+        from_backports: false,
+    },
+    Package {
+        // pasta, the network of rootless containers.
+        name: "passt",
         is_present: is_installed,
         from_backports: false,
     },

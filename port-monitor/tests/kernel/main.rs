@@ -97,6 +97,8 @@ enum Role {
     Walk(enforce::oracle::Args),
     /// Open an MPTCP connection whose server announces another address
     Subflow(enforce::subflow::Args),
+    /// Connect to where NAT leads elsewhere
+    Translated(enforce::nat::Args),
     /// Connect under nftables' rules, and take the time
     Pace(enforce::beside::Args),
     /// Measure what is compared by `cargo xtask bench`
@@ -121,6 +123,7 @@ fn main() -> Result<ExitCode> {
         Some(Role::Hold(args)) => enforce::open::hold(args)?,
         Some(Role::Walk(args)) => enforce::oracle::walk(args)?,
         Some(Role::Subflow(args)) => enforce::subflow::run(args)?,
+        Some(Role::Translated(args)) => enforce::nat::connect(args)?,
         Some(Role::Pace(args)) => enforce::beside::pace(args)?,
         Some(Role::Bench(args)) => bench::run(args)?,
         Some(Role::Load(args)) => bench::run_loader(args)?,

@@ -196,6 +196,9 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-follow-peers", follow::told_of),
     // 5.10 has no MPTCP.
     once("enforce-mptcp-subflow", enforce::subflow::is_judged).on(&["6.1.", "6.12.", "7.2."]),
+    // The guests have neither nft nor pasta.
+    once("enforce-nat", enforce::nat::is_seen_through).native_only(),
+    once("enforce-pasta", enforce::nat::reaches_loopback_by_pasta).native_only(),
     once("enforce-unfollowed", enforce::unfollowed::gives_way),
     once("enforce-reload", life::reloads).parallel(),
     once("enforce-count", life::counted),

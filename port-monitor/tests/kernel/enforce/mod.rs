@@ -28,6 +28,7 @@ pub(crate) mod inbound;
 pub(crate) mod life;
 mod mptcp_pm;
 pub(crate) mod namespaces;
+pub(crate) mod nat;
 pub(crate) mod open;
 pub(crate) mod oracle;
 pub(crate) mod outbound;
