@@ -1,11 +1,7 @@
 //! What `policy export nft` prints, in the judgement of nft itself: in a network
 //! namespace of its own, so that nothing of this host's changes.
 
-use std::{
-    fs,
-    io::Write as _,
-    process::{Command, Stdio},
-};
+use std::{fmt::Write as _, fs, process::Command};
 
 use assert_cmd::cargo::cargo_bin;
 
@@ -66,27 +62,67 @@ fn ruleset(policy: &str) -> Vec<u8> {
     output.stdout
 }
 
+/// What a command for nft prints in a network namespace of its own; `$0` is a file with the
+/// ruleset of the policy.
+fn listed(policy: &str, command: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ruleset.nft");
+    fs::write(&path, ruleset(policy)).unwrap();
+    let output = Command::new("unshare")
+        .args(["--net", "sh", "-ec", command])
+        .arg(path)
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn nft_takes_the_ruleset_and_takes_it_again() {
     for policy in [POLICY, include_str!("../../../../examples/policy.toml")] {
-        let dir = tempfile::tempdir().unwrap();
-        let mut nft = Command::new("unshare")
-            .args(["--net", "sh", "-ec"])
-            .arg("cat > \"$0\"; nft -f \"$0\"; nft -f \"$0\"; nft list ruleset")
-            .arg(dir.path().join("ruleset.nft"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        nft.stdin
-            .take()
-            .unwrap()
-            .write_all(&ruleset(policy))
-            .unwrap();
-        let output = nft.wait_with_output().unwrap();
-        assert!(output.status.success());
-        let listed = String::from_utf8(output.stdout).unwrap();
+        let listed = listed(policy, "nft -f \"$0\"; nft -f \"$0\"; nft list ruleset");
         assert_eq!(listed.matches("table inet").count(), 1, "{listed}");
         assert!(listed.contains("comment \"no-telnet"), "{listed}");
     }
+}
+
+/// What the head of a ruleset says of it.
+#[test]
+fn optimizer_of_nft_drops_comments_and_counters() {
+    let mut policy = "version = 1\n".to_owned();
+    for (name, port, action) in [("a", 80, "allow"), ("b", 81, "deny")] {
+        policy += &format!(
+            "[[rule]]\nname = \"{name}\"\ndirection = \"in\"\nport = {port}\naction = \"{action}\"\n"
+        );
+    }
+    policy += "[default]\ninbound = { action = \"allow\", style = \"drop\" }\n";
+    let plain = listed(&policy, "nft -f \"$0\"; nft list ruleset");
+    assert!(
+        plain.contains("comment \"a\"") && plain.contains("comment \"b\""),
+        "{plain}"
+    );
+    let optimized = listed(&policy, "nft -o -f \"$0\" >&2; nft list ruleset");
+    assert!(
+        optimized.contains("tcp dport vmap { 80 : accept, 81 : drop }"),
+        "{optimized}"
+    );
+    assert!(!optimized.contains("comment \"a\""), "{optimized}");
+}
+
+#[test]
+fn nft_takes_a_long_list_of_networks() {
+    const COUNT: usize = 40_000;
+    let mut policy = "version = 1\n[networks]\nblocked = [\n".to_owned();
+    for number in 0..COUNT {
+        let [_, first, second, third] = u32::try_from(number * 2).unwrap().to_be_bytes();
+        writeln!(policy, "\"{}.{second}.{third}.128/25\",", 11 + first).unwrap();
+    }
+    policy +=
+        "]\n[[rule]]\nname = \"no\"\ndirection = \"out\"\nto = \"blocked\"\naction = \"deny\"\n";
+    let elements = listed(
+        &policy,
+        "nft -f \"$0\"; nft list set inet port_monitor v4_1",
+    );
+    assert_eq!(elements.matches("/25").count(), COUNT);
 }
