@@ -61,7 +61,8 @@ enum Command {
     /// cannot match units, cgroups, executables and the user of an inbound connection,
     /// nor judge what listens: a policy that asks for them is refused, unless
     /// `--partial` leaves such rules out. It never leaves out a deny rule without which
-    /// more would be allowed.
+    /// more would be allowed. It judges the addresses that programs see: what they send
+    /// before redirect and DNAT, what they receive after SNAT.
     Export(export::ExportArgs),
     /// Make a policy of connections, recorded or as they happen
     ///

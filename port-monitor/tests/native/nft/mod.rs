@@ -90,13 +90,13 @@ fn nft_takes_the_ruleset_and_takes_it_again() {
 /// What the head of a ruleset says of it.
 #[test]
 fn optimizer_of_nft_drops_comments_and_counters() {
-    let mut policy = "version = 1\n".to_owned();
-    for (name, port, action) in [("a", 80, "allow"), ("b", 81, "deny")] {
-        policy += &format!(
+    let rules = [("a", 80, "allow"), ("b", 81, "deny")].map(|(name, port, action)| {
+        format!(
             "[[rule]]\nname = \"{name}\"\ndirection = \"in\"\nport = {port}\naction = \"{action}\"\n"
-        );
-    }
-    policy += "[default]\ninbound = { action = \"allow\", style = \"drop\" }\n";
+        )
+    });
+    let default = "[default]\ninbound = { action = \"allow\", style = \"drop\" }\n";
+    let policy = ["version = 1\n", default, &rules.concat()].concat();
     let plain = listed(&policy, "nft -f \"$0\"; nft list ruleset");
     assert!(
         plain.contains("comment \"a\"") && plain.contains("comment \"b\""),

@@ -4,7 +4,7 @@
 use std::{
     cell::Cell,
     collections::HashSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
     process::Command,
     thread,
@@ -171,6 +171,39 @@ impl Wire {
         passed.collect()
     }
 
+    /// Sends an attempt from an own address to an own port by IPv6 in two fragments, of which
+    /// the first ends before the header of TCP; tells whether it came in.
+    pub(super) fn try_in_fragments(&self, port: u16) -> bool {
+        const OPTIONS: u8 = 60;
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let own: Ipv6Addr = TARGETS[1].parse().unwrap();
+        let whole = packet(own.into(), own.into(), port, number, SYN);
+        let (header, segment) = whole.split_at(40);
+        // Options of six bytes that say nothing.
+        let options = [TCP, 0, 1, 4, 0, 0, 0, 0];
+        // Where the part lies, and whether more follow.
+        for (place, part) in [(1_u16, &options[..]), (8, segment)] {
+            let len = u16::try_from(8 + part.len()).unwrap().to_be_bytes();
+            let [high, low] = place.to_be_bytes();
+            let fragment = [OPTIONS, 0, high, low, 0, 0, 0, 1];
+            let mut header = header.to_vec();
+            header[4..7].copy_from_slice(&[len[0], len[1], FRAGMENT]);
+            let packet = [&header[..], &fragment, part].concat();
+            let to = SocketAddr::new(own.into(), 0);
+            sendto(&self.senders[0][1], &packet, SendFlags::empty(), &to).unwrap();
+        }
+        let end = Attempt {
+            direction: Direction::Outbound,
+            peer: own.into(),
+            port: 9,
+            uid: 0,
+        };
+        self.next.set(number + 2);
+        self.send(&end, number + 1, ACK);
+        numbers(&self.arrived[1], Some(false), number + 1).contains(&number)
+    }
+
     fn send(&self, attempt: &Attempt, number: u32, flags: u8) {
         let is_v4 = attempt.peer.is_ipv4();
         let own: IpAddr = TARGETS[usize::from(!is_v4)].parse().unwrap();
@@ -226,6 +259,7 @@ fn numbers(socket: &OwnedFd, is_v4: Option<bool>, last: u32) -> HashSet<u32> {
 }
 
 const TCP: u8 = 6;
+const FRAGMENT: u8 = 44;
 
 /// A packet of TCP without data, whose sequence number is its own.
 fn packet(from: IpAddr, to: IpAddr, port: u16, number: u32, flags: u8) -> Vec<u8> {

@@ -46,7 +46,7 @@ fn nat64(v4: Ipv4Addr) -> Ipv6Addr {
 
 /// A rule in the words of the policy, and its edges.
 pub(super) struct Rule {
-    conditions: String,
+    conditions: Vec<String>,
     ports: Vec<u16>,
     peers: Vec<IpAddr>,
     uids: Vec<u32>,
@@ -55,7 +55,7 @@ pub(super) struct Rule {
 impl Rule {
     pub(super) fn new(direction: Direction, random: &mut Random) -> Self {
         let mut rule = Self {
-            conditions: String::new(),
+            conditions: Vec::new(),
             ports: Vec::new(),
             peers: Vec::new(),
             uids: Vec::new(),
@@ -68,7 +68,7 @@ impl Rule {
         }
         if direction == Direction::Outbound && random.once_in(3) {
             let uids = &USERS[..=random.below(2)];
-            rule.conditions += &format!("user = {uids:?}\n");
+            rule.conditions.push(format!("user = {uids:?}\n"));
             rule.uids = uids.to_vec();
         }
         let until = [
@@ -77,7 +77,8 @@ impl Rule {
             "2100-01-01T00:00:00Z",
         ];
         if random.once_in(3) {
-            rule.conditions += &format!("until = {}\n", random.one_of(&until));
+            rule.conditions
+                .push(format!("until = {}\n", random.one_of(&until)));
         }
         rule
     }
@@ -92,7 +93,7 @@ impl Rule {
             self.ports
                 .extend([first - 1, first, last, last.saturating_add(1)]);
         }
-        self.conditions += &format!("port = {entries:?}\n");
+        self.conditions.push(format!("port = {entries:?}\n"));
     }
 
     fn ask_peers(&mut self, direction: Direction, random: &mut Random) {
@@ -115,7 +116,7 @@ impl Rule {
             Direction::Inbound => "from",
             _ => "to",
         };
-        self.conditions += &format!("{key} = {entries:?}\n");
+        self.conditions.push(format!("{key} = {entries:?}\n"));
     }
 
     /// As a rule of a policy.
@@ -125,7 +126,7 @@ impl Rule {
             _ => "out",
         };
         let action = random.one_of(&["allow", "deny"]);
-        let conditions = &self.conditions;
+        let conditions = self.conditions.concat();
         format!(
             "[[rule]]\nname = \"{name}\"\ndirection = \"{direction}\"\naction = \"{action}\"\n{conditions}"
         )
@@ -224,10 +225,7 @@ fn edges(network: &IpNet) -> Vec<IpAddr> {
                 .collect()
         }
     };
-    edges
-        .into_iter()
-        .filter(|addr| is_of_a_host(addr))
-        .collect()
+    edges.into_iter().filter(is_of_a_host).collect()
 }
 
 /// A packet of TCP may have the address, whatever the interface.
