@@ -5,7 +5,6 @@
 
 use std::{
     ffi::OsStr,
-    fs,
     net::{IpAddr, Ipv4Addr},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
@@ -17,6 +16,8 @@ use thiserror::Error;
 use crate::{
     enrich::{cgroup::CgroupTree, unit::unit_name},
     services::closest,
+    units::{self, Units},
+    users::{self, UnknownUser},
 };
 
 /// Bits before the IPv4 address in an IPv4-mapped one.
@@ -26,13 +27,8 @@ const MAPPED_BITS: u8 = 96;
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FilterError {
     /// Neither a user of this host nor a number.
-    #[error("unknown user `{name}`: {}", did_you_mean(suggestion.as_deref(), "give a name of this host or a uid"))]
-    UnknownUser {
-        /// What was written.
-        name: String,
-        /// A user with a name much like it.
-        suggestion: Option<String>,
-    },
+    #[error(transparent)]
+    UnknownUser(#[from] UnknownUser),
     /// The kernel has no threads without a name.
     #[error("empty thread name: give up to 15 bytes, as `ps -o comm` shows them")]
     EmptyComm,
@@ -87,20 +83,7 @@ fn did_you_mean(suggestion: Option<&str>, otherwise: &str) -> String {
 
 /// The uid of a user, given by name or by number.
 pub fn uid(user: &str) -> Result<u32, FilterError> {
-    if let Some(known) = uzers::get_user_by_name(user) {
-        return Ok(known.uid());
-    }
-    // The kernel's own "no user" is none to look for.
-    if let Some(uid) = user.parse().ok().filter(|&uid| uid != u32::MAX) {
-        return Ok(uid);
-    }
-    // Users of the network are not in this file: they are found, but not guessed.
-    let local = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let names = local.lines().filter_map(|line| line.split(':').next());
-    Err(FilterError::UnknownUser {
-        name: user.to_owned(),
-        suggestion: closest(user, names).map(ToOwned::to_owned),
-    })
+    Ok(users::uid(user)?)
 }
 
 /// A thread name as the kernel keeps it, padded with NULs.
@@ -171,9 +154,10 @@ pub fn cgroup(path: &Path) -> Result<u64, FilterError> {
     cgroup_in(&tree()?, path)
 }
 
-/// The ids of the cgroups of a unit: `ssh.service` or, for short, `ssh`.
+/// The ids of the cgroups of a unit: `ssh.service` or, for short, `ssh`; an alias of it,
+/// a template or a pattern do too.
 pub fn unit(name: &str) -> Result<Vec<u64>, FilterError> {
-    let cgroups = unit_in(&tree()?, name)?;
+    let cgroups = unit_in(&tree()?, &Units::in_files(Path::new("/")), name)?;
     Ok(cgroups.into_iter().map(|(id, _)| id).collect())
 }
 
@@ -186,7 +170,7 @@ pub fn cgroup_path(path: &Path) -> Result<String, FilterError> {
 
 /// As [`unit()`]: the paths, as [`cgroup_path`] gives them.
 pub fn unit_paths(name: &str) -> Result<Vec<String>, FilterError> {
-    let cgroups = unit_in(&tree()?, name)?;
+    let cgroups = unit_in(&tree()?, &Units::in_files(Path::new("/")), name)?;
     Ok(cgroups.iter().map(|(_, path)| with_slash(path)).collect())
 }
 
@@ -207,12 +191,23 @@ fn cgroup_in(tree: &CgroupTree, path: &Path) -> Result<u64, FilterError> {
     })
 }
 
-fn unit_in(tree: &CgroupTree, name: &str) -> Result<Vec<(u64, PathBuf)>, FilterError> {
+fn unit_in(
+    tree: &CgroupTree,
+    known: &Units,
+    name: &str,
+) -> Result<Vec<(u64, PathBuf)>, FilterError> {
     let is_slice = name.strip_suffix(".slice").is_some();
     let name = if is_slice || unit_name(name).is_some() {
         name.to_owned()
     } else {
         format!("{name}.service")
+    };
+    let names = known.names(&name);
+    let is_meant = |unit: &str| {
+        names.iter().any(|name| match units::pattern(name) {
+            Some(pattern) => units::matches(&pattern, unit),
+            None => name == unit,
+        })
     };
     let mut found = Vec::new();
     let mut units = Vec::new();
@@ -221,7 +216,7 @@ fn unit_in(tree: &CgroupTree, name: &str) -> Result<Vec<(u64, PathBuf)>, FilterE
             return;
         };
         let unit = unit_name(directory).unwrap_or(directory);
-        if unit == name {
+        if is_meant(unit) {
             found.push((id, path.to_owned()));
         }
         units.push(unit.to_owned());
@@ -235,7 +230,7 @@ fn unit_in(tree: &CgroupTree, name: &str) -> Result<Vec<(u64, PathBuf)>, FilterE
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv6Addr;
+    use std::{fs, net::Ipv6Addr};
 
     use proptest::prelude::*;
     use tempfile::TempDir;
@@ -258,8 +253,15 @@ mod tests {
             message(uid("rooot")),
             "unknown user `rooot`: did you mean `root`?"
         );
-        let advice = "give a name of this host or a uid";
-        for user in ["", "no-such-user-here", "-1", "4294967295"] {
+        let of_numbers = "a uid is a number from 0 to 4294967294 without leading zeros";
+        let of_others = "give a name of this host or a uid";
+        for (user, advice) in [
+            ("", of_others),
+            ("no-such-user-here", of_others),
+            ("-1", of_others),
+            ("4294967295", of_numbers),
+            ("007", of_numbers),
+        ] {
             assert_eq!(
                 message(uid(user)),
                 format!("unknown user `{user}`: {advice}")
@@ -385,12 +387,12 @@ mod tests {
         let (_root, tree) = cgroups();
         let id = |path: &str| tree.id(Path::new(path)).unwrap();
         let entry = |path: &str| (id(path), PathBuf::from(path));
-        let mut web = unit_in(&tree, "web").unwrap();
+        let mut web = unit_in(&tree, &Units::default(), "web").unwrap();
         web.sort_unstable();
         let mut expected = [entry("a.slice/web.service"), entry("b.slice/web.service")];
         expected.sort_unstable();
         assert_eq!(web, expected);
-        let slice = unit_in(&tree, "system.slice");
+        let slice = unit_in(&tree, &Units::default(), "system.slice");
         assert_eq!(slice, Ok(vec![entry("system.slice")]));
     }
 
@@ -405,11 +407,11 @@ mod tests {
     fn unit_without_a_cgroup_is_an_error_with_the_nearest_name() {
         let (_root, tree) = cgroups();
         assert_eq!(
-            message(unit_in(&tree, "sshd")),
+            message(unit_in(&tree, &Units::default(), "sshd")),
             "unit `sshd.service` has no cgroup: did you mean `ssh.service`?"
         );
         assert_eq!(
-            message(unit_in(&tree, "postgresql.service")),
+            message(unit_in(&tree, &Units::default(), "postgresql.service")),
             "unit `postgresql.service` has no cgroup: is it running?"
         );
     }

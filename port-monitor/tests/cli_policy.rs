@@ -117,7 +117,7 @@ fn file_that_is_no_policy_is_refused_in_one_line() {
             with_policy(b"\x7fELF\x02\x01\0"),
             "is not text (byte 6); a policy is UTF-8 text",
         ),
-        (fifo, "is not a regular file"),
+        (fifo, "is empty (a policy starts with `version = 1`)"),
     ] {
         let expected = format!("port-monitor: policy.toml: {said}\n");
         assert_eq!(refusal(dir.path()), (Some(5), expected));

@@ -175,7 +175,7 @@ fn setting_of_another_form_is_refused() {
         ),
         (
             ["--duration", "10"],
-            "invalid value '10' for '--duration <TIME>': not a duration: write 30s, 5m or 1h 30m",
+            "invalid value '10' for '--duration <TIME>': `10` has no unit: write 10s, 10m, 10h or 10d",
         ),
         (
             ["--count", "0"],

@@ -2,7 +2,9 @@
 //! wrong is noted and the reading goes on, so that one run names everything.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, HashMap},
+    ops::Range,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -22,8 +24,9 @@ use super::{
     problem::Problem,
     shadow,
     table::{Scopes, Tables},
-    value,
+    toml_1_0, value,
 };
+use crate::{duration, units::Units};
 
 const ROOT: Schema = Schema::of(&[
     "version", "mode", "default", "apply", "failsafe", "networks", "services", "rule",
@@ -57,12 +60,14 @@ pub(super) struct Compiler<'e> {
     pub(super) env: &'e dyn Environment,
     pub(super) diagnostics: Diagnostics,
     pub(super) networks: BTreeMap<String, Rc<[Peer]>>,
-    /// The ports of the names under `[services]`.
+    /// The ports of the names under `[services]`, by the name in small letters: the
+    /// registry's names have no case either.
     pub(super) services: BTreeMap<String, Vec<PortRange>>,
     pub(super) tables: Tables,
     pub(super) rules: Vec<RuleInfo>,
     pub(super) scopes: Scopes,
     pub(super) intent: Intent,
+    units: OnceCell<Units>,
 }
 
 impl<'e> Compiler<'e> {
@@ -89,12 +94,24 @@ impl<'e> Compiler<'e> {
             rules: Vec::new(),
             scopes: Scopes::default(),
             intent: Intent::default(),
+            units: OnceCell::new(),
         };
         let document = DeTable::parse_recoverable(&source.text);
+        if document.1.is_empty() {
+            for (place, newer) in toml_1_0::newer(&source.text) {
+                let problem = Problem::NewerToml(newer);
+                compiler.diagnostics.report(place, problem);
+            }
+        }
         if let Some(root) = Section::root(&document, &ROOT, &mut compiler.diagnostics) {
             compiler.document(&root);
         }
         compiler
+    }
+
+    /// Of this host, looked at once.
+    pub(super) fn units(&self) -> &Units {
+        self.units.get_or_init(|| self.env.units())
     }
 
     fn document(&mut self, root: &Section<'_, '_>) {
@@ -167,7 +184,7 @@ impl<'e> Compiler<'e> {
             self.intent.on_daemon_exit = on_exit.unwrap_or(OnDaemonExit::Enforce);
         }
         if let Some(confirm) = apply.get("confirm") {
-            let duration = text(confirm).and_then(value::duration);
+            let duration = text(confirm).and_then(|text| Ok(duration::parse(text)?));
             self.intent.confirm = self.diagnostics.check(confirm.span(), duration);
         }
     }
@@ -215,7 +232,7 @@ impl<'e> Compiler<'e> {
     }
 
     fn networks(&mut self, root: &Section<'_, '_>) {
-        for (name, value) in self.named_lists(root, "networks") {
+        for (name, _, value) in self.named_lists(root, "networks") {
             let networks = value
                 .iter()
                 .filter_map(|item| {
@@ -229,7 +246,15 @@ impl<'e> Compiler<'e> {
     }
 
     fn services(&mut self, root: &Section<'_, '_>) {
-        for (name, value) in self.named_lists(root, "services") {
+        let mut spelled: HashMap<String, usize> = HashMap::new();
+        for (name, span, value) in self.named_lists(root, "services") {
+            let line = self.diagnostics.source().line_at(span.start);
+            if let Some(&line) = spelled.get(&name.to_ascii_lowercase()) {
+                self.diagnostics
+                    .report(span, Problem::DuplicateService { name, line });
+                continue;
+            }
+            spelled.insert(name.to_ascii_lowercase(), line);
             let ports = value
                 .iter()
                 .filter_map(|item| {
@@ -237,7 +262,7 @@ impl<'e> Compiler<'e> {
                     self.diagnostics.check(item.span(), ports)
                 })
                 .collect();
-            self.services.insert(name, ports);
+            self.services.insert(name.to_ascii_lowercase(), ports);
         }
     }
 
@@ -247,7 +272,7 @@ impl<'e> Compiler<'e> {
         &mut self,
         root: &Section<'t, 'd>,
         key: &str,
-    ) -> Vec<(String, &'t [Value<'d>])> {
+    ) -> Vec<(String, Range<usize>, &'t [Value<'d>])> {
         let Some(value) = root.get(key) else {
             return Vec::new();
         };
@@ -259,7 +284,8 @@ impl<'e> Compiler<'e> {
             self.diagnostics
                 .check(name.span(), value::name(name.get_ref()));
             let items = self.diagnostics.check(value.span(), items(value));
-            lists.push((name.get_ref().to_string(), items.unwrap_or_default()));
+            let entry = items.unwrap_or_default();
+            lists.push((name.get_ref().to_string(), name.span(), entry));
         }
         lists
     }
@@ -336,9 +362,12 @@ fn names_udp(root: &Section<'_, '_>) -> bool {
     let is_udp = |item: &Value<'_>| text(item) == Ok("udp");
     let services = root.get("services").and_then(|value| table(value).ok());
     let has_udp = |item: &Value<'_>| {
-        let ports = text(item).ok().and_then(|name| services?.get(name));
+        let name = text(item).unwrap_or_default();
+        let named = |key: &str| key.eq_ignore_ascii_case(name);
+        let mut services = services.into_iter().flatten();
+        let ports = services.find(|(key, _)| named(key.get_ref()));
         let ports = ports
-            .and_then(|value| items(value).ok())
+            .and_then(|(_, value)| items(value).ok())
             .unwrap_or_default();
         let mut ports = ports.iter().filter_map(|item| text(item).ok());
         ports.any(|ports| ports.ends_with("/udp"))
@@ -373,7 +402,7 @@ fn on_daemon_exit(value: &Value<'_>) -> Result<OnDaemonExit, Problem> {
     let all = text(value)?;
     for (prefix, make) in timed {
         if let Some(after) = all.strip_prefix(prefix) {
-            let after = value::duration(after)?;
+            let after = duration::parse(after)?;
             if after < OnDaemonExit::SOONEST || after > OnDaemonExit::LATEST {
                 return Err(Problem::ExitTime(all.to_owned()));
             }

@@ -11,6 +11,7 @@ use super::{
     parse::{Schema, Section, Value, integer, items, text, word, wrong_type},
     problem::Problem,
     table::append,
+    until,
     value::{self, SELF},
 };
 use crate::services::closest;
@@ -52,6 +53,9 @@ const ALERTS: [(&str, Alert); 3] = [
     ("high", Alert::High),
 ];
 
+/// What decides where no rule does, as reports and cases call it: no rule's name.
+const DEFAULT: &str = "default";
+
 /// Entries of all lists together; the decision searches them one by one.
 const MAX_ENTRIES: usize = 1 << 16;
 
@@ -70,7 +74,7 @@ impl Compiler<'_> {
         let action = section.required_word("action", &ACTIONS, &mut self.diagnostics);
         let alert = section.word_or("alert", Alert::None, &ALERTS, &mut self.diagnostics);
         let until_ns = match section.get("until") {
-            Some(until) => self.diagnostics.check(until.span(), value::time_ns(until)),
+            Some(until) => self.diagnostics.check(until.span(), until::time_ns(until)),
             None => Some(i64::MAX),
         };
         let conditions = self.conditions(&section, direction);
@@ -116,7 +120,13 @@ impl Compiler<'_> {
         names: &mut HashMap<String, usize>,
     ) -> Option<String> {
         let value = section.required("name", &mut self.diagnostics)?;
-        let name = text(value).and_then(value::name);
+        let name = text(value).and_then(value::name).and_then(|name| {
+            // Reports, cases and counters call the default that.
+            if name.eq_ignore_ascii_case(DEFAULT) {
+                return Err(Problem::ReservedName(name.to_owned()));
+            }
+            Ok(name)
+        });
         let name = self.diagnostics.check(value.span(), name)?;
         let line = self.diagnostics.source().line_at(value.span().start);
         if let Some(&line) = names.get(name) {
@@ -139,12 +149,8 @@ impl Compiler<'_> {
         let peers = self.peers(section, direction);
         let uids = self.list(section, "user", Self::uid);
         let units = self.list(section, "unit", Self::unit);
-        let cgroups = self.list(section, "cgroup", |this, item| {
-            value::path(item).map(|path| this.scopes.cgroup(path))
-        });
-        let exes = self.list(section, "exe", |this, item| {
-            value::path(item).map(|path| this.scopes.exe(path))
-        });
+        let cgroups = self.list(section, "cgroup", Self::cgroup);
+        let exes = self.list(section, "exe", Self::exe);
         let (ports, peers, uids) = (ports?, peers?, uids?);
         let (units, cgroups, exes) = (units?, cgroups?, exes?);
         let direction = direction?;
@@ -246,7 +252,7 @@ impl Compiler<'_> {
     /// The ports of a service: the policy's own names come first. The others are those
     /// of the registry, which gives a service the same port of each transport.
     fn ports_of(&self, service: &str) -> Option<Vec<PortRange>> {
-        if let Some(ports) = self.services.get(service) {
+        if let Some(ports) = self.services.get(&service.to_ascii_lowercase()) {
             return Some(ports.clone());
         }
         let ports = self.env.service_ports(service);
@@ -330,15 +336,6 @@ impl Compiler<'_> {
             name: name.to_owned(),
             nearest: closest(name, self.env.users().iter().map(String::as_str)).map(str::to_owned),
         })
-    }
-
-    fn unit(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
-        let name = value::unit(item)?;
-        if !self.env.has_unit(name) {
-            self.diagnostics
-                .report(item.span(), Problem::UnknownUnit(name.to_owned()));
-        }
-        Ok(self.scopes.unit(name))
     }
 
     /// Notes what is legal but has no effect.

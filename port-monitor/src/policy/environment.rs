@@ -1,11 +1,11 @@
 //! What a policy's names mean on this host. A trait, so that tests need no
 //! particular host.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
 use jiff::Timestamp;
 
-use crate::services;
+use crate::{services, units::Units, users};
 
 /// Looks names up.
 pub trait Environment {
@@ -17,8 +17,10 @@ pub trait Environment {
     fn uid(&self, user: &str) -> Option<u32>;
     /// The users whose names suggestions may give.
     fn users(&self) -> Vec<String>;
-    /// The systemd unit is installed or running.
-    fn has_unit(&self, unit: &str) -> bool;
+    /// The systemd units and the cgroups that are there now.
+    fn units(&self) -> Units;
+    /// Why no program can be executed from there, if none can.
+    fn executable(&self, path: &Path) -> io::Result<()>;
     /// Wall-clock time, ns since the Unix epoch.
     fn now_ns(&self) -> i128;
 }
@@ -37,38 +39,22 @@ impl Environment for Host {
     }
 
     fn uid(&self, user: &str) -> Option<u32> {
-        uzers::get_user_by_name(user).map(|user| user.uid())
+        users::uid_of_name(user)
     }
 
     fn users(&self) -> Vec<String> {
-        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        passwd
-            .lines()
-            .filter_map(|line| line.split(':').next())
-            .map(str::to_owned)
-            .collect()
+        users::names()
     }
 
-    fn has_unit(&self, unit: &str) -> bool {
-        const DIRS: [&str; 7] = [
-            "/etc/systemd/system",
-            "/run/systemd/system",
-            "/run/systemd/transient",
-            "/run/systemd/generator",
-            "/usr/lib/systemd/system",
-            "/lib/systemd/system",
-            // Running units that no file made.
-            "/sys/fs/cgroup/system.slice",
-        ];
-        // `worker@1.service` is an instance of `worker@.service`.
-        let template = unit
-            .split_once('@')
-            .zip(unit.rsplit_once('.'))
-            .map(|((stem, _), (_, kind))| format!("{stem}@.{kind}"));
-        DIRS.iter()
-            .flat_map(|dir| [Some(unit), template.as_deref()].map(|name| (dir, name)))
-            .any(|(dir, name)| name.is_some_and(|name| Path::new(dir).join(name).exists()))
-            || Path::new("/sys/fs/cgroup").join(unit).exists()
+    fn units(&self) -> Units {
+        Units::of_host()
+    }
+
+    fn executable(&self, path: &Path) -> io::Result<()> {
+        if fs::metadata(path)?.is_file() {
+            return Ok(());
+        }
+        Err(io::Error::other("is not a file"))
     }
 
     fn now_ns(&self) -> i128 {

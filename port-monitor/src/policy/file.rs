@@ -1,9 +1,10 @@
 //! Reads a policy file and trusts nothing about it: not its kind, its size or
-//! its bytes.
+//! its bytes. A pipe will do too: `-`, `/dev/stdin`, the shell's `<(…)`.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
+    os::unix::fs::FileTypeExt as _,
     path::Path,
 };
 
@@ -28,8 +29,8 @@ pub enum FileError {
     /// A directory.
     #[error("is a directory, not a policy file")]
     Directory,
-    /// A FIFO, a device, a socket.
-    #[error("is not a regular file")]
+    /// A terminal, a device, a socket.
+    #[error("is neither a file nor a pipe")]
     NotRegular,
     /// Too large to be a policy.
     #[error("is larger than 1 MiB, too large for a policy")]
@@ -40,6 +41,15 @@ pub enum FileError {
     /// Not text.
     #[error("is not text (byte {0}); a policy is UTF-8 text")]
     NotText(usize),
+}
+
+/// The name that means the standard input, as for most programs.
+const STANDARD_INPUT: &str = "-";
+
+/// The policy can be read once only: it comes out of a pipe.
+pub fn is_stream(path: &Path) -> bool {
+    path == Path::new(STANDARD_INPUT)
+        || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// Reads the text of a policy.
@@ -63,7 +73,12 @@ pub(super) fn read(path: &Path) -> Result<String, FileError> {
 fn open(path: &Path) -> Result<File, FileError> {
     // Without NONBLOCK, opening a FIFO waits for a writer that never comes.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = match rustix::fs::open(path, flags, Mode::empty()) {
+    let opened = if path == Path::new(STANDARD_INPUT) {
+        rustix::io::fcntl_dupfd_cloexec(io::stdin(), 0)
+    } else {
+        rustix::fs::open(path, flags, Mode::empty())
+    };
+    let file = match opened {
         Ok(fd) => File::from(fd),
         Err(rustix::io::Errno::NOENT) => return Err(FileError::Missing),
         Err(errno) => return Err(FileError::Io(errno.into())),
@@ -71,6 +86,10 @@ fn open(path: &Path) -> Result<File, FileError> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(FileError::Directory);
+    }
+    let is_socket = metadata.file_type().is_socket() && path == Path::new(STANDARD_INPUT);
+    if metadata.file_type().is_fifo() || is_socket {
+        return Ok(waiting(file)?);
     }
     if !metadata.is_file() {
         return Err(FileError::NotRegular);
@@ -81,20 +100,30 @@ fn open(path: &Path) -> Result<File, FileError> {
     Ok(file)
 }
 
+/// A pipe whose readers wait for what its writer has not written yet. Where nobody has it
+/// open for writing, it ends at once.
+fn waiting(file: File) -> io::Result<File> {
+    let flags = rustix::fs::fcntl_getfl(&file)?;
+    rustix::fs::fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{io::Write as _, thread, time::Duration};
+
     use super::*;
 
     fn refusal(contents: &[u8]) -> FileError {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), contents).unwrap();
+        fs::write(file.path(), contents).unwrap();
         read(file.path()).unwrap_err()
     }
 
     #[test]
     fn text_is_read_whole() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "version = 1\n").unwrap();
+        fs::write(file.path(), "version = 1\n").unwrap();
         assert_eq!(read(file.path()).unwrap(), "version = 1\n");
     }
 
@@ -118,11 +147,42 @@ mod tests {
     }
 
     #[test]
-    fn fifo_is_refused_without_waiting() {
+    fn fifo_that_nobody_writes_is_empty_without_waiting() {
+        let (_dir, fifo) = fifo();
+        assert!(matches!(read(&fifo), Err(FileError::Empty)));
+    }
+
+    #[test]
+    fn pipe_is_read_to_its_end_however_slow_its_writer() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let slow = thread::spawn(move || {
+            for part in ["version", " = ", "1\n"] {
+                // Long enough for the reader to be waiting: it must not take that for the end.
+                thread::sleep(Duration::from_millis(20));
+                writer.write_all(part.as_bytes()).unwrap();
+            }
+        });
+        let path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        assert!(is_stream(Path::new(&path)));
+        assert_eq!(read(Path::new(&path)).unwrap(), "version = 1\n");
+        slow.join().unwrap();
+    }
+
+    #[test]
+    fn pipe_that_never_ends_is_refused_at_the_limit() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let endless = thread::spawn(move || while writer.write_all(&[b'#'; 4096]).is_ok() {});
+        let path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        assert!(matches!(read(Path::new(&path)), Err(FileError::TooLarge)));
+        drop(reader);
+        endless.join().unwrap();
+    }
+
+    fn fifo() -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("policy.toml");
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, Mode::from_raw_mode(0o600)).unwrap();
-        assert!(matches!(read(&fifo), Err(FileError::NotRegular)));
+        (dir, fifo)
     }
 
     #[test]

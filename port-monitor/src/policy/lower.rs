@@ -1,20 +1,15 @@
 //! The masks of a policy in the form of the kernel's maps: names of this host become
 //! what the kernel knows them by, and times what its clock shows.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use port_monitor_common::{
     addr,
     generation::{
         ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_UDP, ASKS_USER, DENIES, ENDS,
-        FILTERS_LOOPBACK, Header, INBOUND_OPEN, LEVELS, MASKS, MODE_ENFORCE, MODE_OBSERVE,
-        NAME_BYTES, NETWORKS, ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, RuleEntry,
-        STYLE_DROP, STYLE_RESET,
+        FILTERS_LOOPBACK, Header, INBOUND_OPEN, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES,
+        NETWORKS, ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, RuleEntry, STYLE_DROP,
+        STYLE_RESET,
     },
     mask::Mask,
     policy::{Accepts, Action, Direction, Mode, Rule},
@@ -26,8 +21,9 @@ use super::{
     compile::FAILSAFE_NAME,
     index::{Index, Table},
     intent::{OnDaemonExit, Refusal},
-    table::Owner,
 };
+
+mod owners;
 
 /// What this host knows of the names a policy uses.
 pub trait Places {
@@ -60,6 +56,8 @@ pub struct Lowered {
     pub groups: Vec<(u64, u32)>,
     /// Device, inode, mask.
     pub exes: Vec<(u32, u64, u32)>,
+    /// The cgroups and executables that rules name and that are not there now, in words.
+    pub missing: Vec<String>,
 }
 
 /// A policy but for all its rules that are not its failsafe.
@@ -103,16 +101,6 @@ pub enum LowerError {
         /// Its name.
         rule: String,
     },
-    /// An executable that is not there.
-    #[error("{file}: executable {path}: {error}; install it or take it out of the policy")]
-    Exe {
-        /// The policy.
-        file: String,
-        /// The executable.
-        path: PathBuf,
-        /// Why it is not.
-        error: std::io::Error,
-    },
     /// More of something than the maps hold.
     #[error("{file}: {count} {what}, the kernel's tables hold {limit}")]
     TooMany {
@@ -134,8 +122,9 @@ impl Policy {
         let mut table = Table::of(&self.index.masks);
         let mut header = self.header();
         self.lower_times(places, &mut table, &mut header)?;
-        let groups = self.lower_groups(places, &mut table, &mut header);
-        let exes = self.lower_exes(places, &mut table, &mut header)?;
+        let mut missing = Vec::new();
+        let groups = self.lower_groups(places, &mut table, &mut header, &mut missing);
+        let exes = self.lower_exes(places, &mut table, &mut header, &mut missing);
         let mut every = Mask::NONE;
         (0..self.rules.len()).for_each(|rule| every.insert(rule));
         header.every = table.number(every);
@@ -147,6 +136,7 @@ impl Policy {
             closed,
             groups,
             exes,
+            missing,
             ..self.lowered(header, table)
         };
         self.check_sizes(&lowered)?;
@@ -204,6 +194,7 @@ impl Policy {
                 .collect(),
             groups: Vec::new(),
             exes: Vec::new(),
+            missing: Vec::new(),
             masks: table.masks,
         }
     }
@@ -380,63 +371,6 @@ impl Policy {
             }
         }
         Ok(())
-    }
-
-    /// The cgroups whose mask differs from that of the cgroup they lie in.
-    fn lower_groups(
-        &self,
-        places: &dyn Places,
-        table: &mut Table,
-        header: &mut Header,
-    ) -> Vec<(u64, u32)> {
-        let mut mask_of = |path: &str| {
-            let numbers = self.scopes.of(Owner {
-                cgroup: Some(path),
-                ..Owner::default()
-            });
-            table.number(self.index.group(&numbers))
-        };
-        header.other_group = mask_of("");
-        if !self.scopes.has_cgroups() {
-            return Vec::new();
-        }
-        let mut groups = Vec::new();
-        for (path, id) in places.cgroups() {
-            let Some((parent, _)) = path.rsplit_once('/') else {
-                continue;
-            };
-            let mask = mask_of(&path);
-            if mask != mask_of(parent) {
-                let depth = i32::try_from(path.matches('/').count()).unwrap_or(i32::MAX);
-                if depth > LEVELS {
-                    log::warn!("cgroup {path} lies too deep: no rule matches what is in it");
-                    continue;
-                }
-                header.deepest = header.deepest.max(depth);
-                groups.push((id, mask));
-            }
-        }
-        groups
-    }
-
-    fn lower_exes(
-        &self,
-        places: &dyn Places,
-        table: &mut Table,
-        header: &mut Header,
-    ) -> Result<Vec<(u32, u64, u32)>, LowerError> {
-        header.other_exe = table.number(self.index.exes.of(&[]));
-        let exes = self.scopes.exes();
-        exes.map(|(path, number)| {
-            let place = places.executable(path);
-            let (device, inode) = place.map_err(|error| LowerError::Exe {
-                file: self.file(),
-                path: path.to_owned(),
-                error,
-            })?;
-            Ok((device, inode, table.number(self.index.exes.of(&[number]))))
-        })
-        .collect()
     }
 }
 

@@ -9,6 +9,7 @@
 //! [`environment::Host`].
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::IpAddr,
     ops::Range,
@@ -17,7 +18,7 @@ use std::{
 };
 
 use port_monitor_common::policy::{
-    self as decision, Action, Decider, Direction, Mode, Transport, canonical,
+    self as decision, Action, Decider, Direction, Mode, PortRange, Transport, canonical,
 };
 use thiserror::Error;
 
@@ -40,6 +41,7 @@ pub mod learn;
 pub mod lower;
 pub mod nft;
 mod overlap;
+mod owner;
 mod parse;
 pub mod peer_set;
 pub mod problem;
@@ -48,12 +50,14 @@ mod shadow;
 mod table;
 #[cfg(test)]
 mod tests;
+pub mod toml_1_0;
+mod until;
 mod value;
 
 pub use diagnostic::{Diagnostic, Source, Style};
 pub use environment::{Environment, Host};
 pub use explain::{Explanation, Reason, RuleRef};
-pub use file::FileError;
+pub use file::{FileError, is_stream};
 pub use intent::Intent;
 
 use compile::Compiler;
@@ -70,6 +74,8 @@ pub struct Policy {
     /// By index of `tables.rules`.
     rules: Vec<RuleInfo>,
     scopes: Scopes,
+    /// By name in small letters.
+    services: BTreeMap<String, Vec<PortRange>>,
 }
 
 /// What the decision does not need to know of a rule.
@@ -186,6 +192,7 @@ impl Policy {
             tables: compiler.tables,
             rules: compiler.rules,
             scopes: compiler.scopes,
+            services: compiler.services,
             source,
         };
         Ok((policy, diagnostics))
@@ -200,6 +207,20 @@ impl Policy {
     pub fn judges(&self, direction: Direction, transport: Transport) -> bool {
         let judged = self.tables.view().transports(direction);
         judged.contains(&transport)
+    }
+
+    /// The ports that a service under `[services]` has of a transport; `None` for a name
+    /// that is not there.
+    pub fn service_ports(&self, name: &str, transport: Transport) -> Option<Vec<u16>> {
+        let ranges = self.services.get(&name.to_ascii_lowercase())?;
+        let ports = ranges.iter().flat_map(|range| range.first..=range.last);
+        let ports = ports.map(Transport::of);
+        Some(
+            ports
+                .filter(|(of, _)| *of == transport)
+                .map(|(_, port)| port)
+                .collect(),
+        )
     }
 
     /// Some rule asks for an executable.

@@ -3,7 +3,8 @@
 use port_monitor_common::policy::MAX_RULES;
 use thiserror::Error;
 
-use crate::services::closest;
+use super::toml_1_0::Newer;
+use crate::{duration::DurationError, services::closest};
 
 /// How bad a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,9 @@ pub enum Problem {
     /// The TOML parser's own words.
     #[error("{0}")]
     Syntax(String),
+    /// Syntax of TOML 1.1.
+    #[error("{} is TOML 1.1, and a policy is TOML 1.0", .0.what())]
+    NewerToml(Newer),
     /// A key this table does not have.
     #[error("unknown key `{}`", key.escape_debug())]
     UnknownKey {
@@ -147,12 +151,41 @@ pub enum Problem {
     /// A unit this host does not have.
     #[error("no unit `{0}` on this host now")]
     UnknownUnit(String),
+    /// A cgroup this host does not have.
+    #[error("no cgroup `{}` on this host now", path.escape_debug())]
+    UnknownCgroup {
+        /// As written.
+        written: String,
+        /// As the kernel would spell it.
+        path: String,
+    },
+    /// A cgroup by a name that the kernel has not for it.
+    #[error("`{}` is taken for the cgroup `{}`", written.escape_debug(), path.escape_debug())]
+    CgroupSpelling {
+        /// As written.
+        written: String,
+        /// As the kernel spells it.
+        path: String,
+    },
+    /// An executable that is not there.
+    #[error("executable `{}`: {error}: the rule matches nothing until it is there", path.escape_debug())]
+    NoExecutable {
+        /// As written.
+        path: String,
+        /// Why it is not.
+        error: String,
+    },
     /// A path that does not start at the root.
     #[error("`{}` is not an absolute path", .0.escape_debug())]
     RelativePath(String),
     /// A name that does not fit in a column.
     #[error("`{}` is not a name", .0.escape_debug())]
     BadName(String),
+    /// A name that reports have for something else.
+    #[error(
+        "a rule cannot be named `{0}`: reports and cases call what decides without a rule that"
+    )]
+    ReservedName(String),
     /// The same name twice.
     #[error("rule name `{name}` is taken")]
     DuplicateName {
@@ -161,12 +194,28 @@ pub enum Problem {
         /// Where it was first.
         line: usize,
     },
+    /// Two services whose names differ by case alone.
+    #[error("service `{}` is there already: the names of services have no case", name.escape_debug())]
+    DuplicateService {
+        /// As written.
+        name: String,
+        /// Where it was first.
+        line: usize,
+    },
     /// Text that is no point in time.
     #[error("`{}` is not a point in time", .0.escape_debug())]
     NotATime(String),
+    /// A time whose zone is unknown, or has another offset then.
+    #[error("`{}` is no point in time: {reason}", time.escape_debug())]
+    ZoneDisagrees {
+        /// As written.
+        time: String,
+        /// What does not agree.
+        reason: String,
+    },
     /// Text that is no duration.
-    #[error("`{}` is not a duration", .0.escape_debug())]
-    NotADuration(String),
+    #[error(transparent)]
+    NotADuration(#[from] DurationError),
     /// A time within which nobody can show that he follows the policy, or none to wait for.
     #[error("`{}` is not within 3 s and 24 h", .0.escape_debug())]
     ExitTime(String),
@@ -226,6 +275,9 @@ impl Problem {
     pub const fn severity(&self) -> Severity {
         match self {
             Self::UnknownUnit(_)
+            | Self::UnknownCgroup { .. }
+            | Self::CgroupSpelling { .. }
+            | Self::NoExecutable { .. }
             | Self::Expired { .. }
             | Self::Overlap { .. }
             | Self::NotWatched { .. }
@@ -260,8 +312,22 @@ impl Problem {
             | Self::HostBits {
                 network: nearest, ..
             } => Some(did_you_mean(nearest)),
+            Self::UnknownUser { name, .. } if is_number(name) => Some(format!(
+                "in quotes it is a name: `user = {name}` is the uid"
+            )),
             Self::ReversedRange { first, last } => Some(format!("write \"{last}-{first}\"")),
-            Self::DuplicateName { line, .. } => Some(format!("first used in line {line}")),
+            Self::DuplicateName { line, .. } | Self::DuplicateService { line, .. } => {
+                Some(format!("first used in line {line}"))
+            }
+            Self::UnknownCgroup { written, path } if written != path => Some(format!(
+                "`{}` is taken for it: a cgroup is named by its path below the mount point, as in \
+                 /proc/PID/cgroup",
+                written.escape_debug()
+            )),
+            Self::CgroupSpelling { path, .. } => Some(format!(
+                "write \"{}\": a path below the mount point, as in /proc/PID/cgroup",
+                path.escape_debug()
+            )),
             Self::Shadowed { witness, .. } => witness.clone(),
             Self::Overlap { witness, .. } => Some(witness.clone()),
             Self::WrongSide {
@@ -275,6 +341,7 @@ impl Problem {
     fn fixed_help(&self) -> Option<&'static str> {
         match self {
             Self::MissingKey("version") => Some("start the file with `version = 1`"),
+            Self::NewerToml(newer) => Some(newer.instead()),
             Self::EmptyList => Some("leave the key out, or give it an entry"),
             Self::NotAPort(_) => Some("classes are well-known, registered, dynamic"),
             Self::ServiceAsPort(_) => Some("names go under `service`"),
@@ -285,9 +352,15 @@ impl Problem {
             Self::BadName(_) => Some(
                 "names are letters, digits, `.`, `_`, `-`: at most 64, one letter at least, not \"self\"",
             ),
+            Self::UnknownCgroup { .. } => {
+                Some("the rule matches nothing until it is there; `apply --follow` looks again")
+            }
+            Self::ReservedName(_) => Some("give the rule another name"),
             Self::NotAUnit(_) => Some("units are named with their type, such as \"app.service\""),
             Self::NotATime(_) => Some("write it with its offset: 2027-01-31T00:00:00Z"),
-            Self::NotADuration(_) => Some("write \"60s\" or \"2m\""),
+            Self::ZoneDisagrees { .. } => {
+                Some("leave the zone away: the offset alone says which time is meant")
+            }
             Self::ExitTime(_) => Some("`apply --follow` gives a sign every second"),
             Self::Expired { .. } => Some("delete it, or move its `until`"),
             Self::TooManyRules(_) => Some("join rules that differ in one value into a list"),
@@ -295,6 +368,10 @@ impl Problem {
             _ => None,
         }
     }
+}
+
+fn is_number(text: &str) -> bool {
+    text.parse::<u32>().is_ok_and(|uid| uid.to_string() == text)
 }
 
 fn did_you_mean(name: impl AsRef<str>) -> String {

@@ -11,7 +11,8 @@ pub fn json_schema() -> Value {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "port-monitor policy",
         "description": "Rules are tried from top to bottom and the first match decides; \
-            what no rule matches is decided by the default of its direction.",
+            what no rule matches is decided by the default of its direction. The file is \
+            TOML 1.0.",
         "type": "object",
         "properties": {
             "version": { "const": 1, "description": "Of the policy language." },
@@ -180,8 +181,21 @@ fn conditions() -> Map<String, Value> {
         ("proto", described("proto", "Transports.")),
         ("from", described("text", peers)),
         ("to", described("text", peers)),
-        ("user", described("user", "Users of this host, or uids.")),
-        ("unit", described("unit", "systemd units, with their type.")),
+        (
+            "user",
+            described(
+                "user",
+                "Users of this host by name, in quotes; uids as numbers.",
+            ),
+        ),
+        (
+            "unit",
+            described(
+                "unit",
+                "systemd units with their type, by any of their names; `*` and `?` match as in \
+                file names, `worker@.service` matches every instance.",
+            ),
+        ),
         ("cgroup", described("path", "cgroup v2 paths.")),
         ("exe", described("path", "Executables.")),
     ]
@@ -197,7 +211,11 @@ fn service_or_port() -> Value {
 fn rule() -> Value {
     let mut properties = conditions();
     let more = json!({
-        "name": { "$ref": "#/$defs/name", "description": "Unique in the policy." },
+        "name": {
+            "$ref": "#/$defs/name",
+            "description": "Unique in the policy; not `default`.",
+            "not": { "pattern": "^[Dd][Ee][Ff][Aa][Uu][Ll][Tt]$" },
+        },
         "direction": {
             "enum": ["in", "out", "listen"],
             "description": "A peer connects to this host, this host connects to it, or a \
@@ -210,7 +228,8 @@ fn rule() -> Value {
         },
         "until": {
             "type": "string",
-            "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ].*([Zz]|[+-][0-9]{2}(:?[0-9]{2})?)$",
+            "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ].*([Zz]|[+-][0-9]{2}(:?[0-9]{2})?)\
+                (\\[.+\\])?$",
             "description": "The rule ends then, such as 2027-01-31T00:00:00Z.",
         },
     });
@@ -260,7 +279,7 @@ fn definitions() -> Value {
         "text": { "type": "string", "minLength": 1 },
         "unit": {
             "type": "string",
-            "pattern": "^[A-Za-z0-9:_.\\\\@-]+\\.(service|scope|slice|socket|mount|swap)$",
+            "pattern": "^[A-Za-z0-9:_.\\\\@*?-]+\\.(service|scope|slice|socket|mount|swap)$",
         },
         "user": { "anyOf": [
             { "type": "integer", "minimum": 0, "maximum": 4_294_967_294_u32 },

@@ -8,6 +8,8 @@ use std::{
 
 use port_monitor_common::policy::{Accepts, Defaults, Peer, PortRange, Rule, Rules};
 
+use crate::units::{self, ROOT_SLICE};
+
 /// Owned lists behind [`Rules`].
 #[derive(Debug)]
 pub(super) struct Tables {
@@ -66,10 +68,15 @@ pub(super) struct Owner<'a> {
     pub(super) exe: Option<&'a Path>,
 }
 
-/// The units, cgroups and executables that rules name, numbered.
+/// The units, cgroups and executables that rules name, numbered. What several names mean
+/// has one number.
 #[derive(Debug, Default)]
 pub(super) struct Scopes {
     units: HashMap<String, u32>,
+    /// Units that are patterns, which are among `units` too.
+    patterns: Vec<(String, u32)>,
+    /// The names of each unit, by its number.
+    unit_names: HashMap<u32, Vec<String>>,
     cgroups: HashMap<String, u32>,
     exes: HashMap<PathBuf, u32>,
     /// By number.
@@ -77,11 +84,29 @@ pub(super) struct Scopes {
 }
 
 impl Scopes {
-    pub(super) fn unit(&mut self, name: &str) -> u32 {
-        *self
-            .units
-            .entry(name.to_owned())
-            .or_insert_with(|| number(&mut self.names, name))
+    /// The number of a unit of these names, the one it runs under first.
+    pub(super) fn unit(&mut self, names: &[String]) -> u32 {
+        if let Some(&known) = names.iter().find_map(|name| self.units.get(name)) {
+            return known;
+        }
+        let unit = number(&mut self.names, names.first().map_or("", String::as_str));
+        for name in names {
+            self.units.insert(name.clone(), unit);
+            if name == ROOT_SLICE {
+                // The first part of every path.
+                self.units.insert(String::new(), unit);
+            }
+            if units::pattern(name).is_some() {
+                self.patterns.push((name.clone(), unit));
+            }
+        }
+        self.unit_names.insert(unit, names.to_vec());
+        unit
+    }
+
+    /// What [`Scopes::unit`] was given for this number.
+    pub(super) fn unit_names(&self, unit: u32) -> &[String] {
+        self.unit_names.get(&unit).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn cgroup(&mut self, path: &str) -> u32 {
@@ -101,6 +126,11 @@ impl Scopes {
     /// Some rule asks for a unit or a cgroup.
     pub(super) fn has_cgroups(&self) -> bool {
         !self.units.is_empty() || !self.cgroups.is_empty()
+    }
+
+    /// The cgroups that rules name by their path.
+    pub(super) fn cgroups(&self) -> impl Iterator<Item = &str> {
+        self.cgroups.keys().map(String::as_str)
     }
 
     /// The executables and their numbers.
@@ -123,16 +153,28 @@ impl Scopes {
             return Vec::new();
         }
         let path = owner.cgroup.map(|path| path.trim_end_matches('/'));
-        let components = path.into_iter().flat_map(|path| path.split('/'));
-        let units = components
-            .chain(owner.unit)
-            .filter_map(|unit| self.units.get(unit));
-        let cgroups = path
-            .into_iter()
-            .flat_map(ancestors)
-            .filter_map(|cgroup| self.cgroups.get(cgroup));
-        let exe = owner.exe.and_then(|exe| self.exes.get(exe));
-        units.chain(cgroups).chain(exe).copied().collect()
+        let mut numbers = Vec::new();
+        for part in path.into_iter().flat_map(|path| path.split('/')) {
+            numbers.extend(self.units_named(units::unescaped(part)));
+        }
+        if let Some(unit) = owner.unit {
+            numbers.extend(self.units_named(unit));
+            for slice in units::slices_around(unit) {
+                numbers.extend(self.units_named(&slice));
+            }
+        }
+        let cgroups = path.into_iter().flat_map(ancestors);
+        numbers.extend(cgroups.filter_map(|cgroup| self.cgroups.get(cgroup)));
+        numbers.extend(owner.exe.and_then(|exe| self.exes.get(exe)));
+        numbers
+    }
+
+    /// The numbers of the units that a unit of this name is.
+    fn units_named<'s>(&'s self, unit: &'s str) -> impl Iterator<Item = u32> + 's {
+        let exact = self.units.get(unit).copied();
+        let patterns = self.patterns.iter();
+        let matching = patterns.filter(move |(pattern, _)| units::matches(pattern, unit));
+        exact.into_iter().chain(matching.map(|(_, unit)| *unit))
     }
 }
 
@@ -158,12 +200,12 @@ mod tests {
     #[test]
     fn owner_is_in_its_unit_its_cgroups_and_its_executable() {
         let mut scopes = Scopes::default();
-        let unit = scopes.unit("app.service");
-        let slice = scopes.unit("system.slice");
+        let unit = scopes.unit(&["app.service".to_owned()]);
+        let slice = scopes.unit(&["system.slice".to_owned()]);
         let parent = scopes.cgroup("/system.slice");
         let root = scopes.cgroup("");
         let exe = scopes.exe("/usr/bin/app");
-        scopes.unit("other.service");
+        scopes.unit(&["other.service".to_owned()]);
         scopes.cgroup("/system");
         let mut of = scopes.of(Owner {
             unit: None,
@@ -177,10 +219,52 @@ mod tests {
     #[test]
     fn same_name_has_the_same_number_and_kinds_do_not_mix() {
         let mut scopes = Scopes::default();
-        let unit = scopes.unit("a.slice");
-        assert_eq!(scopes.unit("a.slice"), unit);
+        let names = ["a.slice".to_owned()];
+        let unit = scopes.unit(&names);
+        assert_eq!(scopes.unit(&names), unit);
         assert_ne!(scopes.cgroup("a.slice"), unit);
         assert_eq!(scopes.name(unit), Some("a.slice"));
+    }
+
+    #[test]
+    fn names_of_one_unit_have_one_number_and_patterns_match() {
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let mut scopes = Scopes::default();
+        let ssh = scopes.unit(&names(&["ssh.service", "sshd.service"]));
+        assert_eq!(scopes.unit(&names(&["sshd.service"])), ssh);
+        let worker = scopes.unit(&names(&["worker@*.service"]));
+        let one = scopes.unit(&names(&["worker@1.service"]));
+        let root = scopes.unit(&names(&["-.slice"]));
+        let cpu = scopes.unit(&names(&["cpu.service"]));
+        let of = |cgroup| {
+            let mut found = scopes.of(Owner {
+                cgroup: Some(cgroup),
+                ..Owner::default()
+            });
+            found.sort_unstable();
+            found
+        };
+        assert_eq!(of("/system.slice/ssh.service"), [ssh, root]);
+        assert_eq!(of("/system.slice/worker@1.service"), [worker, one, root]);
+        assert_eq!(of("/system.slice/worker@2.service/sub"), [worker, root]);
+        assert_eq!(of("/system.slice/_cpu.service"), [root, cpu]);
+        assert_eq!(of("/"), [root]);
+        let owner = Owner {
+            unit: Some("sshd.service"),
+            ..Owner::default()
+        };
+        assert_eq!(scopes.of(owner), [ssh]);
+        let nested = scopes.unit(&names(&["a-b.slice"]));
+        let owner = Owner {
+            unit: Some("a-b-c.slice"),
+            ..Owner::default()
+        };
+        assert_eq!(scopes.of(owner), [nested, root]);
     }
 
     #[test]

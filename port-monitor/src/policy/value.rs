@@ -1,23 +1,18 @@
 //! The values of conditions: ports, peers, names, times. Each reader takes one
 //! value and knows nothing of the rest of the policy.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv6Addr};
 
-use jiff::{SignedDuration, Timestamp};
 use port_monitor_common::{
     addr::{as_v4, v4_mapped},
     policy::{Network, PortRange, Transport, canonical},
 };
-use toml::de::DeValue;
 
 use super::{
     parse::{Value, integer, text, wrong_type},
     problem::Problem,
 };
-use crate::record::PortClass;
+use crate::{record::PortClass, units};
 
 /// A number, `"8000-8100"` or a class.
 pub(super) fn ports(value: &Value<'_>) -> Result<PortRange, Problem> {
@@ -151,15 +146,6 @@ pub(super) fn network(text: &str) -> Result<Network, Problem> {
     Ok(network)
 }
 
-/// `60s`, `2m`: jiff's friendly durations, but neither negative nor zero.
-pub(super) fn duration(text: &str) -> Result<Duration, Problem> {
-    text.parse::<SignedDuration>()
-        .ok()
-        .and_then(|duration| Duration::try_from(duration).ok())
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| Problem::NotADuration(text.to_owned()))
-}
-
 /// `ip` as the decision function takes it, IPv4 as IPv4-mapped.
 pub(super) fn octets(ip: IpAddr) -> [u8; 16] {
     match ip {
@@ -192,16 +178,21 @@ pub(super) fn name(text: &str) -> Result<&str, Problem> {
 /// The peer that is this host.
 pub(super) const SELF: &str = "self";
 
-/// The name of a systemd unit, with its type.
+/// The name of a systemd unit, with its type, or a pattern of such names.
 pub(super) fn unit<'t>(value: &'t Value<'_>) -> Result<&'t str, Problem> {
     let name = text(value)?;
-    is_unit(name)
+    let one = name.replace(['*', '?'], "x");
+    has_form_of_unit(&one)
         .then_some(name)
         .ok_or_else(|| Problem::NotAUnit(name.to_owned()))
 }
 
-/// The text names a systemd unit, with its type.
+/// The text names one systemd unit, with its type, and is no pattern.
 pub(super) fn is_unit(name: &str) -> bool {
+    has_form_of_unit(name) && units::pattern(name).is_none()
+}
+
+fn has_form_of_unit(name: &str) -> bool {
     const TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
     let has_type = name
         .rsplit_once('.')
@@ -212,24 +203,13 @@ pub(super) fn is_unit(name: &str) -> bool {
     has_type && fits
 }
 
-/// An absolute path, without the slash at its end.
+/// An absolute path.
 pub(super) fn path<'t>(value: &'t Value<'_>) -> Result<&'t str, Problem> {
     let path = text(value)?;
     if !path.starts_with('/') {
         return Err(Problem::RelativePath(path.to_owned()));
     }
-    Ok(path.trim_end_matches('/'))
-}
-
-/// A TOML offset date-time or RFC 3339 text, as ns since the Unix epoch.
-pub(super) fn time_ns(value: &Value<'_>) -> Result<i64, Problem> {
-    let text = match value.get_ref() {
-        DeValue::Datetime(datetime) => datetime.to_string(),
-        DeValue::String(text) => text.to_string(),
-        _ => return Err(wrong_type(value, "a date and time")),
-    };
-    let time: Timestamp = text.parse().map_err(|_| Problem::NotATime(text))?;
-    Ok(saturating_ns(time.as_nanosecond()))
+    Ok(path)
 }
 
 /// `ns` in the 64 bits of the decision function, enough until the year 2262.

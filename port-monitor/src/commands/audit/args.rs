@@ -8,8 +8,9 @@ use std::{
 use port_monitor_common::event::EventKind;
 
 use crate::{
-    commands::watch::args::{FamilyArgs, KernelArgs, OwnerArgs, parse_duration, resolve},
+    commands::watch::args::{FamilyArgs, KernelArgs, OwnerArgs, resolve},
     doors::{Selection, SocketFamily},
+    duration,
     exit_code::{ExitCode, Failure},
     filter,
     kernel::{
@@ -29,13 +30,13 @@ pub struct Args {
     /// Watch this long before listing, to see who comes in: 30s, 5m, 2h
     ///
     /// Ctrl-C ends it early. Without it, what listens now is listed at once.
-    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Watching")]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, help_heading = "Watching")]
     duration: Option<Duration>,
     /// Watch this long, and list only the doors nobody used
     #[arg(
         long,
         value_name = "TIME",
-        value_parser = parse_duration,
+        value_parser = duration::parse,
         conflicts_with = "duration",
         help_heading = "Watching"
     )]

@@ -282,11 +282,26 @@ impl<W: Write> Follower<'_, W> {
             return Ok(());
         }
         enforcer.refresh(&lowered).map_err(failure)?;
+        self.tell_missing(&lowered.missing);
         self.applied.lowered = lowered;
         let path = self.args.path.display();
         let line = format!("{path}: units, cgroups or executables have changed: looked up again");
         self.say(&line);
         Ok(())
+    }
+
+    /// Tells which names of the policy lead nowhere since the last look, and which lead
+    /// somewhere again.
+    fn tell_missing(&mut self, missing: &[String]) {
+        let before = std::mem::take(&mut self.applied.lowered.missing);
+        for name in missing.iter().filter(|name| !before.contains(name)) {
+            self.say(&format!(
+                "{name} is not there: rules that name it match nothing until it is"
+            ));
+        }
+        for name in before.iter().filter(|name| !missing.contains(name)) {
+            self.say(&format!("{name} is there now"));
+        }
     }
 
     fn enforcer(&mut self) -> Result<Option<Enforcer>, Failure> {

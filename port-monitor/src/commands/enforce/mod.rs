@@ -9,15 +9,16 @@ use self::{
     denials::DenialLog,
     session::{Occasion, Way},
 };
-use super::{policy, watch::args::parse_duration, written};
+use super::{policy, written};
 use crate::{
-    clock,
+    clock, duration,
     exit_code::{ExitCode, Failure, OrExit as _},
     filter,
     kernel::enforcer::{DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance, PolicyId},
     policy::{
         Policy,
         intent::OnDaemonExit,
+        is_stream,
         lower::{self, Lowered},
     },
 };
@@ -44,7 +45,7 @@ pub struct ApplyArgs {
     path: PathBuf,
     /// Go back to the policy before unless `port-monitor confirm` comes within this
     /// time [default: what the policy says under `[apply]`]
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     confirm: Option<Duration>,
     /// Do not wait to be confirmed, whatever the policy says
     #[arg(long, conflicts_with = "confirm")]
@@ -91,6 +92,12 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
         return Err(Failure::usage(
             "--cgroup needs --instance NAME: without a name it is the whole host's policy",
         ));
+    }
+    if args.follow && is_stream(&args.path) {
+        return Err(Failure::usage(format!(
+            "{}: --follow needs a file: what comes out of a pipe can be read once only",
+            args.path.display()
+        )));
     }
     if args.follow {
         return follow::run(args, out);
@@ -232,7 +239,11 @@ fn lower(policy: &Policy) -> Result<Lowered, Failure> {
     let header = &mut lowered.header;
     header.digest = lower::digest(&source.text);
     header.applied_ns = now_ns();
-    let path = std::path::absolute(&source.name).unwrap_or_else(|_| source.name.clone().into());
+    let path = if source.name == "-" {
+        PathBuf::from("standard input")
+    } else {
+        std::path::absolute(&source.name).unwrap_or_else(|_| source.name.clone().into())
+    };
     report::set_source(header, &path.to_string_lossy());
     Ok(lowered)
 }

@@ -7,16 +7,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use port_monitor_common::policy::{Direction, Verdict};
+use port_monitor_common::policy::{Direction, Transport, Verdict};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Dir, FileArgs, ReasonReport, TransportArg, json_line, load, uid};
+use super::{Dir, FileArgs, ReasonReport, TransportArg, json_line, load};
 use crate::{
     commands::written,
     exit_code::{ExitCode, Failure},
-    policy::{Environment as _, Explanation, Facts, Host, Policy, Reason},
-    services,
+    policy::{
+        Environment as _, Explanation, Facts, Host, Policy, Reason, problem::Problem, toml_1_0,
+    },
+    services::{self, closest},
+    users,
 };
 
 /// The file's name where none is given, beside the policy.
@@ -164,6 +167,15 @@ fn parse(path: &Path, text: &str) -> Result<Vec<Spanned<Case>>, Failure> {
         let message = error.message().replace('\n', "; ");
         Failure::usage(format!("{}:{line}: {message}", path.display()))
     })?;
+    if let Some((place, newer)) = toml_1_0::newer(text).into_iter().next() {
+        let line = line_of(text, place.start);
+        let problem = Problem::NewerToml(newer);
+        return Err(Failure::usage(format!(
+            "{}:{line}: {problem}: {}",
+            path.display(),
+            newer.instead()
+        )));
+    }
     if cases.case.is_empty() {
         let path = path.display();
         return Err(Failure::usage(format!(
@@ -193,20 +205,17 @@ fn try_case(
         (Direction::Listen, Some(_)) => return Err("what listens has no `peer`".to_owned()),
         _ => return Err("`peer` is missing".to_owned()),
     };
-    let user = match &case.user {
-        None => None,
-        Some(User::Id(id)) => Some(*id),
-        Some(User::Name(name)) => Some(uid(name).map_err(|failure| failure.error.to_string())?),
-    };
+    let user = case.user.as_ref().map(uid).transpose()?;
+    let cgroup = case.cgroup.as_deref().map(super::cgroup);
     let explanation = policy.explain(&Facts {
         direction,
         transport: case.proto.into(),
-        service_port: port(&case.port)?,
+        service_port: port(&case.port, policy, case.proto.into())?,
         peer,
         peer_is_self: case.peer_is_self,
         uid: user,
         unit: case.unit.as_deref(),
-        cgroup: case.cgroup.as_deref(),
+        cgroup: cgroup.as_deref(),
         exe: case.exe.as_deref(),
         now_ns: Host.now_ns(),
     });
@@ -229,6 +238,26 @@ fn try_case(
     }))
 }
 
+/// Text is a name and a number is a uid, as in a policy.
+fn uid(user: &User) -> Result<u32, String> {
+    let name = match user {
+        User::Id(u32::MAX) => return Err(Problem::UidOutOfRange(u32::MAX.to_string()).to_string()),
+        User::Id(id) => return Ok(*id),
+        User::Name(name) => name,
+    };
+    users::uid_of_name(name).ok_or_else(|| {
+        let names = users::names();
+        let problem = Problem::UnknownUser {
+            name: name.clone(),
+            nearest: closest(name, names.iter().map(String::as_str)).map(str::to_owned),
+        };
+        match problem.help() {
+            Some(help) => format!("{problem}: {help}"),
+            None => problem.to_string(),
+        }
+    })
+}
+
 const fn decided(explanation: &Explanation) -> Expect {
     match explanation.verdict {
         Verdict::Allow => Expect::Allow,
@@ -236,14 +265,15 @@ const fn decided(explanation: &Explanation) -> Expect {
     }
 }
 
-/// A service must have one TCP port, or the case would not say which it means.
-fn port(port: &Port) -> Result<u16, String> {
+/// A service must have one port, or the case would not say which it means.
+fn port(port: &Port, policy: &Policy, transport: Transport) -> Result<u16, String> {
     let name = match port {
         Port::Number(0) => return Err("port 0 is no port of a service".to_owned()),
         Port::Number(number) => return Ok(*number),
         Port::Service(name) => name,
     };
-    let ports: Vec<u16> = services::ports_named(name).collect();
+    let own = policy.service_ports(name, transport);
+    let ports = own.unwrap_or_else(|| services::ports_named(name).collect());
     match *ports {
         [port] => Ok(port),
         [] => {

@@ -4,7 +4,8 @@ use std::{io::Write, path::PathBuf, time::Duration};
 
 use super::{live, recording};
 use crate::{
-    commands::{watch::args::parse_duration, written},
+    commands::written,
+    duration,
     exit_code::{ExitCode, Failure},
     policy::{Host, Policy, Source, learn::Learner},
 };
@@ -21,7 +22,7 @@ pub(super) struct LearnArgs {
     #[arg(
         long = "for",
         value_name = "TIME",
-        value_parser = parse_duration,
+        value_parser = duration::parse,
         conflicts_with = "recording"
     )]
     duration: Option<Duration>,

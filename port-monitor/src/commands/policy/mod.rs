@@ -20,7 +20,7 @@ use crate::{
         Diagnostic, Environment as _, Explanation, Facts, Host, Policy, PolicyError, Reason,
         RuleRef, Style, schema::json_schema,
     },
-    services::closest,
+    users,
 };
 
 mod cases;
@@ -305,7 +305,9 @@ impl DiagnosticReport {
 fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let path = &args.file.path;
     let policy = load(path)?;
-    let uid = args.user.as_deref().map(uid).transpose()?;
+    let uid = args.user.as_deref().map(users::uid).transpose();
+    let uid = uid.map_err(Failure::usage)?;
+    let cgroup = args.cgroup.as_deref().map(cgroup);
     let direction = args.direction.into();
     let explanation = policy.explain(&Facts {
         direction,
@@ -315,7 +317,7 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
         peer_is_self: is_this_host(args.endpoint.ip()),
         uid,
         unit: args.unit.as_deref(),
-        cgroup: args.cgroup.as_deref(),
+        cgroup: cgroup.as_deref(),
         exe: args.exe.as_deref(),
         now_ns: Host.now_ns(),
     });
@@ -327,15 +329,9 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     })
 }
 
-fn uid(user: &str) -> Result<u32, Failure> {
-    user.parse().ok().or_else(|| Host.uid(user)).ok_or_else(|| {
-        let users = Host.users();
-        let help = closest(user, users.iter().map(String::as_str)).map_or_else(
-            || "give a name of this host or a uid".to_owned(),
-            |nearest| format!("did you mean `{nearest}`?"),
-        );
-        Failure::usage(format!("unknown user `{}`: {help}", user.escape_debug()))
-    })
+/// The path of a cgroup as the kernel spells it.
+fn cgroup(written: &str) -> String {
+    Host.units().cgroup(written)
 }
 
 /// Whether the kernel would take `peer` itself as the source address, as it

@@ -66,9 +66,12 @@ fn adopted(rule: &Rule, policy: &Policy, tables: &mut Tables, scopes: &mut Scope
         names(accepts)
             .map(|names| -> Vec<u32> { names.iter().map(|name| number(scopes, name)).collect() })
     };
-    let units = numbers(rule.units, Scopes::unit);
     let cgroups = numbers(rule.cgroups, Scopes::cgroup);
     let exes = numbers(rule.exes, Scopes::exe);
+    let units = rule.units.of(&from.scopes).map(|units| {
+        let names = units.iter().map(|&unit| policy.scopes.unit_names(unit));
+        names.map(|names| scopes.unit(names)).collect()
+    });
     Rule {
         ports: append(
             &mut tables.ports,

@@ -1,8 +1,9 @@
 //! Tests of the policy from its text to its verdicts, on a host made up here.
 
-use std::{net::IpAddr, path::Path};
+use std::{io, net::IpAddr, path::Path};
 
 use super::{Diagnostic, Environment, Facts, Invalid, Policy, Source};
+use crate::units::Units;
 use port_monitor_common::policy::{Direction, Transport};
 
 mod diagnostics;
@@ -16,6 +17,7 @@ mod nft;
 mod oracle;
 mod schema;
 mod shadow;
+mod spellings;
 mod verdicts;
 
 /// 2026-11-22T00:00:00Z.
@@ -57,8 +59,12 @@ impl Environment for TestHost {
         USERS.map(|(name, _)| name.to_owned()).to_vec()
     }
 
-    fn has_unit(&self, unit: &str) -> bool {
-        ["app.service", "web.service"].contains(&unit)
+    fn units(&self) -> Units {
+        Units::default().with_files(&["app.service", "web.service"])
+    }
+
+    fn executable(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
     }
 
     fn now_ns(&self) -> i128 {

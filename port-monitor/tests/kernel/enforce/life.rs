@@ -153,7 +153,6 @@ pub(crate) fn observed(lab: &Lab) -> Result<Verdict> {
 pub(super) fn bad(good: &str) -> Vec<(String, &'static str)> {
     let exe_inbound = "[[rule]]\nname = \"x\"\ndirection = \"in\"\nport = 1\nexe = \"/bin/sh\"\n\
                        action = \"deny\"\n";
-    let no_exe = rule("x", 1, "deny") + "exe = \"/no/such/file\"\n";
     vec![
         (String::new(), "empty"),
         (
@@ -168,7 +167,6 @@ pub(super) fn bad(good: &str) -> Vec<(String, &'static str)> {
             policy("enforce", exe_inbound),
             "does not know the executable",
         ),
-        (policy("enforce", &no_exe), "/no/such/file"),
     ]
 }
 

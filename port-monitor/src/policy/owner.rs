@@ -1,0 +1,54 @@
+//! The conditions on the owner of a connection: units, cgroups and executables. What is
+//! not there now may come later, so it is told and the rule stands.
+
+use super::{compile::Compiler, parse::Value, problem::Problem, value};
+
+impl Compiler<'_> {
+    pub(super) fn unit(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
+        let name = value::unit(item)?;
+        if !self.units().knows(name) {
+            self.diagnostics
+                .report(item.span(), Problem::UnknownUnit(name.to_owned()));
+        }
+        let names = self.units().names(name);
+        Ok(self.scopes.unit(&names))
+    }
+
+    pub(super) fn cgroup(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
+        let written = value::path(item)?;
+        let path = self.units().cgroup(written);
+        let meant = if path.is_empty() { "/" } else { &path };
+        if !self.units().has_cgroup(&path) {
+            self.diagnostics.report(
+                item.span(),
+                Problem::UnknownCgroup {
+                    written: written.to_owned(),
+                    path: meant.to_owned(),
+                },
+            );
+        } else if meant != written {
+            self.diagnostics.report(
+                item.span(),
+                Problem::CgroupSpelling {
+                    written: written.to_owned(),
+                    path: meant.to_owned(),
+                },
+            );
+        }
+        Ok(self.scopes.cgroup(&path))
+    }
+
+    pub(super) fn exe(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
+        let path = value::path(item)?;
+        if let Err(error) = self.env.executable(path.as_ref()) {
+            self.diagnostics.report(
+                item.span(),
+                Problem::NoExecutable {
+                    path: path.to_owned(),
+                    error: error.to_string(),
+                },
+            );
+        }
+        Ok(self.scopes.exe(path.trim_end_matches('/')))
+    }
+}

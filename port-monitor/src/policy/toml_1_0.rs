@@ -1,0 +1,214 @@
+//! A policy is TOML 1.0, as editors and other tools read it. The parser takes TOML 1.1
+//! too, where `"\x2d"` is a hyphen: what only 1.1 has is found here and refused.
+
+use std::ops::Range;
+
+/// Something that TOML 1.0 does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newer {
+    /// `\xHH` in a string.
+    HexEscape,
+    /// `\e` in a string.
+    EscapeEscape,
+    /// The end of a line between the braces of an inline table.
+    LineInTable,
+    /// A comma before the closing brace of an inline table.
+    LastComma,
+    /// A time without its seconds.
+    NoSeconds,
+}
+
+impl Newer {
+    /// What it is, in words.
+    pub const fn what(self) -> &'static str {
+        match self {
+            Self::HexEscape => "the escape `\\x`",
+            Self::EscapeEscape => "the escape `\\e`",
+            Self::LineInTable => "an inline table of several lines",
+            Self::LastComma => "a comma at the end of an inline table",
+            Self::NoSeconds => "a time without seconds",
+        }
+    }
+
+    /// How to write it.
+    pub const fn instead(self) -> &'static str {
+        match self {
+            Self::HexEscape => {
+                "where the backslash is part of the name, write '\u{2026}' in single quotes, or \
+                 `\\\\x`; for a character, write `\\u00HH`"
+            }
+            Self::EscapeEscape => "write `\\u001b`",
+            Self::LineInTable => "write it in one line, or as a [table]",
+            Self::LastComma => "take the comma away",
+            Self::NoSeconds => "write the seconds too, such as 07:32:00",
+        }
+    }
+}
+
+/// Everything in a well-formed TOML 1.1 document that TOML 1.0 does not have, in order.
+pub fn newer(text: &str) -> Vec<(Range<usize>, Newer)> {
+    let mut scan = Scan {
+        bytes: text.as_bytes(),
+        at: 0,
+        open: Vec::new(),
+        comma: None,
+        found: Vec::new(),
+    };
+    while let Some(byte) = scan.peek(0) {
+        scan.step(byte);
+    }
+    scan.found
+}
+
+struct Scan<'t> {
+    bytes: &'t [u8],
+    at: usize,
+    /// The brackets that are open.
+    open: Vec<u8>,
+    /// Where the last comma is, if nothing but space has come since.
+    comma: Option<usize>,
+    found: Vec<(Range<usize>, Newer)>,
+}
+
+impl Scan<'_> {
+    fn peek(&self, ahead: usize) -> Option<u8> {
+        self.bytes.get(self.at + ahead).copied()
+    }
+
+    fn note(&mut self, range: Range<usize>, newer: Newer) {
+        self.found.push((range, newer));
+    }
+
+    fn step(&mut self, byte: u8) {
+        match byte {
+            b'"' | b'\'' => self.string(byte),
+            b'#' => self.comment(),
+            b',' => self.comma = Some(self.at),
+            b'[' | b'{' => self.open.push(byte),
+            b'}' => {
+                if let Some(comma) = self.comma {
+                    self.note(comma..comma + 1, Newer::LastComma);
+                }
+                self.open.pop();
+            }
+            b']' => {
+                self.open.pop();
+            }
+            b'\n' if self.open.last() == Some(&b'{') => {
+                self.note(self.at..self.at, Newer::LineInTable);
+            }
+            // Nothing but a time has one, outside of strings and comments.
+            b':' => self.time(),
+            _ => {}
+        }
+        if !byte.is_ascii_whitespace() && byte != b',' && byte != b'#' {
+            self.comma = None;
+        }
+        self.at += 1;
+    }
+
+    /// Stops at the end of the line.
+    fn comment(&mut self) {
+        while self.peek(1).is_some_and(|next| next != b'\n') {
+            self.at += 1;
+        }
+    }
+
+    /// Stops at the closing quote, or at the last of three.
+    fn string(&mut self, quote: u8) {
+        let is_long = [1, 2].map(|ahead| self.peek(ahead)) == [Some(quote); 2];
+        self.at += if is_long { 3 } else { 1 };
+        while let Some(byte) = self.peek(0) {
+            if byte == b'\\' && quote == b'"' {
+                self.escape();
+                self.at += 2;
+                continue;
+            }
+            if byte == quote && !is_long {
+                return;
+            }
+            if byte == quote && [1, 2].map(|ahead| self.peek(ahead)) == [Some(quote); 2] {
+                self.at += 2;
+                // Up to two quotes may be part of the text before the last three.
+                while self.peek(1) == Some(quote) {
+                    self.at += 1;
+                }
+                return;
+            }
+            self.at += 1;
+        }
+    }
+
+    fn escape(&mut self) {
+        let (at, newer) = match self.peek(1) {
+            Some(b'x') => (self.at..self.at + 4, Newer::HexEscape),
+            Some(b'e') => (self.at..self.at + 2, Newer::EscapeEscape),
+            _ => return,
+        };
+        self.note(at, newer);
+    }
+
+    /// `07:32:00` or `07:32`, with what comes after it; stops before the end of it.
+    fn time(&mut self) {
+        if self.peek(3) != Some(b':') {
+            let hours = self.at.saturating_sub(2);
+            self.note(hours..self.at + 3, Newer::NoSeconds);
+        }
+        let is_in_time = |byte: u8| byte.is_ascii_digit() || b":.+-Zz".contains(&byte);
+        while self.peek(1).is_some_and(is_in_time) {
+            self.at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(text: &str) -> Vec<(&str, Newer)> {
+        // What the scan is for: text that the parser takes.
+        assert!(toml::de::DeTable::parse(text).is_ok(), "{text}");
+        let found = newer(text).into_iter();
+        found
+            .map(|(range, newer)| (text.get(range).unwrap(), newer))
+            .collect()
+    }
+
+    #[test]
+    fn what_only_toml_1_1_has_is_found_where_it_is() {
+        for (text, at, newer) in [
+            (r#"a = "dev\x2dx.swap""#, r"\x2d", Newer::HexEscape),
+            (r#""a\x2db" = 1"#, r"\x2d", Newer::HexEscape),
+            ("a = \"\"\"\nb\\x2d\n\"\"\"", r"\x2d", Newer::HexEscape),
+            ("a = [ # \"\n  \"\\x41\",\n]", r"\x41", Newer::HexEscape),
+            (r#"a = "\\\x41""#, r"\x41", Newer::HexEscape),
+            (r#"a = "b\e[0m""#, r"\e", Newer::EscapeEscape),
+            ("a = { b = 1,\n c = 2 }", "", Newer::LineInTable),
+            ("a = { b = 1, }", ",", Newer::LastComma),
+            ("a = [{ b = [1,], }]", ",", Newer::LastComma),
+            ("a = 07:32", "07:32", Newer::NoSeconds),
+            ("a = 1979-05-27T07:32Z", "07:32", Newer::NoSeconds),
+            ("a = 1979-05-27 07:32-07:00", "07:32", Newer::NoSeconds),
+        ] {
+            assert_eq!(found(text), [(at, newer)], "{text}");
+        }
+    }
+
+    #[test]
+    fn what_toml_1_0_has_is_let_be() {
+        for text in [
+            r"a = 'dev\x2dx.swap'",
+            r#"a = "dev\\x2dx.swap \\e""#,
+            "a = '''\n\\x2d \\e ''''",
+            "a = \"\"\"\\u0041 \"\" \"\"\"\"\"\nb = 2",
+            "# \\x2d { ,}\n# it's 07:32\na = 1",
+            "a = { b = [\n 1,\n 2, # it's\n], c = '''\n''' }",
+            "a = [1, 2,]\n[b]\n[[c]]\nd = {}",
+            "a = 07:32:00\nb = 1979-05-27T07:32:00.5-07:00\nc = 1979-05-27 07:32:00Z",
+            "a = 07:32:00 # at 07:32",
+            "\"a:b\" = [07:32:00,08:32:00]",
+        ] {
+            assert_eq!(found(text), [], "{text}");
+        }
+    }
+}
