@@ -4,7 +4,7 @@ use std::{collections::HashMap, fs, path::Path};
 
 use port_monitor_common::generation::{DENIES, MODE_ENFORCE, Tally};
 
-use super::{Tables, install, now_ms, parent};
+use super::{Tables, home, install, now_ms};
 
 /// Runs something, and gives what denied something meanwhile, in words: the rules and
 /// defaults of all policies in force that have counted a denial. Nothing where no policy
@@ -44,7 +44,7 @@ fn in_words(denier: &str, instance: &str) -> String {
 
 /// Every instance whose tables are of this version.
 fn instances() -> Vec<(String, Tables)> {
-    let Ok(entries) = fs::read_dir(parent()) else {
+    let Some(entries) = home::lasting().ok().and_then(|all| fs::read_dir(all).ok()) else {
         return Vec::new();
     };
     let open = |dir: &Path| {
