@@ -16,6 +16,7 @@ mod ebpf;
 mod guest;
 mod initramfs;
 mod kernels;
+mod login;
 mod oracle;
 mod paths;
 mod process;

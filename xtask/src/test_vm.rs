@@ -16,7 +16,7 @@ use crate::{
     artifacts::{self, Artifacts},
     guest::{self, Clock, Machine, Outcome, Task},
     kernels::{self, Kernel, Series},
-    oracle, paths,
+    login, oracle, paths,
     report::{self, KernelReport, Tally},
     tools,
 };
@@ -58,6 +58,7 @@ pub(crate) fn fetch_all() -> Result<()> {
     for kernel in kernels::fetch(&Series::ALL)? {
         oracle::programs(kernel.series)?;
     }
+    login::fetch()?;
     Ok(())
 }
 
@@ -154,9 +155,15 @@ fn task(artifacts: &Artifacts, filters: &[String], series: Series, part: Part) -
         (artifacts.program.clone(), program.to_owned()),
     ];
     programs.extend(oracle::programs(series)?);
+    let mut library_dir = None;
+    if part == Part::Serial {
+        let login = login::fetch()?;
+        programs.extend(login.programs);
+        library_dir = Some(login.library_dir);
+    }
     Ok(Task {
         programs,
-        library_dir: None,
+        library_dir,
         files: Vec::new(),
         modules: Vec::new(),
         command,

@@ -138,7 +138,12 @@ impl Host {
     fn look() -> Self {
         match fs::metadata(OF_PROCESS_1) {
             Ok(_) => Dir::at(Path::new(OF_PROCESS_1)).map_or(Self::NotMounted, Self::Reached),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::NotMounted,
+            // What is there, but for others only, is not seen at all.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && Path::new("/proc/1").exists() =>
+            {
+                Self::NotMounted
+            }
             // Privileges that process 1 has and this process has not.
             Err(error) => match mounts("1") {
                 Ok(mounts) => topmost(&mounts).map_or(Self::NotMounted, |mount| {

@@ -27,8 +27,9 @@ use crate::{
     kernel::{self, KernelError, ladder::chain, object, vmlinux::Types},
 };
 
-/// The network namespace whose closed ports answer with RST.
-const OWN_NETNS: &str = "/proc/self/ns/net";
+/// The network namespaces whose closed ports may answer with RST: process 1's, which no
+/// `ip netns exec` takes with it, or where that is out of reach, our own.
+const NETNS: [&str; 2] = ["/proc/1/ns/net", "/proc/self/ns/net"];
 
 /// How a program is attached to a cgroup.
 #[derive(Clone, Copy, Debug)]
@@ -277,8 +278,9 @@ fn attach_all(dir: &Path, cgroup: &Cgroup, headers: &[Header]) -> Result<(), Enf
         }
     }
     if cgroup.is_root && is_missing(LOOKUP) {
-        let netns = Path::new(OWN_NETNS);
-        let file = File::open(netns).map_err(|error| file_error(netns, error))?;
+        let [netns, own] = NETNS.map(Path::new);
+        let file = File::open(netns).or_else(|_| File::open(own));
+        let file = file.map_err(|error| file_error(netns, error))?;
         let link = attach_to_netns(&dir.join(program_name(LOOKUP)), &file)
             .map_err(|error| refused(LOOKUP, netns, &error))?;
         pin(link, &dir.join(link_name(LOOKUP)))?;

@@ -186,6 +186,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-bad-policy", life::bad_policies),
     once("enforce-own-session", life::own_session),
     once("enforce-own-namespace", enforce::namespaces::lasting),
+    once("enforce-ssh-session", enforce::login::under_sudo).guest_only(),
     once("enforce-lock", life::locked),
     once("enforce-other-cgroup", life::other_cgroup),
     once("enforce-detached", life::detached),

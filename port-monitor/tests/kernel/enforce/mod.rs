@@ -26,6 +26,7 @@ pub(crate) mod follow;
 pub(crate) mod hammer;
 pub(crate) mod inbound;
 pub(crate) mod life;
+pub(crate) mod login;
 mod mptcp_pm;
 pub(crate) mod namespaces;
 pub(crate) mod nat;

@@ -140,7 +140,7 @@ fn may_be_held(held: Option<&Path>, sockets: &[Sockets]) -> bool {
     };
     let is_within = |listener: &OpenConnection| {
         let cgroup = listener.cgroup.as_deref();
-        cgroup.is_none_or(|cgroup| Path::new(cgroup).starts_with(held))
+        cgroup.is_some_and(|cgroup| Path::new(cgroup).starts_with(held))
     };
     sockets
         .iter()
