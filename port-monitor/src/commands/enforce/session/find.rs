@@ -146,6 +146,9 @@ impl Found {
         };
         let own = proc.chain(pid);
         let mut pending = search.follow(&own);
+        if search.sessions.is_empty() {
+            pending.extend(proc.servers_beside(pid));
+        }
         while let Some(pid) = pending.pop() {
             pending.extend(search.follow(&proc.chain(pid)));
         }

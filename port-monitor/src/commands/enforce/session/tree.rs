@@ -142,19 +142,49 @@ impl Proc {
         found.into_iter().map(|(_, inode)| inode).collect()
     }
 
+    /// Every process.
+    fn pids(&self) -> Vec<u32> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
     /// The processes that hold one of these sockets.
     pub(super) fn holders(&self, inodes: &[u64]) -> Vec<u32> {
-        let Ok(entries) = fs::read_dir(&self.0) else {
-            return Vec::new();
-        };
-        let pids = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter(|pid| {
+        let mut pids = self.pids();
+        pids.retain(|pid| {
             let mut held = self.sockets(*pid).into_iter();
             held.any(|inode| inodes.contains(&inode))
+        });
+        pids
+    }
+
+    /// The servers of logins in the session of systemd that a process is in, which it
+    /// cannot leave by becoming nobody's child.
+    pub(super) fn servers_beside(&self, pid: u32) -> Vec<u32> {
+        let Some(scope) = self.session_scope(pid) else {
+            return Vec::new();
+        };
+        let mut pids = self.pids();
+        pids.retain(|pid| {
+            let process = self.process(*pid);
+            process.is_some_and(|process| process.is_login_server())
+                && self.session_scope(*pid).as_ref() == Some(&scope)
+        });
+        pids
+    }
+
+    /// The cgroup of a session: `/user.slice/user-1000.slice/session-3.scope` in
+    /// `0::/user.slice/user-1000.slice/session-3.scope`.
+    fn session_scope(&self, pid: u32) -> Option<String> {
+        let groups = fs::read_to_string(self.path(pid, "cgroup")).ok()?;
+        groups.lines().find_map(|line| {
+            let path = line.splitn(3, ':').nth(2)?;
+            let (_, name) = path.split_once("/session-")?;
+            let rest = name.split_once(".scope")?.1;
+            path.strip_suffix(rest).map(str::to_owned)
         })
-        .collect()
     }
 
     /// The ends of the connection that a process began with in its environment.
@@ -234,6 +264,13 @@ pub(super) mod tests {
             self
         }
 
+        /// Puts a process into a cgroup.
+        pub(crate) fn put(&self, pid: u32, cgroup: &str) -> &Self {
+            let path = self.dir.path().join(format!("{pid}/cgroup"));
+            fs::write(path, format!("4:memory:/a\n0::{cgroup}\n")).unwrap();
+            self
+        }
+
         /// Gives a process a variable, between two others.
         pub(crate) fn set(&self, pid: u32, variable: &str) -> &Self {
             let path = self.dir.path().join(format!("{pid}/environ"));
@@ -293,6 +330,21 @@ pub(super) mod tests {
         holders.sort_unstable();
         assert_eq!(holders, [5, 6]);
         assert!(host.proc.holders(&[9]).is_empty());
+    }
+
+    #[test]
+    fn the_server_of_a_session_is_in_its_scope() {
+        let host = FakeProc::new();
+        let scope = "/user.slice/user-1000.slice/session-3.scope";
+        host.add(5, 1, "/usr/sbin/sshd", 0).put(5, scope);
+        host.add(6, 1, "/usr/sbin/sshd", 0)
+            .put(6, "/user.slice/user-1000.slice/session-31.scope");
+        host.add(7, 1, "/bin/bash", 0)
+            .put(7, &format!("{scope}/below"));
+        host.add(8, 1, "/bin/bash", 0)
+            .put(8, "/system.slice/cron.service");
+        assert_eq!(host.proc.servers_beside(7), [5]);
+        assert!(host.proc.servers_beside(8).is_empty());
     }
 
     #[test]

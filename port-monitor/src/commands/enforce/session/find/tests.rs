@@ -205,6 +205,18 @@ fn variables_count_where_the_kernel_confirms_them_or_they_are_our_own() {
 }
 
 #[test]
+fn whoever_has_left_the_tree_is_still_in_the_session() {
+    let scope = "/user.slice/user-1000.slice/session-3.scope";
+    let proc = logged_in();
+    proc.put(811, scope)
+        .add(950, 1, "/usr/bin/port-monitor", 0)
+        .put(950, scope);
+    let sockets = [host(&[("198.51.100.7:5000", 42)])];
+    let found = Found::look(&proc.proc, 950, &sockets);
+    assert_eq!((peers(&found).len(), found.doubt), (1, None));
+}
+
+#[test]
 fn the_kernels_word_on_a_session_wins_over_its_variable() {
     let proc = logged_in();
     proc.set(900, "SSH_CONNECTION=198.51.100.7 5000 192.0.2.1 22");
