@@ -133,9 +133,9 @@ fn refusal(policy: &Policy, session: &Session, held: Option<&Path>) -> Option<Re
     })
 }
 
-/// Somebody who listens is held to the policy.
+/// Somebody who listens is held to the policy, or that cannot be told.
 fn may_be_held(held: Option<&Path>, sockets: &[Sockets]) -> bool {
-    let Some(held) = held else {
+    let Some(held) = held.filter(|_| !sockets.is_empty()) else {
         return true;
     };
     let is_within = |listener: &OpenConnection| {
