@@ -40,6 +40,9 @@ use play::{Obstacle, Patience, Played, Reached, play};
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How often the ring is read while the canary connects.
 const LOOK: Duration = Duration::from_millis(1);
+/// How long the kernel may take to make a network namespace: it waits where others are
+/// being made and removed.
+const NAMESPACE_LIMIT: Duration = Duration::from_secs(1);
 /// How long to wait for packets where there were none just before.
 const BRIEF: Duration = Duration::from_millis(100);
 
@@ -169,6 +172,15 @@ impl Canary {
     /// Starts the thread, and lets it find a place to connect in.
     pub(super) fn prepare(limits: &SelfTest) -> Result<Self, CanaryError> {
         let SelfTest { patience, stop } = limits.clone();
+        let limit = patience;
+        Self::spawn(Patience { limit, stop }, find_place)
+    }
+
+    /// Starts a thread that connects from where `find_place` leads it.
+    fn spawn(
+        patience: Patience,
+        find_place: fn() -> Result<Place, CanaryError>,
+    ) -> Result<Self, CanaryError> {
         let (orders, ordered) = mpsc::channel();
         let (played, results) = mpsc::channel();
         let (found, place) = mpsc::channel();
@@ -187,11 +199,23 @@ impl Canary {
             orders,
             results,
             place,
-            patience: Patience {
-                limit: patience,
-                stop,
-            },
+            patience,
         })
+    }
+
+    /// Waits until the thread has found its place. One that takes too long is left
+    /// behind, and another one connects from where the user is.
+    fn settle(self) -> Result<(Self, Place), CanaryError> {
+        match self.place.recv_timeout(NAMESPACE_LIMIT) {
+            Ok(place) => Ok((self, place?)),
+            Err(RecvTimeoutError::Disconnected) => Err(thread_failed()),
+            Err(RecvTimeoutError::Timeout) => {
+                log::info!("no network namespace for the self-test in {NAMESPACE_LIMIT:?}");
+                let other = Self::spawn(self.patience, || place(false))?;
+                let place = other.place.recv().map_err(|_| thread_failed())??;
+                Ok((other, place))
+            }
+        }
     }
 
     /// Connects to itself and checks what the kernel reports. Events of others that
@@ -202,8 +226,8 @@ impl Canary {
         attached: Attached,
         mut others: impl FnMut(&[u8]),
     ) -> Result<Findings, CanaryError> {
-        let place = self.place.recv().map_err(|_| thread_failed())??;
-        let mut patience = self.patience.clone();
+        let (canary, place) = self.settle()?;
+        let mut patience = canary.patience.clone();
         let mut blocked = Vec::new();
         let mut waited = Duration::ZERO;
         for addr in LOOPBACKS {
@@ -211,7 +235,7 @@ impl Canary {
             let mut events = Vec::new();
             let mut read = |events: &mut _| read(records, events, &mut others);
             let order = (addr, patience.clone());
-            let Some(played) = self.order(order, || read(&mut events))? else {
+            let Some(played) = canary.order(order, || read(&mut events))? else {
                 log::info!("no IPv6 on loopback: the self-test is IPv4 only");
                 continue;
             };
@@ -227,7 +251,7 @@ impl Canary {
                 blocked.push((addr, played.reached, obstacle));
             }
         }
-        let rules = self.rules_in_the_way(&blocked);
+        let rules = canary.rules_in_the_way(&blocked);
         Ok(Findings {
             unproven: unproven::sentences(&blocked, attached, &rules, place.is_private),
             waited,
@@ -280,9 +304,14 @@ fn find_place() -> Result<Place, CanaryError> {
     if let Err(error) = &moved {
         log::info!("no network namespace of its own for the self-test: {error}");
     }
+    place(moved.is_ok())
+}
+
+/// Where the calling thread is.
+fn place(is_private: bool) -> Result<Place, CanaryError> {
     Ok(Place {
         truth: Truth::read()?,
-        is_private: moved.is_ok(),
+        is_private,
     })
 }
 

@@ -80,7 +80,7 @@ impl EarlyStop {
     }
 
     /// Starts the kernel side for a run that ends after `duration`, if given: the
-    /// self-test takes no more than half of that.
+    /// self-test waits for half of that at most.
     pub(in crate::commands) fn start(
         self,
         mut settings: Settings,
@@ -88,7 +88,7 @@ impl EarlyStop {
     ) -> Result<(Kernel, Records), Failure> {
         let half = duration.map_or(Duration::MAX, |duration| duration / 2);
         settings.self_test = SelfTest {
-            patience: SelfTest::PATIENCE.min(half),
+            patience: half.clamp(SelfTest::BRIEF, SelfTest::PATIENCE),
             stop: Some(self.stop.clone()),
         };
         Kernel::start(&settings).or_exit(ExitCode::CannotAttach)

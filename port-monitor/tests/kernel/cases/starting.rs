@@ -119,17 +119,21 @@ fn spawn(lab: &Lab, command: &mut Command, rung: Rung, args: &[&str]) -> Result<
 /// Why there is no header.
 fn refused(output: &Output) -> anyhow::Error {
     let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if output.status.code() == Some(3) {
+    // Anything else is what must not be.
+    if output.status.code() == Some(3) && stderr.contains("does not attach") {
         crate::monitor::Refused(stderr).into()
     } else {
         anyhow::anyhow!("no header, {}: {stderr}", output.status)
     }
 }
 
-/// Calls it in a new network namespace, whose loopback interface is down.
-fn in_new_namespace<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+/// Calls it on a thread that has moved to another network namespace.
+fn in_namespace<T: Send>(
+    enter: fn() -> Result<()>,
+    run: impl FnOnce() -> Result<T> + Send,
+) -> Result<T> {
     let within = || {
-        places::enter_new_netns()?;
+        enter()?;
         run()
     };
     let thread = thread::scope(|scope| scope.spawn(within).join());
@@ -138,8 +142,9 @@ fn in_new_namespace<T: Send>(run: impl FnOnce() -> Result<T> + Send) -> Result<T
 
 /// In a network namespace as `ip netns add` makes it.
 pub(super) fn loopback_down(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let started =
-        in_new_namespace(|| Started::new(lab, rung, command(lab, "")?, &["--duration", "1s"]));
+    let started = in_namespace(places::enter_new_netns, || {
+        Started::new(lab, rung, command(lab, "")?, &["--duration", "1s"])
+    });
     started?.expect_proved()
 }
 
@@ -147,7 +152,7 @@ pub(super) fn loopback_down(lab: &Lab, rung: Rung) -> Result<Verdict> {
 pub(super) fn firewall(lab: &Lab) -> Result<Verdict> {
     const RULES: &str = "add table inet t; \
         add chain inet t c { type filter hook input priority 0; policy drop; }";
-    let started = in_new_namespace(|| {
+    let started = in_namespace(places::enter_loopback_netns, || {
         let nft = Command::new("nft").arg(RULES).output().context("run nft")?;
         let stderr = String::from_utf8_lossy(&nft.stderr);
         ensure!(nft.status.success(), "nft: {stderr}");
@@ -254,7 +259,7 @@ pub(super) fn namespaces_refused(lab: &Lab) -> Result<Verdict> {
     const MOST: &str = "/proc/sys/user/max_net_namespaces";
     let rung = lab.sure_rung();
     let args = ["--duration", "1s"];
-    let in_none = in_new_namespace(|| {
+    let in_none = in_namespace(places::enter_new_netns, || {
         let _none = Setting::new(MOST, "0")?;
         Started::new(lab, rung, command(lab, "")?, &args)
     })?;
