@@ -2,13 +2,16 @@
 //! nftables can tell their conditions. What it cannot is refused or left out, but
 //! never so that more is allowed.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt::Write as _,
+};
 
 use port_monitor_common::policy::{Accepts, Action, Direction, PortRange, Rule, Transport};
 use thiserror::Error;
 
 use super::{Policy, cells::LOOPBACK, condition::spelled, intent::Refusal, value};
-use peers::{Peers, Sets};
+use peers::{ListPlace, Peers, Sets};
 
 mod peers;
 
@@ -103,15 +106,18 @@ impl Policy {
     /// The ruleset, as `nft -f` reads it; `now_ns` (since the Unix epoch) tells which rules
     /// have ended.
     pub fn to_nft(&self, inexpressible: Inexpressible, now_ns: i128) -> Result<String, NftError> {
-        let peers = self.tables.rules.iter().map(|rule| {
-            let peers = rule.peers.of(&self.tables.peers);
-            peers.map(Peers::of)
-        });
+        let mut peers = HashMap::new();
+        for rule in &self.tables.rules {
+            let list = rule.peers.of(&self.tables.peers);
+            if let Some((place, list)) = list_place(rule).zip(list) {
+                peers.entry(place).or_insert_with(|| Peers::of(list));
+            }
+        }
         let export = Export {
             policy: self,
             inexpressible,
             now_ns: value::saturating_ns(now_ns),
-            peers: peers.collect(),
+            peers,
         };
         export.ruleset()
     }
@@ -128,8 +134,8 @@ struct Export<'p> {
     policy: &'p Policy,
     inexpressible: Inexpressible,
     now_ns: i64,
-    /// By index of the rule; `None` is any.
-    peers: Vec<Option<Peers>>,
+    /// Of all rules that do not take any.
+    peers: HashMap<ListPlace, Peers>,
 }
 
 impl Export<'_> {
@@ -158,7 +164,6 @@ impl Export<'_> {
         Ok(text)
     }
 
-    /// The rules of a direction that have not ended yet; the names of those that have.
     fn rules(&self, direction: Direction) -> impl Iterator<Item = (usize, &Rule)> {
         let rules = self.policy.tables.rules.iter().enumerate();
         rules.filter(move |(_, rule)| rule.direction == direction)
@@ -228,20 +233,25 @@ impl Export<'_> {
     fn default(&self, direction: Direction) -> Vec<String> {
         let mut lines = Vec::new();
         let default = self.policy.tables.defaults.of(direction);
+        // As `status` calls them: no rule has such a name.
+        let name = match direction {
+            Direction::Inbound => "default inbound",
+            Direction::Outbound | Direction::Listen => "default outbound",
+        };
         if default.action == Action::Allow {
-            lines.push("counter accept comment \"default\"".to_owned());
+            lines.push(format!("counter accept comment \"{name}\""));
             return lines;
         }
         if !default.filters_loopback {
             let side = side(direction);
             for network in [format!("ip {side} 127.0.0.0/8"), format!("ip6 {side} ::1")] {
                 lines.push(format!(
-                    "{network} counter accept comment \"default: loopback\""
+                    "{network} counter accept comment \"default, loopback\""
                 ));
             }
         }
         let deny = self.verdict(direction, Action::Deny);
-        lines.push(format!("counter {deny} comment \"default\""));
+        lines.push(format!("counter {deny} comment \"{name}\""));
         lines
     }
 
@@ -283,10 +293,9 @@ impl Export<'_> {
             format!("meta time < {end}")
         });
         let verdict = self.verdict(rule.direction, rule.action);
-        let peers = self.peers.get(index).and_then(Option::as_ref);
-        let peers = peers.map_or_else(
+        let peers = self.peers(rule).map_or_else(
             || vec![None],
-            |peers| peers.conditions(side(rule.direction), sets),
+            |(place, peers)| sets.conditions(place, peers, side(rule.direction)),
         );
         if peers.is_empty() {
             return vec![format!("# {name} matches no peer")];
@@ -302,6 +311,12 @@ impl Export<'_> {
         rules.collect()
     }
 
+    /// The peers of a rule, and where they are; `None` is any.
+    fn peers(&self, rule: &Rule) -> Option<(ListPlace, &Peers)> {
+        let place = list_place(rule)?;
+        self.peers.get(&place).map(|peers| (place, peers))
+    }
+
     const fn verdict(&self, direction: Direction, action: Action) -> &'static str {
         match (action, direction, self.policy.intent.inbound) {
             (Action::Allow, ..) => "accept",
@@ -313,14 +328,14 @@ impl Export<'_> {
     /// Without this deny rule, something may be allowed.
     fn guards(&self, index: usize, rule: &Rule) -> bool {
         let default = self.policy.tables.defaults.of(rule.direction);
-        let peers = |index: usize| self.peers.get(index).and_then(Option::as_ref);
+        let peers = |rule: &Rule| self.peers(rule).map(|(_, peers)| peers);
         let spares_loopback =
-            !default.filters_loopback && peers(index).is_none_or(|peers| peers.touches(&LOOPBACK));
+            !default.filters_loopback && peers(rule).is_none_or(|peers| peers.touches(&LOOPBACK));
         let mut later = self.rules(rule.direction).filter(|&(at, _)| at > index);
         default.action == Action::Allow
             || spares_loopback
-            || later.any(|(at, later)| {
-                let peers_meet = match (peers(index), peers(at)) {
+            || later.any(|(_, later)| {
+                let peers_meet = match (peers(rule), peers(later)) {
                     (Some(peers), Some(later)) => peers.meet(later),
                     _ => true,
                 };
@@ -372,6 +387,13 @@ impl Export<'_> {
     fn ended(&self, index: usize) -> String {
         let (name, line) = self.policy.place(index);
         format!("left out: {name} (line {line}) has ended")
+    }
+}
+
+const fn list_place(rule: &Rule) -> Option<ListPlace> {
+    match rule.peers {
+        Accepts::Any => None,
+        Accepts::OneOf { start, len } => Some((start, len)),
     }
 }
 

@@ -85,7 +85,7 @@ impl Peers {
 
     /// Any of these conditions must hold; `None` holds always. `side` is the address of
     /// the peer, as nftables calls it.
-    pub(super) fn conditions(&self, side: &str, sets: &mut Sets) -> Vec<Option<String>> {
+    fn conditions(&self, side: &str, sets: &mut Sets) -> AnyOf {
         if self.v4 == [ALL_V4] && self.v6 == [ALL_V6] {
             return vec![None];
         }
@@ -190,15 +190,39 @@ fn lacking(all: Interval, intervals: &[Interval]) -> Vec<Interval> {
     lacking
 }
 
+/// Conditions of which any must hold; `None` holds always.
+pub(super) type AnyOf = Vec<Option<String>>;
+
+/// Where the peers of a rule lie in the list of all: start and length. Rules that name the
+/// same list have the same place.
+pub(super) type ListPlace = (u32, u32);
+
 /// The sets that have names, each for all rules that ask for the same.
 #[derive(Debug, Default)]
 pub(super) struct Sets {
+    known: HashMap<(ListPlace, &'static str), AnyOf>,
     numbers: HashMap<(Family, Rc<[Interval]>), usize>,
     /// By number.
-    sets: Vec<(Family, Rc<[Interval]>)>,
+    named: Vec<(Family, Rc<[Interval]>)>,
 }
 
 impl Sets {
+    /// What must hold of a peer for a rule with these; `side` is its address, as nftables
+    /// calls it.
+    pub(super) fn conditions(
+        &mut self,
+        place: ListPlace,
+        peers: &Peers,
+        side: &'static str,
+    ) -> AnyOf {
+        if let Some(conditions) = self.known.get(&(place, side)) {
+            return conditions.clone();
+        }
+        let conditions = peers.conditions(side, self);
+        self.known.insert((place, side), conditions.clone());
+        conditions
+    }
+
     /// What stands for the intervals in a rule.
     fn name(&mut self, family: Family, intervals: &[Interval]) -> String {
         if intervals.len() <= INLINE {
@@ -206,20 +230,20 @@ impl Sets {
             return super::set(entries);
         }
         let set = (family, Rc::from(intervals));
-        let sets = &mut self.sets;
+        let named = &mut self.named;
         let number = *self
             .numbers
             .entry(set)
             .or_insert_with_key(|(_, intervals)| {
-                sets.push((family, Rc::clone(intervals)));
-                sets.len() - 1
+                named.push((family, Rc::clone(intervals)));
+                named.len() - 1
             });
         format!("@{}", set_name(family, number))
     }
 
     /// The sets as a table holds them.
     pub(super) fn write(&self, text: &mut String) {
-        for (number, (family, intervals)) in self.sets.iter().enumerate() {
+        for (number, (family, intervals)) in self.named.iter().enumerate() {
             let [_, _, kind, _] = family.words();
             let name = set_name(*family, number);
             // Writing to a string does not fail.
@@ -255,8 +279,8 @@ mod tests {
         };
         let list: Vec<Peer> = (0..COUNT).rev().map(network).collect();
         let mut sets = Sets::default();
-        for _ in 0..2 {
-            let conditions = Peers::of(&list).conditions("daddr", &mut sets);
+        for start in 0..2 {
+            let conditions = sets.conditions((start, COUNT), &Peers::of(&list), "daddr");
             assert_eq!(
                 conditions,
                 ["ip daddr @v4_1", "ip6 daddr @v6_2"].map(|text| Some(text.to_owned()))

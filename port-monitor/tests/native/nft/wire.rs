@@ -64,8 +64,11 @@ fn explained(policy: &Policy, attempt: &Attempt) -> (String, bool) {
     });
     let by = match explanation.reason {
         Reason::Rule(rule) => rule.name.to_string(),
-        Reason::Default(_) => "default".to_owned(),
-        Reason::Loopback => "default: loopback".to_owned(),
+        Reason::Default(_) if attempt.direction == Direction::Inbound => {
+            "default inbound".to_owned()
+        }
+        Reason::Default(_) => "default outbound".to_owned(),
+        Reason::Loopback => "default, loopback".to_owned(),
         Reason::Unjudged => panic!("{attempt:?} is not judged"),
     };
     (by, explanation.verdict == Verdict::Allow)
