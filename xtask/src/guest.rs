@@ -60,6 +60,8 @@ pub(crate) struct Machine {
     pub(crate) memory_mib: u32,
     /// What its time follows.
     pub(crate) clock: Clock,
+    /// What its kernel is told beyond what every guest's is.
+    pub(crate) kernel_arguments: &'static str,
 }
 
 /// What a guest's time follows.
@@ -243,6 +245,7 @@ const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off 
 const CPU: &str = "max,erms=off,fsrm=off,la57=off";
 
 fn qemu(kernel: &Kernel, machine: Machine, image: &Path, console: &Path) -> Command {
+    let command_line = format!("{KERNEL_COMMAND_LINE} {}", machine.kernel_arguments);
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(machine.clock.arguments())
@@ -250,7 +253,7 @@ fn qemu(kernel: &Kernel, machine: Machine, image: &Path, console: &Path) -> Comm
         .args(["-m", &machine.memory_mib.to_string()])
         .args(["-display", "none", "-monitor", "none"])
         .args(["-nic", "none", "-no-reboot"])
-        .args(["-append", KERNEL_COMMAND_LINE])
+        .args(["-append", &command_line])
         .arg("-serial")
         .arg(format!("file:{}", console.display()))
         .args(["-serial", "stdio"])

@@ -26,6 +26,42 @@ const GUEST_DEADLINE: Duration = Duration::from_mins(15);
 /// The memory of a guest.
 const GUEST_MEMORY_MIB: u32 = 1024;
 
+/// A guest that some cases run in once more.
+struct Variant {
+    series: Series,
+    processors: u32,
+    kernel_arguments: &'static str,
+    cases: &'static [&'static str],
+}
+
+/// Where waiting for running programs is something else: where there is no processor to
+/// wait for, and where processors are not to be disturbed.
+const VARIANTS: [Variant; 2] = [
+    Variant {
+        series: Series::V7_2,
+        processors: 1,
+        kernel_arguments: "",
+        cases: &["enforce-reload", "enforce-panic-open-apply"],
+    },
+    Variant {
+        series: Series::V6_12,
+        processors: 2,
+        kernel_arguments: "nohz_full=1",
+        cases: &["enforce-reload", "enforce-panic-open"],
+    },
+];
+
+impl Variant {
+    /// Its cases that somebody wants.
+    fn wanted(&self, filters: &[String]) -> Vec<String> {
+        let is_wanted = |case: &&&str| {
+            filters.is_empty() || filters.iter().any(|filter| case.contains(filter.as_str()))
+        };
+        let cases = self.cases.iter().filter(is_wanted);
+        cases.map(|&case| case.to_owned()).collect()
+    }
+}
+
 /// Arguments of `test-vm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -85,6 +121,13 @@ pub(crate) fn test_in_guests(
     let reports = kernels.iter().zip(serial.into_iter().rev());
     let reports = reports.map(|(kernel, mut report)| {
         report.add(run(kernel, Part::Parallel)?);
+        for variant in VARIANTS.iter().filter(|v| v.series == kernel.series) {
+            let cases = variant.wanted(filters);
+            if !cases.is_empty() {
+                let task = variant_task(artifacts, &cases, variant)?;
+                report.add(test_in_guest(kernel, &task)?);
+            }
+        }
         report.expect_cases();
         Ok(report)
     });
@@ -143,13 +186,41 @@ impl Part {
     }
 }
 
+fn variant_task(artifacts: &Artifacts, cases: &[String], variant: &Variant) -> Result<Task> {
+    let machine = machine(variant.processors, variant.kernel_arguments);
+    task_with(artifacts, cases, variant.series, machine)
+}
+
 fn task(artifacts: &Artifacts, filters: &[String], series: Series, part: Part) -> Result<Task> {
+    let part_of_cases = ["--part".to_owned(), part.name().to_owned()];
+    let arguments = [&part_of_cases, filters].concat();
+    task_with(
+        artifacts,
+        &arguments,
+        series,
+        machine(part.processors(), ""),
+    )
+}
+
+const fn machine(processors: u32, kernel_arguments: &'static str) -> Machine {
+    Machine {
+        processors,
+        memory_mib: GUEST_MEMORY_MIB,
+        clock: Clock::Real,
+        kernel_arguments,
+    }
+}
+
+fn task_with(
+    artifacts: &Artifacts,
+    arguments: &[String],
+    series: Series,
+    machine: Machine,
+) -> Result<Task> {
     let runner = "/bin/kernel-tests";
     let program = "/bin/port-monitor";
-    let mut command: Vec<String> = [runner, "--program", program, "--part", part.name()]
-        .map(str::to_owned)
-        .to_vec();
-    command.extend_from_slice(filters);
+    let mut command: Vec<String> = [runner, "--program", program].map(str::to_owned).to_vec();
+    command.extend_from_slice(arguments);
     let mut programs = vec![
         (artifacts.kernel_tests.clone(), runner.to_owned()),
         (artifacts.program.clone(), program.to_owned()),
@@ -167,11 +238,7 @@ fn task(artifacts: &Artifacts, filters: &[String], series: Series, part: Part) -
         files: Vec::new(),
         modules: Vec::new(),
         command,
-        machine: Machine {
-            processors: part.processors(),
-            memory_mib: GUEST_MEMORY_MIB,
-            clock: Clock::Real,
-        },
+        machine,
         deadline: GUEST_DEADLINE,
     })
 }
@@ -179,8 +246,8 @@ fn task(artifacts: &Artifacts, filters: &[String], series: Series, part: Part) -
 fn test_in_guest(kernel: &Kernel, task: &Task) -> Result<KernelReport> {
     let name = kernel.series.name();
     println!(
-        "[{name}] boots {}, {} processors",
-        kernel.release, task.machine.processors
+        "[{name}] boots {}, {} processors {}",
+        kernel.release, task.machine.processors, task.machine.kernel_arguments
     );
     let mut report = KernelReport::new(name);
     let dir = paths::workspace().join("target/guests").join(name);

@@ -75,6 +75,7 @@ impl What {
                     processors: 2,
                     memory_mib: 2048,
                     clock: Clock::Real,
+                    kernel_arguments: "",
                 };
                 let what = "flood";
                 vec![Guest::counted("monitor", 2048), Guest { what, machine }]
@@ -99,6 +100,7 @@ impl Guest {
             processors: 1,
             memory_mib,
             clock: Clock::Counted,
+            kernel_arguments: "",
         };
         Self { what, machine }
     }
