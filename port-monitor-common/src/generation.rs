@@ -1,8 +1,9 @@
 //! A compiled policy as it lies in the kernel's maps, and which one is in force.
 //!
-//! There is room for four policies, one in each slot: the one in force, what comes in its
-//! place when nobody follows it any more, the one before, and the one being written.
-//! Every key begins with the slot. A verdict reads [`State`] once and looks at one slot
+//! There is room for six policies, one in each slot: the one in force, what comes in its
+//! place when nobody follows it any more, the one before, the one before that while the
+//! one in force waits to be confirmed, and two being written. Every key begins with the
+//! slot. A verdict reads [`State`] once and looks at one slot
 //! only, so it is wholly of one policy.
 
 use core::{hint::black_box, mem::offset_of};
@@ -12,10 +13,11 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::policy::{MAX_RULES, Transport};
 
 /// Version of everything in this module: maps of another one are not touched.
-pub const GENERATION_ABI: u32 = 4;
+pub const GENERATION_ABI: u32 = 5;
 
-/// Policies there is room for.
-pub const SLOTS: u32 = 4;
+/// Policies there is room for: the four of a [`State`], and two more to write the next
+/// one into, and what comes when nobody follows it.
+pub const SLOTS: u32 = 6;
 /// Rules of one policy: [`MAX_RULES`].
 pub const RULES: u32 = 1_024;
 /// Masks of one policy.
@@ -38,22 +40,28 @@ pub const LEVELS: i32 = 16;
 
 /// Which policy is in force, in one word, so that one write changes all of it.
 ///
-/// Bits 0–3: the slot in force. Bits 4–7: the slot to fall back to. Bits 12 and up: when
-/// to fall back, `CLOCK_BOOTTIME` in milliseconds; zero is never. A verdict needs no more.
+/// | bits | |
+/// |---|---|
+/// | 0–3 | the slot in force |
+/// | 4–7 | the slot to fall back to at the deadline |
+/// | 8–11 | under a lease the slot of the policy before; else the slot that a lease would fall back to, the slot in force where there is to be none |
+/// | 12–15 | the slot of the policy before the one to fall back to |
+/// | 16 | a lease: one falls back because nobody follows the policy; else because nobody confirms it |
+/// | 17– | when to fall back, `CLOCK_BOOTTIME` in milliseconds; zero is never |
 ///
-/// Bits 8–10: a third slot. Bit 11: a lease. Under a lease one falls back because nobody
-/// follows the policy any more, and the third slot is that of the policy before; else
-/// because nobody confirms it, and the third slot is what a lease would fall back to, the
-/// slot in force where there is to be none.
+/// A verdict needs the first two and the last. No slot named here is ever written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State(pub u64);
 
 impl State {
-    const LEASE: u64 = 1 << 11;
+    const LEASE: u64 = 1 << 16;
+    const DEADLINE: u32 = 17;
 
-    const fn new(slot: u32, fallback: u32, third: u32, deadline_ms: u64) -> Self {
-        let slots = (slot & 0xf) | (fallback & 0xf) << 4 | (third & 0x7) << 8;
-        Self(slots as u64 | deadline_ms << 12)
+    const fn new(slots: [u32; 4], deadline_ms: u64) -> Self {
+        let [slot, fallback, third, fourth] = slots;
+        let slots =
+            (slot & 0xf) | (fallback & 0xf) << 4 | (third & 0xf) << 8 | (fourth & 0xf) << 12;
+        Self(slots as u64 | deadline_ms << Self::DEADLINE)
     }
 
     /// This slot, for good.
@@ -63,30 +71,44 @@ impl State {
 
     /// This slot, for good; `before` is remembered as what was in force before.
     pub const fn confirmed_after(slot: u32, before: u32) -> Self {
-        Self::until(slot, before, 0)
+        Self::new([slot, before, slot, before], 0)
     }
 
-    /// This slot until `deadline_ms`, `fallback` from then on.
-    pub const fn until(slot: u32, fallback: u32, deadline_ms: u64) -> Self {
-        Self::new(slot, fallback, slot, deadline_ms)
+    /// This slot until `deadline_ms`, `fallback` from then on, before which `before` was
+    /// in force.
+    pub const fn until(slot: u32, fallback: u32, before: u32, deadline_ms: u64) -> Self {
+        Self::new([slot, fallback, slot, before], deadline_ms)
     }
 
-    /// The same, and `exit` is what comes in its place when nobody follows it.
+    /// Adds what comes in the place of the slot in force when nobody follows it.
     #[must_use]
     pub const fn with_exit(self, exit: u32) -> Self {
-        Self::new(self.slot(), self.before(), exit, self.deadline_ms())
+        let slots = [self.slot(), self.fallback(), exit, self.fourth()];
+        Self::new(slots, self.deadline_ms())
     }
 
     /// This slot until `deadline_ms`, and then what comes when nobody follows it; for good
     /// where nothing does.
     #[must_use]
     pub const fn leased_until(self, deadline_ms: u64) -> Self {
+        let (slot, before) = (self.slot(), self.before());
         match self.exit() {
-            None => Self::confirmed_after(self.slot(), self.before()),
+            None => Self::confirmed_after(slot, before),
             Some(exit) => {
-                let Self(word) = Self::new(self.slot(), exit, self.before(), deadline_ms);
+                let Self(word) = Self::new([slot, exit, before, before], deadline_ms);
                 Self(word | Self::LEASE)
             }
+        }
+    }
+
+    /// What holds at `now_ms`: once an unconfirmed policy has given way, the one it gave
+    /// way to, for good. A lease can be renewed at any time, so it stays one.
+    #[must_use]
+    pub const fn settled(self, now_ms: u64) -> Self {
+        if self.is_leased() || self.slot_at(now_ms) == self.slot() {
+            self
+        } else {
+            Self::confirmed_after(self.fallback(), self.fourth())
         }
     }
 
@@ -95,8 +117,22 @@ impl State {
         self.0 & Self::LEASE != 0
     }
 
+    /// It ends at the deadline unless somebody confirms it.
+    pub const fn is_unconfirmed(self) -> bool {
+        !self.is_leased() && self.deadline_ms() != 0
+    }
+
     const fn third(self) -> u32 {
-        (self.0 >> 8 & 0x7) as u32
+        (self.0 >> 8 & 0xf) as u32
+    }
+
+    const fn fourth(self) -> u32 {
+        (self.0 >> 12 & 0xf) as u32
+    }
+
+    /// Every slot that is in force, may come into force, or can be gone back to.
+    pub const fn used(self) -> [u32; 4] {
+        [self.slot(), self.fallback(), self.third(), self.fourth()]
     }
 
     /// The slot of the policy before; the slot in force where there was none.
@@ -106,6 +142,12 @@ impl State {
         } else {
             self.fallback()
         }
+    }
+
+    /// The slot of the policy before the one to fall back to; that one's where there was
+    /// none.
+    pub const fn before_fallback(self) -> u32 {
+        self.fourth()
     }
 
     /// The slot of what comes when nobody follows the policy.
@@ -147,7 +189,7 @@ impl State {
     /// When to fall back, `CLOCK_BOOTTIME` in milliseconds; zero is never.
     #[inline(always)]
     pub const fn deadline_ms(self) -> u64 {
-        self.0 >> 12
+        self.0 >> Self::DEADLINE
     }
 }
 
@@ -289,6 +331,8 @@ pub struct RuleEntry {
     pub flags: u8,
     /// Its name, NUL-padded.
     pub name: [u8; NAME_BYTES],
+    /// A number of what it asks and does: two rules of equal name and meaning are one.
+    pub meaning: u64,
 }
 
 /// A peer's network: the trie compares the slot first.
@@ -372,7 +416,7 @@ const _: () = {
     assert!(offset_of!(Header, mode) == 420);
     assert!(offset_of!(Header, exit_after_s) == 424);
     assert!(offset_of!(Header, digest) == 428);
-    assert!(size_of::<RuleEntry>() == 56);
+    assert!(size_of::<RuleEntry>() == 64);
     assert!(size_of::<NetworkKey>() == 20);
     assert!(size_of::<GroupKey>() == 16);
     assert!(size_of::<ExeKey>() == 16);
@@ -384,20 +428,33 @@ mod tests {
 
     #[test]
     fn unconfirmed_policy_gives_way_at_its_deadline_and_not_before() {
-        let state = State::until(2, 1, 60_000);
+        let state = State::until(2, 1, 3, 60_000);
         assert_eq!(state.slot_at(59_999), 2);
         assert_eq!(state.slot_at(60_000), 1);
         assert_eq!((state.slot(), state.fallback()), (2, 1));
+        assert!(state.is_unconfirmed());
+    }
+
+    #[test]
+    fn what_an_unconfirmed_policy_gives_way_to_is_as_it_was() {
+        let state = State::until(2, 1, 3, 60_000).with_exit(4);
+        assert_eq!(state.settled(59_999), state);
+        assert_eq!(state.settled(60_000), State::confirmed_after(1, 3));
+        assert_eq!(state.before_fallback(), 3);
+        let mut used = state.used();
+        used.sort_unstable();
+        assert_eq!(used, [1, 2, 3, 4]);
     }
 
     #[test]
     fn confirmed_policy_stays() {
         assert_eq!(State::confirmed(1).slot_at(u64::MAX), 1);
+        assert_eq!(State::confirmed(1).settled(u64::MAX), State::confirmed(1));
     }
 
     #[test]
     fn unfollowed_policy_gives_way_and_the_one_before_is_not_forgotten() {
-        let unconfirmed = State::until(2, 1, 60_000).with_exit(3);
+        let unconfirmed = State::until(2, 1, 0, 60_000).with_exit(3);
         assert_eq!(unconfirmed.slot_at(60_000), 1);
         assert_eq!((unconfirmed.before(), unconfirmed.exit()), (1, Some(3)));
         assert!(!unconfirmed.is_leased());
@@ -406,8 +463,9 @@ mod tests {
         assert_eq!(leased.slot_at(89_999), 2);
         assert_eq!(leased.slot_at(90_000), 3);
         assert_eq!((leased.before(), leased.exit()), (1, Some(3)));
-        assert!(leased.is_leased());
+        assert!(leased.is_leased() && !leased.is_unconfirmed());
         assert_eq!(leased.leased_until(99_000).deadline_ms(), 99_000);
+        assert_eq!(leased.settled(90_000), leased);
     }
 
     #[test]
@@ -428,6 +486,6 @@ mod tests {
     #[test]
     fn deadline_survives_a_century() {
         let century_ms = 100 * 366 * 24 * 3_600 * 1_000;
-        assert_eq!(State::until(0, 0, century_ms).deadline_ms(), century_ms);
+        assert_eq!(State::until(0, 0, 0, century_ms).deadline_ms(), century_ms);
     }
 }

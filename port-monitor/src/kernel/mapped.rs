@@ -25,6 +25,12 @@ pub(super) struct Mapped<T> {
     entry: PhantomData<T>,
 }
 
+// SAFETY: the mapping belongs to the process, not to a thread, and its words are only
+// ever accessed as atomics.
+unsafe impl<T> Send for Mapped<T> {}
+// SAFETY: nothing but atomics is reached through a shared reference.
+unsafe impl<T> Sync for Mapped<T> {}
+
 impl<T: FromBytes + IntoBytes> Mapped<T> {
     /// Maps all of an array, which was made with `BPF_F_MMAPABLE`.
     pub(super) fn new(map: &MapData, protection: ProtFlags) -> Result<Self, KernelError> {
@@ -89,6 +95,14 @@ impl<T: FromBytes + IntoBytes> Mapped<T> {
             };
             word.store(u64::from_ne_bytes(from), Ordering::Release);
         }
+    }
+
+    /// Puts `to` in the place of `from` in a word of an entry; false where that is another.
+    pub(super) fn exchange(&self, entry: usize, word: usize, from: u64, to: u64) -> bool {
+        self.word(entry, word).is_some_and(|word| {
+            word.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        })
     }
 
     /// Adds to a word of an entry, which programs add to at the same time.

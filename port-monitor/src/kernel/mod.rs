@@ -23,6 +23,7 @@ use thiserror::Error;
 
 use crate::{policy::lower::Lowered, record::HookCount};
 
+mod bpf;
 pub mod btf;
 mod canary;
 pub mod counters;

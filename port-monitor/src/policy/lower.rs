@@ -330,6 +330,7 @@ impl Policy {
             RuleEntry {
                 flags: denies(rule.action) | if asks { ASKS_OWNER } else { 0 },
                 name,
+                meaning: self.meaning(rule),
             }
         };
         rules.map(entry).collect()

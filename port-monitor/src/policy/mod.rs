@@ -39,6 +39,7 @@ mod index;
 pub mod intent;
 pub mod learn;
 pub mod lower;
+mod meaning;
 pub mod nft;
 mod overlap;
 mod owner;

@@ -229,6 +229,13 @@ pub(crate) fn detach_one(objects: &Objects) -> Result<u32> {
     Ok(id)
 }
 
+/// Opens all of the links among `objects`.
+pub(crate) fn hold_links(objects: &Objects) -> Result<Vec<OwnedFd>> {
+    let links = objects.iter().filter(|(kind, _)| *kind == Kind::Link);
+    let opened = links.map(|&(kind, id)| open(kind, id)?.context("the link is gone"));
+    opened.collect()
+}
+
 /// Makes every `connect` fail with `EPERM` in the cgroup at `directory`: until
 /// the cgroup is removed.
 pub(crate) fn refuse_connects(directory: &Path) -> Result<()> {

@@ -18,7 +18,7 @@ use zerocopy::IntoBytes as _;
 use super::report;
 use crate::{
     clock, event,
-    kernel::enforcer::{Counts, PolicyId},
+    kernel::enforcer::{Carried, Counts, PolicyId},
     sanitize::Escaped,
 };
 
@@ -51,18 +51,10 @@ struct Denier {
 }
 
 impl DenialLog {
-    /// Of a policy that had denied nothing at `since_ns`, `CLOCK_BOOTTIME`.
-    pub(super) fn new(policy: PolicyId, since_ns: u64) -> Self {
-        Self {
-            policy,
-            deniers: HashMap::new(),
-            since_ns,
-        }
-    }
-
-    /// Of one that has denied this before.
-    pub(super) fn after(counts: &Counts) -> Self {
-        let before = report::deniers(counts).map(|(tally, _, told)| {
+    /// Of a policy that had denied nothing at `since_ns`, `CLOCK_BOOTTIME`, beyond what the
+    /// policy before had, which was told.
+    pub(super) fn new(policy: PolicyId, carried: &Carried, since_ns: u64) -> Self {
+        let told = carried.iter().map(|(&tally, &told)| {
             let denier = Denier {
                 told,
                 ..Denier::default()
@@ -70,9 +62,20 @@ impl DenialLog {
             (tally, denier)
         });
         Self {
-            deniers: before.collect(),
-            ..Self::new(PolicyId::of(&counts.header), clock::boot_ns())
+            policy,
+            deniers: told.collect(),
+            since_ns,
         }
+    }
+
+    /// Of one that has denied this before.
+    pub(super) fn after(counts: &Counts) -> Self {
+        let before = report::deniers(counts).map(|(tally, _, told)| (tally, told));
+        Self::new(
+            PolicyId::of(&counts.header),
+            &before.collect(),
+            clock::boot_ns(),
+        )
     }
 
     /// Keeps in mind who was denied what, for the line that will tell of it.
@@ -126,7 +129,7 @@ impl DenialLog {
                 continue;
             }
             let more = count - denier.told;
-            let mut line = format!("{name}: {verb} {more}, {count} since the policy was applied");
+            let mut line = format!("{name}: {verb} {more}, {count} since it was applied");
             if !denier.seen.is_empty() {
                 line.push_str(": ");
                 line.push_str(&denier.seen.join("; "));
@@ -194,6 +197,7 @@ mod tests {
             let mut entry = RuleEntry {
                 flags,
                 name: [0; NAME_BYTES],
+                meaning: 0,
             };
             entry.name[..name.len()].copy_from_slice(name.as_bytes());
             RuleHits {
@@ -217,26 +221,26 @@ mod tests {
 
     #[test]
     fn the_first_is_told_at_once_and_a_flood_by_its_number() {
-        let mut log = DenialLog::new(PolicyId::of(&Header::NONE), 1);
+        let mut log = DenialLog::new(PolicyId::of(&Header::NONE), &Carried::new(), 1);
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         assert!(log.due(&counts(0, 0), at(0)).is_empty());
         assert_eq!(
             log.due(&counts(1, 0), at(0)),
-            ["telnet: denied 1, 1 since the policy was applied"]
+            ["telnet: denied 1, 1 since it was applied"]
         );
         assert!(log.due(&counts(90, 0), at(1_000)).is_empty());
         assert_eq!(
             log.due(&counts(95, 2), at(9_999)),
-            ["default inbound: denied 2, 2 since the policy was applied"]
+            ["default inbound: denied 2, 2 since it was applied"]
         );
         assert_eq!(
             log.due(&counts(99, 2), at(10_000)),
-            ["telnet: denied 98, 99 since the policy was applied"]
+            ["telnet: denied 98, 99 since it was applied"]
         );
         assert_eq!(
             log.rest(&counts(100, 2)),
-            ["telnet: denied 1, 100 since the policy was applied"]
+            ["telnet: denied 1, 100 since it was applied"]
         );
         assert!(log.rest(&counts(100, 2)).is_empty());
     }
@@ -259,14 +263,14 @@ mod tests {
 
     #[test]
     fn a_line_shows_who_was_denied_what_once_each() {
-        let mut log = DenialLog::new(PolicyId::of(&Header::NONE), 1);
+        let mut log = DenialLog::new(PolicyId::of(&Header::NONE), &Carried::new(), 1);
         for port in [23, 23, 24, 25, 26] {
             log.note(&denial(&log, port, Direction::Outbound, 7));
         }
         assert_eq!(
             log.due(&counts(5, 0), Instant::now()),
             [
-                "telnet: denied 5, 5 since the policy was applied: to 10.1.2.3:23 by nc\\n[7], uid \
+                "telnet: denied 5, 5 since it was applied: to 10.1.2.3:23 by nc\\n[7], uid \
                  1000; to 10.1.2.3:24 by nc\\n[7], uid 1000; to 10.1.2.3:25 by nc\\n[7], uid 1000; \
                  and others"
             ]
@@ -285,7 +289,7 @@ mod tests {
         assert_eq!(
             log.rest(&counts(6, 0)),
             [
-                "telnet: denied 1, 6 since the policy was applied: from 10.1.2.3 to port 80; port 80; to \
+                "telnet: denied 1, 6 since it was applied: from 10.1.2.3 to port 80; port 80; to \
               10.1.2.3:53/udp"
             ]
         );
@@ -296,7 +300,7 @@ mod tests {
         let mut log = DenialLog::after(&counts(7, 3));
         assert_eq!(
             log.due(&counts(9, 3), Instant::now()),
-            ["telnet: denied 2, 9 since the policy was applied"]
+            ["telnet: denied 2, 9 since it was applied"]
         );
     }
 }

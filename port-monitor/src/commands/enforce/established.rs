@@ -14,7 +14,7 @@ use port_monitor_common::policy::{Direction, Mode, Transport, Verdict};
 use super::now_ns;
 use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::enforcer::{self, Enforcer, EnforcerError, OpenConnection},
+    kernel::enforcer::{self, EnforcerError, OpenConnection},
     policy::{Facts, Policy, intent::Established},
     record::Judgement,
     sanitize::Escaped,
@@ -115,12 +115,12 @@ pub(in crate::commands) fn open(policy: &Policy) -> Result<Vec<Denied>, Failure>
         .collect())
 }
 
-/// Ends what the policy denies, if it is one that ends something; within a cgroup, if
-/// only that is held to it.
+/// Ends what the policy denies, if it is one that ends something, for as long as it is in
+/// force; within a cgroup, if only that is held to it.
 pub(super) fn end(
-    enforcer: &Enforcer,
     policy: &Policy,
     cgroup: Option<&Path>,
+    is_in_force: impl Fn() -> bool + Sync,
 ) -> Result<Vec<Denied>, EnforcerError> {
     let intent = policy.intent();
     if intent.established == Established::Keep || intent.mode == Mode::Observe {
@@ -131,8 +131,8 @@ pub(super) fn end(
         (Some(held), Some(cgroup)) => Path::new(cgroup).starts_with(held),
         (Some(_), None) => false,
     };
-    let ended = enforcer.end_connections(|connection| {
-        is_held(connection) && is_denied(connection, &judge(policy, connection))
+    let ended = enforcer::end_connections(|connection| {
+        is_held(connection) && is_denied(connection, &judge(policy, connection)) && is_in_force()
     })?;
     let ended = ended.into_iter();
     Ok(ended

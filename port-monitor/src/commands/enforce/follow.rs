@@ -7,10 +7,7 @@
 //! Meanwhile it tells what is denied, each rule at most every ten seconds.
 
 use std::{
-    fs,
     io::{self, Write},
-    os::unix::fs::MetadataExt as _,
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -20,11 +17,18 @@ use tokio::{
     time::{self, MissedTickBehavior},
 };
 
-use super::{Applied, ApplyArgs, Occasion, denials::DenialLog, failure, lower, put_into_force};
+use super::{
+    Applied, ApplyArgs, Occasion, Prepared,
+    denials::DenialLog,
+    failure,
+    file::{Look, Watched},
+    keeper::Keeper,
+    lower,
+};
 use crate::{
     commands::watch::session::block_on,
     exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::enforcer::{Counts, Enforcer, Unlocked},
+    kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Unlocked},
 };
 
 /// How often the file and the host are looked at.
@@ -33,31 +37,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// At every which look it is checked that all programs are attached.
 const LOOKS_AT_LINKS: u32 = 5;
 
-/// How long a file must have been as it is: somebody may be writing it.
-const SETTLED: Duration = Duration::from_millis(200);
-
 /// A rule's end that has moved by more has moved with the wall clock, in ns.
 const CLOCK_SET_NS: u64 = 1_000_000_000;
-
-/// What a file is like from outside; it changes when the file does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    /// `None` where there is no file, or none that can be looked at.
-    fn of(path: &Path) -> Option<Self> {
-        let found = fs::metadata(path).ok()?;
-        Some(Self {
-            inode: (found.dev(), found.ino()),
-            size: found.size(),
-            modified: (found.mtime(), found.mtime_nsec()),
-        })
-    }
-}
 
 /// What a look at the kernel found.
 enum Found {
@@ -70,27 +51,14 @@ enum Found {
 }
 
 /// Puts the policy into force and keeps it so until a signal comes.
-pub(super) fn run(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
-    // Before the file is read: what changes meanwhile is seen then.
-    let stamp = Stamp::of(&args.path);
-    let applied = put_into_force(args, Occasion::Apply, &mut out)?;
-    let mut follower = Follower {
-        args,
-        out,
-        log: applied.log(),
-        applied,
-        kept: None,
-        stamp,
-        is_asked: false,
-        looks: 0,
-        is_detached: false,
-        problem: None,
-    };
+pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure> {
     block_on(async {
+        // Before anything else: a signal that comes meanwhile is heard.
         let hook = |kind| signal(kind).or_exit(ExitCode::CannotAttach);
         let mut interrupt = hook(SignalKind::interrupt())?;
         let mut terminate = hook(SignalKind::terminate())?;
         let mut hangup = hook(SignalKind::hangup())?;
+        let mut follower = Follower::start(args, out)?;
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -100,7 +68,7 @@ pub(super) fn run(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Fai
                 _ = hangup.recv() => follower.is_asked = true,
                 _ = ticks.tick() => {}
             }
-            if !follower.look().await {
+            if !follower.look() {
                 return Ok(ExitCode::Ok);
             }
         }
@@ -114,10 +82,13 @@ struct Follower<'a, W> {
     out: W,
     applied: Applied,
     log: DenialLog,
-    /// What is pinned, since the last look.
+    /// Renews the lease meanwhile.
+    keeper: Keeper,
+    /// Which installation is followed: another is somebody else's.
+    installation: Option<u64>,
+    /// Its maps, since the last look.
     kept: Option<Unlocked>,
-    /// Of the file that was read last, whatever became of it.
-    stamp: Option<Stamp>,
+    file: Watched,
     /// SIGHUP came, and the file was not read since.
     is_asked: bool,
     /// How often the kernel was looked at.
@@ -128,10 +99,43 @@ struct Follower<'a, W> {
     problem: Option<String>,
 }
 
+impl<'a, W: Write> Follower<'a, W> {
+    /// Installs what is needed, and puts the policy into force.
+    fn start(args: &'a ApplyArgs, mut out: W) -> Result<Self, Failure> {
+        // Before it is read: what changes meanwhile is seen then.
+        let file = Watched::new(&args.path);
+        let attempt = Attempt::begin(&args.instance.name);
+        let prepared = Prepared::new(args, Occasion::Apply)?;
+        let mut enforcer = prepared.install(&attempt)?;
+        drop(attempt);
+        let keeper = Keeper::start().or_exit(ExitCode::CannotAttach)?;
+        let applied = prepared.put_into_force(&mut enforcer).map_err(failure)?;
+        let watch = enforcer.watch().map_err(failure)?;
+        keeper.follow(enforcer.watch().map_err(failure)?, applied.id());
+        let installation = enforcer.installation();
+        let kept = enforcer.unlock();
+        applied.finish(&watch, &mut out)?;
+        Ok(Self {
+            args,
+            out,
+            log: applied.log(),
+            applied,
+            keeper,
+            installation,
+            kept: Some(kept),
+            file,
+            is_asked: false,
+            looks: 0,
+            is_detached: false,
+            problem: None,
+        })
+    }
+}
+
 impl<W: Write> Follower<'_, W> {
     /// Looks at the file and the host; false when there is nothing left to follow.
-    async fn look(&mut self) -> bool {
-        let problem = match self.keep_in_step().await {
+    fn look(&mut self) -> bool {
+        let problem = match self.keep_in_step() {
             Ok(Found::Nothing) => {
                 self.say("enforcement was ended: no longer following");
                 return false;
@@ -157,19 +161,15 @@ impl<W: Write> Follower<'_, W> {
         true
     }
 
-    async fn keep_in_step(&mut self) -> Result<Found, Failure> {
-        if self.is_asked || self.has_changed().await {
-            if self.enforcer()?.is_none() {
-                return Ok(Found::Nothing);
-            }
-            self.reload()?;
+    fn keep_in_step(&mut self) -> Result<Found, Failure> {
+        if let Some(look) = self.file.is_due(self.is_asked, Instant::now())
+            && !self.reload(look)?
+        {
+            return Ok(Found::Nothing);
         }
         let Some(mut enforcer) = self.enforcer()? else {
             return Ok(Found::Nothing);
         };
-        if enforcer.confirmed() == Some(self.applied.id()) {
-            enforcer.renew();
-        }
         self.tell_denials(&mut enforcer)?;
         self.looks += 1;
         if self.looks.is_multiple_of(LOOKS_AT_LINKS) || self.is_detached {
@@ -189,30 +189,44 @@ impl<W: Write> Follower<'_, W> {
         Ok(Found::Policy)
     }
 
-    /// The file is another, and nobody is writing it just now.
-    async fn has_changed(&self) -> bool {
-        let stamp = Stamp::of(&self.args.path);
-        if stamp == self.stamp {
-            return false;
+    /// Applies the file. What is wrong with it changes nothing. It never installs anything:
+    /// false where there is nothing to apply it to.
+    fn reload(&mut self, look: Option<Look>) -> Result<bool, Failure> {
+        let prepared = Prepared::new(self.args, Occasion::Reload);
+        if !self.file.is_still(look) {
+            // Somebody writes it just now: nobody knows what was read.
+            return Ok(true);
         }
-        time::sleep(SETTLED).await;
-        Stamp::of(&self.args.path) == stamp
+        match self.replace(prepared) {
+            // Somebody else is changing the policy: the next look reads it again.
+            Err(error) if error.code == ExitCode::Locked => Err(error),
+            replaced => {
+                self.file.was_read(look);
+                self.is_asked = false;
+                replaced
+            }
+        }
     }
 
-    /// Applies the file. What is wrong with it changes nothing.
-    fn reload(&mut self) -> Result<(), Failure> {
-        let stamp = Stamp::of(&self.args.path);
-        let applied = put_into_force(self.args, Occasion::Reload, &mut self.out);
-        if !matches!(&applied, Err(error) if error.code == ExitCode::Locked) {
-            self.stamp = stamp;
-            self.is_asked = false;
-        }
-        self.applied = applied?;
-        if let Some(mut enforcer) = self.enforcer()? {
-            self.tell_rest(&mut enforcer)?;
-        }
-        self.log = self.applied.log();
-        Ok(())
+    fn replace(&mut self, prepared: Result<Prepared, Failure>) -> Result<bool, Failure> {
+        let Some(mut enforcer) = self.enforcer()? else {
+            return Ok(false);
+        };
+        let applied = match prepared?.put_into_force(&mut enforcer) {
+            Err(EnforcerError::Ended) => return Ok(false),
+            applied => applied.map_err(failure)?,
+        };
+        self.keeper
+            .follow(enforcer.watch().map_err(failure)?, applied.id());
+        let log = applied.log();
+        self.applied = applied;
+        self.tell_rest(&mut enforcer)?;
+        self.log = log;
+        let watch = enforcer.watch().map_err(failure)?;
+        // Nobody has to wait for what follows.
+        self.kept = Some(enforcer.unlock());
+        self.applied.finish(&watch, &mut self.out)?;
+        Ok(true)
     }
 
     /// Tells what was denied, and of another policy only what it denies from now on.
@@ -279,6 +293,10 @@ impl<W: Write> Follower<'_, W> {
             enforcer.refresh_addresses().map_err(failure)?;
         }
         if lowered == self.applied.lowered {
+            // It may have come into force again by what somebody else did.
+            if enforcer.is_unleased() {
+                enforcer.refresh(&lowered).map_err(failure)?;
+            }
             return Ok(());
         }
         enforcer.refresh(&lowered).map_err(failure)?;
@@ -309,37 +327,13 @@ impl<W: Write> Follower<'_, W> {
             Some(kept) => kept.lock(),
             None => Enforcer::open(&self.args.instance.name),
         };
-        found.map_err(failure)
+        let found = found.map_err(failure)?;
+        Ok(found.filter(|enforcer| enforcer.installation() == self.installation))
     }
 
     fn say(&mut self, line: &str) {
         if let Err(error) = writeln!(self.out, "{line}") {
             log::debug!("write to the standard output: {error}");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_is_replaced_or_written_or_gone_is_another() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("policy.toml");
-        fs::write(&path, "one").unwrap();
-        let before = Stamp::of(&path);
-        assert_eq!(Stamp::of(&path), before);
-
-        fs::write(dir.path().join("new"), "two").unwrap();
-        fs::rename(dir.path().join("new"), &path).unwrap();
-        let replaced = Stamp::of(&path);
-        assert_ne!(replaced, before);
-
-        fs::write(&path, "three").unwrap();
-        assert_ne!(Stamp::of(&path), replaced);
-
-        fs::remove_file(&path).unwrap();
-        assert_eq!(Stamp::of(&path), None);
     }
 }

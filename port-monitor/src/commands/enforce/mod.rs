@@ -1,7 +1,11 @@
 //! `port-monitor apply`, `confirm`, `rollback`, `status` and `panic-open`: the policy
 //! in the kernel.
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow};
 
@@ -14,7 +18,10 @@ use crate::{
     clock, duration,
     exit_code::{ExitCode, Failure, OrExit as _},
     filter,
-    kernel::enforcer::{DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance, PolicyId},
+    kernel::enforcer::{
+        Attempt, Carried, DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance,
+        PolicyId, Watch,
+    },
     policy::{
         Policy,
         intent::OnDaemonExit,
@@ -25,7 +32,9 @@ use crate::{
 
 mod denials;
 pub(super) mod established;
+mod file;
 mod follow;
+mod keeper;
 mod report;
 mod session;
 
@@ -102,13 +111,87 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
     if args.follow {
         return follow::run(args, out);
     }
-    put_into_force(args, Occasion::Apply, &mut out).map(|_| ExitCode::Ok)
+    let attempt = Attempt::begin(&args.instance.name);
+    let prepared = Prepared::new(args, Occasion::Apply)?;
+    let mut enforcer = prepared.install(&attempt)?;
+    let applied = prepared.put_into_force(&mut enforcer).map_err(failure)?;
+    let watch = enforcer.watch().map_err(failure)?;
+    // Nobody has to wait for what follows.
+    drop(enforcer);
+    applied.finish(&watch, &mut out)?;
+    Ok(ExitCode::Ok)
+}
+
+/// A policy that can be put into force.
+struct Prepared {
+    policy: Policy,
+    lowered: Lowered,
+    instance: Instance,
+    confirm: Option<Duration>,
+}
+
+impl Prepared {
+    /// The file as it is now.
+    fn new(args: &ApplyArgs, occasion: Occasion) -> Result<Self, Failure> {
+        let policy = policy::load(&args.path)?;
+        check_intent(&policy, args)?;
+        established::check(&policy)?;
+        let cgroup = args.cgroup.as_deref().map(filter::cgroup_path).transpose();
+        let cgroup = cgroup.or_exit(ExitCode::Usage)?.map(PathBuf::from);
+        let confirm = if args.no_confirm {
+            None
+        } else {
+            args.confirm.or(policy.intent().confirm)
+        };
+        let lowered = lower(&policy)?;
+        if !args.force {
+            let way = Way {
+                confirm,
+                held: cgroup.as_deref(),
+                occasion,
+            };
+            session::check(&policy, &lowered, way)?;
+        }
+        Ok(Self {
+            lowered,
+            instance: Instance {
+                name: args.instance.name.clone(),
+                cgroup,
+            },
+            confirm,
+            policy,
+        })
+    }
+
+    /// What it needs, installed if it is not.
+    fn install(&self, attempt: &Attempt) -> Result<Enforcer, Failure> {
+        Enforcer::open_or_install(attempt, &self.instance, &self.lowered).map_err(failure)
+    }
+
+    fn put_into_force(self, enforcer: &mut Enforcer) -> Result<Applied, EnforcerError> {
+        enforcer.attach(&self.instance, &self.lowered)?;
+        let since_ns = clock::boot_ns();
+        let carried = enforcer.apply(&self.lowered, self.confirm)?;
+        Ok(Applied {
+            policy: self.policy,
+            lowered: self.lowered,
+            cgroup: self.instance.cgroup,
+            confirm: self.confirm,
+            carried,
+            since_ns,
+        })
+    }
 }
 
 /// A policy that was put into force.
 struct Applied {
     policy: Policy,
     lowered: Lowered,
+    /// What is held to it, if it is not the whole host.
+    cgroup: Option<PathBuf>,
+    confirm: Option<Duration>,
+    /// What its counts began with.
+    carried: Carried,
     /// A moment just before it came into force, `CLOCK_BOOTTIME` ns.
     since_ns: u64,
 }
@@ -120,59 +203,25 @@ impl Applied {
 
     /// What is told of its denials: nothing yet.
     fn log(&self) -> DenialLog {
-        DenialLog::new(self.id(), self.since_ns)
+        DenialLog::new(self.id(), &self.carried, self.since_ns)
     }
-}
 
-/// Puts the file, as it is now, into force, and says so.
-fn put_into_force(
-    args: &ApplyArgs,
-    occasion: Occasion,
-    mut out: impl Write,
-) -> Result<Applied, Failure> {
-    let policy = policy::load(&args.path)?;
-    check_intent(&policy, args)?;
-    established::check(&policy)?;
-    let lowered = lower(&policy)?;
-    let cgroup = args.cgroup.as_deref().map(filter::cgroup_path).transpose();
-    let instance = Instance {
-        name: args.instance.name.clone(),
-        cgroup: cgroup.or_exit(ExitCode::Usage)?.map(PathBuf::from),
-    };
-    let confirm = if args.no_confirm {
-        None
-    } else {
-        args.confirm.or(policy.intent().confirm)
-    };
-    if !args.force {
-        let held = instance.cgroup.as_deref();
-        let way = Way {
-            confirm,
-            held,
-            occasion,
-        };
-        session::check(&policy, &lowered, way)?;
+    /// Ends what it denies, and says that it is applied.
+    fn finish(&self, watch: &Watch, mut out: impl Write) -> Result<(), Failure> {
+        let source = &self.policy.source().name;
+        let is_in_force = || watch.is_in_force(self.id());
+        let ended = established::end(&self.policy, self.cgroup.as_deref(), is_in_force)
+            .with_context(|| format!("{source} is in force, but"))
+            .or_exit(ExitCode::CannotAttach)?;
+        let count = self.policy.rule_count();
+        let noun = if count == 1 { "rule" } else { "rules" };
+        let undone = self.confirm.map_or_else(String::new, |confirm| {
+            let seconds = confirm.as_secs();
+            format!("; undone in {seconds} s unless you run `port-monitor confirm`")
+        });
+        let applied = writeln!(out, "{source}: applied, {count} {noun}{undone}");
+        written(applied.and_then(|()| established::write(&ended, &mut out))).map(drop)
     }
-    let mut enforcer = Enforcer::open_or_install(&instance, &lowered).map_err(failure)?;
-    let since_ns = clock::boot_ns();
-    enforcer.apply(&lowered, confirm).map_err(failure)?;
-    let ended = established::end(&enforcer, &policy, instance.cgroup.as_deref())
-        .with_context(|| format!("{} is in force, but", args.path.display()))
-        .or_exit(ExitCode::CannotAttach)?;
-    let count = policy.rule_count();
-    let noun = if count == 1 { "rule" } else { "rules" };
-    let path = args.path.display();
-    let undone = confirm.map_or_else(String::new, |confirm| {
-        let seconds = confirm.as_secs();
-        format!("; undone in {seconds} s unless you run `port-monitor confirm`")
-    });
-    let applied = writeln!(out, "{path}: applied, {count} {noun}{undone}");
-    written(applied.and_then(|()| established::write(&ended, &mut out)))?;
-    Ok(Applied {
-        policy,
-        lowered,
-        since_ns,
-    })
 }
 
 /// Keeps the policy that waits for it.
@@ -212,9 +261,34 @@ pub fn status(args: &StatusArgs, out: impl Write) -> Result<ExitCode, Failure> {
     ))
 }
 
-/// Ends enforcement.
+/// Ends enforcement, whatever is in the way, and tells what could not be done.
 pub fn panic_open(args: &InstanceArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
-    Enforcer::remove(&args.name).map_err(failure)?;
+    let left = Enforcer::remove(&args.name).map_err(failure)?;
+    let mut stderr = io::stderr().lock();
+    let others = left.others.iter().map(|(path, error)| {
+        format!(
+            "not removed, though nothing uses it: {}: {error}",
+            path.display()
+        )
+    });
+    let running = left
+        .running
+        .iter()
+        .map(|error| format!("programs that were running may end a moment later: {error}"));
+    for warning in others.chain(running) {
+        // Whoever closed it does not want warnings.
+        let _ = writeln!(stderr, "port-monitor: {warning}");
+    }
+    if let Some((path, error)) = left.links.first() {
+        return Err(Failure::new(
+            ExitCode::CannotAttach,
+            anyhow!(
+                "{} of the programs may still decide: {}: {error}; remove it by hand",
+                left.links.len(),
+                path.display()
+            ),
+        ));
+    }
     written(writeln!(out, "no policy is in force any more"))
 }
 

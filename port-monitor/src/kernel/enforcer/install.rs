@@ -21,7 +21,12 @@ use port_monitor_common::{
     },
 };
 
-use super::{EnforcerError, Instance, attached_to, tables::DENIALS};
+use super::{
+    Attempt, EnforcerError, Instance,
+    links::attached_to,
+    removal::{self, Left},
+    tables::DENIALS,
+};
 use crate::{
     enrich::cgroup::CgroupTree,
     kernel::{self, KernelError, ladder::chain, object, vmlinux::Types},
@@ -83,28 +88,27 @@ fn is_asked(program: &str, header: &Header) -> bool {
 }
 
 /// Loads everything, pins it in `dir`, and attaches what one of `headers` asks.
+///
+/// In the directory of the attempt until all is there: what a crash leaves is not taken for
+/// an installation, and goes with the next. `panic-open` takes that directory away, and
+/// then nothing more can be pinned in it.
 pub(super) fn install(
     dir: &Path,
+    attempt: &Attempt,
     cgroup: Option<&Path>,
     headers: &[Header],
 ) -> Result<(), EnforcerError> {
+    let unfinished = attempt.place()?;
+    attempt.clear_others();
     let cgroup = open_cgroup(cgroup)?;
     let mut ebpf = load()?;
-    // In a directory of another name until all is there: what a crash leaves is not
-    // taken for an installation, and goes with the next.
-    let unfinished = dir.with_extension("").with_file_name(unfinished_name(dir));
-    if unfinished.exists() {
-        remove(&unfinished)?;
+    let pinned = pin_all(&mut ebpf, unfinished, &cgroup)
+        .and_then(|()| attach_all(unfinished, &cgroup, headers))
+        .and_then(|()| fs::rename(unfinished, dir).map_err(|error| file_error(dir, error)));
+    match pinned {
+        Err(_) if !unfinished.exists() => Err(EnforcerError::Ended),
+        pinned => pinned,
     }
-    fs::create_dir(&unfinished).map_err(|error| file_error(&unfinished, error))?;
-    let pinned = pin_all(&mut ebpf, &unfinished, &cgroup)
-        .and_then(|()| attach_all(&unfinished, &cgroup, headers))
-        .and_then(|()| fs::rename(&unfinished, dir).map_err(|error| file_error(dir, error)));
-    if pinned.is_err() {
-        // The error that led here tells more than one of this.
-        let _ = remove(&unfinished);
-    }
-    pinned
 }
 
 /// Attaches what one of `headers` asks and nothing asked before.
@@ -116,21 +120,12 @@ pub(super) fn attach(
     attach_all(dir, &open_cgroup(cgroup)?, headers)
 }
 
-fn unfinished_name(dir: &Path) -> String {
-    let name = dir.file_name().unwrap_or_default().to_string_lossy();
-    format!("{name}_unfinished")
-}
-
-/// Unpins everything in `dir`; the kernel detaches what nothing else holds.
+/// Detaches and unpins everything in `dir`, or says what is left.
 pub(super) fn remove(dir: &Path) -> Result<(), EnforcerError> {
-    let entries = fs::read_dir(dir).map_err(|error| file_error(dir, error))?;
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    // Links first: no program runs without its maps' names.
-    paths.sort_unstable();
-    for path in &paths {
-        fs::remove_file(path).map_err(|error| file_error(path, error))?;
-    }
-    fs::remove_dir(dir).map_err(|error| file_error(dir, error))
+    let mut left = Left::default();
+    removal::remove_dir(dir, &mut left);
+    let left = left.links.into_iter().chain(left.others).next();
+    left.map_or(Ok(()), |(path, error)| Err(file_error(&path, error)))
 }
 
 /// The links in `dir`, and whether each attaches something.
@@ -167,6 +162,9 @@ pub(super) fn check_version(dir: &Path) -> Result<(), EnforcerError> {
     })
 }
 
+/// What the names of links begin with.
+pub(super) const LINK: &str = "link_";
+
 /// The name under which the first map is pinned a second time. A bpf file system
 /// holds no text.
 fn version_name() -> String {
@@ -174,7 +172,7 @@ fn version_name() -> String {
 }
 
 fn link_name(program: &str) -> String {
-    format!("link_{program}")
+    format!("{LINK}{program}")
 }
 
 fn program_name(program: &str) -> String {

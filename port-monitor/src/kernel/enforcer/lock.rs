@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::MetadataExt as _,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -23,24 +24,23 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 pub(super) struct Lock(#[expect(dead_code, reason = "held open")] File);
 
 impl Lock {
-    /// Waits for that of the instance in this directory, but not for long.
-    pub(super) fn take(instance: &Path) -> Result<Self, EnforcerError> {
-        let dir = instance.parent().unwrap_or(instance);
+    /// Waits for that of the instances in this directory, but not for long.
+    pub(super) fn take(all: &Path) -> Result<Self, EnforcerError> {
         let in_dir = |error| EnforcerError::File {
-            path: dir.to_owned(),
+            path: all.to_owned(),
             error,
         };
-        match fs::create_dir(dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(in_dir(error));
-            }
-            _ => {}
-        }
-        let lock = File::open(dir).map_err(in_dir)?;
         let deadline = Instant::now() + LOCK_WAIT;
         loop {
+            make_parent(all)?;
+            let lock = match File::open(all) {
+                // `panic-open` has just removed it, as the last that was in it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                lock => lock.map_err(in_dir)?,
+            };
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => return Ok(Self(lock)),
+                Ok(()) if is_at(&lock, all) => return Ok(Self(lock)),
+                Ok(()) => {}
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
                     thread::sleep(LOCK_WAIT / 100);
                 }
@@ -48,5 +48,23 @@ impl Lock {
                 Err(error) => return Err(in_dir(error.into())),
             }
         }
+    }
+}
+
+/// The directory still has this name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |found: io::Result<fs::Metadata>| Some(found.ok()?.ino());
+    let held = inode(file.metadata());
+    held.is_some() && held == inode(fs::metadata(path))
+}
+
+/// Makes the directory that all instances are in.
+pub(super) fn make_parent(all: &Path) -> Result<(), EnforcerError> {
+    match fs::create_dir(all) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(EnforcerError::File {
+            path: all.to_owned(),
+            error,
+        }),
+        _ => Ok(()),
     }
 }

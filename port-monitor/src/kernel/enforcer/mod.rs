@@ -6,44 +6,51 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use aya::programs::links::{FdLink, PinnedLink};
 use port_monitor_common::{
     denial::Denial,
-    generation::{Header, Hits, MODE_NONE, ON_EXIT_ENFORCE, RuleEntry, State, Tally},
-};
-use rustix::{
-    io::Errno,
-    thread::{MembarrierCommand, membarrier},
+    generation::{Header, ON_EXIT_ENFORCE, State, Tally},
 };
 use thiserror::Error;
 
-use super::{KernelError, preflight::PreflightError};
+use super::{KernelError, bpf, preflight::PreflightError};
 use crate::{
     clock,
     policy::lower::{LowerError, Lowered},
 };
 
+mod attempt;
+mod carry;
+mod counts;
+mod grace;
 pub(super) mod hindrance;
 mod home;
 mod host;
 mod install;
+mod links;
 mod lock;
+mod removal;
 mod slots;
 mod sockets;
 mod tables;
+mod watch;
 
+pub use attempt::Attempt;
+pub use carry::Carried;
+pub use counts::{Counts, Lease, PolicyId, RuleHits, Status};
 pub use home::{BPF_FS_VARIABLE, HomeError};
 pub use host::HostPlaces;
 use lock::Lock;
-use slots::{current_slot, free_slots, is_unconfirmed, lease_ms, slot_but};
+pub use removal::Left;
+use slots::{Refused, Slots, StateWord, Terms};
 pub use sockets::{OpenConnection, Sockets, open as open_connections, sockets};
 use tables::Tables;
 pub(super) use tables::write_policy;
+pub use watch::Watch;
 
 /// What instances are called.
 pub const DEFAULT_INSTANCE: &str = "main";
@@ -92,6 +99,9 @@ pub enum EnforcerError {
         /// The instance.
         name: String,
     },
+    /// Somebody has ended enforcement meanwhile.
+    #[error("not applied: `port-monitor panic-open` has ended enforcement meanwhile")]
+    Ended,
     /// Nothing is pinned.
     #[error("no policy is applied{}", of_instance(.0))]
     NotApplied(String),
@@ -123,9 +133,19 @@ pub enum EnforcerError {
     /// Open connections could not be listed or ended.
     #[error("end open connections: {0} (needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY)")]
     Sockets(io::Error),
-    /// `membarrier(2)` did not wait for running programs.
-    #[error("wait for running programs (membarrier): {0}")]
-    Barrier(Errno),
+    /// The kernel did not wait for running programs.
+    #[error("wait for running programs: {0}")]
+    Grace(io::Error),
+}
+
+impl From<Refused> for EnforcerError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NothingToConfirm => Self::NothingToConfirm,
+            Refused::TooLate => Self::TooLate,
+            Refused::NothingBefore => Self::NothingBefore,
+        }
+    }
 }
 
 fn of_instance(instance: &str) -> String {
@@ -151,6 +171,8 @@ pub struct Instance {
 pub struct Enforcer {
     dir: PathBuf,
     tables: Tables,
+    /// Of the directory: another installation of the same name has another.
+    pinned: Option<u64>,
     _lock: Lock,
 }
 
@@ -159,20 +181,22 @@ pub struct Enforcer {
 pub struct Unlocked {
     dir: PathBuf,
     tables: Tables,
-    /// Of the directory: another instance of the same name has another.
+    /// Of the directory: another installation of the same name has another.
     pinned: Option<u64>,
 }
 
 impl Unlocked {
-    /// What is pinned under its name now; `None` where nothing is.
+    /// Nobody else changes it from now on; `None` where it has been ended, even if there is
+    /// another of its name by now.
     pub fn lock(self) -> Result<Option<Enforcer>, EnforcerError> {
-        let lock = Lock::take(&self.dir)?;
+        let lock = Lock::take(self.dir.parent().unwrap_or(&self.dir))?;
         if self.pinned.is_none() || inode(&self.dir) != self.pinned {
-            return Enforcer::open_locked(self.dir, lock);
+            return Ok(None);
         }
         Ok(Some(Enforcer {
             dir: self.dir,
             tables: self.tables,
+            pinned: self.pinned,
             _lock: lock,
         }))
     }
@@ -187,17 +211,23 @@ impl Enforcer {
     pub fn open(name: &str) -> Result<Option<Self>, EnforcerError> {
         super::preflight::check()?;
         let dir = home::of(name)?;
-        let lock = Lock::take(&dir)?;
+        let lock = Lock::take(dir.parent().unwrap_or(&dir))?;
         Self::open_locked(dir, lock)
     }
 
     fn open_locked(dir: PathBuf, lock: Lock) -> Result<Option<Self>, EnforcerError> {
-        if !dir.exists() {
+        let Some(pinned) = inode(&dir) else {
             return Ok(None);
-        }
-        install::check_version(&dir)?;
+        };
+        let tables = install::check_version(&dir).and_then(|()| Ok(Tables::open(&dir)?));
+        let tables = match tables {
+            // Somebody has ended it meanwhile.
+            Err(_) if inode(&dir) != Some(pinned) => return Ok(None),
+            tables => tables?,
+        };
         Ok(Some(Self {
-            tables: Tables::open(&dir)?,
+            tables,
+            pinned: Some(pinned),
             dir,
             _lock: lock,
         }))
@@ -206,7 +236,7 @@ impl Enforcer {
     /// Lets others change it meanwhile.
     pub fn unlock(self) -> Unlocked {
         Unlocked {
-            pinned: inode(&self.dir),
+            pinned: self.pinned,
             dir: self.dir,
             tables: self.tables,
         }
@@ -217,117 +247,79 @@ impl Enforcer {
         Self::open(name)?.ok_or_else(|| EnforcerError::NotApplied(name.to_owned()))
     }
 
-    /// What is pinned under this name, or else loads and pins it, with no policy in force;
-    /// all that `policy` asks is attached. On error, nothing decides that did not before.
-    pub fn open_or_install(instance: &Instance, policy: &Lowered) -> Result<Self, EnforcerError> {
-        let mut headers = vec![policy.header];
-        headers.extend(policy.closed_header());
-        let cgroup = instance.cgroup.as_deref();
+    /// What is pinned under this name, or else loads and pins it, with no policy in force,
+    /// and attaches all that `policy` asks. On error, nothing decides that did not before.
+    pub fn open_or_install(
+        attempt: &Attempt,
+        instance: &Instance,
+        policy: &Lowered,
+    ) -> Result<Self, EnforcerError> {
         super::preflight::check()?;
-        let dir = home::lasting()?.join(&instance.name);
-        if let Some(enforcer) = Self::open_locked(dir.clone(), Lock::take(&dir)?)? {
-            install::check_cgroup(&enforcer.dir, instance)?;
-            install::attach(&enforcer.dir, cgroup, &headers)?;
-            return Ok(enforcer);
-        }
-        let lock = Lock::take(&dir)?;
-        install::install(&dir, cgroup, &headers)?;
-        Ok(Self {
-            tables: Tables::open(&dir)?,
-            dir,
-            _lock: lock,
-        })
-    }
-
-    /// Detaches and forgets everything. Connections are no longer judged once this
-    /// returns.
-    pub fn remove(name: &str) -> Result<(), EnforcerError> {
-        let dir = home::of(name)?;
-        let _lock = Lock::take(&dir)?;
+        let all = home::lasting()?;
+        let lock = Lock::take(&all)?;
+        let dir = all.join(&instance.name);
         if !dir.exists() {
-            return Err(EnforcerError::NotApplied(name.to_owned()));
+            let cgroup = instance.cgroup.as_deref();
+            install::install(&dir, attempt, cgroup, &headers(policy))?;
         }
-        // The kernel detaches a little later than its files go.
-        if install::check_version(&dir).is_ok() {
-            let mut tables = Tables::open(&dir)?;
-            let [slot, _] = free_slots(tables.state(), now_ms());
-            barrier()?;
-            tables.clear(slot)?;
-            tables.set_state(State::confirmed(slot));
-        }
-        install::remove(&dir)?;
-        // Nobody minds if another instance is still there.
-        let _ = dir.parent().map(fs::remove_dir);
-        Ok(())
+        Self::open_locked(dir, lock)?.ok_or(EnforcerError::Ended)
     }
 
-    /// Puts a policy into force; until `confirm` has passed, if given.
+    /// Attaches what `policy` asks and nothing asked before.
+    pub fn attach(&self, instance: &Instance, policy: &Lowered) -> Result<(), EnforcerError> {
+        let attached = install::check_cgroup(&self.dir, instance).and_then(|()| {
+            install::attach(&self.dir, instance.cgroup.as_deref(), &headers(policy))
+        });
+        self.or_ended(attached)
+    }
+
+    /// An error's cause, where it is that nothing is pinned any more; nothing else counts
+    /// then.
+    fn or_ended<T>(&self, result: Result<T, EnforcerError>) -> Result<T, EnforcerError> {
+        if self.pinned.is_some() && inode(&self.dir) == self.pinned {
+            result
+        } else {
+            Err(EnforcerError::Ended)
+        }
+    }
+
+    /// Detaches and forgets everything, whatever is in the way. Connections are no longer
+    /// judged once this returns, unless it says so.
+    pub fn remove(name: &str) -> Result<Left, EnforcerError> {
+        removal::remove(name)
+    }
+
+    /// Puts a policy into force; until `confirm` has passed, if given. Rules that the
+    /// policy before has too go on counting where they were; gives how far.
     pub fn apply(
         &mut self,
         policy: &Lowered,
         confirm: Option<Duration>,
-    ) -> Result<(), EnforcerError> {
-        let state = self.tables.state();
-        let current = current_slot(state, now_ms());
-        let [slot, exit] = free_slots(state, now_ms());
-        // Programs that began while the slots were in force.
-        barrier()?;
-        let exit = if policy.header.on_exit == ON_EXIT_ENFORCE {
-            slot
-        } else {
-            match policy.closed_header() {
-                Some(closed) => self.tables.write(exit, policy, &closed)?,
-                None => self.tables.clear(exit)?,
-            }
-            exit
+    ) -> Result<Carried, EnforcerError> {
+        let terms = Terms {
+            confirm_ms: confirm.map(millis),
+            lease_ms: lease_of(&policy.header),
         };
-        self.tables.write(slot, policy, &policy.header)?;
-        let now_ms = now_ms();
-        self.tables.set_state(match confirm {
-            Some(confirm) => {
-                let before = if is_unconfirmed(state, now_ms) {
-                    state.fallback()
-                } else {
-                    current
-                };
-                State::until(slot, before, now_ms + millis(confirm)).with_exit(exit)
-            }
-            None => State::confirmed_after(slot, current)
-                .with_exit(exit)
-                .leased_until(now_ms + lease_ms(&policy.header)),
-        });
-        Ok(())
+        let change = slots::apply(self, policy, terms);
+        let change = self.or_ended(change)?;
+        // Programs that count in the old one.
+        let waited = self.wait_for_programs();
+        self.or_ended(waited)?;
+        Ok(carry::same_rules(&self.tables, change))
     }
 
-    /// A sign that the policy is followed. One that had to give way because there was
-    /// none comes into force again.
-    pub fn renew(&self) {
-        let state = self.tables.state();
-        if state.is_leased() {
-            let lease_ms = lease_ms(&self.tables.header(state.slot()));
-            self.tables
-                .set_state(state.leased_until(now_ms() + lease_ms));
-        }
+    /// What is in force, to be seen and renewed without the lock.
+    pub fn watch(&self) -> Result<Watch, EnforcerError> {
+        Watch::open(&self.dir)
     }
 
     /// Puts the policy in force into force anew, as this host is now. Its counts go on,
     /// and what was before stays what one can go back to.
     pub fn refresh(&mut self, policy: &Lowered) -> Result<(), EnforcerError> {
-        let state = self.tables.state();
-        let (current, before) = (state.slot(), state.before());
-        let exit = state.exit();
-        let slot = slot_but(&[current, before, exit.unwrap_or(current)]);
-        barrier()?;
-        self.tables.write(slot, policy, &policy.header)?;
-        let now_ms = now_ms();
-        self.tables.set_state(
-            State::confirmed_after(slot, before)
-                .with_exit(exit.unwrap_or(slot))
-                .leased_until(now_ms + lease_ms(&policy.header)),
-        );
+        let change = slots::refresh(self, policy, lease_of(&policy.header))?;
         // Programs that count in the old one.
-        barrier()?;
-        self.tables.add_hits(current, slot);
+        self.wait_for_programs()?;
+        carry::all(&self.tables, change);
         Ok(())
     }
 
@@ -339,9 +331,21 @@ impl Enforcer {
 
     /// The policy that is in force for good, or would be if somebody followed it.
     pub fn confirmed(&self) -> Option<PolicyId> {
-        let state = self.tables.state();
-        let is_confirmed = state.deadline_ms() == 0 || state.is_leased();
+        let state = self.tables.state().settled(now_ms());
+        let is_confirmed = !state.is_unconfirmed();
         is_confirmed.then(|| PolicyId::of(&self.tables.header(state.slot())))
+    }
+
+    /// The policy in force asks to be followed, and would stay all the same.
+    pub fn is_unleased(&self) -> bool {
+        let state = self.tables.state().settled(now_ms());
+        let header = self.tables.header(state.slot());
+        lease_of(&header).is_some() && !state.is_leased()
+    }
+
+    /// Which installation this is: another of its name has another number.
+    pub const fn installation(&self) -> Option<u64> {
+        self.pinned
     }
 
     /// Who was denied what by a policy, as far as there was room to tell since somebody
@@ -364,41 +368,13 @@ impl Enforcer {
 
     /// Keeps the policy that waits for it.
     pub fn confirm(&self) -> Result<(), EnforcerError> {
-        let (state, now_ms) = (self.tables.state(), now_ms());
-        if state.deadline_ms() == 0 || state.is_leased() {
-            return Err(EnforcerError::NothingToConfirm);
-        }
-        if state.slot_at(now_ms) != state.slot() {
-            return Err(EnforcerError::TooLate);
-        }
-        let lease_ms = lease_ms(&self.tables.header(state.slot()));
-        self.tables.set_state(state.leased_until(now_ms + lease_ms));
-        Ok(())
+        let lease_of = |slot| slots::lease_ms(&self.tables.header(slot));
+        Ok(slots::confirm(self, lease_of)?)
     }
 
     /// Goes back to the policy before.
     pub fn rollback(&self) -> Result<(), EnforcerError> {
-        let state = self.tables.state();
-        let current = current_slot(state, now_ms());
-        let before = state.before();
-        if current == before {
-            return Err(EnforcerError::NothingBefore);
-        }
-        self.tables
-            .set_state(State::confirmed_after(before, current));
-        Ok(())
-    }
-
-    /// Ends the open connections that are to be, in every network namespace; gives
-    /// those that were. What opens meanwhile is judged by the policy in force.
-    pub fn end_connections(
-        &self,
-        is_to_end: impl Fn(&OpenConnection) -> bool + Sync,
-    ) -> Result<Vec<OpenConnection>, EnforcerError> {
-        let mut ended = sockets::end(&is_to_end)?;
-        // What a program judged just before the policy came into force.
-        ended.extend(sockets::end(&is_to_end)?);
-        Ok(ended)
+        Ok(slots::rollback(self)?)
     }
 
     /// What is in force, and how often what decided.
@@ -407,7 +383,7 @@ impl Enforcer {
         let left = Duration::from_millis(state.deadline_ms().saturating_sub(now_ms));
         Ok(Status {
             counts: self.counts(state.slot_at(now_ms)),
-            unconfirmed: is_unconfirmed(state, now_ms).then_some(left),
+            unconfirmed: state.settled(now_ms).is_unconfirmed().then_some(left),
             lease: state.is_leased().then(|| Lease {
                 header: self.tables.header(state.slot()),
                 left,
@@ -451,79 +427,64 @@ impl Enforcer {
     }
 }
 
-/// Which policy: a file as it was applied once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PolicyId {
-    applied_ns: i64,
-    digest: [u8; 32],
-    /// What came in its place when nobody followed it says otherwise.
-    on_exit: u8,
+impl StateWord for Enforcer {
+    fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+
+    fn state(&self) -> State {
+        self.tables.state()
+    }
+
+    fn exchange(&self, from: State, to: State) -> bool {
+        self.tables.exchange_state(from, to)
+    }
 }
 
-impl PolicyId {
-    /// The policy with this header.
-    pub const fn of(header: &Header) -> Self {
-        Self {
-            applied_ns: header.applied_ns,
-            digest: header.digest,
-            on_exit: header.on_exit,
+impl Slots for Enforcer {
+    type Policy = Lowered;
+    type Error = EnforcerError;
+
+    fn wait_for_programs(&self) -> Result<(), EnforcerError> {
+        let map = bpf::open_pinned(&self.dir.join("pm_state"));
+        map.and_then(|map| grace::wait_for_programs(map.as_fd()))
+            .map_err(EnforcerError::Grace)
+    }
+
+    fn write(&mut self, slot: u32, policy: &Lowered) -> Result<(), EnforcerError> {
+        Ok(self.tables.write(slot, policy, &policy.header)?)
+    }
+
+    fn write_exit(&mut self, slot: u32, policy: &Lowered) -> Result<(), EnforcerError> {
+        match policy.closed_header() {
+            Some(closed) => self.tables.write(slot, policy, &closed)?,
+            None => self.tables.clear(slot)?,
         }
+        Ok(())
     }
 }
 
-/// How often a rule decided.
-#[derive(Clone, Copy, Debug)]
-pub struct RuleHits {
-    /// The rule.
-    pub entry: RuleEntry,
-    /// How often, and when last.
-    pub hits: Hits,
+/// Ends the open connections that are to be, in every network namespace; gives those that
+/// were. What opens meanwhile is judged by the policy in force. It may take long: nobody
+/// should wait for it.
+pub fn end_connections(
+    is_to_end: impl Fn(&OpenConnection) -> bool + Sync,
+) -> Result<Vec<OpenConnection>, EnforcerError> {
+    let mut ended = sockets::end(&is_to_end)?;
+    // What a program judged just before the policy came into force.
+    ended.extend(sockets::end(&is_to_end)?);
+    Ok(ended)
 }
 
-/// What is in force.
-#[derive(Debug)]
-pub struct Status {
-    /// The policy, and how often what decided.
-    pub counts: Counts,
-    /// How long there still is to confirm it.
-    pub unconfirmed: Option<Duration>,
-    /// The policy ends when nobody follows it.
-    pub lease: Option<Lease>,
-    /// The links, and whether each is attached.
-    pub links: Vec<(String, bool)>,
+/// Of all that may come into force by this policy.
+fn headers(policy: &Lowered) -> Vec<Header> {
+    let closed = policy.closed_header();
+    [policy.header].into_iter().chain(closed).collect()
 }
 
-/// A policy that ends when nobody follows it.
-#[derive(Debug)]
-pub struct Lease {
-    /// It.
-    pub header: Header,
-    /// How long it still stays without another sign; zero: it has ended.
-    pub left: Duration,
-}
-
-impl Status {
-    /// There is a policy.
-    pub const fn is_in_force(&self) -> bool {
-        self.counts.header.mode != MODE_NONE
-    }
-}
-
-/// How often what decided of a policy.
-#[derive(Debug)]
-pub struct Counts {
-    /// The policy.
-    pub header: Header,
-    /// Its rules.
-    pub rules: Vec<RuleHits>,
-    /// How often the defaults decided, by direction.
-    pub defaults: [Hits; 3],
-    /// How often a default spared loopback.
-    pub loopback: Hits,
-    /// How often a default spared a thread of the kernel.
-    pub kernel: Hits,
-    /// How often the tables did not hold together.
-    pub broken: Hits,
+/// How long a policy stays without a sign of whoever follows it; `None` is for good.
+fn lease_of(header: &Header) -> Option<u64> {
+    (header.on_exit != ON_EXIT_ENFORCE).then(|| slots::lease_ms(header))
 }
 
 fn now_ms() -> u64 {
@@ -532,66 +493,4 @@ fn now_ms() -> u64 {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX >> 8)
-}
-
-/// Waits until every program that runs now has ended: `MEMBARRIER_CMD_GLOBAL` is an
-/// RCU grace period (`kernel/sched/membarrier.c`).
-fn barrier() -> Result<(), EnforcerError> {
-    membarrier(MembarrierCommand::Global).map_err(EnforcerError::Barrier)
-}
-
-/// What a pinned link attaches its program to: a cgroup's id, or the inode number of a
-/// network namespace. `None` where the kernel has left the link there, attached to
-/// nothing, because its cgroup was removed or somebody detached it.
-fn attached_to(path: &Path) -> Result<Option<u64>, EnforcerError> {
-    let link = PinnedLink::from_pin(path)
-        .map_err(|error| KernelError::Map(super::ladder::chain(&error)))?;
-    let link = FdLink::from(link);
-    let info = link
-        .info()
-        .map_err(|error| KernelError::Map(super::ladder::chain(&error)))?;
-    let in_proc = |error| EnforcerError::File {
-        path: "/proc/self/fdinfo".into(),
-        error,
-    };
-    let entries = fs::read_dir("/proc/self/fdinfo").map_err(in_proc)?;
-    let entries: Vec<_> = entries.flatten().collect();
-    // It was opened last, and most often has the highest number.
-    let texts = entries
-        .iter()
-        .rev()
-        .filter_map(|entry| fs::read_to_string(entry.path()).ok());
-    let places = texts.into_iter().map(|text| place_of(&text, info.id()));
-    Ok(places.flatten().next())
-}
-
-/// What a descriptor's `fdinfo` says that this link is attached to, if it is this
-/// link's.
-fn place_of(fdinfo: &str, link_id: u32) -> Option<u64> {
-    let value = |key: &str| {
-        let mut lines = fdinfo.lines().filter_map(|line| line.split_once(':'));
-        let (_, value) = lines.find(|(name, _)| *name == key)?;
-        value.trim().parse::<u64>().ok()
-    };
-    if value("link_id") != Some(link_id.into()) {
-        return None;
-    }
-    let place = value("cgroup_id").or_else(|| value("netns_ino"));
-    place.filter(|place| *place != 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_attached_to_nothing_is_told_from_one_that_is() {
-        let text = |place| format!("pos:\t0\nlink_id:\t7\nprog_id:\t9\n{place}\n");
-        assert_eq!(place_of(&text("cgroup_id:\t4"), 7), Some(4));
-        let netns = text("netns_ino:\t4026531840");
-        assert_eq!(place_of(&netns, 7), Some(4_026_531_840));
-        assert_eq!(place_of(&text("cgroup_id:\t0"), 7), None);
-        assert_eq!(place_of(&text("cgroup_id:\t4"), 8), None);
-        assert_eq!(place_of("pos:\t0\n", 7), None);
-    }
 }

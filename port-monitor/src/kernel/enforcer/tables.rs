@@ -106,9 +106,10 @@ impl Tables {
         State(self.state.get(0).unwrap_or(0))
     }
 
-    /// Puts a slot into force: one store of one word.
-    pub(super) fn set_state(&self, state: State) {
-        self.state.set(0, &state.0);
+    /// Puts `to` in the place of `from`, by one store of one word; false where the state is
+    /// another by now.
+    pub(super) fn exchange_state(&self, from: State, to: State) -> bool {
+        self.state.exchange(0, 0, from.0, to.0)
     }
 
     /// The policy in a slot.
@@ -138,17 +139,19 @@ impl Tables {
         self.hits(slot, MAX_RULES + tally as usize)
     }
 
-    /// Adds the counts of a slot that no program looks at any more to those of another.
-    pub(super) fn add_hits(&self, from: u32, to: u32) {
+    /// Adds a count of a slot that no program looks at any more to one of another; gives
+    /// what was added. A count is its slot and its number.
+    pub(super) fn add_hits(&self, from: (u32, u32), to: (u32, u32)) -> u64 {
         let each = (SLOTS * TALLIES) as usize;
+        let mut added = 0;
         for cpu in (0..self.hits.len()).step_by(each) {
-            for tally in 0..TALLIES {
-                let place = |slot| cpu + (slot * TALLIES + tally) as usize;
-                let before = self.hits.get(place(from)).unwrap_or_default();
-                self.hits.add(place(to), 0, before.count);
-                self.hits.raise(place(to), 1, before.last_ns);
-            }
+            let place = |(slot, tally)| cpu + (slot * TALLIES + tally) as usize;
+            let before = self.hits.get(place(from)).unwrap_or_default();
+            self.hits.add(place(to), 0, before.count);
+            self.hits.raise(place(to), 1, before.last_ns);
+            added += before.count;
         }
+        added
     }
 
     /// Makes a slot that no program looks at say that there is no policy.

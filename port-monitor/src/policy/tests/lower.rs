@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use port_monitor_common::generation::INBOUND_OPEN;
+use port_monitor_common::generation::{INBOUND_OPEN, RuleEntry};
 
 use super::{super::lower::Places, policy};
 
@@ -43,6 +43,47 @@ fn packets_need_no_look_only_where_nothing_asks_about_inbound_connections() {
         let lowered = policy(&format!("version = 1\n{text}")).lower(&Bare);
         let asks = lowered.unwrap().header.asks;
         assert_eq!(asks & INBOUND_OPEN != 0, is_open, "{text}");
+    }
+}
+
+/// The meaning of the first rule named `r` of a policy.
+fn meaning(rule: &str, other: &str) -> u64 {
+    let text = format!("version = 1\n{other}[[rule]]\nname = \"r\"\ndirection = \"out\"\n{rule}\n");
+    let lowered = policy(&text).lower(&Bare).unwrap();
+    let is_r = |entry: &&RuleEntry| entry.name.starts_with(b"r\0");
+    lowered.rules.iter().find(is_r).unwrap().meaning
+}
+
+#[test]
+fn a_rule_is_the_same_where_it_asks_and_does_the_same() {
+    let rule = "action = \"deny\"\nport = [23, 8080]\nto = [\"10.0.0.0/8\", \"::1\"]";
+    let other = "[networks]\ninner = [\"::1\", \"10.0.0.0/8\"]\n[[rule]]\nname = \"s\"\n\
+                 direction = \"out\"\nport = 80\naction = \"allow\"\n";
+    let same = meaning(rule, "");
+    assert_eq!(meaning(rule, other), same);
+    for spelled in [
+        rule.replace("[23, 8080]", "[8080, 23]"),
+        rule.replace("[\"10.0.0.0/8\", \"::1\"]", "\"inner\""),
+        format!("{rule}\nalert = \"high\""),
+    ] {
+        assert_eq!(meaning(&spelled, other), same, "{spelled}");
+    }
+    let by_port = meaning("action = \"deny\"\nport = 23", "");
+    assert_eq!(
+        meaning("action = \"deny\"\nservice = \"telnet\"", ""),
+        by_port
+    );
+    for changed in [
+        rule.replace("deny", "allow"),
+        rule.replace("23", "22"),
+        rule.replace(", 8080", ""),
+        rule.replace("10.0.0.0/8", "10.0.0.0/9"),
+        format!("{rule}\nuser = 0"),
+        format!("{rule}\nunit = \"a.service\""),
+        format!("{rule}\ncgroup = \"/a.service\""),
+        format!("{rule}\nuntil = 2999-12-31T00:00:00Z"),
+    ] {
+        assert_ne!(meaning(&changed, other), same, "{changed}");
     }
 }
 

@@ -36,7 +36,15 @@ pub(super) struct Follower {
 }
 
 impl Follower {
+    /// Starts one, and waits until it has applied its policy.
     pub(super) fn start(enforced: &Enforced<'_>, text: &str, confirm: &str) -> Result<Self> {
+        let follower = Self::spawn(enforced, text, confirm)?;
+        follower.hear(": applied, ")?;
+        Ok(follower)
+    }
+
+    /// Starts one.
+    pub(super) fn spawn(enforced: &Enforced<'_>, text: &str, confirm: &str) -> Result<Self> {
         let path = enforced.write(text)?;
         let mut child = enforced
             .command("apply")
@@ -63,24 +71,32 @@ impl Follower {
                 }
             });
         }
-        let follower = Self { child, lines, path };
-        follower.hear(": applied, ")?;
-        Ok(follower)
+        Ok(Self { child, lines, path })
+    }
+
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its policy's file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Waits for a line with this in it.
-    fn hear(&self, words: &str) -> Result<String> {
-        let mut others = Vec::new();
-        loop {
-            let line = self
-                .lines
-                .recv_timeout(PATIENCE)
-                .with_context(|| format!("no `{words}` after {others:?}"))?;
-            if line.contains(words) {
-                return Ok(line);
-            }
-            others.push(line);
+    pub(super) fn hear(&self, words: &str) -> Result<String> {
+        self.hear_until(words)?.pop().context("no line")
+    }
+
+    /// Waits for a line with this in it; gives that and all before it.
+    pub(super) fn hear_until(&self, words: &str) -> Result<Vec<String>> {
+        let mut heard: Vec<String> = Vec::new();
+        while !heard.last().is_some_and(|line| line.contains(words)) {
+            let line = self.lines.recv_timeout(PATIENCE);
+            heard.push(line.with_context(|| format!("no `{words}` after {heard:?}"))?);
         }
+        Ok(heard)
     }
 
     /// What it has said so far and nobody heard.
@@ -89,7 +105,7 @@ impl Follower {
     }
 
     /// Puts another file in the place of the policy's.
-    fn replace(&self, text: &str) -> Result<()> {
+    pub(super) fn replace(&self, text: &str) -> Result<()> {
         let new = self.path.with_extension("new");
         fs::write(&new, text)?;
         fs::rename(&new, &self.path).context("replace the policy")
@@ -101,7 +117,7 @@ impl Follower {
     }
 
     /// Waits for its end; gives what it said and nobody heard.
-    fn expect_end(mut self) -> Result<Vec<String>> {
+    pub(super) fn expect_end(mut self) -> Result<Vec<String>> {
         let status = self.child.wait()?;
         ensure!(status.success(), "the follower ended with {status}");
         Ok(self.lines.iter().collect())
@@ -312,7 +328,7 @@ pub(crate) fn told_of(lab: &Lab) -> Result<Verdict> {
 }
 
 /// How many a line tells of, and how many there are.
-fn told(line: &str) -> Result<(u64, u64)> {
+pub(super) fn told(line: &str) -> Result<(u64, u64)> {
     let counts = line.split(" since ").next().unwrap_or_default();
     let numbers: Vec<u64> = counts
         .split([' ', ','])

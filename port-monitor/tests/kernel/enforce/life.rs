@@ -42,7 +42,7 @@ pub(super) fn harmless() -> String {
 }
 
 /// A command that must fail with an exit status and say certain words in one line.
-fn expect_failure(command: &mut Command, code: i32, words: &[&str]) -> Result<()> {
+pub(super) fn expect_failure(command: &mut Command, code: i32, words: &[&str]) -> Result<()> {
     let Output { status, stderr, .. } = command.output()?;
     let stderr = String::from_utf8(stderr)?;
     ensure!(

@@ -34,6 +34,8 @@ pub(crate) mod open;
 pub(crate) mod oracle;
 pub(crate) mod outbound;
 pub(crate) mod owner;
+pub(crate) mod panic;
+pub(crate) mod reload;
 pub(crate) mod subflow;
 pub(crate) mod suite;
 pub(crate) mod unfollowed;
