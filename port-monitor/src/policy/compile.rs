@@ -97,11 +97,17 @@ impl<'e> Compiler<'e> {
             units: OnceCell::new(),
         };
         let document = DeTable::parse_recoverable(&source.text);
-        if document.1.is_empty() {
-            for (place, newer) in toml_1_0::newer(&source.text) {
-                let problem = Problem::NewerToml(newer);
-                compiler.diagnostics.report(place, problem);
-            }
+        // As after any error of syntax, what comes out of it is not judged.
+        let newer = match document.1.as_slice() {
+            [] => toml_1_0::newer(&source.text),
+            _ => Vec::new(),
+        };
+        for (place, newer) in &newer {
+            let problem = Problem::NewerToml(*newer);
+            compiler.diagnostics.report(place.clone(), problem);
+        }
+        if !newer.is_empty() {
+            return compiler;
         }
         if let Some(root) = Section::root(&document, &ROOT, &mut compiler.diagnostics) {
             compiler.document(&root);

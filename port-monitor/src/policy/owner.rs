@@ -39,7 +39,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn exe(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
-        let path = value::path(item)?;
+        let path = value::path(item)?.trim_end_matches('/');
         if let Err(error) = self.env.executable(path.as_ref()) {
             self.diagnostics.report(
                 item.span(),
@@ -49,6 +49,6 @@ impl Compiler<'_> {
                 },
             );
         }
-        Ok(self.scopes.exe(path.trim_end_matches('/')))
+        Ok(self.scopes.exe(path))
     }
 }

@@ -311,14 +311,8 @@ impl<W: Write> Follower<'_, W> {
     /// Tells which names of the policy lead nowhere since the last look, and which lead
     /// somewhere again.
     fn tell_missing(&mut self, missing: &[String]) {
-        let before = std::mem::take(&mut self.applied.lowered.missing);
-        for name in missing.iter().filter(|name| !before.contains(name)) {
-            self.say(&format!(
-                "{name} is not there: rules that name it match nothing until it is"
-            ));
-        }
-        for name in before.iter().filter(|name| !missing.contains(name)) {
-            self.say(&format!("{name} is there now"));
+        for line in came_and_went(&self.applied.lowered.missing, missing) {
+            self.say(&line);
         }
     }
 
@@ -335,5 +329,41 @@ impl<W: Write> Follower<'_, W> {
         if let Err(error) = writeln!(self.out, "{line}") {
             log::debug!("write to the standard output: {error}");
         }
+    }
+}
+
+/// What is told of names that lead nowhere now, and of those that led nowhere before.
+fn came_and_went(before: &[String], now: &[String]) -> Vec<String> {
+    let gone = now.iter().filter(|name| !before.contains(name));
+    let back = before.iter().filter(|name| !now.contains(name));
+    gone.map(|name| format!("{name} is not there: rules that name it match nothing until it is"))
+        .chain(back.map(|name| format!("{name} is there now")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_leads_nowhere_is_told_when_that_changes() {
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let (before, now) = (
+            names(&["cgroup /a", "cgroup /b"]),
+            names(&["cgroup /b", "cgroup /c"]),
+        );
+        assert_eq!(
+            came_and_went(&before, &now),
+            [
+                "cgroup /c is not there: rules that name it match nothing until it is",
+                "cgroup /a is there now",
+            ]
+        );
+        assert_eq!(came_and_went(&now, &now), [""; 0]);
     }
 }

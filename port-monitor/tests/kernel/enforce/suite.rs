@@ -105,6 +105,12 @@ impl Targets {
                 "out",
                 &and(About::Owner, &format!("exe = \"{copy}\"")),
             ),
+            // The same file: neither rule may take the place of the other.
+            rule(
+                "by-exe-elsewhere",
+                "out",
+                &format!("port = 1\nexe = \"{}\"", by_way_of_its_directory(copy)),
+            ),
             rule(
                 "by-listener",
                 "in",
@@ -113,6 +119,13 @@ impl Targets {
         ]
         .concat()
     }
+}
+
+/// `/tmp/a/../a/b` for `/tmp/a/b`.
+fn by_way_of_its_directory(path: &str) -> String {
+    let (directory, file) = path.rsplit_once('/').unwrap_or(("", path));
+    let name = directory.rsplit('/').next().unwrap_or_default();
+    format!("{directory}/../{name}/{file}")
 }
 
 /// The first port that the kernel gives to clients.
