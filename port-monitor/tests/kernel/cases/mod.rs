@@ -193,6 +193,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-follow-file", follow::file),
     once("enforce-follow-bad-file", follow::bad_files),
     once("enforce-follow-host", follow::host),
+    once("enforce-follow-missing", follow::missing),
     once("enforce-follow-denials", follow::denials),
     once("enforce-follow-peers", follow::told_of),
     // 5.10 has no MPTCP.

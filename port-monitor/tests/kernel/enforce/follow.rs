@@ -245,6 +245,46 @@ pub(crate) fn host(lab: &Lab) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
+/// A cgroup and an executable that are not there keep nothing else from being held; it is
+/// told when they come, and from then on their rules hold.
+pub(crate) fn missing(lab: &Lab) -> Result<Verdict> {
+    let ports = Ports::new()?;
+    let enforced = Enforced::new(lab, &harmless())?;
+    let unit = lab.cgroups.held_unit(&enforced.cgroup);
+    let program = lab.new_path("later");
+    let text = policy(
+        "enforce",
+        &format!(
+            "{}{}cgroup = \"/sys/fs/cgroup{unit}/\"\n{}exe = \"{}\"\n",
+            rule("denied", ports.denied(), "deny"),
+            rule("of-unit", ports.allowed(), "deny"),
+            rule("of-program", 1, "deny"),
+            program.display()
+        ),
+    );
+    let dir = cgroup::directory(&unit)?;
+    poll_until(PATIENCE, || Ok(fs::remove_dir(&dir).is_ok())).context("empty the cgroup")?;
+    let mut hammer = Hammer::start(&enforced, &ports)?;
+    let follower = Follower::start(&enforced, &text, "--no-confirm")?;
+    hammer.expect_held()?;
+
+    fs::create_dir(&dir)?;
+    follower.hear(&format!("cgroup {unit} is there now"))?;
+    ensure!(
+        is_refused(&unit, ports.allowed())?,
+        "the unit's rule does not hold"
+    );
+    fs::copy("/proc/self/exe", &program).context("copy this program")?;
+    follower.hear(&format!("executable {}", program.display()))?;
+    fs::remove_file(&program)?;
+    follower.hear("is not there: rules that name it match nothing until it is")?;
+    hammer.expect_held()?;
+    enforced.tell("panic-open")?;
+    follower.hear("no longer following")?;
+    follower.expect_end()?;
+    Ok(Verdict::pass())
+}
+
 /// A flood of refused connections is a few lines, which add up to all of it.
 pub(crate) fn denials(lab: &Lab) -> Result<Verdict> {
     /// Of the hammer, which connects to the denied port nine times in each.
