@@ -194,12 +194,14 @@ fn variant_task(artifacts: &Artifacts, cases: &[String], variant: &Variant) -> R
 fn task(artifacts: &Artifacts, filters: &[String], series: Series, part: Part) -> Result<Task> {
     let part_of_cases = ["--part".to_owned(), part.name().to_owned()];
     let arguments = [&part_of_cases, filters].concat();
-    task_with(
-        artifacts,
-        &arguments,
-        series,
-        machine(part.processors(), ""),
-    )
+    let machine = machine(part.processors(), "");
+    let mut task = task_with(artifacts, &arguments, series, machine)?;
+    if part == Part::Serial {
+        let login = login::fetch()?;
+        task.programs.extend(login.programs);
+        task.library_dir = Some(login.library_dir);
+    }
+    Ok(task)
 }
 
 const fn machine(processors: u32, kernel_arguments: &'static str) -> Machine {
@@ -226,15 +228,9 @@ fn task_with(
         (artifacts.program.clone(), program.to_owned()),
     ];
     programs.extend(oracle::programs(series)?);
-    let mut library_dir = None;
-    if part == Part::Serial {
-        let login = login::fetch()?;
-        programs.extend(login.programs);
-        library_dir = Some(login.library_dir);
-    }
     Ok(Task {
         programs,
-        library_dir,
+        library_dir: None,
         files: Vec::new(),
         modules: Vec::new(),
         command,
