@@ -2,15 +2,19 @@
 //!
 //! There is room for six policies, one in each slot: the one in force, what comes in its
 //! place when nobody follows it any more, the one before, the one before that while the
-//! one in force waits to be confirmed, and two being written. Every key begins with the
-//! slot. A verdict reads [`State`] once and looks at one slot
-//! only, so it is wholly of one policy.
+//! one in force waits to be confirmed, and two being written. A verdict reads [`State`]
+//! once and looks at one slot only, so it is wholly of one policy. What a policy may have
+//! many or few of, networks, users, cgroups and executables, lies in tables of its own,
+//! which are made as large as it needs and hang in the slot.
 
-use core::{hint::black_box, mem::offset_of};
+use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::policy::{MAX_RULES, Transport};
+use crate::{
+    pages,
+    policy::{MAX_RULES, Transport},
+};
 
 /// Version of everything in this module: maps of another one are not touched.
 pub const GENERATION_ABI: u32 = 5;
@@ -22,17 +26,16 @@ pub const SLOTS: u32 = 6;
 pub const RULES: u32 = 1_024;
 /// Masks of one policy.
 pub const MASKS: u32 = 8_192;
-/// Networks of one policy.
-pub const NETWORKS: u32 = 4_096;
+/// Networks of one policy: each makes two stretches at most, beside the first of each
+/// family, and [`pages`](crate::pages) have room for as many.
+pub const NETWORKS: u32 = 1 << 19;
 /// Users, cgroups or executables of one policy.
-pub const OWNERS: u32 = 4_096;
+pub const OWNERS: u32 = 65_536;
+/// Addresses of this host.
+pub const ADDRESSES: u32 = 65_536;
 /// Words that hold the masks of all ports, four in each: bits 0–15 the lowest port's.
 /// Ports are those that [`Transport::port`] names.
 pub const PORT_WORDS: u32 = (Transport::Udp.ports().last + 1) / 4;
-/// Points in time at which rules of one policy end.
-pub const ENDS: usize = 15;
-/// [`Header::ends_ns`]: no rule ends.
-pub const NEVER: u64 = i64::MAX as u64;
 /// Counters of one policy: one for each rule, and the [`Tally`]s.
 pub const TALLIES: u32 = RULES + 8;
 /// Levels of the cgroup tree that are looked at, below the root.
@@ -239,12 +242,8 @@ pub const ASKS_OWNER: u8 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Header {
-    /// When rules end, `CLOCK_BOOTTIME` ns, earliest first; [`NEVER`] where none does.
-    pub ends_ns: [u64; ENDS],
     /// When it was applied, ns since the Unix epoch.
     pub applied_ns: i64,
-    /// The masks of the rules for each direction, by how many ends have passed.
-    pub directions: [[u32; 4]; ENDS + 1],
     /// The mask of peers in no network of the policy.
     pub other_network: u32,
     /// The rules that name peers on this host.
@@ -280,27 +279,9 @@ pub struct Header {
 }
 
 impl Header {
-    /// How many of the ends have passed. No branch depends on one: to a verifier each
-    /// would be another way through all that follows.
-    #[inline(always)]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "at most the number of ends"
-    )]
-    pub fn ends_passed(&self, now_ns: u64) -> usize {
-        let mut passed = 0;
-        for end in &self.ends_ns {
-            // Below zero from the end on: times are far below 2^63.
-            passed += black_box(end.wrapping_sub(now_ns).wrapping_sub(1)) >> 63;
-        }
-        passed as usize
-    }
-
     /// No policy.
     pub const NONE: Self = Self {
-        ends_ns: [NEVER; ENDS],
         applied_ns: 0,
-        directions: [[0; 4]; ENDS + 1],
         other_network: 0,
         this_host: 0,
         other_user: 0,
@@ -335,37 +316,11 @@ pub struct RuleEntry {
     pub meaning: u64,
 }
 
-/// A peer's network: the trie compares the slot first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct NetworkKey {
-    /// The slot.
-    pub slot: u32,
-    /// Canonical, network byte order, in words.
-    pub addr: [u32; 4],
-}
+/// A user: the uid in the initial user namespace.
+pub type UserKey = u32;
 
-/// A user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct UserKey {
-    /// The slot.
-    pub slot: u32,
-    /// Uid in the initial user namespace.
-    pub uid: u32,
-}
-
-/// A cgroup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
-#[repr(C)]
-pub struct GroupKey {
-    /// The cgroup v2 id: the inode number of its directory.
-    pub id: u64,
-    /// The slot.
-    pub slot: u32,
-    /// Explicit padding.
-    pub reserved: u32,
-}
+/// A cgroup: its cgroup v2 id, the inode number of its directory.
+pub type GroupKey = u64;
 
 /// An executable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -373,10 +328,10 @@ pub struct GroupKey {
 pub struct ExeKey {
     /// Inode number.
     pub inode: u64,
-    /// The slot.
-    pub slot: u32,
     /// The file system: `s_dev`, the kernel's form of a device number.
     pub device: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 }
 
 /// What decided where no rule did: counters behind those of the rules.
@@ -411,14 +366,14 @@ pub struct Hits {
 
 const _: () = {
     assert!(RULES as usize == MAX_RULES);
-    assert!(size_of::<Header>() == 704);
-    assert!(offset_of!(Header, directions) == 128);
-    assert!(offset_of!(Header, mode) == 420);
-    assert!(offset_of!(Header, exit_after_s) == 424);
-    assert!(offset_of!(Header, digest) == 428);
+    assert!(size_of::<Header>() == 328);
+    assert!(offset_of!(Header, other_network) == 8);
+    assert!(offset_of!(Header, mode) == 44);
+    assert!(offset_of!(Header, exit_after_s) == 48);
+    assert!(offset_of!(Header, digest) == 52);
     assert!(size_of::<RuleEntry>() == 64);
-    assert!(size_of::<NetworkKey>() == 20);
-    assert!(size_of::<GroupKey>() == 16);
+    assert!(NETWORKS as usize * 2 < pages::LEAVES * pages::LEAF);
+    assert!(RULES as usize <= pages::KEYS);
     assert!(size_of::<ExeKey>() == 16);
 };
 
@@ -473,14 +428,6 @@ mod tests {
         let state = State::confirmed_after(2, 1);
         assert_eq!(state.leased_until(90_000), state);
         assert_eq!(state.exit(), None);
-    }
-
-    #[test]
-    fn rules_end_at_their_time_and_not_before() {
-        let mut header = Header::NONE;
-        header.ends_ns[..2].copy_from_slice(&[100, 200]);
-        let passed = [99, 100, 199, 200].map(|now_ns| header.ends_passed(now_ns));
-        assert_eq!(passed, [0, 1, 1, 2]);
     }
 
     #[test]

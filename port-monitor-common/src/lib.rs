@@ -13,6 +13,7 @@ pub mod denial;
 pub mod event;
 pub mod generation;
 pub mod mask;
+pub mod pages;
 pub mod policy;
 pub mod tcp_state;
 pub mod transport;

@@ -5,20 +5,21 @@ use port_monitor_common::{
     addr,
     denial::Denial,
     generation::{
-        self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK,
-        GroupKey, Header, LEVELS, MODE_ENFORCE, MODE_NONE, NetworkKey, SLOTS, State, TALLIES,
-        Tally, UserKey,
+        self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK, Header,
+        LEVELS, MODE_ENFORCE, MODE_NONE, SLOTS, State, TALLIES, Tally,
     },
     mask::Accepting,
+    pages,
     policy::Direction,
 };
 
-use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_get_current_uid_gid, maps::lpm_trie::Key};
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_get_current_uid_gid};
 
 use crate::{
     emit,
     maps::{
-        EVENTS, EXES, GROUPS, HITS, MASKS, NETWORKS, POLICIES, PORTS, RULES, SELF, STATE, USERS,
+        ENDS, EVENTS, EXES, GROUPS, HITS, MASKS, NETWORKS_V4, NETWORKS_V6, POLICIES, PORTS, RULES,
+        SELF, STATE, USERS,
     },
     mem,
     sock::{self, Addr},
@@ -185,16 +186,16 @@ pub(crate) fn judge<P: Party>(
     } else {
         Peer::of(policy.0, question)
     };
-    let passed = policy.1.ends_passed(now_ns);
-    judge_peer(policy, (now_ns, passed), question, peer, party)
+    let directions = ENDS.get(policy.0)?.find(now_ns);
+    judge_peer(policy, (now_ns, directions), question, peer, party)
 }
 
-/// The same, where it is known what the policy knows of the peer, and how many of its ends
-/// have passed.
+/// The same, where it is known what the policy knows of the peer, and the masks of the
+/// rules for each direction that have not ended.
 #[inline(always)]
 pub(crate) fn judge_peer<P: Party>(
     (slot, header): (u32, &'static Header),
-    (now_ns, passed): (u64, usize),
+    (now_ns, directions): (u64, u64),
     question: &Question,
     peer: Peer,
     party: &P,
@@ -206,7 +207,7 @@ pub(crate) fn judge_peer<P: Party>(
         enforces: header.mode == MODE_ENFORCE,
         now_ns,
     };
-    let Some(first) = first::<P>(slot, header, passed, question, peer, party) else {
+    let Some(first) = first::<P>(slot, header, directions, question, peer, party) else {
         // Tables that do not hold together decide for the policy's author.
         return Some(decided((RULES_EACH + Tally::Broken as u32, true)));
     };
@@ -247,18 +248,18 @@ fn by_default<P: Party>(
 fn first<P: Party>(
     slot: u32,
     header: &'static Header,
-    passed: usize,
+    directions: u64,
     question: &Question,
     peer: Peer,
     party: &P,
 ) -> Option<Option<u32>> {
-    let directions = header.directions.get(passed)?;
+    let direction = directions >> ((question.direction & 3) * 16) & 0xffff;
     let port = question.port;
     let ports = PORTS.get(slot * generation::PORT_WORDS + port / 4)?;
     let port = *ports >> (port % 4 * 16) & 0xffff;
     let (user, group, exe) = owner::<P>(slot, header, party);
     let flow = packed([
-        directions[(question.direction & 3) as usize],
+        direction as u32,
         port as u32,
         peer.network(header),
         peer.this_host(),
@@ -328,12 +329,7 @@ extern "C" fn pm_peer(slot: u64, high: u64, low: u64, is_self: u64) -> u64 {
         (low >> 32) as u32,
     ];
     let peer = addr::canonical(peer).map(|word| mem::forget(word.into(), slot) as u32);
-    let key = NetworkKey {
-        slot: slot as u32,
-        addr: peer,
-    };
-    let network = NETWORKS.get(Key::new(u32::BITS + 128, key));
-    let network = network.copied().unwrap_or(header.other_network);
+    let network = network(slot as u32, &peer).unwrap_or(header.other_network);
     let [v4, v6] = addr::beyond_loopback(&peer);
     let is_loopback = sock::is_zero(v4) | sock::is_zero(v6);
     let is_self = is_self != 0
@@ -341,6 +337,19 @@ extern "C" fn pm_peer(slot: u64, high: u64, low: u64, is_self: u64) -> u64 {
         || header.asks & ASKS_SELF != 0 && SELF.get_ptr(peer).is_some();
     let this_host = if is_self { header.this_host } else { NO_RULE };
     u64::from(network) | u64::from(this_host) << 16 | is_loopback << 32
+}
+
+/// The mask of the networks an address is in; `None` where the policy names none.
+#[inline(always)]
+fn network(slot: u32, peer: &Addr) -> Option<u32> {
+    if addr::is_mapped(peer) {
+        let pages = NETWORKS_V4.get(slot)?;
+        pages::find(|page| pages.get(page), u32::from_be(peer[3]))
+    } else {
+        let pages = NETWORKS_V6.get(slot)?;
+        let [high, low] = halves(peer).map(u64::from_be);
+        pages::find(|page| pages.get(page), [high, low])
+    }
 }
 
 /// Hands a denial to whoever reads them, who looks every second: nobody is to be woken by
@@ -443,11 +452,7 @@ fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, u32, u32) {
     }
     let mut user = header.other_user;
     if header.asks & ASKS_USER != 0 {
-        let key = UserKey {
-            slot,
-            uid: party.uid(),
-        };
-        if let Some(number) = USERS.get_ptr(key) {
+        if let Some(number) = USERS.get_value_ptr_mut(slot, &party.uid()) {
             // SAFETY: a map value is valid for as long as the program runs.
             user = unsafe { number.read_volatile() };
         }
@@ -461,10 +466,10 @@ fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, u32, u32) {
     {
         let key = ExeKey {
             inode,
-            slot,
             device,
+            reserved: 0,
         };
-        if let Some(number) = EXES.get_ptr(key) {
+        if let Some(number) = EXES.get_value_ptr_mut(slot, &key) {
             // SAFETY: as above.
             exe = unsafe { number.read_volatile() };
         }
@@ -475,18 +480,16 @@ fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, u32, u32) {
 /// The mask of the deepest cgroup that has one: it holds those of all it lies in.
 #[inline(always)]
 fn group<P: Party>(slot: u32, header: &Header, party: &P) -> u32 {
+    let Some(groups) = GROUPS.get(slot) else {
+        return header.other_group;
+    };
     for up in 0..LEVELS {
         // Not every time: each branch costs the verifier, and above the root there is no id.
         if matches!(up, 0..=4 | 6 | 8 | 12) && header.deepest <= up {
             break;
         }
         let id = party.cgroup(header.deepest - up);
-        let key = GroupKey {
-            id,
-            slot,
-            reserved: 0,
-        };
-        if let Some(number) = GROUPS.get_ptr(key) {
+        if let Some(number) = groups.get_ptr(&id) {
             // SAFETY: a map value is valid for as long as the program runs.
             return unsafe { number.read_volatile() };
         }

@@ -1,17 +1,17 @@
 //! Every map of the object, and nothing else.
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
-    macros::map,
+    bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{self, ArrayOfMaps},
+    macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
 };
 use port_monitor_common::{
     config::PORT_SETS_WORDS,
     counters::ROW,
-    generation::{
-        self, ExeKey, GroupKey, Header, Hits, NetworkKey, RuleEntry, SLOTS, TALLIES, UserKey,
-    },
+    generation::{self, ExeKey, GroupKey, Header, Hits, RuleEntry, SLOTS, TALLIES, UserKey},
     mask::Mask,
+    pages::{Ends, PageV4, PageV6},
 };
 
 use crate::{
@@ -102,7 +102,7 @@ pub(crate) static PORT_SETS: Array<u64> = Array::with_max_entries(PORT_SETS_WORD
 /// Filter: remote networks, IPv4 as IPv4-mapped.
 #[map(name = "pm_remote_nets")]
 pub(crate) static REMOTE_NETS: LpmTrie<Addr, u8> =
-    LpmTrie::with_max_entries(1_024, aya_ebpf::bindings::BPF_F_NO_PREALLOC);
+    LpmTrie::with_max_entries(1_024, BPF_F_NO_PREALLOC);
 
 /// Which policy is in force: a `port_monitor_common::generation::State`. Mapped into
 /// userspace, like all arrays of the policies: writing one is as quick as memory.
@@ -128,31 +128,41 @@ pub(crate) static MASKS: Array<Mask> =
 pub(crate) static PORTS: Array<u64> =
     Array::with_max_entries(SLOTS * generation::PORT_WORDS, BPF_F_MMAPABLE);
 
-/// The masks of networks.
-#[map(name = "pm_networks")]
-pub(crate) static NETWORKS: LpmTrie<NetworkKey, u32> = LpmTrie::with_max_entries(
-    SLOTS * generation::NETWORKS,
-    aya_ebpf::bindings::BPF_F_NO_PREALLOC,
-);
+/// When their rules end, and the masks of the directions between two ends, by slot.
+#[map(name = "pm_ends")]
+pub(crate) static ENDS: Array<Ends> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
+
+/// A table of each slot, as large as its policy needs; none where the policy has no use
+/// for it.
+type InEachSlot<Table> = ArrayOfMaps<Table, { SLOTS as usize }>;
+
+/// Pages, any number of them.
+type Pages<Page> = btf_maps::Array<Page, 1, { BPF_F_INNER_MAP as usize }>;
+
+/// The masks of IPv4 networks.
+#[btf_map(name = "pm_networks_v4")]
+pub(crate) static NETWORKS_V4: InEachSlot<Pages<PageV4>> = ArrayOfMaps::new();
+
+/// The masks of IPv6 networks.
+#[btf_map(name = "pm_networks_v6")]
+pub(crate) static NETWORKS_V6: InEachSlot<Pages<PageV6>> = ArrayOfMaps::new();
 
 /// The masks of users.
-#[map(name = "pm_users")]
-pub(crate) static USERS: HashMap<UserKey, u32> =
-    HashMap::with_max_entries(SLOTS * generation::OWNERS, 0);
+#[btf_map(name = "pm_users")]
+pub(crate) static USERS: InEachSlot<btf_maps::HashMap<UserKey, u32, 1>> = ArrayOfMaps::new();
 
 /// The masks of cgroups.
-#[map(name = "pm_groups")]
-pub(crate) static GROUPS: HashMap<GroupKey, u32> =
-    HashMap::with_max_entries(SLOTS * generation::OWNERS, 0);
+#[btf_map(name = "pm_groups")]
+pub(crate) static GROUPS: InEachSlot<btf_maps::HashMap<GroupKey, u32, 1>> = ArrayOfMaps::new();
 
 /// The masks of executables.
-#[map(name = "pm_exes")]
-pub(crate) static EXES: HashMap<ExeKey, u32> =
-    HashMap::with_max_entries(SLOTS * generation::OWNERS, 0);
+#[btf_map(name = "pm_exes")]
+pub(crate) static EXES: InEachSlot<btf_maps::HashMap<ExeKey, u32, 1>> = ArrayOfMaps::new();
 
 /// This host's own addresses.
 #[map(name = "pm_self")]
-pub(crate) static SELF: HashMap<Addr, u8> = HashMap::with_max_entries(4_096, 0);
+pub(crate) static SELF: HashMap<Addr, u8> =
+    HashMap::with_max_entries(generation::ADDRESSES, BPF_F_NO_PREALLOC);
 
 /// How often each rule decided, by CPU, slot and number; the loader sets the size.
 #[map(name = "pm_hits")]

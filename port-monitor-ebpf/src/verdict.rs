@@ -14,7 +14,7 @@ use port_monitor_common::{
 use crate::{
     enforce::{self, Party, Peer, Question},
     globals::config,
-    maps::POLICIES,
+    maps::{ENDS, POLICIES},
     sock, task,
 };
 
@@ -86,7 +86,8 @@ fn judge(what: u64, high: u64, low: u64) -> Option<u64> {
     let peer = Peer::of(SLOT, &question);
     let user = User((what >> 32) as u32);
     // No rule of the monitor's ends: those that do are left to userspace.
-    let decision = enforce::judge_peer((SLOT, header), (0, 0), &question, peer, &user)?;
+    let directions = ENDS.get(SLOT)?.endless();
+    let decision = enforce::judge_peer((SLOT, header), (0, directions), &question, peer, &user)?;
     let denied = if decision.denies() { FLAG_DENIED } else { 0 };
     Some(u64::from(FLAG_JUDGED | denied) << 16 | u64::from(decision.tally()))
 }

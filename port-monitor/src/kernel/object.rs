@@ -5,7 +5,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use port_monitor_common::{
     config::{Config, Offsets},
     event::ABI_SYMBOL,
-    generation::{MASKS, NETWORKS, OWNERS, PORT_WORDS, RULES},
+    generation::{MASKS, PORT_WORDS, RULES},
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -25,12 +25,14 @@ pub(super) struct Sizes {
 }
 
 /// What only enforcement asks, beside `pm_state`.
-pub(super) const POLICY_MAPS: [&str; 10] = [
+pub(super) const POLICY_MAPS: [&str; 12] = [
     "pm_policies",
     "pm_rules",
     "pm_masks",
     "pm_ports",
-    "pm_networks",
+    "pm_ends",
+    "pm_networks_v4",
+    "pm_networks_v6",
     "pm_users",
     "pm_groups",
     "pm_exes",
@@ -82,8 +84,6 @@ impl Sizes {
             ("pm_rules", RULES),
             ("pm_masks", MASKS),
             ("pm_ports", PORT_WORDS),
-            ("pm_networks", NETWORKS),
-            ("pm_users", OWNERS),
             (VIOLATIONS, ring_bytes),
         ]);
         self

@@ -20,6 +20,7 @@ use super::{
     diagnostic::{Diagnostics, Source},
     environment::Environment,
     intent::{Established, Intent, OnDaemonExit, Refusal},
+    limits,
     parse::{Schema, Section, Value, integer, items, table, text, word, wrong_type},
     problem::Problem,
     shadow,
@@ -145,6 +146,7 @@ impl<'e> Compiler<'e> {
         }
         if !self.diagnostics.has_errors() {
             self.warn_of_missing_defaults(root);
+            limits::report(self);
         }
         if sound && self.tables.rules.len() <= MAX_RULES {
             shadow::report(self);

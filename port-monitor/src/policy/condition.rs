@@ -56,8 +56,8 @@ const ALERTS: [(&str, Alert); 3] = [
 /// What decides where no rule does, as reports and cases call it: no rule's name.
 const DEFAULT: &str = "default";
 
-/// Entries of all lists together; the decision searches them one by one.
-const MAX_ENTRIES: usize = 1 << 16;
+/// Entries of all lists together: what is named in every rule must not fill the memory.
+const MAX_ENTRIES: usize = 1 << 21;
 
 /// The entries a condition accepts; `None` accepts all.
 type Entries<T> = Option<Vec<T>>;

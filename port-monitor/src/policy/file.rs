@@ -11,11 +11,9 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-/// Larger files are refused unread: a policy of [`MAX_RULES`] long rules is
-/// smaller.
-///
-/// [`MAX_RULES`]: port_monitor_common::policy::MAX_RULES
-const MAX_BYTES: u64 = 1 << 20;
+/// Larger files are refused unread: a policy of as many long networks as the kernel's
+/// tables hold is smaller.
+const MAX_BYTES: u64 = 32 << 20;
 
 /// Why a policy file cannot be read.
 #[derive(Debug, Error)]
@@ -33,7 +31,7 @@ pub enum FileError {
     #[error("is neither a file nor a pipe")]
     NotRegular,
     /// Too large to be a policy.
-    #[error("is larger than 1 MiB, too large for a policy")]
+    #[error("is larger than 32 MiB, too large for a policy")]
     TooLarge,
     /// Nothing in it.
     #[error("is empty (a policy starts with `version = 1`)")]

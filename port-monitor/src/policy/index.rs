@@ -11,6 +11,8 @@ use port_monitor_common::{
     policy::{Accepts, Direction, Facts, Network, Peer, Rule, Rules, Transport},
 };
 
+use super::stretches;
+
 /// The masks of one policy.
 #[derive(Debug)]
 pub(super) struct Index {
@@ -23,6 +25,8 @@ pub(super) struct Index {
     /// follows a policy does so every second.
     port_words: OnceLock<Arc<[u64]>>,
     pub(super) networks: Networks,
+    /// The same in the form of the kernel's tables, likewise.
+    network_pages: OnceLock<Arc<stretches::Networks>>,
     /// Rules that accept peers on this host by name.
     pub(super) this_host: Mask,
     pub(super) users: HashMap<u32, u32>,
@@ -76,6 +80,7 @@ impl Index {
             ports: ports(rules, &mut table),
             port_words: OnceLock::new(),
             networks: Networks::of(rules, &mut table),
+            network_pages: OnceLock::new(),
             this_host: collect(rules, |rule| {
                 let peers = rule.peers.of(rules.peers);
                 peers.is_some_and(|peers| peers.contains(&Peer::ThisHost))
@@ -109,6 +114,25 @@ impl Index {
             words.collect()
         });
         Arc::clone(words)
+    }
+
+    /// The masks of networks in the kernel's form.
+    pub(super) fn network_pages(&self) -> Arc<stretches::Networks> {
+        let pages = self.network_pages.get_or_init(|| {
+            let prefixes = self.networks.prefixes.iter();
+            let prefixes = prefixes.flat_map(|(&prefix_len, masks)| {
+                masks.iter().map(move |(&first, &mask)| stretches::Prefix {
+                    first,
+                    prefix_len,
+                    mask,
+                })
+            });
+            Arc::new(stretches::Networks::of(
+                prefixes.collect(),
+                self.networks.other,
+            ))
+        });
+        Arc::clone(pages)
     }
 
     /// The index of the first rule that matches.

@@ -4,14 +4,13 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use port_monitor_common::{
-    addr,
     generation::{
-        ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_UDP, ASKS_USER, DENIES, ENDS,
-        FILTERS_LOOPBACK, Header, INBOUND_OPEN, MASKS, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES,
-        NETWORKS, ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, OWNERS, RuleEntry, STYLE_DROP,
-        STYLE_RESET,
+        ASKS_EXE, ASKS_LISTEN, ASKS_OWNER, ASKS_SELF, ASKS_UDP, ASKS_USER, DENIES,
+        FILTERS_LOOPBACK, Header, INBOUND_OPEN, MODE_ENFORCE, MODE_OBSERVE, NAME_BYTES,
+        ON_EXIT_CLOSED, ON_EXIT_ENFORCE, ON_EXIT_OPEN, RuleEntry, STYLE_DROP, STYLE_RESET,
     },
     mask::Mask,
+    pages::Ends,
     policy::{Accepts, Action, Direction, Mode, Rule},
 };
 use thiserror::Error;
@@ -19,8 +18,10 @@ use thiserror::Error;
 use super::{
     Policy,
     compile::FAILSAFE_NAME,
-    index::{Index, Table},
+    index::Table,
     intent::{OnDaemonExit, Refusal},
+    limits::{self, TooMany},
+    stretches::Networks,
 };
 
 mod owners;
@@ -33,6 +34,8 @@ pub trait Places {
     fn executable(&self, path: &Path) -> Result<(u32, u64), std::io::Error>;
     /// `CLOCK_BOOTTIME`, ns, at a wall-clock time in ns since the Unix epoch.
     fn boot_ns(&self, wall_ns: i64) -> u64;
+    /// Wall-clock time, ns since the Unix epoch.
+    fn now_ns(&self) -> i64;
 }
 
 /// A policy for the kernel's maps; every number of a mask is its place in `masks`.
@@ -42,14 +45,16 @@ pub struct Lowered {
     pub header: Header,
     /// What comes when nobody follows the policy, if that uses its tables.
     pub closed: Option<Closed>,
+    /// When rules end.
+    pub ends: Box<Ends>,
     /// In order.
     pub rules: Vec<RuleEntry>,
     /// The sets of rules.
     pub masks: Vec<Mask>,
     /// The mask of every port, four in a word.
     pub ports: Arc<[u64]>,
-    /// Prefix length of 128, first address, mask.
-    pub networks: Vec<(u32, addr::Words, u32)>,
+    /// The masks of networks.
+    pub networks: Arc<Networks>,
     /// Uid, mask.
     pub users: Vec<(u32, u32)>,
     /// Cgroup id, mask.
@@ -63,7 +68,7 @@ pub struct Lowered {
 /// A policy but for all its rules that are not its failsafe.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closed {
-    directions: [[u32; 4]; ENDS + 1],
+    ends: Box<Ends>,
     defaults: [u8; 4],
 }
 
@@ -71,17 +76,38 @@ impl Lowered {
     /// The header of what comes when nobody follows the policy, if that uses its tables:
     /// nothing but the failsafe is allowed.
     pub fn closed_header(&self) -> Option<Header> {
-        let Closed {
-            directions,
-            defaults,
-        } = *self.closed.as_ref()?;
+        let defaults = self.closed.as_ref()?.defaults;
         Some(Header {
-            directions,
             defaults,
             on_exit: ON_EXIT_ENFORCE,
             asks: self.header.asks & !INBOUND_OPEN,
             ..self.header
         })
+    }
+
+    /// The header of the policy, and when its rules end.
+    pub const fn when_open(&self) -> (&Header, &Ends) {
+        (&self.header, &self.ends)
+    }
+
+    /// The same of what comes when nobody follows it, if that uses its tables.
+    pub fn when_closed(&self) -> Option<(Header, &Ends)> {
+        let header = self.closed_header()?;
+        Some((header, &self.closed.as_ref()?.ends))
+    }
+
+    /// Takes the ends of another, lowered from the same policy before, unless a clock was
+    /// set since: no two looks read both clocks at one moment.
+    pub fn keep_ends(&mut self, before: &Self, within_ns: u64) {
+        let keep = |now: &mut Box<Ends>, before: &Ends| {
+            if now.is_about(before, within_ns) {
+                **now = *before;
+            }
+        };
+        keep(&mut self.ends, &before.ends);
+        if let (Some(now), Some(before)) = (&mut self.closed, &before.closed) {
+            keep(&mut now.ends, &before.ends);
+        }
     }
 }
 
@@ -101,17 +127,13 @@ pub enum LowerError {
         /// Its name.
         rule: String,
     },
-    /// More of something than the maps hold.
-    #[error("{file}: {count} {what}, the kernel's tables hold {limit}")]
+    /// More of something than the kernel's tables hold.
+    #[error("{file}: {too_many}")]
     TooMany {
         /// The policy.
         file: String,
-        /// How many.
-        count: usize,
         /// Of what.
-        what: &'static str,
-        /// How many there may be.
-        limit: usize,
+        too_many: TooMany,
     },
 }
 
@@ -121,7 +143,7 @@ impl Policy {
         self.check_executables()?;
         let mut table = Table::of(&self.index.masks);
         let mut header = self.header();
-        self.lower_times(places, &mut table, &mut header)?;
+        let times = self.times(places.now_ns(), |end| places.boot_ns(end), &mut table);
         let mut missing = Vec::new();
         let groups = self.lower_groups(places, &mut table, &mut header, &mut missing);
         let exes = self.lower_exes(places, &mut table, &mut header, &mut missing);
@@ -129,7 +151,7 @@ impl Policy {
         (0..self.rules.len()).for_each(|rule| every.insert(rule));
         header.every = table.number(every);
         let closed = match self.intent.on_daemon_exit {
-            OnDaemonExit::Closed(_) => Some(self.closed(&header, &mut table)),
+            OnDaemonExit::Closed(_) => Some(self.closed(&header, &times, &mut table)),
             OnDaemonExit::Enforce | OnDaemonExit::Open(_) => None,
         };
         let lowered = Lowered {
@@ -137,7 +159,7 @@ impl Policy {
             groups,
             exes,
             missing,
-            ..self.lowered(header, table)
+            ..self.lowered(header, &times, table)
         };
         self.check_sizes(&lowered)?;
         Ok(lowered)
@@ -156,13 +178,16 @@ impl Policy {
             mode: MODE_OBSERVE,
             // What else is of this host is told with the question, or not asked.
             asks: header.asks & ASKS_USER,
-            directions: [[inbound, outbound, listen, 0]; ENDS + 1],
             every: table.number(every),
             ..header
         };
         // They have no peer: the monitor's programs ask all the same.
         header.defaults[Direction::Listen as usize] |= FILTERS_LOOPBACK;
-        let mut lowered = self.lowered(header, table);
+        let times = Times {
+            first: [inbound, outbound, listen],
+            ends: Vec::new(),
+        };
+        let mut lowered = self.lowered(header, &times, table);
         for (entry, rule) in lowered.rules.iter_mut().zip(&self.tables.rules) {
             let is_certain = [rule.units, rule.cgroups, rule.exes] == [Accepts::Any; 3]
                 && rule.until_ns == i64::MAX;
@@ -176,16 +201,17 @@ impl Policy {
     }
 
     /// With what needs nothing of this host.
-    fn lowered(&self, mut header: Header, mut table: Table) -> Lowered {
+    fn lowered(&self, mut header: Header, times: &Times, mut table: Table) -> Lowered {
         header.this_host = table.number(self.index.this_host);
         header.other_user = self.index.other_user;
         header.other_network = self.index.networks.other;
         Lowered {
             header,
             closed: None,
+            ends: times.lowered(),
             rules: self.lower_rules(),
             ports: self.index.port_words(),
-            networks: networks(&self.index),
+            networks: self.index.network_pages(),
             users: self
                 .index
                 .users
@@ -200,7 +226,7 @@ impl Policy {
     }
 
     /// Of all rules only the failsafe, and no connection beyond it.
-    fn closed(&self, header: &Header, table: &mut Table) -> Closed {
+    fn closed(&self, header: &Header, times: &Times, table: &mut Table) -> Closed {
         let mut failsafe = Mask::NONE;
         let is_failsafe = |name: &str| name.starts_with(FAILSAFE_NAME);
         for (rule, info) in self.rules.iter().enumerate() {
@@ -208,19 +234,24 @@ impl Policy {
                 failsafe.insert(rule);
             }
         }
-        let mut closed = Closed {
-            directions: header.directions,
-            defaults: header.defaults,
-        };
-        for number in closed.directions.iter_mut().flatten() {
-            let mut mask = *table.get(*number);
+        let mut of_failsafe = |number| {
+            let mut mask = *table.get(number);
             mask.intersect(&failsafe);
-            *number = table.number(mask);
+            table.number(mask)
+        };
+        let mut times = times.clone();
+        times.first = times.first.map(&mut of_failsafe);
+        for (_, directions) in &mut times.ends {
+            *directions = directions.map(&mut of_failsafe);
         }
+        let mut defaults = header.defaults;
         for direction in [Direction::Inbound, Direction::Outbound] {
-            closed.defaults[direction as usize] |= DENIES;
+            defaults[direction as usize] |= DENIES;
         }
-        closed
+        Closed {
+            ends: times.lowered(),
+            defaults,
+        }
     }
 
     fn file(&self) -> String {
@@ -242,24 +273,26 @@ impl Policy {
         })
     }
 
+    /// The sets of rules that it tells apart on whatever host: those of its cgroups, and of
+    /// what is in two units, are told where it is applied.
+    pub(super) fn check_rule_sets(&self, now_ns: i64) -> Result<(), TooMany> {
+        let mut table = Table::of(&self.index.masks);
+        self.times(now_ns, i64::unsigned_abs, &mut table);
+        for (_, exe) in self.scopes.exes() {
+            table.number(self.index.exes.of(&[exe]));
+        }
+        limits::check(&[(table.masks.len(), limits::RULE_SETS)])
+    }
+
     fn check_sizes(&self, lowered: &Lowered) -> Result<(), LowerError> {
-        let sizes = [
-            (lowered.masks.len(), "different sets of rules", MASKS),
-            (lowered.networks.len(), "networks", NETWORKS),
-            (lowered.users.len(), "users", OWNERS),
-            (lowered.groups.len(), "cgroups", OWNERS),
-            (lowered.exes.len(), "executables", OWNERS),
-        ];
-        let too_many = sizes
-            .into_iter()
-            .find(|&(count, _, limit)| count > limit as usize);
-        too_many.map_or(Ok(()), |(count, what, limit)| {
-            Err(LowerError::TooMany {
-                file: self.file(),
-                count,
-                what,
-                limit: limit as usize,
-            })
+        limits::check(&[
+            (lowered.masks.len(), limits::RULE_SETS),
+            (lowered.users.len(), limits::USERS),
+            (lowered.groups.len(), limits::CGROUPS),
+        ])
+        .map_err(|too_many| LowerError::TooMany {
+            file: self.file(),
+            too_many,
         })
     }
 
@@ -336,42 +369,55 @@ impl Policy {
         rules.map(entry).collect()
     }
 
-    /// The masks of the directions, for every stretch of time between two ends.
-    fn lower_times(
-        &self,
-        places: &dyn Places,
-        table: &mut Table,
-        header: &mut Header,
-    ) -> Result<(), LowerError> {
+    /// The masks of the directions, now and from each time on at which rules end. What has
+    /// ended by now is left out.
+    fn times(&self, now_ns: i64, boot_ns: impl Fn(i64) -> u64, table: &mut Table) -> Times {
         let mut ends: BTreeMap<i64, Vec<usize>> = BTreeMap::new();
         for &(end, rule) in &self.index.ends {
             ends.entry(end).or_default().push(rule);
         }
-        if ends.len() > ENDS {
-            return Err(LowerError::TooMany {
-                file: self.file(),
-                count: ends.len(),
-                what: "different times in `until`",
-                limit: ENDS,
-            });
-        }
         let mut masks = self.index.directions.map(|number| *table.get(number));
-        let mut ends = ends.into_iter();
-        for passed in 0..=ENDS {
-            for (to, mask) in header.directions[passed].iter_mut().zip(&masks) {
-                *to = table.number(*mask);
-            }
-            let Some((end, rules)) = ends.next() else {
-                continue;
-            };
-            header.ends_ns[passed] = places.boot_ns(end);
+        let mut without = |rules: &[usize]| {
             for mask in &mut masks {
-                for &rule in &rules {
-                    mask.remove(rule);
-                }
+                rules.iter().for_each(|&rule| mask.remove(rule));
             }
+            masks.map(|mask| table.number(mask))
+        };
+        let lasting = ends.split_off(&now_ns.saturating_add(1));
+        let ended: Vec<usize> = ends.into_values().flatten().collect();
+        Times {
+            first: without(&ended),
+            ends: lasting
+                .into_iter()
+                .map(|(end, rules)| (boot_ns(end), without(&rules)))
+                .collect(),
         }
-        Ok(())
+    }
+}
+
+/// The masks of the rules for each direction, by time.
+#[derive(Clone)]
+struct Times {
+    /// Until the first end.
+    first: [u32; 3],
+    /// From each end on, `CLOCK_BOOTTIME` ns; earliest first.
+    ends: Vec<(u64, [u32; 3])>,
+}
+
+impl Times {
+    fn lowered(&self) -> Box<Ends> {
+        // A number of more than 16 bits is cut: of so many masks none gets into the kernel.
+        let packed = |directions: [u32; 3]| {
+            let places = (0_u32..).zip(directions);
+            places.fold(0, |word, (place, number)| {
+                word | (u64::from(number) & 0xffff) << (16 * place)
+            })
+        };
+        let ends = self.ends.iter();
+        let ends: Vec<_> = ends
+            .map(|&(end_ns, directions)| (end_ns, packed(directions)))
+            .collect();
+        Box::new(Ends::of(packed(self.first), &ends))
     }
 }
 
@@ -380,17 +426,6 @@ const fn denies(action: Action) -> u8 {
         Action::Allow => 0,
         Action::Deny => DENIES,
     }
-}
-
-fn networks(index: &Index) -> Vec<(u32, addr::Words, u32)> {
-    let prefixes = index.networks.prefixes.iter();
-    let entries = prefixes.flat_map(|(&prefix_len, masks)| {
-        masks.iter().map(move |(first, &mask)| {
-            let first = addr::to_words(first.to_be_bytes());
-            (prefix_len, first, mask)
-        })
-    });
-    entries.collect()
 }
 
 /// A policy's text in short: SHA-256.

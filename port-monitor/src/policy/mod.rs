@@ -38,6 +38,7 @@ mod file;
 mod index;
 pub mod intent;
 pub mod learn;
+mod limits;
 pub mod lower;
 mod meaning;
 pub mod nft;
@@ -48,6 +49,7 @@ pub mod peer_set;
 pub mod problem;
 pub mod schema;
 mod shadow;
+mod stretches;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -62,7 +64,9 @@ pub use file::{FileError, is_stream};
 pub use intent::Intent;
 
 use compile::Compiler;
+use diagnostic::Diagnostics;
 use index::Index;
+use problem::Problem;
 use table::{Owner, Scopes, Tables};
 
 /// A compiled policy.
@@ -179,13 +183,13 @@ impl Policy {
     ) -> Result<(Self, Vec<Diagnostic>), Invalid> {
         let source = Arc::new(source);
         let compiler = Compiler::run(&source, env);
-        let refused = compiler.diagnostics.has_errors();
-        let diagnostics = compiler.diagnostics.into_sorted();
-        if refused {
-            return Err(Invalid {
-                name: source.name.clone(),
-                diagnostics,
-            });
+        let mut diagnostics = compiler.diagnostics;
+        let refused = |diagnostics: Diagnostics| Invalid {
+            name: source.name.clone(),
+            diagnostics: diagnostics.into_sorted(),
+        };
+        if diagnostics.has_errors() {
+            return Err(refused(diagnostics));
         }
         let policy = Self {
             intent: compiler.intent,
@@ -194,9 +198,14 @@ impl Policy {
             rules: compiler.rules,
             scopes: compiler.scopes,
             services: compiler.services,
-            source,
+            source: Arc::clone(&source),
         };
-        Ok((policy, diagnostics))
+        if let Err(too_many) = policy.check_rule_sets(value::saturating_ns(env.now_ns())) {
+            let place = policy.rules.first().map(|info| info.span.clone());
+            diagnostics.report(place.unwrap_or_default(), Problem::TooMany(too_many));
+            return Err(refused(diagnostics));
+        }
+        Ok((policy, diagnostics.into_sorted()))
     }
 
     /// What the policy asks of whoever applies it.

@@ -3,7 +3,7 @@
 use port_monitor_common::policy::MAX_RULES;
 use thiserror::Error;
 
-use super::toml_1_0::Newer;
+use super::{limits::TooMany, toml_1_0::Newer};
 use crate::{duration::DurationError, services::closest};
 
 /// How bad a problem is.
@@ -228,6 +228,9 @@ pub enum Problem {
     /// More rules than the decision can hold.
     #[error("{0} rules are more than the {MAX_RULES} a policy may have")]
     TooManyRules(usize),
+    /// More of something than the kernel's tables hold.
+    #[error("{0}")]
+    TooMany(TooMany),
     /// Lists longer than the decision should search.
     #[error("its lists make more than {0} entries over all rules")]
     TooManyEntries(usize),
@@ -364,6 +367,7 @@ impl Problem {
             Self::ExitTime(_) => Some("`apply --follow` gives a sign every second"),
             Self::Expired { .. } => Some("delete it, or move its `until`"),
             Self::TooManyRules(_) => Some("join rules that differ in one value into a list"),
+            Self::TooMany(_) => Some("name what these lie in, such as a larger network or a slice"),
             Self::OnlyAllows(_) => Some("give the direction a default under [default]"),
             _ => None,
         }

@@ -189,7 +189,7 @@ fn ancestors(path: &str) -> impl Iterator<Item = &str> {
 
 fn number(names: &mut Vec<String>, name: &str) -> u32 {
     names.push(name.to_owned());
-    // Saturated numbers name nothing; a file of 1 MiB has fewer.
+    // Saturated numbers name nothing; a file of 32 MiB has fewer.
     u32::try_from(names.len() - 1).unwrap_or(u32::MAX)
 }
 

@@ -32,6 +32,16 @@ pub(crate) fn open(ip: IpAddr) -> Result<OwnedFd> {
     open_with(ip, SocketFlags::empty())
 }
 
+/// A UDP socket of the address's family.
+pub(crate) fn open_udp(ip: IpAddr) -> Result<OwnedFd> {
+    let family = match ip {
+        IpAddr::V4(_) => AddressFamily::INET,
+        IpAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC;
+    rustix::net::socket_with(family, SocketType::DGRAM, flags, None).context("socket")
+}
+
 /// A TCP socket with flags.
 pub(crate) fn open_with(ip: IpAddr, flags: SocketFlags) -> Result<OwnedFd> {
     let family = match ip {

@@ -281,14 +281,7 @@ impl<W: Write> Follower<'_, W> {
         let mut lowered = lower(&self.applied.policy)?;
         let before = &self.applied.lowered.header;
         lowered.header.applied_ns = before.applied_ns;
-        // The clocks are never read at one moment: only a clock that was set counts.
-        let ends = lowered.header.ends_ns.iter().zip(&before.ends_ns);
-        if ends
-            .into_iter()
-            .all(|(now, then)| now.abs_diff(*then) < CLOCK_SET_NS)
-        {
-            lowered.header.ends_ns = before.ends_ns;
-        }
+        lowered.keep_ends(&self.applied.lowered, CLOCK_SET_NS);
         if lowered.header.asks & ASKS_SELF != 0 {
             enforcer.refresh_addresses().map_err(failure)?;
         }

@@ -245,8 +245,9 @@ pub fn rollback(args: &InstanceArgs, mut out: impl Write) -> Result<ExitCode, Fa
 /// Tells what is in force.
 pub fn status(args: &StatusArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let enforcer = Enforcer::open(&args.instance.name).map_err(failure)?;
-    let status = enforcer.map(|enforcer| enforcer.status()).transpose();
-    let report = report::Report::of(status.map_err(failure)?.as_ref(), clock::boot_ns());
+    let status = enforcer.map(|enforcer| Ok((enforcer.status()?, enforcer.memory()?)));
+    let status = status.transpose().map_err(failure)?;
+    let report = report::Report::of(status.as_ref(), clock::boot_ns());
     let code = written(if args.json {
         report.write_json(out)
     } else {

@@ -28,6 +28,9 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     daemon_exit: Option<DaemonExit>,
     links: Vec<Link>,
+    /// What its tables take of the kernel's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes: Option<u64>,
 }
 
 /// What comes when nobody follows the policy.
@@ -115,15 +118,16 @@ impl Row {
 }
 
 impl Report {
-    /// `now_ns` is `CLOCK_BOOTTIME`.
-    pub(super) fn of(status: Option<&Status>, now_ns: u64) -> Self {
-        let Some(status) = status else {
+    /// Of the status and the memory; `now_ns` is `CLOCK_BOOTTIME`.
+    pub(super) fn of(status: Option<&(Status, u64)>, now_ns: u64) -> Self {
+        let Some((status, memory)) = status else {
             return Self {
                 in_force: false,
                 policy: None,
                 unconfirmed_s: None,
                 daemon_exit: None,
                 links: Vec::new(),
+                memory_bytes: None,
             };
         };
         let links = status.links.iter().map(|(program, attached)| Link {
@@ -138,6 +142,7 @@ impl Report {
             unconfirmed_s: status.unconfirmed.map(|left| left.as_secs()),
             daemon_exit: status.lease.as_ref().map(DaemonExit::of),
             links: links.collect(),
+            memory_bytes: Some(*memory),
         }
     }
 
@@ -158,6 +163,9 @@ impl Report {
         if let Some(daemon_exit) = &self.daemon_exit {
             daemon_exit.write(&mut out)?;
         }
+        if let Some(bytes) = self.memory_bytes {
+            writeln!(out, "memory     {}", mebibytes(bytes))?;
+        }
         if self.links.is_empty() {
             return Ok(());
         }
@@ -168,6 +176,12 @@ impl Report {
         }
         writeln!(out)
     }
+}
+
+/// In MiB, with one digit behind the point.
+fn mebibytes(bytes: u64) -> String {
+    let tenths = (bytes * 10).div_ceil(1 << 20);
+    format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
 
 /// What decided: its name, whether it denies, and how often it did.

@@ -44,6 +44,10 @@ impl Places for HostPlaces {
         let boot_ns = i128::from(wall_ns) - WallClock::sample().wall_ns(0);
         u64::try_from(boot_ns.clamp(1, i128::from(i64::MAX) - 1)).unwrap_or(1)
     }
+
+    fn now_ns(&self) -> i64 {
+        i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+    }
 }
 
 /// The device of a mount: `41 31 0:38 / /sys/fs/cgroup …`.

@@ -179,7 +179,7 @@ fn program_name(program: &str) -> String {
     format!("program_{program}")
 }
 
-fn file_error(path: &Path, error: io::Error) -> EnforcerError {
+pub(super) fn file_error(path: &Path, error: io::Error) -> EnforcerError {
     EnforcerError::File {
         path: path.to_owned(),
         error,

@@ -452,12 +452,12 @@ impl Slots for Enforcer {
     }
 
     fn write(&mut self, slot: u32, policy: &Lowered) -> Result<(), EnforcerError> {
-        Ok(self.tables.write(slot, policy, &policy.header)?)
+        Ok(self.tables.write(slot, policy, policy.when_open())?)
     }
 
     fn write_exit(&mut self, slot: u32, policy: &Lowered) -> Result<(), EnforcerError> {
-        match policy.closed_header() {
-            Some(closed) => self.tables.write(slot, policy, &closed)?,
+        match policy.when_closed() {
+            Some((closed, ends)) => self.tables.write(slot, policy, (&closed, ends))?,
             None => self.tables.clear(slot)?,
         }
         Ok(())

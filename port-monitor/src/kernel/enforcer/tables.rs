@@ -1,19 +1,20 @@
 //! The maps of the policies, and the ring of what they deny.
 
-use std::{collections::BTreeSet, fmt, os::fd::AsFd as _, path::Path};
+use std::{collections::BTreeSet, fmt, io::ErrorKind, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, LpmTrie, Map, MapData, MapError, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, HashOfMaps, InnerMap, Map, MapData, MapError, RingBuf},
 };
 use port_monitor_common::{
     addr,
     denial::Denial,
     generation::{
-        ExeKey, GroupKey, Header, Hits, MASKS, NetworkKey, PORT_WORDS, RuleEntry, SLOTS, State,
-        TALLIES, Tally, UserKey,
+        ADDRESSES, ASKS_SELF, ExeKey, GroupKey, Header, Hits, MASKS, PORT_WORDS, RuleEntry, SLOTS,
+        State, TALLIES, Tally, UserKey,
     },
     mask::Mask,
+    pages::{Ends, PageV4, PageV6},
     policy::MAX_RULES,
 };
 use rustix::mm::ProtFlags;
@@ -25,7 +26,13 @@ use super::{
 };
 use crate::policy::lower::Lowered;
 
+mod memory;
+
 type Words = [u32; 4];
+/// A table of each slot: an array of maps, by the methods of a hash, for aya's array
+/// cannot take one away.
+type InEachSlot<Table> = HashOfMaps<MapData, u32, Table>;
+type Pages<Page> = Array<MapData, Wire<Page>>;
 
 /// The maps of an instance.
 #[derive(Debug)]
@@ -36,10 +43,12 @@ pub(super) struct Tables {
     masks: Mapped<Mask>,
     ports: Mapped<u64>,
     hits: Mapped<Hits>,
-    networks: LpmTrie<MapData, Wire<NetworkKey>, u32>,
-    users: HashMap<MapData, Wire<UserKey>, u32>,
-    groups: HashMap<MapData, Wire<GroupKey>, u32>,
-    exes: HashMap<MapData, Wire<ExeKey>, u32>,
+    ends: Mapped<Ends>,
+    networks_v4: InEachSlot<Pages<PageV4>>,
+    networks_v6: InEachSlot<Pages<PageV6>>,
+    users: InEachSlot<HashMap<MapData, UserKey, u32>>,
+    groups: InEachSlot<HashMap<MapData, GroupKey, u32>>,
+    exes: InEachSlot<HashMap<MapData, Wire<ExeKey>, u32>>,
     own: HashMap<MapData, Words, u8>,
     denials: Option<Ring>,
 }
@@ -55,6 +64,9 @@ impl fmt::Debug for Ring {
 
 /// Under which name the ring is pinned.
 pub(super) const DENIALS: &str = "pm_events";
+
+/// Linux 5.10: the inner array may have another length than that of the object.
+const BPF_F_INNER_MAP: u32 = 1 << 12;
 
 /// How many are taken from it at a time: as many as it holds.
 const BATCH: usize = 4_096;
@@ -74,10 +86,12 @@ impl Tables {
             masks: mapped(&data("pm_masks")?)?,
             ports: mapped(&data("pm_ports")?)?,
             hits: mapped(&data("pm_hits")?)?,
-            networks: Map::from_map_data(data("pm_networks")?)?.try_into()?,
-            users: Map::from_map_data(data("pm_users")?)?.try_into()?,
-            groups: Map::from_map_data(data("pm_groups")?)?.try_into()?,
-            exes: Map::from_map_data(data("pm_exes")?)?.try_into()?,
+            ends: mapped(&data("pm_ends")?)?,
+            networks_v4: Map::HashOfMaps(data("pm_networks_v4")?).try_into()?,
+            networks_v6: Map::HashOfMaps(data("pm_networks_v6")?).try_into()?,
+            users: Map::HashOfMaps(data("pm_users")?).try_into()?,
+            groups: Map::HashOfMaps(data("pm_groups")?).try_into()?,
+            exes: Map::HashOfMaps(data("pm_exes")?).try_into()?,
             own: Map::from_map_data(data("pm_self")?)?.try_into()?,
             denials: None,
         })
@@ -157,17 +171,7 @@ impl Tables {
     /// Makes a slot that no program looks at say that there is no policy.
     pub(super) fn clear(&mut self, slot: u32) -> Result<(), KernelError> {
         self.policies.set(slot as usize, &Header::NONE);
-        let of_slot = |keys: Vec<Key<Wire<NetworkKey>>>| {
-            let mut keys = keys;
-            keys.retain(|key| key.data().0.slot == slot);
-            keys
-        };
-        for key in of_slot(self.networks.keys().collect::<Result<_, _>>()?) {
-            self.networks.remove(&key)?;
-        }
-        remove_all(&mut self.users, |key| key.0.slot == slot)?;
-        remove_all(&mut self.groups, |key| key.0.slot == slot)?;
-        remove_all(&mut self.exes, |key| key.0.slot == slot)?;
+        self.hang(slot, &Variable::default())?;
         let each = (SLOTS * TALLIES) as usize;
         for cpu in (0..self.hits.len()).step_by(each) {
             let first = cpu + (slot * TALLIES) as usize;
@@ -183,11 +187,14 @@ impl Tables {
         &mut self,
         slot: u32,
         policy: &Lowered,
-        header: &Header,
+        (header, ends): (&Header, &Ends),
     ) -> Result<(), KernelError> {
         self.clear(slot)?;
         self.fill(slot, policy)?;
-        self.write_own_addresses()?;
+        if header.asks & ASKS_SELF != 0 {
+            self.write_own_addresses()?;
+        }
+        self.ends.set(slot as usize, ends);
         self.policies.set(slot as usize, header);
         Ok(())
     }
@@ -204,47 +211,117 @@ impl Tables {
         for (n, rule) in policy.rules.iter().enumerate() {
             self.rules.set(place * MAX_RULES + n, rule);
         }
-        for &(prefix_len, addr, mask) in &policy.networks {
-            let key = Key::new(u32::BITS + prefix_len, Wire(NetworkKey { slot, addr }));
-            self.networks.insert(&key, mask, 0)?;
-        }
-        for &(uid, mask) in &policy.users {
-            self.users.insert(Wire(UserKey { slot, uid }), mask, 0)?;
-        }
-        for &(id, mask) in &policy.groups {
-            let key = GroupKey {
-                id,
-                slot,
-                reserved: 0,
-            };
-            self.groups.insert(Wire(key), mask, 0)?;
-        }
-        for &(device, inode, mask) in &policy.exes {
-            let key = ExeKey {
-                inode,
-                slot,
-                device,
-            };
-            self.exes.insert(Wire(key), mask, 0)?;
-        }
-        Ok(())
+        self.hang(slot, &Variable::of(policy)?)
+    }
+
+    /// Puts tables into a slot in place of those that are there, which end.
+    fn hang(&mut self, slot: u32, tables: &Variable) -> Result<(), KernelError> {
+        put(&mut self.networks_v4, slot, tables.networks_v4.as_ref())?;
+        put(&mut self.networks_v6, slot, tables.networks_v6.as_ref())?;
+        put(&mut self.users, slot, tables.users.as_ref())?;
+        put(&mut self.groups, slot, tables.groups.as_ref())?;
+        put(&mut self.exes, slot, tables.exes.as_ref())
     }
 
     /// Brings the list of this host's addresses up to date.
     pub(super) fn write_own_addresses(&mut self) -> Result<(), KernelError> {
         let own: BTreeSet<Words> = host::addresses().into_iter().map(addr::to_words).collect();
+        if own.len() > ADDRESSES as usize {
+            log::warn!("this host has more than {ADDRESSES} addresses: `self` is not all of them");
+        }
         remove_all(&mut self.own, |addr| !own.contains(addr))?;
-        for addr in own {
+        for addr in own.into_iter().take(ADDRESSES as usize) {
             self.own.insert(addr, 1, 0)?;
         }
         Ok(())
     }
 }
 
+/// What is as large as a policy needs; nothing where it needs none.
+#[derive(Default)]
+struct Variable {
+    networks_v4: Option<Pages<PageV4>>,
+    networks_v6: Option<Pages<PageV6>>,
+    users: Option<HashMap<MapData, UserKey, u32>>,
+    groups: Option<HashMap<MapData, GroupKey, u32>>,
+    exes: Option<HashMap<MapData, Wire<ExeKey>, u32>>,
+}
+
+impl Variable {
+    fn of(policy: &Lowered) -> Result<Self, KernelError> {
+        let exes = policy.exes.iter().map(|&(device, inode, mask)| {
+            let key = ExeKey {
+                inode,
+                device,
+                reserved: 0,
+            };
+            (Wire(key), mask)
+        });
+        Ok(Self {
+            networks_v4: pages(&policy.networks.v4)?,
+            networks_v6: pages(&policy.networks.v6)?,
+            users: owners(policy.users.iter().copied())?,
+            groups: owners(policy.groups.iter().copied())?,
+            exes: owners(exes)?,
+        })
+    }
+}
+
+/// A map of as many pages.
+fn pages<P: Copy>(pages: &[P]) -> Result<Option<Pages<P>>, KernelError>
+where
+    Wire<P>: Pod,
+{
+    let Some(count) = count(pages.len()) else {
+        return Ok(None);
+    };
+    let mut map = Array::create(count, BPF_F_INNER_MAP)?;
+    for (n, page) in (0..).zip(pages) {
+        map.set(n, Wire(*page), 0)?;
+    }
+    Ok(Some(map))
+}
+
+/// A map of as many owners and their masks.
+fn owners<K: Pod>(
+    owners: impl ExactSizeIterator<Item = (K, u32)>,
+) -> Result<Option<HashMap<MapData, K, u32>>, KernelError> {
+    let Some(count) = count(owners.len()) else {
+        return Ok(None);
+    };
+    let mut map = HashMap::create(count, 0)?;
+    for (owner, mask) in owners {
+        map.insert(owner, mask, 0)?;
+    }
+    Ok(Some(map))
+}
+
+/// How many entries a map is to have: none without any.
+fn count(entries: usize) -> Option<u32> {
+    u32::try_from(entries).ok().filter(|count| *count > 0)
+}
+
+/// Puts a table into a slot; takes away what is there where there is none.
+fn put<T: InnerMap>(
+    slots: &mut InEachSlot<T>,
+    slot: u32,
+    table: Option<&T>,
+) -> Result<(), KernelError> {
+    if let Some(table) = table {
+        return Ok(slots.insert(slot, table, 0)?);
+    }
+    match slots.remove(&slot) {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
+            Ok(())
+        }
+        removed => Ok(removed?),
+    }
+}
+
 /// Writes the monitor's policy into slot 0 of a fresh object.
 pub(in crate::kernel) fn write_policy(ebpf: &Ebpf, policy: &Lowered) -> Result<(), KernelError> {
     let mut tables = Tables::of(|name| {
-        let Some(Map::Array(data) | Map::HashMap(data) | Map::LpmTrie(data)) = ebpf.map(name)
+        let Some(Map::Array(data) | Map::HashMap(data) | Map::ArrayOfMaps(data)) = ebpf.map(name)
         else {
             return Err(KernelError::from(MapError::InvalidName {
                 name: name.to_owned(),
@@ -256,6 +333,7 @@ pub(in crate::kernel) fn write_policy(ebpf: &Ebpf, policy: &Lowered) -> Result<(
         Ok(MapData::from_fd(descriptor)?)
     })?;
     tables.fill(0, policy)?;
+    tables.ends.set(0, &policy.ends);
     tables.policies.set(0, &policy.header);
     Ok(())
 }

@@ -272,5 +272,5 @@ fn huge_network_in_many_rules_is_refused_before_it_fills_the_memory() {
         addresses.join(","),
         rule("r", "out", "deny", &format!("to = [{names}]"))
     );
-    assert!(said(&text).contains("more than 65536 entries"));
+    assert!(said(&text).contains("more than 2097152 entries"));
 }

@@ -2,9 +2,10 @@
 //! policy itself.
 
 use port_monitor_common::{
-    addr::{is_loopback, to_words},
+    addr::{self, is_loopback, to_words},
     generation::{ASKS_OWNER, ASKS_USER, DENIES, FILTERS_LOOPBACK, RULES},
     mask::{Accepting, Mask},
+    pages,
     policy::{Direction, canonical},
 };
 use proptest::prelude::*;
@@ -25,25 +26,22 @@ fn stamp(lowered: &Lowered, facts: &Facts<'_>, uid: u32) -> Option<Stamp> {
     let port = lowered.ports[usize::from(facts.service_port / 4)];
     let port = port >> (facts.service_port % 4 * 16) & 0xffff;
     let peer = to_words(canonical(value::octets(facts.peer)));
-    let bits = |words: [u32; 4]| {
-        words.iter().fold(0_u128, |bits, word| {
-            bits << 32 | u128::from(u32::from_be(*word))
-        })
+    let [a, b, c, d] = peer.map(|word| u64::from(u32::from_be(word)));
+    let (v4, v6) = (&lowered.networks.v4, &lowered.networks.v6);
+    let network = if addr::is_mapped(&peer) {
+        pages::find(|n| v4.get(n as usize), u32::try_from(d).unwrap())
+    } else {
+        pages::find(|n| v6.get(n as usize), [a << 32 | b, c << 32 | d])
     };
-    let networks = lowered.networks.iter().filter(|(prefix_len, first, _)| {
-        (bits(peer) ^ bits(*first))
-            .checked_shr(128 - prefix_len)
-            .unwrap_or(0)
-            == 0
-    });
-    let network = networks.max_by_key(|(prefix_len, ..)| prefix_len);
     let user = lowered.users.iter().find(|(named, _)| *named == uid);
     let user = user.filter(|_| header.asks & ASKS_USER != 0);
     let is_self = facts.peer_is_self || is_loopback(&peer);
     let accepting = Accepting {
-        direction: mask(header.directions[0][direction]),
+        direction: mask(
+            u32::try_from(lowered.ends.endless() >> (16 * direction) & 0xffff).unwrap(),
+        ),
         port: mask(u32::try_from(port).unwrap()),
-        network: mask(network.map_or(header.other_network, |(.., mask)| *mask)),
+        network: mask(network.unwrap_or(header.other_network)),
         this_host: if is_self {
             mask(header.this_host)
         } else {

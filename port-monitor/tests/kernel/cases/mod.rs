@@ -213,6 +213,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-reload", life::reloads).parallel(),
     once("enforce-count", life::counted),
     once("enforce-oracle", enforce::oracle::compare),
+    once("enforce-networks", enforce::networks::compare),
     once("enforce-open-connections", enforce::open::are_ended),
     once("enforce-flat-cost", enforce::cost::is_flat).on_request(),
     once("oracle", oracle::compare).oracle_guest().parallel(),

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     Enforced, beside,
     hammer::{Hammer, Ports},
+    networks::{self, Numbers},
 };
 use crate::{bpf, lab::Lab, report::Verdict};
 
@@ -15,9 +16,12 @@ const TURNS: usize = 15;
 /// Rounds of ten connects in each.
 const ROUNDS: u32 = 1_000;
 
+/// Most networks that are compared with one.
+const NETWORKS: usize = 262_144;
+
 /// A policy of as many rules, of which the last decides. Every rule asks the same: a
-/// port, a network, a user. There are as many networks, at most.
-fn policy(rules: u16, networks: u16, denied: u16) -> String {
+/// port, a network, a user.
+fn policy(rules: u16, denied: u16) -> String {
     let rule = |number: u16, port: u16, network: &str| {
         format!(
             "[[rule]]\nname = \"r{number}\"\ndirection = \"out\"\naction = \"deny\"\nuser = \
@@ -25,10 +29,7 @@ fn policy(rules: u16, networks: u16, denied: u16) -> String {
         )
     };
     // Ports that nobody connects to.
-    let others = (1..rules).map(|number| {
-        let [high, low] = (1 + number % networks).to_be_bytes();
-        rule(number, number, &format!("127.{high}.{low}.0/24"))
-    });
+    let others = (1..rules).map(|number| rule(number, number, "127.0.1.0/24"));
     let last = rule(rules, denied, "127.0.0.0/8");
     format!(
         "version = 1\nmode = \"enforce\"\n{}{last}",
@@ -55,16 +56,33 @@ fn cost(hammer: &mut Hammer) -> Result<u64> {
     Ok((after.run_time_ns - before.run_time_ns) / runs)
 }
 
-/// A thousand rules cost what one does. The trie that finds a network grows with the
-/// networks: what a thousand of those cost is told too.
+/// A policy of one rule that decides, and of two that do not, which have as many networks.
+fn networks_policy(networks: usize, denied: u16) -> String {
+    let mut numbers = Numbers::new();
+    let all: Vec<_> = (0..networks).map(|_| numbers.network()).collect();
+    let halves = all.chunks(networks.div_ceil(2));
+    let others: String = halves
+        .zip(1..)
+        .map(|(half, port)| {
+            format!(
+                "[[rule]]\nname = \"n{port}\"\ndirection = \"out\"\naction = \"deny\"\nport = \
+                 {port}\nto = {}\n",
+                networks::array(half)
+            )
+        })
+        .collect();
+    policy(1, denied) + &others
+}
+
+/// A thousand rules cost what one does, and so do hundreds of thousands of networks.
 pub(crate) fn is_flat(lab: &Lab) -> Result<Verdict> {
     let ports = Ports::new()?;
-    let one = policy(1, 1, ports.denied());
+    let one = policy(1, ports.denied());
     let enforced = Enforced::new(lab, &one)?;
     let paths = [
         enforced.write(&one)?,
-        enforced.write(&policy(RULES, 1, ports.denied()))?,
-        enforced.write(&policy(RULES, RULES, ports.denied()))?,
+        enforced.write(&policy(RULES, ports.denied()))?,
+        enforced.write(&networks_policy(NETWORKS, ports.denied()))?,
     ];
     let mut hammer = Hammer::start(&enforced, &ports)?;
     let measuring = bpf::measure()?;
@@ -85,10 +103,14 @@ pub(crate) fn is_flat(lab: &Lab) -> Result<Verdict> {
         many * 10 <= one * 11,
         "{many} ns with {RULES} rules, {one} ns with one"
     );
+    ensure!(
+        networks * 10 <= one * 11,
+        "{networks} ns with {NETWORKS} networks, {one} ns with one"
+    );
     drop(measuring);
     let beside = beside::compare(lab, &enforced, [&paths[0], &paths[1]], &ports)?;
     Ok(Verdict::Pass(format!(
-        "{many} ns with {RULES} rules, {one} ns with one; {networks} ns with as many \
+        "{many} ns with {RULES} rules, {one} ns with one; {networks} ns with {NETWORKS} \
          networks{beside}"
     )))
 }

@@ -30,6 +30,7 @@ pub(crate) mod login;
 mod mptcp_pm;
 pub(crate) mod namespaces;
 pub(crate) mod nat;
+pub(crate) mod networks;
 pub(crate) mod open;
 pub(crate) mod oracle;
 pub(crate) mod outbound;

@@ -12,7 +12,12 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::{io::Errno, net::connect};
 
 use super::{Enforced, enter, this_program};
-use crate::{lab::Lab, process::become_user, report::Verdict, socket::open};
+use crate::{
+    lab::Lab,
+    process::become_user,
+    report::Verdict,
+    socket::{open, open_udp},
+};
 
 /// The users who connect.
 const USERS: [u32; 2] = [0, 1236];
@@ -139,16 +144,27 @@ fn random_connection(numbers: &mut Numbers) -> (SocketAddr, u32) {
 }
 
 /// Somebody who connects where he is told.
-struct Walker {
+pub(super) struct Walker {
     to: ChildStdin,
     from: BufReader<ChildStdout>,
 }
 
 impl Walker {
     fn start(enforced: &Enforced<'_>, user: u32) -> Result<Self> {
+        Self::start_with(enforced, user, &[])
+    }
+
+    /// One whose sockets are of UDP: they can be connected to any address, and send
+    /// nothing.
+    pub(super) fn of_udp(enforced: &Enforced<'_>, user: u32) -> Result<Self> {
+        Self::start_with(enforced, user, &["--udp"])
+    }
+
+    fn start_with(enforced: &Enforced<'_>, user: u32, more: &[&str]) -> Result<Self> {
         let mut child = this_program()?
             .args(["walk", "--cgroup", &enforced.cgroup])
             .args(["--user", &user.to_string()])
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -160,7 +176,7 @@ impl Walker {
     }
 
     /// For each address, whether it was refused.
-    fn walk(&mut self, addresses: &[SocketAddr]) -> Result<Vec<bool>> {
+    pub(super) fn walk(&mut self, addresses: &[SocketAddr]) -> Result<Vec<bool>> {
         let words: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         writeln!(self.to, "{}", words.join(" "))?;
         let mut answer = String::new();
@@ -183,6 +199,9 @@ pub(crate) struct Args {
     /// The user
     #[arg(long)]
     user: u32,
+    /// By UDP, whatever else than a refusal may come of it
+    #[arg(long)]
+    udp: bool,
 }
 
 /// Connects to the addresses of each line, and says what came of each.
@@ -195,7 +214,7 @@ pub(crate) fn walk(args: &Args) -> Result<()> {
         Ipv6Addr::LOCALHOST.into(),
         Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(),
     ];
-    let [v4, v6, mapped] = any.map(open);
+    let [v4, v6, mapped] = any.map(if args.udp { open_udp } else { open });
     let (v4, v6, mapped) = (v4?, v6?, mapped?);
     for line in BufReader::new(std::io::stdin().by_ref()).lines() {
         let mut answer = String::new();
@@ -209,6 +228,7 @@ pub(crate) fn walk(args: &Args) -> Result<()> {
             answer.push(match connect(socket, &to) {
                 Err(Errno::PERM) => 'x',
                 Err(Errno::CONNREFUSED) => 'o',
+                _ if args.udp => 'o',
                 other => anyhow::bail!("connect to {to}: {other:?}"),
             });
         }
