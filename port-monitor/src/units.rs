@@ -179,7 +179,10 @@ impl Units {
 
     /// A unit of that name, or one that the pattern matches, has a file or runs.
     pub fn knows(&self, unit: &str) -> bool {
-        self.names(unit).iter().any(|name| self.has(name))
+        // systemd configures all slices of a family in a directory of their common name.
+        let of_family = || self.files.contains(&format!("{unit}.d"));
+        (unit.ends_with("-.slice") && of_family())
+            || self.names(unit).iter().any(|name| self.has(name))
     }
 
     fn has(&self, unit: &str) -> bool {
@@ -394,6 +397,11 @@ mod tests {
         ] {
             assert!(units.knows(known), "{known}");
         }
+        assert!(
+            Units::default()
+                .with_files(&["user-.slice.d"])
+                .knows("user-.slice")
+        );
         for unknown in [
             "shh.service",
             "user-1001.slice",

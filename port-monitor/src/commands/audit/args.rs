@@ -27,7 +27,7 @@ use crate::{
 /// Flags of `audit`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Watch this long before listing, to see who comes in: 30s, 5m, 2h
+    /// Watch this long before listing, to see who comes in: 30s, 5m, 2h, 7d
     ///
     /// Ctrl-C ends it early. Without it, what listens now is listed at once.
     #[arg(long, value_name = "TIME", value_parser = duration::parse, help_heading = "Watching")]

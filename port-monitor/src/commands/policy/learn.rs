@@ -16,7 +16,7 @@ pub(super) struct LearnArgs {
     /// Connections recorded with `-o json`; `-` is the standard input
     #[arg(value_name = "FILE", required_unless_present = "duration")]
     recording: Option<PathBuf>,
-    /// Watch this host instead, for so long: 10m, 24h; Ctrl-C ends it early
+    /// Watch this host instead, for so long: 10m, 24h, 7d; Ctrl-C ends it early
     ///
     /// Takes root. What is open and listens already counts too.
     #[arg(
