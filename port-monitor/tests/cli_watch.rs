@@ -265,7 +265,7 @@ fn file_that_is_no_policy_is_refused() {
         ("directory", "is a directory, not a policy file"),
         ("binary", "is not text (byte 6); a policy is UTF-8 text"),
         ("huge", "is larger than 32 MiB, too large for a policy"),
-        ("pipe", "is not a regular file"),
+        ("pipe", "is empty (a policy starts with `version = 1`)"),
     ] {
         let message = format!("{name}: {reason}");
         let args = ["--policy", name];
