@@ -54,7 +54,7 @@ fn contradictory_and_incomplete_flags_are_refused() {
         ),
         (
             &["--unused", "0s"],
-            "invalid value '0s' for '--unused <TIME>': must be longer than nothing",
+            "invalid value '0s' for '--unused <TIME>': `0s` is no time at all: a duration is longer than nothing",
         ),
         (
             &["-L", "htpps"],
