@@ -18,10 +18,15 @@ const SETTLED: Duration = Duration::from_millis(1_500);
 /// What is read of a file to tell it from another: more than any policy has.
 const READ_BYTES: u64 = 2 << 20;
 
+/// What a look at the file found; `None` where there is no file, or none that can be looked
+/// at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look(Option<Found>);
+
 /// What a file is like. The kernel changes the time of change whatever a writer does to the
 /// time of modification; and two changes at one tick of its clock differ in what they say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Look {
+struct Found {
     inode: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -31,7 +36,12 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// `None` where there is no file, or none that can be looked at.
+    fn at(path: &Path) -> Self {
+        Self(Found::at(path))
+    }
+}
+
+impl Found {
     fn at(path: &Path) -> Option<Self> {
         let found = fs::metadata(path).ok()?;
         Some(Self {
@@ -58,9 +68,9 @@ fn digest(path: &Path, found: &Metadata) -> Option<[u8; 32]> {
 #[derive(Debug)]
 pub(super) struct Watched {
     path: PathBuf,
-    read: Option<Look>,
+    read: Look,
     /// Another state, and since when it is seen.
-    next: Option<(Option<Look>, Instant)>,
+    next: Option<(Look, Instant)>,
 }
 
 impl Watched {
@@ -75,7 +85,7 @@ impl Watched {
 
     /// It is to be read: because it is another and nobody is writing it any more, or
     /// because somebody asks for it. Gives what it is like.
-    pub(super) fn is_due(&mut self, is_asked: bool, now: Instant) -> Option<Option<Look>> {
+    pub(super) fn is_due(&mut self, is_asked: bool, now: Instant) -> Option<Look> {
         let look = Look::at(&self.path);
         if look == self.read {
             self.next = None;
@@ -93,12 +103,12 @@ impl Watched {
     }
 
     /// It is like this now.
-    pub(super) fn is_still(&self, look: Option<Look>) -> bool {
+    pub(super) fn is_still(&self, look: Look) -> bool {
         Look::at(&self.path) == look
     }
 
     /// It was read when it was like this, whatever became of it.
-    pub(super) fn was_read(&mut self, look: Option<Look>) {
+    pub(super) fn was_read(&mut self, look: Look) {
         self.read = look;
         self.next = None;
     }
@@ -149,19 +159,19 @@ mod tests {
         assert_ne!(Look::at(&place.path), replaced);
 
         fs::remove_file(&place.path).unwrap();
-        assert_eq!(Look::at(&place.path), None);
+        assert_eq!(Look::at(&place.path), Look(None));
     }
 
     #[test]
     fn a_change_in_place_that_keeps_size_and_time_is_seen() {
         let place = Place::new();
-        let before = Look::at(&place.path).unwrap();
+        let before = Look::at(&place.path).0.unwrap();
         let modified = fs::metadata(&place.path).unwrap().modified().unwrap();
         fs::write(&place.path, "two").unwrap();
         let file = File::options().write(true).open(&place.path).unwrap();
         file.set_times(FileTimes::new().set_modified(modified))
             .unwrap();
-        let after = Look::at(&place.path).unwrap();
+        let after = Look::at(&place.path).0.unwrap();
         assert_eq!(
             (after.inode, after.size, after.modified),
             (before.inode, before.size, before.modified)
@@ -193,7 +203,7 @@ mod tests {
         assert_eq!(watched.is_due(false, place.at(9_000)), None);
         fs::remove_file(&place.path).unwrap();
         assert_eq!(watched.is_due(false, place.at(10_000)), None);
-        assert_eq!(watched.is_due(false, place.at(11_500)), Some(None));
+        assert_eq!(watched.is_due(false, place.at(11_500)), Some(Look(None)));
     }
 
     #[test]

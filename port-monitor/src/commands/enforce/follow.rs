@@ -8,6 +8,7 @@
 
 use std::{
     io::{self, Write},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -110,11 +111,10 @@ impl<'a, W: Write> Follower<'a, W> {
         drop(attempt);
         let keeper = Keeper::start().or_exit(ExitCode::CannotAttach)?;
         let applied = prepared.put_into_force(&mut enforcer).map_err(failure)?;
-        let watch = enforcer.watch().map_err(failure)?;
-        keeper.follow(enforcer.watch().map_err(failure)?, applied.id());
+        keeper.follow(Arc::clone(&applied.watch), applied.id());
         let installation = enforcer.installation();
         let kept = enforcer.unlock();
-        applied.finish(&watch, &mut out)?;
+        applied.finish(&mut out)?;
         Ok(Self {
             args,
             out,
@@ -191,7 +191,7 @@ impl<W: Write> Follower<'_, W> {
 
     /// Applies the file. What is wrong with it changes nothing. It never installs anything:
     /// false where there is nothing to apply it to.
-    fn reload(&mut self, look: Option<Look>) -> Result<bool, Failure> {
+    fn reload(&mut self, look: Look) -> Result<bool, Failure> {
         let prepared = Prepared::new(self.args, Occasion::Reload);
         if !self.file.is_still(look) {
             // Somebody writes it just now: nobody knows what was read.
@@ -216,16 +216,14 @@ impl<W: Write> Follower<'_, W> {
             Err(EnforcerError::Ended) => return Ok(false),
             applied => applied.map_err(failure)?,
         };
-        self.keeper
-            .follow(enforcer.watch().map_err(failure)?, applied.id());
+        self.keeper.follow(Arc::clone(&applied.watch), applied.id());
         let log = applied.log();
         self.applied = applied;
         self.tell_rest(&mut enforcer)?;
         self.log = log;
-        let watch = enforcer.watch().map_err(failure)?;
         // Nobody has to wait for what follows.
         self.kept = Some(enforcer.unlock());
-        self.applied.finish(&watch, &mut self.out)?;
+        self.applied.finish(&mut self.out)?;
         Ok(true)
     }
 

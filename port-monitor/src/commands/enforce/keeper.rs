@@ -3,7 +3,10 @@
 
 use std::{
     io,
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
     thread,
     time::Duration,
 };
@@ -16,15 +19,15 @@ const TICK: Duration = Duration::from_millis(500);
 /// The thread, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Keeper {
-    followed: Sender<(Watch, PolicyId)>,
+    followed: Sender<(Arc<Watch>, PolicyId)>,
 }
 
 impl Keeper {
     /// Starts it; it follows nothing yet.
     pub(super) fn start() -> io::Result<Self> {
-        let (sender, followed) = mpsc::channel::<(Watch, PolicyId)>();
+        let (sender, followed) = mpsc::channel::<(Arc<Watch>, PolicyId)>();
         let keep = move || {
-            let mut current: Option<(Watch, PolicyId)> = None;
+            let mut current: Option<(Arc<Watch>, PolicyId)> = None;
             loop {
                 match followed.recv_timeout(TICK) {
                     Ok(next) => current = Some(next),
@@ -43,7 +46,7 @@ impl Keeper {
     }
 
     /// Renews this policy's from now on, and no other's.
-    pub(super) fn follow(&self, watch: Watch, policy: PolicyId) {
+    pub(super) fn follow(&self, watch: Arc<Watch>, policy: PolicyId) {
         // The thread takes messages for as long as this lives.
         let _ = self.followed.send((watch, policy));
     }

@@ -4,6 +4,7 @@
 use std::{
     io::{self, Write},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -115,10 +116,9 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
     let prepared = Prepared::new(args, Occasion::Apply)?;
     let mut enforcer = prepared.install(&attempt)?;
     let applied = prepared.put_into_force(&mut enforcer).map_err(failure)?;
-    let watch = enforcer.watch().map_err(failure)?;
     // Nobody has to wait for what follows.
     drop(enforcer);
-    applied.finish(&watch, &mut out)?;
+    applied.finish(&mut out)?;
     Ok(ExitCode::Ok)
 }
 
@@ -170,6 +170,7 @@ impl Prepared {
 
     fn put_into_force(self, enforcer: &mut Enforcer) -> Result<Applied, EnforcerError> {
         enforcer.attach(&self.instance, &self.lowered)?;
+        let watch = Arc::new(enforcer.watch()?);
         let since_ns = clock::boot_ns();
         let carried = enforcer.apply(&self.lowered, self.confirm)?;
         Ok(Applied {
@@ -179,6 +180,7 @@ impl Prepared {
             confirm: self.confirm,
             carried,
             since_ns,
+            watch,
         })
     }
 }
@@ -194,6 +196,8 @@ struct Applied {
     carried: Carried,
     /// A moment just before it came into force, `CLOCK_BOOTTIME` ns.
     since_ns: u64,
+    /// Whether it is still in force.
+    watch: Arc<Watch>,
 }
 
 impl Applied {
@@ -207,9 +211,9 @@ impl Applied {
     }
 
     /// Ends what it denies, and says that it is applied.
-    fn finish(&self, watch: &Watch, mut out: impl Write) -> Result<(), Failure> {
+    fn finish(&self, mut out: impl Write) -> Result<(), Failure> {
         let source = &self.policy.source().name;
-        let is_in_force = || watch.is_in_force(self.id());
+        let is_in_force = || self.watch.is_in_force(self.id());
         let ended = established::end(&self.policy, self.cgroup.as_deref(), is_in_force)
             .with_context(|| format!("{source} is in force, but"))
             .or_exit(ExitCode::CannotAttach)?;

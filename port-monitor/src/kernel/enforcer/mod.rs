@@ -302,23 +302,28 @@ impl Enforcer {
         };
         let change = slots::apply(self, policy, terms);
         let change = self.or_ended(change)?;
-        // Programs that count in the old one.
-        let waited = self.wait_for_programs();
-        self.or_ended(waited)?;
-        Ok(carry::same_rules(&self.tables, change))
+        self.await_old_programs();
+        self.or_ended(Ok(carry::same_rules(&self.tables, change)))
+    }
+
+    /// Waits for programs that count in the slot before: the policy is in force, so what
+    /// goes wrong here costs a few counts and nothing else.
+    fn await_old_programs(&self) {
+        if let Err(error) = self.wait_for_programs() {
+            log::warn!("{error}");
+        }
     }
 
     /// What is in force, to be seen and renewed without the lock.
     pub fn watch(&self) -> Result<Watch, EnforcerError> {
-        Watch::open(&self.dir)
+        self.or_ended(Watch::open(&self.dir))
     }
 
     /// Puts the policy in force into force anew, as this host is now. Its counts go on,
     /// and what was before stays what one can go back to.
     pub fn refresh(&mut self, policy: &Lowered) -> Result<(), EnforcerError> {
         let change = slots::refresh(self, policy, lease_of(&policy.header))?;
-        // Programs that count in the old one.
-        self.wait_for_programs()?;
+        self.await_old_programs();
         carry::all(&self.tables, change);
         Ok(())
     }

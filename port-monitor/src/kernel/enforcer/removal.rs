@@ -111,8 +111,10 @@ fn end(dir: &Path, left: &mut Left) {
     remove_links(dir, left);
     // Whoever looks at the state sees that nothing is in force.
     let _ = open_up(dir);
-    if let Ok(state) = state {
-        left.running = grace::wait_for_programs(state.as_fd()).err();
+    if let Ok(state) = state
+        && let Err(error) = grace::wait_for_programs(state.as_fd())
+    {
+        left.running = Some(error);
     }
     remove_dir(dir, left);
 }

@@ -121,7 +121,7 @@ fn put<S: Slots>(
             state.leased_until(now_ms + lease_ms)
         })
     });
-    let from = from.map_or(slot, |state| state.slot());
+    let from = from.map_or(slot, State::slot);
     Ok(Change { from, to: slot })
 }
 

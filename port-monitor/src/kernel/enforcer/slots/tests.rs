@@ -1,6 +1,8 @@
 //! Random sequences of all that can happen to the policies of an instance, against a
 //! model that knows no slots.
 
+#![expect(clippy::print_stdout, reason = "the seed of a run, to repeat it")]
+
 use std::{
     cell::{Cell, RefCell},
     time::{SystemTime, UNIX_EPOCH},
@@ -99,7 +101,7 @@ impl Model {
 struct Random(Cell<u64>);
 
 impl Random {
-    /// Below `limit`. SplitMix64.
+    /// Below `limit`, by `SplitMix64`.
     fn below(&self, limit: u64) -> u64 {
         self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
         let mut z = self.0.get();
@@ -232,68 +234,16 @@ impl Slots for Memory<'_> {
 /// One thing that happens, to both.
 fn happen(memory: &mut Memory<'_>, model: &mut Model, policy: u64) -> String {
     let random = memory.random;
-    let lease_ms = (random.below(3) == 0).then(|| 1 + random.below(100));
-    let confirm_ms = (random.below(2) == 0).then(|| 1 + random.below(100));
     memory.fails_in.set(None);
     match random.below(8) {
-        0..=2 => {
-            let terms = Terms {
-                confirm_ms,
-                lease_ms,
-            };
-            let fails_in = (random.below(3) == 0).then(|| random.below(4));
-            memory.fails_in.set(fails_in);
-            let applied = apply(memory, &policy, terms);
-            take_renewal(memory, model);
-            if applied.is_ok() {
-                model.pass(memory.now_ms.get());
-                model.apply(policy, terms, memory.now_ms.get());
-                memory.lease_ms = lease_ms;
-            }
-            format!("apply {policy} {terms:?}, fails in {fails_in:?}: {applied:?}")
-        }
-        3 => {
-            let now_ms = memory.now_ms.get();
-            let confirmed = confirm(&*memory, |_| memory.lease_ms.unwrap_or(0));
-            let expected = match model.pending {
-                None => Err(Refused::NothingToConfirm),
-                Some((deadline, ..)) if now_ms >= deadline => Err(Refused::TooLate),
-                Some(_) => {
-                    model.pending = None;
-                    model.lease = memory.lease_ms.map(|lease_ms| now_ms + lease_ms);
-                    Ok(())
-                }
-            };
-            assert_eq!(confirmed, expected, "confirm");
-            format!("confirm: {expected:?}")
-        }
-        4 => {
-            let went_back = rollback(&*memory);
-            let mut next = *model;
-            next.pass(memory.now_ms.get());
-            let expected = next.rollback();
-            if expected.is_ok() {
-                *model = next;
-            }
-            assert_eq!(went_back, expected, "rollback");
-            format!("rollback: {expected:?}")
-        }
+        0..=2 => happen_apply(memory, model, policy),
+        3 => happen_confirm(memory, model),
+        4 => happen_rollback(memory, model),
         5 => {
             memory.now_ms.set(memory.now_ms.get() + random.below(120));
             "time passes".to_owned()
         }
-        6 if model.pending.is_none() => {
-            let fails_in = (random.below(3) == 0).then(|| random.below(4));
-            memory.fails_in.set(fails_in);
-            let lease_ms = model.lease.and(memory.lease_ms);
-            let current = model.current;
-            let refreshed = refresh(memory, &current, lease_ms);
-            take_renewal(memory, model);
-            if refreshed.is_ok() {
-                model.lease = lease_ms.map(|lease_ms| memory.now_ms.get() + lease_ms);
-            }
-            format!("refresh, fails in {fails_in:?}: {refreshed:?}")
-        }
+        6 if model.pending.is_none() => happen_refresh(memory, model),
         6 => {
             memory.renew();
             "renew".to_owned()
@@ -313,6 +263,66 @@ fn happen(memory: &mut Memory<'_>, model: &mut Model, policy: u64) -> String {
             "panic-open".to_owned()
         }
     }
+}
+
+fn happen_apply(memory: &mut Memory<'_>, model: &mut Model, policy: u64) -> String {
+    let random = memory.random;
+    let time = |of: u64| (random.below(of) == 0).then(|| 1 + random.below(100));
+    let terms = Terms {
+        confirm_ms: time(2),
+        lease_ms: time(3),
+    };
+    let fails_in = (random.below(3) == 0).then(|| random.below(4));
+    memory.fails_in.set(fails_in);
+    let applied = apply(memory, &policy, terms);
+    take_renewal(memory, model);
+    if applied.is_ok() {
+        model.pass(memory.now_ms.get());
+        model.apply(policy, terms, memory.now_ms.get());
+        memory.lease_ms = terms.lease_ms;
+    }
+    format!("apply {policy} {terms:?}, fails in {fails_in:?}: {applied:?}")
+}
+
+fn happen_confirm(memory: &Memory<'_>, model: &mut Model) -> String {
+    let now_ms = memory.now_ms.get();
+    let confirmed = confirm(memory, |_| memory.lease_ms.unwrap_or(0));
+    let expected = match model.pending {
+        None => Err(Refused::NothingToConfirm),
+        Some((deadline, ..)) if now_ms >= deadline => Err(Refused::TooLate),
+        Some(_) => {
+            model.pending = None;
+            model.lease = memory.lease_ms.map(|lease_ms| now_ms + lease_ms);
+            Ok(())
+        }
+    };
+    assert_eq!(confirmed, expected, "confirm");
+    format!("confirm: {expected:?}")
+}
+
+fn happen_rollback(memory: &Memory<'_>, model: &mut Model) -> String {
+    let went_back = rollback(memory);
+    let mut next = *model;
+    next.pass(memory.now_ms.get());
+    let expected = next.rollback();
+    if expected.is_ok() {
+        *model = next;
+    }
+    assert_eq!(went_back, expected, "rollback");
+    format!("rollback: {expected:?}")
+}
+
+fn happen_refresh(memory: &mut Memory<'_>, model: &mut Model) -> String {
+    let random = memory.random;
+    let fails_in = (random.below(3) == 0).then(|| random.below(4));
+    memory.fails_in.set(fails_in);
+    let lease_ms = model.lease.and(memory.lease_ms);
+    let refreshed = refresh(memory, &model.current, lease_ms);
+    take_renewal(memory, model);
+    if refreshed.is_ok() {
+        model.lease = lease_ms.map(|lease_ms| memory.now_ms.get() + lease_ms);
+    }
+    format!("refresh, fails in {fails_in:?}: {refreshed:?}")
 }
 
 /// A lease that was renewed while something else went on.
