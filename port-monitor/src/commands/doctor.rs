@@ -226,20 +226,19 @@ fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
     }
     for backend in &report.backends {
         writeln!(out)?;
-        match &backend.refused {
-            Some(reason) => writeln!(out, "NO  backend {}: {reason}", backend.name)?,
-            None => {
-                let proved = if backend.unproven.is_empty() {
-                    "proved"
-                } else {
-                    "proved in part"
-                };
-                let name = backend.name;
-                writeln!(
-                    out,
-                    "ok  backend {name}: attached, and {proved} on loopback"
-                )?;
-            }
+        let name = backend.name;
+        if let Some(reason) = &backend.refused {
+            writeln!(out, "NO  backend {name}: {reason}")?;
+        } else {
+            let proved = if backend.unproven.is_empty() {
+                "proved"
+            } else {
+                "proved in part"
+            };
+            writeln!(
+                out,
+                "ok  backend {name}: attached, and {proved} on loopback"
+            )?;
         }
         for sentence in &backend.unproven {
             writeln!(out, "      not proven: {sentence}")?;

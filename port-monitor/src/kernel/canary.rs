@@ -226,7 +226,7 @@ impl Canary {
         attached: Attached,
         mut others: impl FnMut(&[u8]),
     ) -> Result<Findings, CanaryError> {
-        let (canary, place) = self.settle()?;
+        let (canary, here) = self.settle()?;
         let mut patience = canary.patience.clone();
         let mut blocked = Vec::new();
         let mut waited = Duration::ZERO;
@@ -235,25 +235,25 @@ impl Canary {
             let mut events = Vec::new();
             let mut read = |events: &mut _| read(records, events, &mut others);
             let order = (addr, patience.clone());
-            let Some(played) = canary.order(order, || read(&mut events))? else {
+            let Some(attempt) = canary.order(order, || read(&mut events))? else {
                 log::info!("no IPv6 on loopback: the self-test is IPv4 only");
                 continue;
             };
-            if played.obstacle.is_some() {
+            if attempt.obstacle.is_some() {
                 waited += begin.elapsed();
                 patience.limit = patience.limit.min(BRIEF);
             }
-            let wanted = attached.wanted(played.reached);
+            let wanted = attached.wanted(attempt.reached);
             collect(wanted, &mut events, read);
-            let expected = Expected::new(&place.truth, &played, attached);
-            expected.check_as_far_as(played.reached, &events)?;
-            if let Some(obstacle) = played.obstacle {
-                blocked.push((addr, played.reached, obstacle));
+            let expected = Expected::new(&here.truth, &attempt, attached);
+            expected.check_as_far_as(attempt.reached, &events)?;
+            if let Some(obstacle) = attempt.obstacle {
+                blocked.push((addr, attempt.reached, obstacle));
             }
         }
         let rules = canary.rules_in_the_way(&blocked);
         Ok(Findings {
-            unproven: unproven::sentences(&blocked, attached, &rules, place.is_private),
+            unproven: unproven::sentences(&blocked, attached, &rules, here.is_private),
             waited,
         })
     }

@@ -218,8 +218,6 @@ fn wait(
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
-
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
@@ -234,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_connection_that_nothing_stops_comes_to_its_end() {
-        let (patience, _other_end) = patience(Duration::from_secs(60));
+        let (patience, _other_end) = patience(Duration::from_mins(1));
         let played = play(LOOPBACK, &patience).unwrap();
         assert_eq!(played.reached, Reached::End, "{played:?}");
         assert!(played.obstacle.is_none(), "{played:?}");
@@ -257,7 +255,7 @@ mod tests {
     #[test]
     fn who_waits_for_packets_stops_when_the_user_wants_an_end() {
         let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
-        let (patience, other_end) = patience(Duration::from_secs(60));
+        let (patience, other_end) = patience(Duration::from_mins(1));
         let waiting = Waiting {
             patience: &patience,
             deadline: Instant::now() + patience.limit,
@@ -272,7 +270,7 @@ mod tests {
         let error = || io::Error::from(Errno::ADDRNOTAVAIL);
         assert!(is_absent(&error()));
         assert!(!is_absent(&Errno::PERM.into()));
-        let (patience, _other_end) = patience(Duration::from_secs(60));
+        let (patience, _other_end) = patience(Duration::from_mins(1));
         // An address that no host has.
         let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
         let played = play(elsewhere, &patience).unwrap();

@@ -21,7 +21,10 @@ pub(super) fn sentences(
         let rest = format!(": {}", why(obstacle, rules, is_private));
         let what = format!("the fields of {events} over {family}");
         match sentences.iter_mut().find(|(_, other)| *other == rest) {
-            Some((other, _)) if other.contains(&events) => *other += &format!(" and {family}"),
+            Some((other, _)) if other.contains(&events) => {
+                other.push_str(" and ");
+                other.push_str(family);
+            }
             _ => sentences.push((what, rest)),
         }
     }

@@ -17,8 +17,9 @@ use crate::{
     rung::Rung, scenarios::places,
 };
 
-/// How long the header may take: on a machine that is not emulated.
-const LIMIT: Duration = Duration::from_secs(5);
+/// How long the header may take where nothing is emulated, on a machine that is busy with
+/// other things too.
+const LIMIT: Duration = Duration::from_secs(10);
 /// How long in an emulated guest, which takes seconds to load the programs.
 const GUEST_LIMIT: Duration = Duration::from_secs(20);
 
@@ -292,7 +293,7 @@ pub(super) fn signal(lab: &Lab) -> Result<Verdict> {
         ensure!(unproven.contains("stopped by a signal"), "{unproven}");
         let last = Line::parse(text.lines().last().context("no summary")?)?;
         ensure!(last.action() == "summary", "no summary: {}", last.text);
-        ensure!(!lab.native || took < Duration::from_secs(1), "{took:?}");
+        ensure!(took <= limit(lab), "it ended after {took:?}");
     }
     Ok(Verdict::pass())
 }
