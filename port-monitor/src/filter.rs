@@ -5,23 +5,20 @@
 
 use std::{
     ffi::OsStr,
-    net::{IpAddr, Ipv4Addr},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use port_monitor_common::policy::Network;
 use thiserror::Error;
 
 use crate::{
     enrich::{cgroup::CgroupTree, unit::unit_name},
+    policy::{self, problem::Problem},
     services::closest,
     units::{self, Units},
     users::{self, UnknownUser},
 };
-
-/// Bits before the IPv4 address in an IPv4-mapped one.
-const MAPPED_BITS: u8 = 96;
 
 /// Why a filter's value names nothing.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -42,16 +39,11 @@ pub enum FilterError {
         /// What the kernel would keep of it.
         kept: String,
     },
-    /// Neither an address nor a network.
-    #[error("bad network `{0}`: write an address or a network, as in 10.0.0.0/8")]
-    NotANetwork(String),
-    /// Bits beyond the prefix are set.
-    #[error("bad network `{given}`: bits beyond the prefix are set, did you mean `{network}`?")]
-    HostBits {
-        /// What was written.
-        given: String,
-        /// The network that address is in.
-        network: IpNet,
+    /// What the policy's parser has against it.
+    #[error("bad network: {problem}{}", advice(problem))]
+    Network {
+        /// Why.
+        problem: Problem,
     },
     /// Nothing to resolve `--cgroup` and `--unit` against.
     #[error("no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup")]
@@ -108,45 +100,16 @@ pub fn comm(name: &OsStr) -> Result<[u8; 16], FilterError> {
     }
 }
 
-/// A network, given as one or as a single address. IPv4-mapped IPv6 is IPv4.
-pub fn network(text: &str) -> Result<IpNet, FilterError> {
-    let given: IpNet = text
-        .parse()
-        .or_else(|_| text.parse().map(|ip: IpAddr| ip.into()))
-        .map_err(|_| FilterError::NotANetwork(text.to_owned()))?;
-    if given.trunc() == given {
-        return Ok(unmapped(given));
-    }
-    Err(FilterError::HostBits {
-        given: text.to_owned(),
-        network: unmapped(given.trunc()),
-    })
+/// A network or an address, as a policy takes it.
+pub fn network(text: &str) -> Result<Network, FilterError> {
+    policy::network::network(text).map_err(|problem| FilterError::Network { problem })
 }
 
-fn unmapped(net: IpNet) -> IpNet {
-    let IpNet::V6(v6) = net else { return net };
-    let address = v6.network().to_ipv4_mapped();
-    address
-        .zip(v6.prefix_len().checked_sub(MAPPED_BITS))
-        .and_then(|(address, bits)| Ipv4Net::new(address, bits).ok())
-        .map_or(net, IpNet::V4)
-}
-
-/// The network as networks that hold no IPv4-mapped address: on the wire IPv4 is
-/// IPv4-mapped, but `::/0` is not meant to match it.
-pub fn without_mapped(net: IpNet) -> Vec<IpNet> {
-    let mapped = Ipv4Addr::UNSPECIFIED.to_ipv6_mapped();
-    match net {
-        // On the way down to the mapped addresses, the halves not taken.
-        IpNet::V6(v6) if v6.contains(&mapped) => (v6.prefix_len() + 1..=MAPPED_BITS)
-            .filter_map(|bits| {
-                let other_half = mapped.to_bits() ^ 1 << (128 - bits);
-                let half = Ipv6Net::new(other_half.into(), bits).ok()?;
-                Some(half.trunc().into())
-            })
-            .collect(),
-        _ => vec![net],
-    }
+/// What to do about the problem, after its text.
+fn advice(problem: &Problem) -> String {
+    let otherwise = "write an address or a network, as in 10.0.0.0/8";
+    let help = problem.help().unwrap_or_else(|| otherwise.to_owned());
+    format!(": {help}")
 }
 
 /// The id of a cgroup, given as a path below the mount point or the whole path.
@@ -230,9 +193,8 @@ fn unit_in(
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, net::Ipv6Addr};
+    use std::fs;
 
-    use proptest::prelude::*;
     use tempfile::TempDir;
 
     use super::*;
@@ -288,60 +250,49 @@ mod tests {
     }
 
     #[test]
-    fn network_has_one_spelling() {
-        let cases = [
-            ("10.0.0.0/8", "10.0.0.0/8"),
-            ("10.1.2.3", "10.1.2.3/32"),
-            ("::ffff:10.1.2.3", "10.1.2.3/32"),
-            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
-            ("2001:db8::/32", "2001:db8::/32"),
-            ("fe80::1", "fe80::1/128"),
-            ("::/0", "::/0"),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(network(text).unwrap().to_string(), expected, "{text}");
+    fn network_is_what_it_is_in_a_policy() {
+        for text in [
+            "10.0.0.0/8",
+            "10.1.2.3",
+            "::ffff:10.0.0.0/104",
+            "::/0",
+            "fe80::1",
+        ] {
+            assert_eq!(network(text), Ok(policy::network::network(text).unwrap()));
         }
     }
 
     #[test]
     fn bad_network_is_an_error_that_helps() {
-        assert_eq!(
-            message(network("10.1.2.3/8")),
-            "bad network `10.1.2.3/8`: bits beyond the prefix are set, did you mean `10.0.0.0/8`?"
-        );
-        assert!(message(network("::ffff:10.1.2.3/104")).ends_with("`10.0.0.0/8`?"));
+        for (text, said) in [
+            (
+                "10.1.2.3/8",
+                "bad network: `10.1.2.3/8` has bits set beyond its prefix: did you mean `10.0.0.0/8`?",
+            ),
+            (
+                "10.0.0",
+                "bad network: `10.0.0` is neither an address nor a CIDR: write an address or a network, as in 10.0.0.0/8",
+            ),
+            (
+                "010.0.0.0/8",
+                "bad network: `010.0.0.0/8` has a number that begins with 0, which some programs read as octal: write the numbers without it",
+            ),
+            (
+                "fe80::1%eth0",
+                "bad network: `fe80::1%eth0` names an interface, and rules do not ask for one: leave out the `%` and what follows it",
+            ),
+        ] {
+            assert_eq!(message(network(text)), said);
+        }
         for text in [
             "",
             "10.0.0.0/33",
-            "10.0.0",
             "localhost",
-            "fe80::1%eth0",
             "::/129",
+            "1.2.3.4/+8",
+            "1.2.3.4/",
         ] {
-            assert_eq!(
-                network(text),
-                Err(FilterError::NotANetwork(text.to_owned()))
-            );
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn network_without_mapped_has_all_its_other_addresses(
-            bits in 0u8..=128, base: u128, near in any::<bool>(), probe: u128, shift in 0u32..128, v4: u32,
-        ) {
-            // Half of the networks are around the mapped addresses.
-            let base = if near { 0xffff_0000_0000 } else { base };
-            let net = Ipv6Net::new(base.into(), bits).unwrap().trunc();
-            prop_assume!(net.prefix_len() < MAPPED_BITS || net.network().to_ipv4_mapped().is_none());
-            let parts = without_mapped(net.into());
-            let inside = Ipv6Addr::from_bits(net.network().to_bits() | probe >> shift);
-            let is_mapped = inside.to_ipv4_mapped().is_some();
-            let expected = usize::from(net.contains(&inside) && !is_mapped);
-            let holding = parts.iter().filter(|part| part.contains(&IpAddr::V6(inside)));
-            prop_assert_eq!(holding.count(), expected, "{} in {:?}", inside, parts);
-            let v4 = Ipv4Addr::from_bits(v4).to_ipv6_mapped();
-            prop_assert!(!parts.iter().any(|part| part.contains(&IpAddr::V6(v4))));
+            assert!(network(text).is_err(), "{text}");
         }
     }
 

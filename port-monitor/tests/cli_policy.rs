@@ -132,7 +132,7 @@ fn check_as_json_lists_the_same_problems() {
     assert_eq!(
         stdout(&output),
         "{\"policy\":\"policy.toml\",\"ok\":false,\"rules\":null,\"diagnostics\":[{\
-         \"severity\":\"error\",\"line\":2,\"column\":1,\"message\":\"unknown key `mod`\",\
+         \"severity\":\"error\",\"file\":\"policy.toml\",\"line\":2,\"column\":1,\"message\":\"unknown key `mod`\",\
          \"help\":\"did you mean `mode`?\"}]}\n"
     );
 

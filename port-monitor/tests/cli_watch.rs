@@ -99,12 +99,23 @@ fn filter_that_names_nothing_is_refused() {
     for (args, message) in [
         (
             ["--remote", "10.0.0.0/33"],
-            "bad network `10.0.0.0/33`: write an address or a network, as in 10.0.0.0/8",
+            "bad network: `10.0.0.0/33`: prefix length is not between 0 and 32: write an \
+             address or a network, as in 10.0.0.0/8",
         ),
         (
             ["--remote", "10.1.2.3/8"],
-            "bad network `10.1.2.3/8`: bits beyond the prefix are set, did you mean \
+            "bad network: `10.1.2.3/8` has bits set beyond its prefix: did you mean \
              `10.0.0.0/8`?",
+        ),
+        (
+            ["--remote", "010.0.0.0/8"],
+            "bad network: `010.0.0.0/8` has a number that begins with 0, which some programs \
+             read as octal: write the numbers without it",
+        ),
+        (
+            ["--remote", "010.0.0.1"],
+            "bad network: `010.0.0.1` has a number that begins with 0, which some programs \
+             read as octal: write the numbers without it",
         ),
         (
             ["--user", "rooot"],

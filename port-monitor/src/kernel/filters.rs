@@ -6,18 +6,17 @@ use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, LpmTrie, MapData, MapError, lpm_trie::Key},
 };
-use ipnet::IpNet;
 use port_monitor_common::{
-    addr::v4_mapped,
     config::{
         FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_DENIED,
         FILTER_ONLY_IN, FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID,
         FILTER_REMOTE_NET, FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, PORT_SET_ANY,
         PORT_SET_LOCAL, PORT_SET_REMOTE, PORT_SET_WORDS,
     },
+    policy::Network,
 };
 
-use crate::{event::Direction, filter::without_mapped, port_set::PortSet};
+use crate::{event::Direction, policy::network::spellings, port_set::PortSet};
 
 /// An address family to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +49,7 @@ pub struct Filters {
     /// Ports of either end.
     pub any_ports: Option<PortSet>,
     /// Remote networks.
-    pub remote_nets: Vec<IpNet>,
+    pub remote_nets: Vec<Network>,
     /// Address family.
     pub family: Option<Family>,
     /// Direction.
@@ -93,22 +92,11 @@ impl Filters {
         write_ports(ebpf, PORT_SET_REMOTE, self.remote_ports.as_ref())?;
         write_ports(ebpf, PORT_SET_ANY, self.any_ports.as_ref())?;
         let mut nets = LpmTrie::<_, [u8; 16], u8>::try_from(map(ebpf, "pm_remote_nets")?)?;
-        // `::/0` is IPv6; the trie spells IPv4 as IPv4-mapped, below it.
-        for net in self.remote_nets.iter().copied().flat_map(without_mapped) {
-            nets.insert(&lpm_key(&net), 1, 0)?;
+        // The programs compare the address as it is on the socket.
+        for (prefix_len, first) in self.remote_nets.iter().flat_map(spellings) {
+            nets.insert(&Key::new(prefix_len, first), 1, 0)?;
         }
         Ok(())
-    }
-}
-
-/// A network as the trie spells it: IPv4 as IPv4-mapped.
-fn lpm_key(net: &IpNet) -> Key<[u8; 16]> {
-    match net {
-        IpNet::V4(net) => Key::new(
-            96 + u32::from(net.prefix_len()),
-            v4_mapped(net.network().octets()),
-        ),
-        IpNet::V6(net) => Key::new(u32::from(net.prefix_len()), net.network().octets()),
     }
 }
 

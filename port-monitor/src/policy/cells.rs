@@ -107,7 +107,7 @@ pub(super) fn peers(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<Cel
     for is_self in [false, true] {
         let intervals = |accepts: Accepts| peer_intervals(accepts.of(rules.peers), is_self);
         let mut sweep = Sweep::over(intervals(rule.peers));
-        sweep.exclude(&UNSPECIFIED);
+        sweep.exclude(&NO_PEER);
         if !is_self {
             sweep.exclude(&LOOPBACK);
         }
@@ -150,20 +150,20 @@ pub(super) fn free_peers(
     let intervals = |rule: &Rule| peer_intervals(rule.peers.of(rules.peers), is_self);
     let [a, b] = pair.map(intervals);
     let mut sweep = Sweep::over(common(&a, &b));
-    sweep.exclude(&UNSPECIFIED);
+    sweep.exclude(&NO_PEER);
     if !is_self {
         sweep.exclude(&LOOPBACK);
     }
     for (index, other) in members(rules, others) {
         sweep.add(index, intervals(other));
     }
-    let stretches = sweep.stretches().into_iter();
-    joined(
-        stretches
-            .filter(|(_, matching)| matching.is_empty())
-            .map(|(interval, _)| interval)
-            .collect(),
-    )
+    let mut free = Vec::new();
+    sweep.walk(|interval, matching| {
+        if matching.is_empty() {
+            free.push(interval);
+        }
+    });
+    joined(free)
 }
 
 /// The values of cells that the same rules match, together.
@@ -195,20 +195,40 @@ pub(super) fn joined(mut intervals: Vec<Interval>) -> Vec<Interval> {
 
 /// What lies in both.
 pub(super) fn common(a: &[Interval], b: &[Interval]) -> Vec<Interval> {
-    let all = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
-    joined(
-        all.map(|(a, b)| (a.0.max(b.0), a.1.min(b.1)))
-            .filter(|(first, last)| first <= last)
-            .collect(),
-    )
+    let (a, b) = (joined(a.to_vec()), joined(b.to_vec()));
+    let (mut at_a, mut at_b) = (0, 0);
+    let mut found = Vec::new();
+    while let (Some(in_a), Some(in_b)) = (a.get(at_a), b.get(at_b)) {
+        let part = (in_a.0.max(in_b.0), in_a.1.min(in_b.1));
+        if part.0 <= part.1 {
+            found.push(part);
+        }
+        // What ends first meets nothing more.
+        if in_a.1 < in_b.1 {
+            at_a += 1;
+        } else {
+            at_b += 1;
+        }
+    }
+    found
 }
 
-/// What lies in `a` and not in `b`, both sorted and apart.
+/// What lies in `a` and not in `b`.
 pub(super) fn without(a: &[Interval], b: &[Interval]) -> Vec<Interval> {
     let mut sweep = Sweep::over(a.to_vec());
     sweep.exclude(b);
-    let stretches = sweep.stretches().into_iter();
-    joined(stretches.map(|(interval, _)| interval).collect())
+    let mut left = Vec::new();
+    sweep.walk(|interval, _| left.push(interval));
+    joined(left)
+}
+
+/// Some connection may have a peer that `peers` accepts.
+pub(super) fn some_peer(peers: Option<&[Peer]>) -> bool {
+    let is_peer = |interval: &Interval| {
+        let lies_in = |hole: &Interval| hole.0 <= interval.0 && interval.1 <= hole.1;
+        !NO_PEER.iter().any(lies_in)
+    };
+    peer_intervals(peers, true).iter().any(is_peer)
 }
 
 fn port_intervals(rules: &Rules<'_>, rule: &Rule) -> Vec<Interval> {
@@ -236,13 +256,25 @@ pub(super) const LOOPBACK: [Interval; 2] = [
     ),
 ];
 
-/// Never a peer: a connection to it reaches loopback.
-pub(super) const UNSPECIFIED: [Interval; 2] = [(0, 0), (V4_FIRST, V4_FIRST)];
+/// Never a peer: a connection to the unspecified address reaches loopback, and one
+/// through NAT64 an address of IPv4.
+pub(super) const NO_PEER: [Interval; 4] = [(0, 0), (V4_FIRST, V4_FIRST), NAT64[0], NAT64[1]];
+
+/// The addresses of NAT64 that are judged as the IPv4 address they lead to: all but those
+/// for 0.0.0.0/8 and 127.0.0.0/8.
+pub(super) const NAT64: [Interval; 2] = {
+    const FIRST: u128 = 0x0064_ff9b << 96;
+    [
+        (FIRST | 1 << 24, FIRST | 126 << 24 | 0xff_ffff),
+        (FIRST | 128 << 24, FIRST | 0xffff_ffff),
+    ]
+};
 
 pub(super) const V4_FIRST: u128 = u128::from_be_bytes(v4_mapped([0; 4]));
 pub(super) const V4_LAST: u128 = u128::from_be_bytes(v4_mapped([255; 4]));
 
-fn peer_intervals(peers: Option<&[Peer]>, is_self: bool) -> Vec<Interval> {
+/// The addresses of peers that are accepted, on this host or elsewhere.
+pub(super) fn peer_intervals(peers: Option<&[Peer]>, is_self: bool) -> Vec<Interval> {
     let Some(peers) = peers else {
         return vec![(0, u128::MAX)];
     };
@@ -309,19 +341,31 @@ impl Sweep {
         }
     }
 
+    /// The first number of each set of rules.
     fn cells(self) -> Vec<CellOf<u128>> {
-        let stretches = self.stretches().into_iter();
-        stretches
-            .map(|((first, _), covering)| (first, covering))
-            .collect()
+        let mut cells = Vec::new();
+        let mut seen = HashSet::new();
+        self.walk(|(first, _), covering| {
+            let is_as_before = cells.last().is_some_and(|(_, last)| last == covering);
+            if !is_as_before && seen.insert(*covering) {
+                cells.push((first, *covering));
+            }
+        });
+        cells
     }
 
-    fn stretches(mut self) -> Vec<CellOf<Interval>> {
+    fn stretches(self) -> Vec<CellOf<Interval>> {
+        let mut stretches = Vec::new();
+        self.walk(|interval, covering| stretches.push((interval, *covering)));
+        stretches
+    }
+
+    /// Tells `each` stretch and who else covers it.
+    fn walk(mut self, mut each: impl FnMut(Interval, &RuleSet)) {
         self.borders.sort_unstable();
         // Intervals of one rule may overlap, so they are counted.
         let mut depth = [0_i32; MAX_RULES + 2];
         let mut covering = RuleSet::default();
-        let mut stretches = Vec::new();
         let mut borders = self.borders.chunk_by(|a, b| a.0 == b.0).peekable();
         while let Some(border) = borders.next() {
             for &(_, who, begins) in border {
@@ -334,10 +378,9 @@ impl Sweep {
             if let (Some(&(first, ..)), true) = (border.first(), own > 0 && hole == 0) {
                 let next = borders.peek().and_then(|next| next.first());
                 let last = next.map_or(u128::MAX, |&(next, ..)| next - 1);
-                stretches.push(((first, last), covering));
+                each((first, last), &covering);
             }
         }
-        stretches
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     cell::OnceCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
     rc::Rc,
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use port_monitor_common::policy::{
-    Action, DefaultAction, Defaults, Direction, MAX_RULES, Mode, Peer, PortRange,
+    Accepts, Action, DefaultAction, Defaults, Direction, MAX_RULES, Mode, Network, Peer, PortRange,
 };
 use toml::de::DeTable;
 
@@ -21,6 +21,8 @@ use super::{
     environment::Environment,
     intent::{Established, Intent, OnDaemonExit, Refusal},
     limits,
+    network::{self, MAX_NETWORKS},
+    network_list::ListFile,
     parse::{Schema, Section, Value, integer, items, table, text, word, wrong_type},
     problem::Problem,
     shadow,
@@ -61,6 +63,9 @@ pub(super) struct Compiler<'e> {
     pub(super) env: &'e dyn Environment,
     pub(super) diagnostics: Diagnostics,
     pub(super) networks: BTreeMap<String, Rc<[Peer]>>,
+    /// The peers of rules and where they are in `tables`, by where they are in memory.
+    pub(super) shared_peers: HashMap<*const Peer, (Rc<[Peer]>, Accepts)>,
+    pub(super) lists: Vec<ListFile>,
     /// The ports of the names under `[services]`, by the name in small letters: the
     /// registry's names have no case either.
     pub(super) services: BTreeMap<String, Vec<PortRange>>,
@@ -78,6 +83,8 @@ impl<'e> Compiler<'e> {
             env,
             diagnostics: Diagnostics::new(Arc::clone(source)),
             networks: BTreeMap::new(),
+            shared_peers: HashMap::new(),
+            lists: Vec::new(),
             services: BTreeMap::new(),
             tables: Tables {
                 defaults: Defaults {
@@ -144,6 +151,7 @@ impl<'e> Compiler<'e> {
         if let Some(rules) = root.get("rule") {
             self.rules(rules);
         }
+        self.count_networks(root);
         if !self.diagnostics.has_errors() {
             self.warn_of_missing_defaults(root);
             limits::report(self);
@@ -241,16 +249,27 @@ impl<'e> Compiler<'e> {
 
     fn networks(&mut self, root: &Section<'_, '_>) {
         for (name, _, value) in self.named_lists(root, "networks") {
-            let networks = value
-                .iter()
-                .filter_map(|item| {
-                    let network = text(item).and_then(value::network);
-                    let network = self.diagnostics.check(item.span(), network);
-                    network.map(Peer::Network)
-                })
-                .collect();
-            self.networks.insert(name, networks);
+            let mut networks = Vec::new();
+            for item in value {
+                if item.get_ref().is_table() {
+                    networks.extend(self.network_list(item));
+                    continue;
+                }
+                let network = text(item).and_then(|text| self.network(text, item.span()));
+                let network = self.diagnostics.check(item.span(), network);
+                networks.extend(network.map(Peer::Network));
+            }
+            self.networks.insert(name, network::merged(networks).into());
         }
+    }
+
+    /// Reads a network and notes what its author may not expect of it.
+    pub(super) fn network(&mut self, text: &str, span: Range<usize>) -> Result<Network, Problem> {
+        let network = network::network(text)?;
+        if let Some(remark) = network::remark(text, &network) {
+            self.diagnostics.report(span, remark);
+        }
+        Ok(network)
     }
 
     fn services(&mut self, root: &Section<'_, '_>) {
@@ -335,6 +354,21 @@ impl<'e> Compiler<'e> {
         if count > MAX_RULES {
             self.diagnostics
                 .report(value.span(), Problem::TooManyRules(count));
+        }
+    }
+
+    /// Refuses more networks than the tables hold.
+    fn count_networks(&mut self, root: &Section<'_, '_>) {
+        let peers = &self.tables.peers;
+        if peers.len() <= MAX_NETWORKS {
+            return;
+        }
+        let different: HashSet<&Peer> = peers.iter().collect();
+        let count = different.len();
+        if count > MAX_NETWORKS {
+            let span = root.key_span("networks");
+            self.diagnostics
+                .report(span, Problem::TooManyNetworks(count));
         }
     }
 

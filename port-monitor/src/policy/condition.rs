@@ -1,13 +1,17 @@
 //! One rule: its conditions, resolved to numbers. Every condition is read even
 //! after one is wrong, and a rule with a wrong one is left out.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
-use port_monitor_common::policy::{Action, Direction, Peer, PortRange, Rule, Transport};
+use port_monitor_common::policy::{Accepts, Action, Direction, Peer, PortRange, Rule, Transport};
 
 use super::{
     Alert, RuleInfo,
     compile::{ACTIONS, Compiler},
+    network,
     parse::{Schema, Section, Value, integer, items, text, word, wrong_type},
     problem::Problem,
     table::append,
@@ -56,8 +60,11 @@ const ALERTS: [(&str, Alert); 3] = [
 /// What decides where no rule does, as reports and cases call it: no rule's name.
 const DEFAULT: &str = "default";
 
-/// Entries of all lists together: what is named in every rule must not fill the memory.
+/// Entries of all lists together but for those of peers: what is named in every rule must
+/// not fill the memory.
 const MAX_ENTRIES: usize = 1 << 21;
+/// Peers of all rules together; rules that name the same list of networks share it.
+const MAX_PEERS: usize = 1 << 21;
 
 /// The entries a condition accepts; `None` accepts all.
 type Entries<T> = Option<Vec<T>>;
@@ -151,7 +158,7 @@ impl Compiler<'_> {
         let units = self.list(section, "unit", Self::unit);
         let cgroups = self.list(section, "cgroup", Self::cgroup);
         let exes = self.list(section, "exe", Self::exe);
-        let (ports, peers, uids) = (ports?, peers?, uids?);
+        let (ports, peers, uids) = (ports?, self.shared(section, peers?)?, uids?);
         let (units, cgroups, exes) = (units?, cgroups?, exes?);
         let direction = direction?;
         // Without a condition it cannot read, the rule would be another one.
@@ -163,7 +170,7 @@ impl Compiler<'_> {
             direction,
             action: Action::Allow,
             ports: append(&mut tables.ports, ports),
-            peers: append(&mut tables.peers, peers),
+            peers,
             uids: append(&mut tables.uids, uids),
             units: append(&mut tables.scopes, units),
             cgroups: append(&mut tables.scopes, cgroups),
@@ -273,7 +280,7 @@ impl Compiler<'_> {
         &mut self,
         section: &Section<'_, '_>,
         direction: Option<Direction>,
-    ) -> Option<Entries<Peer>> {
+    ) -> Option<Option<Rc<[Peer]>>> {
         let from = self.list(section, "from", Self::peer);
         let to = self.list(section, "to", Self::peer);
         let direction = direction?;
@@ -293,12 +300,37 @@ impl Compiler<'_> {
             self.diagnostics.report(section.key_span(key), problem);
         }
         let lists = peers.filter(|_| sound)?;
-        // The cut keeps a network that is named a thousand times from filling
-        // the memory before it is refused.
-        Some(lists.map(|lists| {
-            let peers = lists.iter().flat_map(|list| list.iter().copied());
-            peers.take(MAX_ENTRIES + 1).collect()
+        Some(lists.map(|lists| match &lists[..] {
+            [list] => Rc::clone(list),
+            lists => {
+                // A list that is named a thousand times counts once.
+                let mut seen = HashSet::new();
+                let different = lists.iter().filter(|list| seen.insert(list.as_ptr()));
+                let peers = different.flat_map(|list| list.iter().copied());
+                network::merged(peers).into()
+            }
         }))
+    }
+
+    /// Where the peers are in the list of all rules: once for all that name the same.
+    fn shared(&mut self, section: &Section<'_, '_>, peers: Option<Rc<[Peer]>>) -> Option<Accepts> {
+        let Some(peers) = peers else {
+            return Some(Accepts::Any);
+        };
+        if let Some((_, accepts)) = self.shared_peers.get(&peers.as_ptr()) {
+            return Some(*accepts);
+        }
+        let list = &mut self.tables.peers;
+        if list.len() + peers.len() > MAX_PEERS {
+            self.diagnostics
+                .report(section.span.clone(), Problem::TooManyEntries(MAX_PEERS));
+            return None;
+        }
+        let accepts = append(list, Some(peers.to_vec()));
+        // It is kept, so that no other list has its place in memory.
+        let place = peers.as_ptr();
+        self.shared_peers.insert(place, (peers, accepts));
+        Some(accepts)
     }
 
     fn peer(&mut self, item: &Value<'_>) -> Result<Rc<[Peer]>, Problem> {
@@ -309,7 +341,7 @@ impl Compiler<'_> {
         if let Some(networks) = self.networks.get(text) {
             return Ok(Rc::clone(networks));
         }
-        match value::network(text) {
+        match self.network(text, item.span()) {
             Ok(network) => Ok(Rc::new([Peer::Network(network)])),
             Err(Problem::NotANetwork(text)) => {
                 let names = self.networks.keys().map(String::as_str);
@@ -338,11 +370,25 @@ impl Compiler<'_> {
         })
     }
 
-    /// Notes what is legal but has no effect.
+    /// The key of the rule's peers, where none of them ever is one.
+    fn never_matching(&self, section: &Section<'_, '_>, rule: &Rule) -> Option<&'static str> {
+        let peers = rule.peers.of(&self.tables.peers)?;
+        let never = |peer: &Peer| match peer {
+            Peer::Network(network) => network::never_matches(network),
+            Peer::ThisHost => false,
+        };
+        let is_never = !peers.is_empty() && peers.iter().all(never);
+        let mut keys = ["to", "from"].into_iter();
+        keys.find(|key| is_never && section.get(key).is_some())
+    }
+
+    /// Notes what has no effect.
     fn warn_of_no_effect(&mut self, section: &Section<'_, '_>, name: &str, rule: &Rule) {
         let name = name.to_owned();
         let (key, problem) = if i128::from(rule.until_ns) <= self.env.now_ns() {
             ("until", Problem::Expired { name })
+        } else if let Some(key) = self.never_matching(section, rule) {
+            (key, Problem::NoPeer { name })
         } else if rule
             .ports
             .of(&self.tables.ports)

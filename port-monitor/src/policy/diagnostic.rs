@@ -66,9 +66,16 @@ pub struct Diagnostic {
     pub problem: Problem,
     source: Arc<Source>,
     span: Range<usize>,
+    /// The place in the policy that it comes from.
+    order: usize,
 }
 
 impl Diagnostic {
+    /// The file it is in, as the user would find it.
+    pub fn file(&self) -> &str {
+        &self.source.name
+    }
+
     /// The line, counted from 1.
     pub fn line(&self) -> usize {
         self.source.line_at(self.span.start)
@@ -139,10 +146,24 @@ impl Diagnostics {
 
     /// Notes a problem at `span`.
     pub(super) fn report(&mut self, span: Range<usize>, problem: Problem) {
+        let source = Arc::clone(&self.source);
+        let order = span.start;
+        self.report_in(&source, span, problem, order);
+    }
+
+    /// Notes a problem in a file that is named at `order` of the policy.
+    pub(super) fn report_in(
+        &mut self,
+        source: &Arc<Source>,
+        span: Range<usize>,
+        problem: Problem,
+        order: usize,
+    ) {
         self.found.push(Diagnostic {
             problem,
-            source: Arc::clone(&self.source),
+            source: Arc::clone(source),
             span,
+            order,
         });
     }
 
@@ -164,7 +185,7 @@ impl Diagnostics {
 
     /// Everything found, in the order of the text.
     pub(super) fn into_sorted(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by_key(|diagnostic| diagnostic.span.start);
+        self.found.sort_by_key(|diagnostic| diagnostic.order);
         self.found
     }
 }

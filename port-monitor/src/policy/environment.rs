@@ -5,6 +5,7 @@ use std::{fs, io, path::Path};
 
 use jiff::Timestamp;
 
+use super::network_list::{self, ListError};
 use crate::{services, units::Units, users};
 
 /// Looks names up.
@@ -23,6 +24,10 @@ pub trait Environment {
     fn executable(&self, path: &Path) -> io::Result<()>;
     /// Wall-clock time, ns since the Unix epoch.
     fn now_ns(&self) -> i128;
+    /// The text of a file with networks.
+    fn network_list(&self, path: &Path) -> Result<String, ListError> {
+        network_list::read(path)
+    }
 }
 
 /// This host.

@@ -186,31 +186,36 @@ impl Scoped {
 impl Networks {
     fn of(rules: &Rules<'_>, table: &mut Table) -> Self {
         let any = collect(rules, |rule| rule.peers == Accepts::Any);
-        let mut named: BTreeMap<(u32, u128), Mask> = BTreeMap::new();
-        // The networks of IPv6 hold no IPv4 address, though their prefixes do.
-        named.insert(key(&Network::ALL_V4), Mask::NONE);
-        for (index, rule) in rules.rules.iter().enumerate() {
-            for peer in rule.peers.of(rules.peers).unwrap_or_default() {
-                if let Peer::Network(network) = peer {
-                    let mask = named.entry(key(network)).or_insert(Mask::NONE);
-                    mask.insert(index);
-                }
-            }
-        }
         let mut networks = Self {
             prefixes: BTreeMap::new(),
             other: table.number(any),
         };
-        // Shorter ones first: each adds to the one it lies in.
-        for ((prefix_len, first), mut mask) in named {
-            let around = if (prefix_len, first) == key(&Network::ALL_V4) {
+        // The networks around the next one, outermost first: last address and mask.
+        let mut around: Vec<(u128, u32)> = Vec::new();
+        let (named, lists) = named_networks(rules);
+        for same in named.chunk_by(|a, b| a.0 == b.0) {
+            let Some((network, _)) = same.first() else {
+                continue;
+            };
+            let (prefix_len, first) = key(network);
+            while around.last().is_some_and(|&(last, _)| last < first) {
+                around.pop();
+            }
+            let outer = around.last().map_or(networks.other, |&(_, mask)| mask);
+            // The networks of IPv6 hold no IPv4 address, though their prefixes do.
+            let outer = if *network == Network::ALL_V4 {
                 networks.other
             } else {
-                networks.find(&first.to_be_bytes())
+                outer
             };
-            mask.unite(table.get(around));
+            let mut mask = *table.get(outer);
+            for list in same.iter().filter_map(|&(_, list)| lists.get(list)) {
+                mask.unite(list);
+            }
+            let number = table.number(mask);
+            around.push((u128::from_be_bytes(network.last()), number));
             let of_this_length = networks.prefixes.entry(prefix_len).or_default();
-            of_this_length.insert(first, table.number(mask));
+            of_this_length.insert(first, number);
         }
         networks
     }
@@ -224,6 +229,34 @@ impl Networks {
         });
         found.copied().unwrap_or(self.other)
     }
+}
+
+/// The networks that rules name, and all of IPv4, each after those around it and with
+/// the number of its list; and the rules of each list, which several may share.
+fn named_networks(rules: &Rules<'_>) -> (Vec<(Network, usize)>, Vec<Mask>) {
+    let mut lists = vec![Mask::NONE];
+    let mut named = vec![(Network::ALL_V4, 0)];
+    let mut numbers = HashMap::new();
+    for (index, rule) in rules.rules.iter().enumerate() {
+        let Accepts::OneOf { start, len } = rule.peers else {
+            continue;
+        };
+        let number = *numbers.entry((start, len)).or_insert(lists.len());
+        if number == lists.len() {
+            lists.push(Mask::NONE);
+            let peers = rule.peers.of(rules.peers).unwrap_or_default();
+            named.extend(peers.iter().filter_map(|peer| match peer {
+                Peer::Network(network) => Some((*network, number)),
+                Peer::ThisHost => None,
+            }));
+        }
+        lists[number].insert(index);
+    }
+    named.sort_unstable_by_key(|(network, _)| {
+        let (prefix_len, first) = key(network);
+        (first, prefix_len)
+    });
+    (named, lists)
 }
 
 fn key(network: &Network) -> (u32, u128) {

@@ -3,8 +3,8 @@
 use std::{collections::HashSet, hash::Hash};
 
 use port_monitor_common::{
-    generation::{MASKS, NETWORKS, OWNERS},
-    policy::{Peer, Rule},
+    generation::{MASKS, OWNERS},
+    policy::Rule,
 };
 use thiserror::Error;
 
@@ -32,8 +32,6 @@ pub struct TooMany {
 /// The sets of rules that a policy tells apart: those that accept one port, network,
 /// user and so on, or have not ended yet.
 pub(super) const RULE_SETS: Limit = of("different sets of rules", MASKS);
-/// Different networks.
-pub(super) const NETWORKS_NAMED: Limit = of("different networks", NETWORKS);
 /// Different users.
 pub(super) const USERS: Limit = of("different users", OWNERS);
 /// Cgroups of this host, or of a policy.
@@ -43,19 +41,12 @@ pub(super) const UNITS: Limit = of("different units", OWNERS);
 /// Executables of a policy.
 pub(super) const EXES: Limit = of("different executables", OWNERS);
 
-/// Reports the first rule that names more than there may be, of each kind.
+/// Reports the first rule that names more than there may be, of each kind but networks:
+/// rules share those, and the compiler counts them.
 pub(super) fn report(compiler: &mut Compiler<'_>) {
     let tables = compiler.tables.view();
-    let network = |peer: &Peer| match peer {
-        Peer::Network(network) => Some((network.first(), network.prefix_len())),
-        Peer::ThisHost => None,
-    };
     let scope = |scope: &u32| Some(*scope);
     let found = [
-        first_beyond(tables.rules, NETWORKS_NAMED, |rule| {
-            let peers = rule.peers.of(tables.peers).unwrap_or_default();
-            peers.iter().filter_map(network)
-        }),
         first_beyond(tables.rules, USERS, |rule| {
             let uids = rule.uids.of(tables.uids).unwrap_or_default();
             uids.iter().filter_map(scope)

@@ -21,6 +21,7 @@ use super::{
     index::Table,
     intent::{OnDaemonExit, Refusal},
     limits::{self, TooMany},
+    network_list::ListFile,
     stretches::Networks,
 };
 
@@ -428,8 +429,17 @@ const fn denies(action: Action) -> u8 {
     }
 }
 
-/// A policy's text in short: SHA-256.
+/// A text in short: SHA-256.
 pub fn digest(text: &str) -> [u8; 32] {
+    digest_with(text, &[])
+}
+
+/// A text in short, and the lists it reads.
+pub(super) fn digest_with(text: &str, lists: &[ListFile]) -> [u8; 32] {
     use sha2::Digest as _;
-    sha2::Sha256::digest(text).into()
+    let mut digest = sha2::Sha256::new_with_prefix(text);
+    for list in lists {
+        digest.update(list.digest);
+    }
+    digest.finalize().into()
 }

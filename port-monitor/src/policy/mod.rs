@@ -41,6 +41,8 @@ pub mod learn;
 mod limits;
 pub mod lower;
 mod meaning;
+pub mod network;
+pub mod network_list;
 pub mod nft;
 mod overlap;
 mod owner;
@@ -66,6 +68,7 @@ pub use intent::Intent;
 use compile::Compiler;
 use diagnostic::Diagnostics;
 use index::Index;
+use network_list::ListFile;
 use problem::Problem;
 use table::{Owner, Scopes, Tables};
 
@@ -81,6 +84,7 @@ pub struct Policy {
     scopes: Scopes,
     /// By name in small letters.
     services: BTreeMap<String, Vec<PortRange>>,
+    lists: Vec<ListFile>,
 }
 
 /// What the decision does not need to know of a rule.
@@ -198,6 +202,7 @@ impl Policy {
             rules: compiler.rules,
             scopes: compiler.scopes,
             services: compiler.services,
+            lists: compiler.lists,
             source: Arc::clone(&source),
         };
         if let Err(too_many) = policy.check_rule_sets(value::saturating_ns(env.now_ns())) {
@@ -242,6 +247,17 @@ impl Policy {
     /// Its text, and where that was read.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+
+    /// The files with networks that it reads, in the order of the text.
+    pub fn list_files(&self) -> &[ListFile] {
+        &self.lists
+    }
+
+    /// SHA-256 of its text; of that and the digests of the files with networks, one after
+    /// the other, where it reads some.
+    pub fn digest(&self) -> [u8; 32] {
+        lower::digest_with(&self.source.text, &self.lists)
     }
 
     /// The policy's word on a connection that was: whatever its mode, this does not

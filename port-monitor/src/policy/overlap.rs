@@ -4,12 +4,11 @@
 use std::{fmt, net::SocketAddr, path::Path};
 
 use port_monitor_common::policy::{
-    Accepts, Decider, Direction, Facts, Network, Peer, PortRange, Rule, Rules, Transport,
-    is_loopback,
+    Accepts, Decider, Direction, Facts, Peer, PortRange, Rule, Rules, Transport, is_loopback,
 };
 
 use super::{
-    cells::{Place, RuleSet},
+    cells::{self, Interval, Place, RuleSet},
     condition::spelled,
     shadow::Analysis,
     table::Owner,
@@ -127,39 +126,49 @@ fn common_place(a: Option<&[Peer]>, b: Option<&[Peer]>) -> Option<Place> {
             addr: value::octets([192, 0, 2, 1].into()),
             is_self: false,
         }),
-        (Some(peers), None) | (None, Some(peers)) => {
-            peers.first().and_then(|peer| place(peer, peer))
-        }
-        (Some(a), Some(b)) => pairs(a, b).find_map(|(a, b)| place(a, b)),
+        (Some(peers), None) | (None, Some(peers)) => peers.first().map(place),
+        (Some(a), Some(b)) if std::ptr::eq(a, b) => a.first().map(place),
+        (Some(a), Some(b)) => common_peer(a, b),
     }
 }
 
-fn place(a: &Peer, b: &Peer) -> Option<Place> {
-    let (addr, is_self) = match (a, b) {
-        (Peer::ThisHost, Peer::ThisHost) => (value::octets([127, 0, 0, 1].into()), true),
-        (Peer::ThisHost, Peer::Network(network)) | (Peer::Network(network), Peer::ThisHost) => {
-            (inside(network), true)
-        }
-        (Peer::Network(a), Peer::Network(b)) if a.contains(&b.first()) => (inside(b), false),
-        (Peer::Network(a), Peer::Network(b)) if b.contains(&a.first()) => (inside(a), false),
-        (Peer::Network(_), Peer::Network(_)) => return None,
+/// A peer that both lists accept: elsewhere rather than on this host, unless that is all
+/// they have in common.
+fn common_peer(a: &[Peer], b: &[Peer]) -> Option<Place> {
+    let both = |is_self| {
+        let [a, b] = [a, b].map(|peers| cells::peer_intervals(Some(peers), is_self));
+        cells::common(&a, &b).first().copied()
     };
-    Some(Place {
+    if let Some(interval) = both(false) {
+        return Some(at(inside(interval), false));
+    }
+    let is_this_host = [a, b].map(|peers| peers.contains(&Peer::ThisHost));
+    if is_this_host == [true, true] {
+        return Some(place(&Peer::ThisHost));
+    }
+    both(true).map(|interval| at(inside(interval), true))
+}
+
+fn place(peer: &Peer) -> Place {
+    match peer {
+        Peer::ThisHost => at(value::octets([127, 0, 0, 1].into()), true),
+        Peer::Network(network) => {
+            let [first, last] = [network.first(), network.last()].map(u128::from_be_bytes);
+            at(inside((first, last)), false)
+        }
+    }
+}
+
+fn at(addr: [u8; 16], is_self: bool) -> Place {
+    Place {
         addr,
         is_self: is_self || is_loopback(&addr),
-    })
+    }
 }
 
 /// A host of the network: the address after its own, where there is one.
-fn inside(network: &Network) -> [u8; 16] {
-    let second = u128::from_be_bytes(network.first())
-        .saturating_add(1)
-        .to_be_bytes();
-    if network.contains(&second) {
-        second
-    } else {
-        network.first()
-    }
+fn inside((first, last): Interval) -> [u8; 16] {
+    first.saturating_add(1).min(last).to_be_bytes()
 }
 
 fn common_owner<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<Owner<'a>> {
@@ -250,14 +259,11 @@ pub(super) fn covers_ports(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
 }
 
 pub(super) fn covers_peers(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
-    subset(
-        a.peers.of(rules.peers),
-        b.peers.of(rules.peers),
-        |a, b| match (a, b) {
-            (Peer::Network(a), Peer::Network(b)) => a.contains(&b.first()) && a.contains(&b.last()),
-            _ => a == b,
-        },
-    )
+    let holds = |is_self| {
+        let [a, b] = [a, b].map(|rule| cells::peer_intervals(rule.peers.of(rules.peers), is_self));
+        cells::without(&b, &a).is_empty()
+    };
+    a.peers == Accepts::Any || a.peers == b.peers || (holds(false) && holds(true))
 }
 
 pub(super) fn covers_uids(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {

@@ -4,11 +4,11 @@
 use std::fmt;
 
 use super::{
-    cells::{Interval, LOOPBACK, Place, UNSPECIFIED, V4_FIRST, V4_LAST, common, joined, without},
+    cells::{Interval, LOOPBACK, NO_PEER, Place, V4_FIRST, V4_LAST, common, joined, without},
     value,
 };
 
-/// Peers. Never holds an unspecified address, which no peer has.
+/// Peers. Never holds an address that no peer has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PeerSet {
     /// Addresses of peers elsewhere, so none of loopback.
@@ -78,7 +78,7 @@ impl PeerSet {
         if is_all(&loopback_too) && common(&alike, &LOOPBACK).is_empty() {
             return vec!["any but loopback".to_owned()];
         }
-        let any = without(&ALL, &UNSPECIFIED);
+        let any = without(&ALL, &NO_PEER);
         let remote = without(&any, &LOOPBACK);
         [
             named("any", &alike, &any, str::to_owned),
@@ -124,9 +124,9 @@ fn named(
     }
 }
 
-/// Every address but the unspecified ones.
+/// Every address but those that no peer has.
 fn is_all(intervals: &[Interval]) -> bool {
-    filled(intervals, &UNSPECIFIED) == [(0, u128::MAX)]
+    filled(intervals, &NO_PEER) == [(0, u128::MAX)]
 }
 
 /// The intervals with those `holes` that they touch, which hold nothing.
@@ -145,9 +145,10 @@ fn filled(intervals: &[Interval], holes: &[Interval]) -> Vec<Interval> {
 /// The networks and ranges of the intervals, IPv4 first.
 fn networks(intervals: &[Interval]) -> Vec<String> {
     const V4: [Interval; 1] = [(V4_FIRST, V4_LAST)];
-    let [unspecified_v6, unspecified_v4] = UNSPECIFIED;
+    let [unspecified_v6, unspecified_v4, nat64 @ ..] = NO_PEER;
+    let v6_holes = [&[unspecified_v6], &nat64[..]].concat();
     let v4 = filled(&common(intervals, &V4), &[unspecified_v4]);
-    let v6 = filled(&without(intervals, &V4), &[unspecified_v6]);
+    let v6 = filled(&without(intervals, &V4), &v6_holes);
     // An IPv6 network around the IPv4-mapped addresses does not hold them.
     let around = v6.iter().any(|interval| interval.1 == V4_FIRST - 1)
         && v6.iter().any(|interval| interval.0 == V4_LAST + 1);
@@ -186,11 +187,11 @@ mod tests {
     }
 
     fn elsewhere(of: &[Interval]) -> Vec<Interval> {
-        without(&without(of, &LOOPBACK), &UNSPECIFIED)
+        without(&without(of, &LOOPBACK), &NO_PEER)
     }
 
     fn words(elsewhere_of: &[Interval], this_host: &[Interval]) -> String {
-        PeerSet::new(elsewhere(elsewhere_of), without(this_host, &UNSPECIFIED)).to_string()
+        PeerSet::new(elsewhere(elsewhere_of), without(this_host, &NO_PEER)).to_string()
     }
 
     #[test]
@@ -221,10 +222,7 @@ mod tests {
         let one = v4([10, 0, 0, 7]);
         for (set, example) in [
             (PeerSet::new(elsewhere(&ALL), vec![]), "192.0.2.1"),
-            (
-                PeerSet::new(vec![], without(&ALL, &UNSPECIFIED)),
-                "192.0.2.1",
-            ),
+            (PeerSet::new(vec![], without(&ALL, &NO_PEER)), "192.0.2.1"),
             (PeerSet::new(vec![], LOOPBACK.to_vec()), "127.0.0.1"),
             (PeerSet::new(vec![(one, one)], vec![]), "10.0.0.7"),
             (PeerSet::new(vec![(one, one + 8)], vec![]), "10.0.0.8"),

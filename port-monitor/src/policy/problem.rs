@@ -3,7 +3,7 @@
 use port_monitor_common::policy::MAX_RULES;
 use thiserror::Error;
 
-use super::{limits::TooMany, toml_1_0::Newer};
+use super::{limits::TooMany, network::MAX_NETWORKS, toml_1_0::Newer};
 use crate::{duration::DurationError, services::closest};
 
 /// How bad a problem is.
@@ -110,6 +110,75 @@ pub enum Problem {
     /// Text that is no address.
     #[error("`{}` is neither an address nor a CIDR", .0.escape_debug())]
     NotANetwork(String),
+    /// A number of an address or a prefix length with a zero before it.
+    #[error("`{}` has a number that begins with 0, which some programs read as octal", .0.escape_debug())]
+    LeadingZero(String),
+    /// An address of one interface.
+    #[error("`{}` names an interface, and rules do not ask for one", .0.escape_debug())]
+    Zone(String),
+    /// The address that stands for any, as a peer.
+    #[error("`{}` is judged as {judged}, which is what a connection to it reaches", text.escape_debug())]
+    Unspecified {
+        /// As written.
+        text: String,
+        /// The address it leads to.
+        judged: String,
+    },
+    /// IPv4 as a network of IPv6.
+    #[error("`{}` means all of IPv4", .0.escape_debug())]
+    AllOfIpv4(String),
+    /// A network of NAT64 that holds no address anybody reaches by it.
+    #[error(
+        "`{}` never matches: a connection through NAT64 is judged by the IPv4 address it leads to",
+        .0.escape_debug()
+    )]
+    Nat64Never(String),
+    /// A network of NAT64 that is one of IPv4.
+    #[error(
+        "`{}` means {judged}, reached through NAT64 or straight",
+        cidr.escape_debug()
+    )]
+    Nat64AsIpv4 {
+        /// As written.
+        cidr: String,
+        /// The network of IPv4.
+        judged: String,
+    },
+    /// A network around NAT64's.
+    #[error(
+        "`{}` matches nothing that NAT64 carries: such a connection is judged by the IPv4 \
+         address it leads to",
+        .0.escape_debug()
+    )]
+    Nat64Without(String),
+    /// A file with networks that cannot be read.
+    #[error("{path}: {error}")]
+    ListFile {
+        /// The file.
+        path: String,
+        /// Why.
+        error: String,
+    },
+    /// A file without a network.
+    #[error("{0} has no network")]
+    EmptyListFile(String),
+    /// What is not told of a file one by one.
+    #[error("{path} has {more} more like the last")]
+    MoreInList {
+        /// The file.
+        path: String,
+        /// How many.
+        more: usize,
+    },
+    /// More networks than the tables hold.
+    #[error("{0} different networks are more than the {MAX_NETWORKS} a policy may have")]
+    TooManyNetworks(usize),
+    /// A rule whose networks never match.
+    #[error("rule `{name}` matches no connection: none of its networks ever does")]
+    NoPeer {
+        /// The rule's.
+        name: String,
+    },
     /// Text that is no peer.
     #[error("`{}` is neither a network of this policy, an address, a CIDR nor `self`", text.escape_debug())]
     NotAPeer {
@@ -281,6 +350,12 @@ impl Problem {
             | Self::UnknownCgroup { .. }
             | Self::CgroupSpelling { .. }
             | Self::NoExecutable { .. }
+            | Self::Unspecified { .. }
+            | Self::AllOfIpv4(_)
+            | Self::Nat64Never(_)
+            | Self::Nat64AsIpv4 { .. }
+            | Self::Nat64Without(_)
+            | Self::MoreInList { .. }
             | Self::Expired { .. }
             | Self::Overlap { .. }
             | Self::NotWatched { .. }
@@ -351,6 +426,18 @@ impl Problem {
             Self::NotAServicePort(_) => Some("write \"5432/tcp\" or \"8000-8100/udp\""),
             Self::UnknownService { .. } => Some("define it under [services]"),
             Self::ServiceAndPort => Some("keep one of them, or write two rules"),
+            Self::LeadingZero(_) => Some("write the numbers without it"),
+            Self::Zone(_) => Some("leave out the `%` and what follows it"),
+            Self::AllOfIpv4(_) => Some("write 0.0.0.0/0 if that is meant, else leave it out"),
+            Self::Nat64Never(_) | Self::Nat64Without(_) => {
+                Some("write the networks of IPv4 that are meant, 0.0.0.0/0 for all of them")
+            }
+            Self::ListFile { .. } => Some("the path is relative to the policy's directory"),
+            Self::EmptyListFile(_) => Some("one that is being written is not applied"),
+            Self::TooManyNetworks(_) => {
+                Some("those within others and those that touch count as one")
+            }
+            Self::NoPeer { .. } => Some("write networks that can match, or delete the rule"),
             Self::UnknownUser { .. } => Some("for a user of no name, write the uid as a number"),
             Self::BadName(_) => Some(
                 "names are letters, digits, `.`, `_`, `-`: at most 64, one letter at least, not \"self\"",

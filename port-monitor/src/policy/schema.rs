@@ -27,7 +27,10 @@ pub fn json_schema() -> Value {
                 "description": "Networks by the names that `from` and `to` use.",
                 "type": "object",
                 "propertyNames": { "$ref": "#/$defs/name" },
-                "additionalProperties": one_or_more(&json!({ "$ref": "#/$defs/network" })),
+                "additionalProperties": one_or_more(&json!({ "anyOf": [
+                    { "$ref": "#/$defs/network" },
+                    { "$ref": "#/$defs/network_list" },
+                ] })),
             },
             "services": {
                 "description": "Services by the names that `service` uses, before those of \
@@ -266,6 +269,14 @@ fn definitions() -> Value {
             "not": { "const": "self" },
         },
         "network": { "type": "string", "pattern": "^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$" },
+        "network_list": {
+            "description": "A file with an address or a CIDR a line, comments after # or ;, its \
+                path relative to the policy's directory.",
+            "type": "object",
+            "properties": { "file": { "type": "string", "minLength": 1 } },
+            "required": ["file"],
+            "additionalProperties": false,
+        },
         "path": { "type": "string", "pattern": "^/" },
         "port": { "anyOf": [
             { "type": "integer", "minimum": 1, "maximum": 65535 },

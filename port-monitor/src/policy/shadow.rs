@@ -105,7 +105,8 @@ impl<'a> Analysis<'a> {
             let pairs =
                 |side: fn(&Rule) -> Accepts| 1 + length(side(rule)) * length(side(other)) / 16;
             self.spend(pairs(|rule| rule.ports))?;
-            self.spend(pairs(|rule| rule.peers))?;
+            // Peers are compared in one walk over both lists.
+            self.spend((length(rule.peers) + length(other.peers)) / 16)?;
             self.spend(pairs(|rule| rule.uids))?;
             set.set(at, overlap::meet(rule, other, &self.rules));
         }
@@ -278,8 +279,14 @@ impl<'a> Search<'a> {
         if others.meets(&self.cover_peers) || !self.seen_at_peers.insert(*others) {
             return Ok(false);
         }
+        if others.is_empty() {
+            return Ok(cells::some_peer(
+                self.rule.peers.of(self.analysis.rules.peers),
+            ));
+        }
+        let own = length(self.rule.peers);
         self.analysis
-            .spend(1 + self.analysis.length(others, |rule| rule.peers))?;
+            .spend(1 + own + self.analysis.length(others, |rule| rule.peers))?;
         let cells = cells::peers(&self.analysis.rules, self.rule, others);
         Ok(cells.iter().any(|(_, matching)| matching.is_empty()))
     }

@@ -126,24 +126,26 @@ fn pages<P: Page>(stretches: &[Stretch], key: impl Fn(u128) -> P::Key) -> Vec<P>
 }
 
 #[cfg(test)]
+impl Networks {
+    /// The mask of an address by the tables; `None` where its family has no table.
+    pub(super) fn found(&self, addr: u128) -> Option<u32> {
+        if (V4_FIRST..=V4_LAST).contains(&addr) {
+            let v4 = u32::try_from(addr - V4_FIRST).ok()?;
+            return port_monitor_common::pages::find(|n| self.v4.get(n as usize), v4);
+        }
+        let halves: [[u8; 8]; 2] = zerocopy::transmute!(addr.to_be_bytes());
+        let halves = halves.map(u64::from_be_bytes);
+        port_monitor_common::pages::find(|n| self.v6.get(n as usize), halves)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use port_monitor_common::pages;
 
     use super::*;
 
     const V4: u32 = 96;
-
-    /// The mask of an address by the tables.
-    fn found(networks: &Networks, addr: u128) -> Option<u32> {
-        let halves: [[u8; 8]; 2] = zerocopy::transmute!(addr.to_be_bytes());
-        if (V4_FIRST..=V4_LAST).contains(&addr) {
-            let v4 = u32::try_from(addr - V4_FIRST).unwrap();
-            pages::find(|n| networks.v4.get(n as usize), v4)
-        } else {
-            let halves = halves.map(u64::from_be_bytes);
-            pages::find(|n| networks.v6.get(n as usize), halves)
-        }
-    }
 
     /// xorshift64*: the same numbers every time.
     struct Numbers(u64);
@@ -216,11 +218,7 @@ mod tests {
             });
             for addr in edges.chain([0, u128::MAX, V4_FIRST - 1, V4_LAST + 1]) {
                 let expected = naive(&prefixes, 1, addr);
-                assert_eq!(
-                    found(&networks, addr),
-                    Some(expected),
-                    "{addr:#x} of {count}"
-                );
+                assert_eq!(networks.found(addr), Some(expected), "{addr:#x} of {count}");
             }
         }
     }
@@ -248,8 +246,8 @@ mod tests {
             let networks = Networks::of(prefixes.collect(), 1);
             for n in [0, 1, 2, 511, 512, most / 2, most - 2, most - 1] {
                 let first = base + u128::from(n) * step;
-                assert_eq!(found(&networks, first), Some(7), "{n}");
-                assert_eq!(found(&networks, first + 1), Some(1), "{n}");
+                assert_eq!(networks.found(first), Some(7), "{n}");
+                assert_eq!(networks.found(first + 1), Some(1), "{n}");
             }
         }
     }

@@ -24,9 +24,9 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// The length of all lists together.
+    /// The length of all lists together, but for that of peers.
     pub(super) const fn entries(&self) -> usize {
-        self.ports.len() + self.peers.len() + self.uids.len() + self.scopes.len()
+        self.ports.len() + self.uids.len() + self.scopes.len()
     }
 
     pub(super) fn view(&self) -> Rules<'_> {

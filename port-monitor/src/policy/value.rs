@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use port_monitor_common::{
     addr::{as_v4, v4_mapped},
-    policy::{Network, PortRange, Transport, canonical},
+    policy::{PortRange, Transport},
 };
 
 use super::{
@@ -105,47 +105,6 @@ pub(super) fn joined(mut ranges: Vec<PortRange>) -> Vec<PortRange> {
     ranges
 }
 
-/// An address or a CIDR.
-pub(super) fn network(text: &str) -> Result<Network, Problem> {
-    let (addr, prefix) = match text.split_once('/') {
-        Some((addr, prefix)) => (addr, Some(prefix)),
-        None => (text, None),
-    };
-    let ip: IpAddr = addr
-        .parse()
-        .map_err(|_| Problem::NotANetwork(text.to_owned()))?;
-    let longest: u8 = if ip.is_ipv4() { 32 } else { 128 };
-    let too_long = || Problem::PrefixTooLong {
-        cidr: text.to_owned(),
-        longest,
-    };
-    let Some(prefix) = prefix else {
-        return Network::new(canonical(octets(ip)), 128).ok_or_else(too_long);
-    };
-    let prefix_len: u8 = prefix
-        .parse()
-        .ok()
-        .filter(|&len| len <= longest && !prefix.starts_with('+'))
-        .ok_or_else(too_long)?;
-    let network = Network::new(octets(ip), 128 - longest + prefix_len).ok_or_else(too_long)?;
-    if network.first() != octets(ip) {
-        let first = match ip {
-            IpAddr::V4(_) => address(network.first()),
-            IpAddr::V6(_) => IpAddr::V6(network.first().into()),
-        };
-        return Err(Problem::HostBits {
-            cidr: text.to_owned(),
-            network: format!("{first}/{prefix_len}"),
-        });
-    }
-    // The networks of IPv4 that NAT64 leads to.
-    let reached = canonical(network.first());
-    if network.prefix_len() >= 96 && as_v4(&reached).is_some() {
-        return Network::new(reached, 128 - longest + prefix_len).ok_or_else(too_long);
-    }
-    Ok(network)
-}
-
 /// `ip` as the decision function takes it, IPv4 as IPv4-mapped.
 pub(super) fn octets(ip: IpAddr) -> [u8; 16] {
     match ip {
@@ -234,19 +193,6 @@ mod tests {
             ]),
             [range(1, 9), range(90, 65535)]
         );
-    }
-
-    #[test]
-    fn mapped_network_is_the_ipv4_one() {
-        assert_eq!(network("::ffff:10.0.0.0/104"), network("10.0.0.0/8"));
-        assert_eq!(network("::ffff:10.0.0.1"), network("10.0.0.1"));
-    }
-
-    #[test]
-    fn unspecified_address_is_loopback_but_its_network_is_not() {
-        assert_eq!(network("0.0.0.0"), network("127.0.0.1"));
-        assert_eq!(network("::"), network("::1"));
-        assert!(network("0.0.0.0/0").is_ok_and(|all| all.contains(&v4_mapped([8, 8, 8, 8]))));
     }
 
     #[test]

@@ -316,7 +316,7 @@ fn lower(policy: &Policy) -> Result<Lowered, Failure> {
     let mut lowered = policy.lower(&HostPlaces).or_exit(ExitCode::PolicyInvalid)?;
     let source = policy.source();
     let header = &mut lowered.header;
-    header.digest = lower::digest(&source.text);
+    header.digest = policy.digest();
     header.applied_ns = now_ns();
     let path = if source.name == "-" {
         PathBuf::from("standard input")

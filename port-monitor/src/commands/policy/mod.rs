@@ -18,7 +18,7 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     policy::{
         Diagnostic, Environment as _, Explanation, Facts, Host, Policy, PolicyError, Reason,
-        RuleRef, Style, schema::json_schema,
+        RuleRef, Style, network::reached_by, schema::json_schema,
     },
     users,
 };
@@ -280,6 +280,7 @@ struct CheckReport {
 #[derive(Serialize)]
 struct DiagnosticReport {
     severity: &'static str,
+    file: String,
     line: usize,
     column: usize,
     message: String,
@@ -294,6 +295,7 @@ impl DiagnosticReport {
             } else {
                 "warning"
             },
+            file: diagnostic.file().to_owned(),
             line: diagnostic.line(),
             column: diagnostic.column(),
             message: diagnostic.problem.to_string(),
@@ -321,7 +323,12 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
         exe: args.exe.as_deref(),
         now_ns: Host.now_ns(),
     });
-    let report = ExplainReport::of(&explanation, direction, path);
+    let peer = args.endpoint.ip();
+    let reached = reached_by(peer);
+    let report = ExplainReport {
+        judged_as: (reached != peer && direction != Direction::Listen).then_some(reached),
+        ..ExplainReport::of(&explanation, direction, path)
+    };
     written(if args.file.json {
         json_line(&report, out)
     } else {
@@ -354,6 +361,9 @@ struct ExplainReport {
     verdict: &'static str,
     /// What is done about a violation.
     enforcement: Option<&'static str>,
+    /// The peer's address that rules see, where it is not as it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    judged_as: Option<IpAddr>,
     decided_by: ReasonReport,
     next: Option<ReasonReport>,
     passed_over: Vec<PassedOver>,
@@ -401,6 +411,7 @@ impl ExplainReport {
         Self {
             verdict,
             enforcement,
+            judged_as: None,
             decided_by: reason(&explanation.reason),
             next: explanation.next.as_ref().map(reason),
             passed_over: passed_over.collect(),
@@ -414,6 +425,9 @@ impl ExplainReport {
             ""
         };
         writeln!(out, "verdict      {}{observed}", self.verdict)?;
+        if let Some(reached) = self.judged_as {
+            writeln!(out, "judged as    {reached}, which the connection reaches")?;
+        }
         writeln!(out, "decided by   {}", self.decided_by.text())?;
         if let Some(next) = &self.next {
             writeln!(out, "next         {}", next.text())?;

@@ -28,9 +28,13 @@ impl Side {
             };
             rules.push((unjudged, Reason::Unjudged));
         }
+        let peers_before = u32::try_from(tables.peers.len()).unwrap_or(u32::MAX);
+        tables.peers.extend(&policy.tables.peers);
         for (index, rule) in policy.tables.rules.iter().enumerate() {
             if let Some(reference) = policy.rule_ref(index) {
                 let rule = adopted(rule, policy, tables, scopes);
+                let peers = moved(rule.peers, peers_before);
+                let rule = Rule { peers, ..rule };
                 rules.push((rule, Reason::Rule(reference)));
             }
         }
@@ -52,6 +56,18 @@ impl Side {
     }
 }
 
+/// The part of a list that now begins after others.
+const fn moved(accepts: Accepts, before: u32) -> Accepts {
+    match accepts {
+        Accepts::Any => Accepts::Any,
+        Accepts::OneOf { start, len } => Accepts::OneOf {
+            start: start.saturating_add(before),
+            len,
+        },
+    }
+}
+
+/// The rule, with copies of what it points to but for its peers.
 fn adopted(rule: &Rule, policy: &Policy, tables: &mut Tables, scopes: &mut Scopes) -> Rule {
     let from = &policy.tables;
     let names = |accepts: Accepts| -> Option<Vec<&str>> {
@@ -76,10 +92,6 @@ fn adopted(rule: &Rule, policy: &Policy, tables: &mut Tables, scopes: &mut Scope
         ports: append(
             &mut tables.ports,
             rule.ports.of(&from.ports).map(<[_]>::to_vec),
-        ),
-        peers: append(
-            &mut tables.peers,
-            rule.peers.of(&from.peers).map(<[_]>::to_vec),
         ),
         uids: append(
             &mut tables.uids,

@@ -2,7 +2,7 @@
 
 use insta::assert_snapshot;
 
-use super::{parse, rule};
+use super::{parse, policy, rule};
 use crate::policy::Style;
 
 /// What is said about a policy: everything after the summary line.
@@ -262,7 +262,7 @@ fn too_many_rules_are_refused() {
 }
 
 #[test]
-fn huge_network_in_many_rules_is_refused_before_it_fills_the_memory() {
+fn network_that_is_named_a_thousand_times_is_held_once() {
     let addresses: Vec<_> = (0..30_000)
         .map(|n| format!("\"10.0.{}.{}\"", n / 256, n % 256))
         .collect();
@@ -272,5 +272,5 @@ fn huge_network_in_many_rules_is_refused_before_it_fills_the_memory() {
         addresses.join(","),
         rule("r", "out", "deny", &format!("to = [{names}]"))
     );
-    assert!(said(&text).contains("more than 2097152 entries"));
+    assert_eq!(policy(&text).tables.peers.len(), 7);
 }

@@ -13,6 +13,7 @@ mod index;
 mod learn;
 mod lower;
 mod monitor;
+mod networks;
 mod nft;
 mod oracle;
 mod schema;
