@@ -141,8 +141,6 @@ impl Networks {
 
 #[cfg(test)]
 mod tests {
-    use port_monitor_common::pages;
-
     use super::*;
 
     const V4: u32 = 96;
