@@ -69,6 +69,9 @@ const MAX_PEERS: usize = 1 << 21;
 /// The entries a condition accepts; `None` accepts all.
 type Entries<T> = Option<Vec<T>>;
 
+/// The peers a condition accepts; `None` accepts all.
+type Peers = Option<Rc<[Peer]>>;
+
 impl Compiler<'_> {
     /// Reads one `[[rule]]`. `names` has the lines of the names in use.
     pub(super) fn rule(&mut self, value: &Value<'_>, names: &mut HashMap<String, usize>) {
@@ -276,11 +279,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn peers(
-        &mut self,
-        section: &Section<'_, '_>,
-        direction: Option<Direction>,
-    ) -> Option<Option<Rc<[Peer]>>> {
+    fn peers(&mut self, section: &Section<'_, '_>, direction: Option<Direction>) -> Option<Peers> {
         let from = self.list(section, "from", Self::peer);
         let to = self.list(section, "to", Self::peer);
         let direction = direction?;
@@ -313,7 +312,7 @@ impl Compiler<'_> {
     }
 
     /// Where the peers are in the list of all rules: once for all that name the same.
-    fn shared(&mut self, section: &Section<'_, '_>, peers: Option<Rc<[Peer]>>) -> Option<Accepts> {
+    fn shared(&mut self, section: &Section<'_, '_>, peers: Peers) -> Option<Accepts> {
         let Some(peers) = peers else {
             return Some(Accepts::Any);
         };

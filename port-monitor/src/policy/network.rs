@@ -121,9 +121,9 @@ fn has_leading_zero(number: &str) -> bool {
 fn not_an_address(text: &str, addr: &str) -> Problem {
     let in_v4 = addr.rsplit(':').next().unwrap_or_default();
     let numbers = || in_v4.split('.');
-    let is_v4 = numbers().count() == 4
+    let are_four = numbers().count() == 4
         && numbers().all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
-    if is_v4 && numbers().any(has_leading_zero) {
+    if are_four && numbers().any(has_leading_zero) {
         return Problem::LeadingZero(text.to_owned());
     }
     let zone = addr.split_once('%');
