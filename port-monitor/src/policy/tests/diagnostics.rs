@@ -274,3 +274,23 @@ fn network_that_is_named_a_thousand_times_is_held_once() {
     );
     assert_eq!(policy(&text).tables.peers.len(), 7);
 }
+
+#[test]
+fn more_than_the_tables_hold_is_told_where_it_is_too_much() {
+    let uids = |from: usize, to: usize| {
+        let uids: Vec<_> = (from..to).map(|uid| uid.to_string()).collect();
+        format!("user = [{}]", uids.join(","))
+    };
+    let text = |most: usize| {
+        let first = rule("first", "out", "deny", &uids(0, 40_000));
+        let second = rule("second", "out", "deny", &uids(30_000, most));
+        format!("version = 1\n{first}{second}")
+    };
+    assert!(parse(&text(65_536)).is_ok());
+    let told = said(&text(65_537));
+    assert!(
+        told.contains("65537 different users: the kernel's tables hold 65536"),
+        "{told}"
+    );
+    assert!(told.contains("policy.toml:7:"), "{told}");
+}

@@ -2,9 +2,15 @@
 
 use std::{io, path::Path};
 
-use port_monitor_common::generation::{INBOUND_OPEN, RuleEntry};
+use port_monitor_common::{
+    generation::{INBOUND_OPEN, RuleEntry},
+    policy::MAX_RULES,
+};
 
-use super::{super::lower::Places, policy};
+use super::{
+    super::lower::{Lowered, Places},
+    policy,
+};
 
 /// 2026-01-01, when it is.
 const NOW_NS: i64 = 1_767_225_600_000_000_000;
@@ -101,4 +107,54 @@ fn packets_are_looked_at_where_nothing_is_allowed_once_nobody_follows() {
     assert_ne!(lowered.header.asks & INBOUND_OPEN, 0);
     let closed = lowered.closed_header().unwrap();
     assert_eq!(closed.asks & INBOUND_OPEN, 0);
+}
+
+/// The set of rules of a direction that have not ended at a time, by the tables.
+fn lasting(lowered: &Lowered, now_ns: u64) -> u64 {
+    lowered.ends.find(now_ns) >> 16 & 0xffff
+}
+
+fn until(number: usize, time: &str) -> String {
+    format!(
+        "[[rule]]\nname = \"r{number}\"\ndirection = \"out\"\naction = \"deny\"\nport = \
+         {}\nuntil = {time}\n",
+        number + 1
+    )
+}
+
+#[test]
+fn every_rule_may_end_at_a_time_of_its_own() {
+    let rules: String = (0..MAX_RULES)
+        .map(|n| until(n, &format!("2031-01-01T{:02}:{:02}:00Z", n / 60, n % 60)))
+        .collect();
+    let lowered = policy(&format!("version = 1\n{rules}"))
+        .lower(&Bare)
+        .unwrap();
+    // 2031-01-01T00:00:00Z.
+    let first_ns = 1_924_992_000_000_000_000;
+    let minute_ns = 60_000_000_000;
+    let mut sets: Vec<_> = (0..MAX_RULES as u64)
+        .map(|n| lasting(&lowered, first_ns + n * minute_ns - 1))
+        .collect();
+    for n in 1..sets.len() {
+        assert_ne!(sets[n], sets[n - 1], "rule {n}");
+    }
+    sets.sort_unstable();
+    sets.dedup();
+    assert_eq!(sets.len(), MAX_RULES);
+    let last_ns = first_ns + (MAX_RULES as u64 - 1) * minute_ns;
+    assert_eq!(lasting(&lowered, last_ns), 0, "none is left");
+}
+
+#[test]
+fn rules_that_have_ended_take_no_room() {
+    let lasting = until(0, "2031-01-01T00:00:00Z");
+    let ended: String = (1..300)
+        .map(|n| until(n, &format!("2021-01-01T{:02}:{:02}:00Z", n / 60, n % 60)))
+        .collect();
+    let with = policy(&format!("version = 1\n{lasting}{ended}"))
+        .lower(&Bare)
+        .unwrap();
+    assert!(with.ends.find(1) >> 16 & 0xffff != 0);
+    assert_eq!(with.ends.find(1), with.ends.find(NOW_NS.unsigned_abs()));
 }

@@ -14,8 +14,6 @@ use crate::{lab::Lab, report::Verdict};
 
 /// The port all rules are about, where nobody answers.
 const PORT: u16 = 9;
-/// The most an `apply` may take.
-const APPLY: Duration = Duration::from_secs(3);
 
 /// xorshift64*: the same numbers every time.
 pub(super) struct Numbers(u64);
@@ -198,7 +196,6 @@ pub(crate) fn compare(lab: &Lab) -> Result<Verdict> {
             denied += u32::from(refused);
         }
     }
-    ensure!(!lab.native || longest < APPLY, "an apply took {longest:?}");
     Ok(Verdict::Pass(format!(
         "{asked} connects, {denied} denied; the longest apply took {longest:?}"
     )))
