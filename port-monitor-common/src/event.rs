@@ -1,7 +1,6 @@
 //! The wire record: what the eBPF programs write into the ring buffer.
 //!
-//! 120 bytes, so that record and ring header together fill two cache lines; the
-//! end of a connection has 40 more.
+//! 136 bytes, 144 with the ring's header; the end of a connection has 40 more.
 //! Fields are only ever appended and kinds never renumbered; any change of the
 //! layout raises [`ABI_VERSION`].
 
@@ -11,15 +10,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The layout version in [`TcpEvent::abi`], and the one the loader asks the
 /// object for before it loads it.
-pub const ABI_VERSION: u8 = 4;
+pub const ABI_VERSION: u8 = 5;
 
 /// The symbol an object of this layout has; the loader asks for it by name.
-pub const ABI_SYMBOL: &str = "PM_ABI_4";
+pub const ABI_SYMBOL: &str = "PM_ABI_5";
 
 /// The size of a [`TcpEvent`] in bytes.
-pub const EVENT_SIZE: usize = 128;
+pub const EVENT_SIZE: usize = 136;
 /// The size of a [`CloseEvent`] in bytes.
-pub const CLOSE_EVENT_SIZE: usize = 168;
+pub const CLOSE_EVENT_SIZE: usize = 176;
 
 /// `AF_INET` in [`TcpEvent::family`].
 pub const AF_INET: u8 = 2;
@@ -159,13 +158,27 @@ pub const FLAG_PREATTACH: u16 = 4;
 pub const FLAG_INBOUND: u16 = 8;
 /// [`TcpEvent::flags`]: of an accept, the peer had reset the connection before.
 pub const FLAG_ENDED: u16 = 16;
-/// [`TcpEvent::flags`]: the policy decided, by [`TcpEvent::rule`]. Without it there is no
+/// [`TcpEvent::flags`]: the policy decided, by [`Owner::rule`]. Without it there is no
 /// policy, or it asks for what only userspace can tell.
 pub const FLAG_JUDGED: u16 = 32;
 /// [`TcpEvent::flags`]: the policy does not want it; only with [`FLAG_JUDGED`].
 pub const FLAG_DENIED: u16 = 64;
 
-/// The process a socket belongs to, captured in process context.
+/// [`Owner::flags`]: the kernel itself acts, which the defaults of a policy spare: a thread
+/// of its own, but for the later subflows of a process's MPTCP connection.
+pub const OWNER_KERNEL: u16 = 1;
+
+/// Which file it is, whatever its name: as the kernel numbers it, on this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileId {
+    /// The device: the major number from bit 20 on, the minor one below.
+    pub device: u32,
+    /// The inode number.
+    pub inode: u64,
+}
+
+/// The process a socket belongs to, captured in process context, and what the policy says
+/// of what it does there.
 ///
 /// All fields are zero when the owner is unknown.
 #[derive(
@@ -177,6 +190,8 @@ pub struct Owner {
     pub start_ns: u64,
     /// cgroup v2 id: the inode number of its directory.
     pub cgroup_id: u64,
+    /// Inode number of the file the process executes; zero where there is none.
+    pub exe_inode: u64,
     /// Name of the acting *thread*, NUL-padded, untrusted bytes.
     pub comm: [u8; 16],
     /// Process id in the initial pid namespace.
@@ -187,6 +202,14 @@ pub struct Owner {
     pub uid: u32,
     /// Real gid in the initial user namespace.
     pub gid: u32,
+    /// The device that file is on, as the kernel numbers it: the major number from bit 20
+    /// on, the minor one below.
+    pub exe_device: u32,
+    /// What decided, with [`FLAG_JUDGED`]: a rule's number, or
+    /// [`RULES`](crate::generation::RULES) and a [`Tally`](crate::generation::Tally).
+    pub rule: u16,
+    /// `OWNER_*` bits.
+    pub flags: u16,
 }
 
 /// One event, as it lies in the ring buffer. Integers are in host byte order.
@@ -231,11 +254,6 @@ pub struct TcpEvent {
     /// Interface the socket is bound to (`sk_bound_dev_if`), zero for none: the
     /// zone of a link-local address.
     pub ifindex: u32,
-    /// What decided, with [`FLAG_JUDGED`]: a rule's number, or
-    /// [`RULES`](crate::generation::RULES) and a [`Tally`](crate::generation::Tally).
-    pub rule: u16,
-    /// Explicit padding.
-    pub reserved: [u8; 6],
 }
 
 /// What a connection was, at its end (`struct tcp_sock`).
@@ -296,18 +314,17 @@ const _: () = {
     assert!(offset_of!(CloseStats, retransmits) == 24);
     assert!(offset_of!(CloseStats, closed_by) == 32);
     assert!(offset_of!(CloseStats, closer_tgid) == 36);
-    assert!(size_of::<Owner>() == 48);
+    assert!(size_of::<Owner>() == 64);
     assert!(size_of::<TcpEvent>() == EVENT_SIZE);
     assert!(offset_of!(TcpEvent, ts_ns) == 8);
     assert!(offset_of!(TcpEvent, id) == 16);
     assert!(offset_of!(TcpEvent, owner) == 24);
-    assert!(offset_of!(TcpEvent, local_addr) == 72);
-    assert!(offset_of!(TcpEvent, remote_addr) == 88);
-    assert!(offset_of!(TcpEvent, netns_ino) == 104);
-    assert!(offset_of!(TcpEvent, local_port) == 108);
-    assert!(offset_of!(TcpEvent, detail) == 112);
-    assert!(offset_of!(TcpEvent, ifindex) == 116);
-    assert!(offset_of!(TcpEvent, rule) == 120);
+    assert!(offset_of!(TcpEvent, local_addr) == 88);
+    assert!(offset_of!(TcpEvent, remote_addr) == 104);
+    assert!(offset_of!(TcpEvent, netns_ino) == 120);
+    assert!(offset_of!(TcpEvent, local_port) == 124);
+    assert!(offset_of!(TcpEvent, detail) == 128);
+    assert!(offset_of!(TcpEvent, ifindex) == 132);
 };
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 pub mod addr;
 pub mod config;
 pub mod counters;
+pub mod decision;
 pub mod denial;
 pub mod event;
 pub mod generation;

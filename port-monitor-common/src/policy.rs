@@ -5,7 +5,10 @@
 //! Ordered first match; the direction's default decides what no rule matches.
 
 use crate::addr::{self, as_v4};
-pub use crate::transport::{PortRange, Transport};
+pub use crate::{
+    decision::{Decider, Decision, DefaultAction},
+    transport::{PortRange, Transport},
+};
 
 /// Most rules one policy may have.
 pub const MAX_RULES: usize = 1024;
@@ -224,6 +227,8 @@ pub struct Facts<'a> {
     /// Numbers of the units, cgroups and executables the owner belongs to, as
     /// the compiler gave them to those that rules name.
     pub scopes: &'a [u32],
+    /// The kernel itself acts: a thread of its own, not for a process.
+    pub is_kernel: bool,
     /// Wall-clock time, ns since the Unix epoch.
     pub now_ns: i64,
 }
@@ -249,15 +254,6 @@ pub enum Condition {
     Exe,
 }
 
-/// What decides a connection of one direction that no rule matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DefaultAction {
-    /// What is asked for.
-    pub action: Action,
-    /// Loopback peers are not spared.
-    pub filters_loopback: bool,
-}
-
 /// The defaults of all directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Defaults {
@@ -278,26 +274,6 @@ impl Defaults {
             Direction::Listen => self.listen,
         }
     }
-}
-
-/// What decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Decider {
-    /// The rule at this index.
-    Rule(u32),
-    /// The direction's default.
-    Default,
-    /// The direction's default, which spares loopback peers.
-    Loopback,
-}
-
-/// The policy's word on one connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// What is asked for.
-    pub action: Action,
-    /// By what.
-    pub by: Decider,
 }
 
 /// A compiled policy: rules in order, and the lists they point into.
@@ -342,31 +318,20 @@ impl Rules<'_> {
     pub fn decision(&self, first: Option<usize>, facts: &Facts<'_>) -> Decision {
         let rule = first.and_then(|index| {
             let rule = self.rules.get(index)?;
-            Some((u32::try_from(index).ok()?, rule))
+            Some((u32::try_from(index).ok()?, rule.action))
         });
-        rule.map_or_else(
-            || self.default_decision(facts),
-            |(index, rule)| Decision {
-                action: rule.action,
-                by: Decider::Rule(index),
-            },
+        Decision::of(
+            rule,
+            facts.direction,
+            self.defaults.of(facts.direction),
+            is_loopback(&facts.peer),
+            || facts.is_kernel,
         )
     }
 
     /// What is decided when no rule matches.
     pub fn default_decision(&self, facts: &Facts<'_>) -> Decision {
-        let default = self.defaults.of(facts.direction);
-        let spared = !default.filters_loopback && is_loopback(&facts.peer);
-        if default.action == Action::Deny && spared {
-            return Decision {
-                action: Action::Allow,
-                by: Decider::Loopback,
-            };
-        }
-        Decision {
-            action: default.action,
-            by: Decider::Default,
-        }
+        self.decision(None, facts)
     }
 
     /// The first condition of `rule` that does not hold; `None` is a match.
@@ -442,6 +407,7 @@ mod tests {
         peer_is_self: false,
         uid: Some(1000),
         scopes: &[],
+        is_kernel: false,
         now_ns: 100,
     };
 

@@ -10,7 +10,7 @@ use port_monitor_common::{
     },
     mask::Accepting,
     pages,
-    policy::Direction,
+    policy::{self, Action, Decider, DefaultAction, Direction},
 };
 
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_get_current_uid_gid};
@@ -229,18 +229,29 @@ fn by_default<P: Party>(
     peer: Peer,
     party: &P,
 ) -> (u32, bool) {
-    let direction = question.direction & 3;
-    let flags = header.defaults[direction as usize];
-    let (tally, denies) = if flags & DENIES == 0 {
-        (direction, false)
-    } else if flags & FILTERS_LOOPBACK == 0 && peer.is_loopback() {
-        (Tally::Loopback as u32, false)
-    } else if party.is_kernel() {
-        (Tally::KernelThread as u32, false)
-    } else {
-        (direction, true)
+    let number = question.direction & 3;
+    let flags = header.defaults[number as usize];
+    let direction = match number {
+        0 => Direction::Inbound,
+        1 => Direction::Outbound,
+        _ => Direction::Listen,
     };
-    (RULES_EACH + tally, denies)
+    let default = DefaultAction {
+        action: if flags & DENIES == 0 {
+            Action::Allow
+        } else {
+            Action::Deny
+        },
+        filters_loopback: flags & FILTERS_LOOPBACK != 0,
+    };
+    let is_kernel = || party.is_kernel();
+    let decision = policy::Decision::of(None, direction, default, peer.is_loopback(), is_kernel);
+    let tally = match decision.by {
+        Decider::Loopback => Tally::Loopback as u32,
+        Decider::Kernel => Tally::KernelThread as u32,
+        Decider::Default | Decider::Rule(_) => number,
+    };
+    (RULES_EACH + tally, matches!(decision.action, Action::Deny))
 }
 
 /// The first rule that matches; `None` where a table misses an entry.

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{
 };
 use port_monitor_common::{
     config::{CGROUP_DEPTH, FILTER_COMM},
-    event::Owner,
+    event::{OWNER_KERNEL, Owner},
 };
 
 use crate::{
@@ -17,6 +17,10 @@ use crate::{
     maps::CGROUPS,
     mem::{Direct, Mem, Probe},
 };
+
+/// In a task's flags: a thread of the kernel itself (`include/linux/sched.h`).
+const PF_KTHREAD: u32 = 0x0020_0000;
+const _: () = assert!(OWNER_KERNEL == 1);
 
 /// The running task.
 #[inline(always)]
@@ -49,6 +53,7 @@ pub(crate) fn read_current<M: Mem>(owner: &mut Owner) {
         owner.uid = uid_gid as u32;
         owner.gid = (uid_gid >> 32) as u32;
     }
+    program(current(), owner);
     let pid_tgid = bpf_get_current_pid_tgid();
     // SAFETY: the helper has no preconditions.
     owner.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
@@ -61,6 +66,7 @@ pub(crate) fn read_current<M: Mem>(owner: &mut Owner) {
 pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
     users::<Probe>(task, owner)?;
     name::<Probe>(task, owner);
+    program(task, owner);
     owner.cgroup_id = cgroup(task).and_then(cgroup_id).unwrap_or(0);
     owner.tgid = tgid(task)?;
     owner.tid = read(task, offset!(task_pid))?;
@@ -136,7 +142,6 @@ pub(crate) fn process_is_ending(task: *const u8) -> bool {
 /// The task is a thread of the kernel itself: `PF_KTHREAD`.
 #[inline(always)]
 pub(crate) fn is_kernel_thread(task: *const u8) -> bool {
-    const PF_KTHREAD: u32 = 0x0020_0000;
     let flags: Option<u32> = read(task, offset!(task_flags));
     matches!(flags, Some(flags) if flags & PF_KTHREAD != 0)
 }
@@ -152,6 +157,21 @@ pub(crate) fn exe(task: *const u8) -> Option<(u32, u64)> {
         read(file_system, offset!(sb_dev))?,
         read(inode, offset!(inode_ino))?,
     ))
+}
+
+/// What a task executes, and whether it is the kernel itself. Without a branch, for the
+/// verifier's sake: what cannot be read is zero, and so is what is read through it.
+#[inline(always)]
+fn program(task: *const u8, owner: &mut Owner) {
+    let pointer = |base: usize, offset| Probe::read_or_zero::<usize>(base as *const u8, offset);
+    let mm = pointer(task as usize, offset!(task_mm));
+    let file = pointer(mm, offset!(mm_exe_file));
+    let inode = pointer(file, offset!(file_inode));
+    let file_system = pointer(inode, offset!(inode_sb)) as *const u8;
+    owner.exe_inode = Probe::read_or_zero(inode as *const u8, offset!(inode_ino));
+    owner.exe_device = Probe::read_or_zero(file_system, offset!(sb_dev));
+    let flags: u32 = Probe::read_or_zero(task, offset!(task_flags));
+    owner.flags = (flags / PF_KTHREAD) as u16 & OWNER_KERNEL;
 }
 
 /// The task's cgroup, or one above it, is in the filter.

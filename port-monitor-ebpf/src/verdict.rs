@@ -7,7 +7,7 @@
 
 use port_monitor_common::{
     TcpEvent,
-    event::{FLAG_DENIED, FLAG_JUDGED},
+    event::{FLAG_DENIED, FLAG_JUDGED, OWNER_KERNEL},
     policy::Direction,
 };
 
@@ -22,7 +22,10 @@ use crate::{
 const SLOT: u32 = 0;
 
 /// The owner of an event, as far as it is asked here.
-struct User(u32);
+struct User {
+    uid: u32,
+    is_kernel: bool,
+}
 
 impl Party for User {
     const USER_IS_KNOWN: bool = true;
@@ -30,7 +33,12 @@ impl Party for User {
 
     #[inline(always)]
     fn uid(&self) -> u32 {
-        self.0
+        self.uid
+    }
+
+    #[inline(always)]
+    fn is_kernel(&self) -> bool {
+        self.is_kernel
     }
 }
 
@@ -52,15 +60,16 @@ pub(crate) fn stamp(direction: Direction, event: &mut TcpEvent) {
     let what = u64::from(port)
         | (direction as u64) << 16
         | sock::same(own, peer) << 24
+        | u64::from(event.owner.flags & OWNER_KERNEL) << 25
         | u64::from(event.owner.uid) << 32;
     let answer = pm_judge(what, high, low);
     event.flags |= (answer >> 16) as u16;
-    event.rule = answer as u16;
+    event.owner.rule = answer as u16;
 }
 
 /// Judges a connection with a peer, or a listener: in `what` the service port, from bit
-/// 16 on the direction, in bit 24 that the peer's address is the socket's own, from bit
-/// 32 on the user. The answer is the rule, and from bit 16 on the flags. A function of its
+/// 16 on the direction, in bit 24 that the peer's address is the socket's own, in bit 25
+/// that the kernel itself acts, from bit 32 on the user. The answer is the rule, and from bit 16 on the flags. A function of its
 /// own, as `pm_first` is: the verifier looks at it once, whatever calls it.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -84,7 +93,10 @@ fn judge(what: u64, high: u64, low: u64) -> Option<u64> {
     let header = POLICIES.get(SLOT)?;
     // Of listeners no rule asks for a peer, and no default spares loopback.
     let peer = Peer::of(SLOT, &question);
-    let user = User((what >> 32) as u32);
+    let user = User {
+        uid: (what >> 32) as u32,
+        is_kernel: what >> 25 & 1 != 0,
+    };
     // No rule of the monitor's ends: those that do are left to userspace.
     let directions = ENDS.get(SLOT)?.endless();
     let decision = enforce::judge_peer((SLOT, header), (0, directions), &question, peer, &user)?;

@@ -9,7 +9,7 @@ use port_monitor_common::{
     event::{
         AF_INET, AF_INET6, CLOSE_EVENT_SIZE, CloseStats, ClosedBy, EVENT_SIZE, EventKind,
         FLAG_CANARY, FLAG_DENIED, FLAG_ENDED, FLAG_INBOUND, FLAG_JUDGED, FLAG_LOCAL_PORT_UNBOUND,
-        FLAG_PREATTACH, OwnerSource,
+        FLAG_PREATTACH, FileId, OWNER_KERNEL, OwnerSource,
     },
     tcp_state::TcpState,
 };
@@ -160,6 +160,12 @@ pub struct Owner {
     pub gid: u32,
     /// cgroup v2 id: the inode number of its directory.
     pub cgroup_id: u64,
+    /// The file the process executes; `None` where there is none: a thread of the kernel,
+    /// or a process that has ended.
+    pub exe: Option<FileId>,
+    /// The kernel itself acts, which the defaults of a policy spare: a thread of its own,
+    /// but for the later subflows of a process's MPTCP connection.
+    pub is_kernel: bool,
 }
 
 /// A thread name: up to 15 bytes its owner chose freely.
@@ -319,7 +325,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         canary: wire.flags & FLAG_CANARY != 0,
         stamp: (wire.flags & FLAG_JUDGED != 0).then_some(Stamp {
             is_denied: wire.flags & FLAG_DENIED != 0,
-            rule: wire.rule,
+            rule: wire.owner.rule,
         }),
     })
 }
@@ -386,6 +392,11 @@ fn owner(wire: &TcpEvent) -> Result<Option<Owner>, DecodeError> {
         uid: wire.owner.uid,
         gid: wire.owner.gid,
         cgroup_id: wire.owner.cgroup_id,
+        exe: (wire.owner.exe_inode != 0).then_some(FileId {
+            device: wire.owner.exe_device,
+            inode: wire.owner.exe_inode,
+        }),
+        is_kernel: wire.owner.flags & OWNER_KERNEL != 0,
     }))
 }
 
@@ -480,6 +491,21 @@ mod tests {
             ..found
         };
         assert_eq!(decode(wrong.as_bytes()), Err(DecodeError::State(256)));
+    }
+
+    #[test]
+    fn the_executable_is_the_file_or_none() {
+        let mut wire = wire(EventKind::Connect);
+        wire.owner_source = OwnerSource::Connect as u8;
+        let owner = |wire: TcpEvent| decode(wire.as_bytes()).unwrap().owner.unwrap();
+        assert_eq!(owner(wire).exe, None);
+        assert!(!owner(wire).is_kernel);
+        wire.owner.exe_device = 254 << 20 | 1;
+        wire.owner.exe_inode = 1 << 40;
+        wire.owner.flags = OWNER_KERNEL;
+        let (device, inode) = (254 << 20 | 1, 1 << 40);
+        assert_eq!(owner(wire).exe, Some(FileId { device, inode }));
+        assert!(owner(wire).is_kernel);
     }
 
     #[test]

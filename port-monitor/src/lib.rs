@@ -22,6 +22,7 @@ pub mod duration;
 pub mod enrich;
 pub mod event;
 pub mod exit_code;
+pub mod file_id;
 pub mod filter;
 pub mod kernel;
 pub mod logging;

@@ -42,6 +42,8 @@ pub enum Missing {
     /// The process ended before it could be looked up, or its pid belongs to
     /// another process by now.
     Exited,
+    /// The process executes another program by now, or it cannot be told that it does not.
+    Executed,
     /// The kernel refused the look-up.
     Denied,
     /// A kernel thread has none.
@@ -54,6 +56,7 @@ impl Missing {
         match self {
             Self::NoOwner => "no_owner",
             Self::Exited => "exited",
+            Self::Executed => "executed",
             Self::Denied => "denied",
             Self::KernelThread => "kernel_thread",
         }

@@ -60,5 +60,7 @@ pub(crate) fn attempt<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, event: &mut
 #[inline(always)]
 pub(crate) fn identify<M: Mem>(sk: *const u8, event: &mut TcpEvent) {
     event.owner_source = OwnerSource::Connect as u8;
+    // Its threads open the later subflows of a process's connection.
+    event.owner.flags &= !(sock::is_subflow(sk) as u16);
     event.id = emit::connection_id::<M>(sk, event.ts_ns);
 }

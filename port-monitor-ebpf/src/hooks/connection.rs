@@ -44,8 +44,7 @@ pub(crate) struct Connection {
     flags: u8,
     /// A [`ClosedBy`] by number.
     pub(crate) closed_by: u8,
-    /// [`TcpEvent::rule`] of its events.
-    rule: u16,
+    reserved: [u8; 2],
     /// Who closed this end; zero: nobody yet.
     pub(crate) closer_tgid: u32,
 }
@@ -59,7 +58,6 @@ impl Connection {
         connection.id = event.id;
         connection.ts_ns = event.ts_ns;
         connection.flags = (event.flags & LASTING_FLAGS) as u8 | event.owner_source;
-        connection.rule = event.rule;
         connection
     }
 
@@ -69,7 +67,6 @@ impl Connection {
         mem::copy(&self.owner, &mut event.owner);
         event.id = self.id;
         event.flags = u16::from(self.flags) & LASTING_FLAGS;
-        event.rule = self.rule;
         event.owner_source = self.flags & OWNER_SOURCE;
     }
 

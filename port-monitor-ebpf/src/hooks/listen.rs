@@ -39,8 +39,7 @@ pub(crate) struct Listening {
     owner_source: u16,
     /// [`TcpEvent::flags`] of its end.
     flags: u16,
-    /// [`TcpEvent::rule`] of its end.
-    rule: u32,
+    reserved: u32,
 }
 
 impl Listening {
@@ -51,7 +50,6 @@ impl Listening {
         listening.id = event.id;
         listening.owner_source = event.owner_source.into();
         listening.flags = event.flags & LASTING_FLAGS;
-        listening.rule = event.rule.into();
         listening
     }
 }
@@ -140,7 +138,6 @@ pub(crate) fn recall(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
     let listening = unsafe { LISTENING.get(sk as u64) }?;
     event.kind = EventKind::Unlisten as u8;
     event.flags = listening.flags;
-    event.rule = listening.rule as u16;
     mem::copy(&listening.owner, &mut event.owner);
     event.id = listening.id;
     event.owner_source = listening.owner_source as u8;

@@ -34,6 +34,8 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
                 uid: pid + 1_000,
                 gid: 0,
                 cgroup_id: 0,
+                exe: None,
+                is_kernel: false,
             }),
             local_ip,
             local_port: Some(80),

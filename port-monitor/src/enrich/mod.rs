@@ -50,29 +50,25 @@ pub struct Enricher {
 struct Key {
     start_ns: u64,
     cgroup_id: u64,
-    /// Executing a program renames the first thread. Other threads' names tell
-    /// nothing of the program.
-    comm: [u8; 16],
+    /// Which file it executes, whatever the names of that and of the process.
+    exe_inode: u64,
+    exe_device: u32,
     pid: u32,
     uid: u32,
+    /// Not a kernel's thread and not a process without a program.
+    has_exe: u32,
 }
-
-/// In place of the name of any other thread than the first; no name, because
-/// those end with a NUL.
-const OTHER_THREAD: [u8; 16] = [0xff; 16];
 
 impl Key {
     fn new(owner: &Owner) -> Self {
         Self {
             start_ns: owner.start_ns,
             cgroup_id: owner.cgroup_id,
-            comm: if owner.tid == owner.pid {
-                owner.comm.0
-            } else {
-                OTHER_THREAD
-            },
+            exe_inode: owner.exe.map_or(0, |exe| exe.inode),
+            exe_device: owner.exe.map_or(0, |exe| exe.device),
             pid: owner.pid,
             uid: owner.uid,
+            has_exe: owner.exe.is_some().into(),
         }
     }
 }
@@ -126,7 +122,7 @@ impl Enricher {
     fn look_up(&mut self, owner: &Owner) -> Process {
         let facts = self
             .proc
-            .read(owner.pid, owner.start_ns)
+            .read(owner.pid, owner.start_ns, owner.exe)
             .unwrap_or_else(|reason| Facts {
                 exe: Field::Missing(reason),
                 parent_pid: None,
@@ -160,7 +156,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::event::Comm;
+    use crate::{event::Comm, file_id};
 
     const START_TICKS: u64 = 4711;
 
@@ -183,7 +179,11 @@ mod tests {
             let stat = format!("812 (web) S 7 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 {START_TICKS} 9");
             fs::write(at("812/stat"), stat).unwrap();
             fs::write(at("812/cgroup"), "0::/system.slice/web.service\n").unwrap();
-            symlink("/usr/bin/web", at("812/exe")).unwrap();
+            fs::create_dir_all(at("bin")).unwrap();
+            for program in ["web", "other"] {
+                fs::write(at("bin").join(program), program).unwrap();
+            }
+            symlink(at("bin/web"), at("812/exe")).unwrap();
             let cgroup = fs::metadata(at("cgroup/system.slice/web.service")).unwrap();
             let owner = Owner {
                 source: OwnerSource::Connect,
@@ -194,6 +194,8 @@ mod tests {
                 uid: 0,
                 gid: 0,
                 cgroup_id: cgroup.ino(),
+                exe: Some(file_id::on_host(&at("bin/web")).unwrap()),
+                is_kernel: false,
             };
             Self { root, owner }
         }
@@ -205,7 +207,19 @@ mod tests {
         fn executes(&self, program: &str) {
             let exe = self.root.path().join("812/exe");
             fs::remove_file(&exe).unwrap();
-            symlink(program, exe).unwrap();
+            symlink(self.program(program), exe).unwrap();
+        }
+
+        fn program(&self, name: &str) -> PathBuf {
+            self.root.path().join("bin").join(name)
+        }
+
+        /// What an event tells of the process when it executes the program.
+        fn executing(&self, program: &str) -> Owner {
+            Owner {
+                exe: Some(file_id::on_host(&self.program(program)).unwrap()),
+                ..self.owner
+            }
         }
     }
 
@@ -213,7 +227,7 @@ mod tests {
     fn running_process_has_every_field() {
         let host = Host::new();
         let process = host.enricher().process(Some(&host.owner));
-        assert_eq!(process.exe, Field::Known(PathBuf::from("/usr/bin/web")));
+        assert_eq!(process.exe, Field::Known(host.program("web")));
         assert_eq!(process.parent_pid, Some(7));
         assert_eq!(process.user.as_deref(), Some("root"));
         assert_eq!(process.cgroup.as_deref(), Some("/system.slice/web.service"));
@@ -251,21 +265,39 @@ mod tests {
         let host = Host::new();
         let mut enricher = host.enricher();
         let first = enricher.process(Some(&host.owner));
-        host.executes("/usr/bin/other");
-        assert!(Arc::ptr_eq(&first, &enricher.process(Some(&host.owner))));
-
         let renamed = Owner {
             comm: Comm(*b"other\0\0\0\0\0\0\0\0\0\0\0"),
             ..host.owner
         };
-        let executed = enricher.process(Some(&renamed));
-        assert_eq!(executed.exe, Field::Known("/usr/bin/other".into()));
+        assert!(Arc::ptr_eq(&first, &enricher.process(Some(&renamed))));
 
         let changed_user = Owner {
             uid: u32::MAX - 7,
             ..host.owner
         };
         assert_eq!(enricher.process(Some(&changed_user)).user, None);
+    }
+
+    #[test]
+    fn process_that_executes_another_file_of_the_same_name_is_seen_as_that() {
+        let host = Host::new();
+        let mut enricher = host.enricher();
+        let first = enricher.process(Some(&host.owner));
+        assert_eq!(first.exe, Field::Known(host.program("web")));
+        host.executes("other");
+        let executed = enricher.process(Some(&host.executing("other")));
+        assert_eq!(executed.exe, Field::Known(host.program("other")));
+        // What it was before stays what it was.
+        assert!(Arc::ptr_eq(&first, &enricher.process(Some(&host.owner))));
+    }
+
+    #[test]
+    fn process_that_executes_another_file_by_now_lends_no_path() {
+        let host = Host::new();
+        host.executes("other");
+        let process = host.enricher().process(Some(&host.owner));
+        assert_eq!(process.exe, Field::Missing(Missing::Executed));
+        assert_eq!(process.parent_pid, Some(7));
     }
 
     #[test]

@@ -9,13 +9,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use port_monitor_common::event::FileId;
 use rustix::{
     fs::{CWD, Mode, OFlags, openat, readlinkat},
     io::Errno,
     param::clock_ticks_per_second,
 };
 
-use crate::record::{Field, Missing};
+use crate::{
+    file_id,
+    record::{Field, Missing},
+};
 
 /// More than any `stat` or `cgroup` file holds.
 const FILE_LIMIT: u64 = 65_536;
@@ -52,15 +56,21 @@ impl Proc {
         self.hides_processes
     }
 
-    /// Reads the process `pid` that started at `start_ns` (`CLOCK_BOOTTIME`).
+    /// Reads the process `pid` that started at `start_ns` (`CLOCK_BOOTTIME`) and executed
+    /// `exe`.
     ///
     /// The open directory stays this process's: once it is gone, look-ups in it
     /// fail instead of reaching a later process with the same pid. So its start
     /// time is compared once, and all that follows belongs to the same process.
-    pub(super) fn read(&self, pid: u32, start_ns: u64) -> Result<Facts, Missing> {
+    pub(super) fn read(
+        &self,
+        pid: u32,
+        start_ns: u64,
+        exe: Option<FileId>,
+    ) -> Result<Facts, Missing> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = self.root.join(pid.to_string());
-        let dir = openat(CWD, path, flags, Mode::empty()).map_err(|errno| self.missing(errno))?;
+        let dir = openat(CWD, &path, flags, Mode::empty()).map_err(|errno| self.missing(errno))?;
         let stat = read_file(&dir, "stat").map_err(|errno| self.missing(errno))?;
         let stat = Stat::parse(&stat).ok_or(Missing::Exited)?;
         // /proc counts in ticks: start times within one tick look the same.
@@ -68,7 +78,10 @@ impl Proc {
             return Err(Missing::Exited);
         }
         let exe = match readlinkat(&dir, "exe", Vec::new()) {
-            Ok(target) => Field::Known(OsString::from_vec(target.into_bytes()).into()),
+            Ok(target) if executes(&dir, &path, exe) => {
+                Field::Known(OsString::from_vec(target.into_bytes()).into())
+            }
+            Ok(_) => Field::Missing(Missing::Executed),
             Err(Errno::NOENT) if stat.is_kernel_thread => Field::Missing(Missing::KernelThread),
             // The directory is there, so this is not `hidepid` but a zombie.
             Err(Errno::NOENT) => Field::Missing(Missing::Exited),
@@ -90,6 +103,16 @@ impl Proc {
             _ => Missing::Exited,
         }
     }
+}
+
+/// The process, with its directory in /proc, executes this file now: its path is that
+/// file's name.
+fn executes(dir: &OwnedFd, path: &Path, exe: Option<FileId>) -> bool {
+    let mounts = path.join("mountinfo");
+    let now = mounts
+        .to_str()
+        .and_then(|mounts| file_id::of(dir, Path::new("exe"), mounts).ok());
+    exe.is_some() && now == exe
 }
 
 /// When this process started, in /proc's ticks since boot: what the canary
@@ -191,12 +214,15 @@ mod tests {
     #[test]
     fn process_with_the_same_start_time_is_read() {
         let (root, proc) = proc_with(&stat("evil) S 1 (\n", 0));
-        symlink("/usr/bin/x (deleted)", root.path().join("812/exe")).unwrap();
-        let facts = proc.read(812, ns(4711) + 1234).unwrap();
+        let program = root.path().join("x (deleted)");
+        fs::write(&program, "x").unwrap();
+        symlink(&program, root.path().join("812/exe")).unwrap();
+        let exe = file_id::on_host(&program).ok();
+        let facts = proc.read(812, ns(4711) + 1234, exe).unwrap();
         assert_eq!(
             facts,
             Facts {
-                exe: Field::Known("/usr/bin/x (deleted)".into()),
+                exe: Field::Known(program),
                 parent_pid: Some(7),
                 cgroup: Some("/system.slice/a.service".into()),
             }
@@ -206,27 +232,27 @@ mod tests {
     #[test]
     fn process_with_another_start_time_is_not_the_one() {
         let (_root, proc) = proc_with(&stat("x", 0));
-        assert_eq!(proc.read(812, ns(4710)), Err(Missing::Exited));
-        assert_eq!(proc.read(812, ns(4712)), Err(Missing::Exited));
+        assert_eq!(proc.read(812, ns(4710), None), Err(Missing::Exited));
+        assert_eq!(proc.read(812, ns(4712), None), Err(Missing::Exited));
     }
 
     #[test]
     fn missing_process_has_exited_unless_proc_hides_some() {
         let (root, proc) = proc_with("");
-        assert_eq!(proc.read(813, 0), Err(Missing::Exited));
+        assert_eq!(proc.read(813, 0, None), Err(Missing::Exited));
         fs::remove_dir(root.path().join("1")).unwrap();
         let hiding = Proc::new(root.path());
         assert!(hiding.hides_processes());
-        assert_eq!(hiding.read(813, 0), Err(Missing::Denied));
+        assert_eq!(hiding.read(813, 0, None), Err(Missing::Denied));
     }
 
     #[test]
     fn process_without_exe_is_a_kernel_thread_or_a_zombie() {
         let (_root, proc) = proc_with(&stat("kworker", KERNEL_THREAD | 0x40));
-        let thread = proc.read(812, ns(4711)).unwrap();
+        let thread = proc.read(812, ns(4711), None).unwrap();
         assert_eq!(thread.exe, Field::Missing(Missing::KernelThread));
         let (_root, proc) = proc_with(&stat("x", 0x40));
-        let zombie = proc.read(812, ns(4711)).unwrap();
+        let zombie = proc.read(812, ns(4711), None).unwrap();
         assert_eq!(zombie.exe, Field::Missing(Missing::Exited));
     }
 
@@ -235,7 +261,8 @@ mod tests {
         let proc = Proc::new(Path::new("/proc"));
         let pid = std::process::id();
         let start_ns = ns(own_start_ticks().unwrap());
-        let facts = proc.read(pid, start_ns).unwrap();
+        let exe = file_id::on_host(&std::env::current_exe().unwrap()).ok();
+        let facts = proc.read(pid, start_ns, exe).unwrap();
         assert_eq!(facts.exe, Field::Known(std::env::current_exe().unwrap()));
         assert_eq!(facts.parent_pid, Some(std::os::unix::process::parent_id()));
         assert_eq!(facts.cgroup, own_cgroup_path());

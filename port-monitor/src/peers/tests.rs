@@ -81,6 +81,8 @@ impl Host {
                 uid: 0,
                 gid: 0,
                 cgroup_id: 0,
+                exe: None,
+                is_kernel: false,
             }),
             local_ip: local.ip(),
             local_port: Some(local.port()),

@@ -387,6 +387,7 @@ impl Who {
             unit: self.units.first().map(String::as_str),
             cgroup: path,
             exe: self.exe.as_deref().map(Path::new),
+            exe_id: None,
         }
     }
 }

@@ -4,9 +4,10 @@
 use std::{fs, io, path::Path};
 
 use jiff::Timestamp;
+use port_monitor_common::event::FileId;
 
 use super::network_list::{self, ListError};
-use crate::{services, units::Units, users};
+use crate::{file_id, services, units::Units, users};
 
 /// Looks names up.
 pub trait Environment {
@@ -20,8 +21,8 @@ pub trait Environment {
     fn users(&self) -> Vec<String>;
     /// The systemd units and the cgroups that are there now.
     fn units(&self) -> Units;
-    /// Why no program can be executed from there, if none can.
-    fn executable(&self, path: &Path) -> io::Result<()>;
+    /// Which file is at a path, through symbolic links, or why there is none.
+    fn executable(&self, path: &Path) -> io::Result<FileId>;
     /// Wall-clock time, ns since the Unix epoch.
     fn now_ns(&self) -> i128;
     /// The text of a file with networks.
@@ -55,11 +56,11 @@ impl Environment for Host {
         Units::of_host()
     }
 
-    fn executable(&self, path: &Path) -> io::Result<()> {
-        if fs::metadata(path)?.is_file() {
-            return Ok(());
+    fn executable(&self, path: &Path) -> io::Result<FileId> {
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(io::Error::other("is not a file"));
         }
-        Err(io::Error::other("is not a file"))
+        file_id::on_host(path)
     }
 
     fn now_ns(&self) -> i128 {

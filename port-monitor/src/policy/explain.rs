@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use port_monitor_common::policy::{Action, Condition, Decider, Verdict};
+use port_monitor_common::policy::{Action, Condition, Decider, Decision, Verdict};
 
 use super::{Alert, Facts, Policy};
 
@@ -28,6 +28,8 @@ pub enum Reason {
     Default(Action),
     /// The direction's default, which spares loopback peers.
     Loopback,
+    /// The direction's default, which spares the kernel itself.
+    Kernel,
     /// The policy does not judge UDP.
     Unjudged,
 }
@@ -64,7 +66,7 @@ impl Policy {
         let decision = rules.decision(self.index.first(&facts), &facts);
         let decided_at = match decision.by {
             Decider::Rule(index) => index as usize,
-            Decider::Default | Decider::Loopback => rules.rules.len(),
+            Decider::Default | Decider::Loopback | Decider::Kernel => rules.rules.len(),
         };
         let mismatches = || rules.rules.iter().map(|rule| rules.mismatch(rule, &facts));
         let passed_over = mismatches()
@@ -74,7 +76,14 @@ impl Policy {
             .filter(|(_, condition)| *condition != Condition::Direction)
             .collect();
         let default = match rules.default_decision(&facts) {
-            decision if decision.by == Decider::Loopback => Reason::Loopback,
+            Decision {
+                by: Decider::Loopback,
+                ..
+            } => Reason::Loopback,
+            Decision {
+                by: Decider::Kernel,
+                ..
+            } => Reason::Kernel,
             decision => Reason::Default(decision.action),
         };
         let mut matching = mismatches()

@@ -2,14 +2,17 @@
 //! shown and, but for what else the same owners do with the same peers, no other.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt::Write as _,
     net::IpAddr,
 };
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use port_monitor_common::policy::{Direction, MAX_RULES, canonical, is_loopback};
+use port_monitor_common::{
+    event::FileId,
+    policy::{Direction, MAX_RULES, canonical, is_loopback},
+};
 use thiserror::Error;
 
 use super::{Environment, Facts, condition::spelled, value};
@@ -24,6 +27,8 @@ pub struct TooManyRules(usize);
 #[derive(Debug, Default)]
 pub struct Learner {
     groups: BTreeMap<Group, Evidence>,
+    /// A path of every executable that has one on this host.
+    paths: HashMap<FileId, String>,
     connections: usize,
     listeners: usize,
     on_loopback: usize,
@@ -58,7 +63,7 @@ struct Evidence {
 
 impl Learner {
     /// Takes one connection or listener.
-    pub fn take(&mut self, facts: &Facts<'_>) {
+    pub fn take(&mut self, facts: &Facts<'_>, env: &dyn Environment) {
         let is_listener = facts.direction == Direction::Listen;
         if is_listener {
             self.listeners += 1;
@@ -76,7 +81,7 @@ impl Learner {
         }
         let group = Group {
             direction: facts.direction as u8,
-            owner: Owner::of(facts),
+            owner: Owner::of(facts, self.path(facts, env)),
             port: facts.service_port,
         };
         let evidence = self.groups.entry(group).or_insert_with(|| Evidence {
@@ -91,6 +96,25 @@ impl Learner {
         if !is_listener {
             evidence.peers.insert(value::address(peer));
         }
+    }
+
+    /// A path that names the executable on this host; the path a process sees in a mount
+    /// namespace of its own may name another file here.
+    fn path(&mut self, facts: &Facts<'_>, env: &dyn Environment) -> Option<String> {
+        let path = facts.exe.filter(|path| path.is_absolute());
+        let text = path.and_then(|path| path.to_str());
+        let text = text.filter(|text| !text.ends_with('/')).map(str::to_owned);
+        let Some(file) = facts.exe_id else {
+            return text;
+        };
+        if let Some(known) = self.paths.get(&file) {
+            return Some(known.clone());
+        }
+        let is_here =
+            path.is_some_and(|path| env.executable(path).is_ok_and(|found| found == file));
+        let text = text.filter(|_| is_here)?;
+        self.paths.insert(file, text.clone());
+        Some(text)
     }
 
     /// Nothing was seen.
@@ -169,17 +193,15 @@ impl Learner {
 
 impl Owner {
     /// What of the owner is likeliest to be the same next time.
-    fn of(facts: &Facts<'_>) -> Self {
+    fn of(facts: &Facts<'_>, exe: Option<String>) -> Self {
         let unit = facts.unit.filter(|unit| value::is_unit(unit));
         // A user's manager holds all the programs of a session, and a scope has
         // another name in the next one.
         let lasting = unit
             .filter(|unit| unit.ends_with(".service") && !unit.starts_with("user@"))
             .map(|unit| Self::Unit(unit.to_owned()));
-        let exe = facts.exe.and_then(|exe| exe.to_str());
-        let exe = exe.filter(|exe| exe.starts_with('/') && !exe.ends_with('/'));
         lasting
-            .or_else(|| exe.map(|exe| Self::Exe(exe.to_owned())))
+            .or_else(|| exe.map(Self::Exe))
             .or_else(|| unit.map(|unit| Self::Unit(unit.to_owned())))
             .or_else(|| facts.uid.filter(|&uid| uid != u32::MAX).map(Self::User))
             .unwrap_or(Self::Unknown)

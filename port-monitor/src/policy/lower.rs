@@ -175,15 +175,13 @@ impl Policy {
         (0..self.rules.len()).for_each(|rule| every.insert(rule));
         let [inbound, outbound, listen] = self.index.directions;
         let header = self.header();
-        let mut header = Header {
+        let header = Header {
             mode: MODE_OBSERVE,
             // What else is of this host is told with the question, or not asked.
             asks: header.asks & ASKS_USER,
             every: table.number(every),
             ..header
         };
-        // They have no peer: the monitor's programs ask all the same.
-        header.defaults[Direction::Listen as usize] |= FILTERS_LOOPBACK;
         let times = Times {
             first: [inbound, outbound, listen],
             ends: Vec::new(),

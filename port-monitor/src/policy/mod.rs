@@ -17,8 +17,9 @@ use std::{
     sync::Arc,
 };
 
-use port_monitor_common::policy::{
-    self as decision, Action, Decider, Direction, Mode, PortRange, Transport, canonical,
+use port_monitor_common::{
+    event::FileId,
+    policy::{self as decision, Action, Decider, Direction, Mode, PortRange, Transport, canonical},
 };
 use thiserror::Error;
 
@@ -273,7 +274,7 @@ impl Policy {
             decision.action,
             match decision.by {
                 Decider::Rule(index) => Some(index),
-                Decider::Default | Decider::Loopback => None,
+                Decider::Default | Decider::Loopback | Decider::Kernel => None,
             },
         )
     }
@@ -323,6 +324,10 @@ pub struct Facts<'a> {
     pub cgroup: Option<&'a str>,
     /// Executable of the owner, where known.
     pub exe: Option<&'a Path>,
+    /// Which file that is, on this host; where it is known the path says nothing more.
+    pub exe_id: Option<FileId>,
+    /// The kernel itself acts: a thread of its own, not for a process.
+    pub is_kernel: bool,
     /// Wall-clock time, ns since the Unix epoch.
     pub now_ns: i128,
 }
@@ -345,6 +350,8 @@ impl<'a> Facts<'a> {
             unit: process.unit.as_deref(),
             cgroup: process.cgroup.as_deref(),
             exe: process.exe.known().map(PathBuf::as_path),
+            exe_id: event.owner.and_then(|owner| owner.exe),
+            is_kernel: event.owner.is_some_and(|owner| owner.is_kernel),
             now_ns: wall_ns,
         }
     }
@@ -354,6 +361,7 @@ impl<'a> Facts<'a> {
             unit: self.unit,
             cgroup: self.cgroup,
             exe: self.exe,
+            exe_id: self.exe_id,
         }
     }
 
@@ -370,6 +378,7 @@ impl<'a> Facts<'a> {
             peer_is_self: self.peer_is_self || decision::is_loopback(&peer),
             uid: self.uid,
             scopes,
+            is_kernel: self.is_kernel,
             now_ns: value::saturating_ns(self.now_ns),
         }
     }

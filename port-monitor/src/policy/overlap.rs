@@ -36,6 +36,7 @@ impl Witness<'_> {
             peer_is_self: self.place.is_self,
             uid: self.uid,
             scopes,
+            is_kernel: false,
             now_ns: self.now_ns,
         }
     }
@@ -55,7 +56,9 @@ impl fmt::Display for Witness<'_> {
         if let Some(uid) = self.uid {
             write!(f, " --user {uid}")?;
         }
-        let Owner { unit, cgroup, exe } = self.owner;
+        let Owner {
+            unit, cgroup, exe, ..
+        } = self.owner;
         for (flag, value) in [("unit", unit), ("cgroup", cgroup)] {
             if let Some(value) = value {
                 // The root cgroup is stored without its slash.
@@ -189,6 +192,7 @@ fn common_owner<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<Owner
         unit: scope(a.units, b.units, &|a, b| a == b)?,
         cgroup: cgroup?,
         exe: scope(a.exes, b.exes, &|a, b| a == b)?.map(Path::new),
+        exe_id: None,
     })
 }
 
@@ -233,6 +237,7 @@ pub(super) fn owners<'a>(analysis: &Analysis<'a>, rule: &Rule) -> impl Iterator<
                 unit,
                 cgroup,
                 exe: exe.map(Path::new),
+                exe_id: None,
             })
         })
     })

@@ -40,7 +40,8 @@ impl Compiler<'_> {
 
     pub(super) fn exe(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
         let path = value::path(item)?.trim_end_matches('/');
-        if let Err(error) = self.env.executable(path.as_ref()) {
+        let file = self.env.executable(path.as_ref());
+        if let Err(error) = &file {
             self.diagnostics.report(
                 item.span(),
                 Problem::NoExecutable {
@@ -49,6 +50,6 @@ impl Compiler<'_> {
                 },
             );
         }
-        Ok(self.scopes.exe(path))
+        Ok(self.scopes.exe(path, file.ok()))
     }
 }

@@ -199,7 +199,7 @@ impl<'a> Analysis<'a> {
             Decider::Rule(index) => {
                 format!("`{witness}` is decided by `{}`", self.name(index as usize))
             }
-            Decider::Default | Decider::Loopback => format!("`{witness}`"),
+            Decider::Default | Decider::Loopback | Decider::Kernel => format!("`{witness}`"),
         }
     }
 }

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use port_monitor_common::policy::{Accepts, Defaults, Peer, PortRange, Rule, Rules};
+use port_monitor_common::{
+    event::FileId,
+    policy::{Accepts, Defaults, Peer, PortRange, Rule, Rules},
+};
 
 use crate::units::{self, ROOT_SLICE};
 
@@ -66,6 +69,8 @@ pub(super) struct Owner<'a> {
     pub(super) cgroup: Option<&'a str>,
     /// Executable path.
     pub(super) exe: Option<&'a Path>,
+    /// Which file that is; where it is known the path says nothing more.
+    pub(super) exe_id: Option<FileId>,
 }
 
 /// The units, cgroups and executables that rules name, numbered. What several names mean
@@ -78,7 +83,9 @@ pub(super) struct Scopes {
     /// The names of each unit, by its number.
     unit_names: HashMap<u32, Vec<String>>,
     cgroups: HashMap<String, u32>,
+    /// Two paths of one file have one number.
     exes: HashMap<PathBuf, u32>,
+    files: HashMap<FileId, u32>,
     /// By number.
     names: Vec<String>,
 }
@@ -116,11 +123,27 @@ impl Scopes {
             .or_insert_with(|| number(&mut self.names, path))
     }
 
-    pub(super) fn exe(&mut self, path: &str) -> u32 {
-        *self
-            .exes
-            .entry(path.into())
-            .or_insert_with(|| number(&mut self.names, path))
+    /// The number of an executable: of the file where it is known which one `path` names
+    /// on this host, else of the path.
+    pub(super) fn exe(&mut self, path: &str, file: Option<FileId>) -> u32 {
+        if let Some(&known) = self.exes.get(Path::new(path)) {
+            return known;
+        }
+        let of_file = file.and_then(|file| self.files.get(&file)).copied();
+        let number = of_file.unwrap_or_else(|| number(&mut self.names, path));
+        self.exes.insert(path.into(), number);
+        if let Some(file) = file {
+            self.files.insert(file, number);
+        }
+        number
+    }
+
+    /// The number of an executable of other rules.
+    pub(super) fn adopt_exe(&mut self, from: &Self, path: &str) -> u32 {
+        let other = from.exes.get(Path::new(path));
+        let mut files = from.files.iter();
+        let file = files.find(|(_, number)| Some(*number) == other);
+        self.exe(path, file.map(|(&file, _)| file))
     }
 
     /// Some rule asks for a unit or a cgroup.
@@ -165,7 +188,10 @@ impl Scopes {
         }
         let cgroups = path.into_iter().flat_map(ancestors);
         numbers.extend(cgroups.filter_map(|cgroup| self.cgroups.get(cgroup)));
-        numbers.extend(owner.exe.and_then(|exe| self.exes.get(exe)));
+        numbers.extend(match owner.exe_id {
+            Some(file) => self.files.get(&file),
+            None => owner.exe.and_then(|exe| self.exes.get(exe)),
+        });
         numbers
     }
 
@@ -204,13 +230,14 @@ mod tests {
         let slice = scopes.unit(&["system.slice".to_owned()]);
         let parent = scopes.cgroup("/system.slice");
         let root = scopes.cgroup("");
-        let exe = scopes.exe("/usr/bin/app");
+        let exe = scopes.exe("/usr/bin/app", None);
         scopes.unit(&["other.service".to_owned()]);
         scopes.cgroup("/system");
         let mut of = scopes.of(Owner {
             unit: None,
             cgroup: Some("/system.slice/app.service"),
             exe: Some(Path::new("/usr/bin/app")),
+            exe_id: None,
         });
         of.sort_unstable();
         assert_eq!(of, [unit, slice, parent, root, exe]);
@@ -265,6 +292,28 @@ mod tests {
             ..Owner::default()
         };
         assert_eq!(scopes.of(owner), [nested, root]);
+    }
+
+    #[test]
+    fn executable_is_the_file_where_it_is_known_and_else_the_path() {
+        let file = |inode| FileId { device: 1, inode };
+        let mut scopes = Scopes::default();
+        let tool = scopes.exe("/bin/tool", Some(file(7)));
+        assert_eq!(scopes.exe("/usr/bin/tool", Some(file(7))), tool);
+        let elsewhere = scopes.exe("/opt/tool", None);
+        assert_ne!(elsewhere, tool);
+        let of = |path: &str, exe_id| {
+            scopes.of(Owner {
+                exe: Some(Path::new(path)),
+                exe_id,
+                ..Owner::default()
+            })
+        };
+        assert_eq!(of("/srv/any/name", Some(file(7))), [tool]);
+        assert!(of("/bin/tool", Some(file(8))).is_empty());
+        assert!(of("/opt/tool", Some(file(8))).is_empty());
+        assert_eq!(of("/usr/bin/tool", None), [tool]);
+        assert_eq!(of("/opt/tool", None), [elsewhere]);
     }
 
     #[test]

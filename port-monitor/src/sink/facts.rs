@@ -52,6 +52,12 @@ pub(super) struct Facts<'a> {
     pub(super) process_start_boottime_ns: Option<Decimal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cgroup: Option<Cgroup<'a>>,
+    /// The file the process executes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) exe: Option<Exe>,
+    /// A thread of the kernel acts, which the defaults of a policy spare.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) kernel: bool,
     /// The systemd unit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) unit: Option<&'a str>,
@@ -193,6 +199,22 @@ impl From<&record::HookCount> for HookRow {
             adds_up: count.adds_up(),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Which file it is, whatever its name: as the kernel numbers it, until the next boot.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Exe {
+    /// The device: major and minor number.
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+:[0-9]+$"))]
+    pub(super) device: Device,
+    /// The inode number.
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    pub(super) inode: Decimal,
 }
 
 /// A cgroup of the v2 hierarchy.
@@ -425,6 +447,8 @@ pub(super) enum Reason {
     NoOwner,
     /// The process ended before it could be looked up.
     Exited,
+    /// The process executes another program by now.
+    Executed,
     /// The kernel refused the look-up.
     Denied,
     /// A kernel thread has none.
@@ -442,6 +466,7 @@ impl From<record::Missing> for Reason {
         match reason {
             record::Missing::NoOwner => Self::NoOwner,
             record::Missing::Exited => Self::Exited,
+            record::Missing::Executed => Self::Executed,
             record::Missing::Denied => Self::Denied,
             record::Missing::KernelThread => Self::KernelThread,
         }
@@ -483,6 +508,15 @@ pub(super) struct Decimal(pub(super) u64);
 impl Serialize for Decimal {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
+    }
+}
+
+/// Major and minor number of a device.
+pub(super) struct Device(pub(super) u32);
+
+impl Serialize for Device {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}:{}", self.0 >> 20, self.0 & 0xf_ffff))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Lines, Sink};
 use crate::{
-    policy::{Facts, learn::Learner},
+    policy::{Facts, Host, learn::Learner},
     record::Item,
 };
 
@@ -30,7 +30,7 @@ impl Sink for Learned {
     fn write(&mut self, lines: &mut Lines, item: Item<'_>) {
         if let Item::Event(record) = item {
             let facts = Facts::of(&record.event, &record.process, record.wall_ns);
-            self.lock().take(&facts);
+            self.lock().take(&facts, &Host);
             lines.count_events(1);
         }
     }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use port_monitor_common::{
     counters::Hook,
-    event::{ClosedBy, OwnerSource},
+    event::{ClosedBy, FileId, OwnerSource},
     policy::Verdict,
 };
 
@@ -61,6 +61,11 @@ pub(super) fn connected() -> Record {
                 uid: 1000,
                 gid: 100,
                 cgroup_id: 4242,
+                exe: Some(FileId {
+                    device: 254 << 20 | 1,
+                    inode: 131_077,
+                }),
+                is_kernel: false,
             }),
             local_ip: "10.0.0.5".parse().unwrap(),
             local_port: Some(49152),

@@ -304,6 +304,14 @@ fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
         "port_monitor.cgroup.id",
         Want::is(owner.cgroup_id.to_string()),
     );
+    want(
+        "port_monitor.exe.device",
+        Want::is(owner.exe_device.as_str()),
+    );
+    want(
+        "port_monitor.exe.inode",
+        Want::is(owner.exe_inode.to_string()),
+    );
     match user_name(owner.uid) {
         Some(name) => want("user.name", Want::is(name)),
         None => want("port_monitor.missing.user.name", Want::is("unknown_user")),

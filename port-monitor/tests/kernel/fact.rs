@@ -29,6 +29,9 @@ pub(crate) struct Owner {
     /// The thread's name, any bytes.
     pub(crate) comm: Vec<u8>,
     pub(crate) exe: PathBuf,
+    /// Which file that is: its device, major and minor number, and its inode.
+    pub(crate) exe_device: String,
+    pub(crate) exe_inode: u64,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     /// cgroup v2 path below the mount point.
@@ -45,6 +48,8 @@ impl Owner {
     pub(crate) fn current() -> Result<Self> {
         let (parent_pid, start_ticks) = stat_fields()?;
         let cgroup = cgroup::own_path()?;
+        let exe = fs::metadata("/proc/self/exe").context("look at /proc/self/exe")?;
+        let device = exe.dev();
         Ok(Self {
             pid: std::process::id(),
             tid: u32::try_from(rustix::thread::gettid().as_raw_nonzero().get())?,
@@ -52,6 +57,12 @@ impl Owner {
             start_ticks,
             comm: rustix::thread::name()?.into_bytes(),
             exe: fs::read_link("/proc/self/exe").context("read /proc/self/exe")?,
+            exe_device: format!(
+                "{}:{}",
+                rustix::fs::major(device),
+                rustix::fs::minor(device)
+            ),
+            exe_inode: exe.ino(),
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             cgroup_id: cgroup::id(&cgroup)?,

@@ -16,6 +16,7 @@ mod audit;
 #[expect(dead_code, reason = "what the kernel tests alone ask")]
 mod bpf;
 mod endings;
+mod exe;
 mod monitor;
 mod nft;
 #[path = "../kernel/process.rs"]

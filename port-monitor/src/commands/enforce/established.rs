@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::anyhow;
-use port_monitor_common::policy::{Direction, Mode, Transport, Verdict};
+use port_monitor_common::policy::{Direction, Mode, Transport};
 
 use super::now_ns;
 use crate::{
@@ -107,7 +107,7 @@ pub(in crate::commands) fn open(policy: &Policy) -> Result<Vec<Denied>, Failure>
             policy.source().name
         )));
     }
-    let is_denied = |connection: &OpenConnection| is_denied(connection, &judge(policy, connection));
+    let is_denied = |connection: &OpenConnection| judge(policy, connection).is_violation();
     let denied = enforcer::open_connections(is_denied).or_exit(ExitCode::CannotAttach)?;
     let denied = denied.into_iter();
     Ok(denied
@@ -132,7 +132,7 @@ pub(super) fn end(
         (Some(_), None) => false,
     };
     let ended = enforcer::end_connections(|connection| {
-        is_held(connection) && is_denied(connection, &judge(policy, connection)) && is_in_force()
+        is_held(connection) && judge(policy, connection).is_violation() && is_in_force()
     })?;
     let ended = ended.into_iter();
     Ok(ended
@@ -157,14 +157,11 @@ fn judge(policy: &Policy, connection: &OpenConnection) -> Judgement {
         unit: None,
         cgroup: connection.cgroup.as_deref(),
         exe: None,
+        exe_id: None,
+        // The kernel's own, and what nobody has open any more: the kernel does not tell which.
+        is_kernel: connection.is_unheld,
         now_ns: i128::from(now_ns()),
     })
-}
-
-/// The defaults spare the kernel's own connections.
-fn is_denied(connection: &OpenConnection, judgement: &Judgement) -> bool {
-    let is_spared = judgement.rule.is_none() && connection.is_unheld && !connection.is_inbound;
-    judgement.verdict != Verdict::Allow && !is_spared
 }
 
 /// Names those that were ended.

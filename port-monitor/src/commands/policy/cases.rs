@@ -53,6 +53,9 @@ struct Case {
     unit: Option<String>,
     cgroup: Option<String>,
     exe: Option<PathBuf>,
+    /// The kernel itself acts.
+    #[serde(default)]
+    kernel: bool,
     #[serde(default)]
     peer_is_self: bool,
     expect: Expect,
@@ -217,12 +220,14 @@ fn try_case(
         unit: case.unit.as_deref(),
         cgroup: cgroup.as_deref(),
         exe: case.exe.as_deref(),
+        exe_id: case.exe.as_deref().and_then(super::file_named),
+        is_kernel: case.kernel,
         now_ns: Host.now_ns(),
     });
     let decided = decided(&explanation);
     let by = match &explanation.reason {
         Reason::Rule(rule) => &*rule.name,
-        Reason::Default(_) | Reason::Loopback | Reason::Unjudged => DEFAULT,
+        Reason::Default(_) | Reason::Loopback | Reason::Kernel | Reason::Unjudged => DEFAULT,
     };
     if decided == case.expect && case.rule.as_deref().is_none_or(|rule| rule == by) {
         return Ok(None);

@@ -33,7 +33,7 @@ pub(super) fn run(args: &LearnArgs, mut out: impl Write) -> Result<ExitCode, Fai
     let (learner, lost, origin) = match (&args.recording, args.duration) {
         (Some(path), _) => {
             let mut learner = Learner::default();
-            let account = recording::read(path, |facts| learner.take(facts))?;
+            let account = recording::read(path, |facts| learner.take(facts, &Host))?;
             (learner, account.lost, path.display().to_string())
         }
         (None, duration) => {

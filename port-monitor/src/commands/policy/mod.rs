@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::anyhow;
 use clap::{Subcommand, ValueEnum};
-use port_monitor_common::policy::{Action, Condition, Direction, Transport, Verdict};
+use port_monitor_common::{
+    event::FileId,
+    policy::{Action, Condition, Direction, Transport, Verdict},
+};
 use serde::{Deserialize, Serialize};
 
 use super::written;
@@ -20,6 +23,7 @@ use crate::{
         Diagnostic, Environment as _, Explanation, Facts, Host, Policy, PolicyError, Reason,
         RuleRef, Style, network::reached_by, schema::json_schema,
     },
+    sanitize::Escaped,
     users,
 };
 
@@ -121,9 +125,14 @@ struct ExplainArgs {
     /// The owner's cgroup v2 path, such as /system.slice/app.service
     #[arg(long, value_name = "PATH")]
     cgroup: Option<String>,
-    /// The owner's executable
+    /// The owner's executable: the file that PATH names on this host, by any of its names;
+    /// where there is none, the path itself
     #[arg(long, value_name = "PATH")]
     exe: Option<PathBuf>,
+    /// The kernel itself acts, as for an NFS mount: a thread of its own, which the defaults
+    /// spare
+    #[arg(long, conflicts_with_all = ["exe", "unit"])]
+    kernel: bool,
     #[command(flatten)]
     file: FileArgs,
 }
@@ -321,6 +330,8 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
         unit: args.unit.as_deref(),
         cgroup: cgroup.as_deref(),
         exe: args.exe.as_deref(),
+        exe_id: args.exe.as_deref().and_then(file_named),
+        is_kernel: args.kernel,
         now_ns: Host.now_ns(),
     });
     let peer = args.endpoint.ip();
@@ -334,6 +345,18 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     } else {
         report.write(out)
     })
+}
+
+/// The file that a path names; told where there is none, and only the path can be compared.
+fn file_named(path: &Path) -> Option<FileId> {
+    let file = Host.executable(path).ok();
+    if file.is_none() {
+        let path = Escaped(path.as_os_str().as_encoded_bytes());
+        log::warn!(
+            "{path} is not on this host: rules are compared with its path, not with the file"
+        );
+    }
+    file
 }
 
 /// The path of a cgroup as the kernel spells it.
@@ -451,6 +474,7 @@ impl ReasonReport {
             Reason::Rule(rule) => (Some(RuleReport::of(rule, path)), None, rule.action),
             Reason::Default(action) => (None, Some(default), *action),
             Reason::Loopback => (None, Some("loopback"), Action::Allow),
+            Reason::Kernel => (None, Some("kernel"), Action::Allow),
             Reason::Unjudged => (None, Some("unjudged"), Action::Allow),
         };
         Self {
@@ -467,6 +491,7 @@ impl ReasonReport {
         let by = match (&self.rule, self.default) {
             (Some(rule), _) => rule.text(),
             (None, Some("loopback")) => "the default, which spares loopback".to_owned(),
+            (None, Some("kernel")) => "the default, which spares the kernel itself".to_owned(),
             (None, Some("unjudged")) => "none: UDP is not judged".to_owned(),
             (None, default) => format!("the {} default", default.unwrap_or_default()),
         };

@@ -3,17 +3,23 @@
 use std::{
     collections::HashSet,
     fmt,
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader},
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
-use port_monitor_common::policy::{Direction, Transport};
+use port_monitor_common::{
+    event::FileId,
+    policy::{Direction, Transport},
+};
 use serde::Deserialize;
 
-use crate::{exit_code::Failure, policy::Facts};
+use crate::{
+    exit_code::Failure,
+    policy::{Environment as _, Facts, Host},
+};
 
 /// The dataset of the lines that are about a connection or a listener.
 const CONNECTIONS: &str = "port_monitor.connection";
@@ -29,7 +35,20 @@ struct Line {
     destination: Option<End>,
     process: Option<ProcessPart>,
     user: Option<UserPart>,
+    host: Option<HostPart>,
     port_monitor: OwnPart,
+}
+
+#[derive(Deserialize)]
+struct HostPart {
+    name: Option<String>,
+    /// Of the start.
+    boot: Option<BootPart>,
+}
+
+#[derive(Deserialize)]
+struct BootPart {
+    id: String,
 }
 
 #[derive(Deserialize)]
@@ -64,10 +83,30 @@ struct OwnPart {
     id: Option<String>,
     cgroup: Option<CgroupPart>,
     unit: Option<String>,
+    exe: Option<ExePart>,
+    #[serde(default)]
+    kernel: bool,
     /// Of a preexisting socket.
     state: Option<String>,
     /// Of the summary.
     lost: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct ExePart {
+    device: String,
+    inode: String,
+}
+
+impl ExePart {
+    fn file(&self) -> Option<FileId> {
+        let (major, minor) = self.device.split_once(':')?;
+        let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
+        Some(FileId {
+            device: major << 20 | minor,
+            inode: self.inode.parse().ok()?,
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -93,18 +132,17 @@ pub(super) fn read(recording: &Path, mut take: impl FnMut(&Facts<'_>)) -> Result
             File::open(recording).map_err(|error| refusal(recording, &error))?,
         ))
     };
-    let mut ids = HashSet::new();
-    let mut lost = None;
+    let mut reader = Reader::new();
     for (number, line) in (1..).zip(lines.lines()) {
         let text = line.map_err(|error| refusal(recording, &error))?;
-        read_line(&text, &mut ids, &mut lost, &mut take).map_err(|error| {
+        reader.read_line(&text, &mut take).map_err(|error| {
             let place = format!("{}:{number}", recording.display());
             Failure::usage(format!("{place}: not a line of `-o json`: {error}"))
         })?;
     }
     Ok(Account {
-        seen: ids.len(),
-        lost,
+        seen: reader.ids.len(),
+        lost: reader.lost,
     })
 }
 
@@ -113,27 +151,59 @@ pub(super) fn refusal(recording: &Path, error: &dyn fmt::Display) -> Failure {
     Failure::usage(format!("read {}: {error}", recording.display()))
 }
 
-fn read_line(
-    text: &str,
-    ids: &mut HashSet<String>,
-    lost: &mut Option<u64>,
-    take: &mut impl FnMut(&Facts<'_>),
-) -> Result<(), String> {
-    let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if line.event.dataset != CONNECTIONS {
-        if line.event.action == "summary" {
-            *lost.get_or_insert_default() += line.port_monitor.lost.unwrap_or_default();
-        }
-        return Ok(());
-    }
-    let id = line.port_monitor.id.clone().ok_or("no port_monitor.id")?;
-    if ids.insert(id) {
-        take(&facts(&line)?);
-    }
-    Ok(())
+/// What is known of a recording so far.
+struct Reader {
+    ids: HashSet<String>,
+    lost: Option<u64>,
+    host: String,
+    boot: String,
+    /// It was made since this host's last boot; `None` where it does not say.
+    is_of_this_boot: Option<bool>,
 }
 
-fn facts(line: &Line) -> Result<Facts<'_>, String> {
+impl Reader {
+    fn new() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Self {
+            ids: HashSet::new(),
+            lost: None,
+            host: read("/proc/sys/kernel/hostname").trim().to_owned(),
+            boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
+            is_of_this_boot: None,
+        }
+    }
+
+    fn read_line(&mut self, text: &str, take: &mut impl FnMut(&Facts<'_>)) -> Result<(), String> {
+        let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let boot = line.host.as_ref().and_then(|host| host.boot.as_ref());
+        if let Some(boot) = boot {
+            self.is_of_this_boot = Some(boot.id == self.boot);
+        }
+        if line.event.dataset != CONNECTIONS {
+            if line.event.action == "summary" {
+                *self.lost.get_or_insert_default() += line.port_monitor.lost.unwrap_or_default();
+            }
+            return Ok(());
+        }
+        let id = line.port_monitor.id.clone().ok_or("no port_monitor.id")?;
+        if self.ids.insert(id) {
+            take(&facts(&line, self.recorded_exe(&line))?);
+        }
+        Ok(())
+    }
+
+    /// The file that was executed, where the numbers of files are this host's.
+    fn recorded_exe(&self, line: &Line) -> Option<FileId> {
+        let name = line.host.as_ref().and_then(|host| host.name.as_ref());
+        let is_ours = self.is_of_this_boot;
+        if !is_ours.unwrap_or_else(|| name == Some(&self.host)) {
+            return None;
+        }
+        line.port_monitor.exe.as_ref().and_then(ExePart::file)
+    }
+}
+
+fn facts(line: &Line, recorded: Option<FileId>) -> Result<Facts<'_>, String> {
     let network = line.network.as_ref().ok_or("no network")?;
     let is_listening = line.port_monitor.state.as_deref() == Some("listen");
     let (direction, local, remote) = match (&*line.event.action, &*network.direction) {
@@ -154,6 +224,7 @@ fn facts(line: &Line) -> Result<Facts<'_>, String> {
     };
     let user = line.user.as_ref().map(|user| user.id.parse());
     let process = line.process.as_ref();
+    let exe = process.and_then(|process| process.executable.as_deref());
     let cgroup = line.port_monitor.cgroup.as_ref();
     Ok(Facts {
         direction,
@@ -164,7 +235,9 @@ fn facts(line: &Line) -> Result<Facts<'_>, String> {
         uid: user.transpose().map_err(|_| "user.id is no number")?,
         unit: line.port_monitor.unit.as_deref(),
         cgroup: cgroup.and_then(|cgroup| cgroup.path.as_deref()),
-        exe: process.and_then(|process| process.executable.as_deref()),
+        exe,
+        exe_id: recorded.or_else(|| exe.and_then(|exe| Host.executable(exe).ok())),
+        is_kernel: line.port_monitor.kernel,
         now_ns: line.timestamp.as_nanosecond(),
     })
 }

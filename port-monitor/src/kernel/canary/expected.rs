@@ -34,6 +34,8 @@ pub(super) struct Truth {
     netns_ino: u32,
     /// `None` where the cgroup v2 tree is not visible.
     cgroup_id: Option<u64>,
+    /// `None` where it cannot be told.
+    exe_inode: Option<u64>,
 }
 
 impl Truth {
@@ -60,6 +62,7 @@ impl Truth {
             start_ticks: own_start_ticks().unwrap_or(0),
             netns_ino: u32::try_from(netns_ino).unwrap_or(0),
             cgroup_id: own_cgroup_id(),
+            exe_inode: fs::metadata("/proc/self/exe").ok().map(|exe| exe.ino()),
         })
     }
 }
@@ -241,6 +244,8 @@ impl<'a> Expected<'a> {
             uid,
             gid,
             cgroup_id,
+            exe,
+            is_kernel: _,
         } = owner;
         if *reported != source {
             return Err(self.wrong(event, "owner source", reported, &source));
@@ -251,6 +256,16 @@ impl<'a> Expected<'a> {
         self.equal(event, "group id", *gid, truth.gid)?;
         let ticks = ticks(*start_ns);
         self.equal(event, "process start", ticks, truth.start_ticks)?;
+        // Where the file system tells another number than the kernel's own, the device is
+        // not to be proven; the inode is the same.
+        let inode = exe.map(|exe| exe.inode);
+        let expected = truth.exe_inode.or(inode);
+        self.equal(
+            event,
+            "inode of the executable",
+            inode.unwrap_or(0),
+            expected.unwrap_or(0),
+        )?;
         if comm.as_bytes() != truth.comm {
             return Err(self.wrong(event, "thread name", &comm.as_bytes(), &truth.comm));
         }

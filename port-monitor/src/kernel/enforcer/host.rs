@@ -6,10 +6,9 @@ use std::{
     path::Path,
 };
 
-use port_monitor_common::addr::v4_mapped;
-use rustix::fs::{AtFlags, StatxFlags, statx};
+use port_monitor_common::{addr::v4_mapped, event::FileId};
 
-use crate::{clock::WallClock, enrich::cgroup::CgroupTree, policy::lower::Places};
+use crate::{clock::WallClock, enrich::cgroup::CgroupTree, file_id, policy::lower::Places};
 
 /// This host.
 #[derive(Clone, Copy, Debug)]
@@ -30,14 +29,8 @@ impl Places for HostPlaces {
     }
 
     fn executable(&self, path: &Path) -> Result<(u32, u64), io::Error> {
-        let flags = StatxFlags::INO | StatxFlags::TYPE | StatxFlags::MNT_ID;
-        let found = statx(rustix::fs::CWD, path, AtFlags::empty(), flags)?;
-        // What `stat` tells may be another number than the file system's own, as it is
-        // on btrfs; the mount's is the one the kernel compares.
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-        let device = device_of_mount(&mounts, found.stx_mnt_id)
-            .unwrap_or((found.stx_dev_major, found.stx_dev_minor));
-        Ok((device.0 << 20 | device.1, found.stx_ino))
+        let FileId { device, inode } = file_id::on_host(path)?;
+        Ok((device, inode))
     }
 
     fn boot_ns(&self, wall_ns: i64) -> u64 {
@@ -48,15 +41,6 @@ impl Places for HostPlaces {
     fn now_ns(&self) -> i64 {
         i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
     }
-}
-
-/// The device of a mount: `41 31 0:38 / /sys/fs/cgroup …`.
-fn device_of_mount(mounts: &str, id: u64) -> Option<(u32, u32)> {
-    let line = mounts
-        .lines()
-        .find(|line| line.split(' ').next() == Some(&id.to_string()))?;
-    let (major, minor) = line.split(' ').nth(2)?.split_once(':')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// The addresses of this host in its network namespace, IPv4 as IPv4-mapped.
@@ -103,12 +87,5 @@ mod tests {
         let found: Vec<_> =
             local_v6("00000000000000000000000000000001 01 80 10 80       lo\n").collect();
         assert_eq!(found, [Ipv6Addr::LOCALHOST.octets()]);
-    }
-
-    #[test]
-    fn device_is_that_of_the_mount() {
-        let mounts = "41 31 0:38 / /sys rw - sysfs sysfs rw\n42 31 254:1 / / rw - ext4 a rw\n";
-        assert_eq!(device_of_mount(mounts, 42), Some((254, 1)));
-        assert_eq!(device_of_mount(mounts, 4), None);
     }
 }

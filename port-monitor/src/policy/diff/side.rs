@@ -83,7 +83,12 @@ fn adopted(rule: &Rule, policy: &Policy, tables: &mut Tables, scopes: &mut Scope
             .map(|names| -> Vec<u32> { names.iter().map(|name| number(scopes, name)).collect() })
     };
     let cgroups = numbers(rule.cgroups, Scopes::cgroup);
-    let exes = numbers(rule.exes, Scopes::exe);
+    let exes = names(rule.exes).map(|names| {
+        let names = names.iter();
+        names
+            .map(|name| scopes.adopt_exe(&policy.scopes, name))
+            .collect()
+    });
     let units = rule.units.of(&from.scopes).map(|units| {
         let names = units.iter().map(|&unit| policy.scopes.unit_names(unit));
         names.map(|names| scopes.unit(names)).collect()

@@ -12,6 +12,7 @@ fn names(reasons: &[Option<Reason>]) -> Vec<String> {
         Some(Reason::Default(Action::Allow)) => "default allow".to_owned(),
         Some(Reason::Default(Action::Deny)) => "default deny".to_owned(),
         Some(Reason::Loopback) => "loopback".to_owned(),
+        Some(Reason::Kernel) => "kernel".to_owned(),
         Some(Reason::Unjudged) => "unjudged".to_owned(),
     };
     reasons.iter().map(name).collect()

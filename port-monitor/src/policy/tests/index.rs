@@ -168,6 +168,7 @@ impl World {
             peer_is_self: self.number(3) == 0,
             uid: (self.number(3) != 0).then(|| self.number(5).into()),
             scopes,
+            is_kernel: self.number(4) == 0,
             now_ns: self.time(),
         }
     }

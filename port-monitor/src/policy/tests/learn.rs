@@ -1,8 +1,14 @@
 //! Policies made of what was seen allow all of it, and no peer that was not.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
-use port_monitor_common::policy::{Direction, Transport, Verdict};
+use port_monitor_common::{
+    event::FileId,
+    policy::{Direction, Transport, Verdict},
+};
 use proptest::prelude::*;
 
 use super::{Facts, NOW_NS, TestHost, parse};
@@ -22,6 +28,8 @@ struct Seen {
 impl Seen {
     fn facts(&self) -> Facts<'_> {
         Facts {
+            exe_id: None,
+            is_kernel: false,
             direction: self.direction,
             transport: Transport::Tcp,
             service_port: self.port,
@@ -91,7 +99,7 @@ proptest! {
     fn everything_seen_is_allowed_and_no_other_peer(all in prop::collection::vec(seen(), 1..40), other in peer()) {
         let mut learner = Learner::default();
         for seen in &all {
-            learner.take(&seen.facts());
+            learner.take(&seen.facts(), &TestHost);
         }
         let text = learner.policy(Some(0), &TestHost).unwrap();
         let (policy, _) = match parse(&text) {
@@ -118,4 +126,29 @@ fn what_was_lost_or_may_have_been_is_told() {
     assert!(head(Some(7)).contains("# 7 events were lost while recording"));
     assert!(head(None).contains("# The recording has no summary"));
     assert!(!head(Some(0)).contains("lost"));
+}
+
+#[test]
+fn an_executable_is_named_by_a_path_that_is_it_here() {
+    let mut learner = Learner::default();
+    let mut see = |path: &'static str, inode, uid| {
+        let facts = Facts {
+            exe: Some(Path::new(path)),
+            exe_id: Some(FileId { device: 1, inode }),
+            uid: Some(uid),
+            ..super::outbound("10.0.0.1", 443)
+        };
+        learner.take(&facts, &TestHost);
+    };
+    // One file by two names, and by its own in a container.
+    see("/usr/bin/perl", 7, 1);
+    see("/bin/perl", 7, 1);
+    see("/other/root/perl", 7, 1);
+    // Another one in a mount namespace of somebody's own.
+    see("/usr/bin/python", 66, 1234);
+    let text = learner.policy(Some(0), &TestHost).unwrap();
+    assert!(text.contains("# 3 connections"), "{text}");
+    assert!(text.contains("exe = \"/usr/bin/perl\""), "{text}");
+    assert!(!text.contains("/bin/python"), "{text}");
+    assert!(text.contains("user = 1234"), "{text}");
 }

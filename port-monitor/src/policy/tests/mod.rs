@@ -1,10 +1,18 @@
 //! Tests of the policy from its text to its verdicts, on a host made up here.
 
-use std::{io, net::IpAddr, path::Path};
+use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    net::IpAddr,
+    path::Path,
+};
 
 use super::{Diagnostic, Environment, Facts, Invalid, Policy, Source};
 use crate::units::Units;
-use port_monitor_common::policy::{Direction, Transport};
+use port_monitor_common::{
+    event::FileId,
+    policy::{Direction, Transport},
+};
 
 mod diagnostics;
 mod diff;
@@ -37,6 +45,14 @@ const SERVICES: [(&str, u16); 8] = [
 
 const USERS: [(&str, u32); 4] = [("root", 0), ("www-data", 33), ("app", 1000), ("ann", 1001)];
 
+/// Files that are there, some by two names.
+const FILES: [(&str, u64); 4] = [
+    ("/bin/perl", 7),
+    ("/usr/bin/perl", 7),
+    ("/usr/bin/perl5", 7),
+    ("/usr/bin/python", 8),
+];
+
 struct TestHost;
 
 impl Environment for TestHost {
@@ -64,8 +80,18 @@ impl Environment for TestHost {
         Units::default().with_files(&["app.service", "web.service"])
     }
 
-    fn executable(&self, _path: &Path) -> io::Result<()> {
-        Ok(())
+    /// Every path is of a file of its own, but for those of [`FILES`].
+    fn executable(&self, path: &Path) -> io::Result<FileId> {
+        let known = FILES.iter().find(|(name, _)| Path::new(name) == path);
+        let inode = known.map_or_else(
+            || {
+                let mut hasher = DefaultHasher::new();
+                path.hash(&mut hasher);
+                hasher.finish()
+            },
+            |&(_, inode)| inode,
+        );
+        Ok(FileId { device: 1, inode })
     }
 
     fn now_ns(&self) -> i128 {
@@ -108,6 +134,8 @@ fn facts(direction: Direction, peer: &str, service_port: u16) -> Facts<'static> 
         unit: None,
         cgroup: Some("/user.slice"),
         exe: Some(Path::new("/usr/bin/curl")),
+        exe_id: None,
+        is_kernel: false,
         now_ns: NOW_NS,
     }
 }

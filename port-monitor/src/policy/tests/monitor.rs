@@ -6,7 +6,7 @@ use port_monitor_common::{
     generation::{ASKS_OWNER, ASKS_USER, DENIES, FILTERS_LOOPBACK, RULES},
     mask::{Accepting, Mask},
     pages,
-    policy::{Direction, canonical},
+    policy::{Action, Decision, DefaultAction, Direction, canonical},
 };
 use proptest::prelude::*;
 
@@ -53,9 +53,19 @@ fn stamp(lowered: &Lowered, facts: &Facts<'_>, uid: u32) -> Option<Stamp> {
     };
     let Some(rule) = accepting.first() else {
         let default = header.defaults[direction];
-        let is_spared = default & FILTERS_LOOPBACK == 0 && is_loopback(&peer);
+        let default = DefaultAction {
+            action: if default & DENIES == 0 {
+                Action::Allow
+            } else {
+                Action::Deny
+            },
+            filters_loopback: default & FILTERS_LOOPBACK != 0,
+        };
+        let is_kernel = || facts.is_kernel;
+        let loopback = is_loopback(&peer);
+        let decision = Decision::of(None, facts.direction, default, loopback, is_kernel);
         return Some(Stamp {
-            is_denied: default & DENIES != 0 && !is_spared,
+            is_denied: decision.action == Action::Deny,
             rule: u16::try_from(RULES).unwrap() + u16::from(facts.direction as u8),
         });
     };

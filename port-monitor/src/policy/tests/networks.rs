@@ -228,6 +228,8 @@ fn facts(peer: IpAddr) -> Facts<'static> {
         unit: None,
         cgroup: None,
         exe: None,
+        exe_id: None,
+        is_kernel: false,
         now_ns: NOW_NS,
     }
 }

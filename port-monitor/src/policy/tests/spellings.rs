@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, io, path::Path};
 
-use port_monitor_common::{mask::Mask, policy::MAX_RULES};
+use port_monitor_common::{event::FileId, mask::Mask, policy::MAX_RULES};
 use proptest::prelude::Rng as _;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
@@ -134,8 +134,9 @@ impl Environment for Host {
             .with_cgroups(CGROUPS.map(str::to_owned).into(), "/sys/fs/cgroup")
     }
 
-    fn executable(&self, path: &Path) -> io::Result<()> {
-        Places::executable(self, path).map(|_| ())
+    fn executable(&self, path: &Path) -> io::Result<FileId> {
+        let (device, inode) = Places::executable(self, path)?;
+        Ok(FileId { device, inode })
     }
 
     fn now_ns(&self) -> i128 {

@@ -4,7 +4,7 @@
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc};
 
 use port_monitor_common::{
-    event::{ClosedBy, OwnerSource},
+    event::{ClosedBy, FileId, OwnerSource},
     policy::Verdict,
     tcp_state::TcpState,
 };
@@ -97,8 +97,16 @@ fn owner() -> impl Strategy<Value = Owner> {
         OwnerSource::Holder,
     ];
     let ids = any::<[u32; 4]>();
-    (select(sources), comm(), ids, any::<[u64; 2]>()).prop_map(
-        |(source, comm, ids, [start, cgroup])| {
+    let exe = option::of(any::<(u32, u64)>());
+    (
+        select(sources),
+        comm(),
+        ids,
+        any::<[u64; 2]>(),
+        exe,
+        any::<bool>(),
+    )
+        .prop_map(|(source, comm, ids, [start, cgroup], exe, is_kernel)| {
             let [pid, tid, uid, gid] = ids;
             Owner {
                 source,
@@ -109,9 +117,10 @@ fn owner() -> impl Strategy<Value = Owner> {
                 uid,
                 gid,
                 cgroup_id: cgroup,
+                exe: exe.map(|(device, inode)| FileId { device, inode }),
+                is_kernel,
             }
-        },
-    )
+        })
 }
 
 fn direction() -> impl Strategy<Value = Direction> {
@@ -249,6 +258,8 @@ fn nearly(own: Owner, mut other: Owner, fact: u8) -> Owner {
         4 => other.cgroup_id = own.cgroup_id,
         5 => other.tid = own.tid,
         6 => other.comm = own.comm,
+        7 => other.exe = own.exe,
+        8 => other.is_kernel = own.is_kernel,
         _ => {}
     }
     other

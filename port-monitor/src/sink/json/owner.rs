@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use port_monitor_common::event::FileId;
+
 use super::line::Line;
 use crate::{
     event::{Comm, Owner},
@@ -50,6 +52,8 @@ struct OwnerFacts {
     uid: u32,
     gid: u32,
     cgroup_id: u64,
+    exe: Option<FileId>,
+    is_kernel: bool,
 }
 
 impl OwnerFacts {
@@ -63,6 +67,8 @@ impl OwnerFacts {
             uid: owner.uid,
             gid: owner.gid,
             cgroup_id: owner.cgroup_id,
+            exe: owner.exe,
+            is_kernel: owner.is_kernel,
         })
     }
 }
@@ -137,6 +143,7 @@ impl OwnerText {
             push_user(&mut line, process.user.as_deref(), owner);
             let mut line = Line(&mut text.facts);
             push_cgroup(&mut line, process.cgroup.as_deref(), owner);
+            push_exe(&mut line, owner);
         }
         let mut line = Line(&mut text.after_name);
         if let Some(container) = &process.container {
@@ -198,6 +205,22 @@ fn push_container(line: &mut Line<'_>, container: &Container) {
         line.raw(r#","orchestrator":{"type":"kubernetes","resource":{"type":"pod","id":"#);
         line.string(pod_uid);
         line.raw("}}");
+    }
+}
+
+/// The executable, and that it is none because the kernel itself acts.
+fn push_exe(line: &mut Line<'_>, owner: &OwnerFacts) {
+    if let Some(exe) = owner.exe {
+        line.raw(r#","exe":{"device":""#);
+        line.number(exe.device >> 20);
+        line.raw(":");
+        line.number(exe.device & 0xf_ffff);
+        line.raw(r#"","inode":""#);
+        line.number(exe.inode);
+        line.raw(r#""}"#);
+    }
+    if owner.is_kernel {
+        line.raw(r#","kernel":true"#);
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::borrow::Cow;
 
-use port_monitor_common::{event::OwnerSource, policy::Verdict};
+use port_monitor_common::{
+    event::{FileId, OwnerSource},
+    policy::Verdict,
+};
 
 use super::connection::state_name;
 use crate::{
@@ -240,6 +243,8 @@ fn facts(record: &Record) -> Facts<'_> {
         ifindex: event.ifindex,
         owner_source: owner_source(owner),
         process_start_boottime_ns: owner.map(|owner| Decimal(owner.start_ns)),
+        exe: owner.and_then(|owner| owner.exe).map(exe),
+        kernel: owner.is_some_and(|owner| owner.is_kernel),
         cgroup: owner.map(|owner| facts::Cgroup {
             id: Decimal(owner.cgroup_id),
             path: process.cgroup.as_deref(),
@@ -340,5 +345,12 @@ fn raw(record: &Record) -> facts::Raw<'_> {
             .peer
             .as_ref()
             .and_then(|peer| exe_bytes(&peer.process).and_then(not_utf8)),
+    }
+}
+
+const fn exe(file: FileId) -> facts::Exe {
+    facts::Exe {
+        device: facts::Device(file.device),
+        inode: Decimal(file.inode),
     }
 }

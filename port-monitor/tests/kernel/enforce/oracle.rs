@@ -1,11 +1,14 @@
 //! Random policies and random connections: what the kernel decides against the first
-//! rule that matches, found one by one.
+//! rule that matches, found one by one. Every fact is drawn that a rule can ask of what
+//! this host connects to by TCP: port, network, user, unit, executable and end, and the
+//! defaults with and without loopback.
 
 use std::{
     fmt::Write as _,
+    fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    process::{ChildStdin, ChildStdout, Stdio},
+    process::{ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,6 +16,7 @@ use rustix::{io::Errno, net::connect};
 
 use super::{Enforced, enter, this_program};
 use crate::{
+    cgroup::UNIT,
     lab::Lab,
     process::become_user,
     report::Verdict,
@@ -21,6 +25,8 @@ use crate::{
 
 /// The users who connect.
 const USERS: [u32; 2] = [0, 1236];
+/// How many programs connect.
+const EXES: usize = 2;
 /// Ports at which nobody listens.
 const FIRST_PORT: u16 = 20_000;
 const PORTS: u32 = 40;
@@ -54,12 +60,34 @@ impl Numbers {
     }
 }
 
+/// Who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Who {
+    user: u32,
+    /// Which of [`EXES`] copies of this program it executes.
+    exe: usize,
+    in_unit: bool,
+}
+
+impl Who {
+    fn all() -> Vec<Self> {
+        let of = |user| {
+            (0..EXES).flat_map(move |exe| [false, true].map(|in_unit| Self { user, exe, in_unit }))
+        };
+        USERS.into_iter().flat_map(of).collect()
+    }
+}
+
 /// A rule in the words of the policy, and what they mean.
 struct Rule {
     denies: bool,
     ports: Option<(u16, u16)>,
     network: Option<(Ipv4Addr, u32)>,
     user: Option<u32>,
+    exe: Option<usize>,
+    asks_unit: bool,
+    /// It has ended, or will in the far future.
+    has_ended: Option<bool>,
 }
 
 impl Rule {
@@ -82,10 +110,13 @@ impl Rule {
             ports,
             network,
             user,
+            exe: (numbers.below(4) == 0).then(|| numbers.below(2) as usize),
+            asks_unit: numbers.below(5) == 0,
+            has_ended: (numbers.below(4) == 0).then(|| numbers.below(3) == 0),
         }
     }
 
-    fn text(&self, number: usize) -> Result<String> {
+    fn text(&self, number: usize, copies: &[String]) -> Result<String> {
         let action = if self.denies { "deny" } else { "allow" };
         let mut text =
             format!("[[rule]]\nname = \"r{number}\"\ndirection = \"out\"\naction = \"{action}\"\n");
@@ -98,10 +129,21 @@ impl Rule {
         if let Some(user) = self.user {
             writeln!(text, "user = {user}")?;
         }
+        if let Some(exe) = self.exe {
+            writeln!(text, "exe = {:?}", copies[exe])?;
+        }
+        if self.asks_unit {
+            writeln!(text, "unit = \"{UNIT}\"")?;
+        }
+        if let Some(has_ended) = self.has_ended {
+            let year = if has_ended { 2001 } else { 2199 };
+            writeln!(text, "until = {year}-01-01T00:00:00Z")?;
+        }
         Ok(text)
     }
 
-    fn matches(&self, to: SocketAddr, user: u32) -> bool {
+    /// It matches, but for its end.
+    fn is_about(&self, to: SocketAddr, who: Who) -> bool {
         let in_network = |(network, prefix_len): (Ipv4Addr, u32)| match to.ip().to_canonical() {
             IpAddr::V4(addr) => (addr.to_bits() ^ network.to_bits()) >> (32 - prefix_len) == 0,
             IpAddr::V6(_) => false,
@@ -109,20 +151,44 @@ impl Rule {
         self.ports
             .is_none_or(|(first, last)| first <= to.port() && to.port() <= last)
             && self.network.is_none_or(in_network)
-            && self.user.is_none_or(|wanted| wanted == user)
+            && self.user.is_none_or(|wanted| wanted == who.user)
+            && self.exe.is_none_or(|wanted| wanted == who.exe)
+            && (!self.asks_unit || who.in_unit)
+    }
+
+    fn matches(&self, to: SocketAddr, who: Who) -> bool {
+        self.has_ended != Some(true) && self.is_about(to, who)
+    }
+}
+
+/// What decides.
+struct Policy {
+    rules: Vec<Rule>,
+    /// The default denies, on loopback too.
+    denies: bool,
+}
+
+impl Policy {
+    fn denies(&self, to: SocketAddr, who: Who) -> bool {
+        let first = self.rules.iter().find(|rule| rule.matches(to, who));
+        first.map_or(self.denies, |rule| rule.denies)
     }
 }
 
 /// A policy of rules of which each decides something: those that others hide are an
 /// error.
-fn random_policy(numbers: &mut Numbers, enforced: &Enforced<'_>) -> Result<Vec<Rule>> {
+fn random_policy(
+    numbers: &mut Numbers,
+    enforced: &Enforced<'_>,
+    copies: &[String],
+) -> Result<Policy> {
     let wanted = numbers.below(200);
     let mut rules: Vec<Rule> = Vec::new();
     for _ in 0..wanted {
         let rule = Rule::random(numbers);
         let is_new = (0..200).any(|_| {
-            let (to, user) = random_connection(numbers);
-            rule.matches(to, user) && !rules.iter().any(|rule| rule.matches(to, user))
+            let (to, who) = random_connection(numbers);
+            rule.is_about(to, who) && !rules.iter().any(|rule| rule.is_about(to, who))
         });
         if is_new {
             rules.push(rule);
@@ -131,16 +197,28 @@ fn random_policy(numbers: &mut Numbers, enforced: &Enforced<'_>) -> Result<Vec<R
     let text: String = rules
         .iter()
         .enumerate()
-        .map(|(number, rule)| rule.text(number))
+        .map(|(number, rule)| rule.text(number, copies))
         .collect::<Result<_>>()?;
-    let policy = format!("version = 1\nmode = \"enforce\"\n{text}");
+    // Without `filter` it spares all of loopback, where all of them lead.
+    let (default, denies) = [
+        ("{ action = \"allow\" }", false),
+        ("{ action = \"deny\" }", false),
+        ("{ action = \"deny\", loopback = \"filter\" }", true),
+    ][numbers.below(3) as usize];
+    let policy =
+        format!("version = 1\nmode = \"enforce\"\n[default]\noutbound = {default}\n{text}");
     enforced.apply(&policy, &[]).with_context(|| policy)?;
-    Ok(rules)
+    Ok(Policy { rules, denies })
 }
 
-fn random_connection(numbers: &mut Numbers) -> (SocketAddr, u32) {
+fn random_connection(numbers: &mut Numbers) -> (SocketAddr, Who) {
     let to = SocketAddr::new(numbers.address(), numbers.port());
-    (to, USERS[numbers.below(2) as usize])
+    let who = Who {
+        user: USERS[numbers.below(2) as usize],
+        exe: numbers.below(2) as usize,
+        in_unit: numbers.below(2) == 0,
+    };
+    (to, who)
 }
 
 /// Somebody who connects where he is told.
@@ -150,19 +228,21 @@ pub(super) struct Walker {
 }
 
 impl Walker {
-    fn start(enforced: &Enforced<'_>, user: u32) -> Result<Self> {
-        Self::start_with(enforced, user, &[])
+    fn start(enforced: &Enforced<'_>, who: Who, copies: &[String]) -> Result<Self> {
+        let unit = enforced.lab.cgroups.held_unit(&enforced.cgroup);
+        let cgroup = if who.in_unit { &unit } else { &enforced.cgroup };
+        Self::start_with(Command::new(&copies[who.exe]), cgroup, who.user, &[])
     }
 
     /// One whose sockets are of UDP: they can be connected to any address, and send
     /// nothing.
     pub(super) fn of_udp(enforced: &Enforced<'_>, user: u32) -> Result<Self> {
-        Self::start_with(enforced, user, &["--udp"])
+        Self::start_with(this_program()?, &enforced.cgroup, user, &["--udp"])
     }
 
-    fn start_with(enforced: &Enforced<'_>, user: u32, more: &[&str]) -> Result<Self> {
-        let mut child = this_program()?
-            .args(["walk", "--cgroup", &enforced.cgroup])
+    fn start_with(mut program: Command, cgroup: &str, user: u32, more: &[&str]) -> Result<Self> {
+        let mut child = program
+            .args(["walk", "--cgroup", cgroup])
             .args(["--user", &user.to_string()])
             .args(more)
             .stdin(Stdio::piped())
@@ -237,30 +317,41 @@ pub(crate) fn walk(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Copies of this program, each another file.
+fn copies(lab: &Lab) -> Result<Vec<String>> {
+    let copy = |_| {
+        let path = lab.new_path("copy");
+        fs::copy(std::env::current_exe()?, &path).context("copy this program")?;
+        Ok(path.to_str().context("the path is not UTF-8")?.to_owned())
+    };
+    (0..EXES).map(copy).collect()
+}
+
 /// A hundred thousand connections, and every verdict as it must be.
 pub(crate) fn compare(lab: &Lab) -> Result<Verdict> {
     const POLICIES: usize = 20;
-    const EACH: usize = 2_500;
+    const EACH: usize = 625;
+    const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
     let enforced = Enforced::new(lab, "version = 1\nmode = \"enforce\"\n")?;
-    let mut walkers = USERS
+    let copies = copies(lab)?;
+    let everybody = Who::all();
+    let mut walkers = everybody
         .iter()
-        .map(|&user| Walker::start(&enforced, user))
+        .map(|&who| Walker::start(&enforced, who, &copies))
         .collect::<Result<Vec<_>>>()?;
-    let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+    let mut numbers = Numbers(SEED);
     let (mut made, mut denied, mut count) = (0, 0, 0);
     for _ in 0..POLICIES {
-        let rules = random_policy(&mut numbers, &enforced)?;
-        count += rules.len();
-        for (walker, &user) in walkers.iter_mut().zip(&USERS) {
+        let policy = random_policy(&mut numbers, &enforced, &copies)?;
+        count += policy.rules.len();
+        for (walker, &who) in walkers.iter_mut().zip(&everybody) {
             let to: Vec<_> = (0..EACH)
                 .map(|_| random_connection(&mut numbers).0)
                 .collect();
             for (to, refused) in to.iter().zip(walker.walk(&to)?) {
-                let first = rules.iter().position(|rule| rule.matches(*to, user));
-                let expected = first.is_some_and(|first| rules[first].denies);
                 ensure!(
-                    refused == expected,
-                    "{to} by user {user}: refused {refused}, first rule {first:?}"
+                    refused == policy.denies(*to, who),
+                    "{to} by {who:?}: refused {refused}, seed {SEED:#x}"
                 );
                 made += 1;
                 denied += u32::from(refused);
@@ -268,6 +359,6 @@ pub(crate) fn compare(lab: &Lab) -> Result<Verdict> {
         }
     }
     Ok(Verdict::Pass(format!(
-        "{made} connects, {denied} denied, {POLICIES} policies of {count} rules"
+        "{made} connects, {denied} denied, {POLICIES} policies of {count} rules, seed {SEED:#x}"
     )))
 }

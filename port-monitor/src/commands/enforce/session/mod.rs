@@ -127,6 +127,8 @@ fn refusal(policy: &Policy, session: &Session, held: Option<&Path>) -> Option<Re
             cgroup: owner.cgroup.as_deref(),
             // The kernel does not know it of a listener.
             exe: None,
+            exe_id: None,
+            is_kernel: false,
             now_ns: i128::from(now_ns()),
         });
         (explanation.verdict == Verdict::Deny).then_some(explanation.reason)
@@ -154,7 +156,9 @@ impl fmt::Display for Named<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Reason::Rule(rule) => write!(f, "rule `{}` in line {}", rule.name, rule.line),
-            Reason::Default(_) | Reason::Loopback | Reason::Unjudged => f.write_str("the default"),
+            Reason::Default(_) | Reason::Loopback | Reason::Kernel | Reason::Unjudged => {
+                f.write_str("the default")
+            }
         }
     }
 }
