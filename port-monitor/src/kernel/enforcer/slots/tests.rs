@@ -365,7 +365,6 @@ fn whatever_happens_in_force_is_what_a_model_without_slots_says() {
     let given = std::env::var(SEED).ok().and_then(|text| text.parse().ok());
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = given.unwrap_or_else(|| u64::from(now.subsec_nanos()) << 32 | now.as_secs());
-    println!("{SEED}={seed}");
     for nth in 0..SEQUENCES {
         if let Err(problem) = run(seed.wrapping_add(nth)) {
             panic!("sequence {nth} of {SEED}={seed}: {problem}");
