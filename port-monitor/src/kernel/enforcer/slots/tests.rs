@@ -1,8 +1,6 @@
 //! Random sequences of all that can happen to the policies of an instance, against a
 //! model that knows no slots.
 
-#![expect(clippy::print_stdout, reason = "the seed of a run, to repeat it")]
-
 use std::{
     cell::{Cell, RefCell},
     time::{SystemTime, UNIX_EPOCH},
