@@ -76,6 +76,7 @@ pub fn find<'p, P: Page + 'p>(page: impl Fn(u32) -> Option<&'p P>, key: P::Key) 
 /// How many keys of a page, but its last, are above what is searched for: `is_above` is 1
 /// for each of them, else 0.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "less than `KEYS`")]
 fn above(is_above: impl Fn(usize) -> u64) -> usize {
     let mut above = 0;
     for bit in (0..KEYS.ilog2()).rev() {
@@ -87,6 +88,7 @@ fn above(is_above: impl Fn(usize) -> u64) -> usize {
 
 /// The same of all keys.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "0 or 1")]
 fn above_of_all(is_above: impl Fn(usize) -> u64) -> usize {
     let above = above(&is_above);
     above + is_above(above % KEYS) as usize
