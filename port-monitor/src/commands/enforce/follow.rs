@@ -1,8 +1,8 @@
-//! `apply --follow`: stays, and keeps what is in force in step with the policy's file
-//! and with this host.
+//! `apply --follow`: stays, and keeps what is in force in step with the policy's file,
+//! with the lists of networks that it names, and with this host.
 //!
 //! It never undoes what somebody else did: a policy that was rolled back, replaced or
-//! not confirmed in time stays so until the file changes or SIGHUP comes. When it ends,
+//! not confirmed in time stays so until a file changes or SIGHUP comes. When it ends,
 //! the policy stays in force, or gives way in time to what `on_daemon_exit` says.
 //! Meanwhile it tells what is denied, each rule at most every ten seconds.
 
@@ -32,7 +32,7 @@ use crate::{
     kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Unlocked},
 };
 
-/// How often the file and the host are looked at.
+/// How often the files and the host are looked at.
 const TICK: Duration = Duration::from_secs(1);
 
 /// At every which look it is checked that all programs are attached.
@@ -89,8 +89,8 @@ struct Follower<'a, W> {
     installation: Option<u64>,
     /// Its maps, since the last look.
     kept: Option<Unlocked>,
-    file: Watched,
-    /// SIGHUP came, and the file was not read since.
+    files: Watched,
+    /// SIGHUP came, and the files were not read since.
     is_asked: bool,
     /// How often the kernel was looked at.
     looks: u32,
@@ -104,9 +104,10 @@ impl<'a, W: Write> Follower<'a, W> {
     /// Installs what is needed, and puts the policy into force.
     fn start(args: &'a ApplyArgs, mut out: W) -> Result<Self, Failure> {
         // Before it is read: what changes meanwhile is seen then.
-        let file = Watched::new(&args.path);
+        let mut files = Watched::new(&args.path);
         let attempt = Attempt::begin(&args.instance.name);
         let prepared = Prepared::new(args, Occasion::Apply)?;
+        files.began_with(prepared.policy.list_files());
         let mut enforcer = prepared.install(&attempt)?;
         drop(attempt);
         let keeper = Keeper::start().or_exit(ExitCode::CannotAttach)?;
@@ -123,7 +124,7 @@ impl<'a, W: Write> Follower<'a, W> {
             keeper,
             installation,
             kept: Some(kept),
-            file,
+            files,
             is_asked: false,
             looks: 0,
             is_detached: false,
@@ -133,7 +134,7 @@ impl<'a, W: Write> Follower<'a, W> {
 }
 
 impl<W: Write> Follower<'_, W> {
-    /// Looks at the file and the host; false when there is nothing left to follow.
+    /// Looks at the files and the host; false when there is nothing left to follow.
     fn look(&mut self) -> bool {
         let problem = match self.keep_in_step() {
             Ok(Found::Nothing) => {
@@ -162,7 +163,7 @@ impl<W: Write> Follower<'_, W> {
     }
 
     fn keep_in_step(&mut self) -> Result<Found, Failure> {
-        if let Some(look) = self.file.is_due(self.is_asked, Instant::now())
+        if let Some(look) = self.files.is_due(self.is_asked, Instant::now())
             && !self.reload(look)?
         {
             return Ok(Found::Nothing);
@@ -189,19 +190,25 @@ impl<W: Write> Follower<'_, W> {
         Ok(Found::Policy)
     }
 
-    /// Applies the file. What is wrong with it changes nothing. It never installs anything:
+    /// Applies the files. What is wrong with them changes nothing. It never installs anything:
     /// false where there is nothing to apply it to.
     fn reload(&mut self, look: Look) -> Result<bool, Failure> {
         let prepared = Prepared::new(self.args, Occasion::Reload);
-        if !self.file.is_still(look) {
-            // Somebody writes it just now: nobody knows what was read.
+        if !look.is_still() {
+            // Somebody writes one just now: nobody knows what was read.
             return Ok(true);
+        }
+        if let Ok(prepared) = &prepared {
+            let lists = prepared.policy.list_files();
+            if !self.files.has_seen(lists, Instant::now()) {
+                return Ok(true);
+            }
         }
         match self.replace(prepared) {
             // Somebody else is changing the policy: the next look reads it again.
             Err(error) if error.code == ExitCode::Locked => Err(error),
             replaced => {
-                self.file.was_read(look);
+                self.files.was_read(look);
                 self.is_asked = false;
                 replaced
             }

@@ -209,6 +209,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-follow-lease", enforce::reload::lease_needs_no_lock),
     once("enforce-follow-hangup", enforce::reload::early_hangup),
     once("enforce-follow-writing", enforce::reload::written_in_place),
+    once("enforce-follow-list", enforce::reload::list),
     once("enforce-unfollowed", enforce::unfollowed::gives_way),
     once("enforce-reload", life::reloads).parallel(),
     once("enforce-count", life::counted),

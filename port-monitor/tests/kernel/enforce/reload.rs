@@ -182,3 +182,59 @@ pub(crate) fn written_in_place(lab: &Lab) -> Result<Verdict> {
     follower.expect_end()?;
     Ok(Verdict::pass())
 }
+
+/// A list of networks that the policy names is followed as its own file is: a list that is
+/// invalid or gone changes nothing, and is told once.
+pub(crate) fn list(lab: &Lab) -> Result<Verdict> {
+    const LOOPBACK: &str = "127.0.0.0/8\n::1 ; all there is\n";
+    let ports = Ports::new()?;
+    let list = lab.new_path("networks");
+    let replace = |text: &str| {
+        let new = list.with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, &list).context("replace the list")
+    };
+    replace("192.0.2.0/24\n")?;
+    let name = list.file_name().and_then(|name| name.to_str());
+    let text = policy(
+        "enforce",
+        &format!(
+            "{}to = \"blocked\"\n[networks]\nblocked = {{ file = \"{}\" }}\n",
+            rule("denied", ports.denied(), "deny"),
+            name.context("no name")?
+        ),
+    );
+    let enforced = Enforced::new(lab, &harmless())?;
+    let mut hammer = Hammer::start(&enforced, &ports)?;
+    let follower = Follower::start(&enforced, &text, "--no-confirm")?;
+    hammer.expect_free()?;
+    replace(LOOPBACK)?;
+    follower.hear(": applied, ")?;
+    hammer.expect_held()?;
+
+    replace("192.0.2.0/240\n")?;
+    follower.hear("192.0.2.0/240")?;
+    follower.hear("the policy in force stays")?;
+    hammer.expect_held()?;
+    fs::remove_file(&list)?;
+    let told = follower.hear_until("the policy in force stays")?;
+    let again = told.iter().filter(|line| line.contains("192.0.2.0/240"));
+    // In the text of the one error, at most.
+    ensure!(
+        again.count() <= 1 && told.concat().contains("o such file"),
+        "told: {told:?}"
+    );
+    hammer.expect_held()?;
+
+    // Written in place, and applied once nobody writes it any more.
+    fs::write(&list, "192.0.2.0/24\n")?;
+    follower.hear(": applied, ")?;
+    hammer.expect_free()?;
+    follower.signal(Signal::TERM)?;
+    let rest = follower.expect_end()?;
+    ensure!(
+        !rest.iter().any(|line| line.contains("stays")),
+        "told twice: {rest:?}"
+    );
+    Ok(Verdict::pass())
+}
