@@ -243,8 +243,7 @@ impl Canary {
                 waited += begin.elapsed();
                 patience.limit = patience.limit.min(BRIEF);
             }
-            let wanted = attached.wanted(attempt.reached);
-            collect(wanted, &mut events, read);
+            collect(attached.wanted(attempt.reached), &mut events, read);
             let expected = Expected::new(&here.truth, &attempt, attached);
             expected.check_as_far_as(attempt.reached, &events)?;
             if let Some(obstacle) = attempt.obstacle {

@@ -81,9 +81,7 @@ fn first_beyond<'r, T: Eq + Hash, N: Iterator<Item = T>>(
     names: impl Fn(&'r Rule) -> N,
 ) -> Option<(usize, TooMany)> {
     // Most policies name fewer, each as often as it is.
-    if rules.iter().flat_map(&names).nth(limit.most).is_none() {
-        return None;
-    }
+    rules.iter().flat_map(&names).nth(limit.most)?;
     let mut seen = HashSet::new();
     let mut first = None;
     for (index, rule) in rules.iter().enumerate() {

@@ -378,7 +378,9 @@ impl Policy {
         let mut masks = self.index.directions.map(|number| *table.get(number));
         let mut without = |rules: &[usize]| {
             for mask in &mut masks {
-                rules.iter().for_each(|&rule| mask.remove(rule));
+                for &rule in rules {
+                    mask.remove(rule);
+                }
             }
             masks.map(|mask| table.number(mask))
         };

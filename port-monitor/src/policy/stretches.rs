@@ -7,6 +7,7 @@ use super::cells::{V4_FIRST, V4_LAST};
 
 /// A network of IPv6, or of IPv4 in its IPv4-mapped form.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "a prefix length is called so")]
 pub(super) struct Prefix {
     pub(super) first: u128,
     pub(super) prefix_len: u32,

@@ -64,9 +64,9 @@ pub struct ApplyArgs {
     /// cannot be told
     #[arg(long)]
     force: bool,
-    /// Stay, and keep what is in force in step: with the file when it changes and on
-    /// SIGHUP, and with this host, whose units, cgroups, executables and addresses change.
-    /// Tells what is denied
+    /// Stay, and keep what is in force in step: with the file and the
+    /// lists of networks it names when they change and on SIGHUP, and with this host, whose
+    /// units, cgroups, executables and addresses change. Tells what is denied
     #[arg(long)]
     follow: bool,
     /// Hold only the processes of this cgroup v2 to the policy; needs an `--instance`

@@ -69,7 +69,7 @@ fn of_map(map: &MapData) -> Result<u64, EnforcerError> {
     Ok(in_fdinfo(&text).unwrap_or(0))
 }
 
-/// What a map's descriptor says of its memory: `memlock:	4096`.
+/// What a map's descriptor says of its memory: `memlock:`, a tab, `4096`.
 fn in_fdinfo(text: &str) -> Option<u64> {
     let value = text
         .lines()
