@@ -112,7 +112,7 @@ fn file_that_is_no_policy_is_refused_in_one_line() {
             with_policy(""),
             "is empty (a policy starts with `version = 1`)",
         ),
-        (huge, "is larger than 1 MiB, too large for a policy"),
+        (huge, "is larger than 32 MiB, too large for a policy"),
         (
             with_policy(b"\x7fELF\x02\x01\0"),
             "is not text (byte 6); a policy is UTF-8 text",
