@@ -60,6 +60,8 @@ fn explained(policy: &Policy, attempt: &Attempt) -> (String, bool) {
         unit: None,
         cgroup: None,
         exe: None,
+        exe_id: None,
+        is_kernel: false,
         now_ns: now_ns(),
     });
     let by = match explanation.reason {
@@ -69,7 +71,7 @@ fn explained(policy: &Policy, attempt: &Attempt) -> (String, bool) {
         }
         Reason::Default(_) => "default outbound".to_owned(),
         Reason::Loopback => "default, loopback".to_owned(),
-        Reason::Unjudged => panic!("{attempt:?} is not judged"),
+        Reason::Kernel | Reason::Unjudged => panic!("{attempt:?}: {:?}", explanation.reason),
     };
     (by, explanation.verdict == Verdict::Allow)
 }
