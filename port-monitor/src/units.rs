@@ -147,6 +147,11 @@ impl Units {
                 names.push(link);
             }
         }
+        if pattern(&unit).is_some() {
+            // A pattern may match an alias: the unit runs under the name that stands for.
+            let aliases = self.links.keys().filter(|alias| matches(&unit, alias));
+            names.extend(aliases.map(|alias| self.id(alias)));
+        }
         names.push(unit);
         let mut seen = BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));

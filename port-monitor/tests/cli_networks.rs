@@ -88,7 +88,9 @@ fn network_of_nat64_is_refused_with_what_to_write() {
     let (code, said) = check(with_policy(&denying("\"64:ff9b::/96\"")).path());
     assert_eq!(code, Some(5), "{said}");
     assert!(
-        said.contains("policy.toml:6:6: warning: `64:ff9b::/96` never matches"),
+        said.contains(
+            "policy.toml:6:6: warning: `64:ff9b::/96` matches no connection through NAT64"
+        ),
         "{said}"
     );
     assert!(said.contains("0.0.0.0/0 for all of them"), "{said}");

@@ -1,6 +1,10 @@
 //! Problems with their place in the text, and how they look on a terminal.
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
@@ -22,32 +26,50 @@ pub struct Source {
     pub name: String,
     /// The text.
     pub text: String,
+    /// Where each line but the first begins.
+    starts: OnceLock<Vec<usize>>,
 }
 
 impl Source {
+    /// This text under this name.
+    pub const fn new(name: String, text: String) -> Self {
+        Self {
+            name,
+            text,
+            starts: OnceLock::new(),
+        }
+    }
+
     /// The line that holds byte `offset`, counted from 1.
     pub fn line_at(&self, offset: usize) -> usize {
-        1 + self.before(offset).matches('\n').count()
+        1 + self.starts().partition_point(|start| *start <= offset)
+    }
+
+    /// Where the line begins that holds byte `offset`.
+    fn line_start(&self, offset: usize) -> usize {
+        let before = self.starts().partition_point(|start| *start <= offset);
+        let last = before.checked_sub(1);
+        last.and_then(|last| self.starts().get(last).copied())
+            .unwrap_or(0)
+    }
+
+    fn starts(&self) -> &[usize] {
+        self.starts.get_or_init(|| {
+            let newlines = self.text.match_indices('\n');
+            newlines.map(|(newline, _)| newline + 1).collect()
+        })
     }
 
     /// Its column in that line, in characters, counted from 1.
     fn column_at(&self, offset: usize) -> usize {
-        let before = self.before(offset);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        1 + before.get(line_start..).unwrap_or_default().chars().count()
-    }
-
-    fn before(&self, offset: usize) -> &str {
         let end = self.text.floor_char_boundary(offset);
-        self.text.get(..end).unwrap_or_default()
+        let before = self.text.get(self.line_start(offset)..end);
+        1 + before.unwrap_or_default().chars().count()
     }
 
     /// The line that holds `span`'s start, and the part of `span` within it.
     fn line_of(&self, span: &Range<usize>) -> (&str, Range<usize>) {
-        let start = self
-            .before(span.start)
-            .rfind('\n')
-            .map_or(0, |newline| newline + 1);
+        let start = self.line_start(span.start);
         let rest = self.text.get(start..).unwrap_or_default();
         let line = rest
             .split('\n')

@@ -176,7 +176,7 @@ impl Policy {
     ) -> Result<(Self, Vec<Diagnostic>), PolicyError> {
         let name = path.display().to_string();
         match file::read(path) {
-            Ok(text) => Ok(Self::parse(Source { name, text }, env)?),
+            Ok(text) => Ok(Self::parse(Source::new(name, text), env)?),
             Err(error) => Err(PolicyError::File { name, error }),
         }
     }

@@ -164,10 +164,13 @@ pub(super) fn remark(text: &str, network: &Network) -> Option<Problem> {
     }
 }
 
-/// No connection has a peer in the network: it holds nothing but addresses of NAT64 that
-/// no translator takes.
+/// No connection through NAT64 has a peer in the network, which holds addresses of that
+/// only: those that are translated are judged by the IPv4 address in them. A network of
+/// those that no translator takes means just these.
 pub(super) fn never_matches(network: &Network) -> bool {
-    is_nat64(network) && !network.is_v4()
+    let (first, last) = bounds(network);
+    let is_kept = |kept: &cells::Interval| kept.0 <= first && last <= kept.1;
+    is_nat64(network) && !network.is_v4() && !nat64_kept().iter().any(is_kept)
 }
 
 /// The network as people write it.

@@ -102,7 +102,7 @@ impl Compiler<'_> {
             path: path.clone(),
         });
         let name = path.display().to_string();
-        let networks = self.lines(&Arc::new(Source { name, text }), file.span());
+        let networks = self.lines(&Arc::new(Source::new(name, text)), file.span());
         if networks.is_empty() && !self.diagnostics.has_errors() {
             let path = path.display().to_string();
             self.diagnostics

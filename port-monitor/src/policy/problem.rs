@@ -129,7 +129,7 @@ pub enum Problem {
     AllOfIpv4(String),
     /// A network of NAT64 that holds no address anybody reaches by it.
     #[error(
-        "`{}` never matches: a connection through NAT64 is judged by the IPv4 address it leads to",
+        "`{}` matches no connection through NAT64: that is judged by the IPv4 address it leads to",
         .0.escape_debug()
     )]
     Nat64Never(String),
@@ -173,8 +173,9 @@ pub enum Problem {
     /// More networks than the tables hold.
     #[error("{0} different networks are more than the {MAX_NETWORKS} a policy may have")]
     TooManyNetworks(usize),
-    /// A rule whose networks never match.
-    #[error("rule `{name}` matches no connection: none of its networks ever does")]
+    /// A rule whose networks hold nothing that NAT64 translates, and nothing else that it
+    /// could be for.
+    #[error("rule `{name}` matches no connection through NAT64, which its networks are for")]
     NoPeer {
         /// The rule's.
         name: String,

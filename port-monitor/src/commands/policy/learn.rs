@@ -51,10 +51,7 @@ pub(super) fn run(args: &LearnArgs, mut out: impl Write) -> Result<ExitCode, Fai
         .policy(lost, &Host)
         .map_err(|error| refusal(&error.to_string()))?;
     // Lists that are too long for a policy are found by the one who reads it.
-    let source = Source {
-        name: origin.clone(),
-        text: text.clone(),
-    };
+    let source = Source::new(origin.clone(), text.clone());
     if let Err(invalid) = Policy::parse(source, &Host) {
         let mut problems = invalid.diagnostics.iter();
         let first = problems

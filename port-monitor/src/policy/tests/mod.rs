@@ -100,10 +100,7 @@ impl Environment for TestHost {
 }
 
 fn parse(text: &str) -> Result<(Policy, Vec<Diagnostic>), Invalid> {
-    let source = Source {
-        name: "policy.toml".to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new("policy.toml".to_owned(), text.to_owned());
     Policy::parse(source, &TestHost)
 }
 

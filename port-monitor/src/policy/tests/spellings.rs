@@ -285,10 +285,7 @@ fn first(lowered: &Lowered, owner: Owner) -> Option<usize> {
 }
 
 fn parse(text: &str) -> (Policy, Vec<Diagnostic>) {
-    let source = Source {
-        name: "policy.toml".to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new("policy.toml".to_owned(), text.to_owned());
     match Policy::parse(source, &Host) {
         Ok(policy) => policy,
         Err(invalid) => panic!("{invalid}"),

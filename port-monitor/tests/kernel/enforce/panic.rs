@@ -161,10 +161,13 @@ pub(crate) fn during_apply(lab: &Lab) -> Result<Verdict> {
         if round % 2 == 0 {
             let _ = enforced.command("panic-open").output()?;
         }
-        let child = apply(&enforced, &path)?;
+        let mut child = apply(&enforced, &path)?;
         let attempt = format!("{INSTANCE}_applying_{}", child.id());
-        poll_until(Duration::from_secs(10), || Ok(pinned().contains(&attempt)))
-            .context("no sign of an apply")?;
+        // One that ends before anybody looks is over all the same.
+        poll_until(Duration::from_secs(60), || {
+            Ok(pinned().contains(&attempt) || child.try_wait()?.is_some())
+        })
+        .context("no sign of an apply")?;
         thread::sleep(takes * round / rounds);
         // Where nothing was there yet, there is the attempt.
         let _ = enforced.command("panic-open").output()?;

@@ -128,14 +128,18 @@ pub(crate) fn lease_needs_no_lock(lab: &Lab) -> Result<Verdict> {
 pub(crate) fn early_hangup(lab: &Lab) -> Result<Verdict> {
     let ports = Ports::new()?;
     let enforced = Enforced::new(lab, &harmless())?;
+    // It cannot put anything into force as long as this is held.
+    let lock = File::open(format!("{BPF_FS}/port-monitor"))?;
+    flock(&lock, FlockOperation::LockExclusive)?;
     let follower = Follower::spawn(&enforced, &denying(ports.denied()), "--no-confirm")?;
     let attempt = format!(
         "{BPF_FS}/port-monitor/{}_applying_{}",
         super::INSTANCE,
         follower.pid()
     );
-    poll_until(Duration::from_secs(10), || Ok(fs::exists(&attempt)?)).context("not begun")?;
+    poll_until(Duration::from_secs(60), || Ok(fs::exists(&attempt)?)).context("not begun")?;
     follower.signal(Signal::HUP)?;
+    drop(lock);
     follower.hear(": applied, ")?;
     follower.hear(": applied, ")?;
     follower.signal(Signal::TERM)?;

@@ -30,10 +30,7 @@ fn now_ns() -> i128 {
 }
 
 fn parsed(text: &str) -> Option<Policy> {
-    let source = Source {
-        name: "policy.toml".to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new("policy.toml".to_owned(), text.to_owned());
     Policy::parse(source, &Host).ok().map(|(policy, _)| policy)
 }
 
