@@ -229,6 +229,10 @@ const _: () = {
 };
 
 #[cfg(test)]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "halves of an address, and numbers of leaves"
+)]
 mod tests {
     extern crate std;
 

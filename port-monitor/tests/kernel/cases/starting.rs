@@ -216,8 +216,8 @@ pub(super) fn own_policy(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let enforced = Enforced::new(lab, head)?;
     for (policy, words) in policies {
         enforced.apply(&format!("{head}{policy}"), &["--no-confirm"])?;
-        let held = command(lab, &enforced.cgroup)?;
-        let started = Started::new(lab, rung, held, &["--duration", "1s"]);
+        let monitor = command(lab, &enforced.cgroup)?;
+        let started = Started::new(lab, rung, monitor, &["--duration", "1s"]);
         let started = started.with_context(|| format!("under {policy}"))?;
         started.expect_unproven(&words)?;
         started.finish()?;

@@ -1,6 +1,7 @@
 //! A policy that is applied in a session of ssh, under sudo, as people do it.
 
 use std::{
+    fmt::Write as _,
     fs,
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, TcpStream},
@@ -136,7 +137,9 @@ impl Server {
         let (program, dir) = (lab.program.display(), self.dir.display());
         let mut script = String::new();
         for Try { name, through, .. } in tries {
-            script += &format!(
+            // Writing to a string does not fail.
+            _ = write!(
+                script,
                 "echo \"== {name}\"\n{through} {program} apply {dir}/{name} --no-confirm \
                  2>&1\necho \"exit $?\"\nsudo {program} panic-open >/dev/null 2>&1\n"
             );

@@ -164,7 +164,7 @@ pub(crate) fn during_apply(lab: &Lab) -> Result<Verdict> {
         let mut child = apply(&enforced, &path)?;
         let attempt = format!("{INSTANCE}_applying_{}", child.id());
         // One that ends before anybody looks is over all the same.
-        poll_until(Duration::from_secs(60), || {
+        poll_until(Duration::from_mins(1), || {
             Ok(pinned().contains(&attempt) || child.try_wait()?.is_some())
         })
         .context("no sign of an apply")?;

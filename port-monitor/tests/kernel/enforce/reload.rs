@@ -137,7 +137,7 @@ pub(crate) fn early_hangup(lab: &Lab) -> Result<Verdict> {
         super::INSTANCE,
         follower.pid()
     );
-    poll_until(Duration::from_secs(60), || Ok(fs::exists(&attempt)?)).context("not begun")?;
+    poll_until(Duration::from_mins(1), || Ok(fs::exists(&attempt)?)).context("not begun")?;
     follower.signal(Signal::HUP)?;
     drop(lock);
     follower.hear(": applied, ")?;
