@@ -14,6 +14,7 @@ use std::{
 const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const OBJ_GET: libc::c_int = 7;
+const BTF_LOAD: libc::c_int = 18;
 const LINK_DETACH: libc::c_int = 34;
 /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
 const ARRAY_OF_MAPS: u32 = 12;
@@ -68,6 +69,110 @@ pub(super) fn set_inner_map(outer: BorrowedFd<'_>, inner: BorrowedFd<'_>) -> io:
         flags: 0,
     };
     call(MAP_UPDATE_ELEM, &attr).map(drop)
+}
+
+/// What a map is to be.
+#[derive(Clone, Copy)]
+pub(super) struct MapShape {
+    /// `enum bpf_map_type`.
+    pub(super) map_type: u32,
+    /// Bytes of a key.
+    pub(super) key_size: u32,
+    /// Bytes of a value.
+    pub(super) value_size: u32,
+    /// Most entries.
+    pub(super) max_entries: u32,
+    /// `BPF_F_*`.
+    pub(super) map_flags: u32,
+}
+
+#[repr(C)]
+struct TypedCreateAttr {
+    shape: [u32; 5],
+    inner_map_fd: i32,
+    numa_node: u32,
+    map_name: [u8; 16],
+    map_ifindex: u32,
+    btf_fd: i32,
+    btf_key_type_id: u32,
+    btf_value_type_id: u32,
+}
+
+#[repr(C)]
+struct BtfAttr {
+    btf: u64,
+    log_buf: u64,
+    btf_size: u32,
+    log_size: u32,
+    log_level: u32,
+    reserved: u32,
+}
+
+/// Creates a map whose keys and values have types of BTF. Linux 5.15 to 6.2 puts no map
+/// without into a map of maps that was made for one with them
+/// (`bpf_map_meta_equal`, `kernel/bpf/map_in_map.c`: `timer_off`).
+pub(super) fn typed_map(shape: MapShape) -> io::Result<OwnedFd> {
+    let types = btf(shape);
+    let attr = BtfAttr {
+        btf: types.as_ptr().expose_provenance() as u64,
+        log_buf: 0,
+        btf_size: u32::try_from(types.len()).map_err(io::Error::other)?,
+        log_size: 0,
+        log_level: 0,
+        reserved: 0,
+    };
+    let types = descriptor(BTF_LOAD, &attr)?;
+    let attr = TypedCreateAttr {
+        shape: [
+            shape.map_type,
+            shape.key_size,
+            shape.value_size,
+            shape.max_entries,
+            shape.map_flags,
+        ],
+        inner_map_fd: 0,
+        numa_node: 0,
+        map_name: [0; 16],
+        map_ifindex: 0,
+        btf_fd: types.as_raw_fd(),
+        btf_key_type_id: if shape.key_size == 4 { INDEX } else { KEY },
+        btf_value_type_id: VALUE,
+    };
+    descriptor(MAP_CREATE, &attr)
+}
+
+/// The types of [`btf`], by number.
+const INDEX: u32 = 1;
+const BYTE: u32 = 2;
+const VALUE: u32 = 3;
+const KEY: u32 = 4;
+
+/// Types for a map: an index of 32 bits, which an array must have, and keys and values as
+/// arrays of bytes (`include/uapi/linux/btf.h`).
+fn btf(shape: MapShape) -> Vec<u8> {
+    const KIND_INT: u32 = 1 << 24;
+    const KIND_ARRAY: u32 = 3 << 24;
+    const NAMES: &[u8] = b"\0u32\0u8\0";
+    let int = |name, bytes: u32| [name, KIND_INT, bytes, bytes * 8];
+    let bytes = |count| [0, KIND_ARRAY, 0, BYTE, INDEX, count];
+    let ints = [int(1, 4), int(5, 1)].concat();
+    let arrays = [bytes(shape.value_size), bytes(shape.key_size)].concat();
+    let types: Vec<u8> = [ints, arrays]
+        .concat()
+        .into_iter()
+        .flat_map(u32::to_ne_bytes)
+        .collect();
+    let len = |part: &[u8]| u32::try_from(part.len()).unwrap_or(u32::MAX);
+    let (types_len, names_len) = (len(&types), len(NAMES));
+    let mut blob = 0xeb9f_u16.to_ne_bytes().to_vec();
+    // Version and flags, then the header's length, and where types and names are.
+    blob.extend([1, 0]);
+    for number in [24, 0, types_len, types_len, names_len] {
+        blob.extend(u32::to_ne_bytes(number));
+    }
+    blob.extend(types);
+    blob.extend(NAMES);
+    blob
 }
 
 /// Opens what is pinned at `path`.

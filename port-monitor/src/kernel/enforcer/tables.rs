@@ -21,7 +21,12 @@ use rustix::mm::ProtFlags;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
-    super::{KernelError, mapped::Mapped, pod::Wire},
+    super::{
+        KernelError,
+        bpf::{self, MapShape},
+        mapped::Mapped,
+        pod::Wire,
+    },
     host,
 };
 use crate::policy::lower::Lowered;
@@ -65,6 +70,10 @@ impl fmt::Debug for Ring {
 /// Under which name the ring is pinned.
 pub(super) const DENIALS: &str = "pm_events";
 
+/// `BPF_MAP_TYPE_HASH`.
+const HASH: u32 = 1;
+/// `BPF_MAP_TYPE_ARRAY`.
+const ARRAY: u32 = 2;
 /// Linux 5.10: the inner array may have another length than that of the object.
 const BPF_F_INNER_MAP: u32 = 1 << 12;
 
@@ -275,7 +284,14 @@ where
     let Some(count) = count(pages.len()) else {
         return Ok(None);
     };
-    let mut map = Array::create(count, BPF_F_INNER_MAP)?;
+    let mut map: Pages<P> = Map::Array(like(MapShape {
+        map_type: ARRAY,
+        key_size: 4,
+        value_size: size::<P>(),
+        max_entries: count,
+        map_flags: BPF_F_INNER_MAP,
+    })?)
+    .try_into()?;
     for (n, page) in (0..).zip(pages) {
         map.set(n, Wire(*page), 0)?;
     }
@@ -289,11 +305,28 @@ fn owners<K: Pod>(
     let Some(count) = count(owners.len()) else {
         return Ok(None);
     };
-    let mut map = HashMap::create(count, 0)?;
+    let mut map: HashMap<MapData, K, u32> = Map::HashMap(like(MapShape {
+        map_type: HASH,
+        key_size: size::<K>(),
+        value_size: 4,
+        max_entries: count,
+        map_flags: 0,
+    })?)
+    .try_into()?;
     for (owner, mask) in owners {
         map.insert(owner, mask, 0)?;
     }
     Ok(Some(map))
+}
+
+/// A map like those that the object has in its maps of maps.
+fn like(shape: MapShape) -> Result<MapData, KernelError> {
+    let map = bpf::typed_map(shape).map_err(|error| KernelError::Map(error.to_string()))?;
+    Ok(MapData::from_fd(map)?)
+}
+
+fn size<T>() -> u32 {
+    u32::try_from(size_of::<T>()).unwrap_or(u32::MAX)
 }
 
 /// How many entries a map is to have: none without any.
