@@ -83,7 +83,7 @@ fn above(is_above: impl Fn(usize) -> u64) -> usize {
         let at = (above as usize + (1 << bit) - 1) % KEYS;
         // A compiler that knew that it is 0 or 1 would join bits by `|` in place of `+`,
         // and need no remainder: verifiers before Linux 6.8 know nothing of such a number.
-        above += black_box(is_above(at)) << bit;
+        above += u64::from(black_box(is_above(at) as u32)) << bit;
     }
     above as usize % KEYS
 }

@@ -136,7 +136,7 @@ pub(super) fn typed_map(shape: MapShape) -> io::Result<OwnedFd> {
         map_ifindex: 0,
         btf_fd: types.as_raw_fd(),
         btf_key_type_id: if shape.key_size == 4 { INDEX } else { KEY },
-        btf_value_type_id: VALUE,
+        btf_value_type_id: if shape.value_size == 4 { INDEX } else { VALUE },
     };
     descriptor(MAP_CREATE, &attr)
 }
@@ -144,20 +144,24 @@ pub(super) fn typed_map(shape: MapShape) -> io::Result<OwnedFd> {
 /// The types of [`btf`], by number.
 const INDEX: u32 = 1;
 const BYTE: u32 = 2;
-const VALUE: u32 = 3;
-const KEY: u32 = 4;
+const KEY: u32 = 3;
+const BYTES: u32 = 4;
+const VALUE: u32 = 5;
 
-/// Types for a map: an index of 32 bits, which an array must have, and keys and values as
-/// arrays of bytes (`include/uapi/linux/btf.h`).
+/// Types for a map (`include/uapi/linux/btf.h`): a number of 32 bits, which an array must
+/// have as its index, keys as arrays of bytes, and values as structs: what is no struct
+/// counts as having no type.
 fn btf(shape: MapShape) -> Vec<u8> {
     const KIND_INT: u32 = 1 << 24;
     const KIND_ARRAY: u32 = 3 << 24;
+    const KIND_STRUCT_OF_ONE: u32 = 4 << 24 | 1;
     const NAMES: &[u8] = b"\0u32\0u8\0";
     let int = |name, bytes: u32| [name, KIND_INT, bytes, bytes * 8];
     let bytes = |count| [0, KIND_ARRAY, 0, BYTE, INDEX, count];
     let ints = [int(1, 4), int(5, 1)].concat();
-    let arrays = [bytes(shape.value_size), bytes(shape.key_size)].concat();
-    let types: Vec<u8> = [ints, arrays]
+    let arrays = [bytes(shape.key_size), bytes(shape.value_size)].concat();
+    let value = [0, KIND_STRUCT_OF_ONE, shape.value_size, 0, BYTES, 0];
+    let types: Vec<u8> = [ints, arrays, value.to_vec()]
         .concat()
         .into_iter()
         .flat_map(u32::to_ne_bytes)
