@@ -78,12 +78,12 @@ pub fn find<'p, P: Page + 'p>(page: impl Fn(u32) -> Option<&'p P>, key: P::Key) 
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "less than `KEYS`")]
 fn above(is_above: impl Fn(usize) -> u64) -> usize {
-    let mut above = 0;
+    // A compiler that knew it would join bits by `|` in place of `+`, and leave out the
+    // remainder: verifiers before Linux 6.8 know nothing of such a number.
+    let mut above = black_box(0_u64);
     for bit in (0..KEYS.ilog2()).rev() {
         let at = (above as usize + (1 << bit) - 1) % KEYS;
-        // A compiler that knew that it is 0 or 1 would join bits by `|` in place of `+`,
-        // and need no remainder: verifiers before Linux 6.8 know nothing of such a number.
-        above += u64::from(black_box(is_above(at) as u32)) << bit;
+        above += is_above(at) << bit;
     }
     above as usize % KEYS
 }
