@@ -27,7 +27,7 @@ pub const RULES: u32 = 1_024;
 /// Masks of one policy.
 pub const MASKS: u32 = 8_192;
 /// Networks of one policy: each makes two stretches at most, beside the first of each
-/// family, and [`pages`](crate::pages) have room for as many.
+/// family, and [`crate::pages`] have room for as many.
 pub const NETWORKS: u32 = 1 << 19;
 /// Users, cgroups or executables of one policy.
 pub const OWNERS: u32 = 65_536;
