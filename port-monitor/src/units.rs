@@ -149,7 +149,9 @@ impl Units {
         }
         if pattern(&unit).is_some() {
             // A pattern may match an alias: the unit runs under the name that stands for.
-            let aliases = self.links.keys().filter(|alias| matches(&unit, alias));
+            let aliases = self.links.keys();
+            let aliases =
+                aliases.filter(|alias| !name::is_template(alias) && matches(&unit, alias));
             names.extend(aliases.map(|alias| self.id(alias)));
         }
         names.push(unit);
@@ -351,6 +353,16 @@ mod tests {
             units.names("autovt@.service"),
             ["getty@*.service", "autovt@*.service"]
         );
+    }
+
+    #[test]
+    fn a_pattern_that_matches_an_alias_means_the_unit_it_stands_for() {
+        let units = Units::default().with_alias("sshd.service", "ssh.service");
+        assert_eq!(
+            units.names("sshd*.service"),
+            ["sshd*.service", "ssh.service"]
+        );
+        assert_eq!(units.names("cron*.service"), ["cron*.service"]);
     }
 
     #[test]

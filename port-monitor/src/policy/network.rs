@@ -157,7 +157,7 @@ pub(super) fn remark(text: &str, network: &Network) -> Option<Problem> {
                 judged: judged(),
             })
         }
-        IpAddr::V6(v6) if v6.to_bits() == NAT64 && network.prefix_len() >= 32 => {
+        IpAddr::V6(v6) if v6.to_bits() == NAT64 && (32..96).contains(&network.prefix_len()) => {
             Some(Problem::Nat64Without(written))
         }
         _ => None,
