@@ -26,7 +26,7 @@ const SUITES: [&str; 5] = [
 ];
 
 /// Modules every guest has loaded; what they depend on comes along.
-const MODULES: [&str; 2] = ["tcp_diag", "veth"];
+const MODULES: [&str; 3] = ["tcp_diag", "tun", "veth"];
 
 /// The kernel of the measurements.
 pub(crate) const BENCH_SERIES: Series = Series::V6_12;
@@ -120,15 +120,24 @@ impl Kernel {
         Ok(modules)
     }
 
+    /// The kernel in the cache, if it has all modules that guests load.
     fn cached(series: Series) -> Result<Option<Self>> {
         let dir = paths::cache_dir("kernels")?.join(series.name());
-        Ok(fs::read_to_string(dir.join("release"))
-            .ok()
-            .map(|release| Self {
-                series,
-                release,
-                dir,
-            }))
+        let Ok(release) = fs::read_to_string(dir.join("release")) else {
+            return Ok(None);
+        };
+        let kernel = Self {
+            series,
+            release,
+            dir,
+        };
+        let has = |files: &[PathBuf], name: &str| {
+            let end = format!("-{name}.ko");
+            files.iter().any(|file| file_name(file).ends_with(&end))
+        };
+        let files = kernel.modules().unwrap_or_default();
+        let is_whole = MODULES.iter().all(|name| has(&files, name));
+        Ok(is_whole.then_some(kernel))
     }
 }
 

@@ -168,6 +168,9 @@ fn want_event(want: &mut impl FnMut(&str, Want), expected: &Expected) {
 fn errno_name(errno: i32) -> &'static str {
     match errno {
         libc::EPERM => "EPERM",
+        libc::EACCES => "EACCES",
+        libc::ENOPROTOOPT => "ENOPROTOOPT",
+        libc::EHOSTUNREACH => "EHOSTUNREACH",
         libc::EADDRNOTAVAIL => "EADDRNOTAVAIL",
         libc::ENETUNREACH => "ENETUNREACH",
         libc::ECONNREFUSED => "ECONNREFUSED",

@@ -24,6 +24,7 @@ pub(crate) mod reuse;
 pub(crate) mod sounding;
 pub(crate) mod tree;
 pub(crate) mod uring;
+pub(crate) mod wire;
 
 /// Where a scenario may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,6 +181,17 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("accept-queue-refuses", queue::refuses),
     scenario("time-wait-reuse-client", reuse::by_client).waits(),
     scenario("time-wait-reuse-server", reuse::by_server).waits(),
+    scenario("wire-answers", wire::answers),
+    scenario("wire-unreachable", wire::unreachable),
+    scenario("wire-inbound", wire::inbound),
+    scenario("wire-losses", wire::losses),
+    scenario("wire-window", wire::window),
+    scenario("wire-oddities", wire::oddities),
+    scenario("wire-in-order", wire::in_order),
+    scenario("wire-resets", wire::resets),
+    scenario("wire-late", wire::late),
+    scenario("wire-silence", wire::silence).waits(),
+    scenario("wire-again", wire::again),
     scenario("passed-socket", passing::passed),
     scenario("passed-socket-orphan", passing::inherited),
     scenario("softirq-elsewhere", places::softirq_elsewhere)

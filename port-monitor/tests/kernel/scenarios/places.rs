@@ -1,6 +1,11 @@
 //! Where the process is: network namespace, cgroup, CPU.
 
-use std::{fs, mem, net::Ipv4Addr, os::fd::AsRawFd as _};
+use std::{
+    ffi::CString,
+    fs, mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd as _,
+};
 
 use anyhow::{Context as _, Result};
 use rustix::{
@@ -43,17 +48,41 @@ const SECOND_LABEL: &str = "lo:1";
 
 /// Gives loopback the second address.
 pub(crate) fn add_second_address() -> Result<()> {
-    let mut request = request(SECOND_LABEL)?;
+    set_address(libc::SIOCSIFADDR, SECOND_LABEL, SECOND_ADDRESS)
+}
+
+/// Sets an address of an interface: which, the request says.
+pub(super) fn set_address(what: libc::Ioctl, name: &str, addr: Ipv4Addr) -> Result<()> {
+    let mut request = request(name)?;
     // SAFETY: all-zero bytes are a valid `sockaddr`, plain data.
     let mut address: libc::sockaddr = unsafe { mem::zeroed() };
     address.sa_family = libc::sa_family_t::try_from(libc::AF_INET)?;
     // `sockaddr_in`: the port, then the address.
-    let octets = SECOND_ADDRESS.octets();
-    for (to, from) in address.sa_data.iter_mut().skip(2).zip(octets) {
-        *to = libc::c_char::try_from(from)?;
+    for (to, from) in address.sa_data.iter_mut().skip(2).zip(addr.octets()) {
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     request.ifr_ifru.ifru_addr = address;
-    ask(libc::SIOCSIFADDR, &request)
+    ask(V4, what, &request)
+}
+
+/// Gives an interface an IPv6 address.
+pub(super) fn configure_ipv6(name: &str, addr: Ipv6Addr, prefix: u32) -> Result<()> {
+    /// `struct in6_ifreq` of the kernel's `uapi/linux/ipv6.h`.
+    #[repr(C)]
+    struct Request {
+        addr: [u8; 16],
+        prefix: u32,
+        index: libc::c_int,
+    }
+    let name = CString::new(name)?;
+    // SAFETY: the name ends with a zero byte.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    let request = Request {
+        addr: addr.octets(),
+        prefix,
+        index: index.try_into()?,
+    };
+    ask(V6, libc::SIOCSIFADDR, &request)
 }
 
 /// Takes it away, and the way to it.
@@ -62,13 +91,14 @@ pub(super) fn remove_second_address() -> Result<()> {
 }
 
 /// Sets an interface's flags.
-fn set_flags(name: &str, flags: libc::c_int) -> Result<()> {
+pub(super) fn set_flags(name: &str, flags: libc::c_int) -> Result<()> {
     let mut request = request(name)?;
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags)?;
-    ask(libc::SIOCSIFFLAGS, &request)
+    ask(V4, libc::SIOCSIFFLAGS, &request)
 }
 
-fn request(name: &str) -> Result<libc::ifreq> {
+/// A request about an interface, with nothing in it.
+pub(super) fn request(name: &str) -> Result<libc::ifreq> {
     // SAFETY: all-zero bytes are a valid `ifreq`, plain data.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
@@ -77,12 +107,13 @@ fn request(name: &str) -> Result<libc::ifreq> {
     Ok(request)
 }
 
-fn ask(what: libc::Ioctl, request: &libc::ifreq) -> Result<()> {
-    let socket = open(V4)?;
-    // SAFETY: the descriptor is open; the kernel reads one `ifreq`.
+/// Asks a family of the kernel's addresses for something.
+fn ask<T>(family: IpAddr, what: libc::Ioctl, request: &T) -> Result<()> {
+    let socket = open(family)?;
+    // SAFETY: the descriptor is open; the kernel reads one request of this kind.
     let status = unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_ref(request)) };
     if status != 0 {
-        return Err(std::io::Error::last_os_error()).context("configure loopback");
+        return Err(std::io::Error::last_os_error()).context("configure an interface");
     }
     Ok(())
 }
