@@ -40,9 +40,11 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(DurationError::NoUnit(given()));
     }
-    let span: Span = text
-        .parse()
-        .map_err(|_| DurationError::Malformed(given()))?;
+    let span: Span = text.parse().map_err(|_| match in_small(text) {
+        Some(small) if small.is_negative() => DurationError::Negative(given()),
+        Some(_) => DurationError::TooLong(given()),
+        None => DurationError::Malformed(given()),
+    })?;
     if span.get_years() != 0 || span.get_months() != 0 {
         return Err(DurationError::Calendar(given()));
     }
@@ -61,6 +63,19 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         return Err(too_long());
     }
     Ok(duration)
+}
+
+/// The duration that the text would be if its numbers were small.
+fn in_small(text: &str) -> Option<Span> {
+    let mut small = String::new();
+    for letter in text.chars() {
+        if !letter.is_ascii_digit() {
+            small.push(letter);
+        } else if !small.ends_with('1') {
+            small.push('1');
+        }
+    }
+    small.parse().ok()
 }
 
 #[cfg(test)]
@@ -108,9 +123,27 @@ mod tests {
                 "`0d` is no time at all: a duration is longer than nothing",
             ),
             ("36526d", "`36526d` is longer than a hundred years"),
+            ("99999999w", "`99999999w` is longer than a hundred years"),
+            ("100000000d", "`100000000d` is longer than a hundred years"),
             (
-                "99999999w",
-                "`99999999w` is not a duration: write 30s, 5m, 1h 30m or 7d",
+                "99999999999999999999s",
+                "`99999999999999999999s` is longer than a hundred years",
+            ),
+            (
+                "P99999999999D",
+                "`P99999999999D` is longer than a hundred years",
+            ),
+            (
+                "1d 99999999999999h",
+                "`1d 99999999999999h` is longer than a hundred years",
+            ),
+            (
+                "-99999999999d",
+                "`-99999999999d` is negative: a duration is longer than nothing",
+            ),
+            (
+                "99999999999 fortnights",
+                "`99999999999 fortnights` is not a duration: write 30s, 5m, 1h 30m or 7d",
             ),
             (
                 "2mo",

@@ -45,6 +45,12 @@ pub enum FilterError {
         /// Why.
         problem: Problem,
     },
+    /// What the policy's parser has against it.
+    #[error("{problem}{}", advice(problem))]
+    Unit {
+        /// Why.
+        problem: Problem,
+    },
     /// Nothing to resolve `--cgroup` and `--unit` against.
     #[error("no cgroup v2 hierarchy is mounted: mount -t cgroup2 none /sys/fs/cgroup")]
     NoCgroupTree,
@@ -159,12 +165,10 @@ fn unit_in(
     known: &Units,
     name: &str,
 ) -> Result<Vec<(u64, PathBuf)>, FilterError> {
-    let is_slice = name.strip_suffix(".slice").is_some();
-    let name = if is_slice || unit_name(name).is_some() {
-        name.to_owned()
-    } else {
-        format!("{name}.service")
-    };
+    let name = units::completed(name).ok_or_else(|| FilterError::Unit {
+        problem: Problem::NotAUnit(name.to_owned()),
+    })?;
+    let name = name.into_owned();
     let names = known.names(&name);
     let is_meant = |unit: &str| {
         names.iter().any(|name| match units::pattern(name) {

@@ -131,6 +131,77 @@ fn units_are_found_wherever_they_lie_and_templates_match_every_instance() {
 }
 
 #[test]
+fn unit_without_a_type_is_a_service_wherever_one_is_given() {
+    let policy_of = |unit: &str| {
+        written(&format!(
+            "version = 1\n[[rule]]\nname = \"r\"\ndirection = \"out\"\naction = \"deny\"\n\
+             unit = \"{unit}\"\n"
+        ))
+    };
+    let explain = |file: &Path, unit: &str| {
+        let args = ["explain", "out", "tcp", "192.0.2.1:1", "--unit", unit];
+        policy(&args, file)
+    };
+    for (rule, unit, is_denied) in [
+        ("app.service", "app", true),
+        ("app", "app.service", true),
+        ("app", "app", true),
+        ("worker@", "worker@1", true),
+        ("worker@1", "worker@1.service", true),
+        ("ap*.service", "app", true),
+        ("org.example.App", "org.example.App.service", true),
+        ("app", "app.socket", false),
+        ("app.slice", "app", false),
+    ] {
+        let file = policy_of(rule);
+        let output = explain(file.path(), unit);
+        let said = text(&output.stdout);
+        assert_eq!(
+            said.contains("violation"),
+            is_denied,
+            "{rule} {unit}: {said}"
+        );
+        let case = |unit: &str| {
+            let expected = if is_denied { "deny" } else { "allow" };
+            written(&format!(
+                "[[case]]\nname = \"c\"\ndirection = \"out\"\npeer = \"192.0.2.1\"\nport = 1\n\
+                 unit = \"{unit}\"\nexpect = \"{expected}\"\n"
+            ))
+        };
+        let cases = case(unit);
+        let args = ["test", "--cases", cases.path().to_str().unwrap()];
+        let output = policy(&args, file.path());
+        assert_eq!(output.status.code(), Some(0), "{rule} {unit}: {output:?}");
+    }
+    let known = policy_of("app");
+    for wrong in [
+        "app*",
+        "backup.timer",
+        "multi-user.target",
+        "/system.slice/app.service",
+        "a b",
+        "",
+    ] {
+        let words = "is not a unit name: write the unit that the processes run in";
+        let output = explain(known.path(), wrong);
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
+        assert!(text(&output.stderr).contains(words), "{wrong}: {output:?}");
+        let (code, said) = check(policy_of(wrong).path());
+        assert_eq!(code, Some(5), "{wrong}");
+        assert!(said.contains("is not a unit name"), "{wrong}: {said}");
+        for command in [&["watch", "--duration", "1s"][..], &["audit"]] {
+            let output = Command::new(EXE)
+                .args(command)
+                .args(["--unit", wrong])
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(2), "{wrong}");
+            assert!(text(&output.stderr).contains(words), "{wrong}: {output:?}");
+        }
+    }
+}
+
+#[test]
 fn cgroups_are_taken_as_they_are_meant() {
     for cgroup in [
         "/h-policy/app",

@@ -13,7 +13,6 @@ use std::{
 use port_monitor_common::policy::{
     Accepts, Action, DefaultAction, Defaults, Direction, MAX_RULES, Mode, Network, Peer, PortRange,
 };
-use toml::de::DeTable;
 
 use super::{
     RuleInfo,
@@ -104,22 +103,17 @@ impl<'e> Compiler<'e> {
             intent: Intent::default(),
             units: OnceCell::new(),
         };
-        let document = DeTable::parse_recoverable(&source.text);
-        // As after any error of syntax, what comes out of it is not judged.
-        let newer = match document.1.as_slice() {
-            [] => toml_1_0::newer(&source.text),
-            _ => Vec::new(),
-        };
-        for (place, newer) in &newer {
-            let problem = Problem::NewerToml(*newer);
-            compiler.diagnostics.report(place.clone(), problem);
-        }
-        if !newer.is_empty() {
+        let (document, problems) = toml_1_0::parse(&source.text);
+        // What comes out of it then is not judged: the parser's guess would only raise
+        // false alarms.
+        if !problems.is_empty() {
+            for (place, problem) in problems {
+                compiler.diagnostics.report(place, problem);
+            }
             return compiler;
         }
-        if let Some(root) = Section::root(&document, &ROOT, &mut compiler.diagnostics) {
-            compiler.document(&root);
-        }
+        let root = Section::root(&document, &ROOT, &mut compiler.diagnostics);
+        compiler.document(&root);
         compiler
     }
 

@@ -297,6 +297,11 @@ impl Policy {
         }
     }
 
+    /// The names of the rules, failsafe entries included.
+    pub fn rule_names(&self) -> impl Iterator<Item = &str> {
+        self.rules.iter().map(|info| &*info.name)
+    }
+
     /// How many rules there are, failsafe entries included.
     pub const fn rule_count(&self) -> usize {
         self.rules.len()

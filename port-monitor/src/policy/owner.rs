@@ -6,11 +6,11 @@ use super::{compile::Compiler, parse::Value, problem::Problem, value};
 impl Compiler<'_> {
     pub(super) fn unit(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
         let name = value::unit(item)?;
-        if !self.units().knows(name) {
+        if !self.units().knows(&name) {
             self.diagnostics
-                .report(item.span(), Problem::UnknownUnit(name.to_owned()));
+                .report(item.span(), Problem::UnknownUnit(name.to_string()));
         }
-        let names = self.units().names(name);
+        let names = self.units().names(&name);
         Ok(self.scopes.unit(&names))
     }
 

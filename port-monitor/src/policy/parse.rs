@@ -37,21 +37,13 @@ pub(super) struct Section<'t, 'd> {
 }
 
 impl<'t, 'd> Section<'t, 'd> {
-    /// The whole document; `None` on a syntax error. What comes after one is
-    /// not judged: the parser's guess at it would only raise false alarms.
+    /// The whole document.
     pub(super) fn root(
-        document: &'t (Spanned<DeTable<'d>>, Vec<toml::de::Error>),
+        document: &'t Spanned<DeTable<'d>>,
         schema: &Schema,
         diagnostics: &mut Diagnostics,
-    ) -> Option<Self> {
-        let (table, errors) = document;
-        for error in errors {
-            let span = error.span().unwrap_or_default();
-            diagnostics.report(span, Problem::Syntax(error.message().to_owned()));
-        }
-        errors
-            .is_empty()
-            .then(|| Self::of(table.get_ref(), 0..0, schema, diagnostics))
+    ) -> Self {
+        Self::of(document.get_ref(), 0..0, schema, diagnostics)
     }
 
     /// The table in `value`.

@@ -22,6 +22,9 @@ pub enum Problem {
     /// The TOML parser's own words.
     #[error("{0}")]
     Syntax(String),
+    /// A backslash in a basic string with nothing behind it that makes an escape.
+    #[error("`{}` is no escape", .0)]
+    NoEscape(String),
     /// Syntax of TOML 1.1.
     #[error("{} is TOML 1.1, and a policy is TOML 1.0", .0.what())]
     NewerToml(Newer),
@@ -215,7 +218,7 @@ pub enum Problem {
     /// A number that is no uid.
     #[error("uid {0} is not between 0 and 4294967294")]
     UidOutOfRange(String),
-    /// A unit without its type.
+    /// Text that names no unit, or one in which nothing runs.
     #[error("`{}` is not a unit name", .0.escape_debug())]
     NotAUnit(String),
     /// A unit this host does not have.
@@ -417,10 +420,22 @@ impl Problem {
         }
     }
 
+    /// What is wrong and what to do about it, in one line.
+    pub fn with_help(&self) -> String {
+        match self.help() {
+            Some(help) => format!("{self}: {help}"),
+            None => self.to_string(),
+        }
+    }
+
     fn fixed_help(&self) -> Option<&'static str> {
         match self {
             Self::MissingKey("version") => Some("start the file with `version = 1`"),
             Self::NewerToml(newer) => Some(newer.instead()),
+            Self::NoEscape(_) => Some(
+                "where the backslash is part of the text, write '\u{2026}' in single quotes, or \
+                 `\\\\`; an escape is one of \\b \\t \\n \\f \\r \\\" \\\\ \\uHHHH \\UHHHHHHHH",
+            ),
             Self::EmptyList => Some("leave the key out, or give it an entry"),
             Self::NotAPort(_) => Some("classes are well-known, registered, dynamic"),
             Self::ServiceAsPort(_) => Some("names go under `service`"),
@@ -447,7 +462,10 @@ impl Problem {
                 Some("the rule matches nothing until it is there; `apply --follow` looks again")
             }
             Self::ReservedName(_) => Some("give the rule another name"),
-            Self::NotAUnit(_) => Some("units are named with their type, such as \"app.service\""),
+            Self::NotAUnit(_) => Some(
+                "write the unit that the processes run in, such as \"app.service\"; a pattern has \
+                 its type too, as in \"app*.service\"",
+            ),
             Self::NotATime(_) => Some("write it with its offset: 2027-01-31T00:00:00Z"),
             Self::ZoneDisagrees { .. } => {
                 Some("leave the zone away: the offset alone says which time is meant")

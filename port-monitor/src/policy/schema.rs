@@ -195,8 +195,8 @@ fn conditions() -> Map<String, Value> {
             "unit",
             described(
                 "unit",
-                "systemd units with their type, by any of their names; `*` and `?` match as in \
-                file names, `worker@.service` matches every instance.",
+                "systemd units by any of their names, services without a type; `*` and `?` match \
+                as in file names, `worker@.service` matches every instance.",
             ),
         ),
         ("cgroup", described("path", "cgroup v2 paths.")),
@@ -288,10 +288,15 @@ fn definitions() -> Value {
         "proto": { "enum": ["tcp", "udp"] },
         "rule": rule(),
         "text": { "type": "string", "minLength": 1 },
-        "unit": {
-            "type": "string",
-            "pattern": "^[A-Za-z0-9:_.\\\\@*?-]+\\.(service|scope|slice|socket|mount|swap)$",
-        },
+        "unit": { "type": "string", "maxLength": 255, "anyOf": [
+            { "pattern": "^[A-Za-z0-9:_.\\\\@*?-]+\\.(service|scope|slice|socket|mount|swap)$" },
+            {
+                "pattern": "^[A-Za-z0-9:_.\\\\@-]+$",
+                "not": { "pattern":
+                    "\\.(service|scope|slice|socket|mount|swap|target|timer|path|device|automount)$"
+                },
+            },
+        ] },
         "user": { "anyOf": [
             { "type": "integer", "minimum": 0, "maximum": 4_294_967_294_u32 },
             { "type": "string", "minLength": 1 },

@@ -3,6 +3,10 @@
 
 use std::ops::Range;
 
+use toml::de::{DeTable, Error};
+
+use super::problem::Problem;
+
 /// Something that TOML 1.0 does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Newer {
@@ -45,8 +49,48 @@ impl Newer {
     }
 }
 
+/// What keeps the text from being TOML 1.0, in order, with its places; and what the
+/// parser, which goes on behind an error, makes of it.
+pub fn parse(text: &str) -> (toml::Spanned<DeTable<'_>>, Vec<(Range<usize>, Problem)>) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut problems: Vec<_> = errors.iter().map(|error| syntax(text, error)).collect();
+    let first = problems.iter().map(|(place, _)| place.start).min();
+    let newer = newer(text).into_iter().filter(|(place, newer)| {
+        // What comes behind an error, and what it may be about, is not judged.
+        first.is_none_or(|first| place.end <= first && !matches!(newer, Newer::LineInTable))
+    });
+    problems.extend(newer.map(|(place, newer)| (place, Problem::NewerToml(newer))));
+    problems.sort_by_key(|(place, _)| place.start);
+    (table, problems)
+}
+
+/// An error of the parser; not in its words where those say what only TOML 1.1 has.
+fn syntax(text: &str, error: &Error) -> (Range<usize>, Problem) {
+    let place = error.span().unwrap_or_default();
+    let before = text.get(..place.start).unwrap_or_default();
+    // `\x`, or that and a part of its number.
+    let digits = before.trim_end_matches(|letter: char| letter.is_ascii_hexdigit());
+    let is_number = error.message().contains("unicode");
+    if let Some(head) = digits.strip_suffix("\\x").filter(|_| is_number) {
+        let problem = Problem::NewerToml(Newer::HexEscape);
+        return (head.len()..place.start, problem);
+    }
+    if error.message().starts_with("missing escaped value") && before.ends_with('\\') {
+        let escaped = text.get(place.start..).and_then(|rest| rest.chars().next());
+        let end = place.start + escaped.map_or(0, char::len_utf8);
+        let place = place.start - 1..end;
+        let written = text.get(place.clone()).unwrap_or_default().trim_end();
+        let problem = match written {
+            "\\\"" => Problem::Syntax("text without an end: `\\\"` is a quotation mark".to_owned()),
+            _ => Problem::NoEscape(written.to_owned()),
+        };
+        return (place, problem);
+    }
+    (place, Problem::Syntax(error.message().to_owned()))
+}
+
 /// Everything in a well-formed TOML 1.1 document that TOML 1.0 does not have, in order.
-pub fn newer(text: &str) -> Vec<(Range<usize>, Newer)> {
+fn newer(text: &str) -> Vec<(Range<usize>, Newer)> {
     let mut scan = Scan {
         bytes: text.as_bytes(),
         at: 0,
@@ -167,7 +211,7 @@ mod tests {
 
     fn found(text: &str) -> Vec<(&str, Newer)> {
         // What the scan is for: text that the parser takes.
-        assert!(toml::de::DeTable::parse(text).is_ok(), "{text}");
+        assert!(DeTable::parse(text).is_ok(), "{text}");
         let found = newer(text).into_iter();
         found
             .map(|(range, newer)| (text.get(range).unwrap(), newer))
@@ -191,6 +235,50 @@ mod tests {
             ("a = 1979-05-27 07:32-07:00", "07:32", Newer::NoSeconds),
         ] {
             assert_eq!(found(text), [(at, newer)], "{text}");
+        }
+    }
+
+    #[test]
+    fn no_message_names_an_escape_of_toml_1_1() {
+        for (text, expected) in [
+            (r#"a = "b\q""#, &[(r"\q", "`\\q` is no escape")][..]),
+            (r#"a = "b\xZZ""#, &[(r"\x", "the escape `\\x` is TOML 1.1")]),
+            (r#"a = "b\x4""#, &[(r"\x4", "the escape `\\x` is TOML 1.1")]),
+            (r#"a = "b\""#, &[(r#"\""#, "text without an end")]),
+            (
+                r#"a = "C:\Pr\Ob""#,
+                &[(r"\P", "`\\P` is no escape"), (r"\O", "`\\O` is no escape")],
+            ),
+            // What comes before an error is told too, and what comes behind it is not.
+            (
+                "a = \"\\x41\"\nb = \"\\q\"\nc = \"\\e\"",
+                &[
+                    (r"\x41", "the escape `\\x` is TOML 1.1"),
+                    (r"\q", "`\\q` is no escape"),
+                ],
+            ),
+            (
+                "a = 07:32\nb = \"\"\"\n\\q\"\"\"",
+                &[
+                    ("07:32", "a time without seconds is TOML 1.1"),
+                    (r"\q", "`\\q` is no escape"),
+                ],
+            ),
+            ("\"\\k\u{fc}\" = 1", &[(r"\k", "`\\k` is no escape")]),
+            ("a = '\\x41\n", &[("", "invalid literal string")]),
+            ("a = { b = 1\n[c]\n", &[("", "missing key"), ("", "unclosed")]),
+        ] {
+            let (_, problems) = parse(text);
+            let told: Vec<_> = problems
+                .iter()
+                .map(|(place, problem)| (text.get(place.clone()).unwrap(), problem.to_string()))
+                .collect();
+            assert_eq!(told.len(), expected.len(), "{text}: {told:?}");
+            for ((at, said), (place, words)) in told.iter().zip(expected) {
+                assert!(said.contains(words), "{text}: {said}");
+                assert!(place.is_empty() || at == place, "{text}: {at}");
+                assert!(!said.contains("`e`"), "{text}: {said}");
+            }
         }
     }
 

@@ -1,7 +1,10 @@
 //! The values of conditions: ports, peers, names, times. Each reader takes one
 //! value and knows nothing of the rest of the policy.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv6Addr},
+};
 
 use port_monitor_common::{
     addr::{as_v4, v4_mapped},
@@ -137,29 +140,15 @@ pub(super) fn name(text: &str) -> Result<&str, Problem> {
 /// The peer that is this host.
 pub(super) const SELF: &str = "self";
 
-/// The name of a systemd unit, with its type, or a pattern of such names.
-pub(super) fn unit<'t>(value: &'t Value<'_>) -> Result<&'t str, Problem> {
+/// The whole name of a systemd unit, or a pattern of such names.
+pub(super) fn unit<'t>(value: &'t Value<'_>) -> Result<Cow<'t, str>, Problem> {
     let name = text(value)?;
-    let one = name.replace(['*', '?'], "x");
-    has_form_of_unit(&one)
-        .then_some(name)
-        .ok_or_else(|| Problem::NotAUnit(name.to_owned()))
+    units::completed(name).ok_or_else(|| Problem::NotAUnit(name.to_owned()))
 }
 
 /// The text names one systemd unit, with its type, and is no pattern.
 pub(super) fn is_unit(name: &str) -> bool {
-    has_form_of_unit(name) && units::pattern(name).is_none()
-}
-
-fn has_form_of_unit(name: &str) -> bool {
-    const TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
-    let has_type = name
-        .rsplit_once('.')
-        .is_some_and(|(stem, kind)| !stem.is_empty() && TYPES.contains(&kind));
-    let fits = name
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b":-_.\\@".contains(&byte));
-    has_type && fits
+    units::completed(name).is_some_and(|whole| whole == name) && units::pattern(name).is_none()
 }
 
 /// An absolute path.

@@ -1,7 +1,32 @@
 //! The parts of a unit's name, and the patterns it matches. Pure.
 
+use std::borrow::Cow;
+
 /// The unit of the root cgroup.
 pub const ROOT_SLICE: &str = "-.slice";
+
+/// The types of units that processes run in, or lie in.
+const TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"];
+/// Those that none do.
+const OTHER_TYPES: [&str; 5] = ["target", "timer", "path", "device", "automount"];
+
+/// The whole name of the unit that people write: what has no type is a service, as for
+/// `systemctl`. `None` for what names no unit that processes run in, and for a pattern
+/// without a type, which may be meant for all of them.
+pub fn completed(written: &str) -> Option<Cow<'_, str>> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@*?".contains(&byte);
+    if written.is_empty() || written.len() > 255 || !written.bytes().all(fits) {
+        return None;
+    }
+    match written.rsplit_once('.') {
+        Some((stem, kind)) if TYPES.contains(&kind) => {
+            (!stem.is_empty()).then_some(Cow::Borrowed(written))
+        }
+        Some((_, kind)) if OTHER_TYPES.contains(&kind) => None,
+        _ if written.contains(['*', '?']) => None,
+        _ => Some(Cow::Owned(format!("{written}.service"))),
+    }
+}
 
 /// The names that a written name stands for: those a `*` or `?` in it matches, all
 /// instances of the template `worker@.service`, all slices of `user-.slice`, as
@@ -104,6 +129,39 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn name_without_a_type_is_a_services() {
+        for (written, whole) in [
+            ("sshd", Some("sshd.service")),
+            ("sshd.service", Some("sshd.service")),
+            ("user-1000.slice", Some("user-1000.slice")),
+            ("-.slice", Some("-.slice")),
+            ("session-3.scope", Some("session-3.scope")),
+            ("worker@1", Some("worker@1.service")),
+            ("worker@", Some("worker@.service")),
+            ("worker@a.b", Some("worker@a.b.service")),
+            ("org.example.App", Some("org.example.App.service")),
+            (
+                r"dev-disk-by\x2duuid.swap",
+                Some(r"dev-disk-by\x2duuid.swap"),
+            ),
+            ("worker@*.service", Some("worker@*.service")),
+            ("*.service", Some("*.service")),
+            ("ssh*", None),
+            ("worker@?", None),
+            ("*", None),
+            ("backup.timer", None),
+            ("multi-user.target", None),
+            (".service", None),
+            ("", None),
+            ("/system.slice/ssh.service", None),
+            ("a b", None),
+            ("k\u{fc}che", None),
+        ] {
+            assert_eq!(completed(written).as_deref(), whole, "{written}");
+        }
+    }
 
     #[test]
     fn templates_and_slice_prefixes_are_patterns() {

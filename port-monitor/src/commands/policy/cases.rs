@@ -66,6 +66,7 @@ struct Case {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Port {
+    /// 0 is one that is not known, as `explain` takes it.
     Number(u16),
     Service(String),
 }
@@ -165,20 +166,19 @@ fn read(path: &Path) -> Result<String, Failure> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Vec<Spanned<Case>>, Failure> {
-    let cases: Cases = toml::from_str(text).map_err(|error| {
-        let line = line_of(text, error.span().map_or(0, |span| span.start));
-        let message = error.message().replace('\n', "; ");
-        Failure::usage(format!("{}:{line}: {message}", path.display()))
-    })?;
-    if let Some((place, newer)) = toml_1_0::newer(text).into_iter().next() {
-        let line = line_of(text, place.start);
-        let problem = Problem::NewerToml(newer);
-        return Err(Failure::usage(format!(
-            "{}:{line}: {problem}: {}",
-            path.display(),
-            newer.instead()
-        )));
+    let refuse = |start: usize, problem: &str| {
+        let line = line_of(text, start);
+        let problem = problem.replace('\n', "; ");
+        Failure::usage(format!("{}:{line}: {problem}", path.display()))
+    };
+    let (_, problems) = toml_1_0::parse(text);
+    if let Some((place, problem)) = problems.first() {
+        return Err(refuse(place.start, &problem.with_help()));
     }
+    let cases: Cases = toml::from_str(text).map_err(|error| {
+        let start = error.span().map_or(0, |span| span.start);
+        refuse(start, error.message())
+    })?;
     if cases.case.is_empty() {
         let path = path.display();
         return Err(Failure::usage(format!(
@@ -209,7 +209,9 @@ fn try_case(
         _ => return Err("`peer` is missing".to_owned()),
     };
     let user = case.user.as_ref().map(uid).transpose()?;
+    let unit = case.unit.as_deref().map(super::unit).transpose()?;
     let cgroup = case.cgroup.as_deref().map(super::cgroup);
+    expect_known(case.rule.as_deref(), policy)?;
     let explanation = policy.explain(&Facts {
         direction,
         transport: case.proto.into(),
@@ -217,7 +219,7 @@ fn try_case(
         peer,
         peer_is_self: case.peer_is_self,
         uid: user,
-        unit: case.unit.as_deref(),
+        unit: unit.as_deref(),
         cgroup: cgroup.as_deref(),
         exe: case.exe.as_deref(),
         exe_id: case.exe.as_deref().and_then(super::file_named),
@@ -229,7 +231,12 @@ fn try_case(
         Reason::Rule(rule) => &*rule.name,
         Reason::Default(_) | Reason::Loopback | Reason::Kernel | Reason::Unjudged => DEFAULT,
     };
-    if decided == case.expect && case.rule.as_deref().is_none_or(|rule| rule == by) {
+    // No rule is called as the default is, in whatever letters.
+    let is_meant = |rule: &str| match by {
+        DEFAULT => rule.eq_ignore_ascii_case(DEFAULT),
+        by => rule == by,
+    };
+    if decided == case.expect && case.rule.as_deref().is_none_or(is_meant) {
         return Ok(None);
     }
     Ok(Some(FailureReport {
@@ -241,6 +248,22 @@ fn try_case(
         decided: decided.word(),
         decided_by: ReasonReport::of(&explanation.reason, direction, policy_path),
     }))
+}
+
+/// A case that expects a rule which the policy does not have could never come out.
+fn expect_known(rule: Option<&str>, policy: &Policy) -> Result<(), String> {
+    let Some(rule) = rule.filter(|rule| !rule.eq_ignore_ascii_case(DEFAULT)) else {
+        return Ok(());
+    };
+    if policy.rule_names().any(|name| name == rule) {
+        return Ok(());
+    }
+    let help = closest(rule, policy.rule_names().chain([DEFAULT])).map_or_else(
+        || format!("name one of its rules, or `{DEFAULT}`"),
+        |nearest| format!("did you mean `{nearest}`?"),
+    );
+    let rule = rule.escape_debug();
+    Err(format!("the policy has no rule `{rule}`: {help}"))
 }
 
 /// Text is a name and a number is a uid, as in a policy.
@@ -256,10 +279,7 @@ fn uid(user: &User) -> Result<u32, String> {
             name: name.clone(),
             nearest: closest(name, names.iter().map(String::as_str)).map(str::to_owned),
         };
-        match problem.help() {
-            Some(help) => format!("{problem}: {help}"),
-            None => problem.to_string(),
-        }
+        problem.with_help()
     })
 }
 
@@ -273,7 +293,6 @@ const fn decided(explanation: &Explanation) -> Expect {
 /// A service must have one port, or the case would not say which it means.
 fn port(port: &Port, policy: &Policy, transport: Transport) -> Result<u16, String> {
     let name = match port {
-        Port::Number(0) => return Err("port 0 is no port of a service".to_owned()),
         Port::Number(number) => return Ok(*number),
         Port::Service(name) => name,
     };

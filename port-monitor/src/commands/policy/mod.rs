@@ -21,10 +21,10 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     policy::{
         Diagnostic, Environment as _, Explanation, Facts, Host, Policy, PolicyError, Reason,
-        RuleRef, Style, network::reached_by, schema::json_schema,
+        RuleRef, Style, network::reached_by, problem::Problem, schema::json_schema,
     },
     sanitize::Escaped,
-    users,
+    units, users,
 };
 
 mod cases;
@@ -113,13 +113,13 @@ struct ExplainArgs {
     transport: TransportArg,
     /// The peer's address and the port of the service: with `out` the peer's
     /// port, with `in` the port of this host that the peer connects to. With
-    /// `listen` the address does not matter
+    /// `listen` the address does not matter. Port 0 is one that is not known
     #[arg(value_name = "ADDR:PORT", value_parser = endpoint)]
     endpoint: SocketAddr,
     /// Who owns the connection; left out, rules that ask for a user do not match
     #[arg(long, value_name = "NAME|UID")]
     user: Option<String>,
-    /// The owner's systemd unit
+    /// The owner's systemd unit, by any of its names; without a type, a service
     #[arg(long, value_name = "NAME")]
     unit: Option<String>,
     /// The owner's cgroup v2 path, such as /system.slice/app.service
@@ -318,6 +318,8 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let policy = load(path)?;
     let uid = args.user.as_deref().map(users::uid).transpose();
     let uid = uid.map_err(Failure::usage)?;
+    let unit = args.unit.as_deref().map(unit).transpose();
+    let unit = unit.map_err(Failure::usage)?;
     let cgroup = args.cgroup.as_deref().map(cgroup);
     let direction = args.direction.into();
     let explanation = policy.explain(&Facts {
@@ -327,7 +329,7 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
         peer: args.endpoint.ip(),
         peer_is_self: is_this_host(args.endpoint.ip()),
         uid,
-        unit: args.unit.as_deref(),
+        unit: unit.as_deref(),
         cgroup: cgroup.as_deref(),
         exe: args.exe.as_deref(),
         exe_id: args.exe.as_deref().and_then(file_named),
@@ -357,6 +359,15 @@ fn file_named(path: &Path) -> Option<FileId> {
         );
     }
     file
+}
+
+/// The name that a unit runs under, whichever of its names is written; an error as a rule
+/// with that unit would be told.
+fn unit(written: &str) -> Result<String, String> {
+    let whole = units::completed(written)
+        .ok_or_else(|| Problem::NotAUnit(written.to_owned()).with_help())?;
+    let names = Host.units().names(&whole);
+    Ok(names.into_iter().next().unwrap_or_default())
 }
 
 /// The path of a cgroup as the kernel spells it.

@@ -95,7 +95,7 @@ pub(in crate::commands) struct OwnerArgs {
     /// cgroups and those below them, by path
     #[arg(long, value_name = "PATH")]
     pub(in crate::commands) cgroup: Vec<PathBuf>,
-    /// systemd units
+    /// systemd units by any of their names: services without a type, others with it
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(in crate::commands) unit: Vec<String>,
 }

@@ -144,7 +144,7 @@ fn schema_takes_what_the_parser_takes_and_refuses_a_wrong_form() {
         outbound = { port = 53 }\n[networks]\nten = [\"10.0.0.0/8\", \"fc00::/7\"]\n[services]\n\
         db = \"5432-5433/tcp\"\n[[rule]]\nname = \"a.b\"\ndirection = \"out\"\naction = \"allow\"\n\
         port = [80, \"8000-8100\", \"registered\"]\nto = [\"ten\", \"self\"]\nuser = [0, \"app\"]\n\
-        unit = \"app.service\"\ncgroup = \"/\"\nexe = \"/bin/a\"\nproto = [\"tcp\", \"udp\"]\n\
+        unit = [\"app.service\", \"web\", \"a*.slice\"]\ncgroup = \"/\"\nexe = \"/bin/a\"\nproto = [\"tcp\", \"udp\"]\n\
         alert = \"low\"\nuntil = 2027-01-31T00:00:00Z\n";
     let examples = [
         everything,
@@ -164,7 +164,9 @@ fn schema_takes_what_the_parser_takes_and_refuses_a_wrong_form() {
         "port = []",
         "port = \"ssh\"",
         "user = -1",
-        "unit = \"app\"",
+        "unit = \"app*\"",
+        "unit = \"app.timer\"",
+        "unit = \"a b\"",
         "exe = \"bin/a\"",
         "until = 2027-01-31",
         "until = \"tomorrow\"",
