@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd, OwnedFd},
-    path::Path,
+    path::{Component, Path, PathBuf},
 };
 
 use port_monitor_common::event::FileId;
@@ -19,6 +19,20 @@ pub fn on_host(path: &Path) -> io::Result<FileId> {
         return of_open(&file?, "/proc/1/mountinfo");
     }
     of(CWD, path, "/proc/self/mountinfo")
+}
+
+/// The path without `..`, as it is meant where nothing is there to follow.
+pub fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// The file as process 1 finds it; `None` where that is nothing else than what this
@@ -97,6 +111,18 @@ mod tests {
         }
         assert_ne!(id("copy"), id("tool"));
         assert!(on_host(&at("nothing")).is_err());
+    }
+
+    #[test]
+    fn plain_paths_have_no_parents_in_them() {
+        for (path, expected) in [
+            ("/opt/../bin/tool", "/bin/tool"),
+            ("/../bin//./tool", "/bin/tool"),
+            ("/opt/app/../../tool/", "/tool"),
+            ("/bin/tool", "/bin/tool"),
+        ] {
+            assert_eq!(plain(Path::new(path)), Path::new(expected), "{path}");
+        }
     }
 
     #[test]

@@ -2,14 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::{
-    fmt::Write as _,
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+#[path = "support/policy.rs"]
+mod support;
 
-use tempfile::TempDir;
+use std::{fmt::Write as _, fs, path::Path};
+
+use support::{run, run_on_policy, with_policy};
 
 /// What any published list of bogons begins with.
 const BOGONS: &str = "version = 1\nmode = \"enforce\"\n[networks]\n\
@@ -23,32 +21,16 @@ fn denying(to: &str) -> String {
     )
 }
 
-fn with_policy(text: &str) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("policy.toml"), text).unwrap();
-    dir
-}
-
-fn run(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_port-monitor"))
-        .current_dir(dir)
-        .arg("policy")
-        .args(args)
-        .args(["--policy", "policy.toml"])
-        .output()
-        .unwrap()
-}
-
 /// The exit status and all that was said.
 fn check(dir: &Path) -> (Option<i32>, String) {
-    let output = run(dir, &["check"]);
+    let output = run_on_policy(dir, &["check"]);
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(said).unwrap())
 }
 
 /// Whether a connection to the address is denied.
 fn denies(dir: &Path, to: &str) -> bool {
-    let output = run(dir, &["explain", "out", "tcp", to]);
+    let output = run_on_policy(dir, &["explain", "out", "tcp", to]);
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(
         !said.is_empty(),
@@ -69,7 +51,7 @@ fn list_of_bogons_spares_loopback_and_denies_this_network() {
     ] {
         assert!(denies(dir.path(), to), "{to}");
     }
-    let output = run(
+    let output = run_on_policy(
         dir.path(),
         &["explain", "out", "tcp", "[64:ff9b::a00:1]:80"],
     );
@@ -154,12 +136,8 @@ fn list_in_a_file_is_read_as_it_is_published() {
     // The policy's directory counts, not the one it is run from.
     let elsewhere = tempfile::tempdir().unwrap();
     let policy = dir.path().join("policy.toml");
-    let output = Command::new(env!("CARGO_BIN_EXE_port-monitor"))
-        .current_dir(elsewhere.path())
-        .args(["policy", "check", "--policy"])
-        .arg(policy)
-        .output()
-        .unwrap();
+    let args = ["check", "--policy", policy.to_str().unwrap()];
+    let output = run(elsewhere.path(), &args);
     assert!(output.status.success(), "{output:?}");
 }
 

@@ -2,13 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+#[path = "support/policy.rs"]
+mod support;
+
+use std::{fs, path::Path};
 
 use insta::assert_snapshot;
+use support::{run, run_on_policy, stderr, stdout, with_policy};
 use tempfile::TempDir;
 
 const EXAMPLE: &str = include_str!("../../examples/policy.toml");
@@ -18,40 +18,16 @@ fn example() -> TempDir {
     with_policy(EXAMPLE)
 }
 
-fn with_policy(text: impl AsRef<[u8]>) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("policy.toml"), text).unwrap();
-    dir
-}
-
-fn run(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_port-monitor"))
-        .current_dir(dir)
-        .arg("policy")
-        .args(args)
-        .args(["--policy", "policy.toml"])
-        .output()
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
 /// The exit status and all that was said on the standard error output.
 fn refusal(dir: &Path) -> (Option<i32>, String) {
-    let output = run(dir, &["check"]);
+    let output = run_on_policy(dir, &["check"]);
     assert_eq!(stdout(&output), "");
     (output.status.code(), stderr(&output))
 }
 
 #[test]
 fn example_policy_is_right() {
-    let output = run(example().path(), &["check"]);
+    let output = run_on_policy(example().path(), &["check"]);
     assert_eq!(stdout(&output), "policy.toml: ok, 5 rules\n");
     assert_eq!(
         (output.status.code(), stderr(&output)),
@@ -83,7 +59,7 @@ fn warnings_do_not_refuse_the_policy() {
         "version = 1\n[[rule]]\nname = \"old\"\ndirection = \"in\"\naction = \"deny\"\n\
          until = 2001-01-01T00:00:00Z\n",
     );
-    let output = run(dir.path(), &["check"]);
+    let output = run_on_policy(dir.path(), &["check"]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(stdout(&output), "policy.toml: ok, 1 rule\n");
     assert_snapshot!(stderr(&output));
@@ -127,7 +103,7 @@ fn file_that_is_no_policy_is_refused_in_one_line() {
 #[test]
 fn check_as_json_lists_the_same_problems() {
     let dir = with_policy("version = 1\nmod = \"observe\"\n");
-    let output = run(dir.path(), &["check", "--json"]);
+    let output = run_on_policy(dir.path(), &["check", "--json"]);
     assert_eq!(output.status.code(), Some(5));
     assert_eq!(
         stdout(&output),
@@ -136,7 +112,7 @@ fn check_as_json_lists_the_same_problems() {
          \"help\":\"did you mean `mode`?\"}]}\n"
     );
 
-    let output = run(example().path(), &["check", "--json"]);
+    let output = run_on_policy(example().path(), &["check", "--json"]);
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(
         stdout(&output),
@@ -148,7 +124,7 @@ fn check_as_json_lists_the_same_problems() {
 fn explanation_names_the_rule_its_place_and_what_comes_next() {
     let dir = example();
     let explained = |args: &[&str]| {
-        let output = run(dir.path(), &[&["explain"], args].concat());
+        let output = run_on_policy(dir.path(), &[&["explain"], args].concat());
         assert_eq!(
             (output.status.code(), stderr(&output)),
             (Some(0), String::new())
@@ -181,7 +157,7 @@ fn udp_is_explained_and_compared_where_a_rule_names_it() {
             "none: UDP is not judged: allow",
         ),
     ] {
-        let output = run(dir.path(), &[&["explain"], &args[..]].concat());
+        let output = run_on_policy(dir.path(), &[&["explain"], &args[..]].concat());
         assert!(stdout(&output).contains(said), "{args:?}: {output:?}");
     }
     fs::write(
@@ -189,11 +165,7 @@ fn udp_is_explained_and_compared_where_a_rule_names_it() {
         "version = 1\n[default]\noutbound = { action = \"deny\" }\n",
     )
     .unwrap();
-    let diff = Command::new(env!("CARGO_BIN_EXE_port-monitor"))
-        .current_dir(&dir)
-        .args(["policy", "diff", "none.toml", "policy.toml"])
-        .output()
-        .unwrap();
+    let diff = run(dir.path(), &["diff", "none.toml", "policy.toml"]);
     assert_eq!(
         stdout(&diff),
         "- out port 1-52/udp, 54-65535/udp to any but loopback\n    old: none: UDP is not judged: \
@@ -205,7 +177,7 @@ fn udp_is_explained_and_compared_where_a_rule_names_it() {
 
 #[test]
 fn explanation_as_json_has_the_same_facts() {
-    let output = run(
+    let output = run_on_policy(
         example().path(),
         &["explain", "in", "tcp", "203.0.113.9:22", "--json"],
     );
@@ -221,7 +193,7 @@ fn own_address_is_self_without_a_packet() {
         )
     };
     let verdict = |to: &str, peer: &str| {
-        let output = run(
+        let output = run_on_policy(
             with_policy(rule(to)).path(),
             &["explain", "out", "tcp", peer],
         );
@@ -251,7 +223,7 @@ fn wrong_argument_is_a_usage_error_with_advice() {
             "did you mean `root`?",
         ),
     ] {
-        let output = run(dir.path(), &[&["explain"], args].concat());
+        let output = run_on_policy(dir.path(), &[&["explain"], args].concat());
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         assert!(stderr(&output).contains(advice), "{}", stderr(&output));
     }
@@ -260,7 +232,7 @@ fn wrong_argument_is_a_usage_error_with_advice() {
 #[test]
 fn invalid_policy_explains_nothing() {
     let dir = with_policy("version = 2\n");
-    let output = run(dir.path(), &["explain", "out", "tcp", "10.0.0.1:53"]);
+    let output = run_on_policy(dir.path(), &["explain", "out", "tcp", "10.0.0.1:53"]);
     assert_eq!(
         (output.status.code(), stdout(&output)),
         (Some(5), String::new())
@@ -277,7 +249,7 @@ fn cases_of_the_example_come_out_as_expected() {
     let dir = example();
     let cases = include_str!("../../examples/policy.test.toml");
     fs::write(dir.path().join("policy.test.toml"), cases).unwrap();
-    let output = run(dir.path(), &["test"]);
+    let output = run_on_policy(dir.path(), &["test"]);
     assert_eq!(stderr(&output), "");
     assert_eq!(stdout(&output), "policy.test.toml: 4 of 4 as expected\n");
     assert_eq!(output.status.code(), Some(0));
@@ -302,12 +274,12 @@ fn case_that_comes_out_otherwise_is_named_and_the_exit_status_is_1() {
         ),
     ];
     fs::write(dir.path().join("mine.toml"), cases.concat()).unwrap();
-    let output = run(dir.path(), &["test", "--cases", "mine.toml"]);
+    let output = run_on_policy(dir.path(), &["test", "--cases", "mine.toml"]);
     assert_eq!(stderr(&output), "");
     assert_snapshot!(stdout(&output));
     assert_eq!(output.status.code(), Some(1));
 
-    let output = run(dir.path(), &["test", "--cases", "mine.toml", "--json"]);
+    let output = run_on_policy(dir.path(), &["test", "--cases", "mine.toml", "--json"]);
     assert_snapshot!(stdout(&output));
     assert_eq!(output.status.code(), Some(1));
 }
@@ -329,7 +301,26 @@ fn wrong_cases_are_refused_in_one_line_with_their_place() {
             case("a", &format!("{out}port = \"htpps\"")),
             "1: unknown service `htpps`: did you mean `https`?",
         ),
-        (case("a", &format!("{out}port = 0")), "port 0 is no port"),
+        (
+            case("a", &format!("{out}port = 1\nrule = \"web-ot\"")),
+            "1: the policy has no rule `web-ot`: did you mean `web-out`?",
+        ),
+        (
+            case("a", &format!("{out}port = 1\nrule = \"zzz\"")),
+            "the policy has no rule `zzz`: name one of its rules, or `default`",
+        ),
+        (
+            case("a", &format!("{out}port = 1\nexe = \"curl\"")),
+            "`curl` is not an absolute path",
+        ),
+        (
+            case("a", &format!("{out}port = 1\nunit = \"a.timer\"")),
+            "`a.timer` is not a unit name",
+        ),
+        (
+            case("a\\q", &format!("{out}port = 1")),
+            "2: `\\q` is no escape: where the backslash",
+        ),
         (
             case("a", "direction = \"in\"\nport = 1\nexpect = \"deny\""),
             "`peer` is missing",
@@ -341,7 +332,7 @@ fn wrong_cases_are_refused_in_one_line_with_their_place() {
     ] {
         let dir = example();
         fs::write(dir.path().join("policy.test.toml"), cases).unwrap();
-        let output = run(dir.path(), &["test"]);
+        let output = run_on_policy(dir.path(), &["test"]);
         assert_eq!(
             (output.status.code(), stdout(&output)),
             (Some(2), String::new())
@@ -349,13 +340,47 @@ fn wrong_cases_are_refused_in_one_line_with_their_place() {
         assert!(stderr(&output).contains(said), "{}", stderr(&output));
         assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
     }
-    let output = run(example().path(), &["test"]);
+    let output = run_on_policy(example().path(), &["test"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
         stderr(&output).contains("policy.test.toml"),
         "{}",
         stderr(&output)
     );
+}
+
+#[test]
+fn default_has_no_case_and_port_0_is_one_that_is_not_known() {
+    let dir = example();
+    let cases = ["DEFAULT", "Default", "default"].map(|rule| {
+        let rest = "direction = \"in\"\npeer = \"192.0.2.1\"\nport = 0\nexpect = \"deny\"";
+        case("a", &format!("{rest}\nrule = \"{rule}\""))
+    });
+    fs::write(dir.path().join("policy.test.toml"), cases.concat()).unwrap();
+    let output = run_on_policy(dir.path(), &["test"]);
+    assert_eq!(
+        stdout(&output),
+        "policy.test.toml: 3 of 3 as expected\n",
+        "{output:?}"
+    );
+    let output = run_on_policy(dir.path(), &["explain", "in", "tcp", "192.0.2.1:0"]);
+    assert!(
+        stdout(&output).contains("the inbound default: deny"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn failsafe_entry_is_a_rule_that_a_case_may_expect() {
+    let dir = with_policy(
+        "version = 1\n[default]\ninbound = { action = \"deny\" }\n[failsafe]\n\
+         inbound = [{ service = \"ssh\" }]\n",
+    );
+    let rest = "direction = \"in\"\npeer = \"192.0.2.1\"\nport = \"ssh\"\nexpect = \"allow\"";
+    let cases = case("a", &format!("{rest}\nrule = \"failsafe:inbound:1\""));
+    fs::write(dir.path().join("policy.test.toml"), cases).unwrap();
+    let output = run_on_policy(dir.path(), &["test"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
 /// A line of a recording.
@@ -423,7 +448,7 @@ fn recording_is_judged_connection_by_connection() {
         SUMMARY.to_owned(),
     ];
     fs::write(dir.path().join("seen.json"), recording.concat()).unwrap();
-    let output = run(dir.path(), &["test", "--replay", "seen.json"]);
+    let output = run_on_policy(dir.path(), &["test", "--replay", "seen.json"]);
     assert_eq!(stderr(&output), "");
     assert_eq!(
         stdout(&output),
@@ -434,7 +459,7 @@ fn recording_is_judged_connection_by_connection() {
     );
     assert_eq!(output.status.code(), Some(0));
 
-    let output = run(dir.path(), &["test", "--replay", "seen.json", "--json"]);
+    let output = run_on_policy(dir.path(), &["test", "--replay", "seen.json", "--json"]);
     let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!(report["denied"], 3);
     assert_eq!(report["by"][0]["decided_by"]["rule"], "no-telnet-out");
@@ -454,12 +479,12 @@ fn what_is_no_recording_is_refused_with_its_place() {
             "read none.json: No such file",
         ),
     ] {
-        let output = run(dir.path(), &args);
+        let output = run_on_policy(dir.path(), &args);
         assert_eq!(output.status.code(), Some(2));
         assert!(stderr(&output).contains(said), "{}", stderr(&output));
     }
     fs::write(dir.path().join("seen.json"), SUMMARY).unwrap();
-    let output = run(dir.path(), &["test", "--replay", "seen.json"]);
+    let output = run_on_policy(dir.path(), &["test", "--replay", "seen.json"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(
         stderr(&output).contains("no connection in it"),

@@ -2,14 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+#[path = "support/policy.rs"]
+mod support;
+
 use std::{
     fs,
     os::unix::fs::{MetadataExt as _, symlink},
     path::Path,
-    process::{Command, Output},
 };
 
 use serde_json::json;
+use support::run;
 use tempfile::TempDir;
 
 /// A program by four names, another one, and a policy that denies the first by its
@@ -26,15 +29,6 @@ fn host() -> TempDir {
     let policy = format!("version = 1\n{rule}exe = \"{}\"\n", at("link").display());
     fs::write(at("policy.toml"), policy).unwrap();
     dir
-}
-
-fn run(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_port-monitor"))
-        .current_dir(dir)
-        .arg("policy")
-        .args(args)
-        .output()
-        .unwrap()
 }
 
 /// What is decided of an executable, and what is said besides.

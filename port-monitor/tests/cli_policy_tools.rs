@@ -3,41 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+#[path = "support/policy.rs"]
+mod support;
+
+use std::fs;
 
 use insta::assert_snapshot;
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A directory with these files.
-fn with_files(files: &[(&str, &str)]) -> TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    for (name, text) in files {
-        fs::write(dir.path().join(name), text).unwrap();
-    }
-    dir
-}
-
-fn run(dir: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_port-monitor"))
-        .current_dir(dir)
-        .arg("policy")
-        .args(args)
-        .output()
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use support::{run, stderr, stdout, with_files};
 
 const OLD: &str = "version = 1
 [default]

@@ -81,6 +81,43 @@ fn executable_that_is_not_there_is_told_and_the_policy_holds() {
 }
 
 #[test]
+fn executable_that_is_no_file_is_told_as_that_and_missing_paths_have_no_parents() {
+    let file = written(
+        "version = 1\n[[rule]]\nname = \"a\"\ndirection = \"out\"\naction = \"deny\"\n\
+         exe = \"/no/such/../program\"\n",
+    );
+    for (exe, is_denied, said) in [
+        ("/no/program", true, "/no/program is not on this host"),
+        ("/no//./program", true, "is not on this host"),
+        ("/no/other/../program", true, "is not on this host"),
+        ("/no/other", false, "is not on this host"),
+        (
+            "/",
+            false,
+            "/ is not a file: rules are compared with its path",
+        ),
+        (
+            "/usr",
+            false,
+            "/usr is not a file: rules are compared with its path",
+        ),
+    ] {
+        let args = ["explain", "out", "tcp", "192.0.2.1:1", "--exe", exe];
+        let output = policy(&args, file.path());
+        let verdict = text(&output.stdout);
+        assert_eq!(verdict.contains("violation"), is_denied, "{exe}: {verdict}");
+        assert!(text(&output.stderr).contains(said), "{exe}: {output:?}");
+    }
+    let args = ["explain", "out", "tcp", "[fe80::1%2]:1"];
+    let output = policy(&args, file.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("do not ask for an interface"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn units_are_found_wherever_they_lie_and_templates_match_every_instance() {
     let manager = "/user.slice/user-1000.slice/user@1000.service/app.slice/app-x.scope";
     let session = "/user.slice/user-1000.slice/session-3.scope";
@@ -384,6 +421,101 @@ fn policy_may_come_out_of_a_pipe() {
     }
 }
 
+/// What the program says, given this on its standard input.
+fn given_on_stdin(args: &[&str], input: &str) -> Output {
+    let mut child = Command::new(EXE)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A program that refuses its arguments does not read.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn every_file_of_a_policy_may_be_the_standard_input_but_not_two_of_them() {
+    let rule = "[[rule]]\nname = \"r\"\ndirection = \"out\"\nport = 80\naction = \"deny\"\n";
+    let deny = format!("version = 1\n{rule}");
+    let file = written(&deny);
+    let file = file.path().to_str().unwrap();
+    let case = "[[case]]\nname = \"c\"\ndirection = \"out\"\npeer = \"192.0.2.1\"\nport = 80\n\
+        expect = \"deny\"\nrule = \"r\"\n";
+    let cases = written(case);
+    let cases = cases.path().to_str().unwrap();
+    for stdin in ["-", "/dev/stdin", "/proc/self/fd/0"] {
+        for (args, input, answer) in [
+            (
+                &["test", "--policy", file, "--cases", stdin][..],
+                case,
+                ": 1 of 1 as expected",
+            ),
+            (
+                &["test", "--policy", stdin, "--cases", cases],
+                &*deny,
+                ": 1 of 1 as expected",
+            ),
+            (&["diff", file, stdin], &*deny, "alike"),
+            (&["diff", stdin, file], &*deny, "alike"),
+            (
+                &["export", "nft", "--policy", stdin],
+                &*deny,
+                "tcp dport 80",
+            ),
+            (
+                &["explain", "out", "tcp", "192.0.2.1:80", "--policy", stdin],
+                &*deny,
+                "r (",
+            ),
+        ] {
+            let output = given_on_stdin(&[&["policy"], args].concat(), input);
+            assert!(
+                text(&output.stdout).contains(answer),
+                "{args:?}: {output:?}"
+            );
+        }
+        for other in ["-", "/dev/stdin"] {
+            for args in [
+                ["diff", stdin, other, "--json"],
+                ["test", "--policy", stdin, &format!("--cases={other}")],
+                ["test", "--policy", stdin, &format!("--replay={other}")],
+            ] {
+                let output = given_on_stdin(&[&["policy"], &args[..]].concat(), &deny);
+                let said = text(&output.stderr);
+                assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+                assert!(said.contains("can be read once only"), "{args:?}: {said}");
+                assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn cases_that_are_no_file_are_refused_in_one_line() {
+    let file = written("version = 1\n");
+    let dir = tempfile::tempdir().unwrap();
+    let binary = written("\0");
+    std::fs::write(binary.path(), b"\xff").unwrap();
+    for (cases, said) in [
+        (dir.path().to_str().unwrap(), "is a directory"),
+        ("/no/such/cases", "no such file (name one with --cases)"),
+        ("/dev/zero", "is neither a file nor a pipe"),
+        (binary.path().to_str().unwrap(), "is not text"),
+    ] {
+        let output = policy(&["test", "--cases", cases], file.path());
+        assert_eq!(output.status.code(), Some(2), "{cases}");
+        let stderr = text(&output.stderr);
+        assert!(
+            stderr.contains(said) && stderr.lines().count() == 1,
+            "{stderr}"
+        );
+    }
+}
+
 #[test]
 fn pipe_cannot_be_followed() {
     for path in ["-", "/dev/stdin"] {
@@ -413,6 +545,14 @@ fn days_are_durations_and_the_message_names_what_is_wrong() {
         (&["audit", "--unused", "2mo"], "counts in months or years"),
         (&["apply", "--confirm", "-5s"], "is negative"),
         (&["--duration", "0d"], "is no time at all"),
+        (
+            &["policy", "learn", "--for", "100000000d"],
+            "is longer than a hundred years",
+        ),
+        (
+            &["--remote", "fe80::/10%lo"],
+            "names an interface, and rules do not ask for one",
+        ),
     ] {
         let last = args.last().unwrap();
         let flag = args.get(args.len() - 2).unwrap();

@@ -68,6 +68,10 @@ pub(super) struct Compiler<'e> {
     /// The ports of the names under `[services]`, by the name in small letters: the
     /// registry's names have no case either.
     pub(super) services: BTreeMap<String, Vec<PortRange>>,
+    /// The tables of names that were not read, so that any name may be in them.
+    pub(super) unread: Vec<&'static str>,
+    /// All that names stand for was read.
+    pub(super) has_names: bool,
     pub(super) tables: Tables,
     pub(super) rules: Vec<RuleInfo>,
     pub(super) scopes: Scopes,
@@ -85,6 +89,8 @@ impl<'e> Compiler<'e> {
             shared_peers: HashMap::new(),
             lists: Vec::new(),
             services: BTreeMap::new(),
+            unread: Vec::new(),
+            has_names: true,
             tables: Tables {
                 defaults: Defaults {
                     inbound: ALLOW,
@@ -139,6 +145,9 @@ impl<'e> Compiler<'e> {
         // A broken network or service would make rules look narrower than they
         // are, so what they cover is not judged then.
         let sound = !self.diagnostics.has_errors();
+        let unread = ["networks", "services"].into_iter();
+        self.unread = unread.filter(|key| root.is_unread(key)).collect();
+        self.has_names = sound;
         if let Some(failsafe) = root.get("failsafe") {
             self.failsafe(failsafe);
         }

@@ -251,7 +251,11 @@ impl Compiler<'_> {
 
     fn service_ports(&mut self, item: &Value<'_>) -> Result<Vec<PortRange>, Problem> {
         let name = text(item)?;
-        self.ports_of(name).ok_or_else(|| Problem::UnknownService {
+        let ports = self.ports_of(name);
+        if ports.is_none() && self.unread.contains(&"services") {
+            return Ok(Vec::new());
+        }
+        ports.ok_or_else(|| Problem::UnknownService {
             name: name.to_owned(),
             nearest: closest(name, self.services.keys().map(String::as_str))
                 .map(str::to_owned)
@@ -342,6 +346,7 @@ impl Compiler<'_> {
         }
         match self.network(text, item.span()) {
             Ok(network) => Ok(Rc::new([Peer::Network(network)])),
+            Err(Problem::NotANetwork(_)) if self.unread.contains(&"networks") => Ok(Rc::new([])),
             Err(Problem::NotANetwork(text)) => {
                 let names = self.networks.keys().map(String::as_str);
                 let nearest = closest(&text, names.chain([SELF])).map(str::to_owned);
@@ -381,11 +386,22 @@ impl Compiler<'_> {
         keys.find(|key| is_never && section.get(key).is_some())
     }
 
+    /// What the rule's transports and services have no port of is judged.
+    fn has_other_ports(&self, section: &Section<'_, '_>, direction: Direction) -> bool {
+        let protos = section.get("proto").and_then(|value| items(value).ok());
+        let is_tcp = |item: &Value<'_>| text(item) == Ok(Transport::Tcp.name());
+        let are_all_judged = self.tables.view().transports(direction).len() > 1;
+        are_all_judged || protos.is_some_and(|protos| protos.iter().all(is_tcp))
+    }
+
     /// Notes what has no effect.
     fn warn_of_no_effect(&mut self, section: &Section<'_, '_>, name: &str, rule: &Rule) {
         let name = name.to_owned();
         let (key, problem) = if i128::from(rule.until_ns) <= self.env.now_ns() {
             ("until", Problem::Expired { name })
+        } else if !self.has_names {
+            // What was not read would be what has no effect.
+            return;
         } else if let Some(key) = self.never_matching(section, rule) {
             (key, Problem::NoPeer { name })
         } else if rule
@@ -393,7 +409,11 @@ impl Compiler<'_> {
             .of(&self.tables.ports)
             .is_some_and(<[_]>::is_empty)
         {
-            ("name", Problem::NotWatched { name })
+            if self.has_other_ports(section, rule.direction) {
+                ("service", Problem::NoPort { name })
+            } else {
+                ("name", Problem::NotWatched { name })
+            }
         } else {
             return;
         };

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _},
-    os::unix::fs::FileTypeExt as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::Path,
 };
 
@@ -50,13 +50,34 @@ pub fn is_stream(path: &Path) -> bool {
         || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
-/// Reads the text of a policy.
-pub(super) fn read(path: &Path) -> Result<String, FileError> {
+/// Both paths lead to one pipe, or to the standard input: it can be read once only.
+pub fn are_one_stream(a: &Path, b: &Path) -> bool {
+    stream(a).is_some_and(|stream_of_a| Some(stream_of_a) == stream(b))
+}
+
+/// Which stream the path leads to, by device and inode.
+fn stream(path: &Path) -> Option<(u64, u64)> {
+    if path == Path::new(STANDARD_INPUT) {
+        let found = rustix::fs::fstat(io::stdin()).ok()?;
+        return Some((found.st_dev, found.st_ino));
+    }
+    let found = fs::metadata(path).ok()?;
+    (!found.is_file() && !found.is_dir()).then(|| (found.dev(), found.ino()))
+}
+
+/// Reads all of a file of up to `most` bytes, or of a pipe, as a policy is read.
+pub fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
-    open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
+    open(path, most)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
         return Err(FileError::TooLarge);
     }
+    Ok(bytes)
+}
+
+/// Reads the text of a policy.
+pub(super) fn read(path: &Path) -> Result<String, FileError> {
+    let bytes = read_bytes(path, MAX_BYTES)?;
     if let Some(nul) = bytes.iter().position(|&byte| byte == 0) {
         return Err(FileError::NotText(nul));
     }
@@ -68,7 +89,7 @@ pub(super) fn read(path: &Path) -> Result<String, FileError> {
     Ok(text)
 }
 
-fn open(path: &Path) -> Result<File, FileError> {
+fn open(path: &Path, most: u64) -> Result<File, FileError> {
     // Without NONBLOCK, opening a FIFO waits for a writer that never comes.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let opened = if path == Path::new(STANDARD_INPUT) {
@@ -92,7 +113,7 @@ fn open(path: &Path) -> Result<File, FileError> {
     if !metadata.is_file() {
         return Err(FileError::NotRegular);
     }
-    if metadata.len() > MAX_BYTES {
+    if metadata.len() > most {
         return Err(FileError::TooLarge);
     }
     Ok(file)

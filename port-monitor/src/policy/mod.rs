@@ -63,7 +63,7 @@ mod value;
 pub use diagnostic::{Diagnostic, Source, Style};
 pub use environment::{Environment, Host};
 pub use explain::{Explanation, Reason, RuleRef};
-pub use file::{FileError, is_stream};
+pub use file::{FileError, are_one_stream, is_stream, read_bytes};
 pub use intent::Intent;
 
 use compile::Compiler;

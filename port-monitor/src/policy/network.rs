@@ -31,6 +31,9 @@ pub fn network(text: &str) -> Result<Network, Problem> {
         Some((addr, prefix)) => (addr, Some(prefix)),
         None => (text, None),
     };
+    if prefix.is_some_and(|prefix| prefix.contains('%')) {
+        return Err(Problem::Zone(text.to_owned()));
+    }
     let ip: IpAddr = addr.parse().map_err(|_| not_an_address(text, addr))?;
     let longest: u8 = if ip.is_ipv4() { 32 } else { 128 };
     let too_long = || Problem::PrefixTooLong {
@@ -127,7 +130,7 @@ fn not_an_address(text: &str, addr: &str) -> Problem {
         return Problem::LeadingZero(text.to_owned());
     }
     let zone = addr.split_once('%');
-    if zone.is_some_and(|(addr, _)| addr.parse::<Ipv6Addr>().is_ok()) {
+    if zone.is_some_and(|(addr, _)| addr.parse::<IpAddr>().is_ok()) {
         return Problem::Zone(text.to_owned());
     }
     Problem::NotANetwork(text.to_owned())

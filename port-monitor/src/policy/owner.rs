@@ -2,6 +2,7 @@
 //! not there now may come later, so it is told and the rule stands.
 
 use super::{compile::Compiler, parse::Value, problem::Problem, value};
+use crate::file_id::plain;
 
 impl Compiler<'_> {
     pub(super) fn unit(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
@@ -50,6 +51,12 @@ impl Compiler<'_> {
                 },
             );
         }
-        Ok(self.scopes.exe(path, file.ok()))
+        // Nothing that runs has a path with `..` in it.
+        match file {
+            Ok(file) => Ok(self.scopes.exe(path, Some(file))),
+            Err(_) => Ok(self
+                .scopes
+                .exe(&plain(path.as_ref()).to_string_lossy(), None)),
+        }
     }
 }

@@ -9,6 +9,7 @@ use toml::{
 };
 
 use super::{diagnostic::Diagnostics, problem::Problem};
+use crate::services::closest;
 
 pub(super) type Value<'d> = Spanned<DeValue<'d>>;
 
@@ -32,6 +33,7 @@ impl Schema {
 pub(super) struct Section<'t, 'd> {
     table: &'t DeTable<'d>,
     pub(super) span: Range<usize>,
+    known: &'static [&'static str],
     /// Every key is known.
     pub(super) sound: bool,
 }
@@ -79,11 +81,33 @@ impl<'t, 'd> Section<'t, 'd> {
             };
             diagnostics.report(key.span(), problem);
         }
-        Self { table, span, sound }
+        Self {
+            table,
+            span,
+            known: schema.known,
+            sound,
+        }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&'t Value<'d>> {
         self.table.get(key)
+    }
+
+    /// What is written under `key` was not read: it is no table, or the key is misspelled.
+    pub(super) fn is_unread(&self, key: &str) -> bool {
+        match self.get(key) {
+            Some(value) => table(value).is_err(),
+            None => self.is_misspelled(key),
+        }
+    }
+
+    /// Some key that is not known was probably meant to be this one.
+    fn is_misspelled(&self, key: &str) -> bool {
+        self.table.keys().any(|written| {
+            let written = written.get_ref().as_ref();
+            let known = self.known.iter().copied();
+            !self.known.contains(&written) && closest(written, known) == Some(key)
+        })
     }
 
     /// Where `key` is written; the table itself if it is not.
@@ -98,7 +122,7 @@ impl<'t, 'd> Section<'t, 'd> {
         diagnostics: &mut Diagnostics,
     ) -> Option<&'t Value<'d>> {
         let value = self.get(key);
-        if value.is_none() {
+        if value.is_none() && !self.is_misspelled(key) {
             diagnostics.report(self.span.clone(), Problem::MissingKey(key));
         }
         value

@@ -341,6 +341,12 @@ pub enum Problem {
         /// The rule's.
         name: String,
     },
+    /// A rule whose services have other transports than it names.
+    #[error("rule `{name}` has no effect: its services have no port of the transport it names")]
+    NoPort {
+        /// The rule's.
+        name: String,
+    },
     /// Rules that cannot deny anything, and no default that would.
     #[error("no {0} connection can break this policy: its rules only allow, and it has no default")]
     OnlyAllows(&'static str),
@@ -363,6 +369,7 @@ impl Problem {
             | Self::Expired { .. }
             | Self::Overlap { .. }
             | Self::NotWatched { .. }
+            | Self::NoPort { .. }
             | Self::OnlyAllows(_)
             | Self::NotAnalysed => Severity::Warning,
             _ => Severity::Error,

@@ -266,7 +266,10 @@ mod tests {
             ),
             ("\"\\k\u{fc}\" = 1", &[(r"\k", "`\\k` is no escape")]),
             ("a = '\\x41\n", &[("", "invalid literal string")]),
-            ("a = { b = 1\n[c]\n", &[("", "missing key"), ("", "unclosed")]),
+            (
+                "a = { b = 1\n[c]\n",
+                &[("", "missing key"), ("", "unclosed")],
+            ),
         ] {
             let (_, problems) = parse(text);
             let told: Vec<_> = problems

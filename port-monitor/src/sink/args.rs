@@ -1,7 +1,7 @@
 //! The flags that say where the events go and how they look, and the opening of
 //! what they say.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use jiff::tz::TimeZone;
@@ -62,9 +62,17 @@ pub struct Destination {
     /// When to colour the table
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub color: ColorWhen,
-    /// Write to FILE instead of standard output, replacing what is in it
+    /// Write to FILE instead of standard output (`-`), replacing what is in it
     #[arg(long, value_name = "FILE")]
-    pub output_file: Option<PathBuf>,
+    output_file: Option<PathBuf>,
+}
+
+impl Destination {
+    /// The file to write to; `None` for the standard output.
+    pub fn output_file(&self) -> Option<&Path> {
+        let file = self.output_file.as_deref();
+        file.filter(|path| *path != Path::new("-"))
+    }
 }
 
 impl Args {
@@ -129,7 +137,7 @@ impl Destination {
         &self,
         sink: impl FnOnce(Form) -> Box<dyn Sink>,
     ) -> Result<(Box<dyn Sink>, Output), Failure> {
-        let target = match &self.output_file {
+        let target = match self.output_file() {
             Some(path) => Target::file(path),
             None => Target::stdout(),
         }

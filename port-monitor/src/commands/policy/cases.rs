@@ -1,7 +1,6 @@
 //! `policy test`: connections made up in a file, and what is expected of each.
 
 use std::{
-    fs,
     io::{self, Write},
     net::{IpAddr, Ipv6Addr},
     path::{Path, PathBuf},
@@ -11,12 +10,13 @@ use port_monitor_common::policy::{Direction, Transport, Verdict};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Dir, FileArgs, ReasonReport, TransportArg, json_line, load};
+use super::{Dir, Executable, FileArgs, ReasonReport, TransportArg, expect_apart, json_line, load};
 use crate::{
     commands::written,
     exit_code::{ExitCode, Failure},
     policy::{
-        Environment as _, Explanation, Facts, Host, Policy, Reason, problem::Problem, toml_1_0,
+        Environment as _, Explanation, Facts, FileError, Host, Policy, Reason, problem::Problem,
+        read_bytes, toml_1_0,
     },
     services::{self, closest},
     users,
@@ -121,6 +121,7 @@ pub(super) fn run(
     out: impl Write,
 ) -> Result<ExitCode, Failure> {
     let path = cases.map_or_else(|| policy.path.with_file_name(DEFAULT_NAME), Path::to_owned);
+    expect_apart(&policy.path, &path)?;
     let compiled = load(&policy.path)?;
     let text = read(&path)?;
     let cases = parse(&path, &text)?;
@@ -158,11 +159,13 @@ fn read(path: &Path) -> Result<String, Failure> {
     let refuse = |error: &dyn std::fmt::Display| {
         Failure::usage(format!("read cases from {}: {error}", path.display()))
     };
-    let metadata = fs::metadata(path).map_err(|error| refuse(&error))?;
-    if !metadata.is_file() || metadata.len() > MAX_BYTES {
-        return Err(refuse(&"not a file of up to 1 MiB"));
-    }
-    fs::read_to_string(path).map_err(|error| refuse(&error))
+    let bytes = read_bytes(path, MAX_BYTES).map_err(|error| match error {
+        FileError::Missing => refuse(&"no such file (name one with --cases)"),
+        FileError::Directory => refuse(&"is a directory, not a file with cases"),
+        FileError::TooLarge => refuse(&"more than 1 MiB"),
+        error => refuse(&error),
+    })?;
+    String::from_utf8(bytes).map_err(|_| refuse(&"is not text"))
 }
 
 fn parse(path: &Path, text: &str) -> Result<Vec<Spanned<Case>>, Failure> {
@@ -211,6 +214,8 @@ fn try_case(
     let user = case.user.as_ref().map(uid).transpose()?;
     let unit = case.unit.as_deref().map(super::unit).transpose()?;
     let cgroup = case.cgroup.as_deref().map(super::cgroup);
+    let exe = case.exe.as_deref().map(absolute).transpose()?;
+    let exe = exe.map(Executable::named);
     expect_known(case.rule.as_deref(), policy)?;
     let explanation = policy.explain(&Facts {
         direction,
@@ -221,8 +226,8 @@ fn try_case(
         uid: user,
         unit: unit.as_deref(),
         cgroup: cgroup.as_deref(),
-        exe: case.exe.as_deref(),
-        exe_id: case.exe.as_deref().and_then(super::file_named),
+        exe: exe.as_ref().map(|exe| &*exe.path),
+        exe_id: exe.as_ref().and_then(|exe| exe.file),
         is_kernel: case.kernel,
         now_ns: Host.now_ns(),
     });
@@ -248,6 +253,14 @@ fn try_case(
         decided: decided.word(),
         decided_by: ReasonReport::of(&explanation.reason, direction, policy_path),
     }))
+}
+
+/// As in a policy: whatever directory the program is run in.
+fn absolute(exe: &Path) -> Result<&Path, String> {
+    if exe.is_absolute() {
+        return Ok(exe);
+    }
+    Err(Problem::RelativePath(exe.display().to_string()).to_string())
 }
 
 /// A case that expects a rule which the policy does not have could never come out.

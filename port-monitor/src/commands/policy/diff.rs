@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use port_monitor_common::policy::{Direction, Transport};
 use serde::Serialize;
 
-use super::{ReasonReport, json_line, load, spelled};
+use super::{ReasonReport, expect_apart, json_line, load, spelled};
 use crate::{
     commands::{
         enforce::established::{self, Denied},
@@ -107,6 +107,7 @@ enum UsersReport {
 
 /// Compares the policies; exit code 1 if they differ.
 pub(super) fn run(args: &DiffArgs, out: impl Write) -> Result<ExitCode, Failure> {
+    expect_apart(&args.old, &args.new)?;
     let old = load(&args.old)?;
     let new = load(&args.new)?;
     let differences = old.diff(&new, Host.now_ns()).map_err(Failure::usage)?;

@@ -5,7 +5,7 @@ use std::{
     env,
     io::{self, IsTerminal as _, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
 };
 
 use anyhow::anyhow;
@@ -19,9 +19,10 @@ use serde::{Deserialize, Serialize};
 use super::written;
 use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
+    file_id::plain,
     policy::{
         Diagnostic, Environment as _, Explanation, Facts, Host, Policy, PolicyError, Reason,
-        RuleRef, Style, network::reached_by, problem::Problem, schema::json_schema,
+        RuleRef, Style, are_one_stream, network::reached_by, problem::Problem, schema::json_schema,
     },
     sanitize::Escaped,
     units, users,
@@ -139,10 +140,12 @@ struct ExplainArgs {
 
 #[derive(Debug, clap::Args)]
 struct TestArgs {
-    /// Cases and what is expected of each [default: policy.test.toml beside the policy]
+    /// Cases and what is expected of each; `-` is the standard input [default:
+    /// policy.test.toml beside the policy]
     #[arg(long, value_name = "FILE", conflicts_with = "replay")]
     cases: Option<PathBuf>,
-    /// Connections recorded with `-o json`: tell which of them the policy would deny
+    /// Connections recorded with `-o json`, or `-`: tell which of them the policy would
+    /// deny
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
     #[command(flatten)]
@@ -185,6 +188,9 @@ impl From<TransportArg> for Transport {
 }
 
 fn endpoint(text: &str) -> Result<SocketAddr, &'static str> {
+    if text.contains('%') {
+        return Err("rules do not ask for an interface: leave out the `%` and what follows it");
+    }
     text.parse()
         .map_err(|_| "expected ADDR:PORT, such as 10.1.2.3:443 or [2001:db8::1]:443")
 }
@@ -321,6 +327,7 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let unit = args.unit.as_deref().map(unit).transpose();
     let unit = unit.map_err(Failure::usage)?;
     let cgroup = args.cgroup.as_deref().map(cgroup);
+    let exe = args.exe.as_deref().map(Executable::named);
     let direction = args.direction.into();
     let explanation = policy.explain(&Facts {
         direction,
@@ -331,8 +338,8 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
         uid,
         unit: unit.as_deref(),
         cgroup: cgroup.as_deref(),
-        exe: args.exe.as_deref(),
-        exe_id: args.exe.as_deref().and_then(file_named),
+        exe: exe.as_ref().map(|exe| &*exe.path),
+        exe_id: exe.as_ref().and_then(|exe| exe.file),
         is_kernel: args.kernel,
         now_ns: Host.now_ns(),
     });
@@ -349,16 +356,47 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     })
 }
 
-/// The file that a path names; told where there is none, and only the path can be compared.
-fn file_named(path: &Path) -> Option<FileId> {
-    let file = Host.executable(path).ok();
-    if file.is_none() {
-        let path = Escaped(path.as_os_str().as_encoded_bytes());
-        log::warn!(
-            "{path} is not on this host: rules are compared with its path, not with the file"
-        );
+/// An executable as rules are compared with it.
+struct Executable {
+    path: PathBuf,
+    file: Option<FileId>,
+}
+
+impl Executable {
+    /// The file that a path names; told where there is none, and only the path can be
+    /// compared.
+    fn named(path: &Path) -> Self {
+        let file = Host.executable(path);
+        if let Err(error) = &file {
+            let path = Escaped(path.as_os_str().as_encoded_bytes());
+            let why = match error.kind() {
+                io::ErrorKind::NotFound => "is not on this host".to_owned(),
+                _ => error.to_string(),
+            };
+            log::warn!("{path} {why}: rules are compared with its path, not with the file");
+        }
+        let absolute = path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self {
+            path: plain(&absolute),
+            file: file.ok(),
+        }
     }
-    file
+}
+
+/// Refuses two files that are one pipe: the second would find nothing in it.
+fn expect_apart(a: &Path, b: &Path) -> Result<(), Failure> {
+    if !are_one_stream(a, b) {
+        return Ok(());
+    }
+    let (a, b) = (a.display(), b.display());
+    let both = if a.to_string() == b.to_string() {
+        format!("{a} is given twice")
+    } else {
+        format!("{a} and {b} are the same")
+    };
+    Err(Failure::usage(format!(
+        "{both}: what comes out of a pipe can be read once only, so put one of them in a file"
+    )))
 }
 
 /// The name that a unit runs under, whichever of its names is written; an error as a rule

@@ -10,7 +10,7 @@ use port_monitor_common::policy::Verdict;
 use serde::Serialize;
 
 use super::{
-    FileArgs, ReasonReport, json_line, load,
+    FileArgs, ReasonReport, expect_apart, json_line, load,
     recording::{self, Account},
 };
 use crate::{
@@ -42,6 +42,7 @@ pub(super) fn run(
     recording: &Path,
     out: impl Write,
 ) -> Result<ExitCode, Failure> {
+    expect_apart(&policy.path, recording)?;
     let compiled = load(&policy.path)?;
     let mut tally = Tally::default();
     let account = recording::read(recording, |facts| {

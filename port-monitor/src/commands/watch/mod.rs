@@ -98,7 +98,7 @@ fn hold_command(args: &Args) -> Result<Option<Child>, Failure> {
     if args.command.is_empty() {
         return Ok(None);
     }
-    let to_file = args.output.destination.output_file.is_some();
+    let to_file = args.output.destination.output_file().is_some();
     let stdout = if to_file {
         StdoutTo::Inherit
     } else {

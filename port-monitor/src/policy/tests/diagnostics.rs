@@ -42,6 +42,107 @@ fn said_of_rules(direction: &str, conditions: &[&str]) -> String {
 }
 
 #[test]
+fn one_mistake_is_told_once() {
+    const RULES: &str = "[[rule]]\nname = \"a\"\ndirection = \"out\"\naction = \"deny\"\n\
+        service = \"mdns-own\"\n[[rule]]\nname = \"b\"\ndirection = \"in\"\naction = \"deny\"\n\
+        service = \"mdns-own\"\nfrom = \"lab\"\n[[rule]]\nname = \"c\"\ndirection = \"out\"\n\
+        action = \"deny\"\nto = [\"lab\", \"192.0.2.1\"]\nport = 80\n";
+    const LAB: &str = "[networks]\nlab = \"10.0.0.0/8\"\n";
+    const OWN: &str = "[services]\nmdns-own = \"5353/tcp\"\n";
+    for (names, told) in [
+        (format!("{LAB}{OWN}"), ""),
+        (
+            format!("{LAB}[services]\nmdns-own = \"5353/upd\"\n"),
+            "not a port with",
+        ),
+        (format!("{LAB}[services]\nmdns-own = []\n"), "empty list"),
+        (
+            format!("{LAB}[services]\nmdns-own = 5353\n"),
+            "expected text",
+        ),
+        (
+            format!("{LAB}[services]\nmdns-own = \"0/udp\"\n"),
+            "port 0 is not",
+        ),
+        (format!("services = 5\n{LAB}"), "expected a table"),
+        (
+            format!("{LAB}[service]\nmdns-own = \"5353/tcp\"\n"),
+            "unknown key `service`",
+        ),
+        (
+            format!("{OWN}[networks]\nlab = \"64:ff9b::/97x\"\n"),
+            "prefix length",
+        ),
+        (format!("{OWN}[networks]\nlab = []\n"), "empty list"),
+        (format!("networks = []\n{OWN}"), "expected a table"),
+        (
+            format!("{OWN}[network]\nlab = \"10.0.0.0/8\"\n"),
+            "unknown key `network`",
+        ),
+        (
+            format!("{OWN}[networks]\nlab = {{ file = 3 }}\n"),
+            "expected text",
+        ),
+        (
+            format!("{OWN}[networks]\nlab = {{ files = \"x\" }}\n"),
+            "unknown key `files`",
+        ),
+    ] {
+        let text = format!("version = 1\n{names}{RULES}");
+        let problems: Vec<String> = match parse(&text) {
+            Ok((_, warnings)) => warnings.iter().map(|one| one.problem.to_string()).collect(),
+            Err(invalid) => {
+                let all = invalid.diagnostics.iter();
+                all.map(|one| one.problem.to_string()).collect()
+            }
+        };
+        assert_eq!(
+            problems.len(),
+            usize::from(!told.is_empty()),
+            "{names}: {problems:?}"
+        );
+        assert!(
+            problems.iter().all(|one| one.contains(told)),
+            "{names}: {problems:?}"
+        );
+    }
+}
+
+#[test]
+fn rule_without_a_port_of_its_transport_says_which_of_both_is_missing() {
+    let said_of = |conditions: &str, direction: &str| {
+        let services = "[services]\nudp-own = \"5353/udp\"\ntcp-own = \"80/tcp\"\n";
+        let dns = rule("dns", "out", "deny", "proto = \"udp\"\nport = 53");
+        let rule = rule("r", direction, "deny", conditions);
+        said(&format!("version = 1\n{services}{dns}{rule}"))
+    };
+    for (conditions, direction, told) in [
+        (
+            "service = \"tcp-own\"\nproto = \"udp\"",
+            "out",
+            "no port of the transport",
+        ),
+        (
+            "service = \"udp-own\"\nproto = \"tcp\"",
+            "out",
+            "no port of the transport",
+        ),
+        (
+            "service = \"udp-own\"\nproto = \"tcp\"",
+            "in",
+            "no port of the transport",
+        ),
+        ("service = \"udp-own\"", "in", "UDP is judged only"),
+        ("proto = \"udp\"", "in", "UDP is judged only"),
+        ("proto = \"udp\"", "listen", "UDP is judged only"),
+    ] {
+        let said = said_of(conditions, direction);
+        assert!(said.contains(told), "{conditions}: {said}");
+        assert_eq!(said.matches("warning").count(), 1, "{conditions}: {said}");
+    }
+}
+
+#[test]
 fn bad_files() {
     assert_snapshot!(all_said([
         "mode = \"observe\"",

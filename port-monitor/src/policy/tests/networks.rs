@@ -377,7 +377,13 @@ fn spelling_that_programs_read_differently_is_refused() {
             "{text}"
         );
     }
-    for text in ["fe80::1%eth0", "fe80::%1/64"] {
+    for text in [
+        "fe80::1%eth0",
+        "fe80::%1/64",
+        "fe80::/10%lo",
+        "192.0.2.1%lo",
+        "10.0.0.0/8%lo",
+    ] {
         assert_eq!(network(text), Err(Problem::Zone(text.to_owned())), "{text}");
     }
     for text in [
