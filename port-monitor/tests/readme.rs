@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -13,6 +14,7 @@ use assert_cmd::cargo::cargo_bin;
 use clap::CommandFactory as _;
 use port_monitor::{cli::Cli, exit_code::ExitCode, kernel::Rung};
 
+const THREATS: &str = include_str!("../../THREATS.md");
 const README: &str = include_str!("../../README.md");
 /// The pages whose commands, flags and links are checked, by their directories.
 const PAGES: [(&str, &str); 3] = [
@@ -160,6 +162,74 @@ fn blind_spots_are_told_in_the_words_of_the_program() {
     for spot in shown {
         assert!(known.iter().any(|(_, known)| *known == spot), "{spot}");
     }
+}
+
+/// The text of every file of Rust below a directory of this package.
+fn sources(below: &str) -> String {
+    let mut directories = vec![workspace().join("port-monitor").join(below)];
+    let mut text = String::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|kind| kind == "rs") {
+                text.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    text
+}
+
+/// The test of that name exists; `None` for what is the name of no test.
+fn exists(name: &str, [kernel, native, all]: [&str; 3]) -> Option<bool> {
+    let is_function = |name: &str, text: &str| text.contains(&format!("fn {name}("));
+    if ["enforce-", "bypass-"]
+        .iter()
+        .any(|kind| name.starts_with(kind))
+    {
+        return Some(kernel.contains(&format!("(\"{name}\",")));
+    }
+    if let Some(path) = name.strip_prefix("native ") {
+        let (module, name) = path.split_once("::").unwrap();
+        return Some(native.contains(&format!("mod {module};")) && is_function(name, all));
+    }
+    let is_sentence = name.matches('_').count() > 2;
+    let is_sentence = is_sentence
+        && name
+            .bytes()
+            .all(|b| b"_".contains(&b) || b.is_ascii_alphanumeric());
+    is_sentence.then(|| is_function(name, all))
+}
+
+#[test]
+fn every_claim_about_threats_names_tests_that_exist() {
+    let text = [
+        sources("tests/kernel"),
+        sources("tests/native"),
+        sources(""),
+    ];
+    let text = text.each_ref().map(String::as_str);
+    let named = |part: &str| {
+        let code = part.split('`').skip(1).step_by(2);
+        let known = code.filter_map(|name| Some((name.to_owned(), exists(name, text)?)));
+        known.collect::<Vec<_>>()
+    };
+    let all = named(THREATS);
+    assert!(all.len() > 90, "{}", all.len());
+    for (name, exists) in &all {
+        assert!(exists, "no test `{name}`");
+    }
+    let (_, stopped) = THREATS.split_once("\n## Stopped\n").unwrap();
+    let (stopped, _) = stopped.split_once("\n## Not stopped\n").unwrap();
+    for row in stopped.lines().skip(3).filter(|line| line.starts_with('|')) {
+        assert!(row.starts_with("|---") || !named(row).is_empty(), "{row}");
+    }
+    assert_eq!(exists("enforce-nothing", text), Some(false));
+    assert_eq!(
+        exists("native exe::nothing_at_all_is_this", text),
+        Some(false)
+    );
 }
 
 #[test]
