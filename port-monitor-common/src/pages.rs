@@ -229,6 +229,10 @@ const _: () = {
 };
 
 #[cfg(test)]
+#[path = "../../port-monitor/tests/support/numbers.rs"]
+mod numbers;
+
+#[cfg(test)]
 #[expect(
     clippy::cast_possible_truncation,
     reason = "halves of an address, and numbers of leaves"
@@ -238,19 +242,7 @@ mod tests {
 
     use std::vec::Vec;
 
-    use super::*;
-
-    /// xorshift64*: the same numbers every time.
-    struct Numbers(u64);
-
-    impl Numbers {
-        fn next(&mut self) -> u64 {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-        }
-    }
+    use super::{numbers::Numbers, *};
 
     /// The value of the last stretch that begins at or before `key`.
     fn naive<K: PartialOrd + Copy>(stretches: &[(K, u16)], key: K) -> u32 {
@@ -261,10 +253,10 @@ mod tests {
     /// As many as `count`, the first of which begins at zero.
     fn stretches(count: usize, numbers: &mut Numbers) -> Vec<(u128, u16)> {
         let mut firsts: Vec<u128> = (1..count)
-            .map(|_| match numbers.next() % 4 {
-                0 => u128::from(numbers.next() % 4_096),
-                1 => u128::MAX - u128::from(numbers.next() % 4_096),
-                _ => u128::from(numbers.next()) << 64 | u128::from(numbers.next() % 9),
+            .map(|_| match numbers.below(4) {
+                0 => u128::from(numbers.below(4_096)),
+                1 => u128::MAX - u128::from(numbers.below(4_096)),
+                _ => u128::from(numbers.next()) << 64 | u128::from(numbers.below(9)),
             })
             .chain([0])
             .collect();
@@ -279,7 +271,7 @@ mod tests {
 
     #[test]
     fn every_edge_of_every_stretch_is_found() {
-        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+        let mut numbers = Numbers::new();
         for count in [1, 2, 3, 700, 1_023, LEAF] {
             let all = stretches(count, &mut numbers);
             let v6: Vec<_> = all.iter().map(|&(first, n)| (halves(first), n)).collect();

@@ -12,7 +12,15 @@ use std::{
 
 use assert_cmd::cargo::cargo_bin;
 use clap::CommandFactory as _;
-use port_monitor::{cli::Cli, exit_code::ExitCode, kernel::Rung};
+use port_monitor::{
+    cli::Cli,
+    exit_code::ExitCode,
+    kernel::{DEFAULT_RING_BYTES, Rung},
+};
+use port_monitor_common::event::EVENT_SIZE;
+
+/// Bytes that the kernel puts before each record of a ring (`BPF_RINGBUF_HDR_SZ`).
+const RING_HEADER: usize = 8;
 
 const THREATS: &str = include_str!("../../THREATS.md");
 const README: &str = include_str!("../../README.md");
@@ -162,6 +170,18 @@ fn blind_spots_are_told_in_the_words_of_the_program() {
     for spot in shown {
         assert!(known.iter().any(|(_, known)| *known == spot), "{spot}");
     }
+}
+
+#[test]
+fn floor_of_the_benchmarks_is_as_large_as_an_event() {
+    let floor = include_str!("kernel/bench/floor.bpf.c");
+    assert!(floor.contains(&format!("sizeof(struct record) == {EVENT_SIZE},")));
+    assert!(floor.contains(&format!("one record of {EVENT_SIZE} bytes")));
+    let benchmarks = include_str!("../../BENCHMARKS.md");
+    assert!(benchmarks.contains(&format!("one record of {EVENT_SIZE} bytes")));
+    let fit = DEFAULT_RING_BYTES as usize / (EVENT_SIZE + RING_HEADER);
+    let fit = format!("{},{:03}", fit / 1_000, fit % 1_000);
+    assert!(benchmarks.contains(&format!("{EVENT_SIZE} bytes, and {fit} of them")));
 }
 
 /// The text of every file of Rust below a directory of this package.

@@ -141,26 +141,16 @@ impl Networks {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/numbers.rs"]
+mod numbers;
+
+#[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{numbers::Numbers, *};
 
     const V4: u32 = 96;
 
-    /// xorshift64*: the same numbers every time.
-    struct Numbers(u64);
-
     impl Numbers {
-        fn next(&mut self) -> u64 {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-        }
-
-        fn below(&mut self, limit: u64) -> u64 {
-            (self.next() >> 16) % limit
-        }
-
         /// One of both families, many of which lie within each other or side by side.
         fn prefix(&mut self, mask: u32) -> Prefix {
             let is_v4 = self.below(2) == 0;
@@ -199,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_longest_prefix_of_every_edge_is_found() {
-        let mut numbers = Numbers(0x9e37_79b9_7f4a_7c15);
+        let mut numbers = Numbers::new();
         for count in [0, 1, 2, 10, 100, 1_500] {
             let all_v4 = Prefix {
                 first: V4_FIRST,

@@ -33,6 +33,8 @@ mod flood;
 mod json;
 mod lab;
 mod monitor;
+#[path = "../support/numbers.rs"]
+mod numbers;
 mod oracle;
 mod process;
 mod report;

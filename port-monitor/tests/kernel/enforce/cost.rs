@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result, ensure};
 use super::{
     Enforced, beside,
     hammer::{Hammer, Ports},
-    networks::{self, Numbers},
+    networks,
 };
-use crate::{bpf, lab::Lab, report::Verdict};
+use crate::{bpf, lab::Lab, numbers::Numbers, report::Verdict};
 
 /// Most rules a policy may have.
 const RULES: u16 = 1_024;

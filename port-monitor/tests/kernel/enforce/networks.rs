@@ -10,30 +10,12 @@ use std::{
 use anyhow::{Result, ensure};
 
 use super::{Enforced, oracle::Walker};
-use crate::{lab::Lab, report::Verdict};
+use crate::{lab::Lab, numbers::Numbers, report::Verdict};
 
 /// The port all rules are about, where nobody answers.
 const PORT: u16 = 9;
 
-/// xorshift64*: the same numbers every time.
-pub(super) struct Numbers(u64);
-
 impl Numbers {
-    pub(super) const fn new() -> Self {
-        Self(0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        (self.next() >> 16) % limit
-    }
-
     /// Of both families and many lengths; every third next to others.
     pub(super) fn network(&mut self) -> Network {
         let is_near = self.below(3) == 0;
