@@ -383,6 +383,22 @@ impl Problem {
                 closest(key, known.iter().copied())
                     .map_or_else(|| format!("known here: {}", known.join(", ")), did_you_mean),
             ),
+            // As other firewalls write a range, a list, or a transport.
+            Self::NotAPort(text) if is_range(text) => {
+                Some(format!("write \"{}\"", text.replace(':', "-")))
+            }
+            Self::NotAPort(text) if text.contains(',') => {
+                Some("write a list: [22, 80, \"8000-8100\"]".to_owned())
+            }
+            Self::NotAPort(text) if text.ends_with("/tcp") || text.ends_with("/udp") => {
+                Some("the transport goes under `proto`".to_owned())
+            }
+            Self::UnknownService { name, .. } if name.contains(',') => {
+                Some("write a list: [\"ssh\", \"https\"]".to_owned())
+            }
+            Self::UnknownService { name, .. } if is_number(name) => {
+                Some("ports go under `port`".to_owned())
+            }
             Self::NotAChoice { value, choices } => {
                 closest(value, choices.iter().copied()).map(did_you_mean)
             }
@@ -489,6 +505,12 @@ impl Problem {
 
 fn is_number(text: &str) -> bool {
     text.parse::<u32>().is_ok_and(|uid| uid.to_string() == text)
+}
+
+/// `1:1024`.
+fn is_range(text: &str) -> bool {
+    let ends = text.split_once(':');
+    ends.is_some_and(|(first, last)| is_number(first) && is_number(last))
 }
 
 fn did_you_mean(name: impl AsRef<str>) -> String {

@@ -143,6 +143,36 @@ fn rule_without_a_port_of_its_transport_says_which_of_both_is_missing() {
 }
 
 #[test]
+fn what_other_firewalls_write_is_told_how_it_is_written_here() {
+    for (condition, told) in [
+        ("port = \"1:1024\"", "write \"1-1024\""),
+        ("port = \"22,80\"", "write a list: [22, 80, \"8000-8100\"]"),
+        ("port = \"22/tcp\"", "the transport goes under `proto`"),
+        ("port = \"ssh\"", "names go under `service`"),
+        ("service = \"22\"", "ports go under `port`"),
+        (
+            "service = \"ssh,https\"",
+            "write a list: [\"ssh\", \"https\"]",
+        ),
+        ("proto = \"icmp\"", "expected tcp or udp"),
+        ("user = \"0\"", "`user = 0` is the uid"),
+        ("to = \"10.0.0.0-10.0.0.255\"", "is neither a network"),
+        (
+            "to = \"10.0.0.0/255.0.0.0\"",
+            "prefix length is not between 0 and 32",
+        ),
+        ("to = \"any\"", "is neither a network"),
+        (
+            "unit = \"ssh.timer\"",
+            "write the unit that the processes run in",
+        ),
+    ] {
+        let said = said_of_rules("out", &[condition]);
+        assert!(said.contains(told), "{condition}: {said}");
+    }
+}
+
+#[test]
 fn bad_files() {
     assert_snapshot!(all_said([
         "mode = \"observe\"",
