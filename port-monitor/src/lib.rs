@@ -32,6 +32,8 @@ pub mod policy;
 pub mod port_set;
 pub mod record;
 pub mod sanitize;
+#[cfg(test)]
+mod seeded;
 pub mod services;
 pub mod sink;
 pub mod units;

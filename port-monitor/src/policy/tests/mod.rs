@@ -16,6 +16,7 @@ use port_monitor_common::{
 
 mod diagnostics;
 mod diff;
+mod differential;
 mod explain;
 mod index;
 mod learn;
@@ -27,6 +28,7 @@ mod oracle;
 mod schema;
 mod shadow;
 mod spellings;
+mod tables;
 mod verdicts;
 
 /// 2026-11-22T00:00:00Z.

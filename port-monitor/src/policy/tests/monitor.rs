@@ -2,11 +2,8 @@
 //! policy itself.
 
 use port_monitor_common::{
-    addr::{self, is_loopback, to_words},
-    generation::{ASKS_OWNER, ASKS_USER, DENIES, FILTERS_LOOPBACK, RULES},
-    mask::{Accepting, Mask},
-    pages,
-    policy::{Action, Decision, DefaultAction, Direction, canonical},
+    generation::{ASKS_OWNER, RULES},
+    policy::Direction,
 };
 use proptest::prelude::*;
 
@@ -14,65 +11,26 @@ use super::{
     super::{lower::Lowered, value},
     Facts,
     oracle::{naive, world},
+    tables::{Asked, Party, answer},
 };
 use crate::event::Stamp;
 
 /// The verdict as `port-monitor-ebpf/src/verdict.rs` finds it: `None` where it leaves
 /// that to userspace.
-fn stamp(lowered: &Lowered, facts: &Facts<'_>, uid: u32) -> Option<Stamp> {
-    let header = &lowered.header;
-    let direction = facts.direction as usize;
-    let mask = |number: u32| &lowered.masks[number as usize];
-    let port = lowered.ports[usize::from(facts.service_port / 4)];
-    let port = port >> (facts.service_port % 4 * 16) & 0xffff;
-    let peer = to_words(canonical(value::octets(facts.peer)));
-    let [a, b, c, d] = peer.map(|word| u64::from(u32::from_be(word)));
-    let (v4, v6) = (&lowered.networks.v4, &lowered.networks.v6);
-    let network = if addr::is_mapped(&peer) {
-        pages::find(|n| v4.get(n as usize), u32::try_from(d).unwrap())
-    } else {
-        pages::find(|n| v6.get(n as usize), [a << 32 | b, c << 32 | d])
+pub(super) fn stamp(lowered: &Lowered, facts: &Facts<'_>, uid: u32) -> Option<Stamp> {
+    let asked = Asked {
+        direction: facts.direction,
+        port: facts.service_port.into(),
+        peer: value::octets(facts.peer),
+        is_self: facts.peer_is_self,
+        now_ns: None,
+        party: Party::User(uid),
+        is_kernel: facts.is_kernel,
     };
-    let user = lowered.users.iter().find(|(named, _)| *named == uid);
-    let user = user.filter(|_| header.asks & ASKS_USER != 0);
-    let is_self = facts.peer_is_self || is_loopback(&peer);
-    let accepting = Accepting {
-        direction: mask(
-            u32::try_from(lowered.ends.endless() >> (16 * direction) & 0xffff).unwrap(),
-        ),
-        port: mask(u32::try_from(port).unwrap()),
-        network: mask(network.unwrap_or(header.other_network)),
-        this_host: if is_self {
-            mask(header.this_host)
-        } else {
-            &Mask::NONE
-        },
-        user: mask(user.map_or(header.other_user, |(_, mask)| *mask)),
-        group: mask(header.every),
-        exe: mask(header.every),
-    };
-    let Some(rule) = accepting.first() else {
-        let default = header.defaults[direction];
-        let default = DefaultAction {
-            action: if default & DENIES == 0 {
-                Action::Allow
-            } else {
-                Action::Deny
-            },
-            filters_loopback: default & FILTERS_LOOPBACK != 0,
-        };
-        let is_kernel = || facts.is_kernel;
-        let loopback = is_loopback(&peer);
-        let decision = Decision::of(None, facts.direction, default, loopback, is_kernel);
-        return Some(Stamp {
-            is_denied: decision.action == Action::Deny,
-            rule: u16::try_from(RULES).unwrap() + u16::from(facts.direction as u8),
-        });
-    };
-    let flags = lowered.rules[rule].flags;
-    (flags & ASKS_OWNER == 0).then(|| Stamp {
-        is_denied: flags & DENIES != 0,
-        rule: u16::try_from(rule).unwrap(),
+    let (tally, is_denied) = answer(lowered, lowered.when_open(), &asked)?;
+    Some(Stamp {
+        is_denied,
+        rule: u16::try_from(tally.min(RULES)).unwrap(),
     })
 }
 

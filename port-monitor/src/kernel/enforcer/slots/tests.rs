@@ -1,19 +1,15 @@
 //! Random sequences of all that can happen to the policies of an instance, against a
 //! model that knows no slots.
 
-use std::{
-    cell::{Cell, RefCell},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::cell::{Cell, RefCell};
 
 use super::*;
+use crate::seeded::{Random, seeded};
 
 /// How many sequences.
 const SEQUENCES: u64 = 100_000;
 /// How much happens in each.
 const LENGTH: u64 = 14;
-/// The seed of a run to repeat.
-const SEED: &str = "PORT_MONITOR_TEST_SEED";
 
 /// What is in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,21 +87,6 @@ impl Model {
         } else {
             Content::Policy(self.current)
         }
-    }
-}
-
-/// Numbers that are the same for the same seed.
-#[derive(Debug)]
-struct Random(Cell<u64>);
-
-impl Random {
-    /// Below `limit`, by `SplitMix64`.
-    fn below(&self, limit: u64) -> u64 {
-        self.0.set(self.0.get().wrapping_add(0x9e37_79b9_7f4a_7c15));
-        let mut z = self.0.get();
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
     }
 }
 
@@ -333,7 +314,7 @@ fn take_renewal(memory: &Memory<'_>, model: &mut Model) {
 }
 
 fn run(seed: u64) -> Result<(), String> {
-    let random = Random(Cell::new(seed));
+    let random = Random::new(seed);
     let (mut memory, mut model) = (Memory::new(&random), Model::START);
     let mut story = Vec::new();
     for policy in 1..=LENGTH {
@@ -360,14 +341,14 @@ fn model_at(model: &Model, now_ms: u64) -> Content {
 
 #[test]
 fn whatever_happens_in_force_is_what_a_model_without_slots_says() {
-    let given = std::env::var(SEED).ok().and_then(|text| text.parse().ok());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let seed = given.unwrap_or_else(|| u64::from(now.subsec_nanos()) << 32 | now.as_secs());
-    for nth in 0..SEQUENCES {
-        if let Err(problem) = run(seed.wrapping_add(nth)) {
-            panic!("sequence {nth} of {SEED}={seed}: {problem}");
+    seeded(|seed| {
+        for nth in 0..SEQUENCES {
+            let seed = seed.wrapping_add(nth);
+            if let Err(problem) = run(seed) {
+                panic!("sequence {nth}, by itself the first of the seed {seed}: {problem}");
+            }
         }
-    }
+    });
 }
 
 #[test]
@@ -392,7 +373,7 @@ fn a_policy_is_never_written_where_one_is_in_force_or_would_be() {
 /// Review 4.4a: C cannot be written, and A is still what is gone back to.
 #[test]
 fn an_apply_that_fails_leaves_what_rollback_goes_back_to() {
-    let random = Random(Cell::new(1));
+    let random = Random::new(1);
     for fails_in in 0..4 {
         let mut memory = Memory::new(&random);
         let terms = Terms {
@@ -412,7 +393,7 @@ fn an_apply_that_fails_leaves_what_rollback_goes_back_to() {
 /// whether its deadline passes before, while or after that is written.
 #[test]
 fn an_unconfirmed_policy_is_never_gone_back_to() {
-    let random = Random(Cell::new(1));
+    let random = Random::new(1);
     for (confirm_ms, next) in [(1, None), (50, None), (1 << 40, None), (60, Some(1))] {
         let mut memory = Memory::new(&random);
         let terms = |confirm_ms| Terms {

@@ -1,0 +1,290 @@
+//! One decision, whoever asks for it: the rules one by one, the index, `explain` (and so
+//! `test` and the replay of a recording), the monitor, `apply`'s tables and those of a
+//! policy that nobody follows any more, the end of what is open, `diff` and `learn` against
+//! what a policy's words mean.
+
+use port_monitor_common::{
+    generation::RULES,
+    policy::{Action, Decider, Direction, Transport, Verdict},
+};
+
+use super::{
+    super::{cells::Place, lower::Lowered, value},
+    Facts,
+    monitor::stamp,
+    tables::{Asked, Party, answer},
+};
+use crate::{
+    policy::{
+        Policy, Reason, Source,
+        diff::{Difference, Uids},
+        learn::Learner,
+        problem::Problem,
+    },
+    seeded::{Random, seeded},
+};
+
+mod world;
+
+use world::{Rule, Words, World};
+
+/// Policies; with so many connections each, a million pairs.
+const POLICIES: usize = 500;
+const CONNECTIONS: usize = 2_000;
+/// Connections of each that a policy is learned from.
+const LEARNED: usize = 40;
+
+/// A policy as it is compiled, and lowered where it can be.
+struct Compiled {
+    words: Words,
+    text: String,
+    policy: Policy,
+    lowered: Option<Lowered>,
+    of_monitor: Lowered,
+}
+
+impl Compiled {
+    /// The rules that never decide anything are left out: they are refused.
+    fn new(mut words: Words) -> Self {
+        loop {
+            let text = words.text();
+            let source = Source::new("policy.toml".to_owned(), text.clone());
+            let invalid = match Policy::parse(source, &World) {
+                Ok((policy, _)) => return Self::of(words, text, policy),
+                Err(invalid) => invalid,
+            };
+            let before = words.rules.len();
+            for diagnostic in &invalid.diagnostics {
+                if let Problem::Shadowed { name, .. } = &diagnostic.problem {
+                    words.rules.retain(|rule| rule.name != *name);
+                }
+            }
+            assert!(words.rules.len() < before, "{invalid}\n{text}");
+            number_failsafe(&mut words.rules);
+        }
+    }
+
+    fn of(words: Words, text: String, policy: Policy) -> Self {
+        let mut rules = words.rules.iter();
+        let asks_in_vain =
+            rules.any(|rule| rule.direction == Direction::Inbound && rule.asks_for_exe());
+        let lowered = policy.lower(&World);
+        assert_eq!(lowered.is_err(), asks_in_vain, "{text}");
+        Self {
+            of_monitor: policy.lower_for_monitor().unwrap(),
+            lowered: lowered.ok(),
+            words,
+            text,
+            policy,
+        }
+    }
+
+    /// By the name of a rule or none.
+    fn named(&self, at: Option<usize>) -> Option<&str> {
+        at.map(|at| &*self.words.rules[at].name)
+    }
+
+    fn check(&self, facts: &Facts<'_>) {
+        let expected = self.words.decide(facts, false);
+        let wrong = |who: &str| format!("{who}: not {expected:?} of {facts:?} by\n{}", self.text);
+        let (rule, action) = expected;
+        let explanation = self.policy.explain(facts);
+        let is_allowed = explanation.verdict == Verdict::Allow;
+        if !self.words.judges(facts) {
+            assert!(
+                explanation.reason == Reason::Unjudged && is_allowed,
+                "{}",
+                wrong("explain")
+            );
+            return;
+        }
+        let told = match &explanation.reason {
+            Reason::Rule(rule) => Some(&*rule.name),
+            _ => None,
+        };
+        let explained = (told, is_allowed);
+        assert_eq!(
+            explained,
+            (self.named(rule), action == Action::Allow),
+            "{}",
+            wrong("explain")
+        );
+        let judged = self.policy.judge(facts);
+        let judged = (judged.rule.as_deref(), judged.verdict == Verdict::Allow);
+        assert_eq!(judged, explained, "{}", wrong("judge"));
+
+        let scopes = self.policy.scopes.of(facts.owner());
+        let compiled = facts.compiled(&scopes);
+        let rules = self.policy.tables.view();
+        let decided = rules.decide(&compiled);
+        let by = match decided.by {
+            Decider::Rule(at) => Some(at as usize),
+            Decider::Default | Decider::Loopback | Decider::Kernel => None,
+        };
+        assert_eq!((by, decided.action), expected, "{}", wrong("the rules"));
+        assert_eq!(
+            self.policy.index.first(&compiled),
+            by,
+            "{}",
+            wrong("the index")
+        );
+        self.check_monitor(facts, &wrong);
+        self.check_kernel(facts, expected, &wrong);
+        self.check_end(facts, judged, &wrong);
+    }
+
+    /// What the kernel side of the monitor says is what userspace would.
+    fn check_monitor(&self, facts: &Facts<'_>, wrong: &impl Fn(&str) -> String) {
+        // Of UDP the monitor tells nothing, and the kernel knows every user.
+        if facts.transport == Transport::Udp {
+            return;
+        }
+        let uid = facts.uid.unwrap_or(u32::MAX);
+        if let Some(stamp) = stamp(&self.of_monitor, facts, uid) {
+            let judged = self.policy.judge(facts);
+            assert_eq!(
+                self.policy.judgement(stamp),
+                judged,
+                "{}",
+                wrong("the monitor's tables")
+            );
+        }
+    }
+
+    /// What the hooks find by the tables that `apply` writes.
+    fn check_kernel(
+        &self,
+        facts: &Facts<'_>,
+        expected: (Option<usize>, Action),
+        wrong: &impl Fn(&str) -> String,
+    ) {
+        let Some(lowered) = &self.lowered else {
+            return;
+        };
+        let Some(asked) = asked(facts) else {
+            return;
+        };
+        let found = |at: (&_, &_)| {
+            let (tally, denies) = answer(lowered, at, &asked).unwrap();
+            let rule = (tally < RULES).then(|| tally as usize);
+            (rule, if denies { Action::Deny } else { Action::Allow })
+        };
+        assert_eq!(
+            found(lowered.when_open()),
+            expected,
+            "{}",
+            wrong("the tables")
+        );
+        let closed = lowered.when_closed();
+        assert_eq!(closed.is_some(), self.words.is_closed_on_exit);
+        if let Some((header, ends)) = &closed {
+            let expected = self.words.decide(facts, true);
+            assert_eq!(
+                found((header, ends)),
+                expected,
+                "{}",
+                wrong("the tables of nobody's policy")
+            );
+        }
+        // Who hands a SYN to no socket knows nobody, and leaves to others what asks who.
+        if facts.direction == Direction::Inbound {
+            let nobody = Asked {
+                party: Party::Nobody,
+                ..asked
+            };
+            if let Some((tally, denies)) = answer(lowered, lowered.when_open(), &nobody) {
+                let rule = (tally < RULES).then(|| tally as usize);
+                let action = if denies { Action::Deny } else { Action::Allow };
+                assert_eq!(
+                    (rule, action),
+                    expected,
+                    "{}",
+                    wrong("the tables without an owner")
+                );
+            }
+        }
+    }
+
+    /// What is open is judged without its unit and executable.
+    fn check_end(
+        &self,
+        facts: &Facts<'_>,
+        judged: (Option<&str>, bool),
+        wrong: &impl Fn(&str) -> String,
+    ) {
+        let has_end = facts.transport == Transport::Tcp && facts.direction != Direction::Listen;
+        if !has_end || facts.cgroup.is_none() || self.policy.asks_for_executables() {
+            return;
+        }
+        let open = Facts {
+            unit: None,
+            exe: None,
+            exe_id: None,
+            ..*facts
+        };
+        let ended = self.policy.judge(&open);
+        let ended = (ended.rule.as_deref(), ended.verdict == Verdict::Allow);
+        assert_eq!(ended, judged, "{}", wrong("the end of what is open"));
+    }
+}
+
+/// Failsafe entries are named by their places.
+fn number_failsafe(rules: &mut [Rule]) {
+    for (direction, key) in [
+        (Direction::Inbound, "inbound"),
+        (Direction::Outbound, "outbound"),
+    ] {
+        let of_key = rules
+            .iter_mut()
+            .filter(|rule| rule.is_failsafe && rule.direction == direction);
+        for (number, rule) in (1..).zip(of_key) {
+            rule.name = format!("failsafe:{key}:{number}");
+        }
+    }
+}
+
+/// As a hook asks, which knows its owner's cgroup, and no path of an executable.
+fn asked(facts: &Facts<'_>) -> Option<Asked> {
+    use crate::policy::lower::Places as _;
+    let path = facts.cgroup?;
+    let is_by_path = facts.exe.is_some() && facts.exe_id.is_none();
+    if is_by_path && facts.direction != Direction::Inbound {
+        return None;
+    }
+    Some(Asked {
+        direction: facts.direction,
+        port: facts.transport.port(facts.service_port),
+        peer: value::octets(facts.peer),
+        is_self: facts.peer_is_self,
+        now_ns: Some(World.boot_ns(i64::try_from(facts.now_ns).unwrap())),
+        party: Party::Known {
+            uid: facts.uid.unwrap_or(u32::MAX),
+            groups: world::ids(path.trim_end_matches('/')),
+            // A listening socket does not remember it.
+            exe: facts
+                .exe_id
+                .filter(|_| facts.direction != Direction::Inbound)
+                .map(|file| (file.device, file.inode)),
+        },
+        is_kernel: facts.is_kernel,
+    })
+}
+
+#[test]
+fn a_million_decisions_are_the_same_whoever_asks() {
+    seeded(|seed| {
+        let mut before = None;
+        for nth in 0..POLICIES {
+            let random = Random::new(seed.wrapping_add(u64::try_from(nth).unwrap() << 32));
+            let compiled = Compiled::new(Words::random(&random));
+            let connections: Vec<_> = (0..CONNECTIONS)
+                .map(|_| world::connection(&random))
+                .collect();
+            for facts in &connections {
+                compiled.check(facts);
+            }
+            let _ = (&before, LEARNED);
+            before = Some(compiled);
+        }
+    });
+}
