@@ -29,7 +29,7 @@ use super::{
 
 mod side;
 
-use side::Side;
+use side::{Entry, Side};
 
 /// Comparisons of two rules before the search gives up: a few seconds.
 const BUDGET: usize = 200_000_000;
@@ -52,6 +52,8 @@ pub struct Difference {
     pub uids: Uids,
     /// What the two rules ask of the owner besides.
     pub who: Who,
+    /// Only of the kernel itself, or only of anybody else; `None` is either.
+    pub kernel: Option<bool>,
     /// They differ from then on, ns since the Unix epoch; `None` is now.
     pub from_ns: Option<i64>,
     /// They differ until then; `None` is for ever.
@@ -127,7 +129,7 @@ impl Comparison {
     /// The differences of every stretch of time in which no rule ends.
     fn over_time(&self, now_ns: i64) -> Result<Vec<Difference>, TooManyOverlaps> {
         let rules = self.sides.iter().flat_map(|side| &side.rules);
-        let ends = rules.map(|(rule, _)| rule.until_ns);
+        let ends = rules.map(|entry| entry.rule.until_ns);
         let ends: BTreeSet<i64> = ends.filter(|&end| end > now_ns && end < i64::MAX).collect();
         let starts: Vec<i64> = [now_ns].into_iter().chain(ends).collect();
         let mut all: Vec<Difference> = Vec::new();
@@ -163,27 +165,33 @@ impl Comparison {
             .each_ref()
             .map(|side| side.live(direction, now_ns));
         let mut found = Vec::new();
-        for (at_a, (rule_a, by_a)) in a.iter().enumerate() {
-            for (at_b, (rule_b, by_b)) in b.iter().enumerate() {
+        for (at_a, entry_a) in a.iter().enumerate() {
+            for (at_b, entry_b) in b.iter().enumerate() {
                 self.spend(1)?;
-                if rule_a.action == rule_b.action || !self.meet(rule_a, rule_b) {
+                let pair = [&entry_a.rule, &entry_b.rule];
+                if pair[0].action == pair[1].action || !self.meet(pair[0], pair[1]) {
                     continue;
                 }
+                let Some(kernel) = of_both(entry_a, entry_b) else {
+                    continue;
+                };
                 let earlier = a.iter().take(at_a).chain(b.iter().take(at_b));
-                let earlier = self.meeting(earlier.map(|(rule, _)| rule), [rule_a, rule_b])?;
-                for who in self.owners(rule_a, rule_b) {
-                    for part in self.left([rule_a, rule_b], &earlier, &who)? {
+                let earlier = earlier.filter(|entry| is_about(entry, kernel));
+                let earlier = self.meeting(earlier.map(|entry| &entry.rule), pair)?;
+                for who in self.owners(pair[0], pair[1]) {
+                    for part in self.left(pair, &earlier, &who)? {
                         found.push(Difference {
                             direction,
-                            witness: witness(direction, &part, &who, now_ns),
+                            witness: witness(direction, &part, &who, (kernel, now_ns)),
                             ports: ports_of(&part.ports),
                             peers: part.peers,
                             uids: part.uids,
                             who: who.clone(),
+                            kernel,
                             from_ns: None,
                             until_ns: None,
-                            action: rule_b.action,
-                            by: [by_a.clone(), by_b.clone()],
+                            action: pair[1].action,
+                            by: [entry_a.by.clone(), entry_b.by.clone()],
                         });
                     }
                 }
@@ -352,8 +360,27 @@ impl Comparison {
     }
 }
 
+/// What both say of the kernel itself, as in [`Difference::kernel`]; `None` where nothing
+/// is of both.
+fn of_both(a: &Entry, b: &Entry) -> Option<Option<bool>> {
+    match (a.kernel, b.kernel) {
+        (Some(a), Some(b)) if a != b => None,
+        (a, b) => Some(a.or(b)),
+    }
+}
+
+/// Whether the entry says something of that.
+fn is_about(entry: &Entry, kernel: Option<bool>) -> bool {
+    entry.kernel.is_none_or(|own| kernel == Some(own))
+}
+
 /// A connection of the part.
-fn witness(direction: Direction, part: &Part, who: &Who, now_ns: i64) -> String {
+fn witness(
+    direction: Direction,
+    part: &Part,
+    who: &Who,
+    (kernel, now_ns): (Option<bool>, i64),
+) -> String {
     let (first, last) = part.ports.first().copied().unwrap_or_default();
     let cgroup = who.path();
     let witness = Witness {
@@ -365,6 +392,7 @@ fn witness(direction: Direction, part: &Part, who: &Who, now_ns: i64) -> String 
             Uids::AllBut(_) => None,
         },
         owner: who.owner(cgroup.as_deref()),
+        is_kernel: kernel == Some(true),
         now_ns,
     };
     witness.to_string()

@@ -24,6 +24,8 @@ pub(super) struct Witness<'a> {
     pub(super) place: Place,
     pub(super) uid: Option<u32>,
     pub(super) owner: Owner<'a>,
+    /// The kernel itself.
+    pub(super) is_kernel: bool,
     pub(super) now_ns: i64,
 }
 
@@ -36,7 +38,7 @@ impl Witness<'_> {
             peer_is_self: self.place.is_self,
             uid: self.uid,
             scopes,
-            is_kernel: false,
+            is_kernel: self.is_kernel,
             now_ns: self.now_ns,
         }
     }
@@ -65,6 +67,9 @@ impl fmt::Display for Witness<'_> {
                 let value = if value.is_empty() { "/" } else { value };
                 write!(f, " --{flag} {value}")?;
             }
+        }
+        if self.is_kernel {
+            f.write_str(" --kernel")?;
         }
         exe.map_or(Ok(()), |exe| write!(f, " --exe {}", exe.display()))
     }
@@ -106,6 +111,7 @@ pub(super) fn common<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<
         place: common_place(a.peers.of(rules.peers), b.peers.of(rules.peers))?,
         uid: common_entry(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b).ok()?,
         owner: common_owner(analysis, a, b)?,
+        is_kernel: false,
         now_ns: a.until_ns.min(b.until_ns) - 1,
     })
 }

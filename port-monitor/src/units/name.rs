@@ -43,10 +43,15 @@ pub fn pattern(unit: &str) -> Option<String> {
     (!prefix.is_empty()).then(|| format!("{prefix}-*.slice"))
 }
 
-/// Whether the pattern matches the whole name: `*` any text, `?` one character.
+/// Whether the pattern matches the whole name: `*` any text, `?` one character. No name
+/// has either of these, so a pattern in the place of the name is matched where all that it
+/// matches is.
 pub fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), name.chars().collect());
+    let is_one = |wanted: char, read: Option<&char>| {
+        read == Some(&wanted) || wanted == '?' && read != Some(&'*')
+    };
     let (mut at, mut read) = (0, 0);
     // Behind the last star, and where what it matches ends so far.
     let mut star: Option<(usize, usize)> = None;
@@ -56,7 +61,7 @@ pub fn matches(pattern: &str, name: &str) -> bool {
                 star = Some((at + 1, read));
                 at += 1;
             }
-            Some(&wanted) if wanted == '?' || name.get(read) == Some(&wanted) => {
+            Some(&wanted) if is_one(wanted, name.get(read)) => {
                 at += 1;
                 read += 1;
             }
@@ -193,6 +198,9 @@ mod tests {
             ("worker@?.service", "worker@10.service", false),
             ("*", "", true),
             ("?", "", false),
+            ("worker@*.service", "worker@?.service", true),
+            ("worker@?.service", "worker@?.service", true),
+            ("worker@?.service", "worker@*.service", false),
             ("a*b*c", "aXbYbZc", true),
             ("a*b*c", "aXbYbZ", false),
             (r"dev-by\x2d*.swap", r"dev-by\x2duuid.swap", true),

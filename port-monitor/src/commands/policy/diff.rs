@@ -91,6 +91,8 @@ struct DifferenceReport {
     units: BTreeSet<String>,
     cgroup: Option<String>,
     exe: Option<String>,
+    /// Only of the kernel itself, or only of anybody else; null for either.
+    kernel: Option<bool>,
     from: Option<Timestamp>,
     until: Option<Timestamp>,
     old: ReasonReport,
@@ -154,6 +156,7 @@ impl DifferenceReport {
                 path => path.to_owned(),
             }),
             exe: who.exe.clone(),
+            kernel: difference.kernel,
             from: difference.from_ns.and_then(time),
             until: difference.until_ns.and_then(time),
             old: ReasonReport::of(old_reason, direction, old),
@@ -176,6 +179,10 @@ impl DifferenceReport {
             let value = value.as_ref();
             words.extend(value.map(|value| format!("{key} {}", value.escape_debug())));
         }
+        words.extend(self.kernel.map(|kernel| {
+            let whom = if kernel { "by" } else { "not by" };
+            format!("{whom} the kernel itself")
+        }));
         for (key, time) in [("from", self.from), ("until", self.until)] {
             words.extend(time.map(|time| format!("{key} {time}")));
         }

@@ -12,7 +12,26 @@ use super::super::{
 
 /// One policy: its rules and its defaults, in order.
 pub(super) struct Side {
-    pub(super) rules: Vec<(Rule, Reason)>,
+    pub(super) rules: Vec<Entry>,
+}
+
+/// A rule, or a part of a default.
+pub(super) struct Entry {
+    pub(super) rule: Rule,
+    /// What it is.
+    pub(super) by: Reason,
+    /// What it says of the kernel itself: only about that, or about anybody else.
+    pub(super) kernel: Option<bool>,
+}
+
+impl Entry {
+    const fn new(rule: Rule, by: Reason) -> Self {
+        Self {
+            rule,
+            by,
+            kernel: None,
+        }
+    }
 }
 
 impl Side {
@@ -26,7 +45,7 @@ impl Side {
                 ports: udp,
                 ..any(Direction::Outbound, Action::Allow)
             };
-            rules.push((unjudged, Reason::Unjudged));
+            rules.push(Entry::new(unjudged, Reason::Unjudged));
         }
         let peers_before = u32::try_from(tables.peers.len()).unwrap_or(u32::MAX);
         tables.peers.extend(&policy.tables.peers);
@@ -35,7 +54,7 @@ impl Side {
                 let rule = adopted(rule, policy, tables, scopes);
                 let peers = moved(rule.peers, peers_before);
                 let rule = Rule { peers, ..rule };
-                rules.push((rule, Reason::Rule(reference)));
+                rules.push(Entry::new(rule, Reason::Rule(reference)));
             }
         }
         for direction in Direction::ALL {
@@ -49,10 +68,10 @@ impl Side {
     }
 
     /// The rules of `direction` that can match at `now_ns`.
-    pub(super) fn live(&self, direction: Direction, now_ns: i64) -> Vec<&(Rule, Reason)> {
+    pub(super) fn live(&self, direction: Direction, now_ns: i64) -> Vec<&Entry> {
         let is_live = |rule: &Rule| rule.direction == direction && now_ns < rule.until_ns;
         let rules = self.rules.iter();
-        rules.filter(|(rule, _)| is_live(rule)).collect()
+        rules.filter(|entry| is_live(&entry.rule)).collect()
     }
 }
 
@@ -125,29 +144,35 @@ const fn any(direction: Direction, action: Action) -> Rule {
 }
 
 /// The default of a direction as rules that come last.
-fn default_rules(
-    direction: Direction,
-    default: DefaultAction,
-    tables: &mut Tables,
-) -> Vec<(Rule, Reason)> {
-    let any = any(direction, default.action);
-    let mut rules = vec![(any, Reason::Default(default.action))];
+fn default_rules(direction: Direction, default: DefaultAction, tables: &mut Tables) -> Vec<Entry> {
+    let by = Reason::Default(default.action);
+    let mut default_entry = Entry::new(any(direction, default.action), by);
+    if default.action == Action::Allow {
+        return vec![default_entry];
+    }
+    let any = any(direction, Action::Allow);
+    let mut entries = Vec::new();
     // What listens has no peer that could be on loopback.
-    let is_spared = default.action == Action::Deny
-        && !default.filters_loopback
-        && direction != Direction::Listen;
-    if is_spared {
+    if !default.filters_loopback && direction != Direction::Listen {
         let networks = [
             Network::new(v4_mapped([127, 0, 0, 0]), 96 + 8),
             Network::new(1_u128.to_be_bytes(), 128),
         ];
         let peers = networks.into_iter().flatten().map(Peer::Network);
         let for_loopback = Rule {
-            action: Action::Allow,
             peers: append(&mut tables.peers, Some(peers.collect())),
             ..any
         };
-        rules.insert(0, (for_loopback, Reason::Loopback));
+        entries.push(Entry::new(for_loopback, Reason::Loopback));
     }
-    rules
+    // What comes in, the kernel does not send.
+    if direction != Direction::Inbound {
+        default_entry.kernel = Some(false);
+        entries.push(Entry {
+            kernel: Some(true),
+            ..Entry::new(any, Reason::Kernel)
+        });
+    }
+    entries.push(default_entry);
+    entries
 }

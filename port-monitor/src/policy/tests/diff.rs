@@ -54,6 +54,8 @@ fn holds(difference: &Difference, facts: &Facts<'_>) -> bool {
         && difference.ports.iter().any(in_ports)
         && difference.peers.contains(Place { addr, is_self })
         && has_uid
+        // Nobody there is the kernel.
+        && difference.kernel != Some(true)
         && difference
             .who
             .units
@@ -169,6 +171,23 @@ fn loopback_that_the_default_spares_is_a_difference_of_its_own() {
     let filters = "[default]\noutbound = { action = \"deny\", loopback = \"filter\" }\n";
     assert_eq!(told(denies, filters), ["Deny out tcp 127.0.0.1:1"]);
     assert_eq!(told(filters, ""), ["Allow out tcp 192.0.2.1:1"]);
+}
+
+#[test]
+fn the_kernel_itself_is_a_difference_of_its_own() {
+    let denies = "[default]\noutbound = { action = \"deny\" }\n";
+    let by_rule = rule("a", "out", "deny", "to = \"2001:db8::/32\"");
+    assert_eq!(
+        told(denies, &by_rule),
+        [
+            "Deny out tcp [2001:db8::1]:1 --kernel",
+            "Allow out tcp 192.0.2.1:1"
+        ]
+    );
+    let [a, b] = [denies, &by_rule].map(|text| policy(&format!("version = 1\n{text}")));
+    let kernel = |difference: &Difference| difference.kernel;
+    let found: Vec<_> = a.diff(&b, NOW_NS).unwrap().iter().map(kernel).collect();
+    assert_eq!(found, [Some(true), Some(false)]);
 }
 
 #[test]

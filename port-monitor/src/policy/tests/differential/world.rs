@@ -10,7 +10,7 @@ use port_monitor_common::{
 
 use super::super::{Facts, NOW_NS, TestHost, facts};
 use crate::{
-    policy::{Environment, lower::Places},
+    policy::{Environment, cells::Place, diff::Who, lower::Places, value},
     seeded::Random,
     units::Units,
 };
@@ -38,24 +38,30 @@ const NEWER: [&str; 3] = [
     "/newer",
 ];
 
-/// Units as they are written, and the directories of cgroups they mean.
-const UNITS: [(&str, &[&str]); 9] = [
-    ("app.service", &["app.service"]),
-    ("web.service", &["web.service"]),
+/// Units as they are written, as they are told, and the directories of cgroups they mean.
+const UNITS: [(&str, &str, &[&str]); 9] = [
+    ("app.service", "app.service", &["app.service"]),
+    ("web.service", "web.service", &["web.service"]),
     // An alias.
-    ("sshd.service", &["ssh.service"]),
-    ("cpu.service", &["_cpu.service", "cpu.service"]),
+    ("sshd.service", "ssh.service", &["ssh.service"]),
+    (
+        "cpu.service",
+        "cpu.service",
+        &["_cpu.service", "cpu.service"],
+    ),
     (
         "worker@.service",
+        "worker@*.service",
         &["worker@1.service", "worker@22.service", "worker@7.service"],
     ),
     (
         "worker@?.service",
+        "worker@?.service",
         &["worker@1.service", "worker@7.service"],
     ),
-    ("user-.slice", &["user-1000.slice"]),
-    ("system.slice", &["system.slice"]),
-    ("-.slice", &[""]),
+    ("user-.slice", "user-*.slice", &["user-1000.slice"]),
+    ("system.slice", "system.slice", &["system.slice"]),
+    ("-.slice", "-.slice", &[""]),
 ];
 /// Cgroups as they are written, and what they are.
 const WRITTEN_CGROUPS: [(&str, &str); 6] = [
@@ -411,7 +417,7 @@ impl Rule {
         );
         list(
             "unit",
-            words(self.units.as_ref(), &UNITS, |(name, _)| quoted(name)),
+            words(self.units.as_ref(), &UNITS, |(name, ..)| quoted(name)),
         );
         list(
             "cgroup",
@@ -478,11 +484,34 @@ impl Rule {
             })
             && any(&self.peers, &|at| PEERS[at].1.holds(peer))
             && any(&self.users, &|at| facts.uid == Some(UIDS[at].1))
-            && any(&self.units, &|at| is_in_unit(facts, UNITS[at].1))
+            && any(&self.units, &|at| is_in_unit(facts, UNITS[at].2))
             && any(&self.cgroups, &|at| {
                 is_in_cgroup(facts, WRITTEN_CGROUPS[at].1)
             })
             && any(&self.exes, &|at| is_exe(facts, EXES[at]))
+    }
+}
+
+/// The owner is at least all of this.
+pub(super) fn is_within(facts: &Facts<'_>, who: &Who) -> bool {
+    let unit = |told: &str| {
+        UNITS
+            .iter()
+            .find(|(_, name, _)| *name == told)
+            .expect("a unit")
+    };
+    let exe = |told: &str| EXES.iter().find(|(path, _)| *path == told).expect("a file");
+    who.units.iter().all(|told| is_in_unit(facts, unit(told).2))
+        && who.cgroup.iter().all(|cgroup| is_in_cgroup(facts, cgroup))
+        && who.exe.iter().all(|told| is_exe(facts, *exe(told)))
+}
+
+/// The peer's address by which it is judged, and whether it is of this host.
+pub(super) fn place(facts: &Facts<'_>) -> Place {
+    let peer = Peer::of(facts);
+    Place {
+        addr: value::octets(peer.ip),
+        is_self: peer.is_self,
     }
 }
 
