@@ -98,6 +98,28 @@ pub(crate) fn set_tcp(socket: &OwnedFd, option: libc::c_int, value: libc::c_int)
         .with_context(|| format!("set TCP option {option}"))
 }
 
+/// Lets the socket send by the loopback device only: nothing of it leaves this host.
+pub(crate) fn keep_on_loopback(socket: impl AsFd) -> Result<()> {
+    let device = b"lo";
+    let size = libc::socklen_t::try_from(device.len())?;
+    // SAFETY: the descriptor is open, and the kernel reads `size` bytes.
+    let failed = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            device.as_ptr().cast(),
+            size,
+        )
+    };
+    ensure!(
+        failed == 0,
+        "SO_BINDTODEVICE: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
+}
+
 /// Gives what the socket sends a mark for the firewall.
 pub(crate) fn set_mark(socket: &OwnedFd, mark: libc::c_int) -> Result<()> {
     set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, mark).context("set SO_MARK")
