@@ -53,6 +53,7 @@ pub mod problem;
 pub mod schema;
 mod shadow;
 mod stretches;
+mod surely;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -65,6 +66,7 @@ pub use environment::{Environment, Host};
 pub use explain::{Explanation, Reason, RuleRef};
 pub use file::{FileError, are_one_stream, is_stream, read_bytes};
 pub use intent::Intent;
+pub use surely::Unknown;
 
 use compile::Compiler;
 use diagnostic::Diagnostics;

@@ -2,10 +2,12 @@
 //! ends.
 
 use std::{
-    fmt,
+    collections::{HashMap, HashSet},
+    fmt, fs,
     io::{self, Write},
     net::SocketAddr,
     path::Path,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use anyhow::anyhow;
@@ -15,7 +17,7 @@ use super::now_ns;
 use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     kernel::enforcer::{self, EnforcerError, OpenConnection},
-    policy::{Facts, Policy, intent::Established},
+    policy::{Facts, Policy, Unknown, intent::Established},
     record::Judgement,
     sanitize::Escaped,
 };
@@ -42,9 +44,11 @@ pub(in crate::commands) struct Denied {
 }
 
 impl Denied {
-    fn of(policy: &Policy, connection: OpenConnection) -> Self {
+    fn of(judge: &Judge<'_>, connection: OpenConnection) -> Self {
+        let judgement = judge.judgement(&connection).ok();
+        let rule = judgement.and_then(|judgement| judgement.rule);
         Self {
-            rule: judge(policy, &connection).rule.map(|rule| rule.to_string()),
+            rule: rule.map(|rule| rule.to_string()),
             connection,
         }
     }
@@ -98,8 +102,68 @@ impl fmt::Display for Denied {
     }
 }
 
+/// What of the open connections the policy denies, and what it may deny.
+#[derive(Default)]
+pub(in crate::commands) struct Found {
+    pub(in crate::commands) denied: Vec<Denied>,
+    /// How many it depends on what cannot be known of them, by what that is.
+    left: HashMap<Missing, usize>,
+}
+
+impl Found {
+    fn new(judge: &Judge<'_>, denied: Vec<OpenConnection>) -> Self {
+        let denied = denied.into_iter();
+        let mut left = HashMap::new();
+        let not_known = judge.not_known.lock();
+        for missing in not_known.unwrap_or_else(PoisonError::into_inner).values() {
+            *left.entry(*missing).or_default() += 1;
+        }
+        Self {
+            denied: denied
+                .map(|connection| Denied::of(judge, connection))
+                .collect(),
+            left,
+        }
+    }
+
+    /// Those that are left alone, each kind in words.
+    pub(in crate::commands) fn left(&self) -> Vec<String> {
+        let left = Missing::ALL.into_iter().filter_map(|missing| {
+            let count = *self.left.get(&missing)?;
+            Some(format!("{} left: {missing}", counted(count)))
+        });
+        left.collect()
+    }
+}
+
+/// What is not known of a connection and decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Missing {
+    Owner,
+    Kernel,
+}
+
+impl Missing {
+    const ALL: [Self; 2] = [Self::Owner, Self::Kernel];
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Owner => {
+                "no process holds them any more or yet, and the policy asks for their user or \
+                 cgroup, which the kernel does not tell then"
+            }
+            Self::Kernel => {
+                "no process is seen to hold them, so they may be the kernel's own, which the \
+                 default spares"
+            }
+        })
+    }
+}
+
 /// What is open on this host and the policy denies.
-pub(in crate::commands) fn open(policy: &Policy) -> Result<Vec<Denied>, Failure> {
+pub(in crate::commands) fn open(policy: &Policy) -> Result<Found, Failure> {
     if policy.asks_for_executables() {
         return Err(Failure::usage(format!(
             "{}: some rules ask for an executable: the kernel does not know it of an open \
@@ -107,12 +171,10 @@ pub(in crate::commands) fn open(policy: &Policy) -> Result<Vec<Denied>, Failure>
             policy.source().name
         )));
     }
-    let is_denied = |connection: &OpenConnection| judge(policy, connection).is_violation();
+    let judge = Judge::new(policy);
+    let is_denied = |connection: &OpenConnection| judge.denies(connection);
     let denied = enforcer::open_connections(is_denied).or_exit(ExitCode::CannotAttach)?;
-    let denied = denied.into_iter();
-    Ok(denied
-        .map(|connection| Denied::of(policy, connection))
-        .collect())
+    Ok(Found::new(&judge, denied))
 }
 
 /// Ends what the policy denies, if it is one that ends something, for as long as it is in
@@ -121,58 +183,130 @@ pub(super) fn end(
     policy: &Policy,
     cgroup: Option<&Path>,
     is_in_force: impl Fn() -> bool + Sync,
-) -> Result<Vec<Denied>, EnforcerError> {
+) -> Result<Found, EnforcerError> {
     let intent = policy.intent();
     if intent.established == Established::Keep || intent.mode == Mode::Observe {
-        return Ok(Vec::new());
+        return Ok(Found::default());
     }
     let is_held = |connection: &OpenConnection| match (cgroup, &connection.cgroup) {
         (None, _) => true,
         (Some(held), Some(cgroup)) => Path::new(cgroup).starts_with(held),
         (Some(_), None) => false,
     };
+    let judge = Judge::new(policy);
     let ended = enforcer::end_connections(|connection| {
-        is_held(connection) && judge(policy, connection).is_violation() && is_in_force()
+        is_held(connection) && judge.denies(connection) && is_in_force()
     })?;
-    let ended = ended.into_iter();
-    Ok(ended
-        .map(|connection| Denied::of(policy, connection))
-        .collect())
+    Ok(Found::new(&judge, ended))
 }
 
-fn judge(policy: &Policy, connection: &OpenConnection) -> Judgement {
+/// Judges open connections, none by what is not known of it.
+struct Judge<'p> {
+    policy: &'p Policy,
+    /// The sockets that processes hold, by their inodes: looked for where it matters.
+    held: OnceLock<HashSet<u64>>,
+    /// Those that are not judged, each once.
+    not_known: Mutex<HashMap<Vec<u8>, Missing>>,
+}
+
+impl<'p> Judge<'p> {
+    fn new(policy: &'p Policy) -> Self {
+        Self {
+            policy,
+            held: OnceLock::new(),
+            not_known: Mutex::default(),
+        }
+    }
+
+    fn denies(&self, connection: &OpenConnection) -> bool {
+        match self.judgement(connection) {
+            Ok(judgement) => judgement.is_violation(),
+            Err(missing) => {
+                let not_known = self.not_known.lock();
+                let mut not_known = not_known.unwrap_or_else(PoisonError::into_inner);
+                not_known.insert(connection.identity().to_vec(), missing);
+                false
+            }
+        }
+    }
+
+    fn judgement(&self, connection: &OpenConnection) -> Result<Judgement, Missing> {
+        let facts = facts(connection);
+        let mut unknown = Unknown {
+            user: !connection.has_user(),
+            cgroup: connection.cgroup.is_none(),
+            kernel: false,
+        };
+        let judged = self.policy.judge_surely(&facts, unknown);
+        let judged = judged.ok_or(Missing::Owner)?;
+        // The kernel itself begins what goes out, and no process holds it.
+        if connection.is_inbound || connection.is_subflow {
+            return Ok(judged);
+        }
+        unknown.kernel = true;
+        match self.policy.judge_surely(&facts, unknown) {
+            None if !self.is_held(connection) => Err(Missing::Kernel),
+            _ => Ok(judged),
+        }
+    }
+
+    fn is_held(&self, connection: &OpenConnection) -> bool {
+        connection.inode != 0 && self.held.get_or_init(held).contains(&connection.inode)
+    }
+}
+
+/// The inodes of all sockets that descriptors of processes name.
+fn held() -> HashSet<u64> {
+    let mut held = HashSet::new();
+    // A process may be gone, and what is not a process has no descriptors.
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let descriptors = fs::read_dir(process.path().join("fd"));
+        for descriptor in descriptors.into_iter().flatten().flatten() {
+            let target = fs::read_link(descriptor.path()).unwrap_or_default();
+            let inode = target.to_str().and_then(|target| {
+                let number = target.strip_prefix("socket:[")?.strip_suffix(']')?;
+                number.parse::<u64>().ok()
+            });
+            held.extend(inode);
+        }
+    }
+    held
+}
+
+fn facts(connection: &OpenConnection) -> Facts<'_> {
     let OpenConnection { local, remote, .. } = connection;
     let (direction, service_port) = if connection.is_inbound {
         (Direction::Inbound, local.port())
     } else {
         (Direction::Outbound, remote.port())
     };
-    policy.judge(&Facts {
+    Facts {
         direction,
         transport: Transport::Tcp,
         service_port,
         peer: remote.ip(),
         peer_is_self: remote.ip() == local.ip(),
-        uid: Some(connection.uid),
+        uid: connection.has_user().then_some(connection.uid),
         unit: None,
         cgroup: connection.cgroup.as_deref(),
         exe: None,
         exe_id: None,
-        // The kernel's own, and what nobody has open any more: the kernel does not tell which.
-        is_kernel: connection.is_unheld,
+        is_kernel: false,
         now_ns: i128::from(now_ns()),
-    })
+    }
 }
 
-/// Names those that were ended.
-pub(super) fn write(ended: &[Denied], out: &mut impl Write) -> io::Result<()> {
+/// Names those that were ended, and counts those that were left alone.
+pub(super) fn write(found: &Found, out: &mut impl Write) -> io::Result<()> {
+    let ended = &found.denied;
     for denied in ended {
         writeln!(out, "ended {denied}")?;
     }
     if !ended.is_empty() {
         writeln!(out, "{} ended", counted(ended.len()))?;
     }
-    Ok(())
+    let mut left = found.left().into_iter();
+    left.try_for_each(|left| writeln!(out, "{left}"))
 }
 
 /// So many open connections, in words.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{ReasonReport, expect_apart, json_line, load, spelled};
 use crate::{
     commands::{
-        enforce::established::{self, Denied},
+        enforce::established::{self, Denied, Found},
         written,
     },
     exit_code::{ExitCode, Failure},
@@ -52,6 +52,9 @@ struct Report {
     /// What is open and denied; absent without `--open`.
     #[serde(skip_serializing_if = "Option::is_none")]
     open: Option<Vec<OpenReport>>,
+    /// How many open ones it may deny too, and why that is not known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    open_left: Vec<String>,
 }
 
 /// A connection that is open.
@@ -121,7 +124,8 @@ pub(super) fn run(args: &DiffArgs, out: impl Write) -> Result<ExitCode, Failure>
             .iter()
             .map(|difference| DifferenceReport::of(difference, [&args.old, &args.new]))
             .collect(),
-        open: open.map(|open| open.iter().map(OpenReport::of).collect()),
+        open_left: open.as_ref().map(Found::left).unwrap_or_default(),
+        open: open.map(|open| open.denied.iter().map(OpenReport::of).collect()),
     };
     written(if args.json {
         json_line(&report, out)
@@ -233,6 +237,9 @@ impl Report {
                 established::counted(open.len()),
                 self.new
             )?;
+            for left in &self.open_left {
+                writeln!(out, "{left}")?;
+            }
         }
         Ok(())
     }

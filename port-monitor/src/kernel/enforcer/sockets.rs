@@ -34,8 +34,9 @@ const ASK_AND_ACKNOWLEDGE: u16 = 5;
 const HEADER: usize = 16;
 const SOCKET_ID: usize = 48;
 const SOCKET: usize = 72;
-/// `INET_DIAG_CGROUP_ID`.
+/// `INET_DIAG_CGROUP_ID` and `INET_DIAG_ULP_INFO`.
 const CGROUP_ID: u16 = 21;
+const UPPER_PROTOCOL: u16 = 19;
 /// `TCP_TIME_WAIT` (`include/net/tcp_states.h`).
 const TIME_WAIT: u8 = 6;
 /// `IPPROTO_TCP`.
@@ -54,14 +55,27 @@ pub struct OpenConnection {
     pub is_inbound: bool,
     /// The uid of who made the socket.
     pub uid: u32,
-    /// No process holds it: the kernel's own, not accepted yet, or closed already.
-    pub is_unheld: bool,
+    /// It is a part of an MPTCP connection, which a process holds.
+    pub is_subflow: bool,
     /// The path of the cgroup it was made in, with a leading slash.
     pub cgroup: Option<String>,
-    /// The number by which a process's descriptors name it; zero where none does.
+    /// The number by which a process's descriptors name it, if one holds it; zero of what is
+    /// not accepted yet, or closed already.
     pub inode: u64,
     family: u8,
     id: [u8; SOCKET_ID],
+}
+
+impl OpenConnection {
+    /// Of no other connection, ever.
+    pub(crate) const fn identity(&self) -> &[u8] {
+        &self.id
+    }
+
+    /// The kernel tells root of what nobody holds, but for the versions that remember.
+    pub(crate) const fn has_user(&self) -> bool {
+        self.inode != 0 || self.uid != 0
+    }
 }
 
 #[cfg(test)]
@@ -73,7 +87,7 @@ impl OpenConnection {
             remote,
             is_inbound: false,
             uid: 0,
-            is_unheld: false,
+            is_subflow: false,
             cgroup: None,
             inode,
             family: 2,
@@ -294,18 +308,19 @@ fn parse(body: &[u8]) -> Option<(TcpState, OpenConnection, u64)> {
     let id: &[u8; SOCKET_ID] = body.get(4..)?.first_chunk()?;
     let uid = u32::from_ne_bytes(*body.get(64..)?.first_chunk()?);
     let inode = u32::from_ne_bytes(*body.get(68..)?.first_chunk()?);
+    let attributes = body.get(SOCKET..)?;
     let connection = OpenConnection {
         local: end_of(family, id, 0, 4)?,
         remote: end_of(family, id, 2, 20)?,
         is_inbound: false,
         uid,
-        is_unheld: inode == 0,
+        is_subflow: is_mptcp(attributes),
         cgroup: None,
         inode: inode.into(),
         family,
         id: *id,
     };
-    Some((TcpState(state), connection, cgroup_of(body.get(SOCKET..)?)))
+    Some((TcpState(state), connection, cgroup_of(attributes)))
 }
 
 /// One end: the port and the address at these places, in network byte order.
@@ -325,23 +340,35 @@ fn end_of(
 }
 
 /// The value of [`CGROUP_ID`] among attributes; zero where there is none.
-fn cgroup_of(mut attributes: &[u8]) -> u64 {
+fn cgroup_of(attributes: &[u8]) -> u64 {
+    let value = attribute(attributes, CGROUP_ID).and_then(<[u8]>::first_chunk);
+    value.map_or(0, |id| u64::from_ne_bytes(*id))
+}
+
+/// What is on top of TCP there is called MPTCP (`mptcp_subflow_init`).
+fn is_mptcp(attributes: &[u8]) -> bool {
+    let upper = attribute(attributes, UPPER_PROTOCOL).unwrap_or_default();
+    upper.windows(6).any(|name| name == b"mptcp\0")
+}
+
+/// The value of an attribute.
+fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
     let next = |bytes: &[u8]| {
         let length = u16::from_ne_bytes(*bytes.first_chunk()?);
         let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
-        Some((usize::from(length).max(4), kind))
+        // Nested ones say so in the highest bits.
+        Some((usize::from(length).max(4), kind & 0x3fff))
     };
     while let Some((length, kind)) = next(attributes) {
-        if kind == CGROUP_ID
-            && let Some(id) = attributes.get(4..).and_then(<[u8]>::first_chunk)
-        {
-            return u64::from_ne_bytes(*id);
+        if kind == wanted {
+            let end = length.min(attributes.len());
+            return attributes.get(4..end);
         }
         attributes = attributes
             .get(length.next_multiple_of(4)..)
             .unwrap_or_default();
     }
-    0
+    None
 }
 
 #[cfg(test)]
@@ -375,7 +402,15 @@ mod tests {
         assert_eq!(connection.local, "10.0.0.5:40000".parse().unwrap());
         assert_eq!(connection.remote, "192.0.2.9:443".parse().unwrap());
         assert_eq!((connection.uid, cgroup_id), (1_000, 77));
-        assert!(connection.is_unheld);
+        assert!(!connection.is_subflow);
+        let mut of_mptcp = socket_message();
+        of_mptcp.extend(14_u16.to_ne_bytes());
+        of_mptcp.extend((UPPER_PROTOCOL | 1 << 15).to_ne_bytes());
+        of_mptcp.extend([10, 0, 1, 0]);
+        of_mptcp.extend(b"mptcp\0");
+        let (_, connection, cgroup_id) = parse(&of_mptcp).unwrap();
+        assert!(connection.is_subflow);
+        assert_eq!(cgroup_id, 77);
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod oracle;
 mod schema;
 mod shadow;
 mod spellings;
+mod surely;
 mod tables;
 mod verdicts;
 
