@@ -216,6 +216,7 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-oracle", enforce::oracle::compare),
     once("enforce-networks", enforce::networks::compare),
     once("enforce-open-connections", enforce::open::are_ended),
+    once("enforce-open-unheld", enforce::open::is_not_guessed),
     once("enforce-flat-cost", enforce::cost::is_flat).on_request(),
     once("oracle", oracle::compare).oracle_guest().parallel(),
     once("live-100000", crowd::live).native_only(),

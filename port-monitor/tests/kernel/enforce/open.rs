@@ -11,14 +11,14 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::{
     io::Errno,
-    net::{RecvFlags, listen, recv},
+    net::{RecvFlags, SendFlags, listen, recv, send},
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 
 use super::{Enforced, enter, this_program};
 use crate::{
     lab::Lab,
-    process::say,
+    process::{fork, say},
     report::Verdict,
     socket::{V4, any_port, bind, local, open},
 };
@@ -148,6 +148,48 @@ pub(crate) fn are_ended(lab: &Lab) -> Result<Verdict> {
     ensure!(text.lines().any(|line| line == said), "not said: {said}");
     ensure!(!lab.native || took <= LIMIT, "it took {took:?}");
     Ok(Verdict::Pass(format!("{count} in {took:.1?}")))
+}
+
+/// A connection that its process has closed, and that has more to send than its peer takes:
+/// nobody holds it, and whose it was is not told. A rule that asks for a user leaves it alone, one that does not ends it.
+pub(crate) fn is_not_guessed(lab: &Lab) -> Result<Verdict> {
+    let enforced = Enforced::new(lab, "version = 1\nmode = \"enforce\"\n")?;
+    let listener = open(V4)?;
+    bind(&listener, any_port(V4))?;
+    listen(&listener, 1)?;
+    let (at, cgroup) = (local(&listener)?, enforced.cgroup.clone());
+    let closing = fork(move || {
+        enter(&cgroup)?;
+        let socket = open(V4)?;
+        rustix::net::connect(&socket, &at).context("connect")?;
+        while send(&socket, &[0; 65_536], SendFlags::DONTWAIT).is_ok() {}
+        Ok(())
+    })?;
+    let peer = rustix::net::accept(&listener).context("accept")?;
+    closing.join()?;
+    let port = at.port();
+    let apply = |user: &str| -> Result<String> {
+        let path = enforced.write(&format!(
+            "version = 1\nmode = \"enforce\"\n[apply]\nestablished = \"kill\"\n[[rule]]\nname = \
+             \"no-more\"\ndirection = \"out\"\nport = {port}\n{user}action = \"deny\"\n"
+        ))?;
+        let mut apply = enforced.command("apply");
+        let output = apply.arg(&path).args(enforced.place()).output()?;
+        super::expect_success(&output)?;
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let left = apply("user = 0\n")?;
+    ensure!(
+        left.contains("1 open connection left: no process holds") && !left.contains("ended"),
+        "with a user: {left}"
+    );
+    let ended = apply("")?;
+    ensure!(
+        ended.contains("1 open connection ended"),
+        "without: {ended}"
+    );
+    drop(peer);
+    Ok(Verdict::pass())
 }
 
 /// `policy diff` lists what the policy will end, and changes nothing.
