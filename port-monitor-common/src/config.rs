@@ -95,6 +95,10 @@ pub struct Offsets {
     pub cgroup_parent: u32,
     /// `kernfs_node.id`.
     pub kernfs_id: u32,
+    /// `kernfs_node.name`: a pointer to text.
+    pub kernfs_name: u32,
+    /// `cgroup.root`: of its hierarchy.
+    pub cgroup_root: u32,
     /// `files_struct.fdt`.
     pub files_fdt: u32,
     /// `fdtable.fd`.

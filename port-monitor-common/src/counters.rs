@@ -83,6 +83,8 @@ pub enum Extra {
     /// Accept system calls, whatever they returned, that only the second program of
     /// one saw: the kernel skipped the first.
     AcceptAgain = 29,
+    /// New cgroups that the filter means and that found no room in its table.
+    GroupsFull = 30,
 }
 
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
@@ -96,4 +98,4 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
 }
 
 const _: () = assert!(slot(Hook::Listen, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::AcceptAgain as usize) < ROW);
+const _: () = assert!((Extra::GroupsFull as usize) < ROW);

@@ -13,6 +13,7 @@ pub mod decision;
 pub mod denial;
 pub mod event;
 pub mod generation;
+pub mod groups;
 pub mod mask;
 pub mod pages;
 pub mod policy;

@@ -10,6 +10,7 @@ use port_monitor_common::{
     config::PORT_SETS_WORDS,
     counters::ROW,
     generation::{self, ExeKey, GroupKey, Header, Hits, RuleEntry, SLOTS, TALLIES, UserKey},
+    groups::{Name, Named, Row},
     mask::Mask,
     pages::{Ends, PageV4, PageV6},
 };
@@ -89,7 +90,23 @@ pub(crate) static COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(1_024
 
 /// Filter: cgroup ids; descendants match too.
 #[map(name = "pm_cgroups")]
-pub(crate) static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(1_024, 0);
+pub(crate) static CGROUPS: HashMap<u64, u8> = HashMap::with_max_entries(16_384, 0);
+
+/// Names that cgroups of the filter have, or those they lie in; the loader sets the size.
+#[map(name = "pm_names")]
+pub(crate) static NAMES: HashMap<Name, Named> = HashMap::with_max_entries(1, 0);
+
+/// The nodes of the cgroups that those of the filter may lie in, by their ids.
+#[map(name = "pm_nodes")]
+pub(crate) static NODES: HashMap<u64, u64> = HashMap::with_max_entries(4_096, 0);
+
+/// The automaton of the patterns; the loader sets the size.
+#[map(name = "pm_patterns")]
+pub(crate) static PATTERNS: Array<Row> = Array::with_max_entries(1, 0);
+
+/// The name of the cgroup that is being made: the kernel makes one after the other.
+#[map(name = "pm_name")]
+pub(crate) static NAME: PerCpuArray<Name> = PerCpuArray::with_max_entries(1, 0);
 
 /// Filter: the processes of the watched command's tree, by process id.
 #[map(name = "pm_tree")]

@@ -204,14 +204,14 @@ fn process_start<M: Mem>(task: *const u8) -> u64 {
 
 /// The task's cgroup v2 group.
 #[inline(always)]
-fn cgroup(task: *const u8) -> Option<*const u8> {
+pub(crate) fn cgroup(task: *const u8) -> Option<*const u8> {
     let css_set: *const u8 = read(task, offset!(task_cgroups))?;
     read(css_set, offset!(css_dfl_cgrp))
 }
 
 /// The inode number of a cgroup's directory.
 #[inline(always)]
-fn cgroup_id(group: *const u8) -> Option<u64> {
+pub(crate) fn cgroup_id(group: *const u8) -> Option<u64> {
     let node: *const u8 = read(group, offset!(cgroup_kn))?;
     read(node, offset!(kernfs_id))
 }

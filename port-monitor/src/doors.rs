@@ -11,6 +11,7 @@ use port_monitor_common::event::OwnerSource;
 
 use crate::{
     event::{Action, Event},
+    groups::Groups,
     record::{Judgement, Record},
 };
 
@@ -213,8 +214,8 @@ pub struct Selection {
     pub pids: Vec<u32>,
     /// Real user ids of the owners.
     pub uids: Vec<u32>,
-    /// cgroup v2 paths with a leading slash; those below them match too.
-    pub cgroups: Vec<String>,
+    /// cgroups; those below them match too.
+    pub groups: Groups,
     /// Sockets that take connections of this family.
     pub family: Option<SocketFamily>,
 }
@@ -229,8 +230,7 @@ impl Selection {
         };
         is_one(&self.pids, owner.map(|owner| owner.pid))
             && is_one(&self.uids, owner.map(|owner| owner.uid))
-            && (self.cgroups.is_empty()
-                || cgroup.is_some_and(|path| self.cgroups.iter().any(|top| is_below(path, top))))
+            && (self.groups.is_empty() || cgroup.is_some_and(|path| self.groups.cover(path)))
             && self.takes_family(&record.event)
     }
 
@@ -242,11 +242,6 @@ impl Selection {
             Some(SocketFamily::V6) => event.local_ip.is_ipv6(),
         }
     }
-}
-
-fn is_below(path: &str, top: &str) -> bool {
-    let rest = path.strip_prefix(top.trim_end_matches('/'));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// An accept and when it was.

@@ -9,11 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use port_monitor_common::policy::Network;
+use port_monitor_common::{groups::NAME_BYTES, policy::Network};
 use thiserror::Error;
 
 use crate::{
     enrich::{cgroup::CgroupTree, unit::unit_name},
+    groups::{Group, Groups, Meant},
     policy::{self, problem::Problem},
     services::closest,
     units::{self, Units},
@@ -62,21 +63,15 @@ pub enum FilterError {
         /// Where it was looked for.
         mount: PathBuf,
     },
-    /// No cgroup of such a unit.
-    #[error("unit `{name}` has no cgroup: {}", did_you_mean(suggestion.as_deref(), "is it running?"))]
-    NoUnit {
-        /// What was looked for.
-        name: String,
-        /// A running unit with a name much like it.
-        suggestion: Option<String>,
+    /// No cgroup can have such a path.
+    #[error("no cgroup can be at `{}`: give its path, as in /system.slice", path.display())]
+    BadPath {
+        /// What was written.
+        path: PathBuf,
     },
-}
-
-fn did_you_mean(suggestion: Option<&str>, otherwise: &str) -> String {
-    suggestion.map_or_else(
-        || otherwise.to_owned(),
-        |known| format!("did you mean `{known}`?"),
-    )
+    /// The patterns of units do not fit into the kernel's table.
+    #[error("too many patterns with a `*` for --unit: give fewer, or the units by name")]
+    ManyPatterns,
 }
 
 /// The uid of a user, given by name or by number.
@@ -118,29 +113,105 @@ fn advice(problem: &Problem) -> String {
     format!(": {help}")
 }
 
-/// The id of a cgroup, given as a path below the mount point or the whole path.
-pub fn cgroup(path: &Path) -> Result<u64, FilterError> {
-    cgroup_in(&tree()?, path)
+/// What `--cgroup` and `--unit` mean. It need not be there yet: of what this host does not
+/// know, the label says so.
+pub fn groups(cgroups: &[PathBuf], names: &[String]) -> Result<Groups, FilterError> {
+    if cgroups.is_empty() && names.is_empty() {
+        return Ok(Groups::default());
+    }
+    let tree = tree()?;
+    groups_in(&tree, &Units::of_host(), cgroups, names)
 }
 
-/// The ids of the cgroups of a unit: `ssh.service` or, for short, `ssh`; an alias of it,
-/// a template or a pattern do too.
-pub fn unit(name: &str) -> Result<Vec<u64>, FilterError> {
-    let cgroups = unit_in(&tree()?, &Units::in_files(Path::new("/")), name)?;
-    Ok(cgroups.into_iter().map(|(id, _)| id).collect())
+fn groups_in(
+    tree: &CgroupTree,
+    units: &Units,
+    cgroups: &[PathBuf],
+    names: &[String],
+) -> Result<Groups, FilterError> {
+    let paths = cgroups.iter().map(|path| group(units, path));
+    let names = names.iter().map(|name| unit_group(tree, units, name));
+    let groups = Groups::new(paths.chain(names).collect::<Result<_, _>>()?);
+    if groups.rows().is_none() {
+        return Err(FilterError::ManyPatterns);
+    }
+    Ok(groups)
 }
 
-/// As [`cgroup`]: its path below the mount point, with a leading slash.
+/// Those that are not there, as people are told of them.
+pub fn missing(groups: &Groups) -> Vec<String> {
+    let tree = CgroupTree::find(Path::new("/proc"));
+    groups.missing(|visit| {
+        if let Some(tree) = &tree {
+            tree.walk(visit);
+        }
+    })
+}
+
+/// A cgroup, given as a path below the mount point or the whole path.
+fn group(units: &Units, path: &Path) -> Result<Group, FilterError> {
+    let written = path.to_str().filter(|path| !path.is_empty());
+    let written = written.ok_or_else(|| FilterError::BadPath {
+        path: path.to_owned(),
+    })?;
+    let path = units.cgroup(written);
+    if path
+        .split('/')
+        .any(|name| !is_name(name) && !name.is_empty())
+    {
+        return Err(FilterError::BadPath { path: path.into() });
+    }
+    let shown = if path.is_empty() { "/" } else { &path };
+    Ok(Group {
+        label: format!("cgroup {shown}"),
+        meant: Meant::Path(path),
+    })
+}
+
+/// The cgroups of a unit: `ssh.service` or, for short, `ssh`; an alias of it, a template
+/// or a pattern do too.
+fn unit_group(tree: &CgroupTree, units: &Units, name: &str) -> Result<Group, FilterError> {
+    let name = units::completed(name).ok_or_else(|| FilterError::Unit {
+        problem: Problem::NotAUnit(name.to_owned()),
+    })?;
+    let name = name.into_owned();
+    let unknown = if units.knows(&name) {
+        String::new()
+    } else {
+        format!(" (unknown here{})", like(tree, &name))
+    };
+    let meant = if name == units::ROOT_SLICE {
+        Meant::Path(String::new())
+    } else {
+        Meant::Units(units.names(&name))
+    };
+    Ok(Group {
+        label: format!("unit {name}{unknown}"),
+        meant,
+    })
+}
+
+/// A directory can have this name.
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() < NAME_BYTES && !name.contains(['/', '\0'])
+}
+
+/// A question for what runs under a name much like it.
+fn like(tree: &CgroupTree, name: &str) -> String {
+    let mut running = Vec::new();
+    tree.walk(|_, path| {
+        let directory = path.file_name().and_then(|name| name.to_str());
+        running.extend(directory.map(|directory| units::unescaped(directory).to_owned()));
+    });
+    let known = closest(name, running.iter().map(String::as_str));
+    known.map_or_else(String::new, |known| format!(": did you mean `{known}`?"))
+}
+
+/// The path below the mount point of a cgroup that is there, with a leading slash.
 pub fn cgroup_path(path: &Path) -> Result<String, FilterError> {
     let tree = tree()?;
     cgroup_in(&tree, path)?;
     Ok(with_slash(path.strip_prefix(tree.mount()).unwrap_or(path)))
-}
-
-/// As [`unit()`]: the paths, as [`cgroup_path`] gives them.
-pub fn unit_paths(name: &str) -> Result<Vec<String>, FilterError> {
-    let cgroups = unit_in(&tree()?, &Units::in_files(Path::new("/")), name)?;
-    Ok(cgroups.iter().map(|(_, path)| with_slash(path)).collect())
 }
 
 /// A path below the mount point, as processes are told theirs.
@@ -158,41 +229,6 @@ fn cgroup_in(tree: &CgroupTree, path: &Path) -> Result<u64, FilterError> {
         path: path.to_owned(),
         mount: tree.mount().to_owned(),
     })
-}
-
-fn unit_in(
-    tree: &CgroupTree,
-    known: &Units,
-    name: &str,
-) -> Result<Vec<(u64, PathBuf)>, FilterError> {
-    let name = units::completed(name).ok_or_else(|| FilterError::Unit {
-        problem: Problem::NotAUnit(name.to_owned()),
-    })?;
-    let name = name.into_owned();
-    let names = known.names(&name);
-    let is_meant = |unit: &str| {
-        names.iter().any(|name| match units::pattern(name) {
-            Some(pattern) => units::matches(&pattern, unit),
-            None => name == unit,
-        })
-    };
-    let mut found = Vec::new();
-    let mut units = Vec::new();
-    tree.walk(|id, path| {
-        let Some(directory) = path.file_name().and_then(|name| name.to_str()) else {
-            return;
-        };
-        let unit = unit_name(directory).unwrap_or(directory);
-        if is_meant(unit) {
-            found.push((id, path.to_owned()));
-        }
-        units.push(unit.to_owned());
-    });
-    if !found.is_empty() {
-        return Ok(found);
-    }
-    let suggestion = closest(&name, units.iter().map(String::as_str)).map(ToOwned::to_owned);
-    Err(FilterError::NoUnit { name, suggestion })
 }
 
 #[cfg(test)]
@@ -301,7 +337,7 @@ mod tests {
     }
 
     /// A tree with `ssh.service` and two slices; removed with the directory.
-    fn cgroups() -> (TempDir, CgroupTree) {
+    fn cgroups_of_test() -> (TempDir, CgroupTree) {
         let root = tempfile::tempdir().unwrap();
         let mount = root.path().join("cgroup");
         for unit in [
@@ -321,7 +357,7 @@ mod tests {
 
     #[test]
     fn cgroup_is_a_path_below_the_mount_point_or_a_whole_one() {
-        let (_root, tree) = cgroups();
+        let (_root, tree) = cgroups_of_test();
         let id = tree.id(Path::new("system.slice/ssh.service")).unwrap();
         let whole = tree.mount().join("system.slice/ssh.service");
         for path in [
@@ -337,18 +373,56 @@ mod tests {
         );
     }
 
+    fn labels(cgroups: &[&str], names: &[&str]) -> Result<Vec<String>, FilterError> {
+        let (_root, tree) = cgroups_of_test();
+        let cgroups: Vec<_> = cgroups.iter().map(PathBuf::from).collect();
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let mount = tree.mount().to_str().unwrap();
+        let there = ["", "/system.slice", "/system.slice/ssh.service"].map(str::to_owned);
+        let units = Units::default()
+            .with_files(&["worker@.service"])
+            .with_cgroups(there.into_iter().collect(), mount);
+        let groups = groups_in(&tree, &units, &cgroups, &names)?;
+        Ok(groups.iter().map(|group| group.label.clone()).collect())
+    }
+
     #[test]
-    fn unit_is_every_cgroup_of_that_name() {
-        let (_root, tree) = cgroups();
-        let id = |path: &str| tree.id(Path::new(path)).unwrap();
-        let entry = |path: &str| (id(path), PathBuf::from(path));
-        let mut web = unit_in(&tree, &Units::default(), "web").unwrap();
-        web.sort_unstable();
-        let mut expected = [entry("a.slice/web.service"), entry("b.slice/web.service")];
-        expected.sort_unstable();
-        assert_eq!(web, expected);
-        let slice = unit_in(&tree, &Units::default(), "system.slice");
-        assert_eq!(slice, Ok(vec![entry("system.slice")]));
+    fn a_group_need_not_be_there_and_what_is_unknown_is_told() {
+        assert_eq!(
+            labels(
+                &["/no.slice/", "system.slice/../x", "/"],
+                &["ssh", "worker@1", "worker@", "sshd", "_b.scope", "-.slice"]
+            )
+            .unwrap(),
+            [
+                "cgroup /no.slice",
+                "cgroup /x",
+                "cgroup /",
+                "unit ssh.service",
+                "unit worker@1.service",
+                "unit worker@.service",
+                "unit sshd.service (unknown here: did you mean `ssh.service`?)",
+                "unit _b.scope (unknown here)",
+                "unit -.slice",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_no_cgroup_can_have_is_an_error() {
+        let long = "x".repeat(256);
+        for (cgroups, names) in [
+            (vec![""], vec![]),
+            (vec![long.as_str()], vec![]),
+            (vec![], vec![""]),
+            (vec![], vec!["a/b.service"]),
+            (vec![], vec![long.as_str()]),
+        ] {
+            assert!(labels(&cgroups, &names).is_err(), "{cgroups:?} {names:?}");
+        }
+        let stars: Vec<_> = ('a'..='p').map(|letter| format!("*{letter}*")).collect();
+        let stars: Vec<_> = stars.iter().map(String::as_str).collect();
+        assert_eq!(labels(&[], &stars), Err(FilterError::ManyPatterns));
     }
 
     #[test]
@@ -356,18 +430,5 @@ mod tests {
         assert_eq!(with_slash(Path::new("system.slice")), "/system.slice");
         assert_eq!(with_slash(Path::new("/system.slice")), "/system.slice");
         assert_eq!(with_slash(Path::new("")), "/");
-    }
-
-    #[test]
-    fn unit_without_a_cgroup_is_an_error_with_the_nearest_name() {
-        let (_root, tree) = cgroups();
-        assert_eq!(
-            message(unit_in(&tree, &Units::default(), "sshd")),
-            "unit `sshd.service` has no cgroup: did you mean `ssh.service`?"
-        );
-        assert_eq!(
-            message(unit_in(&tree, &Units::default(), "postgresql.service")),
-            "unit `postgresql.service` has no cgroup: is it running?"
-        );
     }
 }

@@ -24,6 +24,7 @@ pub mod event;
 pub mod exit_code;
 pub mod file_id;
 pub mod filter;
+pub mod groups;
 pub mod kernel;
 pub mod logging;
 pub mod peers;

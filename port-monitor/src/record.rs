@@ -236,6 +236,8 @@ pub struct Header {
     pub blind_spots: Vec<String>,
     /// What the self-test could not prove, and why, a sentence each.
     pub unproven: Vec<String>,
+    /// Units and cgroups of the filter that were not there yet.
+    pub waiting: Vec<String>,
     /// The policy file in force.
     pub policy: Option<String>,
 }

@@ -146,12 +146,10 @@ fn filter_that_names_nothing_is_refused() {
 }
 
 #[test]
-fn cgroup_and_unit_that_are_not_there_are_refused() {
-    // The messages name this host's mount point, or say that there is none.
-    let cgroup = filter::cgroup(Path::new("/no/such")).unwrap_err();
-    assert_refused(&["--cgroup", "/no/such"], USAGE, &cgroup.to_string());
-    let unit = filter::unit("no-such-unit").unwrap_err();
-    assert_refused(&["--unit", "no-such-unit"], USAGE, &unit.to_string());
+fn what_no_unit_can_be_named_is_refused() {
+    // Or the message says that there is no hierarchy on this host.
+    let unit = filter::groups(&[], &["a/b".to_owned()]).unwrap_err();
+    assert_refused(&["--unit", "a/b"], USAGE, &unit.to_string());
 }
 
 #[test]

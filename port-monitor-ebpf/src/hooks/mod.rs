@@ -4,6 +4,7 @@ pub(crate) mod accept;
 pub(crate) mod connect;
 pub(crate) mod connection;
 pub(crate) mod graft;
+pub(crate) mod groups;
 pub(crate) mod inbound;
 pub(crate) mod listen;
 pub(crate) mod listeners;

@@ -7,6 +7,7 @@ use port_monitor_common::tcp_state::TcpState;
 use super::*;
 use crate::{
     event::{Comm, Direction, Owner},
+    groups::{Group, Meant},
     record::{Field, Missing, Ports, Process},
 };
 
@@ -299,10 +300,14 @@ fn a_selection_is_by_owner_and_family() {
         (vec![], vec![], Some("/a/"), true),
         (vec![], vec![], Some("/b"), false),
     ] {
+        let group = cgroup.map(|path: &str| Group {
+            label: path.to_owned(),
+            meant: Meant::Path(path.trim_end_matches('/').to_owned()),
+        });
         let selection = Selection {
             pids,
             uids,
-            cgroups: cgroup.into_iter().map(str::to_owned).collect(),
+            groups: Groups::new(group.into_iter().collect()),
             family: None,
         };
         assert_eq!(selection.takes(&v4), expected, "{selection:?}");

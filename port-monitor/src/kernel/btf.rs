@@ -549,6 +549,8 @@ pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfErro
         cgroup_kn: at("cgroup.kn")?,
         cgroup_parent: at("cgroup.self.parent")?,
         kernfs_id: at("kernfs_node.id")?,
+        kernfs_name: at("kernfs_node.name")?,
+        cgroup_root: at("cgroup.root")?,
         files_fdt: at("files_struct.fdt")?,
         fdtable_fd: at("fdtable.fd")?,
         file_private_data: at("file.private_data")?,

@@ -16,7 +16,8 @@ use port_monitor_common::{
     policy::Network,
 };
 
-use crate::{event::Direction, policy::network::spellings, port_set::PortSet};
+use super::groups;
+use crate::{event::Direction, groups::Groups, policy::network::spellings, port_set::PortSet};
 
 /// An address family to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +38,8 @@ pub struct Filters {
     pub uids: Vec<u32>,
     /// Thread names, NUL-padded.
     pub comms: Vec<[u8; 16]>,
-    /// cgroup v2 ids; descendants match too.
-    pub cgroups: Vec<u64>,
+    /// cgroups, whether they are there yet or not; descendants match too.
+    pub groups: Groups,
     /// Only the processes added with [`super::Kernel::watch_process`], and
     /// their descendants.
     pub tree: bool,
@@ -65,7 +66,7 @@ impl Filters {
             (FILTER_PID, !self.pids.is_empty()),
             (FILTER_UID, !self.uids.is_empty()),
             (FILTER_COMM, !self.comms.is_empty()),
-            (FILTER_CGROUP, !self.cgroups.is_empty()),
+            (FILTER_CGROUP, !self.groups.is_empty()),
             (FILTER_TREE, self.tree),
             (FILTER_LOCAL_PORT, self.local_ports.is_some()),
             (FILTER_REMOTE_PORT, self.remote_ports.is_some()),
@@ -87,7 +88,7 @@ impl Filters {
         insert_all(ebpf, "pm_pids", &self.pids)?;
         insert_all(ebpf, "pm_uids", &self.uids)?;
         insert_all(ebpf, "pm_comms", &self.comms)?;
-        insert_all(ebpf, "pm_cgroups", &self.cgroups)?;
+        groups::write(ebpf, &self.groups)?;
         write_ports(ebpf, PORT_SET_LOCAL, self.local_ports.as_ref())?;
         write_ports(ebpf, PORT_SET_REMOTE, self.remote_ports.as_ref())?;
         write_ports(ebpf, PORT_SET_ANY, self.any_ports.as_ref())?;

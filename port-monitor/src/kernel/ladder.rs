@@ -12,10 +12,10 @@ use thiserror::Error;
 
 use self::hooks::{
     ACCEPTOR, ACCEPTOR_BLIND, ACCEPTOR_PREEMPTIBLE, AGAIN, AGAIN_PREEMPTIBLE, CONNECT,
-    CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE, GRAFT_PREEMPTIBLE, Hook, LISTEN,
-    LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS,
-    NO_UNSENT, OUTCOME, Otherwise, Place, REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE,
-    UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
+    CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE, GRAFT_PREEMPTIBLE, GROUPS, Hook,
+    LISTEN, LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT,
+    NO_PERF_EVENTS, NO_UNSENT, OUTCOME, Otherwise, Place, REMOTE, SEE_INBOUND,
+    TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
 };
 use super::{lazy_btf::LazyBtf, snapshot};
 
@@ -86,6 +86,8 @@ pub(super) struct Needs {
     pub(super) acceptor: bool,
     /// Follow a process tree.
     pub(super) tree: bool,
+    /// Follow the cgroups of a filter.
+    pub(super) groups: bool,
     /// The kernel may preempt a task in the middle of a trampoline program.
     pub(super) preemptible: bool,
     /// Functions that enter a listener into the kernel's table: `inet_hash`, and
@@ -192,7 +194,8 @@ pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
 /// The programs that may be attached on this rung.
 pub(super) fn programs(rung: Rung, needs: &Needs) -> Vec<&'static str> {
     let hooks = with_substitutes(rung, needs).into_iter();
-    hooks.map(|hook| hook.program).collect()
+    let groups = GROUPS.into_iter().filter(|_| needs.groups);
+    hooks.chain(groups).map(|hook| hook.program).collect()
 }
 
 /// The hooks of a rung, and those that may stand in for them.
@@ -243,15 +246,31 @@ fn accept_program(needs: &Needs) -> Result<&'static str, RungError> {
     }
 }
 
-/// Loads and attaches every program of `rung`; all of them, or none. Returns
-/// what the rung cannot see on this kernel.
+/// Loads and attaches what follows the cgroups of the filter, if there is one: they are to
+/// be known before anything is filtered.
+pub(super) fn follow(
+    ebpf: &mut Ebpf,
+    btf: &LazyBtf,
+    rung: Rung,
+    needs: &Needs,
+) -> Result<Links, RungError> {
+    let mut links = Links::default();
+    for hook in GROUPS.iter().filter(|_| needs.groups) {
+        attach_hook(ebpf, btf, hook, &mut links, &mut Vec::new())
+            .map_err(|reason| RungError { rung, reason })?;
+    }
+    Ok(links)
+}
+
+/// Loads and attaches every program of `rung`, beside those in `links`; all of them, or
+/// none. Returns what the rung cannot see on this kernel.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     btf: &LazyBtf,
     rung: Rung,
     needs: &Needs,
+    mut links: Links,
 ) -> Result<(Links, Vec<String>), RungError> {
-    let mut links = Links::default();
     let mut blind = match rung {
         Rung::Fentry | Rung::Kprobe => Vec::new(),
         Rung::Tracepoint => {
@@ -417,6 +436,7 @@ mod tests {
                 accept_params: Some(accept_params),
                 acceptor: true,
                 tree: true,
+                groups: true,
                 preemptible,
                 listen_functions: 2,
                 kinds,

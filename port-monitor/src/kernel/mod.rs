@@ -29,6 +29,7 @@ mod canary;
 pub mod counters;
 pub mod enforcer;
 pub mod filters;
+mod groups;
 mod ladder;
 mod lazy_btf;
 mod mapped;
@@ -215,6 +216,7 @@ pub struct Kernel {
     rung: Rung,
     kinds: Vec<EventKind>,
     blind_spots: Vec<String>,
+    waiting: Vec<String>,
     self_test: Findings,
     counters: Counters,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -248,10 +250,16 @@ impl Kernel {
         let mut functions = ladder::trampolines(&needs);
         functions.push(snapshot::ITERATOR);
         let lazy_btf = LazyBtf::new(types.ids_of(&functions));
-        let (mut ebpf, rung, links, blind_spots) = climb(settings.backend, |rung| {
+        let (mut ebpf, rung, (links, blind_spots), waiting) = climb(settings.backend, |rung| {
             let mut ebpf = load(&types.offsets, &needs, settings, rung)?;
-            let attached = ladder::attach(&mut ebpf, &lazy_btf, rung, &needs);
-            Ok(attached.map(|(links, blind_spots)| (ebpf, rung, links, blind_spots)))
+            let follow = match ladder::follow(&mut ebpf, &lazy_btf, rung, &needs) {
+                Ok(links) => links,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            // Before anything is filtered by them.
+            let waiting = groups::find(&mut ebpf, &settings.filters.groups)?;
+            let attached = ladder::attach(&mut ebpf, &lazy_btf, rung, &needs, follow);
+            Ok(attached.map(|attached| (ebpf, rung, attached, waiting)))
         })?;
         // As large as the ring: where it is needed no more, the two are never both there.
         let older = settings.wants_older().then_some(lazy_btf);
@@ -286,6 +294,7 @@ impl Kernel {
             rung,
             kinds: settings.kinds.clone(),
             blind_spots,
+            waiting,
             self_test,
             counters,
             logger,
@@ -309,6 +318,11 @@ impl Kernel {
     /// What this rung cannot see on this kernel, a sentence each.
     pub fn blind_spots(&self) -> &[String] {
         &self.blind_spots
+    }
+
+    /// Units and cgroups of the filter that were not there yet at the start.
+    pub fn waiting(&self) -> &[String] {
+        &self.waiting
     }
 
     /// What the self-test could not prove, and why, a sentence each.
@@ -431,6 +445,14 @@ fn load(
     if !settings.filters.tree {
         sizes = sizes.without_tree();
     }
+    let groups = &settings.filters.groups;
+    if groups.is_empty() {
+        sizes = sizes.without_groups();
+    } else {
+        let count = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX);
+        let rows = groups.rows().unwrap_or_default();
+        sizes = sizes.with_groups(count(groups.wanted().len()), count(rows.len()));
+    }
     if settings.policy.is_some() {
         sizes = sizes.with_policy(settings.ring_bytes);
     }
@@ -454,6 +476,7 @@ fn needs(types: &Types, settings: &Settings) -> Needs {
         accept_params: accept.and_then(|accept| accept.params),
         acceptor: settings.acceptor,
         tree: settings.filters.tree,
+        groups: !settings.filters.groups.is_empty(),
         preemptible: preemption::is_possible(),
         listen_functions: match types.function("inet6_hash") {
             Some(_) => 2,

@@ -44,7 +44,7 @@ pub(super) const POLICY_MAPS: [&str; 12] = [
 const DENIALS_BYTES: u32 = 256 << 10;
 
 /// What only the monitor fills.
-const MONITOR_MAPS: [&str; 15] = [
+const MONITOR_MAPS: [&str; 17] = [
     "pm_counters",
     "pm_connections",
     "pm_reported",
@@ -56,6 +56,8 @@ const MONITOR_MAPS: [&str; 15] = [
     "pm_uids",
     "pm_comms",
     "pm_cgroups",
+    "pm_nodes",
+    "pm_patterns",
     "pm_tree",
     "pm_port_sets",
     "pm_remote_nets",
@@ -92,6 +94,19 @@ impl Sizes {
     /// Without the tree of a command.
     pub(super) fn without_tree(mut self) -> Self {
         self.entries.push(("pm_tree", 1));
+        self
+    }
+
+    /// Without a filter of cgroups.
+    pub(super) fn without_groups(mut self) -> Self {
+        self.entries.extend([("pm_cgroups", 1), ("pm_nodes", 1)]);
+        self
+    }
+
+    /// With a filter of cgroups that has so many names to look for, and rows.
+    pub(super) fn with_groups(mut self, names: u32, rows: u32) -> Self {
+        let names = [("pm_names", names.max(1)), ("pm_patterns", rows.max(1))];
+        self.entries.extend(names);
         self
     }
 

@@ -21,6 +21,9 @@ pub(super) struct StartFacts<'a> {
     /// What the self-test could not prove, and why, a sentence each.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     pub(super) unproven: &'a [String],
+    /// Units and cgroups of the filter that were not there yet.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub(super) waiting: &'a [String],
     /// The policy file in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) policy: Option<&'a str>,

@@ -83,6 +83,7 @@ fn start(header: &Header) -> schema::Start<'_> {
         backend,
         blind_spots,
         unproven,
+        waiting,
         policy,
     } = header;
     schema::Start {
@@ -107,6 +108,7 @@ fn start(header: &Header) -> schema::Start<'_> {
             backend,
             blind_spots,
             unproven,
+            waiting,
             policy: policy.as_deref(),
         },
     }

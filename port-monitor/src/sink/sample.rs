@@ -222,6 +222,7 @@ pub(super) fn header() -> Header {
         backend: "fentry",
         blind_spots: vec!["accepts of threads already waiting".into()],
         unproven: Vec::new(),
+        waiting: Vec::new(),
         policy: Some("policy.toml".into()),
     }
 }

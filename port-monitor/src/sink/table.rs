@@ -236,6 +236,7 @@ impl Table {
             backend,
             blind_spots,
             unproven,
+            waiting,
             policy,
             ..
         } = header;
@@ -256,6 +257,10 @@ impl Table {
         for sentence in unproven {
             let sentence = Escaped(sentence.as_bytes());
             self.comment(out, format_args!("not proven: {sentence}"));
+        }
+        for group in waiting {
+            let group = Escaped(group.as_bytes());
+            self.comment(out, format_args!("waiting for {group}"));
         }
         self.line(out, b' ', None, |table, out| {
             table.cells(out, true, |cell, field| {

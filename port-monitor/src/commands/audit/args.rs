@@ -8,11 +8,10 @@ use std::{
 use port_monitor_common::event::EventKind;
 
 use crate::{
-    commands::watch::args::{FamilyArgs, KernelArgs, OwnerArgs, resolve},
+    commands::watch::args::{FamilyArgs, KernelArgs, OwnerArgs},
     doors::{Selection, SocketFamily},
     duration,
     exit_code::{ExitCode, Failure},
-    filter,
     kernel::{
         Settings,
         filters::{Family, Filters},
@@ -137,14 +136,10 @@ impl Args {
 
     fn selection(&self) -> Result<Selection, Failure> {
         let owner = &self.filters.owner;
-        let mut cgroups = resolve(&owner.cgroup, |path| filter::cgroup_path(path))?;
-        for unit in &owner.unit {
-            cgroups.extend(filter::unit_paths(unit).map_err(Failure::usage)?);
-        }
         Ok(Selection {
             pids: owner.pid.clone(),
             uids: owner.uids()?,
-            cgroups,
+            groups: owner.groups()?,
             family: self.filters.family.family().map(|family| match family {
                 Family::V4 => SocketFamily::V4,
                 Family::V6 => SocketFamily::V6,

@@ -17,8 +17,9 @@ use super::{
 use crate::{
     clock,
     exit_code::{ExitCode, Failure, OrExit as _},
+    filter,
     pipeline::{Pipeline, Show},
-    record::Item,
+    record::{Header, Item},
 };
 
 /// Runs the audit.
@@ -30,6 +31,7 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     let settings = args.settings();
     let listing = args.listing()?;
     let violations = listing.violations.clone();
+    let waiting = filter::missing(&listing.selection.groups);
     let policy_path = args.policy();
     let policy = policy_path.map(policy::load).transpose()?;
     let (sink, output) = args.destination.open_doors(listing)?;
@@ -42,7 +44,10 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     let mut pipeline = Pipeline::new(policy, Show::default(), sink);
     // Whatever is older than the audit was found before now.
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
-    let header = watch::header(&kernel, policy_path, wall_ns);
+    let header = Header {
+        waiting,
+        ..watch::header(&kernel, policy_path, wall_ns)
+    };
     pipeline.say(&output, Item::Header(&header));
     let session = Session::new(
         Some(watched),

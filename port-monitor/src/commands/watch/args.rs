@@ -10,6 +10,7 @@ use crate::{
     event::Direction,
     exit_code::{ExitCode, Failure},
     filter,
+    groups::Groups,
     kernel::{
         DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS,
         MAX_LATENCY, MIN_MAX_CONNECTIONS, Rung, Settings,
@@ -92,12 +93,13 @@ pub(in crate::commands) struct OwnerArgs {
     /// Users, by name or real uid
     #[arg(short, long, value_name = "USER", value_delimiter = ',')]
     user: Vec<String>,
-    /// cgroups and those below them, by path
+    /// cgroups and those below them, by path; those that come later too
     #[arg(long, value_name = "PATH")]
-    pub(in crate::commands) cgroup: Vec<PathBuf>,
-    /// systemd units by any of their names: services without a type, others with it
+    cgroup: Vec<PathBuf>,
+    /// systemd units, by name (services without a type, others with it), alias, template or
+    /// pattern; those that start later too
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    pub(in crate::commands) unit: Vec<String>,
+    unit: Vec<String>,
 }
 
 /// Which version of IP is meant.
@@ -253,7 +255,7 @@ impl Args {
             pids: args.owner.pid.clone(),
             uids: args.owner.uids()?,
             comms: resolve(&args.comm, |comm| filter::comm(comm))?,
-            cgroups: self.cgroups()?,
+            groups: args.owner.groups()?,
             tree: !self.command.is_empty(),
             local_ports: args.local_port.clone(),
             remote_ports: args.remote_port.clone(),
@@ -264,21 +266,17 @@ impl Args {
             only_denied: self.policy.violations,
         })
     }
-
-    fn cgroups(&self) -> Result<Vec<u64>, Failure> {
-        let owner = &self.filters.owner;
-        let mut ids = resolve(&owner.cgroup, |path| filter::cgroup(path))?;
-        for unit in &owner.unit {
-            ids.extend(filter::unit(unit).map_err(Failure::usage)?);
-        }
-        Ok(ids)
-    }
 }
 
 impl OwnerArgs {
     /// The users' ids.
     pub(in crate::commands) fn uids(&self) -> Result<Vec<u32>, Failure> {
         resolve(&self.user, |user| filter::uid(user))
+    }
+
+    /// The cgroups of `--cgroup` and `--unit`.
+    pub(in crate::commands) fn groups(&self) -> Result<Groups, Failure> {
+        filter::groups(&self.cgroup, &self.unit).map_err(Failure::usage)
     }
 }
 

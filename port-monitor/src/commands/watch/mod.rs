@@ -122,6 +122,7 @@ pub(super) fn header(kernel: &Kernel, policy: Option<&Path>, wall_ns: i128) -> H
         backend: kernel.rung().name(),
         blind_spots: kernel.blind_spots().to_vec(),
         unproven: kernel.unproven().to_vec(),
+        waiting: kernel.waiting().to_vec(),
         policy: policy.map(|path| path.display().to_string()),
     }
 }

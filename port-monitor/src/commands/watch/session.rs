@@ -281,7 +281,8 @@ impl Session {
             accept_preattach: extra(Extra::AcceptPreattach),
             table_full: extra(Extra::ConnectionsFull)
                 + extra(Extra::ListenersFull)
-                + extra(Extra::TreeFull),
+                + extra(Extra::TreeFull)
+                + extra(Extra::GroupsFull),
             command_status: self.command_status,
         };
         self.pipeline.say(&self.output, Item::Summary(&summary));

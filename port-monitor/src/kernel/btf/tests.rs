@@ -138,8 +138,11 @@ fn kernel() -> Writer {
     w.structure("css_set", &[("dfl_cgrp", int, 136)]);
     let css = w.structure("cgroup_subsys_state", &[("parent", int, 80)]);
     let css = w.add("", 10 << 24, css, vec![]);
-    w.structure("cgroup", &[("self", css, 0), ("kn", int, 256)]);
-    w.structure("kernfs_node", &[("id", int, 96)]);
+    w.structure(
+        "cgroup",
+        &[("self", css, 0), ("kn", int, 256), ("root", int, 264)],
+    );
+    w.structure("kernfs_node", &[("name", int, 16), ("id", int, 96)]);
     w.structure("files_struct", &[("fdt", int, 32)]);
     w.structure("fdtable", &[("fd", int, 8)]);
     w.structure("file", &[("private_data", int, 24), ("f_inode", int, 32)]);

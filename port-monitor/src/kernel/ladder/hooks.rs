@@ -50,6 +50,13 @@ pub(super) const TREE: [Hook; 2] = [
     required("pm_exit_rt", Place::RawTracePoint("sched_process_exit")),
 ];
 
+/// In no rung of its own: follows the cgroups of the filter.
+pub(super) const GROUPS: [Hook; 3] = [
+    required("pm_mkdir_rt", Place::RawTracePoint("cgroup_mkdir")),
+    required("pm_match_rt", Place::RawTracePoint("cgroup_mkdir")),
+    required("pm_rmdir_rt", Place::RawTracePoint("cgroup_rmdir")),
+];
+
 /// Every change of a TCP socket's state.
 const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
 

@@ -87,6 +87,7 @@ impl TableForm {
             backend,
             blind_spots,
             unproven,
+            waiting,
             policy,
             ..
         } = header;
@@ -106,6 +107,10 @@ impl TableForm {
         for sentence in unproven {
             let sentence = Escaped(sentence.as_bytes());
             self.comment(out, format_args!("not proven: {sentence}"));
+        }
+        for group in waiting {
+            let group = Escaped(group.as_bytes());
+            self.comment(out, format_args!("waiting for {group}"));
         }
         if let Some(watch) = watch {
             let span = Span(watch);

@@ -49,7 +49,8 @@ fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
     // With a policy the programs are at their longest.
     let watch = Watch::json(lab, rung)
         .arg("--policy")
-        .arg(policy::write(lab)?);
+        .arg(policy::write(lab)?)
+        .args(["--unit", "port-monitor-none@.service"]);
     let before = bpf::all()?;
     let mut monitor = lab.only(watch, std::process::id()).start()?;
     let held = bpf::held_by(monitor.pid())?;
