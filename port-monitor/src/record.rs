@@ -90,6 +90,8 @@ pub struct Process {
     pub unit: Option<Arc<str>>,
     /// The container, if the cgroup path is one's.
     pub container: Option<Container>,
+    /// Why nobody knows whether there is a container.
+    pub container_missing: Option<Missing>,
 }
 
 /// The owner of a connection's other end; shared by all that know it.

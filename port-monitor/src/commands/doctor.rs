@@ -6,6 +6,7 @@ use std::{fs, io::Write, path::Path};
 use serde::Serialize;
 
 use crate::{
+    enrich::{cgroup::CgroupTree, process::v1_hierarchies},
     exit_code::{ExitCode, Failure},
     kernel::{self, Kernel, KernelError, Rung, SelfTest, Settings, filters::Filters, preflight},
 };
@@ -107,7 +108,6 @@ fn checks() -> Vec<Check> {
     let missing = preflight::Capabilities::current().missing();
     let lockdown = preflight::lockdown();
     let btf = fs::metadata(kernel::SYSTEM_BTF);
-    let cgroups = crate::enrich::cgroup::CgroupTree::find(Path::new("/proc"));
     vec![
         Check {
             name: "privilege",
@@ -143,18 +143,36 @@ fn checks() -> Vec<Check> {
                 .to_string(),
             remedy: Some("run it on the host, or in a container with --pid=host"),
         },
-        Check {
-            name: "cgroup v2",
-            ok: cgroups.is_some(),
-            found: cgroups.map_or_else(
-                || "not mounted".to_owned(),
-                |tree| tree.mount().display().to_string(),
-            ),
-            remedy: Some("mount cgroup2: without it there are no units, containers or --cgroup"),
-        },
+        cgroups(),
         sysctl("kernel.perf_event_paranoid"),
         sysctl("kernel.unprivileged_bpf_disabled"),
     ]
+}
+
+/// Where units and containers are looked for.
+fn cgroups() -> Check {
+    let proc = Path::new("/proc");
+    let v1 = v1_hierarchies(proc);
+    let tree = CgroupTree::find(proc);
+    let is_mounted = tree.is_some();
+    let mut found = tree.map_or_else(
+        || "not mounted".to_owned(),
+        |tree| tree.mount().display().to_string(),
+    );
+    if !v1.is_empty() {
+        found = format!("{found}; version 1 has {}", v1.join(", "));
+    }
+    Check {
+        name: "cgroup v2",
+        ok: is_mounted && v1.is_empty(),
+        found,
+        remedy: Some(if v1.is_empty() {
+            "mount cgroup2: without it there are no units, containers or --cgroup"
+        } else {
+            "boot with systemd.unified_cgroup_hierarchy=1: of version 1, units and containers are \
+             read while the process lives, and --unit and --cgroup do not see them"
+        }),
+    }
 }
 
 /// A setting worth knowing; no value of it stands in the way of root.

@@ -18,7 +18,7 @@ use zerocopy::{ByteHash, Immutable, IntoBytes};
 use self::{
     cache::Cache,
     cgroup::{CgroupTree, Cgroups},
-    process::{Facts, Proc},
+    process::{Facts, Paths, Proc},
     user::Users,
 };
 use crate::{
@@ -34,6 +34,8 @@ const LIMIT: usize = 16_384;
 pub struct Enricher {
     proc: Proc,
     cgroups: Cgroups,
+    /// Units and containers of this host are in hierarchies of version 1 too.
+    has_v1: bool,
     users: Users,
     processes: Cache<Key, Arc<Process>>,
     /// The one asked for last, which most often is the next one too.
@@ -79,6 +81,7 @@ impl Enricher {
         Self {
             proc: Proc::new(proc_root),
             cgroups: Cgroups::new(CgroupTree::find(proc_root)),
+            has_v1: !process::v1_hierarchies(proc_root).is_empty(),
             users: Users::new(),
             processes: Cache::new(LIMIT),
             latest: None,
@@ -89,6 +92,7 @@ impl Enricher {
                 cgroup: None,
                 unit: None,
                 container: None,
+                container_missing: None,
             }),
         }
     }
@@ -120,25 +124,32 @@ impl Enricher {
     }
 
     fn look_up(&mut self, owner: &Owner) -> Process {
-        let facts = self
-            .proc
-            .read(owner.pid, owner.start_ns, owner.exe)
-            .unwrap_or_else(|reason| Facts {
-                exe: Field::Missing(reason),
-                parent_pid: None,
-                cgroup: None,
-            });
-        let placement =
-            self.cgroups
-                .placement(owner.cgroup_id, facts.cgroup.as_deref(), Instant::now());
+        let facts = self.proc.read(owner.pid, owner.start_ns, owner.exe);
+        let facts = facts.unwrap_or_else(|reason| Facts {
+            exe: Field::Missing(reason),
+            parent_pid: None,
+            cgroups: None,
+        });
+        let unread = facts.cgroups.is_none();
+        let unread = unread.then(|| facts.exe.missing().unwrap_or(Missing::Exited));
+        let Paths { v2, v1 } = facts.cgroups.unwrap_or_default();
+        let placement = self
+            .cgroups
+            .placement(owner.cgroup_id, v2.as_deref(), Instant::now());
         let placement = placement.as_deref();
+        // Version 2 comes first: the kernel told of it with the event.
+        let unit = placement.and_then(|at| at.unit.clone());
+        let unit_in_v1 = || v1.iter().find_map(|path| unit::unit(path)).map(Arc::from);
+        let container = placement.and_then(|at| at.container.clone());
+        let container = container.or_else(|| v1.iter().find_map(|path| container::container(path)));
         Process {
             exe: facts.exe,
             parent_pid: facts.parent_pid,
             user: self.users.name(owner.uid),
             cgroup: placement.map(|at| Arc::clone(&at.path)),
-            unit: placement.and_then(|at| at.unit.clone()),
-            container: placement.and_then(|at| at.container.clone()),
+            unit: unit.or_else(unit_in_v1),
+            container_missing: unread.filter(|_| self.has_v1 && container.is_none()),
+            container,
         }
     }
 }
@@ -233,6 +244,36 @@ mod tests {
         assert_eq!(process.cgroup.as_deref(), Some("/system.slice/web.service"));
         assert_eq!(process.unit.as_deref(), Some("web.service"));
         assert_eq!(process.container, None);
+    }
+
+    #[test]
+    fn version_1_tells_of_unit_and_container_what_version_2_does_not() {
+        let id = "ab".repeat(32);
+        let host = Host::new();
+        let write = |process: &str, text: &str| {
+            fs::write(host.root.path().join(process).join("cgroup"), text).unwrap();
+        };
+        write("self", "3:pids:/\n1:name=systemd:/\n0::/\n");
+        let v1 = format!("3:pids:/docker/{id}\n1:name=systemd:/system.slice/old.service\n0::/\n");
+        write("812", &v1);
+        let root = fs::metadata(host.root.path().join("cgroup")).unwrap();
+        let in_root = Owner {
+            cgroup_id: root.ino(),
+            ..host.owner
+        };
+        let process = host.enricher().process(Some(&in_root));
+        assert_eq!(process.container.as_ref().unwrap().id, id);
+        assert_eq!(process.unit.as_deref(), Some("old.service"));
+        assert_eq!(process.cgroup.as_deref(), Some("/"));
+        // The kernel's own word comes first.
+        let process = host.enricher().process(Some(&host.owner));
+        assert_eq!(process.unit.as_deref(), Some("web.service"));
+        assert_eq!(process.container_missing, None);
+
+        fs::remove_dir_all(host.root.path().join("812")).unwrap();
+        let process = host.enricher().process(Some(&in_root));
+        assert_eq!(process.container, None);
+        assert_eq!(process.container_missing, Some(Missing::Exited));
     }
 
     #[test]

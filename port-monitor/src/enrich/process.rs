@@ -31,9 +31,31 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 pub(super) struct Facts {
     pub(super) exe: Field<PathBuf>,
     pub(super) parent_pid: Option<u32>,
-    /// cgroup v2 path as this process sees it.
-    pub(super) cgroup: Option<String>,
+    /// Its cgroups, as this process sees them.
+    pub(super) cgroups: Option<Paths>,
 }
+
+/// The cgroups of a process.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Paths {
+    /// In version 2.
+    pub(super) v2: Option<String>,
+    /// In the hierarchies of version 1, those first that tell most.
+    pub(super) v1: Vec<String>,
+}
+
+/// The hierarchies of version 1 that units and containers are in, those first that tell
+/// most.
+const TELLING: [&str; 8] = [
+    "name=systemd",
+    "pids",
+    "memory",
+    "cpu",
+    "devices",
+    "freezer",
+    "cpuset",
+    "blkio",
+];
 
 /// A /proc file system.
 #[derive(Debug)]
@@ -90,9 +112,9 @@ impl Proc {
         Ok(Facts {
             exe,
             parent_pid: stat.parent_pid,
-            cgroup: read_file(&dir, "cgroup")
+            cgroups: read_file(&dir, "cgroup")
                 .ok()
-                .and_then(|text| cgroup_path(&text)),
+                .map(|text| Paths::parse(&text)),
         })
     }
 
@@ -124,6 +146,40 @@ pub(crate) fn own_start_ticks() -> Option<u64> {
 /// A `CLOCK_BOOTTIME` ns in /proc's ticks.
 pub(crate) fn ticks(boot_ns: u64) -> u64 {
     boot_ns / (1_000_000_000 / clock_ticks_per_second().max(1))
+}
+
+/// The hierarchies of version 1 that this host has units or containers in.
+pub(crate) fn v1_hierarchies(proc_root: &Path) -> Vec<&'static str> {
+    let text = fs::read(proc_root.join("self/cgroup")).unwrap_or_default();
+    let is_there = |name: &&str| lines(&text).any(|(names, _)| has(&names, name));
+    TELLING.into_iter().filter(is_there).collect()
+}
+
+impl Paths {
+    /// From /proc/PID/cgroup.
+    fn parse(text: &[u8]) -> Self {
+        let v1 = |name: &str| lines(text).find(|(names, _)| has(names, name));
+        let found = TELLING.into_iter().filter_map(v1);
+        Self {
+            v2: cgroup_path(text),
+            v1: found.map(|(_, path)| path).collect(),
+        }
+    }
+}
+
+/// The hierarchies of version 1: `4:cpu,cpuacct:/docker/ID`.
+fn lines(text: &[u8]) -> impl Iterator<Item = (String, String)> {
+    let lines = text.split(|&byte| byte == b'\n');
+    lines.filter_map(|line| {
+        let line = String::from_utf8_lossy(line);
+        let (_, rest) = line.split_once(':')?;
+        let (names, path) = rest.split_once(":/")?;
+        (!names.is_empty()).then(|| (names.to_owned(), format!("/{path}")))
+    })
+}
+
+fn has(names: &str, name: &str) -> bool {
+    names.split(',').any(|one| one == name)
 }
 
 /// This process's cgroup v2 path.
@@ -224,7 +280,10 @@ mod tests {
             Facts {
                 exe: Field::Known(program),
                 parent_pid: Some(7),
-                cgroup: Some("/system.slice/a.service".into()),
+                cgroups: Some(Paths {
+                    v2: Some("/system.slice/a.service".into()),
+                    v1: vec!["/x".into()],
+                }),
             }
         );
     }
@@ -265,7 +324,7 @@ mod tests {
         let facts = proc.read(pid, start_ns, exe).unwrap();
         assert_eq!(facts.exe, Field::Known(std::env::current_exe().unwrap()));
         assert_eq!(facts.parent_pid, Some(std::os::unix::process::parent_id()));
-        assert_eq!(facts.cgroup, own_cgroup_path());
+        assert_eq!(facts.cgroups.unwrap().v2, own_cgroup_path());
     }
 
     #[test]
@@ -273,6 +332,15 @@ mod tests {
         assert_eq!(cgroup_path(b"2:cpu:/a\n0::/b\n").as_deref(), Some("/b"));
         assert_eq!(cgroup_path(b"2:cpu:/0::/b\n"), None);
         assert_eq!(cgroup_path(b""), None);
+    }
+
+    #[test]
+    fn hierarchies_of_version_1_come_in_the_order_of_what_they_tell() {
+        let text = b"9:cpu,cpuacct:/cpu\n8:net_cls:/vpn\n7:pids:/a:b\n2:name=systemd:/unit\n0::/\n";
+        let paths = Paths::parse(text);
+        assert_eq!(paths.v1, ["/unit", "/a:b", "/cpu"]);
+        assert_eq!(paths.v2.as_deref(), Some("/"));
+        assert_eq!(Paths::parse(b"8:net_cls:/vpn\n0::/\n").v1, [""; 0]);
     }
 
     #[test]
@@ -288,7 +356,7 @@ mod tests {
         #[test]
         fn any_text_is_read_without_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Stat::parse(&text);
-            let _ = cgroup_path(&text);
+            let _ = Paths::parse(&text);
         }
 
         #[test]

@@ -19,11 +19,11 @@ use crate::{
 pub(super) fn write(ebpf: &mut Ebpf, groups: &Groups) -> Result<(), MapError> {
     let mut names = HashMap::<_, Wire<Name>, Wire<Named>>::try_from(map(ebpf, "pm_names")?)?;
     for wanted in groups.wanted() {
-        let named = Named {
+        let meaning = Named {
             node: wanted.below,
             is_meant: wanted.is_meant.into(),
         };
-        names.insert(Wire(key(&wanted)), Wire(named), 0)?;
+        names.insert(Wire(key(&wanted)), Wire(meaning), 0)?;
     }
     let mut table = Array::<_, Wire<Row>>::try_from(map(ebpf, "pm_patterns")?)?;
     for (number, row) in (0..).zip(groups.rows().unwrap_or_default()) {

@@ -86,8 +86,6 @@ pub(super) struct Needs {
     pub(super) acceptor: bool,
     /// Follow a process tree.
     pub(super) tree: bool,
-    /// Follow the cgroups of a filter.
-    pub(super) groups: bool,
     /// The kernel may preempt a task in the middle of a trampoline program.
     pub(super) preemptible: bool,
     /// Functions that enter a listener into the kernel's table: `inet_hash`, and
@@ -194,8 +192,7 @@ pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
 /// The programs that may be attached on this rung.
 pub(super) fn programs(rung: Rung, needs: &Needs) -> Vec<&'static str> {
     let hooks = with_substitutes(rung, needs).into_iter();
-    let groups = GROUPS.into_iter().filter(|_| needs.groups);
-    hooks.chain(groups).map(|hook| hook.program).collect()
+    hooks.map(|hook| hook.program).collect()
 }
 
 /// The hooks of a rung, and those that may stand in for them.
@@ -246,16 +243,15 @@ fn accept_program(needs: &Needs) -> Result<&'static str, RungError> {
     }
 }
 
-/// Loads and attaches what follows the cgroups of the filter, if there is one: they are to
-/// be known before anything is filtered.
-pub(super) fn follow(
-    ebpf: &mut Ebpf,
-    btf: &LazyBtf,
-    rung: Rung,
-    needs: &Needs,
-) -> Result<Links, RungError> {
+/// The programs that follow the cgroups of a filter.
+pub(super) const FOLLOW: [&str; GROUPS.len()] =
+    [GROUPS[0].program, GROUPS[1].program, GROUPS[2].program];
+
+/// Loads and attaches what follows the cgroups of a filter: they are to be known before
+/// anything is filtered.
+pub(super) fn follow(ebpf: &mut Ebpf, btf: &LazyBtf, rung: Rung) -> Result<Links, RungError> {
     let mut links = Links::default();
-    for hook in GROUPS.iter().filter(|_| needs.groups) {
+    for hook in &GROUPS {
         attach_hook(ebpf, btf, hook, &mut links, &mut Vec::new())
             .map_err(|reason| RungError { rung, reason })?;
     }
@@ -436,7 +432,6 @@ mod tests {
                 accept_params: Some(accept_params),
                 acceptor: true,
                 tree: true,
-                groups: true,
                 preemptible,
                 listen_functions: 2,
                 kinds,

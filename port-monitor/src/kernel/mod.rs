@@ -250,17 +250,10 @@ impl Kernel {
         let mut functions = ladder::trampolines(&needs);
         functions.push(snapshot::ITERATOR);
         let lazy_btf = LazyBtf::new(types.ids_of(&functions));
-        let (mut ebpf, rung, (links, blind_spots), waiting) = climb(settings.backend, |rung| {
-            let mut ebpf = load(&types.offsets, &needs, settings, rung)?;
-            let follow = match ladder::follow(&mut ebpf, &lazy_btf, rung, &needs) {
-                Ok(links) => links,
-                Err(refusal) => return Ok(Err(refusal)),
-            };
-            // Before anything is filtered by them.
-            let waiting = groups::find(&mut ebpf, &settings.filters.groups)?;
-            let attached = ladder::attach(&mut ebpf, &lazy_btf, rung, &needs, follow);
-            Ok(attached.map(|attached| (ebpf, rung, attached, waiting)))
+        let (mut ebpf, rung, attached, waiting) = climb(settings.backend, |rung| {
+            attach(&types.offsets, &needs, settings, &lazy_btf, rung)
         })?;
+        let (links, blind_spots) = attached;
         // As large as the ring: where it is needed no more, the two are never both there.
         let older = settings.wants_older().then_some(lazy_btf);
         let logger = settings
@@ -279,7 +272,7 @@ impl Kernel {
         {
             snapshot::listeners(&mut ebpf, btf)?;
         }
-        let attached = attached(rung, &needs, &blind_spots);
+        let attached = self::attached(rung, &needs, &blind_spots);
         // Before connections that are open fill the table.
         let self_test = canary.run(&mut records, attached, |record| {
             early.push(record.to_vec());
@@ -426,6 +419,34 @@ impl Kernel {
     }
 }
 
+/// A rung's programs: the object, the links with what the rung does not see, and which
+/// cgroups of the filter are not there yet.
+type Attached = (Ebpf, Rung, (Links, Vec<String>), Vec<String>);
+
+/// Loads and attaches a rung.
+fn attach(
+    offsets: &Offsets,
+    needs: &Needs,
+    settings: &Settings,
+    btf: &LazyBtf,
+    rung: Rung,
+) -> Result<Result<Attached, RungError>, KernelError> {
+    let mut ebpf = load(offsets, needs, settings, rung)?;
+    let groups = &settings.filters.groups;
+    let (links, waiting) = if groups.is_empty() {
+        (Links::default(), Vec::new())
+    } else {
+        let links = match ladder::follow(&mut ebpf, btf, rung) {
+            Ok(links) => links,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        // Before anything is filtered by them.
+        (links, groups::find(&mut ebpf, groups)?)
+    };
+    let attached = ladder::attach(&mut ebpf, btf, rung, needs, links);
+    Ok(attached.map(|attached| (ebpf, rung, attached, waiting)))
+}
+
 /// The object with a rung's programs, and its maps as the run needs them, filters and
 /// policy written.
 fn load(
@@ -458,6 +479,9 @@ fn load(
     }
     let log_level = settings.log_level.map_or(0, |level| level as u8);
     let mut programs = ladder::programs(rung, needs);
+    if !groups.is_empty() {
+        programs.extend(ladder::FOLLOW);
+    }
     if settings.wants_older() || rung == Rung::Tracepoint {
         programs.extend(snapshot::PROGRAMS);
     }
@@ -476,7 +500,6 @@ fn needs(types: &Types, settings: &Settings) -> Needs {
         accept_params: accept.and_then(|accept| accept.params),
         acceptor: settings.acceptor,
         tree: settings.filters.tree,
-        groups: !settings.filters.groups.is_empty(),
         preemptible: preemption::is_possible(),
         listen_functions: match types.function("inet6_hash") {
             Some(_) => 2,

@@ -434,6 +434,9 @@ pub(super) struct Missing {
         skip_serializing_if = "Option::is_none"
     )]
     pub(super) cgroup_path: Option<Reason>,
+    /// Also hides the unit: this host has them in hierarchies of version 1.
+    #[serde(rename = "container.id", skip_serializing_if = "Option::is_none")]
+    pub(super) container_id: Option<Reason>,
 }
 
 impl Missing {

@@ -87,6 +87,7 @@ pub(super) fn connected() -> Record {
             cgroup: Some("/user.slice/session-2.scope".into()),
             unit: Some("session-2.scope".into()),
             container: None,
+            container_missing: None,
         }),
         peer: None,
         ports: Ports {
@@ -167,6 +168,7 @@ pub(super) fn accepted() -> Record {
             runtime: "docker",
             pod_uid: Some("0f3a".into()),
         }),
+        container_missing: None,
     });
     record
 }
@@ -198,6 +200,7 @@ pub(super) fn ownerless() -> Record {
         cgroup: None,
         unit: None,
         container: None,
+        container_missing: None,
     });
     record
 }

@@ -59,6 +59,8 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
     let parent_pid = option::of(any::<u32>());
     let names = (shared(), shared(), shared(), option::of(container()));
     (exe, parent_pid, names).prop_map(|(exe, parent_pid, (user, cgroup, unit, container))| {
+        // As of a process that was not found, on a host with hierarchies of version 1.
+        let container_missing = exe.missing().filter(|_| container.is_none());
         Arc::new(Process {
             exe,
             parent_pid,
@@ -66,6 +68,7 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
             cgroup,
             unit,
             container,
+            container_missing,
         })
     })
 }

@@ -452,6 +452,12 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
         line.raw(exe.unwrap_or("not_found"));
         line.raw("\"");
     }
+    if let Some(reason) = process.container_missing.filter(|_| has_owner) {
+        next(line);
+        line.raw(r#""container.id":""#);
+        line.raw(reason.name());
+        line.raw("\"");
+    }
     if !is_first {
         line.raw("}");
     }

@@ -320,6 +320,7 @@ fn missing(record: &Record) -> facts::Missing {
             process.cgroup.is_none(),
             exe_reason.unwrap_or(Reason::NotFound),
         ),
+        container_id: process.container_missing.map(Reason::from),
         ..ports_only
     }
 }

@@ -213,6 +213,7 @@ fn what_enrichment_could_not_find_has_a_reason_too() {
         cgroup: None,
         unit: None,
         container: None,
+        container_missing: Some(crate::record::Missing::Exited),
     });
     let line = value(Item::Event(&record));
     assert_eq!(line["process"].get("executable"), None);
@@ -221,6 +222,7 @@ fn what_enrichment_could_not_find_has_a_reason_too() {
         "process.executable": "exited",
         "user.name": "unknown_user",
         "port_monitor.cgroup.path": "exited",
+        "container.id": "exited",
     });
     assert_eq!(line["port_monitor"]["missing"], reasons);
 }
