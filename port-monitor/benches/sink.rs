@@ -45,6 +45,7 @@ fn take_all(sink: &mut dyn Sink) {
         cgroup: Some("/user.slice/user-1000.slice/session-2.scope".into()),
         unit: Some("session-2.scope".into()),
         container: None,
+        user_missing: None,
         container_missing: None,
     });
     let mut out = Lines::with_capacity(2 << 20);

@@ -48,6 +48,8 @@ pub enum Missing {
     Denied,
     /// A kernel thread has none.
     KernelThread,
+    /// The look-up takes long: later lines have it.
+    Late,
 }
 
 impl Missing {
@@ -59,6 +61,7 @@ impl Missing {
             Self::Executed => "executed",
             Self::Denied => "denied",
             Self::KernelThread => "kernel_thread",
+            Self::Late => "late",
         }
     }
 }
@@ -90,6 +93,8 @@ pub struct Process {
     pub unit: Option<Arc<str>>,
     /// The container, if the cgroup path is one's.
     pub container: Option<Container>,
+    /// Why nobody knows yet whether the user has a name.
+    pub user_missing: Option<Missing>,
     /// Why nobody knows whether there is a container.
     pub container_missing: Option<Missing>,
 }

@@ -61,6 +61,7 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
             cgroup: Some(format!("/a/{pid}").into()),
             unit: None,
             container: None,
+            user_missing: None,
             container_missing: None,
         }),
         peer: None,

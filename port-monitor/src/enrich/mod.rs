@@ -4,6 +4,7 @@
 //! what cannot be known is missing with a reason. Each source keeps its own
 //! bounded cache and never fails.
 
+mod asker;
 mod cache;
 pub(crate) mod cgroup;
 mod container;
@@ -92,6 +93,7 @@ impl Enricher {
                 cgroup: None,
                 unit: None,
                 container: None,
+                user_missing: None,
                 container_missing: None,
             }),
         }
@@ -111,16 +113,36 @@ impl Enricher {
         let key = Key::new(owner);
         if let Some((latest, process)) = &self.latest
             && *latest == key
+            && process.user_missing.is_none()
         {
             return Arc::clone(process);
         }
-        let process = self.processes.get(&key).unwrap_or_else(|| {
-            let process = Arc::new(self.look_up(owner));
-            self.processes.insert(key, Arc::clone(&process));
-            process
-        });
+        let process = match self.processes.get(&key) {
+            Some(process) if process.user_missing.is_none() => process,
+            known => {
+                let process = Arc::new(match known {
+                    Some(unnamed) => self.named(owner, Process::clone(&unnamed)),
+                    None => self.look_up(owner),
+                });
+                self.processes.insert(key, Arc::clone(&process));
+                process
+            }
+        };
         self.latest = Some((key, Arc::clone(&process)));
         process
+    }
+
+    /// The process with its user's name, as far as that is known by now.
+    fn named(&mut self, owner: &Owner, process: Process) -> Process {
+        let (user, user_missing) = match self.users.name(owner.uid) {
+            Ok(name) => (name, None),
+            Err(reason) => (None, Some(reason)),
+        };
+        Process {
+            user,
+            user_missing,
+            ..process
+        }
     }
 
     fn look_up(&mut self, owner: &Owner) -> Process {
@@ -142,15 +164,17 @@ impl Enricher {
         let unit_in_v1 = || v1.iter().find_map(|path| unit::unit(path)).map(Arc::from);
         let container = placement.and_then(|at| at.container.clone());
         let container = container.or_else(|| v1.iter().find_map(|path| container::container(path)));
-        Process {
+        let process = Process {
             exe: facts.exe,
             parent_pid: facts.parent_pid,
-            user: self.users.name(owner.uid),
+            user: None,
+            user_missing: None,
             cgroup: placement.map(|at| Arc::clone(&at.path)),
             unit: unit.or_else(unit_in_v1),
             container_missing: unread.filter(|_| self.has_v1 && container.is_none()),
             container,
-        }
+        };
+        self.named(owner, process)
     }
 }
 
@@ -244,6 +268,35 @@ mod tests {
         assert_eq!(process.cgroup.as_deref(), Some("/system.slice/web.service"));
         assert_eq!(process.unit.as_deref(), Some("web.service"));
         assert_eq!(process.container, None);
+    }
+
+    #[test]
+    fn a_name_that_takes_long_is_not_waited_for_and_is_shown_when_it_is_there() {
+        let host = Host::new();
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let gate = std::sync::Mutex::new(gate);
+        let mut enricher = host.enricher();
+        enricher.users = Users::by(std::time::Duration::from_millis(20), move |_| {
+            let _ = gate.lock().unwrap().recv();
+            Some("slow".into())
+        });
+        for _ in 0..2 {
+            let process = enricher.process(Some(&host.owner));
+            assert_eq!(process.user, None);
+            assert_eq!(process.user_missing, Some(Missing::Late));
+            assert_eq!(process.exe, Field::Known(host.program("web")));
+        }
+        go.send(()).unwrap();
+        let deadline = Instant::now() + std::time::Duration::from_mins(1);
+        loop {
+            let process = enricher.process(Some(&host.owner));
+            if process.user_missing.is_none() {
+                assert_eq!(process.user.as_deref(), Some("slow"));
+                break;
+            }
+            assert!(Instant::now() < deadline, "the name never came");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Host {
                 cgroup: None,
                 unit: None,
                 container: None,
+                user_missing: None,
                 container_missing: None,
             }),
         }

@@ -459,6 +459,8 @@ pub(super) enum Reason {
     Denied,
     /// A kernel thread has none.
     KernelThread,
+    /// The look-up takes long: later lines have it.
+    Late,
     /// Not in this host's user database.
     UnknownUser,
     /// The kernel has not chosen it yet.
@@ -475,6 +477,7 @@ impl From<record::Missing> for Reason {
             record::Missing::Executed => Self::Executed,
             record::Missing::Denied => Self::Denied,
             record::Missing::KernelThread => Self::KernelThread,
+            record::Missing::Late => Self::Late,
         }
     }
 }

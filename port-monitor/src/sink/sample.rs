@@ -87,6 +87,7 @@ pub(super) fn connected() -> Record {
             cgroup: Some("/user.slice/session-2.scope".into()),
             unit: Some("session-2.scope".into()),
             container: None,
+            user_missing: None,
             container_missing: None,
         }),
         peer: None,
@@ -168,6 +169,7 @@ pub(super) fn accepted() -> Record {
             runtime: "docker",
             pod_uid: Some("0f3a".into()),
         }),
+        user_missing: None,
         container_missing: None,
     });
     record
@@ -200,6 +202,7 @@ pub(super) fn ownerless() -> Record {
         cgroup: None,
         unit: None,
         container: None,
+        user_missing: None,
         container_missing: None,
     });
     record

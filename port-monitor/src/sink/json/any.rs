@@ -60,6 +60,7 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
     let names = (shared(), shared(), shared(), option::of(container()));
     (exe, parent_pid, names).prop_map(|(exe, parent_pid, (user, cgroup, unit, container))| {
         // As of a process that was not found, on a host with hierarchies of version 1.
+        let user_missing = exe.missing().filter(|_| user.is_none());
         let container_missing = exe.missing().filter(|_| container.is_none());
         Arc::new(Process {
             exe,
@@ -68,6 +69,7 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
             cgroup,
             unit,
             container,
+            user_missing,
             container_missing,
         })
     })

@@ -437,7 +437,9 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
     }
     if has_owner && process.user.is_none() {
         next(line);
-        line.raw(r#""user.name":"unknown_user""#);
+        line.raw(r#""user.name":""#);
+        line.raw(process.user_missing.map_or("unknown_user", Missing::name));
+        line.raw("\"");
     }
     if event.local_port.is_none() {
         next(line);

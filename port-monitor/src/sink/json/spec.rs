@@ -315,7 +315,12 @@ fn missing(record: &Record) -> facts::Missing {
     let absent = |is_none: bool, reason| is_none.then_some(reason);
     facts::Missing {
         executable: exe_reason,
-        user_name: absent(process.user.is_none(), Reason::UnknownUser),
+        user_name: absent(
+            process.user.is_none(),
+            process
+                .user_missing
+                .map_or(Reason::UnknownUser, Reason::from),
+        ),
         cgroup_path: absent(
             process.cgroup.is_none(),
             exe_reason.unwrap_or(Reason::NotFound),

@@ -213,6 +213,7 @@ fn what_enrichment_could_not_find_has_a_reason_too() {
         cgroup: None,
         unit: None,
         container: None,
+        user_missing: None,
         container_missing: Some(crate::record::Missing::Exited),
     });
     let line = value(Item::Event(&record));
