@@ -13,6 +13,11 @@ use crate::policy::MAX_RULES;
 
 /// The words of a [`Mask`].
 pub const WORDS: usize = MAX_RULES.div_ceil(64);
+/// The words of a part of a [`Mask`].
+const PART: usize = 2;
+/// The parts of a [`Mask`].
+pub const PARTS: usize = WORDS / PART;
+const _: () = assert!(PARTS * PART == WORDS);
 
 /// A set of rules: bit `n % 64` of word `n / 64` is rule `n`, and bit `n` of `filled` is
 /// set where word `n` is not zero.
@@ -20,14 +25,14 @@ pub const WORDS: usize = MAX_RULES.div_ceil(64);
 #[repr(C)]
 pub struct Mask {
     filled: u64,
-    words: [u64; WORDS],
+    words: [[u64; PART]; PARTS],
 }
 
 impl Mask {
     /// No rule.
     pub const NONE: Self = Self {
         filled: 0,
-        words: [0; WORDS],
+        words: [[0; PART]; PARTS],
     };
 
     /// Adds a rule; one that no policy may have is left out.
@@ -42,20 +47,20 @@ impl Mask {
 
     /// Adds all rules of another set.
     pub fn unite(&mut self, other: &Self) {
-        for (n, other) in other.words.iter().enumerate() {
+        for (n, other) in other.words.as_flattened().iter().enumerate() {
             self.change(n, |word| word | other);
         }
     }
 
     /// Takes all rules away that are not in another set.
     pub fn intersect(&mut self, other: &Self) {
-        for (n, other) in other.words.iter().enumerate() {
+        for (n, other) in other.words.as_flattened().iter().enumerate() {
             self.change(n, |word| word & other);
         }
     }
 
     fn change(&mut self, n: usize, into: impl FnOnce(u64) -> u64) {
-        if let Some(word) = self.words.get_mut(n) {
+        if let Some(word) = self.words.as_flattened_mut().get_mut(n) {
             *word = into(*word);
             let is_filled = u64::from(*word != 0);
             self.filled = self.filled & !(1 << n) | is_filled << n;
@@ -83,41 +88,31 @@ pub struct Accepting<'a> {
 }
 
 impl Accepting<'_> {
-    /// The first rule that accepts all of it. At most three looks, however many rules
-    /// there are: at which words may have one, at the first of them, and at all where that
+    /// The first rule that accepts all of it. The work is bounded, however many rules there
+    /// are: a look at which words may have one, at the first of them, and at all where that
     /// had none.
     #[inline(always)]
     pub fn first(&self) -> Option<usize> {
+        self.first_or(|part| {
+            let network = Part::of(part, self.network).or(self.this_host);
+            let service = network.and(self.direction).and(self.port);
+            service.and(self.user).and(self.group).and(self.exe).first()
+        })
+    }
+
+    /// The same, where `first_in` finds the first rule of each of [`PARTS`] parts.
+    #[inline(always)]
+    pub fn first_or(&self, first_in: impl FnMut(usize) -> Option<usize>) -> Option<usize> {
         let filled = self.of(|mask| mask.filled);
         if filled == 0 {
             return None;
         }
         let n = filled.trailing_zeros() as usize % WORDS;
-        let word = self.of(|mask| mask.words[n]);
+        let word = self.of(|mask| mask.words.as_flattened()[n]);
         if word != 0 {
             return Some(n * 64 + word.trailing_zeros() as usize);
         }
-        self.first_of_all()
-    }
-
-    /// Looks at every word, whichever decides, and no branch depends on one: a verifier
-    /// walks one way through it.
-    #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "the number of a rule")]
-    fn first_of_all(&self) -> Option<usize> {
-        let (mut lowest, mut base) = (0_u64, 0_u64);
-        for n in (0..WORDS).rev() {
-            let word = self.of(|mask| mask.words[n]);
-            // Where the word has a bit, it or its negative is below zero. A compiler
-            // that knew would make a branch of it, and so would the verifiers of Linux
-            // 6.18 and later of a mask that is all ones or none.
-            let negative = black_box(word.wrapping_neg());
-            let has_bit = black_box((word | negative) >> 63);
-            let has_none = 1_u64.wrapping_sub(has_bit);
-            lowest = lowest.wrapping_mul(has_none) | word;
-            base = base.wrapping_mul(has_none) | has_bit.wrapping_mul(n as u64 * 64);
-        }
-        (lowest != 0).then(|| (base + u64::from(lowest.trailing_zeros())) as usize)
+        (0..PARTS).find_map(first_in)
     }
 
     /// What all masks have of a word.
@@ -129,6 +124,81 @@ impl Accepting<'_> {
             & word(self.user)
             & word(self.group)
             & word(self.exe)
+    }
+}
+
+/// A part of the rules that accept a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    words: [u64; PART],
+    /// Its number.
+    part: usize,
+}
+
+impl Part {
+    /// The rules of a part that are in a mask.
+    #[inline(always)]
+    pub const fn of(part: usize, mask: &Mask) -> Self {
+        let part = part % PARTS;
+        Self {
+            words: mask.words[part],
+            part,
+        }
+    }
+
+    /// With those of another mask.
+    #[inline(always)]
+    #[must_use]
+    pub const fn or(mut self, mask: &Mask) -> Self {
+        let words = &mask.words[self.part];
+        let mut n = 0;
+        while n < PART {
+            self.words[n] |= words[n];
+            n += 1;
+        }
+        self
+    }
+
+    /// Without those that are not in another mask.
+    #[inline(always)]
+    #[must_use]
+    pub const fn and(mut self, mask: &Mask) -> Self {
+        let words = &mask.words[self.part];
+        let mut n = 0;
+        while n < PART {
+            self.words[n] &= words[n];
+            n += 1;
+        }
+        self
+    }
+
+    /// The same, each word of it by way of `held`, which returns what it is given: where a
+    /// compiler is not to put off what led to it.
+    #[inline(always)]
+    #[must_use]
+    pub fn held(mut self, held: impl Fn(u64) -> u64) -> Self {
+        self.words = self.words.map(held);
+        self
+    }
+
+    /// The first of them. Looks at every word, whichever decides, and no branch depends on
+    /// one: a verifier walks one way through it.
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the number of a rule")]
+    pub fn first(&self) -> Option<usize> {
+        let (mut lowest, mut base) = (0_u64, 0_u64);
+        for (n, &word) in self.words.iter().enumerate().rev() {
+            // Where the word has a bit, it or its negative is below zero. A compiler
+            // that knew would make a branch of it, and so would the verifiers of Linux
+            // 6.18 and later of a mask that is all ones or none.
+            let negative = black_box(word.wrapping_neg());
+            let has_bit = black_box((word | negative) >> 63);
+            let has_none = 1_u64.wrapping_sub(has_bit);
+            lowest = lowest.wrapping_mul(has_none) | word;
+            base = base.wrapping_mul(has_none) | has_bit.wrapping_mul(n as u64 * 64);
+        }
+        let rule = (self.part * PART * 64) as u64 + base + u64::from(lowest.trailing_zeros());
+        (lowest != 0).then_some(rule as usize)
     }
 }
 
@@ -172,6 +242,14 @@ mod tests {
         let (port, network) = (mask(&[3, 100, 700]), mask(&[4, 101, 700]));
         assert_eq!(first(&port, &network, &Mask::NONE), Some(700));
         assert_eq!(first(&port, &mask(&[4, 101]), &Mask::NONE), None);
+    }
+
+    #[test]
+    fn every_rule_is_found_in_its_part() {
+        for rule in 64..MAX_RULES {
+            let (port, network) = (mask(&[3, rule, 1_023]), mask(&[4, rule, 1_023]));
+            assert_eq!(first(&port, &network, &Mask::NONE), Some(rule));
+        }
     }
 
     #[test]

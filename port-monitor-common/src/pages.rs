@@ -54,11 +54,9 @@ pub trait Page: Sized {
     /// What is searched for.
     type Key: Copy;
 
-    /// The value of the stretch that holds `key`, of which the page has [`LEAF`].
+    /// The value of the stretch that holds `key`: of the first page, which has [`LEAVES`]
+    /// of them, the number of a leaf.
     fn find(&self, key: Self::Key) -> u32;
-
-    /// The leaf whose stretches hold `key`, of which the page has [`LEAVES`].
-    fn leaf(&self, key: Self::Key) -> u32;
 
     /// A page of these stretches, in order: where each begins, and its value. Where the
     /// first begins does not matter; those beyond the last for which there is room are
@@ -69,14 +67,14 @@ pub trait Page: Sized {
 /// The value of the stretch that holds `key`, in a table of pages by number.
 #[inline(always)]
 pub fn find<'p, P: Page + 'p>(page: impl Fn(u32) -> Option<&'p P>, key: P::Key) -> Option<u32> {
-    let leaf = page(0)?.leaf(key);
+    let leaf = page(0)?.find(key);
     Some(page(leaf)?.find(key))
 }
 
-/// How many keys of a page, but its last, are above what is searched for: `is_above` is 1
-/// for each of them, else 0.
+/// How many keys of a page are above what is searched for: `is_above` is 1 for each of
+/// them, else 0.
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "less than `KEYS`")]
+#[expect(clippy::cast_possible_truncation, reason = "at most `KEYS`")]
 fn above(is_above: impl Fn(usize) -> u64) -> usize {
     // A compiler that knew it would join bits by `|` in place of `+`, and leave out the
     // remainder: verifiers before Linux 6.8 know nothing of such a number.
@@ -85,14 +83,8 @@ fn above(is_above: impl Fn(usize) -> u64) -> usize {
         let at = (above as usize + (1 << bit) - 1) % KEYS;
         above += is_above(at) << bit;
     }
-    above as usize % KEYS
-}
-
-/// The same of all keys.
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "0 or 1")]
-fn above_of_all(is_above: impl Fn(usize) -> u64) -> usize {
-    let above = above(&is_above);
+    // The last key, where all others are above.
+    let above = above as usize % KEYS;
     above + is_above(above) as usize
 }
 
@@ -137,11 +129,6 @@ impl Page for PageV4 {
         self.values[above(self.is_above(addr))].into()
     }
 
-    #[inline(always)]
-    fn leaf(&self, addr: u32) -> u32 {
-        self.values[above_of_all(self.is_above(addr))].into()
-    }
-
     fn of(stretches: &[(u32, u16)]) -> Self {
         let mut page = Self::new_zeroed();
         fill(stretches, |n, key| page.keys[n] = key, &mut page.values);
@@ -163,11 +150,6 @@ impl Page for PageV6 {
     #[inline(always)]
     fn find(&self, addr: [u64; 2]) -> u32 {
         self.values[above(self.is_above(addr))].into()
-    }
-
-    #[inline(always)]
-    fn leaf(&self, addr: [u64; 2]) -> u32 {
-        self.values[above_of_all(self.is_above(addr))].into()
     }
 
     fn of(stretches: &[([u64; 2], u16)]) -> Self {
@@ -202,7 +184,7 @@ impl Ends {
     #[inline(always)]
     pub fn find(&self, now_ns: u64) -> u64 {
         // Below zero before the end: times are far below 2^63.
-        self.values[above_of_all(|n| now_ns.wrapping_sub(self.keys[n]) >> 63)]
+        self.values[above(|n| now_ns.wrapping_sub(self.keys[n]) >> 63)]
     }
 
     /// The masks where no rule ends.
@@ -306,16 +288,16 @@ mod tests {
         let leaves: Vec<_> = (0..LEAVES).map(|n| (n as u32 * 10, n as u16)).collect();
         let root = PageV4::of(&leaves);
         for n in 0..LEAVES as u32 {
-            assert_eq!(root.leaf(n * 10), n);
-            assert_eq!(root.leaf(n * 10 + 9), n);
+            assert_eq!(root.find(n * 10), n);
+            assert_eq!(root.find(n * 10 + 9), n);
         }
-        assert_eq!(root.leaf(u32::MAX), KEYS as u32);
+        assert_eq!(root.find(u32::MAX), KEYS as u32);
         let leaves: Vec<_> = (0..LEAVES).map(|n| ([n as u64, 7], n as u16)).collect();
         let root = PageV6::of(&leaves);
-        assert_eq!(root.leaf([0, 0]), 0);
-        assert_eq!(root.leaf([1, 6]), 0);
-        assert_eq!(root.leaf([1, 7]), 1);
-        assert_eq!(root.leaf([u64::MAX; 2]), KEYS as u32);
+        assert_eq!(root.find([0, 0]), 0);
+        assert_eq!(root.find([1, 6]), 0);
+        assert_eq!(root.find([1, 7]), 1);
+        assert_eq!(root.find([u64::MAX; 2]), KEYS as u32);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use port_monitor_common::{
         self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK, Header,
         LEVELS, MODE_ENFORCE, MODE_NONE, SLOTS, State, TALLIES, Tally,
     },
-    mask::Accepting,
-    pages,
+    mask::{Accepting, Mask, Part},
+    pages::Page as _,
     policy::{self, Action, Decider, DefaultAction, Direction},
 };
 
@@ -275,8 +275,8 @@ fn first<P: Party>(
         peer.network(header),
         peer.this_host(),
     ]);
-    let owner = packed([user, group, exe, NO_RULE]);
-    match pm_first(slot.into(), flow, owner) {
+    let owner = packed([user, group, exe, slot]);
+    match pm_first(flow, owner) {
         BROKEN => None,
         NONE => Some(None),
         rule => Some(Some(rule as u32)),
@@ -340,27 +340,52 @@ extern "C" fn pm_peer(slot: u64, high: u64, low: u64, is_self: u64) -> u64 {
         (low >> 32) as u32,
     ];
     let peer = addr::canonical(peer).map(|word| mem::forget(word.into(), slot) as u32);
-    let network = network(slot as u32, &peer).unwrap_or(header.other_network);
+    let network = match network(slot, &peer) {
+        NO_PAGE => header.other_network.into(),
+        network => network,
+    };
     let [v4, v6] = addr::beyond_loopback(&peer);
     let is_loopback = sock::is_zero(v4) | sock::is_zero(v6);
     let is_self = is_self != 0
         || is_loopback != 0
         || header.asks & ASKS_SELF != 0 && SELF.get_ptr(peer).is_some();
     let this_host = if is_self { header.this_host } else { NO_RULE };
-    u64::from(network) | u64::from(this_host) << 16 | is_loopback << 32
+    network | u64::from(this_host) << 16 | is_loopback << 32
 }
 
-/// The mask of the networks an address is in; `None` where the policy names none.
+/// The mask of the networks an address is in; [`NO_PAGE`] where the policy names none.
 #[inline(always)]
-fn network(slot: u32, peer: &Addr) -> Option<u32> {
+fn network(slot: u64, peer: &Addr) -> u64 {
     if addr::is_mapped(peer) {
-        let pages = NETWORKS_V4.get(slot)?;
-        pages::find(|page| pages.get(page), u32::from_be(peer[3]))
+        let addr = u32::from_be(peer[3]).into();
+        pm_page_v4(slot, pm_page_v4(slot, 0, addr), addr)
     } else {
-        let pages = NETWORKS_V6.get(slot)?;
         let [high, low] = halves(peer).map(u64::from_be);
-        pages::find(|page| pages.get(page), [high, low])
+        pm_page_v6(slot, pm_page_v6(slot, 0, high, low), high, low)
     }
+}
+
+/// What [`pm_page_v4`] and [`pm_page_v6`] answer where there is no such page; there is no
+/// page of this number.
+const NO_PAGE: u64 = u64::MAX;
+
+/// What a page of a slot's table of IPv4 addresses has for one. A function of its own for
+/// the same reason as [`pm_first`]: two pages are searched.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pm_page_v4(slot: u64, page: u64, addr: u64) -> u64 {
+    let table = NETWORKS_V4.get(slot as u32);
+    let page = table.and_then(|pages| pages.get(page as u32));
+    page.map_or(NO_PAGE, |page| page.find(addr as u32).into())
+}
+
+/// The same of IPv6.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pm_page_v6(slot: u64, page: u64, high: u64, low: u64) -> u64 {
+    let table = NETWORKS_V6.get(slot as u32);
+    let page = table.and_then(|pages| pages.get(page as u32));
+    page.map_or(NO_PAGE, |page| page.find([high, low]).into())
 }
 
 /// Hands a denial to whoever reads them, who looks every second: nobody is to be woken by
@@ -420,27 +445,34 @@ fn packed([first, second, third, fourth]: [u32; 4]) -> u64 {
     u64::from(first) | u64::from(second) << 16 | u64::from(third) << 32 | u64::from(fourth) << 48
 }
 
-/// The first rule in the masks of a slot with these numbers. A function that the
+/// The mask of the owner's slot whose number is at this place.
+#[inline(always)]
+fn mask(numbers: u64, place: u32, owner: u64) -> Option<&'static Mask> {
+    let slot = (owner >> 48) as u32;
+    let number = (numbers >> (16 * place)) as u32 & 0xffff;
+    MASKS.get(slot * generation::MASKS + number)
+}
+
+/// The first rule in the masks with these numbers: in `flow` of direction, port, network and
+/// this host, in `owner` of user, cgroup and executable, and the slot. A function that the
 /// verifier looks at by itself, once, whoever calls it: so its arguments are plain
 /// numbers, and its name is known to the linker.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn pm_first(slot: u64, flow: u64, owner: u64) -> u64 {
-    let numbered = |numbers: u64, place: u32| {
-        let number = (numbers >> (16 * place)) as u32 & 0xffff;
-        MASKS.get(slot as u32 * generation::MASKS + number)
-    };
+extern "C" fn pm_first(flow: u64, owner: u64) -> u64 {
     let (Some(direction), Some(port), Some(network), Some(this_host)) = (
-        numbered(flow, 0),
-        numbered(flow, 1),
-        numbered(flow, 2),
-        numbered(flow, 3),
+        mask(flow, 0, owner),
+        mask(flow, 1, owner),
+        mask(flow, 2, owner),
+        mask(flow, 3, owner),
     ) else {
         return BROKEN;
     };
-    let (Some(user), Some(group), Some(exe)) =
-        (numbered(owner, 0), numbered(owner, 1), numbered(owner, 2))
-    else {
+    let (Some(user), Some(group), Some(exe)) = (
+        mask(owner, 0, owner),
+        mask(owner, 1, owner),
+        mask(owner, 2, owner),
+    ) else {
         return BROKEN;
     };
     let accepting = Accepting {
@@ -452,7 +484,30 @@ extern "C" fn pm_first(slot: u64, flow: u64, owner: u64) -> u64 {
         group,
         exe,
     };
-    accepting.first().map_or(NONE, |rule| rule as u64)
+    let first = accepting.first_or(|part| match pm_part(flow, owner, part as u64) {
+        NONE => None,
+        rule => Some(rule as usize),
+    });
+    first.map_or(NONE, |rule| rule as u64)
+}
+
+/// The same, in a part of the masks. One mask after the other: a chain of calls has not
+/// the room for where all of them are.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pm_part(flow: u64, owner: u64, part: u64) -> u64 {
+    first_in(flow, owner, part as usize).unwrap_or(BROKEN)
+}
+
+#[inline(always)]
+fn first_in(flow: u64, owner: u64, part: usize) -> Option<u64> {
+    let mut rules = Part::of(part, mask(flow, 2, owner)?);
+    rules = rules.held(mem::held).or(mask(flow, 3, owner)?);
+    for (numbers, place) in [(flow, 0), (flow, 1), (owner, 0), (owner, 1), (owner, 2)] {
+        rules = rules.held(mem::held).and(mask(numbers, place, owner)?);
+    }
+    let first = rules.held(mem::held).first();
+    Some(first.map_or(NONE, |rule| rule as u64))
 }
 
 /// The masks of user, cgroup and executable.

@@ -136,6 +136,14 @@ pub(crate) fn forget(value: u64, unknown: u64) -> u64 {
     value ^ black_box(unknown) ^ unknown
 }
 
+/// The number, which the compiler computes here and not later.
+#[inline(always)]
+pub(crate) fn held(mut number: u64) -> u64 {
+    // SAFETY: it does nothing.
+    unsafe { asm!("/* {number} */", number = inout(reg) number) };
+    number
+}
+
 /// A field of a program's context, read by itself: the kernel rewrites every access.
 macro_rules! context {
     ($context:expr, $($field:tt)+) => {{

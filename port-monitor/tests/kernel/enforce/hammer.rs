@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     process::{Child, ChildStdout, Stdio},
 };
 
@@ -24,12 +24,12 @@ pub(crate) struct Args {
     /// The cgroup that is held to the policy
     #[arg(long)]
     cgroup: String,
-    /// The port that is denied
+    /// Where it is denied
     #[arg(long)]
-    denied: u16,
-    /// The port that is not
+    denied: SocketAddr,
+    /// Where it is not
     #[arg(long)]
-    allowed: u16,
+    allowed: SocketAddr,
 }
 
 /// What came of it.
@@ -47,15 +47,14 @@ pub(crate) struct Tally {
 
 impl Tally {
     fn add(&mut self, args: &Args) -> Result<()> {
-        let socket = open(V4)?;
-        let denied = SocketAddr::new(V4, args.denied);
+        let socket = open(args.denied.ip())?;
         for _ in 0..DENIED_EACH {
-            match connect(&socket, &denied) {
+            match connect(&socket, &args.denied) {
                 Err(Errno::PERM) => self.refused += 1,
                 _ => self.leaked += 1,
             }
         }
-        match connect(&socket, &SocketAddr::new(V4, args.allowed)) {
+        match connect(&socket, &args.allowed) {
             Err(Errno::CONNREFUSED) => self.passed += 1,
             _ => self.blocked += 1,
         }
@@ -101,9 +100,14 @@ pub(crate) struct Ports {
 
 impl Ports {
     pub(crate) fn new() -> Result<Self> {
+        Self::of(V4)
+    }
+
+    /// Of this address.
+    pub(crate) fn of(ip: IpAddr) -> Result<Self> {
         Ok(Self {
-            denied: Refusing::new(V4)?,
-            allowed: Refusing::new(V4)?,
+            denied: Refusing::new(ip)?,
+            allowed: Refusing::new(ip)?,
         })
     }
 
@@ -123,8 +127,8 @@ impl Hammer {
     pub(crate) fn start(enforced: &Enforced<'_>, ports: &Ports) -> Result<Self> {
         let mut child = this_program()?
             .args(["hammer", "--cgroup", &enforced.cgroup])
-            .args(["--denied", &ports.denied().to_string()])
-            .args(["--allowed", &ports.allowed().to_string()])
+            .args(["--denied", &ports.denied.at.to_string()])
+            .args(["--allowed", &ports.allowed.at.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

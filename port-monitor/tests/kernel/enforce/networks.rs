@@ -47,7 +47,7 @@ impl Numbers {
 /// A network.
 #[derive(Clone, Copy)]
 pub(super) struct Network {
-    is_v4: bool,
+    pub(super) is_v4: bool,
     first: u128,
     last: u128,
     prefix_len: u64,
