@@ -415,11 +415,13 @@ impl From<record::LossCause> for LossCause {
     }
 }
 
-/// Fields that have a value nobody could find out.
+/// Fields that have a value nobody could find out. Never a field that has fields of its
+/// own: to a reader that takes dots for objects it would be both.
 #[derive(Default, PartialEq, Serialize, JsonSchema)]
 pub(super) struct Missing {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) process: Option<Reason>,
+    /// Also hides the rest of the process, the user and the group.
+    #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
+    pub(super) pid: Option<Reason>,
     #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
     pub(super) executable: Option<Reason>,
     #[serde(rename = "user.name", skip_serializing_if = "Option::is_none")]

@@ -14,6 +14,10 @@
     )
 )]
 
+mod portable;
+#[cfg(test)]
+mod tests;
+
 use std::{borrow::Cow, net::IpAddr};
 
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
@@ -36,6 +40,7 @@ const ECS_VERSION: &str = "9.4.0";
 pub fn json_schema() -> Schema {
     SchemaSettings::draft2020_12()
         .for_serialize()
+        .with_transform(portable::Portable)
         .into_generator()
         .into_root_schema_for::<Line<'static>>()
 }

@@ -84,7 +84,7 @@ pub(crate) fn differences(expected: &Expected, peer: Option<&Owner>, line: &Line
     want_event(&mut want, expected);
     want_flow(&mut want, expected);
     match &expected.owner {
-        None => want("port_monitor.missing.process", Want::is("no_owner")),
+        None => want("port_monitor.missing.process.pid", Want::is("no_owner")),
         Some(owner) => {
             want_owner(&mut want, owner);
             want_looked_up(&mut want, owner, line);

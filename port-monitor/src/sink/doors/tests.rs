@@ -215,7 +215,10 @@ fn a_door_as_json_says_who_came_in() {
         elsewhere["port_monitor"]["opened"],
         "2026-11-22T12:05:01.000000000Z"
     );
-    assert_eq!(elsewhere["port_monitor"]["missing"]["process"], "no_owner");
+    assert_eq!(
+        elsewhere["port_monitor"]["missing"]["process.pid"],
+        "no_owner"
+    );
     assert_eq!(summary["port_monitor"]["violations"], 1);
     let audit = json!({
         "listed": 3,

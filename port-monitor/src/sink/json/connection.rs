@@ -426,7 +426,7 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
     let has_owner = event.owner.is_some();
     if !has_owner {
         next(line);
-        line.raw(r#""process":""#);
+        line.raw(r#""process.pid":""#);
         line.raw(Missing::NoOwner.name());
         line.raw("\"");
     } else if let Some(reason) = exe {

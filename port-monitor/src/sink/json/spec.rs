@@ -308,7 +308,7 @@ fn missing(record: &Record) -> facts::Missing {
     };
     if event.owner.is_none() {
         return facts::Missing {
-            process: Some(Reason::NoOwner),
+            pid: Some(Reason::NoOwner),
             ..ports_only
         };
     }

@@ -199,7 +199,7 @@ fn unknown_is_absent_with_a_reason() {
     assert_eq!(line["source"], json!({"ip": "10.0.0.5"}));
     assert_eq!(line["network"].get("community_id"), None);
     assert_eq!(line["port_monitor"]["owner_source"], "unknown");
-    let reasons = json!({"process": "no_owner", "source.port": "not_chosen"});
+    let reasons = json!({"process.pid": "no_owner", "source.port": "not_chosen"});
     assert_eq!(line["port_monitor"]["missing"], reasons);
 }
 
