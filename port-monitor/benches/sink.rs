@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use port_monitor::{
     classify,
     event::decode,
-    record::{Field, Item, Process, Record},
+    record::{Field, Item, Parent, Process, Record},
     sink::{Due, Lines, Sink, json::Json, table},
 };
 use port_monitor_common::{ABI_VERSION, TcpEvent, event};
@@ -25,6 +25,7 @@ fn main() {
     let options = table::Options {
         width: None,
         color: false,
+        verbose: true,
         aggregate: env::args().any(|arg| arg == "aggregate"),
         fields: Vec::new(),
         zone: TimeZone::UTC,
@@ -40,7 +41,11 @@ fn main() {
 fn take_all(sink: &mut dyn Sink) {
     let process = Arc::new(Process {
         exe: Field::Known("/usr/bin/curl".into()),
-        parent_pid: Some(1400),
+        comm: None,
+        parent: Some(Parent {
+            pid: 1400,
+            named: None,
+        }),
         user: Some("ann".into()),
         cgroup: Some("/user.slice/user-1000.slice/session-2.scope".into()),
         unit: Some("session-2.scope".into()),

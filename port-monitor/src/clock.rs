@@ -13,6 +13,8 @@ const READINGS: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WallClock {
     offset_ns: i128,
+    /// How far from the truth that may be.
+    slack_ns: i128,
 }
 
 /// The wall clock read between two readings of the boot clock.
@@ -34,6 +36,22 @@ impl WallClock {
         }))
     }
 
+    /// The offset by now: the same, unless somebody has set the clock. What differs by no
+    /// more than both samples may err is no other time.
+    #[must_use]
+    pub fn resample(self) -> Self {
+        self.or(Self::sample())
+    }
+
+    const fn or(self, later: Self) -> Self {
+        let difference_ns = (later.offset_ns - self.offset_ns).abs();
+        if difference_ns <= self.slack_ns + later.slack_ns {
+            self
+        } else {
+            later
+        }
+    }
+
     /// The wall-clock time, ns since the Unix epoch, of a `CLOCK_BOOTTIME` ns.
     pub const fn wall_ns(self, boot_ns: u64) -> i128 {
         boot_ns as i128 + self.offset_ns
@@ -42,13 +60,18 @@ impl WallClock {
     /// The middle of the narrowest bracket: the wall clock was read somewhere in
     /// it, and a wide one means the reader was interrupted.
     fn from_readings(readings: [Reading; READINGS]) -> Self {
-        let offset_ns = readings
-            .iter()
-            .min_by_key(|reading| reading.after_ns - reading.before_ns)
-            .map_or(0, |best| {
-                best.wall_ns - i128::midpoint(best.before_ns, best.after_ns)
-            });
-        Self { offset_ns }
+        let width_ns = |reading: &Reading| reading.after_ns - reading.before_ns;
+        let best = readings.iter().min_by_key(|reading| width_ns(reading));
+        best.map_or(
+            Self {
+                offset_ns: 0,
+                slack_ns: 0,
+            },
+            |best| Self {
+                offset_ns: best.wall_ns - i128::midpoint(best.before_ns, best.after_ns),
+                slack_ns: width_ns(best),
+            },
+        )
     }
 }
 
@@ -82,6 +105,25 @@ mod tests {
         };
         let clock = WallClock::from_readings(readings);
         assert_eq!(clock.wall_ns(5000), EPOCH_2026_NS + 5000);
+    }
+
+    #[test]
+    fn what_differs_by_less_than_a_sample_errs_is_the_same_time() {
+        let sample = |before_ns, wall_ns| {
+            WallClock::from_readings(
+                [Reading {
+                    before_ns,
+                    wall_ns,
+                    after_ns: before_ns + 40,
+                }; READINGS],
+            )
+        };
+        let first = sample(1_000, EPOCH_2026_NS);
+        assert_eq!(first.or(sample(2_000, EPOCH_2026_NS + 1_005)), first);
+        assert_eq!(first.or(sample(2_000, EPOCH_2026_NS + 1_080)), first);
+        let set = sample(2_000, EPOCH_2026_NS + 1_081);
+        assert_eq!(first.or(set), set);
+        assert_eq!(set.or(first), first);
     }
 
     #[test]

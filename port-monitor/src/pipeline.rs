@@ -112,7 +112,7 @@ impl Pipeline {
 
     /// Follows the wall clock, should somebody have set it.
     pub fn resample_clock(&mut self) {
-        self.clock = WallClock::sample();
+        self.clock = self.clock.resample();
     }
 
     /// Takes one ring buffer record through every stage.
@@ -172,6 +172,13 @@ impl Pipeline {
     /// `due`, after those before them.
     pub fn release(&mut self, output: &Output, due: Due) {
         self.sink.release(&mut self.chunk, due);
+        self.flush(output);
+    }
+
+    /// Follows the size of the terminal.
+    pub fn resize(&mut self, output: &Output, width: usize) {
+        self.sink.release(&mut self.chunk, Due::Now);
+        self.sink.resize(&mut self.chunk, width);
         self.flush(output);
     }
 
@@ -246,6 +253,7 @@ mod tests {
         let table = Table::new(Options {
             width: None,
             color: false,
+            verbose: true,
             aggregate: true,
             fields: Vec::new(),
             zone: TimeZone::UTC,

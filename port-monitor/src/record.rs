@@ -77,14 +77,26 @@ pub struct Container {
     pub pod_uid: Option<String>,
 }
 
+/// The parent of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Process id.
+    pub pid: u32,
+    /// Name of its first thread, and its start to the tick, `CLOCK_BOOTTIME` ns; `None` where
+    /// it could not be looked up.
+    pub named: Option<(Comm, u64)>,
+}
+
 /// What userspace knows of a process; one per (pid, start time), shared by its
 /// events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
     /// Executable path, untrusted bytes.
     pub exe: Field<PathBuf>,
-    /// Parent's process id.
-    pub parent_pid: Option<u32>,
+    /// Name of its first thread, when it was looked up.
+    pub comm: Option<Comm>,
+    /// Its parent, when it was looked up.
+    pub parent: Option<Parent>,
     /// Name of the owner's uid in this host's user database.
     pub user: Option<Arc<str>>,
     /// cgroup v2 path below the mount point, with a leading slash.
@@ -222,6 +234,18 @@ pub struct Record {
     pub ports: Ports,
     /// The policy's word; `None` without a policy.
     pub judgement: Option<Judgement>,
+}
+
+impl Record {
+    /// The name of the owning process: its first thread's.
+    pub fn process_name(&self) -> Option<Comm> {
+        let owner = self.event.owner.as_ref()?;
+        if owner.tid == owner.pid {
+            Some(owner.comm)
+        } else {
+            self.process.comm
+        }
+    }
 }
 
 /// Facts of one run, first in every stream.

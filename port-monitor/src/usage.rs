@@ -1,13 +1,21 @@
 //! Parses the command line; a mistake on it is one line, as every other failure.
 
-use std::ffi::OsString;
+use std::{
+    ffi::OsString,
+    io::{self, IsTerminal as _},
+};
 
 use clap::{
     CommandFactory as _, Error, Parser as _,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
-use crate::{cli::Cli, exit_code::Failure, services::closest};
+use crate::{
+    cli::Cli,
+    exit_code::{ExitCode, Failure, OrExit as _},
+    services::closest,
+    sink::target::print,
+};
 
 /// Parses a command line, the program's own name first.
 ///
@@ -17,9 +25,23 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
     Cli::try_parse_from(&line).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-        | ErrorKind::DisplayVersion => error.exit(),
+        | ErrorKind::DisplayVersion => answer(&error),
         _ => Failure::usage(misspelt_subcommand(&error, &line).unwrap_or_else(|| message(&error))),
     })
+}
+
+/// Prints what was asked for, and ends the process.
+fn answer(error: &Error) -> Failure {
+    // To a terminal clap writes it, in its colours.
+    let printed = if error.use_stderr() || io::stdout().is_terminal() {
+        error.print().or_exit(ExitCode::OutputFailed)
+    } else {
+        print(error.render().to_string().as_bytes()).map(drop)
+    };
+    match printed {
+        Ok(()) => std::process::exit(error.exit_code()),
+        Err(failure) => failure,
+    }
 }
 
 /// clap's message on one line, without the program's usage.

@@ -109,15 +109,25 @@ fn a_reader_that_is_gone_is_no_error() {
 #[test]
 fn a_full_disk_is_an_output_failure() {
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = program(&["man"])
-        .stdout(full)
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(6));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        stderr.starts_with("port-monitor: write standard output: No space left"),
-        "{stderr}"
-    );
+    for args in [
+        &["man"][..],
+        &["--help"],
+        &["-h"],
+        &["--version"],
+        &["policy", "--help"],
+        &["help", "policy"],
+    ] {
+        let output = program(args)
+            .stdout(full.try_clone().unwrap())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(6), "{args:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            stderr.starts_with("port-monitor: write standard output: No space left"),
+            "{args:?}: {stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{args:?}");
+    }
 }

@@ -25,8 +25,9 @@ const RING_HEADER: usize = 8;
 const THREATS: &str = include_str!("../../THREATS.md");
 const README: &str = include_str!("../../README.md");
 /// The pages whose commands, flags and links are checked, by their directories.
-const PAGES: [(&str, &str); 3] = [
+const PAGES: [(&str, &str); 4] = [
     ("", README),
+    ("docs", include_str!("../../docs/json.md")),
     ("docs", include_str!("../../docs/policy.md")),
     ("docs", include_str!("../../docs/enforcement.md")),
 ];

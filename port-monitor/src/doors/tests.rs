@@ -56,7 +56,8 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
         wall_ns: i128::from(second * SECOND),
         process: Arc::new(Process {
             exe: Field::Missing(Missing::Exited),
-            parent_pid: None,
+            comm: None,
+            parent: None,
             user: None,
             cgroup: Some(format!("/a/{pid}").into()),
             unit: None,

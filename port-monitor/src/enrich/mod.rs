@@ -88,7 +88,8 @@ impl Enricher {
             latest: None,
             ownerless: Arc::new(Process {
                 exe: Field::Missing(Missing::NoOwner),
-                parent_pid: None,
+                comm: None,
+                parent: None,
                 user: None,
                 cgroup: None,
                 unit: None,
@@ -149,7 +150,8 @@ impl Enricher {
         let facts = self.proc.read(owner.pid, owner.start_ns, owner.exe);
         let facts = facts.unwrap_or_else(|reason| Facts {
             exe: Field::Missing(reason),
-            parent_pid: None,
+            comm: None,
+            parent: None,
             cgroups: None,
         });
         let unread = facts.cgroups.is_none();
@@ -166,7 +168,8 @@ impl Enricher {
         let container = container.or_else(|| v1.iter().find_map(|path| container::container(path)));
         let process = Process {
             exe: facts.exe,
-            parent_pid: facts.parent_pid,
+            comm: facts.comm,
+            parent: facts.parent,
             user: None,
             user_missing: None,
             cgroup: placement.map(|at| Arc::clone(&at.path)),
@@ -263,7 +266,7 @@ mod tests {
         let host = Host::new();
         let process = host.enricher().process(Some(&host.owner));
         assert_eq!(process.exe, Field::Known(host.program("web")));
-        assert_eq!(process.parent_pid, Some(7));
+        assert_eq!(process.parent.map(|parent| parent.pid), Some(7));
         assert_eq!(process.user.as_deref(), Some("root"));
         assert_eq!(process.cgroup.as_deref(), Some("/system.slice/web.service"));
         assert_eq!(process.unit.as_deref(), Some("web.service"));
@@ -335,7 +338,7 @@ mod tests {
         fs::remove_dir_all(host.root.path().join("812")).unwrap();
         let process = host.enricher().process(Some(&host.owner));
         assert_eq!(process.exe, Field::Missing(Missing::Exited));
-        assert_eq!(process.parent_pid, None);
+        assert_eq!(process.parent, None);
         assert_eq!(process.user.as_deref(), Some("root"));
         assert_eq!(process.unit.as_deref(), Some("web.service"));
     }
@@ -351,7 +354,7 @@ mod tests {
         };
         let process = enricher.process(Some(&earlier));
         assert_eq!(process.exe, Field::Missing(Missing::Exited));
-        assert_eq!(process.parent_pid, None);
+        assert_eq!(process.parent, None);
     }
 
     #[test]
@@ -391,7 +394,7 @@ mod tests {
         host.executes("other");
         let process = host.enricher().process(Some(&host.owner));
         assert_eq!(process.exe, Field::Missing(Missing::Executed));
-        assert_eq!(process.parent_pid, Some(7));
+        assert_eq!(process.parent.map(|parent| parent.pid), Some(7));
     }
 
     #[test]

@@ -17,8 +17,9 @@ use rustix::{
 };
 
 use crate::{
+    event::Comm,
     file_id,
-    record::{Field, Missing},
+    record::{Field, Missing, Parent},
 };
 
 /// More than any `stat` or `cgroup` file holds.
@@ -30,7 +31,8 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) exe: Field<PathBuf>,
-    pub(super) parent_pid: Option<u32>,
+    pub(super) comm: Option<Comm>,
+    pub(super) parent: Option<Parent>,
     /// Its cgroups, as this process sees them.
     pub(super) cgroups: Option<Paths>,
 }
@@ -109,13 +111,33 @@ impl Proc {
             Err(Errno::NOENT) => Field::Missing(Missing::Exited),
             Err(errno) => Field::Missing(self.missing(errno)),
         };
+        // The name is that of the program by now.
+        let is_other = matches!(exe, Field::Missing(Missing::Executed));
         Ok(Facts {
             exe,
-            parent_pid: stat.parent_pid,
+            comm: comm(&dir).filter(|_| !is_other),
+            parent: stat.parent_pid.map(|pid| self.parent(pid, &stat)),
             cgroups: read_file(&dir, "cgroup")
                 .ok()
                 .map(|text| Paths::parse(&text)),
         })
+    }
+
+    /// The parent of a process: not a later one with its pid.
+    fn parent(&self, pid: u32, child: &Stat) -> Parent {
+        let named = || {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let path = self.root.join(pid.to_string());
+            let dir = openat(CWD, &path, flags, Mode::empty()).ok()?;
+            let stat = Stat::parse(&read_file(&dir, "stat").ok()?)?;
+            let start_ns = stat.start_ticks.checked_mul(tick_ns())?;
+            let is_older = stat.start_ticks <= child.start_ticks;
+            Some((comm(&dir)?, start_ns)).filter(|_| is_older)
+        };
+        Parent {
+            pid,
+            named: named(),
+        }
     }
 
     fn missing(&self, errno: Errno) -> Missing {
@@ -125,6 +147,17 @@ impl Proc {
             _ => Missing::Exited,
         }
     }
+}
+
+/// The name of a process's first thread: of a kernel's thread, as much as events tell.
+fn comm(dir: &OwnedFd) -> Option<Comm> {
+    let text = read_file(dir, "comm").ok()?;
+    let name = text.strip_suffix(b"\n").unwrap_or(&text);
+    let mut comm = Comm::default();
+    for (to, from) in comm.0.iter_mut().take(15).zip(name) {
+        *to = *from;
+    }
+    Some(comm)
 }
 
 /// The process, with its directory in /proc, executes this file now: its path is that
@@ -145,7 +178,11 @@ pub(crate) fn own_start_ticks() -> Option<u64> {
 
 /// A `CLOCK_BOOTTIME` ns in /proc's ticks.
 pub(crate) fn ticks(boot_ns: u64) -> u64 {
-    boot_ns / (1_000_000_000 / clock_ticks_per_second().max(1))
+    boot_ns / tick_ns()
+}
+
+fn tick_ns() -> u64 {
+    1_000_000_000 / clock_ticks_per_second().max(1)
 }
 
 /// The hierarchies of version 1 that this host has units or containers in.
@@ -254,6 +291,7 @@ mod tests {
         let dir = root.path().join("812");
         fs::write(dir.join("stat"), stat).unwrap();
         fs::write(dir.join("cgroup"), "1:cpu:/x\n0::/system.slice/a.service\n").unwrap();
+        fs::write(dir.join("comm"), "a name\n\n").unwrap();
         let proc = Proc::new(root.path());
         (root, proc)
     }
@@ -279,13 +317,39 @@ mod tests {
             facts,
             Facts {
                 exe: Field::Known(program),
-                parent_pid: Some(7),
+                comm: Some(name(b"a name\n")),
+                parent: Some(Parent {
+                    pid: 7,
+                    named: None,
+                }),
                 cgroups: Some(Paths {
                     v2: Some("/system.slice/a.service".into()),
                     v1: vec!["/x".into()],
                 }),
             }
         );
+    }
+
+    fn name(bytes: &[u8]) -> Comm {
+        let mut comm = Comm::default();
+        comm.0[..bytes.len()].copy_from_slice(bytes);
+        comm
+    }
+
+    #[test]
+    fn parent_is_named_unless_it_is_younger() {
+        let (root, proc) = proc_with(&stat("x", 0));
+        let dir = root.path().join("7");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("comm"), "a-name-of-sixteen\n").unwrap();
+        for (ticks, named) in [
+            ("4711", Some((name(b"a-name-of-sixte"), ns(4711)))),
+            ("4712", None),
+        ] {
+            fs::write(dir.join("stat"), stat("y", 0).replace("4711", ticks)).unwrap();
+            let facts = proc.read(812, ns(4711), None).unwrap();
+            assert_eq!(facts.parent, Some(Parent { pid: 7, named }));
+        }
     }
 
     #[test]
@@ -323,7 +387,12 @@ mod tests {
         let exe = file_id::on_host(&std::env::current_exe().unwrap()).ok();
         let facts = proc.read(pid, start_ns, exe).unwrap();
         assert_eq!(facts.exe, Field::Known(std::env::current_exe().unwrap()));
-        assert_eq!(facts.parent_pid, Some(std::os::unix::process::parent_id()));
+        let parent = facts.parent.unwrap();
+        assert_eq!(parent.pid, std::os::unix::process::parent_id());
+        let (_, parent_ns) = parent.named.unwrap();
+        assert!(parent_ns <= start_ns);
+        let own = fs::read("/proc/self/comm").unwrap();
+        assert_eq!(facts.comm.unwrap().as_bytes(), own.trim_ascii_end());
         assert_eq!(facts.cgroups.unwrap().v2, own_cgroup_path());
     }
 

@@ -53,7 +53,8 @@ impl Host {
             now_ns: 1_000_000_000,
             process: Arc::new(Process {
                 exe: Field::Missing(Missing::Exited),
-                parent_pid: None,
+                comm: None,
+                parent: None,
                 user: None,
                 cgroup: None,
                 unit: None,

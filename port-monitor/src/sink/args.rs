@@ -4,16 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use jiff::tz::TimeZone;
 
 use super::{
     Sink, SinkKind,
     color::ColorWhen,
     doors::{DoorSink, Listing},
     fields::{self, Field},
+    file::Limits,
     json::Json,
     table::{Options, Table},
-    target::Target,
+    target::{Target, Terminal},
+    time,
     writer::Output,
 };
 use crate::exit_code::{ExitCode, Failure, OrExit as _};
@@ -62,9 +63,27 @@ pub struct Destination {
     /// When to colour the table
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub color: ColorWhen,
-    /// Write to FILE instead of standard output (`-`), replacing what is in it
+    /// Append to FILE instead of writing to standard output (`-`); SIGHUP opens it again
+    ///
+    /// So logrotate can move it away and send SIGHUP, or empty it (copytruncate).
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
+    /// Put the output file aside before it is larger than this (64K, 100M, 2G): the latest
+    /// is FILE.1.gz
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, requires = "output_file")]
+    pub rotate_size: Option<u64>,
+    /// How many old output files to keep
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(1..=1_000),
+        requires = "rotate_size"
+    )]
+    pub rotate_keep: u32,
+    /// Begin the table with all that cannot be seen, not with how much that is
+    #[arg(long)]
+    pub verbose: bool,
 }
 
 impl Destination {
@@ -105,13 +124,14 @@ impl Args {
             Form::Table { width, color } => Box::new(Table::new(Options {
                 width,
                 color,
+                verbose: self.destination.verbose,
                 aggregate: match self.aggregate {
                     AggregateWhen::Auto => width.is_some(),
                     AggregateWhen::Always => true,
                     AggregateWhen::Never => false,
                 },
                 fields: self.fields.clone(),
-                zone: TimeZone::system(),
+                zone: time::zone(),
             })),
         })
     }
@@ -129,7 +149,9 @@ impl Destination {
     pub fn open_doors(&self, listing: Listing) -> Result<(Box<dyn Sink>, Output), Failure> {
         self.open(|form| match form {
             Form::Json => Box::new(DoorSink::json(listing)),
-            Form::Table { width, color } => Box::new(DoorSink::table(listing, width, color)),
+            Form::Table { width, color } => {
+                Box::new(DoorSink::table(listing, width, color, self.verbose))
+            }
         })
     }
 
@@ -138,11 +160,11 @@ impl Destination {
         sink: impl FnOnce(Form) -> Box<dyn Sink>,
     ) -> Result<(Box<dyn Sink>, Output), Failure> {
         let target = match self.output_file() {
-            Some(path) => Target::file(path),
+            Some(path) => Target::file(path, self.limits()),
             None => Target::stdout(),
         }
         .or_exit(ExitCode::OutputFailed)?;
-        let width = target.terminal_width();
+        let width = target.terminal().as_ref().map(Terminal::width);
         let form = match self.output {
             SinkKind::Json => Form::Json,
             SinkKind::Table => Form::Table {
@@ -152,10 +174,51 @@ impl Destination {
                     .enabled(width.is_some(), |name| std::env::var_os(name)),
             },
         };
-        let shortcut = target.shortcut();
-        let output =
-            Output::start(target.name().to_owned(), target).or_exit(ExitCode::OutputFailed)?;
-        Ok((sink(form), output.with_shortcut(shortcut)))
+        let output = Output::to(target).or_exit(ExitCode::OutputFailed)?;
+        Ok((sink(form), output))
+    }
+
+    /// What SIGHUP asks for.
+    pub const fn on_hangup(&self) -> OnHangup {
+        match self.output_file {
+            Some(_) => OnHangup::Reopen,
+            None => OnHangup::Stop,
+        }
+    }
+
+    fn limits(&self) -> Option<Limits> {
+        let keep = self.rotate_keep;
+        self.rotate_size.map(|size| Limits { size, keep })
+    }
+}
+
+/// What SIGHUP asks a run for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHangup {
+    /// The terminal is gone: the run ends in good order.
+    Stop,
+    /// The output file was moved away: it is opened again.
+    Reopen,
+}
+
+/// A number of bytes with an optional K, M or G (KiB, MiB, GiB).
+fn parse_size(text: &str) -> Result<u64, &'static str> {
+    const HELP: &str = "not a size: write 65536, 64K, 100M or 2G";
+    let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
+    let unit = text.get(digits.len()..).unwrap_or_default();
+    let unit = unit.to_ascii_lowercase();
+    let factor = match unit.trim_end_matches('b').trim_end_matches('i') {
+        "" => 1,
+        "k" => 1 << 10,
+        "m" => 1 << 20,
+        "g" => 1 << 30,
+        _ => return Err(HELP),
+    };
+    let count: u64 = digits.parse().map_err(|_| HELP)?;
+    match count.checked_mul(factor) {
+        Some(size @ 4_096..) => Ok(size),
+        Some(_) => Err("too small: write 4K or more"),
+        None => Err(HELP),
     }
 }
 
@@ -251,6 +314,23 @@ mod tests {
             let text = written(&["-o", "json", "--aggregate", when]);
             assert_eq!(text.lines().count(), 2);
         }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, size) in [
+            ("65536", 65_536),
+            ("64K", 65_536),
+            ("100MiB", 100 << 20),
+            ("2gb", 2 << 30),
+        ] {
+            assert_eq!(parse_size(text), Ok(size));
+        }
+        for wrong in ["", "K", "1T", "-4096", "4095", "1.5M", "99999999999G"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse(&["--rotate-size", "1M"]).is_err());
+        assert!(parse(&["--output-file", "x", "--rotate-keep", "2"]).is_err());
     }
 
     #[test]

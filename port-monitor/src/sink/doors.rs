@@ -15,10 +15,8 @@ use std::{
     time::Duration,
 };
 
-use jiff::tz::TimeZone;
-
 use self::{json::JsonForm, table::TableForm};
-use super::{Lines, Sink};
+use super::{Lines, Sink, time};
 use crate::{
     doors::{Door, Doors, Scope, Selection},
     record::{Header, Item, Summary},
@@ -152,11 +150,10 @@ impl Totals {
 
 impl DoorSink {
     /// An audit as a table for a terminal of `width` columns, or for none.
-    pub fn table(listing: Listing, width: Option<usize>, color: bool) -> Self {
-        Self::new(
-            listing,
-            Form::Table(TableForm::new(width, color, TimeZone::system())),
-        )
+    pub fn table(listing: Listing, width: Option<usize>, color: bool, verbose: bool) -> Self {
+        let mut form = TableForm::new(width, color, time::zone());
+        form.verbose = verbose;
+        Self::new(listing, Form::Table(form))
     }
 
     /// An audit as JSON lines.
@@ -242,6 +239,12 @@ impl Sink for DoorSink {
                 Form::Table(table) => table.loss(&mut lines.bytes, loss),
                 Form::Json(json) => json.stream(lines, item),
             },
+        }
+    }
+
+    fn resize(&mut self, _lines: &mut Lines, width: usize) {
+        if let Form::Table(table) = &mut self.form {
+            table.width = Some(width);
         }
     }
 }

@@ -422,6 +422,8 @@ pub(super) struct Missing {
     /// Also hides the rest of the process, the user and the group.
     #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
     pub(super) pid: Option<Reason>,
+    #[serde(rename = "process.name", skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<Reason>,
     #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
     pub(super) executable: Option<Reason>,
     #[serde(rename = "user.name", skip_serializing_if = "Option::is_none")]
@@ -487,9 +489,21 @@ impl From<record::Missing> for Reason {
 /// The bytes of fields that are not UTF-8.
 #[derive(Default, PartialEq, Serialize, JsonSchema)]
 pub(super) struct Raw<'a> {
+    #[serde(
+        rename = "process.thread.name",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(super) thread_name: Option<HexBytes<'a>>,
     #[serde(rename = "process.name", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub(super) name: Option<HexBytes<'a>>,
+    #[serde(
+        rename = "process.parent.name",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(super) parent_name: Option<HexBytes<'a>>,
     #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub(super) executable: Option<HexBytes<'a>>,
@@ -542,7 +556,7 @@ impl Serialize for Hex {
 
 /// Two hexadecimal digits a byte.
 #[derive(PartialEq)]
-pub(super) struct HexBytes<'a>(pub(super) &'a [u8]);
+pub(super) struct HexBytes<'a>(pub(super) Cow<'a, [u8]>);
 
 impl fmt::Display for HexBytes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,9 +12,9 @@ use port_monitor_common::{
     tcp_state::TcpState,
 };
 
-use super::{cell::Cell, errno, time::Rfc3339};
+use super::{cell::Cell, errno, table::layout, time::Rfc3339};
 use crate::{
-    event::{Action, Close, Direction, Event, Owner},
+    event::{Action, Close, Comm, Direction, Event, Owner},
     record::{Container, Endpoint, PortClass, PortInfo, Record, ServiceStatus},
 };
 
@@ -38,8 +38,8 @@ pub struct Field {
     pub doc: &'static str,
     /// The unit of its numbers.
     pub unit: Option<&'static str>,
-    /// Its width on a terminal of 80 columns, of 100, and of
-    /// [`super::table::WIDE`].
+    /// Its width on a terminal of up to 80 columns, of 100, and of
+    /// [`layout::WIDE`].
     pub(super) widths: [usize; 3],
     pub(super) shown: Shown,
     pub(super) extract: fn(&mut Cell<'_>, &Record),
@@ -75,6 +75,16 @@ impl Field {
         }
     }
 
+    /// Its width in a table of so many columns.
+    pub(super) const fn width(&self, table: usize) -> usize {
+        let [narrow, normal, wide] = self.widths;
+        match table {
+            ..layout::NORMAL => narrow,
+            layout::NORMAL..layout::WIDE => normal,
+            layout::WIDE.. => wide,
+        }
+    }
+
     const fn unit(mut self, unit: &'static str) -> Self {
         self.unit = Some(unit);
         self
@@ -103,13 +113,13 @@ use Shown::{Always, From, OnRequest};
 /// Every column, in the order of the default table.
 #[rustfmt::skip]
 pub const FIELDS: &[Field] = &[
-    Field::new("time", [8, 9, 9], Always, "local time", time).owners(),
+    Field::new("time", [8, 9, 9], From(layout::WITH_TIME), "local time", time).owners(),
     Field::new("dir", [3, 3, 3], Always, "-> for a connection this host opens, <- for one it accepts, o for a socket that listens, x for the end of either", dir).owners(),
-    Field::new("pid", [6, 6, 7], Always, "process id", pid).owners(),
+    Field::new("pid", [6, 6, 7], From(layout::WITH_PID), "process id", pid).owners(),
     Field::new("process", [8, 9, 15], Always, "name of the thread that connected, accepted or listened", process).owners(),
     Field::new("user", [10, 10, 10], From(110), "name of the owner's user, else the uid", user).owners(),
-    Field::new("unit", [20, 20, 24], From(super::table::WIDE), "systemd unit, or container as runtime:short-id", unit).owners(),
-    Field::new("local", [15, 18, 22], Always, "local address and port, with the service's name", local).differs(repeated::common_local, repeated::common_local),
+    Field::new("unit", [20, 20, 24], From(layout::WIDE), "systemd unit, or container as runtime:short-id", unit).owners(),
+    Field::new("local", [15, 18, 22], From(layout::WITH_BOTH_ENDS), "local address and port, with the service's name", local).differs(repeated::common_local, repeated::common_local),
     Field::new("remote", [23, 25, 32], Always, "remote address and port, with the service's name", remote).differs(repeated::common_remote, repeated::common_remote),
     Field::new("result", [9, 20, 20], Always, "how it went, and the rule a violation broke", result).differs(repeated::common_result, repeated::merged_result),
     Field::new("timestamp", [30, 30, 30], OnRequest, "date and time, UTC, with nanoseconds", timestamp).differs(repeated::nothing, timestamp),
@@ -232,7 +242,15 @@ fn gid(cell: &mut Cell<'_>, record: &Record) {
 }
 
 pub(super) fn process(cell: &mut Cell<'_>, record: &Record) {
-    of_owner(cell, record, |cell, owner| cell.name(owner.comm.as_bytes()));
+    of_owner(cell, record, |cell, owner| comm(cell, owner.comm));
+}
+
+/// A thread's name, which may be empty.
+fn comm(cell: &mut Cell<'_>, comm: Comm) {
+    match comm.as_bytes() {
+        [] => cell.none(),
+        name => cell.name(name),
+    }
 }
 
 pub(super) fn user(cell: &mut Cell<'_>, record: &Record) {
@@ -243,8 +261,8 @@ pub(super) fn user(cell: &mut Cell<'_>, record: &Record) {
 }
 
 fn ppid(cell: &mut Cell<'_>, record: &Record) {
-    match record.process.parent_pid {
-        Some(pid) => cell.number(pid),
+    match &record.process.parent {
+        Some(parent) => cell.number(parent.pid),
         None => cell.unknown(),
     }
 }
@@ -261,7 +279,7 @@ fn peer(cell: &mut Cell<'_>, record: &Record) {
         Some(peer) => {
             cell.number(peer.pid);
             cell.put("/");
-            cell.name(peer.comm.as_bytes());
+            comm(cell, peer.comm);
         }
         None => cell.none(),
     }

@@ -14,6 +14,7 @@ pub mod doors;
 mod errno;
 mod facts;
 pub mod fields;
+pub mod file;
 pub mod json;
 pub mod learned;
 pub mod lines;
@@ -38,6 +39,9 @@ pub trait Sink: Send {
 
     /// Appends lines for the events held back that are `due`.
     fn release(&mut self, _lines: &mut Lines, _due: Due) {}
+
+    /// The terminal has so many columns from now on. Nothing is held back.
+    fn resize(&mut self, _lines: &mut Lines, _width: usize) {}
 }
 
 /// Which of the events held back are to be written.
@@ -113,6 +117,7 @@ mod tests {
             Table::new(Options {
                 width,
                 color: false,
+                verbose: true,
                 aggregate: false,
                 fields: FIELDS.iter().collect(),
                 zone: TimeZone::UTC,

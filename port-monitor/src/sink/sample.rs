@@ -11,8 +11,8 @@ use port_monitor_common::{
 use crate::{
     event::{Action, Close, Comm, Direction, Event, Owner},
     record::{
-        Container, Field, Header, HookCount, Judgement, Loss, LossCause, Missing, Peer, PortClass,
-        PortInfo, Ports, Process, Record, ServiceOrigin, ServiceStatus, Summary,
+        Container, Field, Header, HookCount, Judgement, Loss, LossCause, Missing, Parent, Peer,
+        PortClass, PortInfo, Ports, Process, Record, ServiceOrigin, ServiceStatus, Summary,
     },
 };
 
@@ -82,7 +82,11 @@ pub(super) fn connected() -> Record {
         wall_ns: NOON_NS + 417,
         process: Arc::new(Process {
             exe: Field::Known(PathBuf::from("/usr/bin/curl")),
-            parent_pid: Some(1400),
+            comm: Some(comm(b"curl")),
+            parent: Some(Parent {
+                pid: 1400,
+                named: Some((comm(b"bash"), 3_000_000_000)),
+            }),
             user: Some("ann".into()),
             cgroup: Some("/user.slice/session-2.scope".into()),
             unit: Some("session-2.scope".into()),
@@ -160,7 +164,11 @@ pub(super) fn accepted() -> Record {
     };
     record.process = Arc::new(Process {
         exe: Field::Known(PathBuf::from("/usr/sbin/sshd")),
-        parent_pid: Some(1),
+        comm: Some(comm(b"sshd")),
+        parent: Some(Parent {
+            pid: 1,
+            named: None,
+        }),
         user: Some("root".into()),
         cgroup: Some("/system.slice/docker-3f4e0c9a2b1d5566.scope".into()),
         unit: Some("docker-3f4e0c9a2b1d5566.scope".into()),
@@ -197,7 +205,8 @@ pub(super) fn ownerless() -> Record {
     record.ports.local = None;
     record.process = Arc::new(Process {
         exe: Field::Missing(Missing::NoOwner),
-        parent_pid: None,
+        comm: None,
+        parent: None,
         user: None,
         cgroup: None,
         unit: None,

@@ -311,25 +311,35 @@ pub(super) struct End {
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Process<'a> {
     pub(super) pid: u32,
-    pub(super) thread: Thread,
-    /// Name of the acting thread.
-    pub(super) name: Cow<'a, str>,
+    /// The thread that acted.
+    pub(super) thread: Thread<'a>,
+    /// Name of the process: that of its first thread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) executable: Option<Cow<'a, str>>,
+    /// By the time that the process was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) parent: Option<Parent>,
+    pub(super) parent: Option<Parent<'a>>,
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub(super) start: Rfc3339,
 }
 
 #[derive(Serialize, JsonSchema)]
-pub(super) struct Thread {
+pub(super) struct Thread<'a> {
     pub(super) id: u32,
+    pub(super) name: Cow<'a, str>,
 }
 
 #[derive(Serialize, JsonSchema)]
-pub(super) struct Parent {
+pub(super) struct Parent<'a> {
     pub(super) pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<Cow<'a, str>>,
+    /// To the kernel's tick, 10 ms mostly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub(super) start: Option<Rfc3339>,
 }
 
 #[derive(Serialize, JsonSchema)]

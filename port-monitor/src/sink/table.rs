@@ -2,37 +2,27 @@
 //! event, `!` before a violation, so that `grep '^!'` finds them. Rows that repeat
 //! faster than a person reads are one line that ends in `x 412`.
 
+pub(super) mod layout;
 mod lead;
 mod repeats;
-
-use std::io::Write as _;
 
 use jiff::tz::TimeZone;
 
 use self::{
+    layout::{MARK_WIDTH, NARROWEST, NORMAL, blind, default_fields, shrink, wrapped},
     lead::{Lead, Leads},
     repeats::{Group, Repeats},
 };
 use super::{
     Due, Lines, Sink,
     cell::Cell,
-    fields::{FIELDS, Field, Shown, broken_rule},
+    fields::{Field, broken_rule},
     time::LocalClock,
 };
 use crate::{
     record::{Header, Item, Judgement, Loss, LossCause, Record, Summary},
     sanitize::Escaped,
 };
-
-/// The narrowest terminal the table is laid out for; narrower ones wrap.
-const NARROW: usize = 80;
-/// From this width on the columns are as wide as names usually are.
-pub(super) const NORMAL: usize = 100;
-/// From this width on the columns have room for IPv6 and long names.
-pub(super) const WIDE: usize = 150;
-
-/// The mark and the space after it.
-const MARK_WIDTH: usize = 2;
 
 pub(super) const RED: &str = "\x1b[31m";
 pub(super) const YELLOW: &str = "\x1b[33m";
@@ -47,6 +37,8 @@ pub struct Options {
     pub width: Option<usize>,
     /// Whether to colour lines.
     pub color: bool,
+    /// Whether the head tells all that cannot be seen.
+    pub verbose: bool,
     /// Whether rows that repeat become one line when there are many.
     pub aggregate: bool,
     /// The fields to show; empty for the default ones.
@@ -66,12 +58,15 @@ struct Column {
 /// Writes the table.
 #[derive(Debug)]
 pub struct Table {
+    /// What was asked for; empty for what has room.
+    fields: Vec<&'static Field>,
     columns: Vec<Column>,
     /// How many of them, from the first one on, are the owner's.
     leading: usize,
     leads: Leads,
     width: Option<usize>,
     color: bool,
+    verbose: bool,
     clock: LocalClock,
     has_policy: bool,
     /// `None` where every event is a row.
@@ -84,42 +79,57 @@ impl Table {
         let Options {
             width,
             color,
+            verbose,
             aggregate,
-            mut fields,
+            fields,
             zone,
         } = options;
-        let width = width.map(|width| width.max(NARROW));
-        let layout_width = width.unwrap_or(NORMAL);
-        if fields.is_empty() {
-            fields = default_fields(layout_width);
-        }
-        let column_width = |field: &'static Field| {
-            let [narrow, normal, wide] = field.widths;
-            match layout_width {
-                ..NORMAL => narrow,
-                NORMAL..WIDE => normal,
-                WIDE.. => wide,
-            }
-        };
-        // What the first column would follow, were it not the first.
-        let mut end = MARK_WIDTH - 1;
-        let columns = fields.into_iter().map(|field| {
-            end += 1 + column_width(field);
-            Column { field, end }
-        });
-        let columns: Vec<_> = columns.collect();
-        let others = columns.split_last().map_or(&[][..], |(_, others)| others);
-        let leading = others.iter().take_while(|column| column.field.is_owners);
-        Self {
-            leading: leading.count(),
+        let mut table = Self {
+            fields,
+            columns: Vec::new(),
+            leading: 0,
             leads: Leads::new(),
-            columns,
-            width,
+            width: None,
             color,
+            verbose,
             clock: LocalClock::new(zone),
             has_policy: false,
             repeats: aggregate.then(Repeats::default),
+        };
+        table.lay_out(width);
+        table
+    }
+
+    /// Gives every column its place on a terminal of so many columns, or on none.
+    fn lay_out(&mut self, width: Option<usize>) {
+        self.width = width.map(|width| width.max(NARROWEST));
+        let layout_width = self.width.unwrap_or(NORMAL);
+        let fields = if self.fields.is_empty() {
+            default_fields(layout_width)
+        } else {
+            self.fields.clone()
+        };
+        let mut widths: Vec<usize> = fields
+            .iter()
+            .map(|field| field.width(layout_width))
+            .collect();
+        if let Some(width) = self.width {
+            shrink(&mut widths, width.saturating_sub(MARK_WIDTH));
         }
+        // What the first column would follow, were it not the first.
+        let mut end = MARK_WIDTH - 1;
+        let columns = fields.into_iter().zip(widths).map(|(field, width)| {
+            end += 1 + width;
+            Column { field, end }
+        });
+        self.columns = columns.collect();
+        let others = self
+            .columns
+            .split_last()
+            .map_or(&[][..], |(_, others)| others);
+        let leading = others.iter().take_while(|column| column.field.is_owners);
+        self.leading = leading.count();
+        self.leads = Leads::new();
     }
 
     /// Writes one line: the mark, then `body` in `style`. The colour starts after
@@ -141,11 +151,15 @@ impl Table {
         out.push(b'\n');
     }
 
+    /// Writes what is not an event: on a terminal in as many lines as it takes.
     fn comment(&mut self, out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-        self.line(out, b'#', Some(DIM), |_, out| {
-            // Writing into a Vec cannot fail.
-            let _ = out.write_fmt(text);
-        });
+        let text = text.to_string();
+        let room = self.width.map_or(usize::MAX, |width| width - MARK_WIDTH);
+        for part in wrapped(&text, room) {
+            self.line(out, b'#', Some(DIM), |_, out| {
+                out.extend_from_slice(part.as_bytes());
+            });
+        }
     }
 
     /// Writes a row of cells. A cell that is too long takes from the next one's
@@ -242,15 +256,16 @@ impl Table {
         } = header;
         self.has_policy = policy.is_some();
         let kernel = Escaped(kernel.as_bytes());
+        let (count, told) = blind(blind_spots, self.verbose);
         self.comment(
             out,
-            format_args!("port-monitor {version} on kernel {kernel}, backend {backend}"),
+            format_args!("port-monitor {version} on kernel {kernel}, backend {backend}{count}"),
         );
         if let Some(policy) = policy {
             let policy = Escaped(policy.as_bytes());
             self.comment(out, format_args!("policy {policy}"));
         }
-        for blind_spot in blind_spots {
+        for blind_spot in told {
             let blind_spot = Escaped(blind_spot.as_bytes());
             self.comment(out, format_args!("cannot see: {blind_spot}"));
         }
@@ -262,9 +277,13 @@ impl Table {
             let group = Escaped(group.as_bytes());
             self.comment(out, format_args!("waiting for {group}"));
         }
+        self.heading(out);
+    }
+
+    fn heading(&mut self, out: &mut Vec<u8>) {
         self.line(out, b' ', None, |table, out| {
             table.cells(out, true, |cell, field| {
-                cell.put(&field.name.to_ascii_uppercase());
+                cell.name(field.name.to_ascii_uppercase().as_bytes());
             });
         });
     }
@@ -488,6 +507,16 @@ impl Sink for Table {
             self.repeats = Some(repeats);
         }
     }
+
+    fn resize(&mut self, lines: &mut Lines, width: usize) {
+        let ends = |table: &Self| table.columns.iter().map(|column| column.end).collect();
+        let before: Vec<_> = ends(self);
+        self.lay_out(Some(width));
+        let after: Vec<_> = ends(self);
+        if before != after {
+            self.heading(&mut lines.bytes);
+        }
+    }
 }
 
 /// Writes cells that others follow, from a position on; returns the position after them.
@@ -525,18 +554,6 @@ fn look(record: &Record) -> (u8, Option<&'static str>) {
     } else {
         (b' ', None)
     }
-}
-
-/// The columns of a table `width` wide when none are asked for.
-fn default_fields(width: usize) -> Vec<&'static Field> {
-    FIELDS
-        .iter()
-        .filter(|field| match field.shown {
-            Shown::Always => true,
-            Shown::From(from) => width >= from,
-            Shown::OnRequest => false,
-        })
-        .collect()
 }
 
 /// A cause of loss as tables spell it.

@@ -3,26 +3,23 @@
 use std::{
     fs::File,
     io::{self, IoSlice, Write},
-    os::{
-        fd::AsFd as _,
-        unix::fs::{FileTypeExt as _, MetadataExt as _},
-    },
+    os::fd::AsFd as _,
     path::Path,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{FsWord, Mode, OFlags, fstatfs, open},
+    fs::{FsWord, fstatfs},
     io::{Errno, ReadWriteFlags, pwritev2},
     termios::{isatty, tcgetwinsize},
 };
 use thiserror::Error;
 
-use super::writer::Shortcut;
-use crate::{
-    exit_code::{ExitCode, Failure},
-    sanitize::Escaped,
+use super::{
+    file::{Limits, Log},
+    writer::Shortcut,
 };
+use crate::exit_code::{ExitCode, Failure};
 
 /// Why there is no output.
 #[derive(Debug, Error)]
@@ -38,7 +35,7 @@ pub enum TargetError {
         /// The system's error.
         error: io::Error,
     },
-    /// Whoever made the link would choose the file we overwrite.
+    /// Whoever made the link would choose the file we write to.
     #[error("output file {0} is a symbolic link: name the file itself")]
     Symlink(String),
     /// A pipe, socket or block device.
@@ -53,8 +50,16 @@ pub enum TargetError {
 /// whole chunks.
 #[derive(Debug)]
 pub struct Target {
-    file: File,
+    to: Destination,
     name: String,
+}
+
+#[derive(Debug)]
+enum Destination {
+    /// Standard output, whatever it is.
+    Stream(File),
+    /// The file of `--output-file`.
+    Log(Log),
 }
 
 impl Target {
@@ -62,34 +67,19 @@ impl Target {
     pub fn stdout() -> Result<Self, TargetError> {
         let fd = io::stdout().as_fd().try_clone_to_owned();
         Ok(Self {
-            file: fd.map_err(TargetError::Stdout)?.into(),
+            to: Destination::Stream(fd.map_err(TargetError::Stdout)?.into()),
             name: "standard output".into(),
         })
     }
 
-    /// The file at `path`, emptied, or created for its owner only.
-    pub fn file(path: &Path) -> Result<Self, TargetError> {
-        let shown = Escaped(path.as_os_str().as_encoded_bytes()).to_string();
-        // Without O_NONBLOCK a named pipe would keep us until somebody reads it.
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::CLOEXEC
-            | OFlags::NOFOLLOW
-            | OFlags::NONBLOCK
-            | OFlags::NOCTTY;
-        let file = match open(path, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::LOOP) => return Err(TargetError::Symlink(shown)),
-            Err(Errno::NXIO) => return Err(TargetError::NotRegular(shown)),
-            Err(errno) => {
-                return Err(TargetError::Open {
-                    path: shown,
-                    error: errno.into(),
-                });
-            }
-        };
-        empty(&file, &shown)?;
-        Ok(Self { file, name: shown })
+    /// The file at `path`, appended to, or created for its owner only; put aside at its
+    /// limits.
+    pub fn file(path: &Path, limits: Option<Limits>) -> Result<Self, TargetError> {
+        let log = Log::open(path, limits)?;
+        Ok(Self {
+            name: log.name(),
+            to: Destination::Log(log),
+        })
     }
 
     /// What messages call it.
@@ -97,14 +87,38 @@ impl Target {
         &self.name
     }
 
-    /// Columns of the terminal; `None` when it is none.
-    pub fn terminal_width(&self) -> Option<usize> {
-        if !isatty(&self.file) {
-            return None;
+    /// The terminal it is, if it is one.
+    pub fn terminal(&self) -> Option<Terminal> {
+        let file = self.descriptor().ok()?;
+        isatty(&file).then_some(Terminal(file))
+    }
+
+    /// The file it is, if it can be opened again.
+    pub(super) fn log(&self) -> Option<Log> {
+        match &self.to {
+            Destination::Stream(_) => None,
+            Destination::Log(log) => Some(log.clone()),
         }
-        let columns = tcgetwinsize(&self.file).map_or(0, |size| size.ws_col);
+    }
+
+    fn descriptor(&self) -> io::Result<File> {
+        match &self.to {
+            Destination::Stream(file) => file.try_clone(),
+            Destination::Log(log) => log.descriptor(),
+        }
+    }
+}
+
+/// A terminal that is written to.
+#[derive(Debug)]
+pub struct Terminal(File);
+
+impl Terminal {
+    /// Its columns by now.
+    pub fn width(&self) -> usize {
+        let columns = tcgetwinsize(&self.0).map_or(0, |size| size.ws_col);
         // Serial consoles do not know their size.
-        Some(if columns == 0 { 80 } else { columns.into() })
+        if columns == 0 { 80 } else { columns.into() }
     }
 }
 
@@ -122,17 +136,16 @@ const LOCAL_FILE_SYSTEMS: [FsWord; 7] = [
 
 /// Writes that wait for no reader.
 #[derive(Debug)]
-pub struct PromptWriter {
-    file: File,
-    way: Way,
-}
+pub struct PromptWriter(Way);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Way {
     /// As ever: it ends in memory.
-    Memory,
+    Memory(File),
+    /// The same, to the file that is open by then.
+    Log(Log),
     /// The kernel is asked not to wait.
-    NoWait,
+    NoWait(File),
     /// The kernel cannot be asked that of this file.
     None,
 }
@@ -141,18 +154,20 @@ impl Target {
     /// A way to write what can be written at once; `None` where there is none: whoever
     /// is at a terminal may stop it.
     pub fn shortcut(&self) -> Option<PromptWriter> {
-        let kind = self.file.metadata().ok()?.file_type();
-        let way = if kind.is_file() {
-            let file_system = fstatfs(&self.file).ok()?.f_type;
-            let is_local = LOCAL_FILE_SYSTEMS.contains(&file_system);
-            is_local.then_some(Way::Memory)?
-        } else if isatty(&self.file) {
-            return None;
-        } else {
-            Way::NoWait
-        };
-        let file = self.file.try_clone().ok()?;
-        Some(PromptWriter { file, way })
+        let file = self.descriptor().ok()?;
+        let kind = file.metadata().ok()?.file_type();
+        if !kind.is_file() {
+            let is_terminal = isatty(&file);
+            return (!is_terminal).then_some(PromptWriter(Way::NoWait(file)));
+        }
+        let file_system = fstatfs(&file).ok()?.f_type;
+        let is_local = LOCAL_FILE_SYSTEMS.contains(&file_system);
+        is_local.then(|| {
+            PromptWriter(match &self.to {
+                Destination::Stream(_) => Way::Memory(file),
+                Destination::Log(log) => Way::Log(log.clone()),
+            })
+        })
     }
 }
 
@@ -160,13 +175,14 @@ impl Shortcut for PromptWriter {
     fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         /// Where the descriptor is.
         const HERE: u64 = u64::MAX;
-        match self.way {
-            Way::Memory => self.file.write(bytes),
-            Way::NoWait => {
+        match &mut self.0 {
+            Way::Memory(file) => file.write(bytes),
+            Way::Log(log) => log.write_at_once(bytes),
+            Way::NoWait(file) => {
                 let flags = ReadWriteFlags::NOWAIT;
-                let written = pwritev2(&self.file, &[IoSlice::new(bytes)], HERE, flags);
+                let written = pwritev2(file, &[IoSlice::new(bytes)], HERE, flags);
                 if matches!(written, Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS)) {
-                    self.way = Way::None;
+                    self.0 = Way::None;
                 }
                 Ok(written?)
             }
@@ -175,32 +191,17 @@ impl Shortcut for PromptWriter {
     }
 }
 
-/// Empties a regular file, after looking at what was really opened.
-fn empty(file: &File, shown: &str) -> Result<(), TargetError> {
-    let failed = |error| TargetError::Open {
-        path: shown.to_owned(),
-        error,
-    };
-    let metadata = file.metadata().map_err(failed)?;
-    if metadata.file_type().is_char_device() {
-        return Ok(());
-    }
-    if !metadata.is_file() {
-        return Err(TargetError::NotRegular(shown.to_owned()));
-    }
-    if metadata.nlink() > 1 {
-        return Err(TargetError::HardLinked(shown.to_owned()));
-    }
-    file.set_len(0).map_err(failed)
-}
-
 impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let file = match &mut self.to {
+            Destination::Log(log) => return log.write(bytes),
+            Destination::Stream(file) => file,
+        };
         loop {
-            match self.file.write(bytes) {
+            match file.write(bytes) {
                 // Whoever shares the descriptor may have made it non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None)?;
+                    poll(&mut [PollFd::new(file, PollFlags::OUT)], None)?;
                 }
                 result => return result,
             }
@@ -234,7 +235,7 @@ mod tests {
         os::{
             fd::OwnedFd,
             unix::{
-                fs::{PermissionsExt as _, symlink},
+                fs::{MetadataExt as _, PermissionsExt as _, symlink},
                 net::UnixStream,
             },
         },
@@ -242,21 +243,25 @@ mod tests {
     };
 
     use rustix::{
-        fs::{CWD, FileType, mknodat},
+        fs::{CWD, FileType, Mode, OFlags, mknodat},
         pty::{OpenptFlags, openpt},
     };
 
     use super::*;
 
+    fn open(path: &Path) -> Result<Target, TargetError> {
+        Target::file(path, None)
+    }
+
     #[test]
-    fn a_new_file_is_for_its_owner_only_and_an_old_one_is_emptied() {
+    fn a_new_file_is_for_its_owner_only_and_an_old_one_is_appended_to() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
-        Target::file(&path).unwrap().write_all(b"long\n").unwrap();
+        open(&path).unwrap().write_all(b"long\n").unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        Target::file(&path).unwrap().write_all(b"new\n").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new\n");
+        open(&path).unwrap().write_all(b"new\n").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"long\nnew\n");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o640);
     }
 
@@ -266,34 +271,34 @@ mod tests {
         let path = |name| dir.path().join(name);
         fs::write(path("precious"), "data").unwrap();
         symlink(path("precious"), path("symlink")).unwrap();
-        let error = Target::file(&path("symlink")).unwrap_err();
+        let error = open(&path("symlink")).unwrap_err();
         assert!(matches!(error, TargetError::Symlink(_)), "{error}");
 
         hard_link(path("precious"), path("hard")).unwrap();
-        let error = Target::file(&path("hard")).unwrap_err();
+        let error = open(&path("hard")).unwrap_err();
         assert!(matches!(error, TargetError::HardLinked(_)), "{error}");
 
         mknodat(CWD, path("pipe"), FileType::Fifo, Mode::RUSR, 0).unwrap();
-        let error = Target::file(&path("pipe")).unwrap_err();
+        let error = open(&path("pipe")).unwrap_err();
         assert!(matches!(error, TargetError::NotRegular(_)), "{error}");
 
-        let error = Target::file(dir.path()).unwrap_err();
+        let error = open(dir.path()).unwrap_err();
         assert!(error.to_string().contains("directory"), "{error}");
         assert_eq!(fs::read(path("precious")).unwrap(), b"data");
     }
 
     #[test]
     fn devices_are_written_to() {
-        let mut null = Target::file(Path::new("/dev/null")).unwrap();
+        let mut null = open(Path::new("/dev/null")).unwrap();
         null.write_all(b"gone\n").unwrap();
-        let mut full = Target::file(Path::new("/dev/full")).unwrap();
+        let mut full = open(Path::new("/dev/full")).unwrap();
         let error = full.write_all(b"too much\n").unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 
     fn target(fd: impl Into<OwnedFd>) -> Target {
         Target {
-            file: File::from(fd.into()),
+            to: Destination::Stream(File::from(fd.into())),
             name: "test".into(),
         }
     }
@@ -318,7 +323,7 @@ mod tests {
             io::ErrorKind::WouldBlock | io::ErrorKind::Unsupported
         ));
         // Whoever shares the pipe waits as ever.
-        let flags = rustix::fs::fcntl_getfl(&target.file).unwrap();
+        let flags = rustix::fs::fcntl_getfl(target.descriptor().unwrap()).unwrap();
         assert!(!flags.contains(OFlags::NONBLOCK));
         drop((shortcut, target));
         let mut received = Vec::new();

@@ -1,13 +1,32 @@
 //! Wall-clock times as text: local `HH:MM:SS` for the table, RFC 3339 for JSON.
 
-use std::{fmt, io::Write as _};
+use std::{env, ffi::OsStr, fmt, io::Write as _};
 
 use jiff::{Timestamp, tz::TimeZone};
 use serde::{Serialize, Serializer};
 
 use super::ascii;
+use crate::sanitize::Escaped;
 
 const NS_PER_SECOND: i128 = 1_000_000_000;
+
+/// The local time zone: `TZ`, else the system's. As date(1) does, it takes UTC where `TZ`
+/// names none that is known, but says so.
+pub(super) fn zone() -> TimeZone {
+    TimeZone::try_system().unwrap_or_else(|error| {
+        if let Some(name) = env::var_os("TZ").filter(|name| is_name(name)) {
+            let name = Escaped(name.as_encoded_bytes());
+            log::warn!("TZ={name}: no such time zone here; times are UTC");
+        }
+        log::debug!("{error}");
+        TimeZone::UTC
+    })
+}
+
+/// Whether `TZ` names a zone: empty, it means UTC to every program.
+fn is_name(name: &OsStr) -> bool {
+    !name.is_empty() && name != ":"
+}
 
 /// A time outside the years ±9999, which no clock gives, becomes their end.
 fn timestamp(wall_ns: i128) -> Timestamp {

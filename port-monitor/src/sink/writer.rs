@@ -14,7 +14,11 @@ use std::{
 
 use thiserror::Error;
 
-use super::lines::Lines;
+use super::{
+    file::Log,
+    lines::Lines,
+    target::{Target, Terminal},
+};
 use crate::exit_code::ExitCode;
 
 /// Bytes the queue holds at most, but always at least one chunk.
@@ -182,6 +186,9 @@ pub struct Output {
     shared: Arc<Shared>,
     target: String,
     thread: Option<JoinHandle<()>>,
+    /// The file that can be opened again.
+    log: Option<Log>,
+    terminal: Option<Terminal>,
 }
 
 impl Output {
@@ -196,6 +203,8 @@ impl Output {
             shared,
             target,
             thread: Some(thread),
+            log: None,
+            terminal: None,
         })
     }
 
@@ -204,6 +213,34 @@ impl Output {
     pub fn with_shortcut(self, shortcut: Option<impl Shortcut + 'static>) -> Self {
         self.shared.lock().shortcut = shortcut.map(|shortcut| Box::new(shortcut) as _);
         self
+    }
+
+    /// Starts writing to `target` and asks it, beside the writing, what can be asked.
+    pub fn to(target: Target) -> io::Result<Self> {
+        let (shortcut, log, terminal) = (target.shortcut(), target.log(), target.terminal());
+        let mut output = Self::start(target.name().to_owned(), target)?.with_shortcut(shortcut);
+        output.log = log;
+        output.terminal = terminal;
+        Ok(output)
+    }
+
+    /// Opens the output file again by its name: somebody may have moved it away.
+    pub fn reopen(&self) {
+        if let Some(log) = &self.log {
+            log.reopen();
+        }
+    }
+
+    /// The same, if it was asked for while somebody was writing.
+    pub fn reopen_if_asked(&self) {
+        if let Some(log) = &self.log {
+            log.reopen_if_asked();
+        }
+    }
+
+    /// Columns of the terminal by now; `None` when it is none.
+    pub fn terminal_width(&self) -> Option<usize> {
+        self.terminal.as_ref().map(Terminal::width)
     }
 
     /// An empty buffer for the next chunk, recycled where possible.

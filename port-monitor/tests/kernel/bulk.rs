@@ -74,12 +74,12 @@ struct Address {
 struct Process {
     pid: u32,
     thread: Thread,
-    name: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct Thread {
     id: u32,
+    name: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -113,7 +113,7 @@ impl Record {
         let start_ns: Option<u64> = start_ns.and_then(|digits| digits.parse().ok());
         self.process.as_ref().is_some_and(|process| {
             (process.pid, process.thread.id) == (owner.pid, owner.tid)
-                && process.name.as_bytes() == owner.comm
+                && process.thread.name.as_bytes() == owner.comm
                 && start_ns.is_some_and(|ns| ns / 10_000_000 == owner.start_ticks)
         })
     }

@@ -288,7 +288,7 @@ fn check_closes<'a>(closes: &'a [Line], events: &[&'a Line]) -> Result<Vec<(&'a 
         let same = [
             "process.pid",
             "process.thread.id",
-            "process.name",
+            "process.thread.name",
             "port_monitor.owner_source",
             "network.direction",
             "network.community_id",

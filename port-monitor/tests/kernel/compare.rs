@@ -281,12 +281,32 @@ fn ephemeral_range() -> (u16, u16) {
 
 /// What the kernel told.
 fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
+    // The names of other threads and processes.
+    for path in [
+        "process.name",
+        "process.parent.name",
+        "process.parent.start",
+        "port_monitor.raw.process.name",
+        "port_monitor.raw.process.parent.name",
+        "port_monitor.missing.process.name",
+    ] {
+        want(path, Want::Any);
+    }
     want("process.pid", Want::is(owner.pid));
     want("process.thread.id", Want::is(owner.tid));
     let comm = String::from_utf8_lossy(&owner.comm);
-    want("process.name", Want::is(comm.as_ref()));
+    want("process.thread.name", Want::is(comm.as_ref()));
+    if owner.tid == owner.pid {
+        want("process.name", Want::is(comm.as_ref()));
+    }
     if matches!(comm, Cow::Owned(_)) {
-        want("port_monitor.raw.process.name", Want::is(hex(&owner.comm)));
+        want(
+            "port_monitor.raw.process.thread.name",
+            Want::is(hex(&owner.comm)),
+        );
+        if owner.tid == owner.pid {
+            want("port_monitor.raw.process.name", Want::is(hex(&owner.comm)));
+        }
     }
     let start_ns = owner.start_ticks.saturating_mul(TICK_NS);
     want(

@@ -17,6 +17,7 @@ mod audit;
 mod bpf;
 mod endings;
 mod exe;
+mod files;
 mod follow;
 mod monitor;
 mod nft;

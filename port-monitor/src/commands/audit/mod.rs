@@ -35,12 +35,13 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     let policy_path = args.policy();
     let policy = policy_path.map(policy::load).transpose()?;
     let (sink, output) = args.destination.open_doors(listing)?;
+    let on_hangup = args.destination.on_hangup();
     // From here on a stop signal leads to an orderly end.
-    let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
+    let signals = StopSignals::new(on_hangup).or_exit(ExitCode::CannotAttach)?;
     let watched = args.watched();
     // A look at what listens now has no time to take half of.
     let limit = Some(watched).filter(|watched| !watched.is_zero());
-    let (kernel, records) = EarlyStop::new()?.start(settings, limit)?;
+    let (kernel, records) = EarlyStop::new(on_hangup)?.start(settings, limit)?;
     let mut pipeline = Pipeline::new(policy, Show::default(), sink);
     // Whatever is older than the audit was found before now.
     let wall_ns = pipeline.wall_ns(clock::boot_ns());

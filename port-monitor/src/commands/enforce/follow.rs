@@ -27,7 +27,7 @@ use super::{
     lower,
 };
 use crate::{
-    commands::watch::session::block_on,
+    commands::watch::{session::block_on, stop},
     exit_code::{ExitCode, Failure, OrExit as _},
     kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Unlocked},
 };
@@ -58,7 +58,7 @@ pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure
         let hook = |kind| signal(kind).or_exit(ExitCode::CannotAttach);
         let mut interrupt = hook(SignalKind::interrupt())?;
         let mut terminate = hook(SignalKind::terminate())?;
-        let mut hangup = hook(SignalKind::hangup())?;
+        let mut hangup = stop::hangup().or_exit(ExitCode::CannotAttach)?;
         let mut follower = Follower::start(args, out)?;
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -66,7 +66,7 @@ pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure
             tokio::select! {
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
-                _ = hangup.recv() => follower.is_asked = true,
+                () = stop::heard(&mut hangup) => follower.is_asked = true,
                 _ = ticks.tick() => {}
             }
             if !follower.look() {

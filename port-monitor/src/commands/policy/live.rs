@@ -13,7 +13,7 @@ use crate::{
     kernel::Settings,
     pipeline::{Pipeline, Show},
     policy::learn::Learner,
-    sink::{learned::Learned, writer::Output},
+    sink::{args::OnHangup, learned::Learned, writer::Output},
 };
 
 /// The first event of a connection or a listener: each has one of these.
@@ -36,8 +36,8 @@ async fn watch_until(duration: Duration) -> Result<(Learner, u64), Failure> {
         ..Settings::default()
     };
     // From here on a stop signal leads to an orderly end.
-    let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
-    let (kernel, records) = EarlyStop::new()?.start(settings, Some(duration))?;
+    let signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
+    let (kernel, records) = EarlyStop::new(OnHangup::Stop)?.start(settings, Some(duration))?;
     let learned = Learned::default();
     let pipeline = Pipeline::new(None, Show::default(), Box::new(learned.clone()));
     let nowhere =

@@ -4,11 +4,12 @@ use std::{
     collections::HashSet,
     fmt,
     fs::{self, File},
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Cursor, Read},
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
+use flate2::bufread::MultiGzDecoder;
 use jiff::Timestamp;
 use port_monitor_common::{
     event::FileId,
@@ -125,13 +126,12 @@ pub(super) struct Account {
 
 /// Takes the facts of every connection and listener from the first line about it.
 pub(super) fn read(recording: &Path, mut take: impl FnMut(&Facts<'_>)) -> Result<Account, Failure> {
-    let lines: Box<dyn BufRead> = if recording == Path::new("-") {
+    let source: Box<dyn Read> = if recording == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
-        Box::new(BufReader::new(
-            File::open(recording).map_err(|error| refusal(recording, &error))?,
-        ))
+        Box::new(File::open(recording).map_err(|error| refusal(recording, &error))?)
     };
+    let lines = unpacked(source).map_err(|error| refusal(recording, &error))?;
     let mut reader = Reader::new();
     for (number, line) in (1..).zip(lines.lines()) {
         let text = line.map_err(|error| refusal(recording, &error))?;
@@ -141,8 +141,33 @@ pub(super) fn read(recording: &Path, mut take: impl FnMut(&Facts<'_>)) -> Result
         })?;
     }
     Ok(Account {
-        seen: reader.ids.len(),
+        seen: reader.seen + reader.ids.len(),
         lost: reader.lost,
+    })
+}
+
+/// What files begin with that something else has compressed, and what reads them.
+const OTHERS: [(&[u8], &str); 3] = [
+    (b"\x28\xb5\x2f\xfd", "zstd -dc"),
+    (b"\xfd7zX", "xz -dc"),
+    (b"BZh", "bzip2 -dc"),
+];
+
+/// The lines of a recording that may be compressed, as old output files are.
+fn unpacked(mut source: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
+    let mut magic = Vec::new();
+    source.by_ref().take(4).read_to_end(&mut magic)?;
+    let other = OTHERS.iter().find(|(begin, _)| magic.starts_with(begin));
+    if let Some((_, reader)) = other {
+        let text = format!("it is compressed: pipe it in, `{reader} FILE | port-monitor … -`");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    let is_gzip = magic.starts_with(b"\x1f\x8b");
+    let whole = Cursor::new(magic).chain(source);
+    Ok(if is_gzip {
+        Box::new(BufReader::new(MultiGzDecoder::new(BufReader::new(whole))))
+    } else {
+        Box::new(BufReader::new(whole))
     })
 }
 
@@ -153,6 +178,8 @@ pub(super) fn refusal(recording: &Path, error: &dyn fmt::Display) -> Failure {
 
 /// What is known of a recording so far.
 struct Reader {
+    /// Of the runs before.
+    seen: usize,
     ids: HashSet<String>,
     lost: Option<u64>,
     host: String,
@@ -165,6 +192,7 @@ impl Reader {
     fn new() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Self {
+            seen: 0,
             ids: HashSet::new(),
             lost: None,
             host: read("/proc/sys/kernel/hostname").trim().to_owned(),
@@ -178,6 +206,9 @@ impl Reader {
         let boot = line.host.as_ref().and_then(|host| host.boot.as_ref());
         if let Some(boot) = boot {
             self.is_of_this_boot = Some(boot.id == self.boot);
+            // Another run: its ids are its own.
+            self.seen += self.ids.len();
+            self.ids.clear();
         }
         if line.event.dataset != CONNECTIONS {
             if line.event.action == "summary" {

@@ -57,7 +57,7 @@ pub struct Args {
 struct FilterArgs {
     #[command(flatten)]
     owner: OwnerArgs,
-    /// Thread names, exactly as the kernel has them (15 bytes at most)
+    /// Names of the threads that act, exactly as the kernel has them (15 bytes at most)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     comm: Vec<OsString>,
     /// Ports of either end: numbers, ranges a-b, service names, or a class

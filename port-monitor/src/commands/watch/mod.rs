@@ -35,9 +35,10 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
         settings.policy = for_kernel(policy);
     }
     let (sink, output) = args.output.open()?;
+    let on_hangup = args.output.destination.on_hangup();
     // From here on a stop signal leads to an orderly end.
-    let signals = StopSignals::new().or_exit(ExitCode::CannotAttach)?;
-    let early = EarlyStop::new()?;
+    let signals = StopSignals::new(on_hangup).or_exit(ExitCode::CannotAttach)?;
+    let early = EarlyStop::new(on_hangup)?;
     let mut child = hold_command(args)?;
     let pairs_ends = settings.kinds.contains(&EventKind::Close);
     let (mut kernel, records) = early.start(settings, args.duration)?;

@@ -6,9 +6,12 @@ use std::{
 };
 
 use port_monitor_common::counters::{Extra, Hook};
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{Interval, MissedTickBehavior, interval},
+};
 
-use super::stop::StopSignals;
+use super::stop::{StopSignals, Wish, heard};
 use crate::{
     child::Child,
     clock,
@@ -68,6 +71,9 @@ pub(in crate::commands) struct Session {
     /// Looks at what is skipped that are due.
     due_looks: u8,
     signals: StopSignals,
+    /// The terminal's, where the output is one.
+    resized: Option<Signal>,
+    width: Option<usize>,
 }
 
 /// What the event loop woke up for.
@@ -105,7 +111,11 @@ impl Session {
         }
         pipeline.flush_early(&output);
         let waited = kernel.waited();
+        let width = output.terminal_width();
+        let resized = width.map(|_| signal(SignalKind::window_change()));
         Ok(Self {
+            resized: resized.transpose().or_exit(ExitCode::CannotAttach)?,
+            width,
             duration: duration.map(|limit| limit.saturating_sub(waited)),
             kernel,
             ring: records.into_ring().or_exit(ExitCode::CannotAttach)?,
@@ -153,12 +163,19 @@ impl Session {
             .map(|limit| limit.saturating_sub(self.started.elapsed()));
         let wake = tokio::select! {
             biased;
-            () = self.signals.recv() => {
-                super::stop::exit_on_next_signal();
-                Wake::Stop
-            }
+            wish = self.signals.recv() => match wish {
+                Wish::Stop => {
+                    super::stop::exit_on_next_signal(self.signals.on_hangup());
+                    Wake::Stop
+                }
+                Wish::Reopen => {
+                    self.output.reopen();
+                    Wake::Check
+                }
+            },
             status = ended(&mut self.child) => Wake::CommandEnded(status),
             () = sleep(remaining) => Wake::Stop,
+            () = heard(&mut self.resized) => Wake::Check,
             _ = check.tick() => Wake::Check,
             ready = self.ring.readable() => {
                 ready.or_exit(ExitCode::CannotAttach)?;
@@ -184,6 +201,8 @@ impl Session {
     /// Shows the events held back that are due, and what was lost since the last
     /// look. An output that has no room for that is told the next time.
     fn check(&mut self) {
+        self.output.reopen_if_asked();
+        self.follow_terminal();
         self.pipeline.resample_clock();
         let wall_ns = self.pipeline.wall_ns(clock::boot_ns());
         self.pipeline.release(&self.output, Due::By(wall_ns));
@@ -223,6 +242,15 @@ impl Session {
                     *reported = total;
                 }
             }
+        }
+    }
+
+    /// Lays the table out anew when its terminal has another width.
+    fn follow_terminal(&mut self) {
+        let width = self.output.terminal_width();
+        if let Some(columns) = width.filter(|_| width != self.width) {
+            self.pipeline.resize(&self.output, columns);
+            self.width = width;
         }
     }
 

@@ -1,6 +1,7 @@
 //! The signals that end a run: the first one in good order, the next at once.
 
 use std::{
+    fs,
     io::{self, PipeReader, PipeWriter},
     sync::Arc,
     thread,
@@ -16,31 +17,95 @@ use tokio::{
 use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     kernel::{Kernel, Records, SelfTest, Settings},
+    sink::args::OnHangup,
 };
 
 /// SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 #[derive(Debug)]
-pub(in crate::commands) struct StopSignals([Signal; 3]);
+pub(in crate::commands) struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+    /// `None` where whoever started us wants it ignored, as nohup(1) does.
+    hangup: Option<Signal>,
+    on_hangup: OnHangup,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// An orderly end.
+    Stop,
+    /// The output file opened again.
+    Reopen,
+}
 
 impl StopSignals {
+    /// What SIGHUP asks for.
+    pub(super) const fn on_hangup(&self) -> OnHangup {
+        self.on_hangup
+    }
+
     /// Takes the signals over; within a tokio runtime.
-    pub(in crate::commands) fn new() -> io::Result<Self> {
-        Ok(Self([
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ]))
+    pub(in crate::commands) fn new(on_hangup: OnHangup) -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: hangup()?,
+            on_hangup,
+        })
     }
 
     /// Waits for one of them. Cancel-safe.
-    pub(super) async fn recv(&mut self) {
-        let Self([interrupt, terminate, hangup]) = self;
+    pub(super) async fn recv(&mut self) -> Wish {
+        let Self {
+            interrupt,
+            terminate,
+            hangup,
+            on_hangup,
+        } = self;
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            _ = interrupt.recv() => Wish::Stop,
+            _ = terminate.recv() => Wish::Stop,
+            () = heard(hangup) => match on_hangup {
+                OnHangup::Stop => Wish::Stop,
+                OnHangup::Reopen => Wish::Reopen,
+            },
         }
     }
+
+    /// Waits for one that ends the run. Cancel-safe.
+    async fn stopped(&mut self) {
+        while self.recv().await != Wish::Stop {}
+    }
+}
+
+/// SIGHUP, unless it was ignored when we were started: then it stays so.
+pub(in crate::commands) fn hangup() -> io::Result<Option<Signal>> {
+    let is_ignored =
+        fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, libc::SIGHUP));
+    if is_ignored {
+        return Ok(None);
+    }
+    signal(SignalKind::hangup()).map(Some)
+}
+
+/// Waits for a signal; without one, for ever. Cancel-safe.
+pub(in crate::commands) async fn heard(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether a process of this /proc/PID/status ignores a signal.
+fn ignores(status: &str, signal: i32) -> bool {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 /// Listens for the signals while the kernel side is started, during which the runtime
@@ -57,18 +122,18 @@ pub(in crate::commands) struct EarlyStop {
 
 impl EarlyStop {
     /// Begins to listen.
-    pub(in crate::commands) fn new() -> Result<Self, Failure> {
-        Self::listen().or_exit(ExitCode::CannotAttach)
+    pub(in crate::commands) fn new(on_hangup: OnHangup) -> Result<Self, Failure> {
+        Self::listen(on_hangup).or_exit(ExitCode::CannotAttach)
     }
 
-    fn listen() -> io::Result<Self> {
+    fn listen(on_hangup: OnHangup) -> io::Result<Self> {
         let (stop, other_end) = io::pipe()?;
         let (over, is_over) = oneshot::channel();
         let runtime = Builder::new_current_thread().enable_io().build()?;
         // From here on, not first when the thread runs.
         let signals = {
             let _within = runtime.enter();
-            StopSignals::new()?
+            StopSignals::new(on_hangup)?
         };
         thread::Builder::new().spawn(move || {
             await_signals(&runtime, signals, is_over, other_end);
@@ -104,11 +169,11 @@ fn await_signals(
 ) {
     runtime.block_on(async {
         tokio::select! {
-            () = signals.recv() => drop(stop),
+            () = signals.stopped() => drop(stop),
             _ = &mut is_over => return,
         }
         tokio::select! {
-            () = signals.recv() => std::process::exit(ExitCode::Interrupted as i32),
+            () = signals.stopped() => std::process::exit(ExitCode::Interrupted as i32),
             _ = is_over => {}
         }
     });
@@ -116,11 +181,11 @@ fn await_signals(
 
 /// From now on a stop signal ends the process on the spot: the orderly end may
 /// be waiting for an output that takes nothing. The kernel detaches what is left.
-pub(super) fn exit_on_next_signal() {
-    let wait = || -> io::Result<()> {
+pub(super) fn exit_on_next_signal(on_hangup: OnHangup) {
+    let wait = move || -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
         runtime.block_on(async {
-            StopSignals::new()?.recv().await;
+            StopSignals::new(on_hangup)?.stopped().await;
             std::process::exit(ExitCode::Interrupted as i32)
         })
     };
@@ -129,4 +194,18 @@ pub(super) fn exit_on_next_signal() {
             log::warn!("a second signal will not be noticed: {error}");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ignored_signal_is_told_by_its_bit() {
+        let status = "Name:\tx\nSigIgn:\t0000000000001005\nSigCgt:\t0000000000000002\n";
+        let ignored = [1, 2, 3, 13].map(|signal| ignores(status, signal));
+        assert_eq!(ignored, [true, false, true, true]);
+        assert!(!ignores("SigCgt:\t0000000000000001\n", 1));
+        assert!(!ignores("SigIgn:\tx\n", 1));
+    }
 }

@@ -13,7 +13,11 @@ use crate::{
     sink::{
         cell::Cell,
         fields,
-        table::{DIM, NORMAL, RED, RESET, YELLOW, loss_cause, plural, push_spaces},
+        table::{
+            DIM, RED, RESET, YELLOW,
+            layout::{MARK_WIDTH, NARROWEST, NORMAL, blind, shrink, wrapped},
+            loss_cause, plural, push_spaces,
+        },
         time::LocalClock,
     },
 };
@@ -61,11 +65,16 @@ const USES: [Column; 3] = [
 ];
 const UNUSED: [Column; 1] = [column("OPEN FOR", [8, 8], open_for)];
 const VERDICT: [Column; 1] = [column("VERDICT", [7, 7], verdict)];
+/// What narrow terminals do without, first to last.
+const DISPENSABLE: [&str; 6] = ["OWNER", "PEERS", "LAST", "PID", "ACCEPTS", "PROCESS"];
+/// What the address can spare before that.
+const SPARE: usize = 4;
 
 /// Writes the table.
 #[derive(Debug)]
 pub(super) struct TableForm {
-    width: Option<usize>,
+    pub(super) width: Option<usize>,
+    pub(super) verbose: bool,
     color: bool,
     clock: LocalClock,
 }
@@ -74,6 +83,7 @@ impl TableForm {
     pub(super) const fn new(width: Option<usize>, color: bool, zone: TimeZone) -> Self {
         Self {
             width,
+            verbose: false,
             color,
             clock: LocalClock::new(zone),
         }
@@ -92,15 +102,16 @@ impl TableForm {
             ..
         } = header;
         let kernel = Escaped(kernel.as_bytes());
+        let (count, told) = blind(blind_spots, self.verbose);
         self.comment(
             out,
-            format_args!("port-monitor {version} on kernel {kernel}, backend {backend}"),
+            format_args!("port-monitor {version} on kernel {kernel}, backend {backend}{count}"),
         );
         if let Some(policy) = policy {
             let policy = Escaped(policy.as_bytes());
             self.comment(out, format_args!("policy {policy}"));
         }
-        for blind_spot in blind_spots {
+        for blind_spot in told {
             let blind_spot = Escaped(blind_spot.as_bytes());
             self.comment(out, format_args!("cannot see: {blind_spot}"));
         }
@@ -140,10 +151,9 @@ impl TableForm {
             Listed::Used => &USES[..],
             Listed::Unused => &UNUSED[..],
         };
-        let columns = DOOR.iter().chain(middle).chain(&VERDICT);
-        let columns: Vec<&Column> = columns.collect();
+        let columns = self.lay_out(middle);
         self.row(out, (b' ', None), &columns, |cell, column| {
-            cell.put(column.heading);
+            cell.name(column.heading.as_bytes());
         });
         let mut netns = audit.doors.iter().map(|door| door.record.event.netns_ino);
         let first = netns.next();
@@ -260,8 +270,43 @@ impl TableForm {
     fn comment(&mut self, out: &mut Vec<u8>, text: fmt::Arguments<'_>) {
         let style = if self.color { DIM } else { "" };
         let reset = if self.color { RESET } else { "" };
-        // Writing into a Vec cannot fail.
-        let _ = writeln!(out, "# {style}{text}{reset}");
+        let text = text.to_string();
+        let room = self
+            .terminal()
+            .map_or(usize::MAX, |width| width - MARK_WIDTH);
+        for part in wrapped(&text, room) {
+            // Writing into a Vec cannot fail.
+            let _ = writeln!(out, "# {style}{part}{reset}");
+        }
+    }
+
+    /// Columns of the terminal, if it is one.
+    fn terminal(&self) -> Option<usize> {
+        self.width.map(|width| width.max(NARROWEST))
+    }
+
+    /// The columns that have room, and how wide they are.
+    fn lay_out(&self, middle: &'static [Column]) -> Vec<(&'static Column, usize)> {
+        let columns = DOOR.iter().chain(middle).chain(&VERDICT);
+        let is_wide = self.width.is_none_or(|width| width >= NORMAL);
+        let mut columns: Vec<_> = columns
+            .map(|column| (column, column.widths[usize::from(is_wide)]))
+            .collect();
+        let Some(room) = self.terminal().map(|width| width - MARK_WIDTH) else {
+            return columns;
+        };
+        for heading in DISPENSABLE {
+            let total: usize = columns.iter().map(|(_, width)| width + 1).sum();
+            if total > room + 1 + SPARE {
+                columns.retain(|(column, _)| column.heading != heading);
+            }
+        }
+        let mut widths: Vec<_> = columns.iter().map(|(_, width)| *width).collect();
+        shrink(&mut widths, room);
+        for ((_, width), shrunk) in columns.iter_mut().zip(widths) {
+            *width = shrunk;
+        }
+        columns
     }
 
     /// Writes a line of cells after its mark. A cell that is too long takes from
@@ -270,17 +315,16 @@ impl TableForm {
         &mut self,
         out: &mut Vec<u8>,
         (mark, style): (u8, Option<&str>),
-        columns: &[&Column],
+        columns: &[(&Column, usize)],
         write: impl Fn(&mut Cell<'_>, &Column),
     ) {
         let style = style.filter(|_| self.color);
         out.extend_from_slice(&[mark, b' ']);
         out.extend_from_slice(style.unwrap_or_default().as_bytes());
-        let is_wide = self.width.is_none_or(|width| width >= NORMAL);
-        let (mut position, mut end) = (2, 1);
+        let (mut position, mut end) = (MARK_WIDTH, MARK_WIDTH - 1);
         let mut columns = columns.iter().peekable();
-        while let Some(column) = columns.next() {
-            end += 1 + column.widths[usize::from(is_wide)];
+        while let Some((column, width)) = columns.next() {
+            end += 1 + width;
             // The rule of a violation comes last, and is never cut.
             let is_cut = self.width.is_some() && columns.peek().is_some();
             let budget = if is_cut {

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use jiff::tz::TimeZone;
 use port_monitor_common::{event::OwnerSource, policy::Verdict, tcp_state::TcpState};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -106,7 +107,12 @@ fn written(mut sink: DoorSink, records: &[Record]) -> String {
 }
 
 fn table(listing: Listing, records: &[Record]) -> String {
-    let form = TableForm::new(Some(80), false, TimeZone::UTC);
+    table_of(80, listing, records)
+}
+
+fn table_of(width: usize, listing: Listing, records: &[Record]) -> String {
+    let mut form = TableForm::new(Some(width), false, TimeZone::UTC);
+    form.verbose = true;
     written(DoorSink::new(listing, Form::Table(form)), records)
 }
 
@@ -142,11 +148,13 @@ fn a_look_has_no_uses_to_tell() {
 }
 
 #[test]
-fn lines_fit_80_columns_but_for_the_rule() {
-    for listed in [Listed::Used, Listed::Unused] {
-        for line in table(listing(listed), &records()).lines() {
+fn lines_fit_40_columns_and_more_but_for_the_rule() {
+    for (listed, width) in
+        (40..120).flat_map(|width| [Listed::Used, Listed::Unused].map(|listed| (listed, width)))
+    {
+        for line in table_of(width, listing(listed), &records()).lines() {
             let line = line.strip_suffix("no-telnet").unwrap_or(line);
-            assert!(line.chars().count() <= 80, "{line}");
+            assert!(line.chars().count() <= width, "{width}: {line}");
         }
     }
 }
@@ -303,8 +311,8 @@ proptest! {
         record.process = Arc::new(process);
         for sink in [
             DoorSink::json(listing(Listed::Used)),
-            DoorSink::table(listing(Listed::Used), Some(80), false),
-            DoorSink::table(listing(Listed::Unused), None, false),
+            DoorSink::table(listing(Listed::Used), Some(80), false, true),
+            DoorSink::table(listing(Listed::Unused), None, false, true),
         ] {
             let out = written(sink, std::slice::from_ref(&record));
             prop_assert!(!out.chars().any(|c| c != '\n' && is_hostile(c)), "{out:?}");

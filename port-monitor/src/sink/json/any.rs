@@ -18,8 +18,8 @@ use proptest::{
 use crate::{
     event::{Action, Close, Comm, Direction, Event, Owner},
     record::{
-        Container, Field, Judgement, Missing, Peer, PortClass, PortInfo, Ports, Process, Record,
-        ServiceOrigin, ServiceStatus,
+        Container, Field, Judgement, Missing, Parent, Peer, PortClass, PortInfo, Ports, Process,
+        Record, ServiceOrigin, ServiceStatus,
     },
 };
 
@@ -56,15 +56,19 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
         bytes().prop_map(|path| Field::Known(OsString::from_vec(path).into())),
         select(reasons).prop_map(Field::Missing),
     ];
-    let parent_pid = option::of(any::<u32>());
+    let named_parent = option::of((comm(), any::<u64>()));
+    let parent = option::of((any::<u32>(), named_parent));
+    let parent = parent.prop_map(|parent| parent.map(|(pid, named)| Parent { pid, named }));
+    let first = option::of(comm());
     let names = (shared(), shared(), shared(), option::of(container()));
-    (exe, parent_pid, names).prop_map(|(exe, parent_pid, (user, cgroup, unit, container))| {
+    (exe, first, parent, names).prop_map(|(exe, comm, parent, (user, cgroup, unit, container))| {
         // As of a process that was not found, on a host with hierarchies of version 1.
         let user_missing = exe.missing().filter(|_| user.is_none());
         let container_missing = exe.missing().filter(|_| container.is_none());
         Arc::new(Process {
             exe,
-            parent_pid,
+            comm,
+            parent,
             user,
             cgroup,
             unit,
@@ -109,23 +113,26 @@ fn owner() -> impl Strategy<Value = Owner> {
         ids,
         any::<[u64; 2]>(),
         exe,
-        any::<bool>(),
+        any::<(bool, bool)>(),
     )
-        .prop_map(|(source, comm, ids, [start, cgroup], exe, is_kernel)| {
-            let [pid, tid, uid, gid] = ids;
-            Owner {
-                source,
-                pid,
-                tid,
-                start_ns: start,
-                comm,
-                uid,
-                gid,
-                cgroup_id: cgroup,
-                exe: exe.map(|(device, inode)| FileId { device, inode }),
-                is_kernel,
-            }
-        })
+        .prop_map(
+            |(source, comm, ids, [start, cgroup], exe, (is_kernel, is_first))| {
+                let [pid, tid, uid, gid] = ids;
+                let tid = if is_first { pid } else { tid };
+                Owner {
+                    source,
+                    pid,
+                    tid,
+                    start_ns: start,
+                    comm,
+                    uid,
+                    gid,
+                    cgroup_id: cgroup,
+                    exe: exe.map(|(device, inode)| FileId { device, inode }),
+                    is_kernel,
+                }
+            },
+        )
 }
 
 fn direction() -> impl Strategy<Value = Direction> {

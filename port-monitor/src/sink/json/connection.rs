@@ -105,7 +105,7 @@ impl Connections {
         push_event(&mut line, event.action, judgement.as_ref());
         self.push_flow(&mut line, event);
         let owner_text = self.owners.text(record);
-        line.rendered(owner_text.with_thread(event.owner.as_ref()));
+        line.rendered(owner_text.with_thread(record));
         if let Some(judgement) = judgement {
             push_rule(&mut line, judgement, &self.ruleset);
         }
@@ -424,16 +424,21 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
     };
     let exe = process.exe.missing().map(Missing::name);
     let has_owner = event.owner.is_some();
-    if !has_owner {
+    let mut put = |line: &mut Line<'_>, field: &str, reason: &str| {
         next(line);
-        line.raw(r#""process.pid":""#);
-        line.raw(Missing::NoOwner.name());
-        line.raw("\"");
-    } else if let Some(reason) = exe {
-        next(line);
-        line.raw(r#""process.executable":""#);
+        line.raw(field);
         line.raw(reason);
         line.raw("\"");
+    };
+    if has_owner {
+        if record.process_name().is_none() {
+            put(line, r#""process.name":""#, exe.unwrap_or("not_found"));
+        }
+        if let Some(reason) = exe {
+            put(line, r#""process.executable":""#, reason);
+        }
+    } else {
+        put(line, r#""process.pid":""#, Missing::NoOwner.name());
     }
     if has_owner && process.user.is_none() {
         next(line);
@@ -468,13 +473,21 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
 /// The bytes of fields that are not UTF-8.
 fn push_raw(line: &mut Line<'_>, record: &Record, executable: &[u8]) {
     let mut separator = r#","raw":{"#;
-    if let Some(owner) = &record.event.owner
-        && is_not_utf8(owner.comm.as_bytes())
-    {
-        line.raw(separator);
-        line.raw(r#""process.name":"#);
-        line.hex_string(owner.comm.as_bytes());
-        separator = ",";
+    let owner = record.event.owner.as_ref();
+    let parent = owner
+        .and(record.process.parent)
+        .and_then(|parent| parent.named);
+    for (name, comm) in [
+        (r#""process.thread.name":"#, owner.map(|owner| owner.comm)),
+        (r#""process.name":"#, record.process_name()),
+        (r#""process.parent.name":"#, parent.map(|(comm, _)| comm)),
+    ] {
+        if let Some(comm) = comm.filter(|comm| is_not_utf8(comm.as_bytes())) {
+            line.raw(separator);
+            line.raw(name);
+            line.hex_string(comm.as_bytes());
+            separator = ",";
+        }
     }
     if !executable.is_empty() {
         line.raw(separator);

@@ -7,8 +7,8 @@ use port_monitor_common::event::FileId;
 
 use super::line::Line;
 use crate::{
-    event::{Comm, Owner},
-    record::{Container, Process, Record},
+    event::Comm,
+    record::{Container, Parent, Process, Record},
     sink::{memo::Memo, time::Rfc3339},
 };
 
@@ -103,8 +103,11 @@ impl Owners {
 
 impl OwnerText {
     /// From `process` to `host`, with the thread of the event's owner.
-    pub(super) fn with_thread(&mut self, owner: Option<&Owner>) -> &[u8] {
+    pub(super) fn with_thread(&mut self, record: &Record) -> &[u8] {
+        let owner = record.event.owner.as_ref();
         let thread = owner.map(|owner| (owner.tid, owner.comm));
+        // The process and its thread are all that it depends on.
+        let name = record.process_name();
         if self.thread != thread || self.whole.is_empty() {
             self.thread = thread;
             self.whole.clear();
@@ -112,8 +115,13 @@ impl OwnerText {
             line.rendered(&self.before_thread);
             if let Some((tid, comm)) = &thread {
                 line.number(*tid);
-                line.raw(r#"},"name":"#);
+                line.raw(r#","name":"#);
                 line.string(comm.as_bytes());
+                line.raw("}");
+            }
+            if let Some(name) = name {
+                line.raw(r#","name":"#);
+                line.string(name.as_bytes());
             }
             line.rendered(&self.after_name);
         }
@@ -139,7 +147,7 @@ impl OwnerText {
             line.number(owner.pid);
             line.raw(r#","thread":{"id":"#);
             let mut line = Line(&mut text.after_name);
-            push_process(&mut line, exe, process.parent_pid, owner);
+            push_process(&mut line, exe, process.parent.as_ref(), owner);
             push_user(&mut line, process.user.as_deref(), owner);
             let mut line = Line(&mut text.facts);
             push_cgroup(&mut line, process.cgroup.as_deref(), owner);
@@ -162,14 +170,27 @@ impl OwnerText {
     }
 }
 
-fn push_process(line: &mut Line<'_>, exe: Option<&[u8]>, parent: Option<u32>, owner: &OwnerFacts) {
+fn push_process(
+    line: &mut Line<'_>,
+    exe: Option<&[u8]>,
+    parent: Option<&Parent>,
+    owner: &OwnerFacts,
+) {
     if let Some(exe) = exe {
         line.raw(r#","executable":"#);
         line.string(exe);
     }
-    if let Some(parent_pid) = parent {
+    if let Some(parent) = parent {
         line.raw(r#","parent":{"pid":"#);
-        line.number(parent_pid);
+        line.number(parent.pid);
+        if let Some((comm, start_ns)) = &parent.named {
+            line.raw(r#","name":"#);
+            line.string(comm.as_bytes());
+            let age_ns = i128::from(owner.start_ns) - i128::from(*start_ns);
+            line.raw(r#","start":""#);
+            line.display(&Rfc3339(owner.start_wall_ns - age_ns));
+            line.raw("\"");
+        }
         line.raw("}");
     }
     line.raw(r#","start":""#);

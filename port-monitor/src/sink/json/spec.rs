@@ -10,7 +10,7 @@ use port_monitor_common::{
 
 use super::connection::state_name;
 use crate::{
-    event::{Action, Direction, Event, Owner},
+    event::{Action, Comm, Direction, Event, Owner},
     record::{Container, Header, Judgement, Peer, Process, Record},
     sink::{
         community_id::CommunityId,
@@ -166,14 +166,25 @@ fn network(
 
 fn shown_process<'a>(owner: &'a Owner, record: &'a Record) -> schema::Process<'a> {
     let Record { event, process, .. } = record;
-    let age_ns = i128::from(event.ts_ns) - i128::from(owner.start_ns);
+    let age_ns = |start_ns: u64| i128::from(event.ts_ns) - i128::from(start_ns);
+    let name = |comm: Comm| Cow::Owned(String::from_utf8_lossy(comm.as_bytes()).into_owned());
+    let parent = process.parent.map(|parent| schema::Parent {
+        pid: parent.pid,
+        name: parent.named.map(|(comm, _)| name(comm)),
+        start: parent
+            .named
+            .map(|(_, start_ns)| Rfc3339(record.wall_ns - age_ns(start_ns))),
+    });
     schema::Process {
         pid: owner.pid,
-        thread: schema::Thread { id: owner.tid },
-        name: String::from_utf8_lossy(owner.comm.as_bytes()),
+        thread: schema::Thread {
+            id: owner.tid,
+            name: name(owner.comm),
+        },
+        name: record.process_name().map(name),
         executable: exe_bytes(process).map(String::from_utf8_lossy),
-        parent: process.parent_pid.map(|pid| schema::Parent { pid }),
-        start: Rfc3339(record.wall_ns - age_ns),
+        parent,
+        start: Rfc3339(record.wall_ns - age_ns(owner.start_ns)),
     }
 }
 
@@ -314,6 +325,10 @@ fn missing(record: &Record) -> facts::Missing {
     }
     let absent = |is_none: bool, reason| is_none.then_some(reason);
     facts::Missing {
+        name: absent(
+            record.process_name().is_none(),
+            exe_reason.unwrap_or(Reason::NotFound),
+        ),
         executable: exe_reason,
         user_name: absent(
             process.user.is_none(),
@@ -331,17 +346,22 @@ fn missing(record: &Record) -> facts::Missing {
 }
 
 fn raw(record: &Record) -> facts::Raw<'_> {
-    let not_utf8 = |bytes| {
-        std::str::from_utf8(bytes)
-            .is_err()
-            .then_some(HexBytes(bytes))
+    fn not_utf8(bytes: &[u8]) -> Option<HexBytes<'_>> {
+        let is_utf8 = std::str::from_utf8(bytes).is_ok();
+        (!is_utf8).then_some(HexBytes(bytes.into()))
+    }
+    let hex = |comm: Comm| {
+        let HexBytes(bytes) = not_utf8(comm.as_bytes())?;
+        Some(HexBytes(Cow::Owned(bytes.into_owned())))
     };
+    let owner = record.event.owner.as_ref();
+    let parent = record.process.parent.filter(|_| owner.is_some());
     facts::Raw {
-        name: record
-            .event
-            .owner
-            .as_ref()
-            .and_then(|owner| not_utf8(owner.comm.as_bytes())),
+        thread_name: owner.and_then(|owner| hex(owner.comm)),
+        name: record.process_name().and_then(hex),
+        parent_name: parent
+            .and_then(|parent| parent.named)
+            .and_then(|(comm, _)| hex(comm)),
         executable: exe_bytes(&record.process).and_then(not_utf8),
         peer_name: record
             .peer

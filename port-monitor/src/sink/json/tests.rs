@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     doors::Selection,
     event::Action,
-    record::{Field, HookCount, Process},
+    record::{Field, HookCount, Process, Record},
     sink::{
         doors::{DoorSink, Listed, Listing, Violations},
         sample::{
@@ -183,9 +183,9 @@ fn a_wrong_line_is_invalid() {
 #[test]
 fn the_lines_of_a_stream() {
     insta::assert_snapshot!(line(Item::Header(&header())), @r#"{"@timestamp":"2026-11-22T12:00:01.000000000Z","ecs":{"version":"9.4.0"},"event":{"kind":"state","action":"start","dataset":"port_monitor.stream"},"agent":{"type":"port-monitor","version":"0.1.0"},"host":{"name":"web1","boot":{"id":"4d9c2f6e-1111-4222-8333-944455556666"},"os":{"kernel":"6.12.0"}},"port_monitor":{"schema":1,"backend":"fentry","blind_spots":["accepts of threads already waiting"],"policy":"policy.toml"}}"#);
-    insta::assert_snapshot!(line(Item::Event(&violation())), @r#"{"@timestamp":"2026-11-22T12:00:02.000000417Z","ecs":{"version":"9.4.0"},"event":{"kind":"alert","category":["network"],"type":["connection","end"],"action":"failed","outcome":"failure","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":"ipv4","direction":"egress","community_id":"1:gTa3KALFAbF5jWVGcMR1ONXza3U="},"source":{"ip":"10.0.0.5","port":40310},"destination":{"ip":"10.0.0.9","port":23},"process":{"pid":2211,"thread":{"id":1470},"name":"nc","executable":"/usr/bin/curl","parent":{"pid":1400},"start":"2026-11-22T12:00:01.000000294Z"},"user":{"id":"1000","name":"ann"},"group":{"id":"100"},"host":{"name":"web1"},"rule":{"name":"no-telnet","ruleset":"policy.toml"},"error":{"code":"ECONNREFUSED","message":"refused"},"port_monitor":{"schema":1,"id":"000000000000002a","boottime_ns":"5000000123","cpu":1,"netns":4026531840,"owner_source":"connect","process_start_boottime_ns":"4000000000","cgroup":{"id":"4242","path":"/user.slice/session-2.scope"},"exe":{"device":"254:1","inode":"131077"},"unit":"session-2.scope","local":{"port_class":"registered","service":{"status":"unassigned"},"ephemeral":true},"remote":{"port_class":"well-known","service":{"name":"telnet","origin":"iana","status":"assigned"},"ephemeral":false},"service":{"name":"telnet","origin":"iana","status":"assigned"},"port_class":"well-known","v4_mapped":false,"verdict":"violation","enforcement":"observe","preattach":false}}"#);
-    insta::assert_snapshot!(line(Item::Event(&accepted())), @r#"{"@timestamp":"2026-11-22T12:00:03.000000417Z","ecs":{"version":"9.4.0"},"event":{"kind":"event","category":["network"],"type":["connection","start"],"action":"accept","outcome":"success","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":"ipv4","direction":"ingress","community_id":"1:vHp62jQHec5S/JmDnGFUtcJjjGo="},"source":{"ip":"10.0.0.7","port":53122},"destination":{"ip":"10.0.0.5","port":22},"process":{"pid":812,"thread":{"id":1470},"name":"sshd","executable":"/usr/sbin/sshd","parent":{"pid":1},"start":"2026-11-22T12:00:02.000000294Z"},"user":{"id":"0","name":"root"},"group":{"id":"100"},"container":{"id":"3f4e0c9a2b1d5566","runtime":"docker"},"orchestrator":{"type":"kubernetes","resource":{"type":"pod","id":"0f3a"}},"host":{"name":"web1"},"port_monitor":{"schema":1,"id":"000000000000002a","boottime_ns":"5000000123","cpu":1,"netns":4026531840,"owner_source":"accept","process_start_boottime_ns":"4000000000","cgroup":{"id":"4242","path":"/system.slice/docker-3f4e0c9a2b1d5566.scope"},"exe":{"device":"254:1","inode":"131077"},"unit":"docker-3f4e0c9a2b1d5566.scope","local":{"port_class":"well-known","service":{"name":"ssh","origin":"iana","status":"assigned"},"ephemeral":false},"remote":{"port_class":"dynamic","service":{"status":"unassigned"},"ephemeral":true},"service":{"name":"ssh","origin":"iana","status":"assigned"},"port_class":"well-known","v4_mapped":false,"preattach":false}}"#);
-    insta::assert_snapshot!(line(Item::Event(&closed())), @r#"{"@timestamp":"2026-11-22T12:00:09.100000417Z","ecs":{"version":"9.4.0"},"event":{"kind":"event","category":["network"],"type":["connection","end"],"action":"close","outcome":"success","duration":8123456789,"dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":"ipv4","direction":"egress","community_id":"1:WFu5YQGJptNO6IrtaHnl24qBbd0="},"source":{"ip":"10.0.0.5","port":49152,"bytes":1234},"destination":{"ip":"93.184.216.34","port":443,"bytes":86016},"process":{"pid":1469,"thread":{"id":1470},"name":"curl","executable":"/usr/bin/curl","parent":{"pid":1400},"start":"2026-11-22T12:00:08.100000294Z"},"user":{"id":"1000","name":"ann"},"group":{"id":"100"},"host":{"name":"web1"},"port_monitor":{"schema":1,"id":"000000000000002a","boottime_ns":"5000000123","cpu":1,"netns":4026531840,"owner_source":"connect","process_start_boottime_ns":"4000000000","cgroup":{"id":"4242","path":"/user.slice/session-2.scope"},"exe":{"device":"254:1","inode":"131077"},"unit":"session-2.scope","local":{"port_class":"dynamic","service":{"status":"unassigned"},"ephemeral":true},"remote":{"port_class":"well-known","service":{"name":"https","origin":"iana","status":"assigned"},"ephemeral":false},"service":{"name":"https","origin":"iana","status":"assigned"},"port_class":"well-known","v4_mapped":false,"closed_by":"local","retransmits":2,"rtt_us":11900,"preattach":false}}"#);
+    insta::assert_snapshot!(line(Item::Event(&violation())), @r#"{"@timestamp":"2026-11-22T12:00:02.000000417Z","ecs":{"version":"9.4.0"},"event":{"kind":"alert","category":["network"],"type":["connection","end"],"action":"failed","outcome":"failure","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":"ipv4","direction":"egress","community_id":"1:gTa3KALFAbF5jWVGcMR1ONXza3U="},"source":{"ip":"10.0.0.5","port":40310},"destination":{"ip":"10.0.0.9","port":23},"process":{"pid":2211,"thread":{"id":1470,"name":"nc"},"name":"curl","executable":"/usr/bin/curl","parent":{"pid":1400,"name":"bash","start":"2026-11-22T12:00:00.000000294Z"},"start":"2026-11-22T12:00:01.000000294Z"},"user":{"id":"1000","name":"ann"},"group":{"id":"100"},"host":{"name":"web1"},"rule":{"name":"no-telnet","ruleset":"policy.toml"},"error":{"code":"ECONNREFUSED","message":"refused"},"port_monitor":{"schema":1,"id":"000000000000002a","boottime_ns":"5000000123","cpu":1,"netns":4026531840,"owner_source":"connect","process_start_boottime_ns":"4000000000","cgroup":{"id":"4242","path":"/user.slice/session-2.scope"},"exe":{"device":"254:1","inode":"131077"},"unit":"session-2.scope","local":{"port_class":"registered","service":{"status":"unassigned"},"ephemeral":true},"remote":{"port_class":"well-known","service":{"name":"telnet","origin":"iana","status":"assigned"},"ephemeral":false},"service":{"name":"telnet","origin":"iana","status":"assigned"},"port_class":"well-known","v4_mapped":false,"verdict":"violation","enforcement":"observe","preattach":false}}"#);
+    insta::assert_snapshot!(line(Item::Event(&accepted())), @r#"{"@timestamp":"2026-11-22T12:00:03.000000417Z","ecs":{"version":"9.4.0"},"event":{"kind":"event","category":["network"],"type":["connection","start"],"action":"accept","outcome":"success","dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":"ipv4","direction":"ingress","community_id":"1:vHp62jQHec5S/JmDnGFUtcJjjGo="},"source":{"ip":"10.0.0.7","port":53122},"destination":{"ip":"10.0.0.5","port":22},"process":{"pid":812,"thread":{"id":1470,"name":"sshd"},"name":"sshd","executable":"/usr/sbin/sshd","parent":{"pid":1},"start":"2026-11-22T12:00:02.000000294Z"},"user":{"id":"0","name":"root"},"group":{"id":"100"},"container":{"id":"3f4e0c9a2b1d5566","runtime":"docker"},"orchestrator":{"type":"kubernetes","resource":{"type":"pod","id":"0f3a"}},"host":{"name":"web1"},"port_monitor":{"schema":1,"id":"000000000000002a","boottime_ns":"5000000123","cpu":1,"netns":4026531840,"owner_source":"accept","process_start_boottime_ns":"4000000000","cgroup":{"id":"4242","path":"/system.slice/docker-3f4e0c9a2b1d5566.scope"},"exe":{"device":"254:1","inode":"131077"},"unit":"docker-3f4e0c9a2b1d5566.scope","local":{"port_class":"well-known","service":{"name":"ssh","origin":"iana","status":"assigned"},"ephemeral":false},"remote":{"port_class":"dynamic","service":{"status":"unassigned"},"ephemeral":true},"service":{"name":"ssh","origin":"iana","status":"assigned"},"port_class":"well-known","v4_mapped":false,"preattach":false}}"#);
+    insta::assert_snapshot!(line(Item::Event(&closed())), @r#"{"@timestamp":"2026-11-22T12:00:09.100000417Z","ecs":{"version":"9.4.0"},"event":{"kind":"event","category":["network"],"type":["connection","end"],"action":"close","outcome":"success","duration":8123456789,"dataset":"port_monitor.connection"},"network":{"transport":"tcp","type":"ipv4","direction":"egress","community_id":"1:WFu5YQGJptNO6IrtaHnl24qBbd0="},"source":{"ip":"10.0.0.5","port":49152,"bytes":1234},"destination":{"ip":"93.184.216.34","port":443,"bytes":86016},"process":{"pid":1469,"thread":{"id":1470,"name":"curl"},"name":"curl","executable":"/usr/bin/curl","parent":{"pid":1400,"name":"bash","start":"2026-11-22T12:00:07.100000294Z"},"start":"2026-11-22T12:00:08.100000294Z"},"user":{"id":"1000","name":"ann"},"group":{"id":"100"},"host":{"name":"web1"},"port_monitor":{"schema":1,"id":"000000000000002a","boottime_ns":"5000000123","cpu":1,"netns":4026531840,"owner_source":"connect","process_start_boottime_ns":"4000000000","cgroup":{"id":"4242","path":"/user.slice/session-2.scope"},"exe":{"device":"254:1","inode":"131077"},"unit":"session-2.scope","local":{"port_class":"dynamic","service":{"status":"unassigned"},"ephemeral":true},"remote":{"port_class":"well-known","service":{"name":"https","origin":"iana","status":"assigned"},"ephemeral":false},"service":{"name":"https","origin":"iana","status":"assigned"},"port_class":"well-known","v4_mapped":false,"closed_by":"local","retransmits":2,"rtt_us":11900,"preattach":false}}"#);
     insta::assert_snapshot!(line(Item::Loss(&loss())), @r#"{"@timestamp":"2026-11-22T12:00:10.000000000Z","ecs":{"version":"9.4.0"},"event":{"kind":"event","action":"loss","dataset":"port_monitor.stream"},"host":{"name":"web1"},"port_monitor":{"schema":1,"lost":17,"total":20,"cause":"ring_full"}}"#);
     insta::assert_snapshot!(line(Item::Summary(&summary())), @r#"{"@timestamp":"2026-11-22T12:00:11.000000000Z","ecs":{"version":"9.4.0"},"event":{"kind":"metric","action":"summary","dataset":"port_monitor.stream"},"host":{"name":"web1"},"port_monitor":{"schema":1,"duration_ms":10040,"seen":412,"shown":400,"filtered":12,"lost":0,"adds_up":true,"hooks":{"accept":{"hit":112,"filtered":0,"reserve_failed":0,"submitted":112,"skipped":0,"adds_up":true},"connect":{"hit":200,"filtered":10,"reserve_failed":0,"submitted":190,"skipped":0,"adds_up":true},"outcome":{"hit":100,"filtered":0,"reserve_failed":0,"submitted":100,"skipped":0,"adds_up":true}},"received":402,"undecodable":0,"dropped":0,"hidden":2,"violations":1,"accept_preattach":0,"table_full":0}}"#);
 }
@@ -208,7 +208,8 @@ fn what_enrichment_could_not_find_has_a_reason_too() {
     let mut record = connected();
     record.process = Arc::new(Process {
         exe: Field::Missing(crate::record::Missing::Exited),
-        parent_pid: None,
+        comm: None,
+        parent: None,
         user: None,
         cgroup: None,
         unit: None,
@@ -220,12 +221,38 @@ fn what_enrichment_could_not_find_has_a_reason_too() {
     assert_eq!(line["process"].get("executable"), None);
     assert_eq!(line["user"], json!({"id": "1000"}));
     let reasons = json!({
+        "process.name": "exited",
         "process.executable": "exited",
         "user.name": "unknown_user",
         "port_monitor.cgroup.path": "exited",
         "container.id": "exited",
     });
     assert_eq!(line["port_monitor"]["missing"], reasons);
+}
+
+#[test]
+fn a_process_has_its_first_thread_s_name_and_its_threads_theirs() {
+    let mut record = connected();
+    let line = value(Item::Event(&record));
+    assert_eq!(
+        line["process"]["thread"],
+        json!({"id": 1470, "name": "curl"})
+    );
+    assert_eq!(
+        line["process"]["parent"],
+        json!({"pid": 1400, "name": "bash", "start": "2026-11-22T11:59:59.000000294Z"})
+    );
+    if let Some(owner) = &mut record.event.owner {
+        owner.comm = comm(b"Socket Thread");
+    }
+    let process = |record: &Record| value(Item::Event(record))["process"].clone();
+    assert_eq!(process(&record)["name"], "curl");
+    assert_eq!(process(&record)["thread"]["name"], "Socket Thread");
+    // The first thread has taken another name since it was looked up.
+    if let Some(owner) = &mut record.event.owner {
+        owner.tid = owner.pid;
+    }
+    assert_eq!(process(&record)["name"], "Socket Thread");
 }
 
 #[test]
@@ -241,7 +268,8 @@ fn hostile_names_are_escaped_and_come_back_unchanged() {
         "{line}"
     );
     let parsed: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(parsed["process"]["name"], name);
+    assert_eq!(parsed["process"]["thread"]["name"], name);
+    assert_eq!(parsed["process"]["name"], "curl");
     assert_eq!(parsed["port_monitor"].get("raw"), None);
 }
 
@@ -255,8 +283,8 @@ fn bytes_that_are_not_utf8_are_kept_beside_the_text() {
     process.exe = Field::Known(OsString::from_vec(b"/x\xfe".to_vec()).into());
     record.process = Arc::new(process);
     let line = value(Item::Event(&record));
-    assert_eq!(line["process"]["name"], "a\u{fffd}b");
-    let raw = json!({"process.name": "61ff62", "process.executable": "2f78fe"});
+    assert_eq!(line["process"]["thread"]["name"], "a\u{fffd}b");
+    let raw = json!({"process.thread.name": "61ff62", "process.executable": "2f78fe"});
     assert_eq!(line["port_monitor"]["raw"], raw);
     assert_eq!(Validator::new().check(&line), Ok(()));
 }

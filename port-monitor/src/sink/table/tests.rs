@@ -4,11 +4,13 @@ use port_monitor_common::{counters::Hook, event::ClosedBy, tcp_state::TcpState};
 use proptest::prelude::*;
 use unicode_width::UnicodeWidthStr as _;
 
+use super::layout::{blind, wrapped};
 use super::*;
 use crate::{
     event::{Action, Close, Direction},
     record::HookCount,
     sink::{
+        fields::FIELDS,
         json::any,
         sample::{
             accepted, closed, comm, connected, header, listening, loss, ownerless, port, sshd,
@@ -21,6 +23,7 @@ fn options(width: Option<usize>) -> Options {
     Options {
         width,
         color: false,
+        verbose: true,
         aggregate: false,
         fields: Vec::new(),
         zone: TimeZone::UTC,
@@ -111,6 +114,119 @@ fn eighty_columns_hold_the_essentials() {
 }
 
 #[test]
+fn narrow_terminals_do_without_this_host_s_end_then_the_pid_then_the_time() {
+    let rows = [79, 63, 56, 40].map(|width| row(Some(width), &connected()));
+    assert_eq!(
+        rows.concat().lines().collect::<Vec<_>>(),
+        [
+            "  12:00:01 ->  1469   curl     93.184.216.34:443 https ok 12ms",
+            "  12:00:01 ->  curl     93.184.216.34:443 https ok 12ms",
+            "  ->  curl     93.184.216.34:443 https ok 12ms",
+            "  ->  curl     93.184.216…:443 ok 12ms",
+        ]
+    );
+}
+
+#[test]
+fn the_table_follows_its_terminal() {
+    let connected = connected();
+    let mut table = Table::new(options(Some(80)));
+    let mut lines = Lines::default();
+    table.resize(&mut lines, 85);
+    assert!(lines.is_empty(), "the columns are where they were");
+    table.resize(&mut lines, 40);
+    table.write(&mut lines, Item::Event(&connected));
+    assert_eq!(
+        str::from_utf8(lines.as_bytes())
+            .unwrap()
+            .lines()
+            .collect::<Vec<_>>(),
+        [
+            "  DIR PROCESS  REMOTE          RESULT",
+            "  ->  curl     93.184.216…:443 ok 12ms",
+        ]
+    );
+    assert_eq!(lines.events(), 1);
+}
+
+#[test]
+fn everything_but_a_rule_fits_forty_columns() {
+    let (connected, accepted, closed) = (connected(), accepted(), closed());
+    let listening = listening();
+    let mut header = header();
+    header.blind_spots = vec!["accepts of threads that were waiting at the start".into(); 5];
+    let (loss, summary) = (loss(), summary());
+    let items = [
+        Item::Header(&header),
+        Item::Event(&connected),
+        Item::Event(&accepted),
+        Item::Event(&closed),
+        Item::Event(&listening),
+        Item::Loss(&loss),
+        Item::Summary(&summary),
+    ];
+    for verbose in [false, true] {
+        for width in 40..120 {
+            let options = Options {
+                verbose,
+                ..options(Some(width))
+            };
+            for line in text(options, &items).lines() {
+                assert!(line.width() <= width, "{width}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_head_counts_what_cannot_be_seen_unless_asked() {
+    let mut header = header();
+    let head = |header: &Header, verbose| {
+        let options = Options {
+            verbose,
+            ..options(None)
+        };
+        text(options, &[Item::Header(header)])
+    };
+    let title = "# port-monitor 0.1.0 on kernel 6.12.0, backend fentry";
+    assert!(
+        head(&header, false)
+            .starts_with(&format!("{title}; 1 blind spot, see port-monitor doctor\n"))
+    );
+    assert!(head(&header, true).contains("\n# cannot see: accepts of threads already waiting\n"));
+    let mut spots = header.blind_spots.clone();
+    spots.push("x".into());
+    assert_eq!(
+        blind(&spots, false).0,
+        "; 2 blind spots, see port-monitor doctor"
+    );
+    header.blind_spots.clear();
+    assert!(head(&header, false).starts_with(&format!("{title}\n")));
+}
+
+#[test]
+fn words_wrap_and_none_is_lost() {
+    let parts = |text: &'static str, room| wrapped(text, room).collect::<Vec<_>>();
+    assert_eq!(parts("one two three", 7), ["one two", "three"]);
+    assert_eq!(parts("one two three", 6), ["one", "two", "three"]);
+    assert_eq!(
+        parts("extraordinary is one", 6),
+        ["extraordinary", "is one"]
+    );
+    assert_eq!(parts("µµ µµ", 4), ["µµ", "µµ"]);
+    assert_eq!(parts("", 4), [""]);
+}
+
+#[test]
+fn a_thread_without_a_name_has_a_dash() {
+    let mut record = connected();
+    if let Some(owner) = &mut record.event.owner {
+        owner.comm = comm(b"");
+    }
+    assert_eq!(column("process", &record), "  -\n");
+}
+
+#[test]
 fn wide_terminals_show_user_and_unit_or_container() {
     let text = row(Some(150), &connected()) + &row(Some(150), &accepted());
     assert!(text.contains("ann        session-2.scope"), "{text}");
@@ -142,7 +258,7 @@ fn rows_fit_the_terminal() {
     record.event.local_ip = record.event.remote_ip;
     for error in [None, Some(111), Some(113), Some(99), Some(4095)] {
         record.event.action = Action::Failed { errno: error };
-        for width in [80, 99, 100, 109, 110, 149, 150, 200] {
+        for width in (40..82).chain([99, 100, 109, 110, 149, 150, 200]) {
             let row = row(Some(width), &record);
             assert!(row.trim_end().width() <= width, "{width}: {row}");
         }
@@ -305,6 +421,7 @@ fn every_field_can_be_chosen_and_knows_what_it_does_not_know() {
 fn colour_starts_after_the_mark() {
     let options = Options {
         color: true,
+        verbose: true,
         ..options(None)
     };
     let (violation, ownerless) = (violation(), ownerless());

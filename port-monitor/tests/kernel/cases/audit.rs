@@ -99,7 +99,7 @@ impl Truth<'_> {
         let exe = self.owner.exe.to_string_lossy();
         for (field, expected) in [
             ("port_monitor.scope", self.scope()),
-            ("process.name", &*comm),
+            ("process.thread.name", &*comm),
             ("process.executable", &*exe),
         ] {
             let found = line.text(field);

@@ -86,7 +86,7 @@ fn beginning(line: &Line) -> Result<End> {
         pid: line
             .pid()
             .with_context(|| format!("no pid: {}", line.text))?,
-        comm: line.text("process.name").to_owned(),
+        comm: line.text("process.thread.name").to_owned(),
         local,
         remote,
         v4_mapped: line.flag("port_monitor.v4_mapped") == Some(true),

@@ -24,6 +24,7 @@ fn table(width: Option<usize>, fields: &[&str]) -> Table {
     Table::new(Options {
         width,
         color: false,
+        verbose: true,
         aggregate: true,
         fields: fields.iter().map(named).collect(),
         zone: TimeZone::UTC,
