@@ -46,6 +46,7 @@ fn take_all(sink: &mut dyn Sink) {
             pid: 1400,
             named: None,
         }),
+        args: None,
         user: Some("ann".into()),
         cgroup: Some("/user.slice/user-1000.slice/session-2.scope".into()),
         unit: Some("session-2.scope".into()),

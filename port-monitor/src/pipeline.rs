@@ -83,6 +83,11 @@ impl Pipeline {
         self.peers = Some(Peers::new());
     }
 
+    /// Looks up the arguments of processes, too.
+    pub const fn tell_args(&mut self) {
+        self.enricher.tell_args();
+    }
+
     /// The kernel has lost so many events by now.
     pub fn note_gaps(&mut self, gaps: u64) {
         if gaps != self.gaps {

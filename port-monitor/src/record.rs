@@ -97,6 +97,8 @@ pub struct Process {
     pub comm: Option<Comm>,
     /// Its parent, when it was looked up.
     pub parent: Option<Parent>,
+    /// Its arguments without secrets, when it was looked up; `None` unless asked for.
+    pub args: Option<Arc<[String]>>,
     /// Name of the owner's uid in this host's user database.
     pub user: Option<Arc<str>>,
     /// cgroup v2 path below the mount point, with a leading slash.

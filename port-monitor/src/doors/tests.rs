@@ -58,6 +58,7 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
             exe: Field::Missing(Missing::Exited),
             comm: None,
             parent: None,
+            args: None,
             user: None,
             cgroup: Some(format!("/a/{pid}").into()),
             unit: None,

@@ -9,6 +9,7 @@ mod cache;
 pub(crate) mod cgroup;
 mod container;
 pub(crate) mod process;
+mod secrets;
 pub(crate) mod unit;
 mod user;
 
@@ -90,6 +91,7 @@ impl Enricher {
                 exe: Field::Missing(Missing::NoOwner),
                 comm: None,
                 parent: None,
+                args: None,
                 user: None,
                 cgroup: None,
                 unit: None,
@@ -104,6 +106,11 @@ impl Enricher {
     /// will be missing, as denied.
     pub const fn is_blinded(&self) -> bool {
         self.proc.hides_processes()
+    }
+
+    /// From now on the arguments of processes are looked up, too.
+    pub const fn tell_args(&mut self) {
+        self.proc.tells_args = true;
     }
 
     /// What is known of the owner.
@@ -152,6 +159,7 @@ impl Enricher {
             exe: Field::Missing(reason),
             comm: None,
             parent: None,
+            args: None,
             cgroups: None,
         });
         let unread = facts.cgroups.is_none();
@@ -170,6 +178,7 @@ impl Enricher {
             exe: facts.exe,
             comm: facts.comm,
             parent: facts.parent,
+            args: facts.args,
             user: None,
             user_missing: None,
             cgroup: placement.map(|at| Arc::clone(&at.path)),

@@ -7,6 +7,7 @@ use std::{
     io::{self, Read as _},
     os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use port_monitor_common::event::FileId;
@@ -16,6 +17,7 @@ use rustix::{
     param::clock_ticks_per_second,
 };
 
+use super::secrets::masked;
 use crate::{
     event::Comm,
     file_id,
@@ -24,6 +26,8 @@ use crate::{
 
 /// More than any `stat` or `cgroup` file holds.
 const FILE_LIMIT: u64 = 65_536;
+/// Bytes of arguments that are told.
+const ARGS_LIMIT: usize = 4_096;
 /// `PF_KTHREAD` in the flags of `stat`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
 
@@ -33,6 +37,8 @@ pub(super) struct Facts {
     pub(super) exe: Field<PathBuf>,
     pub(super) comm: Option<Comm>,
     pub(super) parent: Option<Parent>,
+    /// Its arguments without secrets.
+    pub(super) args: Option<Arc<[String]>>,
     /// Its cgroups, as this process sees them.
     pub(super) cgroups: Option<Paths>,
 }
@@ -64,6 +70,8 @@ const TELLING: [&str; 8] = [
 pub(super) struct Proc {
     root: PathBuf,
     hides_processes: bool,
+    /// Arguments are asked for.
+    pub(super) tells_args: bool,
 }
 
 impl Proc {
@@ -72,6 +80,7 @@ impl Proc {
             root: root.to_owned(),
             // There is always a process 1: not to see it means `hidepid`.
             hides_processes: !root.join("1").exists(),
+            tells_args: false,
         }
     }
 
@@ -117,6 +126,11 @@ impl Proc {
             exe,
             comm: comm(&dir).filter(|_| !is_other),
             parent: stat.parent_pid.map(|pid| self.parent(pid, &stat)),
+            args: if self.tells_args && !is_other {
+                args(&dir)
+            } else {
+                None
+            },
             cgroups: read_file(&dir, "cgroup")
                 .ok()
                 .map(|text| Paths::parse(&text)),
@@ -158,6 +172,19 @@ fn comm(dir: &OwnedFd) -> Option<Comm> {
         *to = *from;
     }
     Some(comm)
+}
+
+/// The arguments of a process without secrets, as many as fit a line; `None` of what has
+/// none, as a kernel's thread.
+fn args(dir: &OwnedFd) -> Option<Arc<[String]>> {
+    let text = read_file(dir, "cmdline").ok()?;
+    let shown = text.get(..ARGS_LIMIT).unwrap_or(&text);
+    let shown = shown.strip_suffix(b"\0").unwrap_or(shown);
+    let args = shown.split(|&byte| byte == 0);
+    let args: Vec<String> = args
+        .map(|arg| String::from_utf8_lossy(arg).into_owned())
+        .collect();
+    (!text.is_empty()).then(|| masked(&args).into())
 }
 
 /// The process, with its directory in /proc, executes this file now: its path is that
@@ -322,6 +349,7 @@ mod tests {
                     pid: 7,
                     named: None,
                 }),
+                args: None,
                 cgroups: Some(Paths {
                     v2: Some("/system.slice/a.service".into()),
                     v1: vec!["/x".into()],
@@ -381,7 +409,8 @@ mod tests {
 
     #[test]
     fn this_process_is_found_in_the_real_proc() {
-        let proc = Proc::new(Path::new("/proc"));
+        let mut proc = Proc::new(Path::new("/proc"));
+        proc.tells_args = true;
         let pid = std::process::id();
         let start_ns = ns(own_start_ticks().unwrap());
         let exe = file_id::on_host(&std::env::current_exe().unwrap()).ok();
@@ -394,6 +423,8 @@ mod tests {
         let own = fs::read("/proc/self/comm").unwrap();
         assert_eq!(facts.comm.unwrap().as_bytes(), own.trim_ascii_end());
         assert_eq!(facts.cgroups.unwrap().v2, own_cgroup_path());
+        let program = std::env::args().next().unwrap();
+        assert_eq!(facts.args.unwrap().first(), Some(&program));
     }
 
     #[test]

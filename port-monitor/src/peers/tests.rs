@@ -55,6 +55,7 @@ impl Host {
                 exe: Field::Missing(Missing::Exited),
                 comm: None,
                 parent: None,
+                args: None,
                 user: None,
                 cgroup: None,
                 unit: None,

@@ -318,6 +318,10 @@ pub(super) struct Process<'a> {
     pub(super) name: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) executable: Option<Cow<'a, str>>,
+    /// How it was called, without passwords and tokens in their usual places; only with
+    /// `--process-args`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) args: Option<&'a [String]>,
     /// By the time that the process was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) parent: Option<Parent<'a>>,

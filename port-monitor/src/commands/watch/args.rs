@@ -28,6 +28,10 @@ pub struct Args {
     filters: FilterArgs,
     #[command(flatten)]
     pub(super) output: sink::args::Args,
+    /// Tell in JSON how processes were called (`process.args`), without passwords and tokens
+    /// in their usual places
+    #[arg(long = "process-args", help_heading = "Output")]
+    pub(super) tells_how_called: bool,
     #[command(flatten)]
     pub(super) policy: PolicyArgs,
     #[command(flatten)]

@@ -47,6 +47,9 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
         limit: args.count,
     };
     let mut pipeline = Pipeline::new(policy, show, sink);
+    if args.tells_how_called {
+        pipeline.tell_args();
+    }
     // Without their ends connections would never be forgotten; and of violations alone
     // the other ends are not among the events.
     if args.output.names_peers() && pairs_ends && !args.policy.violations {

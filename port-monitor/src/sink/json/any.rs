@@ -59,24 +59,27 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
     let named_parent = option::of((comm(), any::<u64>()));
     let parent = option::of((any::<u32>(), named_parent));
     let parent = parent.prop_map(|parent| parent.map(|(pid, named)| Parent { pid, named }));
-    let first = option::of(comm());
+    let first = (option::of(comm()), option::of(vec(text(), 1..4)));
     let names = (shared(), shared(), shared(), option::of(container()));
-    (exe, first, parent, names).prop_map(|(exe, comm, parent, (user, cgroup, unit, container))| {
-        // As of a process that was not found, on a host with hierarchies of version 1.
-        let user_missing = exe.missing().filter(|_| user.is_none());
-        let container_missing = exe.missing().filter(|_| container.is_none());
-        Arc::new(Process {
-            exe,
-            comm,
-            parent,
-            user,
-            cgroup,
-            unit,
-            container,
-            user_missing,
-            container_missing,
-        })
-    })
+    (exe, first, parent, names).prop_map(
+        |(exe, (comm, args), parent, (user, cgroup, unit, container))| {
+            // As of a process that was not found, on a host with hierarchies of version 1.
+            let user_missing = exe.missing().filter(|_| user.is_none());
+            let container_missing = exe.missing().filter(|_| container.is_none());
+            Arc::new(Process {
+                exe,
+                comm,
+                parent,
+                args: args.map(Arc::from),
+                user,
+                cgroup,
+                unit,
+                container,
+                user_missing,
+                container_missing,
+            })
+        },
+    )
 }
 
 fn comm() -> impl Strategy<Value = Comm> {

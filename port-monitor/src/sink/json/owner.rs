@@ -8,7 +8,7 @@ use port_monitor_common::event::FileId;
 use super::line::Line;
 use crate::{
     event::Comm,
-    record::{Container, Parent, Process, Record},
+    record::{Container, Process, Record},
     sink::{memo::Memo, time::Rfc3339},
 };
 
@@ -147,7 +147,7 @@ impl OwnerText {
             line.number(owner.pid);
             line.raw(r#","thread":{"id":"#);
             let mut line = Line(&mut text.after_name);
-            push_process(&mut line, exe, process.parent.as_ref(), owner);
+            push_process(&mut line, exe, process, owner);
             push_user(&mut line, process.user.as_deref(), owner);
             let mut line = Line(&mut text.facts);
             push_cgroup(&mut line, process.cgroup.as_deref(), owner);
@@ -170,17 +170,21 @@ impl OwnerText {
     }
 }
 
-fn push_process(
-    line: &mut Line<'_>,
-    exe: Option<&[u8]>,
-    parent: Option<&Parent>,
-    owner: &OwnerFacts,
-) {
+fn push_process(line: &mut Line<'_>, exe: Option<&[u8]>, process: &Process, owner: &OwnerFacts) {
     if let Some(exe) = exe {
         line.raw(r#","executable":"#);
         line.string(exe);
     }
-    if let Some(parent) = parent {
+    if let Some(args) = &process.args {
+        let mut separator = r#","args":["#;
+        for arg in &**args {
+            line.raw(separator);
+            line.string(arg);
+            separator = ",";
+        }
+        line.raw("]");
+    }
+    if let Some(parent) = &process.parent {
         line.raw(r#","parent":{"pid":"#);
         line.number(parent.pid);
         if let Some((comm, start_ns)) = &parent.named {

@@ -183,6 +183,7 @@ fn shown_process<'a>(owner: &'a Owner, record: &'a Record) -> schema::Process<'a
         },
         name: record.process_name().map(name),
         executable: exe_bytes(process).map(String::from_utf8_lossy),
+        args: process.args.as_deref(),
         parent,
         start: Rfc3339(record.wall_ns - age_ns(owner.start_ns)),
     }

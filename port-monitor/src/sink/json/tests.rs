@@ -210,6 +210,7 @@ fn what_enrichment_could_not_find_has_a_reason_too() {
         exe: Field::Missing(crate::record::Missing::Exited),
         comm: None,
         parent: None,
+        args: None,
         user: None,
         cgroup: None,
         unit: None,
