@@ -67,7 +67,7 @@ fn list_of_bogons_spares_loopback_and_denies_this_network() {
 
 #[test]
 fn network_of_nat64_is_refused_with_what_to_write() {
-    let (code, said) = check(with_policy(&denying("\"64:ff9b::/96\"")).path());
+    let (code, said) = check(with_policy(denying("\"64:ff9b::/96\"")).path());
     assert_eq!(code, Some(5), "{said}");
     assert!(
         said.contains(
@@ -95,7 +95,7 @@ fn unspecified_network_is_told_as_what_it_reaches() {
 
 #[test]
 fn ipv4_within_ipv6_is_closed_by_the_rule_that_threats_name() {
-    let dir = with_policy(&denying(
+    let dir = with_policy(denying(
         "[\"2002::/16\", \"64:ff9b:1::/48\", \"::/96\", \"2001::/32\"]",
     ));
     for to in [

@@ -340,6 +340,10 @@ fn wrong_cases_are_refused_in_one_line_with_their_place() {
         assert!(stderr(&output).contains(said), "{}", stderr(&output));
         assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
     }
+}
+
+#[test]
+fn cases_that_are_not_there_are_named() {
     let output = run_on_policy(example().path(), &["test"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(

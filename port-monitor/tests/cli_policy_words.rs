@@ -167,18 +167,22 @@ fn units_are_found_wherever_they_lie_and_templates_match_every_instance() {
     }
 }
 
+/// A policy that denies what a unit sends.
+fn denying_unit(unit: &str) -> tempfile::NamedTempFile {
+    written(&format!(
+        "version = 1\n[[rule]]\nname = \"r\"\ndirection = \"out\"\naction = \"deny\"\n\
+         unit = \"{unit}\"\n"
+    ))
+}
+
+/// What is decided of a unit.
+fn explained_of_unit(policy_file: &Path, unit: &str) -> Output {
+    let args = ["explain", "out", "tcp", "192.0.2.1:1", "--unit", unit];
+    policy(&args, policy_file)
+}
+
 #[test]
 fn unit_without_a_type_is_a_service_wherever_one_is_given() {
-    let policy_of = |unit: &str| {
-        written(&format!(
-            "version = 1\n[[rule]]\nname = \"r\"\ndirection = \"out\"\naction = \"deny\"\n\
-             unit = \"{unit}\"\n"
-        ))
-    };
-    let explain = |file: &Path, unit: &str| {
-        let args = ["explain", "out", "tcp", "192.0.2.1:1", "--unit", unit];
-        policy(&args, file)
-    };
     for (rule, unit, is_denied) in [
         ("app.service", "app", true),
         ("app", "app.service", true),
@@ -190,8 +194,8 @@ fn unit_without_a_type_is_a_service_wherever_one_is_given() {
         ("app", "app.socket", false),
         ("app.slice", "app", false),
     ] {
-        let file = policy_of(rule);
-        let output = explain(file.path(), unit);
+        let file = denying_unit(rule);
+        let output = explained_of_unit(file.path(), unit);
         let said = text(&output.stdout);
         assert_eq!(
             said.contains("violation"),
@@ -210,7 +214,11 @@ fn unit_without_a_type_is_a_service_wherever_one_is_given() {
         let output = policy(&args, file.path());
         assert_eq!(output.status.code(), Some(0), "{rule} {unit}: {output:?}");
     }
-    let known = policy_of("app");
+}
+
+#[test]
+fn what_is_no_unit_is_refused_wherever_one_is_given() {
+    let known = denying_unit("app");
     for wrong in [
         "app*",
         "backup.timer",
@@ -220,10 +228,10 @@ fn unit_without_a_type_is_a_service_wherever_one_is_given() {
         "",
     ] {
         let words = "is not a unit name: write the unit that the processes run in";
-        let output = explain(known.path(), wrong);
+        let output = explained_of_unit(known.path(), wrong);
         assert_eq!(output.status.code(), Some(2), "{wrong}");
         assert!(text(&output.stderr).contains(words), "{wrong}: {output:?}");
-        let (code, said) = check(policy_of(wrong).path());
+        let (code, said) = check(denying_unit(wrong).path());
         assert_eq!(code, Some(5), "{wrong}");
         assert!(said.contains("is not a unit name"), "{wrong}: {said}");
         for command in [&["watch", "--duration", "1s"][..], &["audit"]] {

@@ -383,22 +383,6 @@ impl Problem {
                 closest(key, known.iter().copied())
                     .map_or_else(|| format!("known here: {}", known.join(", ")), did_you_mean),
             ),
-            // As other firewalls write a range, a list, or a transport.
-            Self::NotAPort(text) if is_range(text) => {
-                Some(format!("write \"{}\"", text.replace(':', "-")))
-            }
-            Self::NotAPort(text) if text.contains(',') => {
-                Some("write a list: [22, 80, \"8000-8100\"]".to_owned())
-            }
-            Self::NotAPort(text) if text.ends_with("/tcp") || text.ends_with("/udp") => {
-                Some("the transport goes under `proto`".to_owned())
-            }
-            Self::UnknownService { name, .. } if name.contains(',') => {
-                Some("write a list: [\"ssh\", \"https\"]".to_owned())
-            }
-            Self::UnknownService { name, .. } if is_number(name) => {
-                Some("ports go under `port`".to_owned())
-            }
             Self::NotAChoice { value, choices } => {
                 closest(value, choices.iter().copied()).map(did_you_mean)
             }
@@ -439,7 +423,31 @@ impl Problem {
                 instead: Some(instead),
                 ..
             } => Some(format!("the peer of such a rule is `{instead}`")),
-            _ => self.fixed_help().map(str::to_owned),
+            _ => self
+                .help_from_elsewhere()
+                .or_else(|| self.fixed_help().map(str::to_owned)),
+        }
+    }
+
+    /// Of what other firewalls write: a range, a list, a transport, a number.
+    fn help_from_elsewhere(&self) -> Option<String> {
+        match self {
+            Self::NotAPort(text) if is_range(text) => {
+                Some(format!("write \"{}\"", text.replace(':', "-")))
+            }
+            Self::NotAPort(text) if text.contains(',') => {
+                Some("write a list: [22, 80, \"8000-8100\"]".to_owned())
+            }
+            Self::NotAPort(text) if text.ends_with("/tcp") || text.ends_with("/udp") => {
+                Some("the transport goes under `proto`".to_owned())
+            }
+            Self::UnknownService { name, .. } if name.contains(',') => {
+                Some("write a list: [\"ssh\", \"https\"]".to_owned())
+            }
+            Self::UnknownService { name, .. } if is_number(name) => {
+                Some("ports go under `port`".to_owned())
+            }
+            _ => None,
         }
     }
 

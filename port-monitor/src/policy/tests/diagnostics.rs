@@ -41,6 +41,15 @@ fn said_of_rules(direction: &str, conditions: &[&str]) -> String {
     }))
 }
 
+/// The problems of a policy, warnings too, without their places.
+fn problems(text: &str) -> Vec<String> {
+    let all = match parse(text) {
+        Ok((_, warnings)) => warnings,
+        Err(invalid) => invalid.diagnostics,
+    };
+    all.iter().map(|one| one.problem.to_string()).collect()
+}
+
 #[test]
 fn one_mistake_is_told_once() {
     const RULES: &str = "[[rule]]\nname = \"a\"\ndirection = \"out\"\naction = \"deny\"\n\
@@ -89,13 +98,7 @@ fn one_mistake_is_told_once() {
         ),
     ] {
         let text = format!("version = 1\n{names}{RULES}");
-        let problems: Vec<String> = match parse(&text) {
-            Ok((_, warnings)) => warnings.iter().map(|one| one.problem.to_string()).collect(),
-            Err(invalid) => {
-                let all = invalid.diagnostics.iter();
-                all.map(|one| one.problem.to_string()).collect()
-            }
-        };
+        let problems = problems(&text);
         assert_eq!(
             problems.len(),
             usize::from(!told.is_empty()),
