@@ -29,6 +29,10 @@ fn instant(text: &str) -> Option<i128> {
     let pieces = Pieces::parse(text).ok()?;
     let offset = pieces.offset()?.to_numeric_offset();
     let local = DateTime::from_parts(pieces.date(), pieces.time()?);
+    // RFC 3339 has none of a day or more.
+    if offset.seconds().unsigned_abs() >= 86_400 {
+        return None;
+    }
     let epoch = DateTime::constant(1970, 1, 1, 0, 0, 0, 0);
     let offset_ns = i128::from(offset.seconds()) * 1_000_000_000;
     Some(epoch.duration_until(local).as_nanos() - offset_ns)
@@ -71,6 +75,18 @@ mod tests {
     fn read(text: &str) -> Result<i64, Problem> {
         let value = toml::Spanned::new(0..0, DeValue::String(text.into()));
         time_ns(&value)
+    }
+
+    #[test]
+    fn no_offset_is_a_day_long() {
+        for (text, is_time) in [
+            ("2027-01-31T00:00:00+23:59", true),
+            ("2027-01-31T00:00:00-23:59", true),
+            ("2027-01-31T00:00:00+24:00", false),
+            ("2027-01-31T00:00:00-25:00", false),
+        ] {
+            assert_eq!(read(text).is_ok(), is_time, "{text}");
+        }
     }
 
     #[test]
