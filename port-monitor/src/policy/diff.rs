@@ -172,9 +172,11 @@ impl Comparison {
                 if pair[0].action == pair[1].action || !self.meet(pair[0], pair[1]) {
                     continue;
                 }
-                let Some(kernel) = of_both(entry_a, entry_b) else {
+                let (of_a, of_b) = (entry_a.kernel, entry_b.kernel);
+                if of_a.is_some() && of_b.is_some() && of_a != of_b {
                     continue;
-                };
+                }
+                let kernel = of_a.or(of_b);
                 let earlier = a.iter().take(at_a).chain(b.iter().take(at_b));
                 let earlier = earlier.filter(|entry| is_about(entry, kernel));
                 let earlier = self.meeting(earlier.map(|entry| &entry.rule), pair)?;
@@ -360,16 +362,7 @@ impl Comparison {
     }
 }
 
-/// What both say of the kernel itself, as in [`Difference::kernel`]; `None` where nothing
-/// is of both.
-fn of_both(a: &Entry, b: &Entry) -> Option<Option<bool>> {
-    match (a.kernel, b.kernel) {
-        (Some(a), Some(b)) if a != b => None,
-        (a, b) => Some(a.or(b)),
-    }
-}
-
-/// Whether the entry says something of that.
+/// Whether the entry says something of the kernel itself, of anybody else, or of either.
 fn is_about(entry: &Entry, kernel: Option<bool>) -> bool {
     entry.kernel.is_none_or(|own| kernel == Some(own))
 }

@@ -108,7 +108,7 @@ fn what_is_not_known_is_not_guessed() {
                 let surely = surely.map(|judgement| judgement.verdict == Verdict::Allow);
                 match surely {
                     Some(allowed) => {
-                        assert_eq!(all, [allowed].into(), "{unsaid:?} {unknown:?}\n{text}")
+                        assert_eq!(all, [allowed].into(), "{unsaid:?} {unknown:?}\n{text}");
                     }
                     None => left += 1,
                 }

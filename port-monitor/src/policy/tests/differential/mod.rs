@@ -24,9 +24,13 @@ use crate::{
     seeded::{Random, seeded},
 };
 
+mod connection;
+mod host;
 mod world;
 
-use world::{Rule, Words, World};
+use connection::connection;
+use host::World;
+use world::{Rule, Words};
 
 /// Policies; with so many connections each, a million pairs.
 const POLICIES: usize = 500;
@@ -166,7 +170,7 @@ impl Compiled {
         };
         let found = |at: (&_, &_)| {
             let (tally, denies) = answer(lowered, at, &asked).unwrap();
-            let rule = (tally < RULES).then(|| tally as usize);
+            let rule = (tally < RULES).then_some(tally as usize);
             (rule, if denies { Action::Deny } else { Action::Allow })
         };
         assert_eq!(
@@ -193,7 +197,7 @@ impl Compiled {
                 ..asked
             };
             if let Some((tally, denies)) = answer(lowered, lowered.when_open(), &nobody) {
-                let rule = (tally < RULES).then(|| tally as usize);
+                let rule = (tally < RULES).then_some(tally as usize);
                 let action = if denies { Action::Deny } else { Action::Allow };
                 assert_eq!(
                     (rule, action),
@@ -259,7 +263,7 @@ fn asked(facts: &Facts<'_>) -> Option<Asked> {
         now_ns: Some(World.boot_ns(i64::try_from(facts.now_ns).unwrap())),
         party: Party::Known {
             uid: facts.uid.unwrap_or(u32::MAX),
-            groups: world::ids(path.trim_end_matches('/')),
+            groups: host::ids(path.trim_end_matches('/')),
             // A listening socket does not remember it.
             exe: facts
                 .exe_id
@@ -334,10 +338,10 @@ fn check_learned(connections: &[Facts<'_>]) {
     }
     let text = learner.policy(Some(0), &World).unwrap();
     let source = Source::new("learned.toml".to_owned(), text.clone());
-    let (learned, _) =
+    let (policy, _) =
         Policy::parse(source, &World).unwrap_or_else(|invalid| panic!("{invalid}\n{text}"));
     for facts in seen.filter(|facts| facts.service_port != 0) {
-        let judged = learned.judge(facts);
+        let judged = policy.judge(facts);
         assert_eq!(
             judged.verdict,
             Verdict::Allow,
@@ -353,9 +357,7 @@ fn a_million_decisions_are_the_same_whoever_asks() {
         for nth in 0..POLICIES {
             let random = Random::new(seed.wrapping_add(u64::try_from(nth).unwrap() << 32));
             let compiled = Compiled::new(Words::random(&random));
-            let connections: Vec<_> = (0..CONNECTIONS)
-                .map(|_| world::connection(&random))
-                .collect();
+            let connections: Vec<_> = (0..CONNECTIONS).map(|_| connection(&random)).collect();
             for facts in &connections {
                 compiled.check(facts);
             }

@@ -1,18 +1,13 @@
-//! Policies and connections drawn at random from a small world, and what a rule means by
-//! its words alone: nothing here is of the compiler, the index or the tables.
+//! Policies drawn at random from a small world, and what a rule means by its words alone: nothing here is of the compiler, the index or the tables.
 
-use std::{fmt::Write as _, io, net::IpAddr, path::Path};
+use std::{fmt::Write as _, net::IpAddr, path::Path};
 
-use port_monitor_common::{
-    event::FileId,
-    policy::{Action, Direction, Transport},
-};
+use port_monitor_common::policy::{Action, Direction, Transport};
 
-use super::super::{Facts, NOW_NS, TestHost, facts};
+use super::super::{Facts, NOW_NS};
 use crate::{
-    policy::{Environment, cells::Place, diff::Who, lower::Places, value},
+    policy::{cells::Place, diff::Who, value},
     seeded::Random,
-    units::Units,
 };
 
 /// The cgroups that are there when a policy is compiled and applied; their ids count from 1.
@@ -31,13 +26,6 @@ pub(super) const CGROUPS: [&str; 13] = [
     "/user.slice/user-1000.slice",
     "/user.slice/user-1000.slice/user@1000.service/app.slice/run.scope",
 ];
-/// Cgroups made later, which no rule names.
-const NEWER: [&str; 3] = [
-    "/system.slice/app.service/newer",
-    "/user.slice/user-1000.slice/session-3.scope",
-    "/newer",
-];
-
 /// Units as they are written, as they are told, and the directories of cgroups they mean.
 const UNITS: [(&str, &str, &[&str]); 9] = [
     ("app.service", "app.service", &["app.service"]),
@@ -79,7 +67,7 @@ const WRITTEN_CGROUPS: [(&str, &str); 6] = [
     ("/not/there", "/not/there"),
 ];
 /// Executables as they are written, and the files at their paths.
-const EXES: [(&str, Option<u64>); 5] = [
+pub(super) const EXES: [(&str, Option<u64>); 5] = [
     ("/bin/perl", Some(7)),
     ("/usr/bin/perl", Some(7)),
     ("/usr/bin/python", Some(8)),
@@ -126,34 +114,6 @@ const PEERS: [(&str, Net); 20] = [
     ("2001:db8::4/126", Net::V6(0x2001_0db8 << 96 | 4, 126)),
     ("2002::/16", Net::V6(0x2002 << 112, 16)),
 ];
-/// Peers as a hook sees them.
-const ADDRESSES: [&str; 24] = [
-    "10.0.0.1",
-    "10.0.0.4",
-    "10.0.0.5",
-    "10.0.0.8",
-    "10.128.0.1",
-    "11.0.0.1",
-    "1.2.3.4",
-    "::ffff:10.0.0.5",
-    "::ffff:11.0.0.1",
-    "64:ff9b::10.0.0.5",
-    "64:ff9b::11.0.0.1",
-    "64:ff9b::127.0.0.1",
-    "64:ff9b::0.0.0.9",
-    "64:ff9b:1::10.0.0.5",
-    "2002:a00:5::1",
-    "::10.0.0.5",
-    "127.0.0.1",
-    "127.9.9.9",
-    "0.0.0.0",
-    "::ffff:0.0.0.0",
-    "::",
-    "::1",
-    "2001:db8::5",
-    "2001:db8::9",
-];
-
 #[derive(Clone, Copy, Debug)]
 enum Net {
     ThisHost,
@@ -204,92 +164,6 @@ impl Peer {
     }
 }
 
-/// This world: a host with those units, cgroups and files, whose clock stands still.
-pub(super) struct World;
-
-impl Environment for World {
-    fn service_ports(&self, service: &str) -> Vec<u16> {
-        TestHost.service_ports(service)
-    }
-
-    fn nearest_service(&self, service: &str) -> Option<String> {
-        TestHost.nearest_service(service)
-    }
-
-    fn uid(&self, user: &str) -> Option<u32> {
-        TestHost.uid(user)
-    }
-
-    fn users(&self) -> Vec<String> {
-        TestHost.users()
-    }
-
-    fn units(&self) -> Units {
-        let cgroups = CGROUPS.iter().map(|&path| path.to_owned());
-        Units::default()
-            .with_alias("sshd.service", "ssh.service")
-            .with_cgroups(cgroups.collect(), "/sys/fs/cgroup")
-    }
-
-    fn executable(&self, path: &Path) -> io::Result<FileId> {
-        let named = EXES.iter().find(|(name, _)| Path::new(name) == path);
-        let inode = named.and_then(|(_, inode)| *inode);
-        inode
-            .map(file)
-            .ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn now_ns(&self) -> i128 {
-        NOW_NS
-    }
-}
-
-/// How far the clock that the kernel reads is behind that of the wall.
-const BEHIND_NS: i64 = 1_700_000_000_000_000_000;
-
-impl Places for World {
-    fn cgroups(&self) -> Vec<(String, u64)> {
-        let ids = CGROUPS.iter().zip(1..);
-        ids.map(|(&path, id)| (path.to_owned(), id)).collect()
-    }
-
-    fn executable(&self, path: &Path) -> Result<(u32, u64), io::Error> {
-        let FileId { device, inode } = Environment::executable(self, path)?;
-        Ok((device, inode))
-    }
-
-    fn boot_ns(&self, wall_ns: i64) -> u64 {
-        u64::try_from((wall_ns - BEHIND_NS).max(1)).unwrap()
-    }
-
-    fn now_ns(&self) -> i64 {
-        i64::try_from(NOW_NS).unwrap()
-    }
-}
-
-const fn file(inode: u64) -> FileId {
-    FileId { device: 1, inode }
-}
-
-/// The ids of the cgroups on the way to one, the root's first, as a hook knows them.
-pub(super) fn ids(path: &str) -> Vec<u64> {
-    let ends = path
-        .match_indices('/')
-        .map(|(at, _)| at)
-        .chain([path.len()]);
-    let mut ids = Vec::new();
-    for end in ends.filter(|&end| end > 0 || path.is_empty()) {
-        if ids.is_empty() {
-            ids.push(1);
-        }
-        let known = CGROUPS.iter().position(|known| *known == &path[..end]);
-        if end > 0 {
-            ids.push(known.map_or(99, |at| u64::try_from(at).unwrap() + 1));
-        }
-    }
-    ids
-}
-
 /// A rule in words, and what they mean.
 #[derive(Clone, Debug)]
 pub(super) struct Rule {
@@ -316,7 +190,16 @@ fn some<T>(random: &Random, times: u64, list: &[T]) -> Option<Vec<usize>> {
     })
 }
 
-fn port(random: &Random) -> u16 {
+/// The words of a list at these places.
+fn words<T>(
+    at: Option<&Vec<usize>>,
+    list: &[T],
+    word: impl Fn(&T) -> String,
+) -> Option<Vec<String>> {
+    at.map(|at| at.iter().map(|&at| word(&list[at])).collect())
+}
+
+pub(super) fn port(random: &Random) -> u16 {
     match random.below(8) {
         0 => random.one_of(&[1, 1023, 1024, 49151, 49152, 65534, 65535]),
         _ => u16::try_from(20 + random.below(30)).unwrap(),
@@ -386,13 +269,6 @@ impl Rule {
             let values = values.map(|values| format!("{key} = [{}]", values.join(", ")));
             conditions.extend(values);
         };
-        fn words<T>(
-            at: Option<&Vec<usize>>,
-            list: &[T],
-            word: impl Fn(&T) -> String,
-        ) -> Option<Vec<String>> {
-            at.map(|at| at.iter().map(|&at| word(&list[at])).collect())
-        }
         let protos = self
             .protos
             .map(|protos| protos.iter().map(|proto| quoted(proto.name())).collect());
@@ -630,94 +506,5 @@ impl Words {
             Action::Allow
         };
         (None, action)
-    }
-}
-
-/// The unit that the monitor tells of a process in that cgroup.
-fn innermost_unit(path: &str) -> Option<&str> {
-    let mut parts = path.rsplit('/');
-    let unit = parts.find(|part| part.ends_with(".service") || part.ends_with(".scope"));
-    unit.map(|unit| unit.trim_start_matches('_'))
-}
-
-/// Everything that a rule can ask of a connection.
-pub(super) fn connection(random: &Random) -> Facts<'static> {
-    let direction = random.one_of(&Direction::ALL);
-    let peer = random.one_of(&ADDRESSES);
-    let drawn = facts(
-        direction,
-        peer,
-        if random.once_in(12) { 0 } else { port(random) },
-    );
-    let is_udp = direction == Direction::Outbound && random.once_in(3);
-    let drawn = Facts {
-        transport: if is_udp {
-            Transport::Udp
-        } else {
-            Transport::Tcp
-        },
-        peer: if direction == Direction::Listen {
-            random
-                .one_of(&["::", "0.0.0.0", "10.0.0.5"])
-                .parse()
-                .unwrap()
-        } else {
-            drawn.peer
-        },
-        peer_is_self: direction != Direction::Listen && random.once_in(3),
-        now_ns: NOW_NS + i128::from(random.below(8)) * 1_000_000_000 - i128::from(random.below(2)),
-        ..drawn
-    };
-    let drawn = Facts {
-        now_ns: drawn.now_ns.max(NOW_NS),
-        ..drawn
-    };
-    if random.once_in(8) {
-        return Facts {
-            uid: Some(0),
-            cgroup: Some("/"),
-            exe: None,
-            is_kernel: true,
-            ..drawn
-        };
-    }
-    let (cgroup, unit) = match random.below(8) {
-        0 => (None, None),
-        1 => (
-            None,
-            Some(random.one_of(&["app.service", "worker@7.service", "cpu.service"])),
-        ),
-        2 => (Some(random.one_of(&NEWER)), None),
-        _ => (Some(random.one_of(&CGROUPS)), None),
-    };
-    let unit = unit.or_else(|| cgroup.and_then(innermost_unit));
-    // As `/proc` writes the root.
-    let cgroup = cgroup.map(|path| if path.is_empty() { "/" } else { path });
-    let (exe, exe_id) = match random.below(8) {
-        // Known by neither; by its path only, as where a recording is of another host.
-        0 => (None, None),
-        1 => (Some(random.one_of(&["/opt/gone", "/srv/other"])), None),
-        // Its path is another file's by now, or is gone.
-        2 => (Some("/usr/bin/python"), Some(file(7))),
-        3 => (None, Some(file(8))),
-        4 => (
-            Some("/bin/perl"),
-            Some(FileId {
-                device: 2,
-                inode: 7,
-            }),
-        ),
-        _ => {
-            let (path, inode) = random.one_of(&EXES);
-            (Some(path), Some(file(inode.unwrap_or(10))))
-        }
-    };
-    Facts {
-        uid: (!random.once_in(8)).then(|| random.one_of(&[0, 33, 1000, 1001, 65534, 7])),
-        unit,
-        cgroup,
-        exe: exe.map(Path::new),
-        exe_id,
-        ..drawn
     }
 }
