@@ -75,7 +75,8 @@ fn begin(from: IpAddr, to: SocketAddr) -> Result<OwnedFd> {
     };
     bind(&socket, &any_port(from)).context("bind")?;
     match connect(&socket, &to) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        // What is answered by RST at once is told by the socket, too.
+        Ok(()) | Err(Errno::INPROGRESS | Errno::CONNREFUSED) => Ok(socket),
         Err(errno) => Err(errno).with_context(|| format!("connect to {to}")),
     }
 }

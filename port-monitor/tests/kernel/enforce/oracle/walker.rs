@@ -161,7 +161,12 @@ impl Hands {
         let is_refused = match kind {
             "c" => match connect(&self.tcp[form(at)], &at) {
                 Err(Errno::PERM) => true,
-                Err(Errno::CONNREFUSED | Errno::NETUNREACH | Errno::ADDRNOTAVAIL) => false,
+                Err(
+                    Errno::CONNREFUSED
+                    | Errno::NETUNREACH
+                    | Errno::HOSTUNREACH
+                    | Errno::ADDRNOTAVAIL,
+                ) => false,
                 other => bail!("connect to {at}: {other:?}"),
             },
             "d" => refused(connect(&self.udp[form(at)], &at)),
