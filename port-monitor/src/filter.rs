@@ -13,7 +13,7 @@ use port_monitor_common::{groups::NAME_BYTES, policy::Network};
 use thiserror::Error;
 
 use crate::{
-    enrich::{cgroup::CgroupTree, unit::unit_name},
+    enrich::cgroup::CgroupTree,
     groups::{Group, Groups, Meant},
     policy::{self, problem::Problem},
     services::closest,
