@@ -50,6 +50,9 @@ pub struct Offsets {
     pub tcp_total_retrans: u32,
     /// `mptcp_sock.first`: the first subflow; zero: the kernel has no MPTCP.
     pub mptcp_first: u32,
+    /// `tcp_sock.fastopen_rsk`: the request of a Fast Open connection that came in, until
+    /// its handshake is complete.
+    pub tcp_fastopen_rsk: u32,
     /// `tcp_sock.is_mptcp`: a subflow of an MPTCP connection; zero: the kernel has no MPTCP.
     pub tcp_is_mptcp: u32,
     /// `inet_sock.inet_sport` (network byte order; set from bind to the end).

@@ -4,7 +4,7 @@ use aya_ebpf::{
     bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     btf_maps::{self, ArrayOfMaps},
     macros::{btf_map, map},
-    maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use port_monitor_common::{
     config::PORT_SETS_WORDS,
@@ -55,13 +55,15 @@ pub(crate) static REPORTED: Array<u64> = Array::with_max_entries(PID_MAX_LIMIT /
 const PID_MAX_LIMIT: u32 = 4 << 20;
 
 /// The socket that a thread's system call has just accepted, by thread id: the program
-/// after the one that reported it must not do it again.
+/// after the one that reported it must not do it again. Where the kernel skips that one, the
+/// entry stays, until others need its place.
 #[map(name = "pm_accepted")]
-pub(crate) static ACCEPTED: HashMap<u32, u64> = HashMap::with_max_entries(8_192, 0);
+pub(crate) static ACCEPTED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(8_192, 0);
 
-/// What a thread's `connect` was called with, by thread id (kprobes).
+/// What a thread's `connect` was called with, by thread id (kprobes). Where the kernel skips
+/// the probe of its return, the entry stays, until others need its place.
 #[map(name = "pm_connecting")]
-pub(crate) static CONNECTING: HashMap<u32, Call> = HashMap::with_max_entries(8_192, 0);
+pub(crate) static CONNECTING: LruHashMap<u32, Call> = LruHashMap::with_max_entries(8_192, 0);
 
 /// Sockets that listen, by socket address: apart from the connections, so that
 /// no flood of those hides them.
@@ -71,6 +73,10 @@ pub(crate) static LISTENING: HashMap<u64, Listening> = HashMap::with_max_entries
 /// Who listens where (tracepoint rung).
 #[map(name = "pm_listeners")]
 pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_entries(16_384, 0);
+
+/// The listening sockets that are counted there, by address.
+#[map(name = "pm_listener_sks")]
+pub(crate) static LISTENER_SOCKETS: HashMap<u64, u8> = HashMap::with_max_entries(16_384, 0);
 
 /// The socket of the inbound connection that `pm_remote_tp` saw last on a CPU.
 #[map(name = "pm_established")]

@@ -129,6 +129,25 @@ pub(crate) fn is_within_connect(sk: *const u8) -> bool {
     state == Some(SS_UNCONNECTED)
 }
 
+/// A socket in `SYN_RECV` is the child of a listener, not one that connects and has met
+/// its peer's SYN (simultaneous open): a child has no `struct socket`, or is connected from
+/// the accept on (`inet_accept`); the other one is not before it is established.
+#[inline(always)]
+pub(crate) fn is_passive(sk: *const u8) -> bool {
+    const SS_CONNECTED: u32 = 3;
+    let Some(socket) = task::read::<*const u8>(sk, offset!(sk_socket)) else {
+        return false;
+    };
+    socket.is_null() || task::read::<u32>(socket, offset!(socket_state)) == Some(SS_CONNECTED)
+}
+
+/// The child of a listener was in the accept queue before its handshake is complete.
+#[inline(always)]
+pub(crate) fn is_fast_open(sk: *const u8) -> bool {
+    let request: Option<usize> = task::read(sk, offset!(tcp_fastopen_rsk));
+    matches!(request, Some(request) if request != 0)
+}
+
 /// Everything in `struct sock_common`, into a record. `skc_num` is the local port
 /// from bind until the socket is unbound, which happens before its →CLOSE is traced.
 #[inline(always)]

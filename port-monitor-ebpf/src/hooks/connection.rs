@@ -7,7 +7,8 @@ use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid};
 use port_monitor_common::{
     counters::{Extra, Hook},
     event::{
-        CloseEvent, ClosedBy, EventKind, FLAG_DENIED, FLAG_INBOUND, FLAG_JUDGED, Owner, TcpEvent,
+        CloseEvent, ClosedBy, EventKind, FLAG_DENIED, FLAG_ENDED, FLAG_INBOUND, FLAG_JUDGED, Owner,
+        TcpEvent,
     },
     tcp_state::TcpState,
 };
@@ -168,6 +169,13 @@ pub(crate) fn changed<const TRACEPOINT: bool>(
     old: TcpState,
     new: TcpState,
 ) {
+    // An end; a handshake that is complete, or given up after the peer's SYN.
+    if new == TcpState::CLOSE
+        || old == TcpState::SYN_RECV
+        || old == TcpState::SYN_SENT && new == TcpState::ESTABLISHED
+    {
+        let _: Option<()> = report_or::<TRACEPOINT>(ctx, sk, old, new);
+    }
     match (old, new) {
         // A FIN leaves in the thread that closes.
         (TcpState::ESTABLISHED | TcpState::SYN_RECV, TcpState::FIN_WAIT1) => {
@@ -177,16 +185,16 @@ pub(crate) fn changed<const TRACEPOINT: bool>(
         (TcpState::ESTABLISHED | TcpState::SYN_RECV, TcpState::CLOSE_WAIT) => {
             note_end(sk, Some(ClosedBy::Peer), 0);
         }
-        (_, TcpState::CLOSE) | (TcpState::SYN_SENT | TcpState::SYN_RECV, TcpState::ESTABLISHED) => {
-            let _: Option<()> = report_or::<TRACEPOINT>(ctx, sk, old, new);
-        }
         _ => {}
     }
 }
 
+/// The running process; zero for a thread of the kernel, which closes sockets that others
+/// gave up: the subflows of MPTCP, files of a process that is gone.
 #[inline(always)]
 fn running_process() -> u32 {
-    (bpf_get_current_pid_tgid() >> 32) as u32
+    let is_process = !task::is_kernel_thread(task::current());
+    (bpf_get_current_pid_tgid() >> 32) as u32 * u32::from(is_process)
 }
 
 /// Notes who closed the connection on `sk` first, and who closed this end.
@@ -225,32 +233,45 @@ pub(crate) fn report_or<const TRACEPOINT: bool>(
     let hook = if old == TcpState::LISTEN {
         listen::recall(sk, &mut record.event)?;
         Hook::Listen
-    } else if let Some(hook) = recall::<TRACEPOINT>(sk, old, new, record) {
-        hook
-    } else if TRACEPOINT
-        && config!(acceptor) == 0
-        && old == TcpState::SYN_RECV
-        && new == TcpState::ESTABLISHED
-    {
+    } else if TRACEPOINT && config!(acceptor) == 0 && came_in(sk, old, new) {
         Hook::Accept
     } else {
-        return None;
+        recall::<TRACEPOINT>(sk, old, new, record)?
     };
     sock::read::<Probe>(sk, &mut record.event)?;
+    record.event.local_port = sock::lasting_local_port::<Probe>(sk)?;
     let mut owner_passes = true;
     if hook as u32 == Hook::Accept as u32 {
-        owner_passes = state::established(sk, &mut record.event)?;
-    } else {
-        record.event.local_port = sock::lasting_local_port::<Probe>(sk)?;
+        owner_passes = state::established(sk, &mut record.event, ended(new))?;
     }
     if hook as u32 == Hook::Close as u32 {
         complete(sk, old, record)?;
     }
     emit::emit_change(ctx, hook, owner_passes, record);
-    if hook as u32 == Hook::Accept as u32 {
+    // What is over already has no end to come.
+    if hook as u32 == Hook::Accept as u32 && new != TcpState::CLOSE {
         remember_inbound(sk, owner_passes, &record.event, new);
     }
     Some(())
+}
+
+/// The flag of a connection that is over when it is told.
+#[inline(always)]
+fn ended(new: TcpState) -> u16 {
+    if new == TcpState::CLOSE {
+        FLAG_ENDED
+    } else {
+        0
+    }
+}
+
+/// A connection has come in: its handshake is complete, or it is a Fast Open one, which
+/// can be read, answered and closed before that.
+#[inline(always)]
+fn came_in(sk: *const u8, old: TcpState, new: TcpState) -> bool {
+    old == TcpState::SYN_RECV
+        && sock::is_passive(sk)
+        && (new == TcpState::ESTABLISHED || sock::is_fast_open(sk))
 }
 
 /// Reports the end of a connection that was over before it was remembered, in the record
@@ -295,7 +316,8 @@ fn recall<const TRACEPOINT: bool>(
     let connection = unsafe { &mut *CONNECTIONS.get_ptr_mut(sk as u64)? };
     let event = &mut record.event;
     if !connection.is_open() {
-        if !(old == TcpState::SYN_SENT || old == TcpState::SYN_RECV)
+        // A simultaneous open goes through `SYN_RECV`.
+        if !(old == TcpState::SYN_SENT || old == TcpState::SYN_RECV && !sock::is_passive(sk))
             || !TRACEPOINT && is_returned(sk, new)
         {
             return None;

@@ -8,6 +8,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{
     EbpfContext,
+    bindings::BPF_NOEXIST,
     macros::{raw_tracepoint, tracepoint},
     programs::{RawTracePointContext, TracePointContext},
 };
@@ -24,7 +25,7 @@ use crate::{
         connect, connection, listen,
         outcome::{event_change, state_change},
     },
-    maps::{ESTABLISHED, LISTENERS},
+    maps::{ESTABLISHED, LISTENER_SOCKETS, LISTENERS},
     mem::{self, Direct, Probe},
     sock::{self, Addr, WILDCARD, WILDCARD_V4},
     task,
@@ -44,8 +45,6 @@ pub(crate) struct ListenerKey {
 #[repr(C)]
 pub(crate) struct Listener {
     owner: Owner,
-    /// The listening socket: one socket may be held by several processes.
-    sk: u64,
     /// Listening sockets with this key: several with `SO_REUSEPORT`.
     sockets: u32,
     /// `OWNER_PASSES`, `AMBIGUOUS`.
@@ -96,7 +95,7 @@ fn try_local(
         listen::opened(ctx, sk, event);
     } else {
         event.local_port = sock::lasting_local_port::<Probe>(sk)?;
-        unlisten(event);
+        unlisten(sk, event);
     }
     Some(())
 }
@@ -106,10 +105,11 @@ fn try_local(
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_remote_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
-    if is_inbound(old, new)
+    if old == TcpState::SYN_RECV
         && let Some(seen) = ESTABLISHED.get_ptr_mut(0)
         // Softirqs, which complete handshakes, are not preempted: what the other
-        // program saw last on this CPU, it saw just now.
+        // program saw last on this CPU, it saw just now. The thread that closes a
+        // connection before that moves to another CPU between the two at worst.
         // SAFETY: this CPU's value of a map.
         && unsafe { seen.replace(0) } == sk as u64
     {
@@ -130,7 +130,7 @@ fn pm_remote_tp(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_remote(ctx: &TracePointContext) -> Option<()> {
     let (sk, old, new) = event_change(ctx)?;
-    if is_inbound(old, new) {
+    if old == TcpState::SYN_RECV {
         let seen = ESTABLISHED.get_ptr_mut(0)?;
         // SAFETY: this CPU's value of a map.
         unsafe { seen.write(sk as u64) };
@@ -139,38 +139,35 @@ fn try_remote(ctx: &TracePointContext) -> Option<()> {
     Some(())
 }
 
-/// The handshake of an inbound connection is complete.
-#[inline(always)]
-fn is_inbound(old: TcpState, new: TcpState) -> bool {
-    old == TcpState::SYN_RECV && new == TcpState::ESTABLISHED
-}
-
-/// Notes who listens on `sk`.
+/// Notes who listens on `sk`, once: it may listen again, or be found with another process.
 #[inline(always)]
 pub(crate) fn listens(sk: *const u8, event: &TcpEvent, task: *const u8) {
+    const EEXIST: i32 = -17;
+    match LISTENER_SOCKETS.insert(sk as u64, 1, BPF_NOEXIST.into()) {
+        Ok(()) => {}
+        Err(EEXIST) => return,
+        Err(_) => emit::count_extra(Extra::ListenersFull),
+    }
     let key = key(event, sock::words(&event.local_addr));
     let passes = filter::owner_passes(&event.owner, || task);
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
         // SAFETY: a map value; the fields are written by process-context hooks
         // of sockets that the port's bucket lock serialises.
         let known = unsafe { &mut *known };
-        if known.sk != sk as u64 {
-            known.sockets += 1;
-            if known.owner.tgid != event.owner.tgid {
-                known.flags |= AMBIGUOUS;
-            }
-            // Whoever of them accepts: the filters let it pass only if they let
-            // all of them pass.
-            if !passes {
-                known.flags &= !OWNER_PASSES;
-            }
+        known.sockets += 1;
+        if known.owner.tgid != event.owner.tgid {
+            known.flags |= AMBIGUOUS;
+        }
+        // Whoever of them accepts: the filters let it pass only if they let all of them
+        // pass.
+        if !passes {
+            known.flags &= !OWNER_PASSES;
         }
         return;
     }
     let mut slot = MaybeUninit::uninit();
     let listener: &mut Listener = mem::zeroed(&mut slot);
     mem::copy(&event.owner, &mut listener.owner);
-    listener.sk = sk as u64;
     listener.sockets = 1;
     listener.flags = if passes { OWNER_PASSES } else { 0 };
     let listener = &*listener;
@@ -180,7 +177,11 @@ pub(crate) fn listens(sk: *const u8, event: &TcpEvent, task: *const u8) {
 }
 
 #[inline(always)]
-fn unlisten(event: &TcpEvent) {
+fn unlisten(sk: *const u8, event: &TcpEvent) {
+    if LISTENER_SOCKETS.remove(sk as u64).is_err() {
+        // It was not counted.
+        return;
+    }
     let key = key(event, sock::words(&event.local_addr));
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
         // SAFETY: as in `listens`.
@@ -194,14 +195,14 @@ fn unlisten(event: &TcpEvent) {
 }
 
 /// Makes it the event of an inbound connection whose handshake is complete; what
-/// the owner filters say of whoever listens.
+/// the owner filters say of whoever listens. `ended` is `FLAG_ENDED` where it is over.
 #[inline(always)]
-pub(crate) fn established(sk: *const u8, event: &mut TcpEvent) -> Option<bool> {
+pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Option<bool> {
     if !sock::is_tcp::<Probe>(sk) {
         return None;
     }
     event.kind = EventKind::Accept as u8;
-    event.flags = FLAG_INBOUND;
+    event.flags = FLAG_INBOUND | ended;
     event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
     let Some(listener) = find_listener(event) else {
         return Some(filter::unknown_owner_passes());

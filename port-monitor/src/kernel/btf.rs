@@ -526,6 +526,7 @@ pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfErro
         tcp_bytes_sent: at("tcp_sock.bytes_sent")?,
         tcp_bytes_retrans: at("tcp_sock.bytes_retrans")?,
         tcp_total_retrans: at("tcp_sock.total_retrans")?,
+        tcp_fastopen_rsk: at("tcp_sock.fastopen_rsk")?,
         mptcp_first: optional(at("mptcp_sock.first"))?,
         tcp_is_mptcp: optional(at("tcp_sock.is_mptcp"))?,
         inet_sport: at("inet_sock.inet_sport")?,

@@ -44,7 +44,7 @@ pub(super) const POLICY_MAPS: [&str; 12] = [
 const DENIALS_BYTES: u32 = 256 << 10;
 
 /// What only the monitor fills.
-const MONITOR_MAPS: [&str; 17] = [
+const MONITOR_MAPS: [&str; 18] = [
     "pm_counters",
     "pm_connections",
     "pm_reported",
@@ -52,6 +52,7 @@ const MONITOR_MAPS: [&str; 17] = [
     "pm_connecting",
     "pm_listening",
     "pm_listeners",
+    "pm_listener_sks",
     "pm_pids",
     "pm_uids",
     "pm_comms",

@@ -164,6 +164,9 @@ pub(crate) struct Accept {
     pub(crate) preattach: bool,
 }
 
+/// [`Closed::closed_by`]: one of the two ends.
+pub(crate) const EITHER: &str = "local or peer";
+
 /// The end of a connection, at one of its ends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(

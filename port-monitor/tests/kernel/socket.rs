@@ -14,7 +14,7 @@ use rustix::{
 };
 
 use crate::fact::{
-    Accept, Attempt, Closed, Ending, Fact, Listen, Owner, Reach, Witness, netns_ino,
+    Accept, Attempt, Closed, EITHER, Ending, Fact, Listen, Owner, Reach, Witness, netns_ino,
 };
 
 /// `127.0.0.1`.
@@ -463,6 +463,11 @@ impl Witness {
         how: (&str, &str),
     ) -> Result<()> {
         self.tell(&Fact::Closed(closing(ends, bytes, how)?))
+    }
+
+    /// As [`Witness::closed`], where either end may have been the first.
+    pub(crate) fn ended(&self, ends: Ends, bytes: (usize, usize)) -> Result<()> {
+        self.closed(ends, bytes, (EITHER, ""))
     }
 
     /// As [`Witness::closed`], by another process.

@@ -88,6 +88,7 @@ fn tcp_sock(int: u32) -> Vec<(&'static str, u32, u32)> {
         "bytes_sent",
         "bytes_retrans",
         "total_retrans",
+        "fastopen_rsk",
     ];
     (200..).zip(fields).map(|(i, n)| (n, int, i * 8)).collect()
 }

@@ -1,17 +1,23 @@
 //! TCP Fast Open: connections that begin with a write.
 
 use std::{
-    fs, mem,
+    fs,
+    io::{Read as _, Write as _},
+    mem,
+    net::{SocketAddr, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::net::SendFlags;
+use rustix::{io::Errno, net::SendFlags};
 
 use crate::{
-    fact::Witness,
-    socket::{Listener, V4, any_port, open, set_tcp},
+    fact::{Ending, Witness},
+    scenarios::{closing, places},
+    socket::{Listener, V4, any_port, local, open, peer, set_tcp},
 };
+
+const SETTING: &str = "/proc/sys/net/ipv4/tcp_fastopen";
 
 /// `tcpi_options`: the SYN carried data that the peer acknowledged.
 const SYN_DATA_ACKED: u8 = 32;
@@ -32,7 +38,6 @@ pub(super) fn deferred(witness: &Witness) -> Result<()> {
 
 /// With a cookie from a first connection, both ways put data into the SYN.
 pub(super) fn data_in_syn(witness: &Witness) -> Result<()> {
-    const SETTING: &str = "/proc/sys/net/ipv4/tcp_fastopen";
     let before = fs::read_to_string(SETTING).with_context(|| format!("read {SETTING}"))?;
     // 1 = client, 2 = server.
     fs::write(SETTING, "3").with_context(|| format!("write {SETTING}"))?;
@@ -48,6 +53,123 @@ pub(super) fn data_in_syn(witness: &Witness) -> Result<()> {
         );
     }
     fs::write(SETTING, before).with_context(|| format!("write {SETTING}"))
+}
+
+/// The server has read, answered and closed before the handshake is complete.
+pub(super) fn closed_early(witness: &Witness) -> Result<()> {
+    let early = Early::begin(witness)?;
+    let (mut server, client_at, server_at) = (early.server, early.client_at, early.server_at);
+    server.read_exact(&mut [0; REQUEST.len()])?;
+    server.write_all(ANSWER)?;
+    drop(server);
+    let mut client = complete(early.client)?;
+    client.read_exact(&mut [0; ANSWER.len()])?;
+    closing::expect_end(&mut client)?;
+    let client = OwnedFd::from(client);
+    witness.connected(&client, false)?;
+    drop(client);
+    witness.closed(
+        (server_at, client_at),
+        (ANSWER.len(), REQUEST.len()),
+        ("local", ""),
+    )?;
+    witness.closed(
+        (client_at, server_at),
+        (REQUEST.len(), ANSWER.len()),
+        ("peer", ""),
+    )
+}
+
+/// The server closes without reading, before the handshake is complete.
+pub(super) fn reset_early(witness: &Witness) -> Result<()> {
+    let early = Early::begin(witness)?;
+    // On the tracepoint rung the record says that it is over, and its end is not told.
+    drop(early.server);
+    // The client does not learn of it: its filter takes the answer.
+    witness.attempted(&early.client, early.server_at, false, Ending::GivenUp)
+}
+
+const REQUEST: &[u8] = b"hello";
+const ANSWER: &[u8] = b"good bye";
+
+/// A Fast Open connection in which the client has not seen the server's SYN.
+struct Early {
+    _listener: Listener,
+    client: OwnedFd,
+    server: TcpStream,
+    client_at: SocketAddr,
+    server_at: SocketAddr,
+}
+
+impl Early {
+    /// In a network namespace of its own, where nobody asks for cookies.
+    fn begin(witness: &Witness) -> Result<Self> {
+        // 1 = client, 2 = server, 4 and 512 = both without a cookie.
+        const WITHOUT_COOKIES: &str = "519";
+        places::enter_loopback_netns()?;
+        fs::write(SETTING, WITHOUT_COOKIES).with_context(|| format!("write {SETTING}"))?;
+        let listener = fastopen_listener(witness)?;
+        let client = open(V4)?;
+        drop_all(&client)?;
+        let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
+        let flags = flags | SendFlags::DONTWAIT;
+        rustix::net::sendto(&client, REQUEST, flags, &listener.at)
+            .or_else(|error| {
+                if error == Errno::INPROGRESS {
+                    Ok(0)
+                } else {
+                    Err(error)
+                }
+            })
+            .context("sendto(MSG_FASTOPEN)")?;
+        let server = witness.accept(&listener)?;
+        let (server_at, client_at) = (local(&server)?, peer(&server)?);
+        Ok(Self {
+            _listener: listener,
+            client,
+            server: server.into(),
+            client_at,
+            server_at,
+        })
+    }
+}
+
+/// Lets no packet reach a socket.
+fn drop_all(socket: &OwnedFd) -> Result<()> {
+    let mut nothing = [libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let program = libc::sock_fprog {
+        len: 1,
+        filter: nothing.as_mut_ptr(),
+    };
+    set_option(socket, libc::SO_ATTACH_FILTER, &program)
+}
+
+/// Lets the server's SYN, which comes again, reach the client.
+fn complete(client: OwnedFd) -> Result<TcpStream> {
+    set_option(&client, libc::SO_DETACH_FILTER, &0_i32)?;
+    Ok(client.into())
+}
+
+fn set_option<T>(socket: &OwnedFd, name: i32, value: &T) -> Result<()> {
+    // SAFETY: the descriptor is open; the kernel reads as many bytes as `value` has.
+    let status = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            (&raw const *value).cast(),
+            libc::socklen_t::try_from(size_of::<T>())?,
+        )
+    };
+    if status != 0 {
+        return Err(std::io::Error::last_os_error()).context("setsockopt");
+    }
+    Ok(())
 }
 
 fn fastopen_listener(witness: &Witness) -> Result<Listener> {

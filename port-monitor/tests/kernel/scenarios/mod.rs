@@ -21,6 +21,7 @@ pub(crate) mod passing;
 pub(crate) mod places;
 pub(crate) mod queue;
 pub(crate) mod reuse;
+pub(crate) mod simultaneous;
 pub(crate) mod sounding;
 pub(crate) mod tree;
 pub(crate) mod uring;
@@ -161,8 +162,13 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("fastopen-sendto", fastopen::sendto),
     scenario("fastopen-connect", fastopen::deferred),
     scenario("fastopen-data-in-syn", fastopen::data_in_syn).guest_only(),
+    scenario("fastopen-closed-early", fastopen::closed_early).waits(),
+    scenario("fastopen-reset-early", fastopen::reset_early),
+    scenario("self-connect-ipv4", simultaneous::ipv4),
+    scenario("self-connect-ipv6", simultaneous::ipv6),
     scenario("mptcp-ipv4", mptcp::ipv4),
     scenario("mptcp-ipv6", mptcp::ipv6),
+    scenario("mptcp-close", mptcp::close),
     scenario("close-by-client", closing::by_client),
     scenario("close-by-server", closing::by_server),
     scenario("close-ipv6", closing::ipv6),
