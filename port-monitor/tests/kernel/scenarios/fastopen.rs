@@ -137,7 +137,7 @@ impl Early {
 /// Lets no packet reach a socket.
 fn drop_all(socket: &OwnedFd) -> Result<()> {
     let mut nothing = [libc::sock_filter {
-        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        code: u16::try_from(libc::BPF_RET | libc::BPF_K)?,
         jt: 0,
         jf: 0,
         k: 0,
