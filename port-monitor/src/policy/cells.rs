@@ -182,7 +182,8 @@ pub(super) fn grouped<T>(cells: Vec<CellOf<T>>) -> Vec<(Vec<T>, RuleSet)> {
 
 /// Sorts intervals and joins those that touch.
 pub(super) fn joined(mut intervals: Vec<Interval>) -> Vec<Interval> {
-    intervals.sort_unstable();
+    // Whatever is made of lists is in order in parts, which a stable sort finds.
+    intervals.sort_by_key(|interval| *interval);
     intervals.dedup_by(|next, kept| {
         let touch = next.0 <= kept.1.saturating_add(1);
         if touch {
@@ -362,7 +363,8 @@ impl Sweep {
 
     /// Tells `each` stretch and who else covers it.
     fn walk(mut self, mut each: impl FnMut(Interval, &RuleSet)) {
-        self.borders.sort_unstable();
+        // Those of each rule are in order mostly, which a stable sort finds.
+        self.borders.sort_by_key(|border| *border);
         // Intervals of one rule may overlap, so they are counted.
         let mut depth = [0_i32; MAX_RULES + 2];
         let mut covering = RuleSet::default();

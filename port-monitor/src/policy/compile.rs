@@ -5,6 +5,7 @@ use std::{
     cell::OnceCell,
     collections::{BTreeMap, HashMap, HashSet},
     ops::Range,
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -16,6 +17,7 @@ use port_monitor_common::policy::{
 
 use super::{
     RuleInfo,
+    condition::MAX_PEERS,
     diagnostic::{Diagnostics, Source},
     environment::Environment,
     intent::{Established, Intent, OnDaemonExit, Refusal},
@@ -64,7 +66,13 @@ pub(super) struct Compiler<'e> {
     pub(super) networks: BTreeMap<String, Rc<[Peer]>>,
     /// The peers of rules and where they are in `tables`, by where they are in memory.
     pub(super) shared_peers: HashMap<*const Peer, (Rc<[Peer]>, Accepts)>,
+    /// Lists that rules join, by where they are in memory and by what is named beside them.
+    pub(super) joined_peers: HashMap<(Vec<*const Peer>, Vec<Peer>), Rc<[Peer]>>,
+    /// Peers that were joined or kept for rules.
+    pub(super) peers_read: usize,
     pub(super) lists: Vec<ListFile>,
+    /// The paths of all that are named, whether they can be read or not.
+    pub(super) list_paths: Vec<PathBuf>,
     /// The ports of the names under `[services]`, by the name in small letters: the
     /// registry's names have no case either.
     pub(super) services: BTreeMap<String, Vec<PortRange>>,
@@ -87,7 +95,10 @@ impl<'e> Compiler<'e> {
             diagnostics: Diagnostics::new(Arc::clone(source)),
             networks: BTreeMap::new(),
             shared_peers: HashMap::new(),
+            joined_peers: HashMap::new(),
+            peers_read: 0,
             lists: Vec::new(),
+            list_paths: Vec::new(),
             services: BTreeMap::new(),
             unread: Vec::new(),
             has_names: true,
@@ -154,12 +165,12 @@ impl<'e> Compiler<'e> {
         if let Some(rules) = root.get("rule") {
             self.rules(rules);
         }
-        self.count_networks(root);
+        let fits = self.count_networks(root);
         if !self.diagnostics.has_errors() {
             self.warn_of_missing_defaults(root);
             limits::report(self);
         }
-        if sound && self.tables.rules.len() <= MAX_RULES {
+        if sound && fits && self.tables.rules.len() <= MAX_RULES {
             shadow::report(self);
         }
     }
@@ -251,8 +262,9 @@ impl<'e> Compiler<'e> {
     }
 
     fn networks(&mut self, root: &Section<'_, '_>) {
-        for (name, _, value) in self.named_lists(root, "networks") {
+        for (name, span, value) in self.named_lists(root, "networks") {
             let mut networks = Vec::new();
+            let mark = self.diagnostics.mark();
             for item in value {
                 if item.get_ref().is_table() {
                     networks.extend(self.network_list(item));
@@ -262,6 +274,7 @@ impl<'e> Compiler<'e> {
                 let network = self.diagnostics.check(item.span(), network);
                 networks.extend(network.map(Peer::Network));
             }
+            self.diagnostics.cut(mark, &span);
             self.networks.insert(name, network::merged(networks).into());
         }
     }
@@ -360,11 +373,12 @@ impl<'e> Compiler<'e> {
         }
     }
 
-    /// Refuses more networks than the tables hold.
-    fn count_networks(&mut self, root: &Section<'_, '_>) {
+    /// Refuses more networks than the tables hold; false where it does, or has refused
+    /// more of them before.
+    fn count_networks(&mut self, root: &Section<'_, '_>) -> bool {
         let peers = &self.tables.peers;
         if peers.len() <= MAX_NETWORKS {
-            return;
+            return self.peers_read <= MAX_PEERS;
         }
         let different: HashSet<&Peer> = peers.iter().collect();
         let count = different.len();
@@ -373,6 +387,7 @@ impl<'e> Compiler<'e> {
             self.diagnostics
                 .report(span, Problem::TooManyNetworks(count));
         }
+        count <= MAX_NETWORKS && self.peers_read <= MAX_PEERS
     }
 
     /// A policy of allow rules whose author forgot the default never finds

@@ -64,7 +64,7 @@ const DEFAULT: &str = "default";
 /// not fill the memory.
 const MAX_ENTRIES: usize = 1 << 21;
 /// Peers of all rules together; rules that name the same list of networks share it.
-const MAX_PEERS: usize = 1 << 21;
+pub(super) const MAX_PEERS: usize = 1 << 21;
 
 /// The entries a condition accepts; `None` accepts all.
 type Entries<T> = Option<Vec<T>>;
@@ -199,6 +199,7 @@ impl Compiler<'_> {
             return Some(None);
         };
         let items = self.diagnostics.check(value.span(), items(value))?;
+        let mark = self.diagnostics.mark();
         let entries: Vec<Option<T>> = items
             .iter()
             .map(|item| {
@@ -206,6 +207,7 @@ impl Compiler<'_> {
                 self.diagnostics.check(item.span(), entry)
             })
             .collect();
+        self.diagnostics.cut(mark, &section.key_span(key));
         entries.into_iter().collect::<Option<Vec<T>>>().map(Some)
     }
 
@@ -302,17 +304,52 @@ impl Compiler<'_> {
             };
             self.diagnostics.report(section.key_span(key), problem);
         }
-        let lists = peers.filter(|_| sound)?;
-        Some(lists.map(|lists| match &lists[..] {
-            [list] => Rc::clone(list),
-            lists => {
-                // A list that is named a thousand times counts once.
-                let mut seen = HashSet::new();
-                let different = lists.iter().filter(|list| seen.insert(list.as_ptr()));
-                let peers = different.flat_map(|list| list.iter().copied());
-                network::merged(peers).into()
-            }
-        }))
+        match peers.filter(|_| sound)? {
+            None => Some(None),
+            Some(lists) => self.joined(section, &lists).map(Some),
+        }
+    }
+
+    /// The networks of all of these lists: joined once for all rules that name the same.
+    fn joined(&mut self, section: &Section<'_, '_>, lists: &[Rc<[Peer]>]) -> Option<Rc<[Peer]>> {
+        if let [list] = lists {
+            return Some(Rc::clone(list));
+        }
+        // Networks that a rule itself spells out are lists of their own each time.
+        let (short, long): (Vec<_>, Vec<_>) = lists.iter().partition(|list| list.len() == 1);
+        let mut short: Vec<Peer> = short.into_iter().flat_map(|list| list.to_vec()).collect();
+        short = network::merged(short);
+        // A list that is named a thousand times counts once.
+        let mut places: Vec<*const Peer> = long.iter().map(|list| list.as_ptr()).collect();
+        places.sort_unstable();
+        places.dedup();
+        let key = (places, short);
+        if let Some(joined) = self.joined_peers.get(&key) {
+            return Some(Rc::clone(joined));
+        }
+        let mut seen = HashSet::new();
+        let different = long.iter().filter(|list| seen.insert(list.as_ptr()));
+        let different: Vec<&Rc<[Peer]>> = different.copied().collect();
+        let count = different.iter().map(|list| list.len()).sum::<usize>() + key.1.len();
+        self.count_peers(section, count)?;
+        let peers = different.into_iter().flat_map(|list| list.iter().copied());
+        let peers: Rc<[Peer]> = network::merged(peers.chain(key.1.iter().copied())).into();
+        self.joined_peers.insert(key, Rc::clone(&peers));
+        Some(peers)
+    }
+
+    /// Counts peers of rules; tells once where there are too many, and reads none then.
+    fn count_peers(&mut self, section: &Section<'_, '_>, count: usize) -> Option<()> {
+        let had_room = self.peers_read <= MAX_PEERS;
+        self.peers_read = self.peers_read.saturating_add(count);
+        if self.peers_read <= MAX_PEERS {
+            return Some(());
+        }
+        if had_room {
+            self.diagnostics
+                .report(section.span.clone(), Problem::TooManyEntries(MAX_PEERS));
+        }
+        None
     }
 
     /// Where the peers are in the list of all rules: once for all that name the same.
@@ -323,13 +360,8 @@ impl Compiler<'_> {
         if let Some((_, accepts)) = self.shared_peers.get(&peers.as_ptr()) {
             return Some(*accepts);
         }
-        let list = &mut self.tables.peers;
-        if list.len() + peers.len() > MAX_PEERS {
-            self.diagnostics
-                .report(section.span.clone(), Problem::TooManyEntries(MAX_PEERS));
-            return None;
-        }
-        let accepts = append(list, Some(peers.to_vec()));
+        self.count_peers(section, peers.len())?;
+        let accepts = append(&mut self.tables.peers, Some(peers.to_vec()));
         // It is kept, so that no other list has its place in memory.
         let place = peers.as_ptr();
         self.shared_peers.insert(place, (peers, accepts));

@@ -1,7 +1,9 @@
 //! Problems with their place in the text, and how they look on a terminal.
 
 use std::{
+    collections::HashMap,
     fmt,
+    mem::{self, Discriminant},
     ops::Range,
     sync::{Arc, OnceLock},
 };
@@ -9,6 +11,12 @@ use std::{
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use super::problem::{Problem, Severity};
+
+/// Problems of one kind that are told of one list.
+const MOST_OF_A_KIND: usize = 20;
+
+/// Lines that are longer are shown in part, with so many bytes on both sides of the place.
+const LONG_LINE: usize = 400;
 
 /// How to draw a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +89,19 @@ impl Source {
     }
 }
 
+/// The part of a long line that the span lies in.
+fn shortened((line, span): (&str, Range<usize>)) -> (&str, Range<usize>) {
+    if line.len() <= LONG_LINE {
+        return (line, span);
+    }
+    let around = LONG_LINE / 2;
+    let start = line.floor_char_boundary(span.start.saturating_sub(around));
+    let end = line.floor_char_boundary(span.end.min(span.start + around) + around);
+    let part = line.get(start..end).unwrap_or_default();
+    let place = |offset: usize| part.floor_char_boundary(offset.saturating_sub(start));
+    (part, place(span.start)..place(span.end))
+}
+
 /// One problem of one policy file.
 #[derive(Clone, Debug)]
 pub struct Diagnostic {
@@ -121,7 +142,7 @@ impl Diagnostic {
             self.column(),
             self.problem
         );
-        let (line, span) = self.source.line_of(&self.span);
+        let (line, span) = shortened(self.source.line_of(&self.span));
         let mut group = level.no_name().primary_title(title).element(
             Snippet::source(line)
                 .line_start(self.line())
@@ -187,6 +208,32 @@ impl Diagnostics {
             span,
             order,
         });
+    }
+
+    /// How many were found: what comes after them can be cut by [`Diagnostics::cut`].
+    pub(super) const fn mark(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Keeps a few of each kind of problem found since `mark` in the list at `span`, and
+    /// tells how many more there are.
+    pub(super) fn cut(&mut self, mark: usize, span: &Range<usize>) {
+        let mut counts: HashMap<Discriminant<Problem>, usize> = HashMap::new();
+        let (mut index, mut more) = (0, 0);
+        self.found.retain(|diagnostic| {
+            index += 1;
+            if index <= mark {
+                return true;
+            }
+            let count = counts.entry(mem::discriminant(&diagnostic.problem));
+            let count = count.and_modify(|count| *count += 1).or_insert(1);
+            let is_told = *count <= MOST_OF_A_KIND;
+            more += usize::from(!is_told);
+            is_told
+        });
+        if more > 0 {
+            self.report(span.clone(), Problem::MoreInRule(more));
+        }
     }
 
     /// The value, or `None` with the problem noted.

@@ -50,6 +50,16 @@ pub fn is_stream(path: &Path) -> bool {
         || fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
+/// What paths in a policy are relative to: its directory, and for one that comes out of a
+/// pipe or from the standard input the directory that this program runs in.
+pub(super) fn directory(policy: &Path) -> &Path {
+    let is_descriptor = policy.starts_with("/dev") || policy.starts_with("/proc");
+    if is_descriptor || is_stream(policy) {
+        return Path::new("");
+    }
+    policy.parent().unwrap_or(Path::new(""))
+}
+
 /// Both paths lead to one pipe, or to the standard input: it can be read once only.
 pub fn are_one_stream(a: &Path, b: &Path) -> bool {
     stream(a).is_some_and(|stream_of_a| Some(stream_of_a) == stream(b))

@@ -144,6 +144,8 @@ pub struct Invalid {
     pub name: String,
     /// In the order of the text.
     pub diagnostics: Vec<Diagnostic>,
+    /// The files with networks that it names, whether they can be read or not.
+    pub list_paths: Vec<PathBuf>,
 }
 
 impl Invalid {
@@ -191,7 +193,9 @@ impl Policy {
         let source = Arc::new(source);
         let compiler = Compiler::run(&source, env);
         let mut diagnostics = compiler.diagnostics;
+        let list_paths = compiler.list_paths;
         let refused = |diagnostics: Diagnostics| Invalid {
+            list_paths: list_paths.clone(),
             name: source.name.clone(),
             diagnostics: diagnostics.into_sorted(),
         };

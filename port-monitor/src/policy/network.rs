@@ -197,7 +197,8 @@ pub(super) fn merged(peers: impl IntoIterator<Item = Peer>) -> Vec<Peer> {
             Peer::Network(network) => networks.push(network),
         }
     }
-    networks.sort_unstable_by_key(|network| {
+    // Lists that are joined are in order each: a stable sort finds that.
+    networks.sort_by_key(|network| {
         let (first, _) = bounds(network);
         (network.is_v4(), first, network.prefix_len())
     });

@@ -16,7 +16,7 @@ use thiserror::Error;
 use super::{
     compile::Compiler,
     diagnostic::Source,
-    lower, network,
+    file, lower, network,
     parse::{Schema, Section, Value, text},
     problem::Problem,
 };
@@ -86,9 +86,9 @@ impl Compiler<'_> {
         let Some(name) = self.diagnostics.check(file.span(), text(file)) else {
             return Vec::new();
         };
-        // What the name is relative to is the policy, wherever that is read from.
         let policy = Path::new(&self.diagnostics.source().name);
-        let path = policy.parent().unwrap_or(Path::new("")).join(name);
+        let path = file::directory(policy).join(name);
+        self.list_paths.push(path.clone());
         let text = self.env.network_list(&path);
         let text = text.map_err(|error| Problem::ListFile {
             path: path.display().to_string(),

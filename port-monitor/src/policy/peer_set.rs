@@ -4,7 +4,9 @@
 use std::fmt;
 
 use super::{
-    cells::{Interval, LOOPBACK, NO_PEER, Place, V4_FIRST, V4_LAST, common, joined, without},
+    cells::{
+        Interval, LOOPBACK, NAT64, NO_PEER, Place, V4_FIRST, V4_LAST, common, joined, without,
+    },
     value,
 };
 
@@ -129,17 +131,30 @@ fn is_all(intervals: &[Interval]) -> bool {
     filled(intervals, &NO_PEER) == [(0, u128::MAX)]
 }
 
-/// The intervals with those `holes` that they touch, which hold nothing.
+/// The intervals with those `holes` that they touch, which hold nothing. NAT64's are filled
+/// together, and only where all around them is held: a part of them means IPv4.
 fn filled(intervals: &[Interval], holes: &[Interval]) -> Vec<Interval> {
-    let touches = |hole: &&Interval| {
+    let is_filled = |hole: &&Interval| {
+        if NAT64.contains(hole) {
+            return is_around_nat64(intervals);
+        }
         intervals.iter().any(|&(first, last)| {
             // `::1` is an address, not the network `::/127`.
             let follows = hole.1.checked_add(1) == Some(first) && first < last;
             follows || last.checked_add(1) == Some(hole.0)
         })
     };
-    let parts = intervals.iter().chain(holes.iter().filter(touches));
+    let parts = intervals.iter().chain(holes.iter().filter(is_filled));
     joined(parts.copied().collect())
+}
+
+/// All of NAT64's network that it does not translate is held, and what lies before the
+/// network or behind it.
+fn is_around_nat64(intervals: &[Interval]) -> bool {
+    let [low, high] = NAT64;
+    let first = low.0 - (1 << 24);
+    let holds_all = |around| without(&without(&[around], &NAT64), intervals).is_empty();
+    holds_all((first - 1, high.1)) || holds_all((first, high.1 + 1))
 }
 
 /// The networks and ranges of the intervals, IPv4 first.
@@ -213,6 +228,20 @@ mod tests {
         let rest = without(&ALL, &ten);
         assert_eq!(words(&rest, &rest), "any outside 10.0.0.0/8");
         assert_eq!(words(&[], &rest), "self outside 10.0.0.0/8");
+        let nat64 = |low: u128| 0x0064_ff9b << 96 | low;
+        let kept = [0, 0x7f00_0000].map(|low| (nat64(low), nat64(low | 0xff_ffff)));
+        let names = ["64:ff9b::/104", "64:ff9b::7f00:0/104"];
+        assert_eq!(words(&kept, &kept), names.join(", "));
+        for (kept, name) in kept.into_iter().zip(names) {
+            assert_eq!(words(&[kept], &[kept]), name);
+            let rest = without(&ALL, &[kept]);
+            assert_eq!(words(&rest, &rest), format!("any outside {name}"));
+        }
+        for (len, name) in [(95, "64:ff9b::/95"), (32, "64:ff9b::/32"), (16, "64::/16")] {
+            let hosts = u128::MAX >> len;
+            let around = [(nat64(0) & !hosts, nat64(0) | hosts)];
+            assert_eq!(words(&around, &around), name);
+        }
         let three = [(v4([10, 0, 0, 1]), v4([10, 0, 0, 3]))];
         assert_eq!(words(&three, &three), "10.0.0.1-10.0.0.3");
     }

@@ -173,6 +173,9 @@ pub enum Problem {
         /// How many.
         more: usize,
     },
+    /// What is not told of a list one by one.
+    #[error("{0} more of this list are like one of those told")]
+    MoreInRule(usize),
     /// More networks than the tables hold.
     #[error("{0} different networks are more than the {MAX_NETWORKS} a policy may have")]
     TooManyNetworks(usize),
@@ -366,6 +369,7 @@ impl Problem {
             | Self::Nat64AsIpv4 { .. }
             | Self::Nat64Without(_)
             | Self::MoreInList { .. }
+            | Self::MoreInRule(_)
             | Self::Expired { .. }
             | Self::Overlap { .. }
             | Self::NotWatched { .. }
@@ -504,6 +508,9 @@ impl Problem {
             Self::ExitTime(_) => Some("`apply --follow` gives a sign every second"),
             Self::Expired { .. } => Some("delete it, or move its `until`"),
             Self::TooManyRules(_) => Some("join rules that differ in one value into a list"),
+            Self::TooManyEntries(_) => Some(
+                "rules that name the same lists share them: name lists that are joined under one name",
+            ),
             Self::TooMany(_) => Some("name what these lie in, such as a larger network or a slice"),
             Self::OnlyAllows(_) => Some("give the direction a default under [default]"),
             _ => None,

@@ -106,7 +106,7 @@ impl Watched {
     /// The policy as it was at [`Watched::new`] was read, and these lists with it. A list
     /// that has changed since is to be read again.
     pub(super) fn began_with(&mut self, lists: &[ListFile]) {
-        self.watch(lists);
+        self.watch(lists.iter().map(|list| &list.path));
         let mut look = Look::at(&self.paths);
         let policy = self.read.take().and_then(|read| read.0.into_iter().next());
         if let (Some(first), Some(policy)) = (look.0.first_mut(), policy) {
@@ -118,8 +118,8 @@ impl Watched {
     /// The policy as it is now names these lists. False where one was not looked at before:
     /// somebody may be writing that, and all is to be read again when it is the same for a
     /// while.
-    pub(super) fn has_seen(&mut self, lists: &[ListFile], now: Instant) -> bool {
-        let has_seen = lists.iter().all(|list| self.paths.contains(&list.path));
+    pub(super) fn has_seen(&mut self, lists: &[PathBuf], now: Instant) -> bool {
+        let has_seen = lists.iter().all(|list| self.paths.contains(list));
         self.watch(lists);
         if !has_seen {
             self.next = Some((Look::at(&self.paths), now));
@@ -127,11 +127,11 @@ impl Watched {
         has_seen
     }
 
-    fn watch(&mut self, lists: &[ListFile]) {
+    fn watch<'p>(&mut self, lists: impl IntoIterator<Item = &'p PathBuf>) {
         self.paths.truncate(1);
         for list in lists {
-            if !self.paths.contains(&list.path) {
-                self.paths.push(list.path.clone());
+            if !self.paths.contains(list) {
+                self.paths.push(list.clone());
             }
         }
     }
@@ -346,10 +346,10 @@ mod tests {
         fs::write(&place.path, "two").unwrap();
         assert_eq!(watched.is_due(false, place.at(0)), None);
         assert!(watched.is_due(false, place.at(1_500)).is_some());
-        let both = [old, new];
+        let both = [old.path, new.path];
         assert!(!watched.has_seen(&both, place.at(1_500)));
         // Somebody was writing it.
-        fs::write(&both[1].path, "192.0.2.1\n192.0.2.2").unwrap();
+        fs::write(&both[1], "192.0.2.1\n192.0.2.2").unwrap();
         assert_eq!(watched.is_due(false, place.at(3_000)), None);
         let due = watched.is_due(false, place.at(4_500)).unwrap();
         assert!(watched.has_seen(&both, place.at(4_500)));
@@ -359,9 +359,28 @@ mod tests {
         let due = watched.is_due(true, place.at(5_000)).unwrap();
         assert!(watched.has_seen(&both[1..], place.at(5_000)));
         watched.was_read(due);
-        fs::remove_file(&both[0].path).unwrap();
+        fs::remove_file(&both[0]).unwrap();
         assert_eq!(watched.is_due(false, place.at(6_000)), None);
         assert_eq!(watched.is_due(false, place.at(9_000)), None);
         assert!(watched.read.as_ref().is_some_and(Look::is_still));
+    }
+
+    #[test]
+    fn a_missing_list_of_a_refused_policy_is_read_when_it_is_there() {
+        let place = Place::new();
+        let mut watched = Watched::new(&place.path);
+        watched.began_with(&[]);
+        fs::write(&place.path, "two").unwrap();
+        assert_eq!(watched.is_due(false, place.at(0)), None);
+        assert!(watched.is_due(false, place.at(1_500)).is_some());
+        let list = [place.path.with_file_name("missing.txt")];
+        assert!(!watched.has_seen(&list, place.at(1_500)));
+        let due = watched.is_due(false, place.at(3_000)).unwrap();
+        assert!(watched.has_seen(&list, place.at(3_000)));
+        watched.was_read(due);
+        assert_eq!(watched.is_due(false, place.at(4_000)), None);
+        fs::write(&list[0], "192.0.2.1").unwrap();
+        assert_eq!(watched.is_due(false, place.at(5_000)), None);
+        assert!(watched.is_due(false, place.at(6_500)).is_some());
     }
 }

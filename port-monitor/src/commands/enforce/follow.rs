@@ -193,16 +193,14 @@ impl<W: Write> Follower<'_, W> {
     /// Applies the files. What is wrong with them changes nothing. It never installs anything:
     /// false where there is nothing to apply it to.
     fn reload(&mut self, look: Look) -> Result<bool, Failure> {
-        let prepared = Prepared::new(self.args, Occasion::Reload);
+        let (lists, prepared) = Prepared::read(self.args, Occasion::Reload);
         if !look.is_still() {
             // Somebody writes one just now: nobody knows what was read.
             return Ok(true);
         }
-        if let Ok(prepared) = &prepared {
-            let lists = prepared.policy.list_files();
-            if !self.files.has_seen(lists, Instant::now()) {
-                return Ok(true);
-            }
+        // Of a policy that is refused too: what is wrong may be put right in a list.
+        if !self.files.has_seen(&lists, Instant::now()) {
+            return Ok(true);
         }
         match self.replace(prepared) {
             // Somebody else is changing the policy: the next look reads it again.

@@ -133,7 +133,17 @@ struct Prepared {
 impl Prepared {
     /// The file as it is now.
     fn new(args: &ApplyArgs, occasion: Occasion) -> Result<Self, Failure> {
-        let policy = policy::load(&args.path)?;
+        Self::read(args, occasion).1
+    }
+
+    /// The same, and the lists of networks that the file names, also where it is refused.
+    fn read(args: &ApplyArgs, occasion: Occasion) -> (Vec<PathBuf>, Result<Self, Failure>) {
+        let (lists, policy) = policy::load_with_lists(&args.path);
+        let prepared = policy.and_then(|policy| Self::of(policy, args, occasion));
+        (lists, prepared)
+    }
+
+    fn of(policy: Policy, args: &ApplyArgs, occasion: Occasion) -> Result<Self, Failure> {
         check_intent(&policy, args)?;
         established::check(&policy)?;
         let cgroup = args.cgroup.as_deref().map(filter::cgroup_path).transpose();

@@ -214,14 +214,27 @@ pub fn run(args: &Args, out: impl Write) -> Result<ExitCode, Failure> {
 /// Loads the policy a command is to use. Its warnings go to the standard error
 /// output, its errors into the failure.
 pub fn load(path: &Path) -> Result<Policy, Failure> {
-    let (policy, warnings) = Policy::load(path, &Host).map_err(|error| match error {
-        PolicyError::Invalid(invalid) => {
-            Failure::new(ExitCode::PolicyInvalid, anyhow!(invalid.render(style())))
+    load_with_lists(path).1
+}
+
+/// The same, and the files with networks that the policy names, also where it is refused.
+pub fn load_with_lists(path: &Path) -> (Vec<PathBuf>, Result<Policy, Failure>) {
+    match Policy::load(path, &Host) {
+        Ok((policy, warnings)) => {
+            warn(&warnings);
+            let lists = policy.list_files().iter().map(|list| list.path.clone());
+            (lists.collect(), Ok(policy))
         }
-        error @ PolicyError::File { .. } => Failure::new(ExitCode::PolicyInvalid, error),
-    })?;
-    warn(&warnings);
-    Ok(policy)
+        Err(PolicyError::Invalid(invalid)) => {
+            let failure = anyhow!(invalid.render(style()));
+            let failure = Failure::new(ExitCode::PolicyInvalid, failure);
+            (invalid.list_paths, Err(failure))
+        }
+        Err(error @ PolicyError::File { .. }) => (
+            Vec::new(),
+            Err(Failure::new(ExitCode::PolicyInvalid, error)),
+        ),
+    }
 }
 
 fn warn(warnings: &[Diagnostic]) {
