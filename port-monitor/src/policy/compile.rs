@@ -59,6 +59,9 @@ const ALLOW: DefaultAction = DefaultAction {
     filters_loopback: false,
 };
 
+/// What rules join: lists by where they are in memory, and what is named beside them.
+type Joined = (Vec<*const Peer>, Vec<Peer>);
+
 /// A policy being compiled.
 pub(super) struct Compiler<'e> {
     pub(super) env: &'e dyn Environment,
@@ -66,8 +69,8 @@ pub(super) struct Compiler<'e> {
     pub(super) networks: BTreeMap<String, Rc<[Peer]>>,
     /// The peers of rules and where they are in `tables`, by where they are in memory.
     pub(super) shared_peers: HashMap<*const Peer, (Rc<[Peer]>, Accepts)>,
-    /// Lists that rules join, by where they are in memory and by what is named beside them.
-    pub(super) joined_peers: HashMap<(Vec<*const Peer>, Vec<Peer>), Rc<[Peer]>>,
+    /// What was joined before.
+    pub(super) joined_peers: HashMap<Joined, Rc<[Peer]>>,
     /// Peers that were joined or kept for rules.
     pub(super) peers_read: usize,
     pub(super) lists: Vec<ListFile>,
