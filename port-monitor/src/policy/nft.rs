@@ -129,6 +129,14 @@ impl Policy {
     }
 }
 
+/// What packets of each family show of the peers in a network, IPv4 first.
+#[cfg(test)]
+pub(super) fn of_packets(
+    network: port_monitor_common::policy::Network,
+) -> [Vec<super::cells::Interval>; 2] {
+    Peers::of(&[port_monitor_common::policy::Peer::Network(network)]).families()
+}
+
 /// A policy on its way to nftables.
 struct Export<'p> {
     policy: &'p Policy,

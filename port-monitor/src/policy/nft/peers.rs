@@ -70,6 +70,11 @@ impl Peers {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn families(self) -> [Vec<Interval>; 2] {
+        [self.v4, self.v6]
+    }
+
     /// Some peer may be of both.
     pub(super) fn meet(&self, other: &Self) -> bool {
         self.this_host

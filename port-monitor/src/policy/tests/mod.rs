@@ -25,6 +25,7 @@ mod monitor;
 mod networks;
 mod nft;
 mod oracle;
+mod places;
 mod schema;
 mod shadow;
 mod spellings;

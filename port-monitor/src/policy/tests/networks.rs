@@ -22,7 +22,7 @@ use crate::policy::{
     value,
 };
 
-const SPECIAL: [&str; 22] = [
+pub(super) const SPECIAL: [&str; 22] = [
     "0.0.0.0",
     "0.1.2.3",
     "10.0.0.0",
@@ -93,27 +93,33 @@ fn meant(written: IpNet) -> IpNet {
     }
 }
 
-fn is_in(written: IpNet, ip: IpAddr) -> bool {
+pub(super) fn is_in(written: IpNet, ip: IpAddr) -> bool {
     meant(written).contains(&reached(ip))
 }
 
-struct World(TestRng);
+pub(super) struct World(TestRng);
 
 impl World {
     fn new() -> Self {
         Self(TestRng::deterministic_rng(RngAlgorithm::ChaCha))
     }
 
+    pub(super) fn of(seed: u64) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_le_bytes());
+        Self(TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+    }
+
     fn bits(&mut self) -> u128 {
         u128::from(self.0.next_u64()) << 64 | u128::from(self.0.next_u64())
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         usize::try_from(self.0.next_u32()).unwrap() % end
     }
 
     /// Every second one next to a special address.
-    fn address(&mut self) -> IpAddr {
+    pub(super) fn address(&mut self) -> IpAddr {
         let special: IpAddr = SPECIAL[self.below(SPECIAL.len())].parse().unwrap();
         let random = self.bits();
         match self.below(4) {
@@ -135,7 +141,7 @@ impl World {
     }
 
     /// Addresses at the edges of the network, in it, and anywhere.
-    fn probes(&mut self, net: IpNet) -> [IpAddr; 6] {
+    pub(super) fn probes(&mut self, net: IpNet) -> [IpAddr; 6] {
         let (first, last) = (bits(net.network()), bits(net.broadcast()));
         let ip = |bits: u128| value::address(bits.to_be_bytes());
         let inside = first | self.bits() & (last - first);
