@@ -86,7 +86,7 @@ fn is_in_tables(index: &Index, rule: usize, judged: u128) -> bool {
     mask != Mask::NONE
 }
 
-fn compare(nets: &[IpNet], world: &mut World) {
+fn compare(nets: &[IpNet], world: &mut World, seed: u64) {
     let parsed: Vec<Network> = nets
         .iter()
         .map(|net| network(&net.to_string()).unwrap())
@@ -103,14 +103,22 @@ fn compare(nets: &[IpNet], world: &mut World) {
             let octets = value::octets(ip);
             let judged = canonical(octets);
             let bits = u128::from_be_bytes(judged);
-            assert_eq!(found.contains(&judged), expected, "decision: {ip} in {net}");
+            assert_eq!(
+                found.contains(&judged),
+                expected,
+                "decision: {ip} in {net}, seed {seed}"
+            );
             for intervals in &intervals {
-                assert_eq!(holds(intervals, bits), expected, "diff: {ip} in {net}");
+                assert_eq!(
+                    holds(intervals, bits),
+                    expected,
+                    "diff: {ip} in {net}, seed {seed}"
+                );
             }
             assert_eq!(
                 is_in_tables(&index, at, bits),
                 expected,
-                "tables: {ip} in {net}"
+                "tables: {ip} in {net}, seed {seed}"
             );
             // No packet and no socket has the unspecified address as its peer's.
             if ip.to_canonical().is_unspecified() {
@@ -121,12 +129,12 @@ fn compare(nets: &[IpNet], world: &mut World) {
                 let host_bits = u128::MAX.checked_shr(*len).unwrap_or(0);
                 written & !host_bits == u128::from_be_bytes(*first)
             });
-            assert_eq!(is_spelled, expected, "filter: {ip} in {net}");
+            assert_eq!(is_spelled, expected, "filter: {ip} in {net}, seed {seed}");
             let in_packets = match ip.to_canonical() {
                 IpAddr::V4(_) => holds(&v4, written),
                 IpAddr::V6(_) => holds(&v6, written),
             };
-            assert_eq!(in_packets, expected, "nft: {ip} in {net}");
+            assert_eq!(in_packets, expected, "nft: {ip} in {net}, seed {seed}");
         }
     }
 }
@@ -135,7 +143,6 @@ fn compare(nets: &[IpNet], world: &mut World) {
 fn network_of_every_length_is_the_same_in_every_place() {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let seed = now.as_secs();
-    println!("seed {seed}");
     let mut world = World::of(seed);
     let special = SPECIAL.map(|text| text.parse::<IpAddr>().unwrap());
     let random: Vec<IpAddr> = (0..BASES).map(|_| world.address()).collect();
@@ -144,11 +151,11 @@ fn network_of_every_length_is_the_same_in_every_place() {
         let longest = if base.is_ipv4() { 32 } else { 128 };
         batch.extend((0..=longest).map(|len| IpNet::new(base, len).unwrap().trunc()));
         if batch.len() + 129 > MAX_RULES {
-            compare(&batch, &mut world);
+            compare(&batch, &mut world, seed);
             batch.clear();
         }
     }
-    compare(&batch, &mut world);
+    compare(&batch, &mut world, seed);
 }
 
 /// Two lists with names, of so many networks each, none of which touch.
