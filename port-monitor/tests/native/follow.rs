@@ -108,13 +108,13 @@ fn ports(ports: std::ops::RangeInclusive<u64>) -> Vec<u64> {
 fn a_unit_that_restarts_is_seen_from_its_first_process_on() {
     let top = Top::new("restart");
     top.make("hm.slice/x.service");
-    let script = r#"unit=$top/hm.slice/x.service
+    let script = r"unit=$top/hm.slice/x.service
         for port in {101..200}; do
             attempt $unit $port
             attempt $top 9
             while ! rmdir $unit 2>/dev/null; do :; done
             mkdir $unit
-        done"#;
+        done";
     let told = watch(&top, &["--unit", "x"], script);
     assert_eq!(told.ports, ports(101..=200));
     assert!(told.waiting.is_empty());
@@ -123,7 +123,7 @@ fn a_unit_that_restarts_is_seen_from_its_first_process_on() {
 #[test]
 fn a_unit_that_starts_later_is_waited_for_wherever_it_is() {
     let top = Top::new("later");
-    let script = r#"attempt $top 9
+    let script = r"attempt $top 9
         mkdir -p $top/a.slice/late.service/payload/sub $top/b.slice/_late.service
         attempt $top/a.slice/late.service 101
         attempt $top/a.slice/late.service/payload/sub 102
@@ -131,7 +131,7 @@ fn a_unit_that_starts_later_is_waited_for_wherever_it_is() {
         attempt $top/b.slice/_late.service 103
         mkdir $top/late.servicex $top/xlate.service
         attempt $top/late.servicex 9
-        attempt $top/xlate.service 9"#;
+        attempt $top/xlate.service 9";
     let told = watch(&top, &["--unit", "late.service,other"], script);
     assert_eq!(told.ports, ports(101..=103));
     assert_eq!(
@@ -166,7 +166,7 @@ fn patterns_templates_and_escaped_names_are_those_of_policies() {
 fn a_cgroup_is_followed_by_its_path_however_much_of_it_is_made_anew() {
     let top = Top::new("path");
     let path = format!("{}/a/b/c", top.path());
-    let script = r#"attempt $top 9
+    let script = r"attempt $top 9
         for port in {101..150}; do
             mkdir -p $top/a/b/c/d $top/a/c $top/b/c
             attempt $top/a/b/c/d $port
@@ -176,7 +176,7 @@ fn a_cgroup_is_followed_by_its_path_however_much_of_it_is_made_anew() {
             for dir in a/b/c/d a/b/c a/b a/c a b/c b; do
                 while ! rmdir $top/$dir 2>/dev/null; do :; done
             done
-        done"#;
+        done";
     let told = watch(&top, &["--cgroup", &path], script);
     assert_eq!(told.ports, ports(101..=150));
     assert_eq!(told.waiting, [format!("cgroup {path}")]);
@@ -200,8 +200,8 @@ fn a_process_that_moves_is_seen_while_it_is_there() {
 fn many_units_are_followed_at_once() {
     let top = Top::new("many");
     let units: Vec<_> = (101..=400).map(|n| format!("many-{n}.service")).collect();
-    let script = r#"for n in {101..400}; do mkdir $top/many-$n.service; done
-        for n in {101..400..13}; do attempt $top/many-$n.service $n; done"#;
+    let script = r"for n in {101..400}; do mkdir $top/many-$n.service; done
+        for n in {101..400..13}; do attempt $top/many-$n.service $n; done";
     let told = watch(&top, &["--unit", &units.join(",")], script);
     let expected: Vec<u64> = (101..=400).step_by(13).collect();
     assert_eq!(told.ports, expected);

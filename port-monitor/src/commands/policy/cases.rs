@@ -10,7 +10,9 @@ use port_monitor_common::policy::{Direction, Transport, Verdict};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{Dir, Executable, FileArgs, ReasonReport, TransportArg, expect_apart, json_line, load};
+use super::{
+    Dir, Executable, FileArgs, TransportArg, expect_apart, explained::ReasonReport, json_line, load,
+};
 use crate::{
     commands::written,
     exit_code::{ExitCode, Failure},

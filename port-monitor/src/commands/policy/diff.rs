@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use port_monitor_common::policy::{Direction, Transport};
 use serde::Serialize;
 
-use super::{ReasonReport, expect_apart, json_line, load, spelled};
+use super::{expect_apart, explained::ReasonReport, json_line, load, spelled};
 use crate::{
     commands::{
         enforce::established::{self, Denied, Found},

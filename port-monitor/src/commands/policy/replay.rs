@@ -10,7 +10,9 @@ use port_monitor_common::policy::Verdict;
 use serde::Serialize;
 
 use super::{
-    FileArgs, ReasonReport, expect_apart, json_line, load,
+    FileArgs, expect_apart,
+    explained::ReasonReport,
+    json_line, load,
     recording::{self, Account},
 };
 use crate::{

@@ -162,7 +162,8 @@ pub(crate) fn is_not_guessed(lab: &Lab) -> Result<Verdict> {
         enter(&cgroup)?;
         let socket = open(V4)?;
         rustix::net::connect(&socket, &at).context("connect")?;
-        while send(&socket, &[0; 65_536], SendFlags::DONTWAIT).is_ok() {}
+        let much = vec![0; 65_536];
+        while send(&socket, &much, SendFlags::DONTWAIT).is_ok() {}
         Ok(())
     })?;
     let peer = rustix::net::accept(&listener).context("accept")?;

@@ -9,7 +9,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::{io::Errno, net::SendFlags};
+use rustix::{
+    io::Errno,
+    net::{SendFlags, SocketFlags},
+};
 
 use crate::{
     fact::{Ending, Witness},
@@ -62,6 +65,8 @@ pub(super) fn closed_early(witness: &Witness) -> Result<()> {
     server.read_exact(&mut [0; REQUEST.len()])?;
     server.write_all(ANSWER)?;
     drop(server);
+    // A rung without an acceptor learns of the connection when its end begins.
+    witness.accepted_too_late(&early.listener, (client_at, server_at))?;
     let mut client = complete(early.client)?;
     client.read_exact(&mut [0; ANSWER.len()])?;
     closing::expect_end(&mut client)?;
@@ -85,6 +90,7 @@ pub(super) fn reset_early(witness: &Witness) -> Result<()> {
     let early = Early::begin(witness)?;
     // On the tracepoint rung the record says that it is over, and its end is not told.
     drop(early.server);
+    witness.accepted_too_late(&early.listener, (early.client_at, early.server_at))?;
     // The client does not learn of it: its filter takes the answer.
     witness.attempted(&early.client, early.server_at, false, Ending::GivenUp)
 }
@@ -94,7 +100,7 @@ const ANSWER: &[u8] = b"good bye";
 
 /// A Fast Open connection in which the client has not seen the server's SYN.
 struct Early {
-    _listener: Listener,
+    listener: Listener,
     client: OwnedFd,
     server: TcpStream,
     client_at: SocketAddr,
@@ -122,10 +128,10 @@ impl Early {
                 }
             })
             .context("sendto(MSG_FASTOPEN)")?;
-        let server = witness.accept(&listener)?;
+        let server = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)?;
         let (server_at, client_at) = (local(&server)?, peer(&server)?);
         Ok(Self {
-            _listener: listener,
+            listener,
             client,
             server: server.into(),
             client_at,

@@ -193,8 +193,11 @@ pub(super) enum About {
     Listener,
 }
 
+/// Whether an address is in a network.
+type Holds = fn(IpAddr) -> bool;
+
 /// Networks as they are written, and what they hold.
-const NETWORKS: [(&str, fn(IpAddr) -> bool); 8] = [
+const NETWORKS: [(&str, Holds); 8] = [
     ("self", |ip| ip.is_loopback()),
     ("0.0.0.0/0", |ip| ip.is_ipv4()),
     ("::/0", |ip| ip.is_ipv6()),
