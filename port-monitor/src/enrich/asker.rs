@@ -68,6 +68,11 @@ where
         }
     }
 
+    /// From now on an answer is waited for no longer than this.
+    pub(super) const fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     /// Asks, unless that was asked already, and waits if there is hope. `keep` gets the
     /// answers that come meanwhile; those from before are to be taken first.
     pub(super) fn ask(&mut self, question: &Q, mut keep: impl FnMut(Q, A)) {

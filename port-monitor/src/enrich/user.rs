@@ -9,7 +9,10 @@ use crate::record::Missing;
 /// More uids than a host's users and containers have.
 const LIMIT: usize = 4096;
 /// A name that is not there by then comes in later lines.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(250);
+/// How long the first name may take, before there is an event: the C library loads what it
+/// asks for names.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
 type Name = Option<Arc<str>>;
 
@@ -22,11 +25,14 @@ pub(super) struct Users {
 }
 
 impl Users {
-    /// Of this host.
+    /// Of this host. The name of this process's own user is looked up at once.
     pub(super) fn new() -> Self {
-        Self::by(PATIENCE, |&uid| {
+        let mut users = Self::by(FIRST_PATIENCE, |&uid| {
             uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into())
-        })
+        });
+        let _: Result<Name, Missing> = users.name(rustix::process::getuid().as_raw());
+        users.asker.set_patience(PATIENCE);
+        users
     }
 
     /// Looked up by `look_up`, which is waited for no longer than `patience`.

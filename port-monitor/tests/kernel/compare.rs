@@ -337,7 +337,11 @@ fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
     );
     match user_name(owner.uid) {
         Some(name) => want("user.name", Want::is(name)),
-        None => want("port_monitor.missing.user.name", Want::is("unknown_user")),
+        // A machine that is busy may not have asked by then.
+        None => want(
+            "port_monitor.missing.user.name",
+            Want::OneOf(vec!["unknown_user".into(), "late".into()]),
+        ),
     }
 }
 
@@ -394,6 +398,9 @@ fn want_looked_up(want: &mut impl FnMut(&str, Want), owner: &Owner, line: &Line)
             &format!("port_monitor.missing.{EXECUTABLE}"),
             Want::is("exited"),
         );
+        // Only where units and containers are in hierarchies of version 1 too, of which the
+        // kernel does not tell.
+        want("port_monitor.missing.container.id", Want::Any);
     } else {
         want(EXECUTABLE, Want::is(owner.exe.to_string_lossy().as_ref()));
     }

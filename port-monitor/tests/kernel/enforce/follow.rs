@@ -395,7 +395,7 @@ pub(super) fn is_refused(cgroup: &str, port: u16) -> Result<bool> {
         .spawn()
         .context("start a walker")?;
     let mut stdin = child.stdin.take().context("no stdin")?;
-    writeln!(stdin, "127.0.0.1:{port}")?;
+    writeln!(stdin, "c127.0.0.1:{port}")?;
     drop(stdin);
     let mut answer = String::new();
     let mut stdout = child.stdout.take().context("no stdout")?;

@@ -35,9 +35,10 @@ fn refused(witness: &Witness, (socket, mut peer): (Socket, Peer<'_>)) -> Result<
     fails(witness, &socket, &peer, Errno::CONNREFUSED)
 }
 
-/// The attempt fails with this errno.
+/// The attempt fails with this errno. Who asks for it takes it from the socket, which may
+/// have it before it is closed: so nobody asks before that.
 fn fails(witness: &Witness, socket: &Socket, peer: &Peer<'_>, errno: Errno) -> Result<()> {
-    poll(socket, PollFlags::OUT)?;
+    peer.settle()?;
     let error = sockopt::socket_error(socket)?;
     ensure!(error == Err(errno), "{error:?}, not {errno}");
     let ending = Ending::Failed(errno.raw_os_error());
@@ -176,6 +177,7 @@ fn reset_before_accept(witness: &Witness, listener: &Listener, mut peer: Peer<'_
     shake_hands(&mut peer)?;
     poll(&listener.socket, PollFlags::IN)?;
     peer.say(RST | ACK, &[])?;
+    peer.settle()?;
     let _server = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)?;
     witness.accepted_too_late(listener, (peer.at, listener.at))?;
     witness.closed(peer.ends(), (0, 0), ("peer-reset", "ECONNRESET"))

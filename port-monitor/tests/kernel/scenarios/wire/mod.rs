@@ -208,6 +208,17 @@ impl<'w> Peer<'w> {
         }
     }
 
+    /// Waits until the host has taken all that was sent: packets are taken in order, and it
+    /// answers a SYN to a port where nobody listens.
+    fn settle(&self) -> Result<()> {
+        let nobody = SocketAddr::new(self.host.ip(), 1);
+        let other = SocketAddr::new(self.at.ip(), self.at.port().wrapping_add(10_000));
+        let mut asking = Self::new(self.device, other, nobody);
+        asking.say(SYN, &[])?;
+        asking.next(RST | ACK, |_, _| true)?;
+        Ok(())
+    }
+
     /// Acknowledges what it has heard.
     fn acknowledge(&mut self) -> Result<()> {
         self.say(ACK, &[])
@@ -291,6 +302,9 @@ fn on_wire(work: impl Fn(&Device, (IpAddr, IpAddr)) -> Result<()>) -> Result<()>
     let device = Device::new(PLACES)?;
     for place in PLACES {
         work(&device, place).with_context(|| format!("with {}", place.1))?;
+        // What was said last has its effect before the scenario is over.
+        let nobody = Peer::new(&device, (place.1, 6_000).into(), (place.0, 1).into());
+        nobody.settle()?;
     }
     Ok(())
 }
