@@ -168,10 +168,11 @@ fn udp_is_explained_and_compared_where_a_rule_names_it() {
     let diff = run(dir.path(), &["diff", "none.toml", "policy.toml"]);
     assert_eq!(
         stdout(&diff),
-        "- out port 1-52/udp, 54-65535/udp to any but loopback\n    old: none: UDP is not judged: \
-         allow\n    new: the outbound default: deny\n    such as: out udp 192.0.2.1:1\n\
-         + out port 53 to any but loopback\n    old: the outbound default: deny\n    new: dns \
-         (policy.toml:4): allow\n    such as: out tcp 192.0.2.1:53\n"
+        "- out port 1-52/udp, 54-65535/udp to any but loopback not by the kernel itself\n    old: \
+         none: UDP is not judged: allow\n    new: the outbound default: deny\n    such as: out udp \
+         192.0.2.1:1\n\
+         + out port 53 to any but loopback not by the kernel itself\n    old: the outbound \
+         default: deny\n    new: dns (policy.toml:4): allow\n    such as: out tcp 192.0.2.1:53\n"
     );
 }
 
