@@ -95,7 +95,7 @@ pub(crate) fn held_by(pid: u32) -> Result<Objects> {
 /// Waits until none of the objects is there any more; the kernel frees them
 /// some time after the last descriptor is closed.
 pub(crate) fn await_gone(objects: &Objects) -> Result<()> {
-    poll_until(Duration::from_secs(10), || {
+    poll_until(Duration::from_mins(1), || {
         for &(kind, id) in objects {
             if open(kind, id)?.is_some() {
                 return Ok(false);

@@ -5,6 +5,7 @@
 //! one store. See `port_monitor_common::generation`.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
@@ -476,8 +477,12 @@ pub fn end_connections(
     is_to_end: impl Fn(&OpenConnection) -> bool + Sync,
 ) -> Result<Vec<OpenConnection>, EnforcerError> {
     let mut ended = sockets::end(&is_to_end)?;
-    // What a program judged just before the policy came into force.
-    ended.extend(sockets::end(&is_to_end)?);
+    let known: HashSet<Vec<u8>> = ended.iter().map(|one| one.identity().to_vec()).collect();
+    // What a program judged just before the policy came into force. Linux 5.10 still lists
+    // what it has ended and nobody holds, until that has given up (`tcp_abort`).
+    let late = sockets::end(&is_to_end)?;
+    let is_new = |one: &OpenConnection| !known.contains(one.identity());
+    ended.extend(late.into_iter().filter(is_new));
     Ok(ended)
 }
 
