@@ -126,6 +126,18 @@ pub struct Offsets {
     pub socket_sk: u32,
     /// `socket.state`: an `enum` of 32 bits, `socket_state`.
     pub socket_state: u32,
+    /// The byte that `sock_common.skc_ipv6only` is in, a bit field.
+    pub skc_ipv6only: u32,
+    /// Not an offset: the bit of that byte.
+    pub skc_ipv6only_bit: u32,
+    /// `trace_event_raw_inet_sock_set_state.skaddr`.
+    pub state_skaddr: u32,
+    /// `trace_event_raw_inet_sock_set_state.oldstate`.
+    pub state_oldstate: u32,
+    /// `trace_event_raw_inet_sock_set_state.newstate`.
+    pub state_newstate: u32,
+    /// `syscall_tp_t.ret`: what a program at the end of a system call is given.
+    pub syscall_ret: u32,
 }
 
 /// [`Config::filters`]: only processes in the `PIDS` map.
@@ -181,6 +193,10 @@ pub struct Config {
     pub trace: u32,
     /// Non-zero: judge every event by the policy in slot 0.
     pub judge: u32,
+    /// Non-zero: fail where [`crate::site::INJECT`] says, for tests.
+    pub inject: u32,
+    /// Explicit padding.
+    pub reserved: u32,
 }
 
 /// `PORT_SETS`: the set of local ports.

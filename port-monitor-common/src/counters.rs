@@ -1,7 +1,9 @@
 //! The kernel's own accounting: which counters there are, and the law they obey.
 //!
 //! Each hook has a row of four; userspace sums them over the CPUs. At rest
-//! `hit = filtered + reserve_failed + submitted` holds in every row.
+//! `hit = filtered + reserve_failed + submitted` holds in every row, and over all of them
+//! `entered = not ours + gave up + canary + hits`, where `gave up` is what failed at the
+//! [`Site`](crate::site::Site)s that end a look.
 
 /// A place in the kernel that reports events; one row of counters each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,22 +71,16 @@ pub enum Extra {
     /// asleep in `accept` when the return probe was attached, or the kernel
     /// skipped that program.
     AcceptPreattach = 24,
-    /// Connections whose outcome or end cannot be reported: the table of
-    /// connections was full.
-    ConnectionsFull = 25,
-    /// Listeners whose owner could not be stored, or whose beginning and end
-    /// cannot be reported: the table was full.
-    ListenersFull = 26,
+    /// Looks that programs began: at a change of a socket, a call, or a file.
+    Entered = 25,
+    /// Looks that ended because there was nothing to report: another protocol, a change
+    /// that is no event, an event that nobody asked for or that another program reports.
+    NotOurs = 26,
     /// Events of the start-up canary; they are in no other counter.
     Canary = 27,
-    /// Processes of the watched tree that could not be followed: the table was
-    /// full.
-    TreeFull = 28,
     /// Accept system calls, whatever they returned, that only the second program of
     /// one saw: the kernel skipped the first.
     AcceptAgain = 29,
-    /// New cgroups that the filter means and that found no room in its table.
-    GroupsFull = 30,
 }
 
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
@@ -98,4 +94,4 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
 }
 
 const _: () = assert!(slot(Hook::Listen, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::GroupsFull as usize) < ROW);
+const _: () = assert!((Extra::AcceptAgain as usize) < ROW);

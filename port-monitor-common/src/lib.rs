@@ -17,6 +17,7 @@ pub mod groups;
 pub mod mask;
 pub mod pages;
 pub mod policy;
+pub mod site;
 pub mod tcp_state;
 pub mod transport;
 

@@ -3,50 +3,25 @@
 use core::{arch::asm, ffi::c_void, mem::MaybeUninit, slice};
 
 use aya_ebpf::{
-    EbpfContext,
-    helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns},
-    maps::RingBuf,
+    EbpfContext, helpers::generated::bpf_ktime_get_boot_ns, maps::RingBuf,
     programs::RawTracePointContext,
 };
 use aya_log_ebpf::debug;
 use port_monitor_common::{
     ABI_VERSION, TcpEvent,
-    counters::{Counter, Extra, Hook, ROW, slot},
+    counters::{Counter, Extra, Hook, slot},
     event::{CloseEvent, EventKind, FLAG_CANARY, FLAG_DENIED, FLAG_LOCAL_PORT_UNBOUND},
 };
 use zerocopy::FromZeros;
 
 use crate::{
+    account::{Look, Row, Stop, cpu},
     filter,
     globals::config,
-    maps::{COUNTERS, EVENTS, VIOLATIONS},
+    maps::{EVENTS, VIOLATIONS},
     mem::{self, Mem},
     task,
 };
-
-/// The CPU the program runs on.
-#[inline(always)]
-pub(crate) fn cpu() -> u32 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { bpf_get_smp_processor_id() }
-}
-
-/// The counters of this CPU.
-#[derive(Clone, Copy)]
-struct Row(*mut [u64; ROW]);
-
-impl Row {
-    #[inline(always)]
-    fn of_this_cpu() -> Option<Self> {
-        COUNTERS.get_ptr_mut(cpu()).map(Self)
-    }
-
-    /// Adds one to a counter.
-    #[inline(always)]
-    fn count(self, index: u32) {
-        add_one(self.0.cast::<u64>().wrapping_add(index as usize));
-    }
-}
 
 /// Adds one to a number in a map.
 #[inline(always)]
@@ -63,14 +38,6 @@ pub(crate) fn add(number: *mut u64, more: u64) {
     // SAFETY: a map value is valid for as long as the program runs.
     unsafe {
         asm!("lock *(u64 *)({number} + 0) += {more}", number = in(reg) number, more = in(reg) more);
-    }
-}
-
-/// Counts one of the [`Extra`] counters.
-#[inline(always)]
-pub(crate) fn count_extra(extra: Extra) {
-    if let Some(row) = Row::of_this_cpu() {
-        row.count(extra as u32);
     }
 }
 
@@ -117,10 +84,15 @@ pub(crate) fn record<T: FromZeros + AsMut<TcpEvent>>(
 
 /// Counts, filters and writes one event; `owner_passes` is the owner filters' word.
 #[inline(always)]
-pub(crate) fn emit(ctx: &impl EbpfContext, hook: Hook, owner_passes: bool, event: &mut TcpEvent) {
-    let _: Option<()> = emit_by(ctx, hook, owner_passes, event, |ring, event| {
+pub(crate) fn emit(
+    ctx: &impl EbpfContext,
+    hook: Hook,
+    owner_passes: bool,
+    event: &mut TcpEvent,
+) -> Look {
+    emit_by(ctx, hook, owner_passes, event, |ring, event| {
         ring.output::<TcpEvent>(event, 0).ok()
-    });
+    })
 }
 
 /// The same for programs that read sockets by `M`. Those that read them directly copy the
@@ -132,16 +104,16 @@ pub(crate) fn emit_for<M: Mem>(
     hook: Hook,
     owner_passes: bool,
     event: &mut TcpEvent,
-) {
+) -> Look {
     if !M::IS_TYPED {
         return emit(ctx, hook, owner_passes, event);
     }
-    let _: Option<()> = emit_by(ctx, hook, owner_passes, event, |ring, event| {
+    emit_by(ctx, hook, owner_passes, event, |ring, event| {
         let mut room = ring.reserve::<TcpEvent>(0)?;
         mem::fill(event, &mut room);
         room.submit(0);
         Some(())
-    });
+    })
 }
 
 /// The same of a record that has `stats` if it is a `Close`.
@@ -151,17 +123,17 @@ pub(crate) fn emit_change(
     hook: Hook,
     owner_passes: bool,
     record: &mut CloseEvent,
-) {
+) -> Look {
     let size = if hook as u32 == Hook::Close as u32 {
         size_of::<CloseEvent>()
     } else {
         size_of::<TcpEvent>()
     };
-    let _: Option<()> = emit_by(ctx, hook, owner_passes, record, |ring, record| {
+    emit_by(ctx, hook, owner_passes, record, |ring, record| {
         // SAFETY: no more than the record.
         let bytes = unsafe { slice::from_raw_parts((&raw const *record).cast(), size) };
         ring.output::<[u8]>(bytes, 0).ok()
-    });
+    })
 }
 
 /// Counts, filters and writes one record by `write`: `None` where the ring has no room.
@@ -172,16 +144,16 @@ fn emit_by<T: AsMut<TcpEvent>>(
     owner_passes: bool,
     record: &mut T,
     write: impl FnOnce(&RingBuf, &T) -> Option<()>,
-) -> Option<()> {
+) -> Look {
     let event = record.as_mut();
-    let row = Row::of_this_cpu()?;
+    let row = Row::of_this_cpu().ok_or(Stop::NotOurs)?;
     let is_canary = task::is_monitor(event.owner.tgid);
     if is_canary {
         event.flags |= FLAG_CANARY;
         row.count(Extra::Canary as u32);
     } else {
         if config!(kinds) & 1 << event.kind == 0 {
-            return None;
+            return Err(Stop::NotOurs);
         }
         row.count(slot(hook, Counter::Hit));
     }
@@ -204,7 +176,7 @@ fn emit_by<T: AsMut<TcpEvent>>(
         Counter::Filtered
     };
     if is_canary {
-        return None;
+        return Ok(());
     }
     row.count(slot(hook, fate));
     if config!(trace) != 0 {
@@ -217,7 +189,7 @@ fn emit_by<T: AsMut<TcpEvent>>(
         };
         trace(ctx.as_ptr(), event.owner.tgid, what);
     }
-    Some(())
+    Ok(())
 }
 
 /// What [`trace`] tells, by value: a reference to the record would have the verifier

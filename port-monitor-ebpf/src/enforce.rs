@@ -16,7 +16,7 @@ use port_monitor_common::{
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_get_current_uid_gid};
 
 use crate::{
-    emit,
+    account, emit,
     maps::{
         ENDS, EVENTS, EXES, GROUPS, HITS, MASKS, NETWORKS_V4, NETWORKS_V6, POLICIES, PORTS, RULES,
         SELF, STATE, USERS,
@@ -153,7 +153,7 @@ impl Decision {
 /// Counts a decision.
 #[inline(always)]
 fn count(slot: u32, tally: u32, now_ns: u64) {
-    if let Some(hits) = HITS.get_ptr_mut((emit::cpu() * SLOTS + slot) * TALLIES + tally) {
+    if let Some(hits) = HITS.get_ptr_mut((account::cpu() * SLOTS + slot) * TALLIES + tally) {
         // SAFETY: a map value is valid for as long as the program runs.
         let (count, last) = unsafe { (&raw mut (*hits).count, &raw mut (*hits).last_ns) };
         emit::add_one(count);
@@ -389,10 +389,11 @@ extern "C" fn pm_page_v6(slot: u64, page: u64, high: u64, low: u64) -> u64 {
 }
 
 /// Hands a denial to whoever reads them, who looks every second: nobody is to be woken by
-/// a flood.
+/// a flood. One that the ring has no room for is counted all the same: [`count`] counts
+/// every decision, told or not.
 #[inline(always)]
 fn tell(denial: &Denial) {
-    let _: Result<(), i32> = EVENTS.output::<Denial>(denial, BPF_RB_NO_WAKEUP.into());
+    account::counted_elsewhere(EVENTS.output::<Denial>(denial, BPF_RB_NO_WAKEUP.into()));
 }
 
 /// In [`pm_note`]'s `what` the bit that says that it is a denial.

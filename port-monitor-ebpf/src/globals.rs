@@ -24,6 +24,8 @@ static CONFIG: Config = Config {
     acceptor: 0,
     trace: 0,
     judge: 0,
+    inject: 0,
+    reserved: 0,
 };
 
 const fn zeroed_offsets() -> Offsets {

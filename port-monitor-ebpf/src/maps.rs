@@ -13,6 +13,7 @@ use port_monitor_common::{
     groups::{Name, Named, Row},
     mask::Mask,
     pages::{Ends, PageV4, PageV6},
+    site,
 };
 
 use crate::{
@@ -40,6 +41,11 @@ pub(crate) static VIOLATIONS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 /// programs while a CPU is in the middle of a bpf(2) that reads a map.
 #[map(name = "pm_counters")]
 pub(crate) static COUNTERS: Array<[u64; ROW]> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// How often each site of `port_monitor_common::site` failed, by errno; after them what is
+/// to fail in a test. Mapped into userspace, likewise.
+#[map(name = "pm_failures")]
+pub(crate) static FAILURES: Array<u64> = Array::with_max_entries(site::NUMBERS, BPF_F_MMAPABLE);
 
 /// Attempts and connections that have not ended yet, by socket address; the
 /// loader sets the size.

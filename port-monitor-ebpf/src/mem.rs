@@ -5,7 +5,7 @@ use core::{arch::asm, hint::black_box, mem::MaybeUninit};
 use aya_ebpf::helpers::{bpf_probe_read_kernel, generated};
 use zerocopy::FromZeros;
 
-use crate::globals;
+use crate::{account, globals};
 
 /// Reads a kernel object's field.
 pub(crate) trait Mem {
@@ -16,7 +16,8 @@ pub(crate) trait Mem {
     /// the kernel loads no program with a pointer that could not be read this way.
     fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T>;
 
-    /// The same; zero when it cannot be read. For the verifier there is only one way.
+    /// The same; zero when it cannot be read, which the record then tells. For the verifier
+    /// there is only one way.
     fn read_or_zero<T: Copy + FromZeros>(base: *const u8, offset: usize) -> T;
 
     /// A number that is this object's, and no other's that is there at the same time.
@@ -72,9 +73,10 @@ impl Mem for Probe {
         let mut value = T::new_zeroed();
         let from = base.wrapping_add(offset).cast();
         // SAFETY: a value of its size. The helper fills it with zeroes when it fails.
-        let _failed = unsafe {
+        let error = unsafe {
             generated::bpf_probe_read_kernel((&raw mut value).cast(), size_of::<T>() as u32, from)
         };
+        account::told_by_record(error);
         value
     }
 

@@ -111,12 +111,14 @@ pub(crate) fn is_tcp_stream(sk: *const u8) -> bool {
     matches!(protocol, Some(TCP | MPTCP))
 }
 
-/// `IPV6_V6ONLY` is set: `skc_ipv6only`, in the byte of bit fields after the
-/// state (`skc_reuse:4`, `skc_reuseport:1`, `skc_ipv6only:1`).
+/// `IPV6_V6ONLY` is set: `skc_ipv6only`, a bit field.
 #[inline(always)]
 pub(crate) fn is_v6_only(sk: *const u8) -> bool {
-    let bits: Option<u8> = task::read(sk, offset!(skc_state) + 1);
-    matches!(bits, Some(bits) if bits & 1 << 5 != 0)
+    if offset!(skc_ipv6only) == 0 {
+        return false;
+    }
+    let bits: Option<u8> = task::read(sk, offset!(skc_ipv6only));
+    matches!(bits, Some(bits) if bits as usize >> (offset!(skc_ipv6only_bit) & 7) & 1 != 0)
 }
 
 /// The socket's `connect` has not returned: `struct socket` is unconnected until

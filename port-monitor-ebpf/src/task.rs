@@ -46,7 +46,9 @@ pub(crate) fn read_current<M: Mem>(owner: &mut Owner) {
             .cast::<u8>()
             .cast_const();
         name::<Direct>(task, owner);
-        let _: Option<()> = users::<Direct>(task, owner);
+        let cred: usize = Direct::read_or_zero(task, offset!(task_cred));
+        owner.uid = Direct::read_or_zero(cred as *const u8, offset!(cred_uid));
+        owner.gid = Direct::read_or_zero(cred as *const u8, offset!(cred_gid));
     } else {
         name::<Probe>(current(), owner);
         let uid_gid = bpf_get_current_uid_gid();
@@ -64,7 +66,7 @@ pub(crate) fn read_current<M: Mem>(owner: &mut Owner) {
 /// Any task as an owner.
 #[inline(always)]
 pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
-    users::<Probe>(task, owner)?;
+    users(task, owner)?;
     name::<Probe>(task, owner);
     program(task, owner);
     owner.cgroup_id = cgroup(task).and_then(cgroup_id).unwrap_or(0);
@@ -75,10 +77,10 @@ pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
 
 /// As whom a task acts, in the initial user namespace.
 #[inline(always)]
-fn users<M: Mem>(task: *const u8, owner: &mut Owner) -> Option<()> {
-    let cred: *const u8 = M::read(task, offset!(task_cred))?;
-    owner.uid = M::read(cred, offset!(cred_uid))?;
-    owner.gid = M::read(cred, offset!(cred_gid))?;
+fn users(task: *const u8, owner: &mut Owner) -> Option<()> {
+    let cred: *const u8 = read(task, offset!(task_cred))?;
+    owner.uid = read(cred, offset!(cred_uid))?;
+    owner.gid = read(cred, offset!(cred_gid))?;
     Some(())
 }
 

@@ -1,9 +1,9 @@
 //! What the stages after the decoder add to an event, and the items a sink
 //! writes. Data only: each stage's logic is in its own module.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use port_monitor_common::{counters::Hook, policy::Verdict};
+use port_monitor_common::{counters::Hook, policy::Verdict, site::Site};
 
 use crate::event::{Comm, Event};
 
@@ -336,6 +336,46 @@ impl HookCount {
     }
 }
 
+/// What failed in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Where.
+    pub site: Site,
+    /// The errno; the greatest one stands for all above it too.
+    pub errno: u32,
+    /// How often.
+    pub count: u64,
+}
+
+impl Failed {
+    /// The errno's name, or its number.
+    pub fn errno_name(&self) -> Cow<'static, str> {
+        Cow::Borrowed(match self.errno {
+            1 => "EPERM",
+            2 => "ENOENT",
+            7 => "E2BIG",
+            12 => "ENOMEM",
+            14 => "EFAULT",
+            16 => "EBUSY",
+            17 => "EEXIST",
+            28 => "ENOSPC",
+            34 => "ERANGE",
+            35 => "EDEADLK",
+            75 => "EOVERFLOW",
+            110 => "ETIMEDOUT",
+            other => return Cow::Owned(other.to_string()),
+        })
+    }
+
+    /// A table of the kernel was full: what did not go into it loses its outcome, its end
+    /// or its owner.
+    pub const fn is_table_full(&self) -> bool {
+        const ENOMEM: u32 = 12;
+        const E2BIG: u32 = 7;
+        self.site.is_insertion() && matches!(self.errno, E2BIG | ENOMEM)
+    }
+}
+
 /// The final account of a run, last in every stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -343,6 +383,12 @@ pub struct Summary {
     pub wall_ns: i128,
     /// How long it watched.
     pub duration: Duration,
+    /// Looks that programs began.
+    pub looks: u64,
+    /// Of those: there was nothing to report, or it was the self-test's.
+    pub not_ours: u64,
+    /// What failed in the kernel.
+    pub failures: Vec<Failed>,
     /// By hook.
     pub hooks: Vec<(Hook, HookCount)>,
     /// Records read from the ring.
@@ -361,9 +407,6 @@ pub struct Summary {
     pub violations: u64,
     /// Accepts only `security_sock_graft` saw.
     pub accept_preattach: u64,
-    /// Full kernel tables: attempts without an outcome, connections without an
-    /// end, listeners without an owner, processes of the tree not followed.
-    pub table_full: u64,
     /// How the command after `--` ended: its exit status, or 128 + signal.
     pub command_status: Option<i32>,
 }
@@ -393,10 +436,30 @@ impl Summary {
         kernel + self.undecodable + self.dropped
     }
 
-    /// The accounting law: seen = shown + filtered + lost, and every hook's row
-    /// adds up.
+    /// Full kernel tables: attempts without an outcome, connections without an
+    /// end, listeners without an owner, processes of the tree not followed.
+    pub fn table_full(&self) -> u64 {
+        let full = self.failures.iter().filter(|failed| failed.is_table_full());
+        full.map(|failed| failed.count).sum()
+    }
+
+    /// Looks at what may have been events, but could not be read.
+    pub fn gave_up(&self) -> u64 {
+        let gave_up = self.failures.iter().filter(|failed| failed.site.gives_up());
+        gave_up.map(|failed| failed.count).sum()
+    }
+
+    /// Times that the kernel came to a hook: looks, and programs that it skipped.
+    pub fn entered(&self) -> u64 {
+        let skipped = self.hooks.iter().map(|(_, count)| count.skipped);
+        self.looks + skipped.sum::<u64>()
+    }
+
+    /// The accounting law: entered = not ours + gave up + seen, seen = shown + filtered +
+    /// lost, and every hook's row adds up.
     pub fn adds_up(&self) -> bool {
         self.hooks.iter().all(|(_, count)| count.adds_up())
+            && self.entered() == self.not_ours + self.gave_up() + self.seen()
             && self.seen() == self.shown + self.filtered() + self.lost()
     }
 }

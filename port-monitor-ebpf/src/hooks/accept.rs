@@ -16,10 +16,12 @@ use port_monitor_common::{
     counters::Hook,
     event::{CloseEvent, EventKind, FLAG_ENDED, FLAG_INBOUND, OwnerSource},
     policy::Direction,
+    site::Site,
     tcp_state::TcpState,
 };
 
 use crate::{
+    account::{self, Look, Stop, readable},
     emit, filter,
     hooks::{connection, graft},
     mem::{self, Direct, Mem, Probe},
@@ -29,57 +31,56 @@ use crate::{
 /// Before Linux 6.10: `(sk, flags, err, kern)`, so the result is slot 4.
 #[fexit(function = "inet_csk_accept")]
 fn pm_accept_fe4(ctx: FExitContext) -> i32 {
-    try_accept(&ctx, ctx.arg(4));
+    account::look(|| try_accept(&ctx, ctx.arg(4)));
     0
 }
 
 /// Since Linux 6.10: `(sk, arg)`, so the result is slot 2.
 #[fexit(function = "inet_csk_accept")]
 fn pm_accept_fe2(ctx: FExitContext) -> i32 {
-    try_accept(&ctx, ctx.arg(2));
+    account::look(|| try_accept(&ctx, ctx.arg(2)));
     0
 }
 
 #[kretprobe]
 fn pm_accept_krp(ctx: RetProbeContext) -> u32 {
     let sk: *const u8 = ctx.ret();
-    if !sk.is_null() {
-        let _: Option<()> = report::<Probe, Direct>(&ctx, sk, 0);
-    }
+    account::look(|| {
+        if sk.is_null() {
+            return Err(Stop::NotOurs);
+        }
+        report::<Probe, Direct>(&ctx, sk, 0)
+    });
     0
 }
 
 #[inline(always)]
-fn try_accept(ctx: &impl EbpfContext, sk: *const u8) {
+fn try_accept(ctx: &impl EbpfContext, sk: *const u8) -> Look {
     // No connection: EAGAIN, EINTR, a closed listener.
     if sk.is_null() {
-        return;
+        return Err(Stop::NotOurs);
     }
     graft::mark();
-    let _: Option<()> = report::<Direct, Direct>(ctx, sk, 0);
+    report::<Direct, Direct>(ctx, sk, 0)
 }
 
 /// Reports a child socket accepted by the running thread, which is read by `T`.
 #[inline(always)]
-pub(crate) fn report<M: Mem, T: Mem>(
-    ctx: &impl EbpfContext,
-    sk: *const u8,
-    flags: u16,
-) -> Option<()> {
+pub(crate) fn report<M: Mem, T: Mem>(ctx: &impl EbpfContext, sk: *const u8, flags: u16) -> Look {
     let mut slot = MaybeUninit::uninit();
     // In one place with that of its end: the stack is short.
     let record: &mut CloseEvent = emit::record(&mut slot, EventKind::Accept);
     let event = &mut record.event;
     task::read_current::<T>(&mut event.owner);
-    sock::read::<M>(sk, event)?;
+    readable(sock::read::<M>(sk, event), Site::Socket)?;
     if event.local_port == 0 {
         // The peer has reset it already.
-        event.local_port = sock::lasting_local_port::<Probe>(sk)?;
+        event.local_port = readable(sock::lasting_local_port::<Probe>(sk), Site::Socket)?;
     }
-    let state = sock::state::<M>(sk)?;
+    let state = readable(sock::state::<M>(sk), Site::Socket)?;
     if state == TcpState::LISTEN || state == TcpState::SYN_SENT {
         // Neither is accepted; said, it spares the verifier the way.
-        return None;
+        return Err(Stop::NotOurs);
     }
     let ended = if state == TcpState::CLOSE {
         FLAG_ENDED
@@ -92,12 +93,12 @@ pub(crate) fn report<M: Mem, T: Mem>(
     event.id = emit::connection_id::<M>(sk, event.ts_ns);
     verdict::stamp(Direction::Inbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current);
-    emit::emit_for::<M>(ctx, Hook::Accept, owner_passes, event);
+    let told = emit::emit_for::<M>(ctx, Hook::Accept, owner_passes, event);
     // It may have ended before it was remembered.
     if connection::remember_inbound(sk, owner_passes, event, state)
-        && sock::state::<Probe>(sk)? == TcpState::CLOSE
+        && sock::state::<Probe>(sk) == Some(TcpState::CLOSE)
     {
-        connection::ended_early(ctx, sk, state, record);
+        account::look(|| connection::ended_early(ctx, sk, state, record));
     }
-    Some(())
+    told
 }

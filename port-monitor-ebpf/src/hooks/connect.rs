@@ -12,9 +12,11 @@ use port_monitor_common::{
     counters::Hook,
     event::{EventKind, OwnerSource, TcpEvent},
     policy::Direction,
+    site::Site,
 };
 
 use crate::{
+    account::{self, Look, readable},
     emit, filter,
     hooks::connection,
     mem::{Direct, Mem, Probe},
@@ -23,37 +25,34 @@ use crate::{
 
 #[fentry(function = "tcp_connect")]
 fn pm_connect_fe(ctx: FEntryContext) -> i32 {
-    let _: Option<()> = try_connect::<Direct>(&ctx, ctx.arg(0));
+    account::look(|| try_connect::<Direct>(&ctx, ctx.arg(0)));
     0
 }
 
 #[kprobe]
 fn pm_connect_kp(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg(0) {
-        let _: Option<()> = try_connect::<Probe>(&ctx, sk);
-    }
+    account::look(|| try_connect::<Probe>(&ctx, readable(ctx.arg(0), Site::Call)?));
     0
 }
 
 #[inline(always)]
-fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
+fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Look {
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Connect);
     task::read_current::<Direct>(&mut event.owner);
-    sock::read::<M>(sk, event)?;
-    attempt::<M>(ctx, sk, event);
-    Some(())
+    readable(sock::read::<M>(sk, event), Site::Socket)?;
+    attempt::<M>(ctx, sk, event)
 }
 
 /// Reports an attempt by the event's owner, the running thread, and remembers it until
 /// its outcome.
 #[inline(always)]
-pub(crate) fn attempt<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) {
+pub(crate) fn attempt<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) -> Look {
     identify::<M>(sk, event);
     verdict::stamp(Direction::Outbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current);
     connection::remember_attempt(sk, owner_passes, event);
-    emit::emit_for::<M>(ctx, Hook::Connect, owner_passes, event);
+    emit::emit_for::<M>(ctx, Hook::Connect, owner_passes, event)
 }
 
 /// Makes it the event of an attempt that its owner begins.

@@ -5,16 +5,18 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid};
 use port_monitor_common::{
-    counters::{Extra, Hook},
+    counters::Hook,
     event::{
         CloseEvent, ClosedBy, EventKind, FLAG_DENIED, FLAG_ENDED, FLAG_INBOUND, FLAG_JUDGED, Owner,
         TcpEvent,
     },
+    site::Site,
     tcp_state::TcpState,
 };
 use zerocopy::FromZeros;
 
 use crate::{
+    account::{Look, Removal, Stop, is_stored, ours, readable, removal},
     emit, filter,
     globals::config,
     hooks::{listen, state},
@@ -45,7 +47,9 @@ pub(crate) struct Connection {
     flags: u8,
     /// A [`ClosedBy`] by number.
     pub(crate) closed_by: u8,
-    reserved: [u8; 2],
+    /// Non-zero: it is over, and could not be removed.
+    is_over: u8,
+    reserved: u8,
     /// Who closed this end; zero: nobody yet.
     pub(crate) closer_tgid: u32,
 }
@@ -95,31 +99,56 @@ fn is_more_wanted() -> bool {
     emit::is_wanted(EventKind::Connected) || emit::is_wanted(EventKind::Failed) || is_end_wanted()
 }
 
-/// Remembers the connection on `sk`.
+/// Remembers the connection on `sk`; what cannot be is counted.
 #[inline(always)]
-fn remember(sk: *const u8, connection: &Connection) {
-    if CONNECTIONS.insert(sk as u64, connection, 0).is_err() {
-        emit::count_extra(Extra::ConnectionsFull);
+fn remember(sk: *const u8, connection: &Connection) -> bool {
+    is_stored(Site::Remember, || {
+        CONNECTIONS.insert(sk as u64, connection, 0)
+    })
+}
+
+/// Forgets the connection on `sk`, which is `known`. Of several programs that see its end,
+/// one is told that it was this one: it reports it.
+#[inline(always)]
+fn forget(sk: *const u8, known: &mut Connection) -> bool {
+    match removal(Site::Forget, || CONNECTIONS.remove(sk as u64)) {
+        Removal::Removed => true,
+        Removal::Absent => false,
+        Removal::Failed => {
+            known.is_over = 1;
+            true
+        }
     }
 }
 
-/// Forgets the connection on `sk`; false when there is none. Of several programs
-/// that see its end, one is told true.
+/// Forgets what an earlier socket at this address may have left.
 #[inline(always)]
-fn forget(sk: *const u8) -> bool {
-    CONNECTIONS.remove(sk as u64).is_ok()
+fn forget_earlier(sk: *const u8) {
+    removal(Site::Forget, || CONNECTIONS.remove(sk as u64));
+}
+
+/// What is remembered on `sk`.
+#[inline(always)]
+fn known(sk: *const u8) -> Option<&'static mut Connection> {
+    // SAFETY: a map value; only changes of this very socket's state, which do not
+    // run concurrently, write or remove it.
+    let known = unsafe { &mut *CONNECTIONS.get_ptr_mut(sk as u64)? };
+    if known.is_over == 0 {
+        Some(known)
+    } else {
+        None
+    }
 }
 
 /// Makes it an event of the pending attempt on `sk`, which is forgotten.
 #[inline(always)]
 pub(crate) fn take_attempt(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
-    // SAFETY: the entry is copied before it can be removed.
-    let attempt = unsafe { CONNECTIONS.get(sk as u64) }?;
+    let attempt = known(sk)?;
     if attempt.is_open() {
         return None;
     }
     attempt.identify(event);
-    forget(sk).then_some(())
+    forget(sk, attempt).then_some(())
 }
 
 /// Remembers an attempt for its outcome and its end, if somebody asks for them.
@@ -131,11 +160,12 @@ pub(crate) fn remember_attempt(sk: *const u8, owner_passes: bool, event: &TcpEve
         remember(sk, Connection::of(event, &mut MaybeUninit::uninit()));
     } else if wanted {
         // Nor may it be taken for an earlier socket's at this address.
-        forget(sk);
+        forget_earlier(sk);
     }
 }
 
-/// Remembers an inbound connection for its end, if somebody asks for that: true then.
+/// Remembers an inbound connection for its end, if somebody asks for that: true where it
+/// is remembered.
 #[inline(always)]
 pub(crate) fn remember_inbound(
     sk: *const u8,
@@ -146,7 +176,7 @@ pub(crate) fn remember_inbound(
     let passes = owner_passes && filter::flow_passes(event);
     if !task::is_monitor(event.owner.tgid) && !(is_end_wanted() && passes) {
         if is_more_wanted() {
-            forget(sk);
+            forget_earlier(sk);
         }
         return false;
     }
@@ -157,8 +187,7 @@ pub(crate) fn remember_inbound(
     if state == TcpState::CLOSE_WAIT {
         connection.closed_by = ClosedBy::Peer as u8;
     }
-    remember(sk, connection);
-    true
+    remember(sk, connection)
 }
 
 /// Notes or reports what a state change says of a socket.
@@ -168,13 +197,14 @@ pub(crate) fn changed<const TRACEPOINT: bool>(
     sk: *const u8,
     old: TcpState,
     new: TcpState,
-) {
+) -> Look {
     // An end; a handshake that is complete, or given up after the peer's SYN.
+    let mut told = Err(Stop::NotOurs);
     if new == TcpState::CLOSE
         || old == TcpState::SYN_RECV
         || old == TcpState::SYN_SENT && new == TcpState::ESTABLISHED
     {
-        let _: Option<()> = report_or::<TRACEPOINT>(ctx, sk, old, new);
+        told = report_or::<TRACEPOINT>(ctx, sk, old, new);
     }
     match (old, new) {
         // A FIN leaves in the thread that closes.
@@ -187,6 +217,7 @@ pub(crate) fn changed<const TRACEPOINT: bool>(
         }
         _ => {}
     }
+    told
 }
 
 /// The running process; zero for a thread of the kernel, which closes sockets that others
@@ -200,10 +231,7 @@ fn running_process() -> u32 {
 /// Notes who closed the connection on `sk` first, and who closed this end.
 #[inline(always)]
 fn note_end(sk: *const u8, first: Option<ClosedBy>, closer_tgid: u32) {
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(sk as u64) {
-        // SAFETY: a map value; only changes of this very socket's state, which do
-        // not run concurrently, write it.
-        let connection = unsafe { &mut *connection };
+    if let Some(connection) = known(sk) {
         if let Some(first) = first {
             connection.closed_by = first as u8;
         }
@@ -214,8 +242,8 @@ fn note_end(sk: *const u8, first: Option<ClosedBy>, closer_tgid: u32) {
 /// Reports the outcome of an attempt, the end of a connection or of a listener:
 /// whichever is remembered on `sk`.
 #[inline(always)]
-pub(crate) fn report(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) {
-    let _: Option<()> = report_or::<false>(ctx, sk, old, new);
+pub(crate) fn report(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) -> Look {
+    report_or::<false>(ctx, sk, old, new)
 }
 
 /// The same. On the tracepoint rung, a completed handshake that belongs to no attempt
@@ -227,32 +255,32 @@ pub(crate) fn report_or<const TRACEPOINT: bool>(
     sk: *const u8,
     old: TcpState,
     new: TcpState,
-) -> Option<()> {
+) -> Look {
     let mut slot = MaybeUninit::uninit();
     let record: &mut CloseEvent = emit::record(&mut slot, EventKind::Close);
     let hook = if old == TcpState::LISTEN {
-        listen::recall(sk, &mut record.event)?;
+        ours(listen::recall(sk, &mut record.event))?;
         Hook::Listen
     } else if TRACEPOINT && config!(acceptor) == 0 && came_in(sk, old, new) {
         Hook::Accept
     } else {
         recall::<TRACEPOINT>(sk, old, new, record)?
     };
-    sock::read::<Probe>(sk, &mut record.event)?;
-    record.event.local_port = sock::lasting_local_port::<Probe>(sk)?;
+    readable(sock::read::<Probe>(sk, &mut record.event), Site::Socket)?;
+    record.event.local_port = readable(sock::lasting_local_port::<Probe>(sk), Site::Socket)?;
     let mut owner_passes = true;
     if hook as u32 == Hook::Accept as u32 {
-        owner_passes = state::established(sk, &mut record.event, ended(new))?;
+        owner_passes = ours(state::established(sk, &mut record.event, ended(new)))?;
     }
     if hook as u32 == Hook::Close as u32 {
-        complete(sk, old, record)?;
+        readable(complete(sk, old, record), Site::Socket)?;
     }
-    emit::emit_change(ctx, hook, owner_passes, record);
+    let told = emit::emit_change(ctx, hook, owner_passes, record);
     // What is over already has no end to come.
     if hook as u32 == Hook::Accept as u32 && new != TcpState::CLOSE {
         remember_inbound(sk, owner_passes, &record.event, new);
     }
-    Some(())
+    told
 }
 
 /// The flag of a connection that is over when it is told.
@@ -282,25 +310,21 @@ pub(crate) fn ended_early(
     sk: *const u8,
     last: TcpState,
     record: &mut CloseEvent,
-) -> Option<()> {
+) -> Look {
     let began_ns = record.event.ts_ns;
-    {
-        // SAFETY: a map value of a socket that does not change any more.
-        let connection = unsafe { &*CONNECTIONS.get_ptr(sk as u64)? };
-        connection.identify(&mut record.event);
-        record.stats.closed_by = connection.closed_by;
-        record.stats.closer_tgid = connection.closer_tgid;
-    }
-    if !forget(sk) {
+    let connection = ours(known(sk))?;
+    connection.identify(&mut record.event);
+    record.stats.closed_by = connection.closed_by;
+    record.stats.closer_tgid = connection.closer_tgid;
+    if !forget(sk, connection) {
         // The programs that see ends have reported it.
-        return None;
+        return Err(Stop::NotOurs);
     }
     record.event.kind = EventKind::Close as u8;
     record.event.ts_ns = emit::now_ns();
     record.stats.duration_ns = record.event.ts_ns.saturating_sub(began_ns);
-    complete(sk, last, record)?;
-    emit::emit_change(ctx, Hook::Close, true, record);
-    Some(())
+    readable(complete(sk, last, record), Site::Socket)?;
+    emit::emit_change(ctx, Hook::Close, true, record)
 }
 
 /// What is remembered of the attempt or connection on `sk`, if the change ends it.
@@ -310,17 +334,15 @@ fn recall<const TRACEPOINT: bool>(
     old: TcpState,
     new: TcpState,
     record: &mut CloseEvent,
-) -> Option<Hook> {
-    // SAFETY: a map value; only changes of this very socket's state, which do not
-    // run concurrently, write or remove it.
-    let connection = unsafe { &mut *CONNECTIONS.get_ptr_mut(sk as u64)? };
+) -> Look<Hook> {
+    let connection = ours(known(sk))?;
     let event = &mut record.event;
     if !connection.is_open() {
         // A simultaneous open goes through `SYN_RECV`.
         if !(old == TcpState::SYN_SENT || old == TcpState::SYN_RECV && !sock::is_passive(sk))
             || !TRACEPOINT && is_returned(sk, new)
         {
-            return None;
+            return Err(Stop::NotOurs);
         }
         connection.identify(event);
         if new == TcpState::ESTABLISHED {
@@ -328,19 +350,19 @@ fn recall<const TRACEPOINT: bool>(
             event.detail = handshake_us(connection.ts_ns, event.ts_ns);
         } else {
             event.kind = EventKind::Failed as u8;
-            event.detail = sock::error::<Probe>(sk)?;
+            event.detail = readable(sock::error::<Probe>(sk), Site::Socket)?;
         }
         let is_monitor = task::is_monitor(connection.owner.tgid);
         if new == TcpState::ESTABLISHED && (is_monitor || is_end_wanted()) {
             connection.set_open();
-        } else {
-            forget(sk);
+        } else if !forget(sk, connection) {
+            return Err(Stop::NotOurs);
         }
-        return Some(Hook::Outcome);
+        return Ok(Hook::Outcome);
     }
     if new != TcpState::CLOSE {
         // Of an earlier socket at this address, whose end was not seen.
-        return None;
+        return Err(Stop::NotOurs);
     }
     connection.identify(event);
     if connection.ts_ns != 0 {
@@ -348,7 +370,7 @@ fn recall<const TRACEPOINT: bool>(
     }
     record.stats.closed_by = connection.closed_by;
     record.stats.closer_tgid = connection.closer_tgid;
-    forget(sk).then_some(Hook::Close)
+    ours(forget(sk, connection).then_some(Hook::Close))
 }
 
 /// Completes the record of a connection that was in the state `last`.

@@ -12,9 +12,10 @@ use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
-use port_monitor_common::{counters::Extra, event::FLAG_PREATTACH};
+use port_monitor_common::{counters::Extra, event::FLAG_PREATTACH, site::Site};
 
 use crate::{
+    account::{self, Look, Stop, ours, readable},
     emit,
     hooks::accept,
     maps::REPORTED,
@@ -58,7 +59,7 @@ fn mine() -> Option<(*mut u64, u64)> {
 
 #[fentry(function = "security_sock_graft")]
 fn pm_graft_fe(ctx: FEntryContext) -> i32 {
-    let _: Option<()> = report_unmarked(&ctx, ctx.arg(0));
+    account::look(|| report_unmarked(&ctx, ctx.arg(0)));
     0
 }
 
@@ -66,39 +67,35 @@ fn pm_graft_fe(ctx: FEntryContext) -> i32 {
 /// program it is not skipped while a preempted task is in it.
 #[kprobe]
 fn pm_graft_mkp(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg(0) {
-        let _: Option<()> = report_unmarked(&ctx, sk);
-    }
+    account::look(|| report_unmarked(&ctx, readable(ctx.arg(0), Site::Socket)?));
     0
 }
 
 /// By itself: every accept.
 #[kprobe]
 fn pm_graft_kp(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg(0) {
-        let _: Option<()> = report(&ctx, sk);
-    }
+    account::look(|| report(&ctx, readable(ctx.arg(0), Site::Socket)?));
     0
 }
 
 #[inline(always)]
-fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
+fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Look {
     if take_mark() {
-        return None;
+        return Err(Stop::NotOurs);
     }
     // As a number, like the first subflow's: to the verifier a pointer that it knows the
     // type of would lead another way through all that follows.
     let sk = mem::address(sk) as *const u8;
-    let tcp = accepted(sk)?;
+    let tcp = ours(accepted(sk))?;
     if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
-        emit::count_extra(Extra::AcceptPreattach);
+        account::count_extra(Extra::AcceptPreattach);
     }
     accept::report::<Probe, Probe>(ctx, tcp, FLAG_PREATTACH)
 }
 
 #[inline(always)]
-fn report(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
-    accept::report::<Probe, Direct>(ctx, accepted(sk)?, 0)
+fn report(ctx: &impl EbpfContext, sk: *const u8) -> Look {
+    accept::report::<Probe, Direct>(ctx, ours(accepted(sk))?, 0)
 }
 
 /// The connection behind a grafted socket; Unix sockets and others are grafted too.

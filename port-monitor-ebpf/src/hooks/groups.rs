@@ -6,12 +6,12 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 use port_monitor_common::{
-    counters::Extra,
     groups::{ANYWHERE, FIRST_ROW, LAST_ROW, NAME_BYTES, Name, ROOT},
+    site::Site,
 };
 
 use crate::{
-    emit,
+    account::{is_stored, removal, unreadable},
     globals::offset,
     maps::{CGROUPS, NAME, NAMES, NODES, PATTERNS},
     task::{self, read},
@@ -20,35 +20,46 @@ use crate::{
 /// `(group, path)`, before its directory can be seen.
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
 fn pm_mkdir_rt(ctx: RawTracePointContext) -> i32 {
-    let _: Option<()> = try_mkdir(ctx.arg(0));
+    if try_mkdir(ctx.arg(0)).is_none() {
+        unreadable(Site::Group);
+    }
     0
 }
 
 /// The same, for patterns.
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
 fn pm_match_rt(ctx: RawTracePointContext) -> i32 {
-    let _: Option<()> = try_match(ctx.arg(0));
+    if try_match(ctx.arg(0)).is_none() {
+        unreadable(Site::Group);
+    }
     0
 }
 
 /// `(group, path)`, when nothing is in it any more.
 #[raw_tracepoint(tracepoint = "cgroup_rmdir")]
 fn pm_rmdir_rt(ctx: RawTracePointContext) -> i32 {
-    let _: Option<()> = try_rmdir(ctx.arg(0));
+    if try_rmdir(ctx.arg(0)).is_none() {
+        unreadable(Site::Group);
+    }
     0
 }
 
 #[inline(always)]
 fn try_rmdir(group: *const u8) -> Option<()> {
-    let id = id_in_v2(group)?;
-    let _: Result<(), i32> = CGROUPS.remove(id);
-    let _: Result<(), i32> = NODES.remove(id);
+    if is_in_v2(group)? {
+        let id = task::cgroup_id(group)?;
+        removal(Site::ForgetGroup, || CGROUPS.remove(id));
+        removal(Site::ForgetGroup, || NODES.remove(id));
+    }
     Some(())
 }
 
 #[inline(always)]
 fn try_mkdir(group: *const u8) -> Option<()> {
-    let id = id_in_v2(group)?;
+    if !is_in_v2(group)? {
+        return Some(());
+    }
+    let id = task::cgroup_id(group)?;
     let name = NAME.get_ptr_mut(0)?;
     read_name(group, name)?;
     let parent: *const u8 = read(group, offset!(cgroup_parent))?;
@@ -67,7 +78,10 @@ fn try_mkdir(group: *const u8) -> Option<()> {
 
 #[inline(always)]
 fn try_match(group: *const u8) -> Option<()> {
-    let id = id_in_v2(group)?;
+    if !is_in_v2(group)? {
+        return Some(());
+    }
+    let id = task::cgroup_id(group)?;
     let name = NAME.get_ptr_mut(0)?;
     read_name(group, name)?;
     if matches(name)? {
@@ -78,17 +92,14 @@ fn try_match(group: *const u8) -> Option<()> {
 
 #[inline(always)]
 fn keep<T>(table: &aya_ebpf::maps::HashMap<u64, T>, id: u64, value: T) {
-    if table.insert(id, value, 0).is_err() {
-        emit::count_extra(Extra::GroupsFull);
-    }
+    is_stored(Site::RememberGroup, || table.insert(id, value, 0));
 }
 
-/// The cgroup's id. In hierarchies of version 1, ids are others' too.
+/// Whether ids are the cgroup's alone: in hierarchies of version 1 they are others' too.
 #[inline(always)]
-fn id_in_v2(group: *const u8) -> Option<u64> {
+fn is_in_v2(group: *const u8) -> Option<bool> {
     let root = |group| read::<usize>(group, offset!(cgroup_root));
-    let is_v2 = root(group)? == root(task::cgroup(task::current())?)?;
-    if is_v2 { task::cgroup_id(group) } else { None }
+    Some(root(group)? == root(task::cgroup(task::current())?)?)
 }
 
 /// Fills in the name of the cgroup's directory.

@@ -14,14 +14,16 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext},
 };
 use port_monitor_common::{
-    counters::{Extra, Hook},
+    counters::Hook,
     event::{EventKind, FLAG_INBOUND, Owner, OwnerSource, TcpEvent},
     policy::Direction,
+    site::Site,
     tcp_state::TcpState,
 };
 use zerocopy::FromZeros;
 
 use crate::{
+    account::{self, Look, Removal, Stop, failed, is_stored, readable, removal},
     emit, filter,
     hooks::connection::LASTING_FLAGS,
     maps::LISTENING,
@@ -39,7 +41,8 @@ pub(crate) struct Listening {
     owner_source: u16,
     /// [`TcpEvent::flags`] of its end.
     flags: u16,
-    reserved: u32,
+    /// Non-zero: it is over, and could not be removed.
+    is_over: u32,
 }
 
 impl Listening {
@@ -56,41 +59,39 @@ impl Listening {
 
 #[fentry(function = "inet_hash")]
 fn pm_listen4_fe(ctx: FEntryContext) -> i32 {
-    let _: Option<()> = try_hash::<Direct>(&ctx, ctx.arg(0));
+    account::look(|| try_hash::<Direct>(&ctx, ctx.arg(0)));
     0
 }
 
 #[fentry(function = "inet6_hash")]
 fn pm_listen6_fe(ctx: FEntryContext) -> i32 {
-    let _: Option<()> = try_hash::<Direct>(&ctx, ctx.arg(0));
+    account::look(|| try_hash::<Direct>(&ctx, ctx.arg(0)));
     0
 }
 
 /// Either of them.
 #[kprobe]
 fn pm_listen_kp(ctx: ProbeContext) -> u32 {
-    if let Some(sk) = ctx.arg(0) {
-        let _: Option<()> = try_hash::<Probe>(&ctx, sk);
-    }
+    account::look(|| try_hash::<Probe>(&ctx, readable(ctx.arg(0), Site::Socket)?));
     0
 }
 
 #[inline(always)]
-fn try_hash<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Option<()> {
-    if sock::state::<M>(sk)? != TcpState::LISTEN || !sock::is_tcp::<M>(sk) {
-        return None;
+fn try_hash<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Look {
+    let state = readable(sock::state::<M>(sk), Site::Socket)?;
+    if state != TcpState::LISTEN || !sock::is_tcp::<M>(sk) {
+        return Err(Stop::NotOurs);
     }
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Listen);
     task::read_current::<Probe>(&mut event.owner);
-    sock::read::<M>(sk, event)?;
-    opened(ctx, sk, event);
-    Some(())
+    readable(sock::read::<M>(sk, event), Site::Socket)?;
+    opened(ctx, sk, event)
 }
 
 /// Reports that `sk` listens, made to by the running thread.
 #[inline(always)]
-pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) {
+pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent) -> Look {
     event.kind = EventKind::Listen as u8;
     event.flags = FLAG_INBOUND;
     event.owner_source = OwnerSource::Listener as u8;
@@ -103,14 +104,14 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
     if task::is_monitor(event.owner.tgid) || is_wanted && passes {
         let mut slot = MaybeUninit::uninit();
         let listening = Listening::of(event, &mut slot);
-        if LISTENING.insert(sk as u64, listening, 0).is_err() {
-            emit::count_extra(Extra::ListenersFull);
-        }
+        is_stored(Site::RememberListener, || {
+            LISTENING.insert(sk as u64, listening, 0)
+        });
     } else {
         // Nor may it be taken for an earlier one at this address.
-        let _: Result<(), i32> = LISTENING.remove(sk as u64);
+        removal(Site::ForgetListener, || LISTENING.remove(sk as u64));
     }
-    emit::emit(ctx, Hook::Listen, owner_passes, event);
+    emit::emit(ctx, Hook::Listen, owner_passes, event)
 }
 
 /// Notes a listener that is older than the monitor; false when it is known
@@ -123,8 +124,8 @@ pub(crate) fn note_older(sk: *const u8, event: &TcpEvent) -> bool {
     match LISTENING.insert(sk as u64, listening, BPF_NOEXIST.into()) {
         Ok(()) => true,
         Err(EEXIST) => false,
-        Err(_) => {
-            emit::count_extra(Extra::ListenersFull);
+        Err(error) => {
+            failed(Site::RememberListener, error);
             true
         }
     }
@@ -134,12 +135,23 @@ pub(crate) fn note_older(sk: *const u8, event: &TcpEvent) -> bool {
 /// that see it, one is told so.
 #[inline(always)]
 pub(crate) fn recall(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
-    // SAFETY: the entry is copied before it can be removed.
-    let listening = unsafe { LISTENING.get(sk as u64) }?;
+    // SAFETY: a map value; only changes of this very socket's state, which do not run
+    // concurrently, write or remove it.
+    let listening = unsafe { &mut *LISTENING.get_ptr_mut(sk as u64)? };
+    if listening.is_over != 0 {
+        return None;
+    }
     event.kind = EventKind::Unlisten as u8;
     event.flags = listening.flags;
     mem::copy(&listening.owner, &mut event.owner);
     event.id = listening.id;
     event.owner_source = listening.owner_source as u8;
-    LISTENING.remove(sk as u64).ok()
+    match removal(Site::ForgetListener, || LISTENING.remove(sk as u64)) {
+        Removal::Removed => Some(()),
+        Removal::Absent => None,
+        Removal::Failed => {
+            listening.is_over = 1;
+            Some(())
+        }
+    }
 }

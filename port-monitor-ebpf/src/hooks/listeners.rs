@@ -4,13 +4,14 @@
 use core::{ffi::c_void, mem::MaybeUninit};
 
 use crate::{
+    account::{self, Look, Stop, readable},
     globals::offset,
     hooks::state,
     mem::{self, Probe},
     sock,
     task::{self, read},
 };
-use port_monitor_common::{event::TcpEvent, tcp_state::TcpState};
+use port_monitor_common::{event::TcpEvent, site::Site, tcp_state::TcpState};
 
 /// `struct bpf_iter__task_file` (`kernel/bpf/task_iter.c`).
 #[repr(C)]
@@ -29,24 +30,32 @@ extern "C" fn pm_listeners_it(ctx: *const TaskFile) -> i32 {
     let task = unsafe { (*ctx).task };
     // SAFETY: as above.
     let file = unsafe { (*ctx).file };
-    if !task.is_null() && !file.is_null() {
-        let _: Option<()> = try_file(task, file);
+    if !task.is_null()
+        && !file.is_null()
+        && let Some(sk) = socket_of(file).and_then(sock::tcp)
+    {
+        account::look(|| note(task, sk));
     }
     0
 }
 
 #[inline(always)]
-fn try_file(task: *const u8, file: *const u8) -> Option<()> {
-    let sk = sock::tcp(socket_of(file)?)?;
-    if sock::state::<Probe>(sk)? != TcpState::LISTEN {
-        return None;
+fn note(task: *const u8, sk: *const u8) -> Look {
+    if readable(sock::state::<Probe>(sk), Site::Socket)? == TcpState::LISTEN {
+        note_listener(task, sk)?;
     }
+    // None is reported here.
+    Err(Stop::NotOurs)
+}
+
+#[inline(always)]
+fn note_listener(task: *const u8, sk: *const u8) -> Look {
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = mem::zeroed(&mut slot);
-    sock::read::<Probe>(sk, event)?;
-    task::read_owner(task, &mut event.owner)?;
+    readable(sock::read::<Probe>(sk, event), Site::Socket)?;
+    readable(task::read_owner(task, &mut event.owner), Site::Holder)?;
     state::listens(sk, event, task);
-    Some(())
+    Ok(())
 }
 
 /// The `struct sock` behind a file, if it is a socket: only then does the

@@ -6,14 +6,14 @@ use aya_ebpf::{
     macros::{raw_tracepoint, tracepoint},
     programs::{RawTracePointContext, TracePointContext},
 };
-use port_monitor_common::tcp_state::TcpState;
+use port_monitor_common::{site::Site, tcp_state::TcpState};
 
-use crate::{hooks::connection, task::read};
-
-/// `skaddr`, `oldstate` and `newstate` in the format of `sock:inet_sock_set_state`.
-const SKADDR: usize = 8;
-const OLDSTATE: usize = 16;
-const NEWSTATE: usize = 20;
+use crate::{
+    account::{self, Look, readable},
+    globals::offset,
+    hooks::connection,
+    task::read,
+};
 
 /// The state changes of a raw tracepoint: socket, old and new state.
 #[inline(always)]
@@ -24,18 +24,18 @@ pub(crate) fn state_change(ctx: &RawTracePointContext) -> (*const u8, TcpState, 
 
 /// The same of a perf event's tracepoint.
 #[inline(always)]
-pub(crate) fn event_change(ctx: &TracePointContext) -> Option<(*const u8, TcpState, TcpState)> {
+pub(crate) fn event_change(ctx: &TracePointContext) -> Look<(*const u8, TcpState, TcpState)> {
     let event = ctx.as_ptr().cast();
-    let sk: *const u8 = read(event, SKADDR)?;
-    let old: u32 = read(event, OLDSTATE)?;
-    let new: u32 = read(event, NEWSTATE)?;
-    Some((sk, TcpState(old as u8), TcpState(new as u8)))
+    let sk: *const u8 = readable(read(event, offset!(state_skaddr)), Site::Event)?;
+    let old: u32 = readable(read(event, offset!(state_oldstate)), Site::Event)?;
+    let new: u32 = readable(read(event, offset!(state_newstate)), Site::Event)?;
+    Ok((sk, TcpState(old as u8), TcpState(new as u8)))
 }
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
-    connection::changed::<false>(&ctx, sk, old, new);
+    account::look(|| connection::changed::<false>(&ctx, sk, old, new));
     0
 }
 
@@ -45,7 +45,7 @@ fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_again_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
-    connection::changed::<false>(&ctx, sk, old, new);
+    account::look(|| connection::changed::<false>(&ctx, sk, old, new));
     0
 }
 
@@ -54,13 +54,12 @@ fn pm_again_rt(ctx: RawTracePointContext) -> i32 {
 /// interrupts another one.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 fn pm_again_tp(ctx: TracePointContext) -> u32 {
-    let _: Option<()> = try_again(&ctx);
+    account::look(|| try_again(&ctx));
     0
 }
 
 #[inline(always)]
-fn try_again(ctx: &TracePointContext) -> Option<()> {
+fn try_again(ctx: &TracePointContext) -> Look {
     let (sk, old, new) = event_change(ctx)?;
-    connection::changed::<false>(ctx, sk, old, new);
-    Some(())
+    connection::changed::<false>(ctx, sk, old, new)
 }

@@ -8,12 +8,14 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_seq_write};
 use port_monitor_common::{
-    counters::{Extra, Hook},
+    counters::Hook,
     event::{ClosedBy, EventKind, FLAG_INBOUND, OwnerSource, TcpEvent},
+    site::Site,
     tcp_state::TcpState,
 };
 
 use crate::{
+    account::{self, Look, Stop, failed, readable},
     emit, filter,
     hooks::{
         connection::{self, Connection},
@@ -44,31 +46,45 @@ extern "C" fn pm_sockets_it(ctx: *const TaskFile) -> i32 {
     let task = unsafe { (*ctx).task };
     // SAFETY: as above.
     let file = unsafe { (*ctx).file };
-    if !task.is_null() && !file.is_null() && try_file(&Context(ctx), task, file).is_some() {
+    if !task.is_null()
+        && !file.is_null()
+        && let Some(sk) = socket_of(file).and_then(sock::tcp)
+    {
+        let mut is_told = false;
+        account::look(|| {
+            let told = show(&Context(ctx), task, sk);
+            is_told = told.is_ok();
+            told
+        });
+        if !is_told {
+            return 0;
+        }
         // A byte for each connection, so that the reader of this file gets its
         // turn, and empties the ring, before that is full.
         let byte = 0_u8;
         // SAFETY: as above.
         let seq = unsafe { *(*ctx).meta };
         // SAFETY: the kernel's own file, and one byte of ours.
-        unsafe { bpf_seq_write(seq.cast(), (&raw const byte).cast_mut().cast(), 1) };
+        let error = unsafe { bpf_seq_write(seq.cast(), (&raw const byte).cast_mut().cast(), 1) };
+        if error != 0 {
+            failed(Site::Progress, error as i32);
+        }
     }
     0
 }
 
 #[inline(always)]
-fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
-    let sk = sock::tcp(socket_of(file)?)?;
-    let state = sock::state::<Probe>(sk)?;
+fn show(ctx: &Context, task: *const u8, sk: *const u8) -> Look {
+    let state = readable(sock::state::<Probe>(sk), Site::Socket)?;
     if matches!(state, TcpState::CLOSE | TcpState::SYN_RECV) {
-        return None;
+        return Err(Stop::NotOurs);
     }
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Preexisting);
-    sock::read::<Probe>(sk, event)?;
-    task::read_owner(task, &mut event.owner)?;
+    readable(sock::read::<Probe>(sk, event), Site::Socket)?;
+    readable(task::read_owner(task, &mut event.owner), Site::Holder)?;
     if task::is_monitor(event.owner.tgid) {
-        return None;
+        return Err(Stop::NotOurs);
     }
     event.owner_source = OwnerSource::Holder as u8;
     event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
@@ -83,17 +99,17 @@ fn try_file(ctx: &Context, task: *const u8, file: *const u8) -> Option<()> {
     }
     let owner_passes = filter::owner_passes(&event.owner, || task);
     if owner_passes && filter::flow_passes(event) && !note(sk, state, event) {
-        return None;
+        return Err(Stop::NotOurs);
     }
-    emit::emit(ctx, Hook::Snapshot, owner_passes, event);
+    let told = emit::emit(ctx, Hook::Snapshot, owner_passes, event);
     // It may have changed before it was noted.
-    let new = match sock::state::<Probe>(sk)? {
-        TcpState::CLOSE => TcpState::CLOSE,
-        now if state == TcpState::SYN_SENT && now != state => TcpState::ESTABLISHED,
-        _ => return Some(()),
+    let new = match sock::state::<Probe>(sk) {
+        Some(TcpState::CLOSE) => TcpState::CLOSE,
+        Some(now) if state == TcpState::SYN_SENT && now != state => TcpState::ESTABLISHED,
+        _ => return told,
     };
-    connection::report(ctx, sk, state, new);
-    Some(())
+    account::look(|| connection::report(ctx, sk, state, new));
+    told
 }
 
 /// Notes a socket; false when it is known already.
@@ -117,8 +133,8 @@ fn note(sk: *const u8, state: TcpState, event: &TcpEvent) -> bool {
     match CONNECTIONS.insert(sk as u64, connection, BPF_NOEXIST.into()) {
         Ok(()) => true,
         Err(EEXIST) => false,
-        Err(_) => {
-            emit::count_extra(Extra::ConnectionsFull);
+        Err(error) => {
+            failed(Site::Remember, error);
             true
         }
     }

@@ -13,13 +13,14 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 use port_monitor_common::{
-    counters::Extra,
     event::{EventKind, FLAG_INBOUND, Owner, OwnerSource, TcpEvent},
+    site::Site,
     tcp_state::TcpState,
 };
 use zerocopy::FromZeros;
 
 use crate::{
+    account::{self, Look, Removal, Stop, is_stored, readable, removal},
     emit, filter,
     hooks::{
         connect, connection, listen,
@@ -61,7 +62,7 @@ const AMBIGUOUS: u32 = 2;
 /// `pm_remote_rt`: two programs, because the kernel lets none interrupt itself.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_local_rt(ctx: RawTracePointContext) -> i32 {
-    let _: Option<()> = try_local(&ctx, state_change(&ctx));
+    account::look(|| try_local(&ctx, state_change(&ctx)));
     0
 }
 
@@ -69,42 +70,44 @@ fn pm_local_rt(ctx: RawTracePointContext) -> i32 {
 /// skips the next one's: by a perf event, which runs with preemption off.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 fn pm_local_tp(ctx: TracePointContext) -> u32 {
-    let _: Option<()> = event_change(&ctx).and_then(|change| try_local(&ctx, change));
+    account::look(|| try_local(&ctx, event_change(&ctx)?));
     0
 }
 
 #[inline(always)]
-fn try_local(
-    ctx: &impl EbpfContext,
-    (sk, old, new): (*const u8, TcpState, TcpState),
-) -> Option<()> {
+fn try_local(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpState)) -> Look {
     let is_unlisten = old == TcpState::LISTEN && new == TcpState::CLOSE;
     let is_local = new == TcpState::SYN_SENT || new == TcpState::LISTEN || is_unlisten;
     if !is_local || !sock::is_tcp::<Probe>(sk) {
-        return None;
+        return Err(Stop::NotOurs);
     }
     let mut slot = MaybeUninit::uninit();
     let event = emit::record(&mut slot, EventKind::Connect);
-    sock::read::<Probe>(sk, event)?;
+    readable(sock::read::<Probe>(sk, event), Site::Socket)?;
     if new == TcpState::SYN_SENT {
         task::read_current::<Direct>(&mut event.owner);
-        connect::attempt::<Probe>(ctx, sk, event);
+        connect::attempt::<Probe>(ctx, sk, event)
     } else if new == TcpState::LISTEN {
         task::read_current::<Probe>(&mut event.owner);
         listens(sk, event, task::current());
-        listen::opened(ctx, sk, event);
+        listen::opened(ctx, sk, event)
     } else {
-        event.local_port = sock::lasting_local_port::<Probe>(sk)?;
+        event.local_port = readable(sock::lasting_local_port::<Probe>(sk), Site::Socket)?;
         unlisten(sk, event);
+        Err(Stop::NotOurs)
     }
-    Some(())
 }
 
 /// What a peer's packet does with a socket: the outcome of an attempt, an inbound
 /// connection, the end of either.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_remote_rt(ctx: RawTracePointContext) -> i32 {
-    let (sk, old, new) = state_change(&ctx);
+    account::look(|| try_remote(&ctx, state_change(&ctx)));
+    0
+}
+
+#[inline(always)]
+fn try_remote(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpState)) -> Look {
     if old == TcpState::SYN_RECV
         && let Some(seen) = ESTABLISHED.get_ptr_mut(0)
         // Softirqs, which complete handshakes, are not preempted: what the other
@@ -113,41 +116,40 @@ fn pm_remote_rt(ctx: RawTracePointContext) -> i32 {
         // SAFETY: this CPU's value of a map.
         && unsafe { seen.replace(0) } == sk as u64
     {
-        return 0;
+        return Err(Stop::NotOurs);
     }
-    connection::changed::<true>(&ctx, sk, old, new);
-    0
+    connection::changed::<true>(ctx, sk, old, new)
 }
 
 /// The same where the kernel may preempt a task in the middle of that one: by a perf
 /// event, which comes before it. Each change is reported once.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 fn pm_remote_tp(ctx: TracePointContext) -> u32 {
-    let _: Option<()> = try_remote(&ctx);
+    account::look(|| try_remote_event(&ctx));
     0
 }
 
 #[inline(always)]
-fn try_remote(ctx: &TracePointContext) -> Option<()> {
+fn try_remote_event(ctx: &TracePointContext) -> Look {
     let (sk, old, new) = event_change(ctx)?;
-    if old == TcpState::SYN_RECV {
-        let seen = ESTABLISHED.get_ptr_mut(0)?;
+    if old == TcpState::SYN_RECV
+        && let Some(seen) = ESTABLISHED.get_ptr_mut(0)
+    {
         // SAFETY: this CPU's value of a map.
         unsafe { seen.write(sk as u64) };
     }
-    connection::changed::<true>(ctx, sk, old, new);
-    Some(())
+    connection::changed::<true>(ctx, sk, old, new)
 }
 
 /// Notes who listens on `sk`, once: it may listen again, or be found with another process.
 #[inline(always)]
 pub(crate) fn listens(sk: *const u8, event: &TcpEvent, task: *const u8) {
     const EEXIST: i32 = -17;
-    match LISTENER_SOCKETS.insert(sk as u64, 1, BPF_NOEXIST.into()) {
-        Ok(()) => {}
-        Err(EEXIST) => return,
-        Err(_) => emit::count_extra(Extra::ListenersFull),
+    let counted = LISTENER_SOCKETS.insert(sk as u64, 1, BPF_NOEXIST.into());
+    if counted == Err(EEXIST) {
+        return;
     }
+    is_stored(Site::RememberOwner, || counted);
     let key = key(event, sock::words(&event.local_addr));
     let passes = filter::owner_passes(&event.owner, || task);
     if let Some(known) = LISTENERS.get_ptr_mut(key) {
@@ -171,14 +173,12 @@ pub(crate) fn listens(sk: *const u8, event: &TcpEvent, task: *const u8) {
     listener.sockets = 1;
     listener.flags = if passes { OWNER_PASSES } else { 0 };
     let listener = &*listener;
-    if LISTENERS.insert(key, listener, 0).is_err() {
-        emit::count_extra(Extra::ListenersFull);
-    }
+    is_stored(Site::RememberOwner, || LISTENERS.insert(key, listener, 0));
 }
 
 #[inline(always)]
 fn unlisten(sk: *const u8, event: &TcpEvent) {
-    if LISTENER_SOCKETS.remove(sk as u64).is_err() {
+    if removal(Site::ForgetOwner, || LISTENER_SOCKETS.remove(sk as u64)) == Removal::Absent {
         // It was not counted.
         return;
     }
@@ -189,7 +189,7 @@ fn unlisten(sk: *const u8, event: &TcpEvent) {
         if known.sockets > 1 {
             known.sockets -= 1;
         } else {
-            let _: Result<(), i32> = LISTENERS.remove(key);
+            removal(Site::ForgetOwner, || LISTENERS.remove(key));
         }
     }
 }

@@ -10,10 +10,10 @@ use aya_ebpf::{
     EbpfContext as _, helpers::bpf_get_current_pid_tgid, macros::tracepoint,
     programs::TracePointContext,
 };
-use port_monitor_common::counters::Extra;
+use port_monitor_common::{counters::Extra, site::Site};
 
 use crate::{
-    emit,
+    account::{self, Look, Stop, is_stored, ours, readable, removal},
     globals::offset,
     hooks::{accept, listeners::socket_of},
     maps::ACCEPTED,
@@ -21,9 +21,6 @@ use crate::{
     sock,
     task::{self, read},
 };
-
-/// `ret` in the format of `syscalls:sys_exit_*`.
-const RET: usize = 16;
 
 /// Both `sys_enter_accept` and `sys_enter_accept4`, where the kernel skips programs: the
 /// mark of a call whose second program was skipped is not this one's.
@@ -36,14 +33,16 @@ fn pm_enter_accept(_: TracePointContext) -> u32 {
 /// Both `sys_exit_accept` and `sys_exit_accept4`.
 #[tracepoint]
 fn pm_sys_accept(ctx: TracePointContext) -> u32 {
-    let accepted = accepted(&ctx);
-    // Calls that accept nothing are marked too: the kernel counts what it skips of them.
-    let is_marked = mark(accepted.unwrap_or(ptr::null()));
-    if let Some(sk) = accepted
-        && is_marked
-    {
-        let _: Option<()> = accept::report::<Probe, Direct>(&ctx, sk, 0);
-    }
+    account::look(|| {
+        let accepted = accepted(&ctx);
+        // Calls that accept nothing are marked too: the kernel counts what it skips of them.
+        let is_marked = mark(accepted.unwrap_or(ptr::null()));
+        let sk = accepted?;
+        if !is_marked {
+            return Err(Stop::NotOurs);
+        }
+        accept::report::<Probe, Direct>(&ctx, sk, 0)
+    });
     0
 }
 
@@ -52,13 +51,15 @@ fn pm_sys_accept(ctx: TracePointContext) -> u32 {
 fn pm_again_accept(ctx: TracePointContext) -> u32 {
     let marked = take_mark();
     if marked.is_none() {
-        emit::count_extra(Extra::AcceptAgain);
+        account::count_extra(Extra::AcceptAgain);
     }
-    if let Some(sk) = accepted(&ctx)
-        && marked != Some(sk as u64)
-    {
-        let _: Option<()> = accept::report::<Probe, Direct>(&ctx, sk, 0);
-    }
+    account::look(|| {
+        let sk = accepted(&ctx)?;
+        if marked == Some(sk as u64) {
+            return Err(Stop::NotOurs);
+        }
+        accept::report::<Probe, Direct>(&ctx, sk, 0)
+    });
     0
 }
 
@@ -66,7 +67,9 @@ fn pm_again_accept(ctx: TracePointContext) -> u32 {
 /// is left to the second program.
 #[inline(always)]
 fn mark(sk: *const u8) -> bool {
-    ACCEPTED.insert(thread(), sk as u64, 0).is_ok()
+    is_stored(Site::RememberAccepted, || {
+        ACCEPTED.insert(thread(), sk as u64, 0)
+    })
 }
 
 /// Takes this thread's note back: the socket it is of.
@@ -76,7 +79,7 @@ fn take_mark() -> Option<u64> {
     // SAFETY: only this thread writes its own entry.
     let marked = unsafe { ACCEPTED.get(thread) }.copied();
     if marked.is_some() {
-        let _: Result<(), i32> = ACCEPTED.remove(thread);
+        removal(Site::ForgetAccepted, || ACCEPTED.remove(thread));
     }
     marked
 }
@@ -88,12 +91,21 @@ fn thread() -> u32 {
 
 /// The connection that the system call returns.
 #[inline(always)]
-fn accepted(ctx: &TracePointContext) -> Option<*const u8> {
-    let ret: i64 = read(ctx.as_ptr().cast(), RET)?;
-    let fd = usize::try_from(ret).ok()?;
+fn accepted(ctx: &TracePointContext) -> Look<*const u8> {
+    let ret = read(ctx.as_ptr().cast(), offset!(syscall_ret));
+    let ret: i64 = readable(ret, Site::Event)?;
+    if ret < 0 {
+        return Err(Stop::NotOurs);
+    }
+    let file = readable(file(ret as usize), Site::Accepted)?;
+    ours(socket_of(file).and_then(sock::tcp))
+}
+
+/// The running thread's file of this number.
+#[inline(always)]
+fn file(fd: usize) -> Option<*const u8> {
     let files: *const u8 = read(task::current(), offset!(task_files))?;
     let table: *const u8 = read(files, offset!(files_fdt))?;
     let fds: *const u8 = read(table, offset!(fdtable_fd))?;
-    let sk = socket_of(read(fds, fd * size_of::<usize>())?)?;
-    sock::tcp(sk)
+    read(fds, fd * size_of::<usize>())
 }

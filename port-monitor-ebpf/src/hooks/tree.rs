@@ -2,24 +2,31 @@
 //! the watched command, however its children detach themselves.
 
 use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
-use port_monitor_common::counters::Extra;
+use port_monitor_common::site::Site;
 
-use crate::{emit, maps::TREE, task};
+use crate::{
+    account::{is_stored, removal, unreadable},
+    maps::TREE,
+    task,
+};
 
 /// `(parent, child)`, in the parent, before the child first runs.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 fn pm_fork_rt(ctx: RawTracePointContext) -> i32 {
-    let _: Option<()> = try_fork(ctx.arg(0), ctx.arg(1));
+    let (parent, child) = (task::tgid(ctx.arg(0)), task::tgid(ctx.arg(1)));
+    if let (Some(parent), Some(child)) = (parent, child) {
+        follow(parent, child);
+    } else {
+        unreadable(Site::Process);
+    }
     0
 }
 
 #[inline(always)]
-fn try_fork(parent: *const u8, child: *const u8) -> Option<()> {
-    TREE.get_ptr(task::tgid(parent)?)?;
-    if TREE.insert(task::tgid(child)?, 1, 0).is_err() {
-        emit::count_extra(Extra::TreeFull);
+fn follow(parent: u32, child: u32) {
+    if TREE.get_ptr(parent).is_some() {
+        is_stored(Site::Follow, || TREE.insert(child, 1, 0));
     }
-    Some(())
 }
 
 /// `(task, …)`, in the ending task.
@@ -29,7 +36,7 @@ fn pm_exit_rt(ctx: RawTracePointContext) -> i32 {
     if task::process_is_ending(task)
         && let Some(tgid) = task::tgid(task)
     {
-        let _: Result<(), i32> = TREE.remove(tgid);
+        removal(Site::Unfollow, || TREE.remove(tgid));
     }
     0
 }

@@ -17,12 +17,14 @@ use aya_ebpf::{
     programs::{FExitContext, ProbeContext, RetProbeContext},
 };
 use port_monitor_common::{
-    counters::{Extra, Hook},
+    counters::Hook,
     event::{AF_INET, AF_INET6, EventKind, TcpEvent},
     policy::Direction,
+    site::Site,
 };
 
 use crate::{
+    account::{self, Look, Stop, is_stored, ours, readable, removal},
     emit, filter,
     globals::offset,
     hooks::{connect, connection},
@@ -55,61 +57,60 @@ impl Call {
 #[fexit(function = "tcp_v4_connect")]
 fn pm_unsent4_fe(ctx: FExitContext) -> i32 {
     let (call, result) = returned(&ctx);
-    unsent(&ctx, &call, result);
+    account::look(|| unsent(&ctx, &call, result));
     0
 }
 
 #[fexit(function = "tcp_v6_connect")]
 fn pm_unsent6_fe(ctx: FExitContext) -> i32 {
     let (call, result) = returned(&ctx);
-    if result != 0 && !is_left_to_v4(&call) {
-        unsent(&ctx, &call, result);
-    }
+    account::look(|| {
+        if result == 0 || is_left_to_v4(&call) {
+            return Err(Stop::NotOurs);
+        }
+        unsent(&ctx, &call, result)
+    });
     0
 }
 
 #[fexit(function = "tcp_v4_pre_connect")]
 fn pm_refused4_fe(ctx: FExitContext) -> i32 {
     let (call, result) = returned(&ctx);
-    unsent(&ctx, &call, result);
+    account::look(|| unsent(&ctx, &call, result));
     0
 }
 
 #[fexit(function = "tcp_v6_pre_connect")]
 fn pm_refused6_fe(ctx: FExitContext) -> i32 {
     let (call, result) = returned(&ctx);
-    unsent(&ctx, &call, result);
+    account::look(|| unsent(&ctx, &call, result));
     0
 }
 
 #[fexit(function = "security_socket_connect")]
 fn pm_denied_fe(ctx: FExitContext) -> i32 {
     let (call, result) = returned(&ctx);
-    denied(&ctx, &call, result);
+    account::look(|| denied(&ctx, &call, result));
     0
 }
 
 /// Entry of all five: a return probe does not see the arguments.
 #[kprobe]
 fn pm_call_kp(ctx: ProbeContext) -> u32 {
-    let _: Option<()> = note(&ctx);
+    account::look(|| note(&ctx));
     0
 }
 
 #[kretprobe]
 fn pm_unsent_krp(ctx: RetProbeContext) -> u32 {
     // Within `tcp_v6_connect`, `tcp_v4_connect` takes the call of both.
-    if let Some(call) = take() {
-        unsent(&ctx, &call, ctx.ret());
-    }
+    account::look(|| unsent(&ctx, &ours(take())?, ctx.ret()));
     0
 }
 
 #[kretprobe]
 fn pm_denied_krp(ctx: RetProbeContext) -> u32 {
-    if let Some(call) = take() {
-        denied(&ctx, &call, ctx.ret());
-    }
+    account::look(|| denied(&ctx, &ours(take())?, ctx.ret()));
     0
 }
 
@@ -125,16 +126,15 @@ fn returned(ctx: &FExitContext) -> (Call, i32) {
 }
 
 #[inline(always)]
-fn note(ctx: &ProbeContext) -> Option<()> {
+fn note(ctx: &ProbeContext) -> Look {
     let call = Call {
-        socket: ctx.arg(0)?,
-        address: ctx.arg(1)?,
-        length: u64::from(ctx.arg::<u32>(2)?),
+        socket: readable(ctx.arg(0), Site::Call)?,
+        address: readable(ctx.arg(1), Site::Call)?,
+        length: u64::from(readable(ctx.arg::<u32>(2), Site::Call)?),
     };
-    if CONNECTING.insert(thread(), call, 0).is_err() {
-        emit::count_extra(Extra::ConnectionsFull);
-    }
-    Some(())
+    is_stored(Site::RememberCall, || CONNECTING.insert(thread(), call, 0));
+    // What comes of it is told when it returns.
+    Err(Stop::NotOurs)
 }
 
 #[inline(always)]
@@ -142,7 +142,7 @@ fn take() -> Option<Call> {
     let thread = thread();
     // SAFETY: only this thread writes its own entry.
     let call = unsafe { CONNECTING.get(thread) }.copied()?;
-    let _: Result<(), i32> = CONNECTING.remove(thread);
+    removal(Site::ForgetCall, || CONNECTING.remove(thread));
     Some(call)
 }
 
@@ -152,37 +152,35 @@ fn thread() -> u32 {
 }
 
 #[inline(always)]
-fn unsent(ctx: &impl EbpfContext, call: &Call, result: i32) {
-    if result < 0 {
-        let _: Option<()> = report(ctx, call.socket(), call, result.unsigned_abs());
+fn unsent(ctx: &impl EbpfContext, call: &Call, result: i32) -> Look {
+    if result >= 0 {
+        return Err(Stop::NotOurs);
     }
+    report(ctx, call.socket(), call, result.unsigned_abs())
 }
 
 #[inline(always)]
-fn denied(ctx: &impl EbpfContext, call: &Call, result: i32) {
-    if result < 0 {
-        let _: Option<()> = try_denied(ctx, call, result.unsigned_abs());
+fn denied(ctx: &impl EbpfContext, call: &Call, result: i32) -> Look {
+    if result >= 0 {
+        return Err(Stop::NotOurs);
     }
-}
-
-#[inline(always)]
-fn try_denied(ctx: &impl EbpfContext, call: &Call, errno: u32) -> Option<()> {
-    let sk: *const u8 = read(call.socket(), offset!(socket_sk))?;
-    if sock::is_tcp_stream(sk) {
-        report(ctx, sk, call, errno)?;
+    let sk: *const u8 = readable(read(call.socket(), offset!(socket_sk)), Site::Socket)?;
+    if !sock::is_tcp_stream(sk) {
+        return Err(Stop::NotOurs);
     }
-    Some(())
+    report(ctx, sk, call, result.unsigned_abs())
 }
 
 /// Reports a failed attempt by the running thread: under the id of the attempt,
 /// if `tcp_connect` was reached and failed, else as one of its own.
 #[inline(always)]
-fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Option<()> {
+fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Look {
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Failed);
     // Before the ways part, for the verifier's sake.
     task::read_current::<Probe>(&mut event.owner);
-    sock::read::<Probe>(sk, event)?;
+    readable(sock::read::<Probe>(sk, event), Site::Socket)?;
+    // To nowhere of this family: it is no attempt at a connection.
     let (remote_addr, remote_port) = destination(call, event.family)?;
     // Whatever kind of address it was.
     let forget = |value| mem::forget(value, event.ts_ns);
@@ -200,37 +198,36 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Opt
     }
     event.detail = errno;
     let owner_passes = filter::owner_passes(&event.owner, task::current);
-    emit::emit(ctx, Hook::Outcome, owner_passes, event);
-    Some(())
+    emit::emit(ctx, Hook::Outcome, owner_passes, event)
 }
 
 /// Where `connect` was asked to connect to: a `sockaddr_in`, also of an IPv6
 /// socket that is to speak IPv4, or a `sockaddr_in6`; nowhere, if it is anything
 /// else.
 #[inline(always)]
-fn destination(call: &Call, family: u8) -> Option<(Addr, u16)> {
+fn destination(call: &Call, family: u8) -> Look<(Addr, u16)> {
     const PORT: usize = 2;
     const V4_ADDR: usize = 4;
     const V4_LENGTH: u64 = 16;
     const V6_ADDR: usize = 8;
     const V6_LENGTH: u64 = 24;
     let address = call.address as *const u8;
-    let asked: u16 = read(address, 0)?;
-    let port_be: u16 = read(address, PORT)?;
+    let asked: u16 = readable(read(address, 0), Site::Call)?;
+    let port_be: u16 = readable(read(address, PORT), Site::Call)?;
     let addr = if asked == u16::from(AF_INET) && call.length >= V4_LENGTH {
-        sock::mapped(read(address, V4_ADDR)?)
+        sock::mapped(readable(read(address, V4_ADDR), Site::Call)?)
     } else if asked == u16::from(AF_INET6) && family == AF_INET6 && call.length >= V6_LENGTH {
-        read(address, V6_ADDR)?
+        readable(read(address, V6_ADDR), Site::Call)?
     } else {
-        return None;
+        return Err(Stop::NotOurs);
     };
-    Some((addr, u16::from_be(port_be)))
+    Ok((addr, u16::from_be(port_be)))
 }
 
 /// `tcp_v6_connect` has called `tcp_v4_connect`, which has its own hook: the
 /// address is an IPv4-mapped one, and the socket may use it.
 #[inline(always)]
 fn is_left_to_v4(call: &Call) -> bool {
-    let is_mapped = matches!(destination(call, AF_INET6), Some((addr, _)) if sock::is_v4(&addr));
+    let is_mapped = matches!(destination(call, AF_INET6), Ok((addr, _)) if sock::is_v4(&addr));
     is_mapped && !sock::is_v6_only(call.socket())
 }

@@ -1,7 +1,7 @@
 //! `port-monitor doctor`: what this kernel and this process's privileges allow,
 //! found by trying; each backend is attached, proved and detached again.
 
-use std::{fs, io::Write, path::Path};
+use std::{borrow::Cow, fs, io::Write, path::Path};
 
 use serde::Serialize;
 
@@ -9,6 +9,7 @@ use crate::{
     enrich::{cgroup::CgroupTree, process::v1_hierarchies},
     exit_code::{ExitCode, Failure},
     kernel::{self, Kernel, KernelError, Rung, SelfTest, Settings, filters::Filters, preflight},
+    record::Failed,
 };
 
 /// Flags of `doctor`.
@@ -51,9 +52,20 @@ struct Backend {
     /// What the self-test could not prove, and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unproven: Vec<String>,
+    /// What failed in the kernel during the self-test.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    failures: Vec<KernelFailure>,
     /// The loaded programs and their verified instructions, where the kernel
     /// counts them (Linux 5.16).
     programs: Vec<Program>,
+}
+
+/// Calls that the kernel did not answer as they should be.
+#[derive(Debug, Serialize)]
+struct KernelFailure {
+    site: &'static str,
+    errno: Cow<'static, str>,
+    count: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -209,6 +221,7 @@ fn try_backend(rung: Rung, self_test: SelfTest) -> Backend {
             refused: None,
             blind_spots: kernel.blind_spots().to_vec(),
             unproven: kernel.unproven().to_vec(),
+            failures: kernel.counters().failures().iter().map(failure).collect(),
             programs: kernel.programs().into_iter().map(program).collect(),
         },
         Err(error) => Backend {
@@ -216,8 +229,17 @@ fn try_backend(rung: Rung, self_test: SelfTest) -> Backend {
             refused: Some(reason(&error)),
             blind_spots: Vec::new(),
             unproven: Vec::new(),
+            failures: Vec::new(),
             programs: Vec::new(),
         },
+    }
+}
+
+fn failure(failed: &Failed) -> KernelFailure {
+    KernelFailure {
+        site: failed.site.name(),
+        errno: failed.errno_name(),
+        count: failed.count,
     }
 }
 
@@ -263,6 +285,13 @@ fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
         }
         for blind_spot in &backend.blind_spots {
             writeln!(out, "      cannot see: {blind_spot}")?;
+        }
+        for failure in &backend.failures {
+            let KernelFailure { site, errno, count } = failure;
+            writeln!(
+                out,
+                "      failed in the kernel: {site}, {errno}, {count} times"
+            )?;
         }
         for program in &backend.programs {
             if let Some(count) = program.verified_instructions {

@@ -9,12 +9,14 @@
 
 use std::ops::Deref;
 
-use port_monitor_common::config::Offsets;
 use thiserror::Error;
 
-use self::names::Names;
+use self::{names::Names, offsets::STRUCTS};
 
 mod names;
+mod offsets;
+
+pub use offsets::{Found, Need, TYPED_TASK, offsets};
 
 pub(super) const MAGIC: u16 = 0xeb9f;
 pub(super) const VERSION: u8 = 1;
@@ -39,7 +41,7 @@ const KIND_FUNC_PROTO: u8 = 13;
 const KIND_TYPE_TAG: u8 = 18;
 
 /// Why the BTF does not answer.
-#[derive(Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum BtfError {
     /// The first two bytes are not BTF's.
     #[error("kernel BTF has a wrong magic number: not a BTF file")]
@@ -175,6 +177,21 @@ impl<B: Deref<Target = [u8]>> Btf<B> {
     /// struct inside a struct. Members of anonymous structs and unions count as
     /// the outer struct's, as in C.
     pub fn member_offset(&self, path: &str) -> Result<u32, BtfError> {
+        let (bits, is_bit_field) = self.position(path)?;
+        if is_bit_field || bits % 8 != 0 {
+            return Err(BtfError::BitField(path.to_owned()));
+        }
+        Ok(bits / 8)
+    }
+
+    /// The byte that a bit field begins in, and the number of its first bit there.
+    pub fn bit_offset(&self, path: &str) -> Result<(u32, u32), BtfError> {
+        let (bits, _) = self.position(path)?;
+        Ok((bits / 8, bits % 8))
+    }
+
+    /// Where a field begins, in bits, and whether it is a bit field.
+    fn position(&self, path: &str) -> Result<(u32, bool), BtfError> {
         let (name, members) = path
             .split_once('.')
             .ok_or_else(|| BtfError::NoField(path.to_owned()))?;
@@ -186,10 +203,7 @@ impl<B: Deref<Target = [u8]>> Btf<B> {
             let Some(member) = self.descend(id, members)? else {
                 continue;
             };
-            if member.is_bit_field || member.offset_bits % 8 != 0 {
-                return Err(BtfError::BitField(path.to_owned()));
-            }
-            match found.replace(member.offset_bits / 8) {
+            match found.replace((member.offset_bits, member.is_bit_field)) {
                 Some(other) if found != Some(other) => {
                     return Err(BtfError::Ambiguous(path.to_owned()));
                 }
@@ -474,105 +488,6 @@ const BODIES: [Option<(u8, u8)>; 20] = {
 fn body_bytes(kind: u8, count: usize) -> Option<usize> {
     let (fixed, each) = (*BODIES.get(usize::from(kind))?)?;
     Some(usize::from(fixed) + usize::from(each) * count)
-}
-
-/// The structs that [`offsets`] looks into.
-const STRUCTS: [&str; 19] = [
-    "sock_common",
-    "sock",
-    "tcp_sock",
-    "mptcp_sock",
-    "inet_sock",
-    "net",
-    "task_struct",
-    "signal_struct",
-    "cred",
-    "css_set",
-    "cgroup",
-    "kernfs_node",
-    "files_struct",
-    "fdtable",
-    "file",
-    "mm_struct",
-    "inode",
-    "super_block",
-    "socket",
-];
-
-/// The helper by which programs get the running task with its type.
-pub(super) const TYPED_TASK: &str = "bpf_get_current_task_btf";
-
-/// Every offset the eBPF programs need; the error names the first field this
-/// kernel does not have.
-pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfError> {
-    let at = |path| btf.member_offset(path);
-    Ok(Offsets {
-        skc_daddr: at("sock_common.skc_daddr")?,
-        skc_rcv_saddr: at("sock_common.skc_rcv_saddr")?,
-        skc_dport: at("sock_common.skc_dport")?,
-        skc_num: at("sock_common.skc_num")?,
-        skc_family: at("sock_common.skc_family")?,
-        skc_state: at("sock_common.skc_state")?,
-        skc_bound_dev_if: at("sock_common.skc_bound_dev_if")?,
-        skc_net: at("sock_common.skc_net.net")?,
-        skc_v6_daddr: at("sock_common.skc_v6_daddr")?,
-        skc_v6_rcv_saddr: at("sock_common.skc_v6_rcv_saddr")?,
-        sk_protocol: at("sock.sk_protocol")?,
-        sk_err: at("sock.sk_err")?,
-        sk_socket: at("sock.sk_socket")?,
-        skc_flags: at("sock_common.skc_flags")?,
-        tcp_srtt_us: at("tcp_sock.srtt_us")?,
-        tcp_bytes_received: at("tcp_sock.bytes_received")?,
-        tcp_bytes_sent: at("tcp_sock.bytes_sent")?,
-        tcp_bytes_retrans: at("tcp_sock.bytes_retrans")?,
-        tcp_total_retrans: at("tcp_sock.total_retrans")?,
-        tcp_fastopen_rsk: at("tcp_sock.fastopen_rsk")?,
-        mptcp_first: optional(at("mptcp_sock.first"))?,
-        tcp_is_mptcp: optional(at("tcp_sock.is_mptcp"))?,
-        inet_sport: at("inet_sock.inet_sport")?,
-        typed_task: btf.function(TYPED_TASK).is_some().into(),
-        net_inum: at("net.ns.inum")?,
-        task_group_leader: at("task_struct.group_leader")?,
-        task_start_boottime: at("task_struct.start_boottime")?,
-        task_tgid: at("task_struct.tgid")?,
-        task_pid: at("task_struct.pid")?,
-        task_comm: at("task_struct.comm")?,
-        task_cred: at("task_struct.cred")?,
-        task_cgroups: at("task_struct.cgroups")?,
-        task_files: at("task_struct.files")?,
-        task_flags: at("task_struct.flags")?,
-        task_mm: at("task_struct.mm")?,
-        task_signal: at("task_struct.signal")?,
-        signal_live: at("signal_struct.live")?,
-        cred_uid: at("cred.uid")?,
-        cred_gid: at("cred.gid")?,
-        css_dfl_cgrp: at("css_set.dfl_cgrp")?,
-        cgroup_kn: at("cgroup.kn")?,
-        cgroup_parent: at("cgroup.self.parent")?,
-        kernfs_id: at("kernfs_node.id")?,
-        kernfs_name: at("kernfs_node.name")?,
-        cgroup_root: at("cgroup.root")?,
-        files_fdt: at("files_struct.fdt")?,
-        fdtable_fd: at("fdtable.fd")?,
-        file_private_data: at("file.private_data")?,
-        file_inode: at("file.f_inode")?,
-        mm_exe_file: at("mm_struct.exe_file")?,
-        inode_ino: at("inode.i_ino")?,
-        inode_sb: at("inode.i_sb")?,
-        sb_dev: at("super_block.s_dev")?,
-        sk_uid: at("sock.sk_uid")?,
-        socket_file: at("socket.file")?,
-        socket_sk: at("socket.sk")?,
-        socket_state: at("socket.state")?,
-    })
-}
-
-/// Zero for a struct or a field this kernel does not have.
-fn optional(offset: Result<u32, BtfError>) -> Result<u32, BtfError> {
-    match offset {
-        Err(BtfError::NoStruct(_) | BtfError::NoField(_)) => Ok(0),
-        other => other,
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,20 @@
-//! The kernel's counters, summed over the CPUs. They are read from memory: a
+//! The kernel's counters, summed over the CPUs, and the failures it counted. They are read from memory: a
 //! bpf(2) that reads a map makes the kernel skip kprobe programs meanwhile.
+
+use std::cell::Cell;
 
 use aya::{
     Ebpf,
-    maps::{Map, MapError},
+    maps::{Map, MapData, MapError},
 };
-use port_monitor_common::counters::{Counter, Extra, Hook, ROW, slot};
+use port_monitor_common::{
+    counters::{Counter, Extra, Hook, ROW, slot},
+    site::{ERRNOS, INJECT, Site, TOTAL},
+};
 use rustix::mm::ProtFlags;
 
 use super::{KernelError, mapped::Mapped};
-use crate::record::HookCount;
+use crate::record::{Failed, HookCount};
 
 /// The size of a map that has a row of `each` for every CPU the kernel may ever have.
 pub(super) fn of_each_cpu(each: u32) -> Result<u32, KernelError> {
@@ -21,21 +26,51 @@ pub(super) fn of_each_cpu(each: u32) -> Result<u32, KernelError> {
         .ok_or_else(|| KernelError::Map(format!("{cpus} CPUs are too many")))
 }
 
-/// The counter map of the loaded object, mapped read-only.
+/// The counter maps of the loaded object.
 pub struct Counters {
     rows: Mapped<[u64; ROW]>,
+    failures: Mapped<u64>,
+    /// Of all failures, how many had been counted when those that lose events were last
+    /// looked for, and how many of these there were.
+    known: Cell<(u64, u64)>,
 }
 
 impl Counters {
     /// Maps the counters of the object.
     pub(super) fn map(ebpf: &Ebpf) -> Result<Self, KernelError> {
-        let Some(Map::Array(map)) = ebpf.map("pm_counters") else {
-            return Err(KernelError::from(MapError::InvalidName {
-                name: "pm_counters".to_owned(),
-            }));
-        };
-        let rows = Mapped::new(map, ProtFlags::READ)?;
-        Ok(Self { rows })
+        Ok(Self {
+            rows: Mapped::new(array(ebpf, "pm_counters")?, ProtFlags::READ)?,
+            failures: Mapped::new(
+                array(ebpf, "pm_failures")?,
+                ProtFlags::READ | ProtFlags::WRITE,
+            )?,
+            known: Cell::default(),
+        })
+    }
+
+    /// Has the programs fail at a site from now on: only where they were loaded for that.
+    pub(super) fn inject(&self, site: Site) {
+        self.failures.set(INJECT as usize, &(site as u64 + 1));
+    }
+
+    /// What failed in the kernel: site, errno, and how often.
+    pub fn failures(&self) -> Vec<Failed> {
+        if self.failure(TOTAL) == 0 {
+            return Vec::new();
+        }
+        let errnos = Site::ALL
+            .into_iter()
+            .flat_map(|site| (0..ERRNOS).map(move |errno| (site, errno)));
+        let failed = errnos.map(|(site, errno)| Failed {
+            site,
+            errno,
+            count: self.failure(site as u32 * ERRNOS + errno),
+        });
+        failed.filter(|failed| failed.count > 0).collect()
+    }
+
+    fn failure(&self, index: u32) -> u64 {
+        self.failures.number(index as usize, 0).unwrap_or(0)
     }
 
     /// What one hook's program counts: everything but `skipped`.
@@ -66,15 +101,40 @@ impl Counters {
         Hook::ALL.into_iter().map(lost).sum()
     }
 
-    /// Events the ring had no room for, and connections the table had none for:
-    /// ends that are not reported.
+    /// Events the ring had no room for, and failures for which events of connections are
+    /// not reported.
     pub fn gaps(&self) -> u64 {
-        self.ring_full() + self.extra(Extra::ConnectionsFull)
+        let total = self.failure(TOTAL);
+        let (known, mut gaps) = self.known.get();
+        if total != known {
+            let loses = |failed: &Failed| failed.site.gives_up() || failed.site == Site::Remember;
+            let failures = self.failures().into_iter();
+            gaps = failures.filter(loses).map(|failed| failed.count).sum();
+            self.known.set((total, gaps));
+        }
+        self.ring_full() + gaps
+    }
+
+    /// Looks that programs began, and those of them that ended without an event: for there
+    /// was nothing to report, or they were the self-test's.
+    pub fn looks(&self) -> (u64, u64) {
+        let not_ours = self.extra(Extra::NotOurs) + self.extra(Extra::Canary);
+        (self.extra(Extra::Entered), not_ours)
     }
 
     fn sum(&self, index: u32) -> u64 {
         let rows = 0..self.rows.len();
         rows.filter_map(|cpu| self.rows.number(cpu, index as usize))
             .sum()
+    }
+}
+
+/// An array of the object.
+fn array<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData, KernelError> {
+    match ebpf.map(name) {
+        Some(Map::Array(map)) => Ok(map),
+        _ => Err(KernelError::from(MapError::InvalidName {
+            name: name.to_owned(),
+        })),
     }
 }

@@ -88,6 +88,8 @@ pub(super) struct Needs {
     pub(super) tree: bool,
     /// The kernel may preempt a task in the middle of a trampoline program.
     pub(super) preemptible: bool,
+    /// Perf events of state changes have their fields where they can be read.
+    pub(super) state_events: bool,
     /// Functions that enter a listener into the kernel's table: `inet_hash`, and
     /// `inet6_hash` where IPv6 has one of its own.
     pub(super) listen_functions: usize,
@@ -284,6 +286,14 @@ pub(super) fn attach(
     };
     let mut knows_listeners = false;
     for hook in hooks_of(rung, needs)? {
+        let hook = if needs.state_events {
+            Some(hook)
+        } else {
+            hook.without_state_events(&mut blind)
+        };
+        let Some(hook) = hook else {
+            continue;
+        };
         if SEE_INBOUND.contains(&hook.program) && !knows_listeners {
             // Whoever listens is to be known before connections come in.
             knows_listeners = true;
@@ -433,6 +443,7 @@ mod tests {
                 acceptor: true,
                 tree: true,
                 preemptible,
+                state_events: true,
                 listen_functions: 2,
                 kinds,
             };

@@ -15,9 +15,10 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use port_monitor_common::{
-    config::{Config, Offsets},
+    config::{Config, FILTER_CGROUP, Offsets},
     counters::{Extra, Hook},
     event::EventKind,
+    site::Site,
 };
 use thiserror::Error;
 
@@ -45,6 +46,7 @@ mod vmlinux;
 pub use canary::{CanaryError, SelfTest};
 pub use ladder::{Rung, RungError};
 
+use btf::Need;
 use canary::{Canary, Findings};
 use counters::Counters;
 use filters::Filters;
@@ -110,6 +112,17 @@ pub struct Settings {
     pub policy: Option<Arc<Lowered>>,
     /// How long the start may wait for the self-test.
     pub self_test: SelfTest,
+    /// What is to go wrong, for tests.
+    pub faults: Faults,
+}
+
+/// What is to go wrong, for tests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Faults {
+    /// Listeners that the table of them has room for; zero: as many as ever.
+    pub listeners: u32,
+    /// Where the programs fail, once the self-test is over.
+    pub site: Option<Site>,
 }
 
 impl Settings {
@@ -134,6 +147,7 @@ impl Default for Settings {
             btf: None,
             policy: None,
             self_test: SelfTest::default(),
+            faults: Faults::default(),
         }
     }
 }
@@ -246,6 +260,7 @@ impl Kernel {
         let canary = Canary::prepare(&settings.self_test)?;
         let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
         let types = Types::read(&path)?;
+        check_needs(&types, settings).map_err(|error| KernelError::Btf { path, error })?;
         let needs = needs(&types, settings);
         let mut functions = ladder::trampolines(&needs);
         functions.push(snapshot::ITERATOR);
@@ -277,6 +292,9 @@ impl Kernel {
         let self_test = canary.run(&mut records, attached, |record| {
             early.push(record.to_vec());
         })?;
+        if let Some(site) = settings.faults.site {
+            counters.inject(site);
+        }
         if let Some(btf) = &older {
             let drain = || ring::drain_into(&mut records, &mut early);
             snapshot::connections(&mut ebpf, btf, drain)?;
@@ -474,6 +492,9 @@ fn load(
         let rows = groups.rows().unwrap_or_default();
         sizes = sizes.with_groups(count(groups.wanted().len()), count(rows.len()));
     }
+    if settings.faults.listeners > 0 {
+        sizes = sizes.with_listeners(settings.faults.listeners);
+    }
     if settings.policy.is_some() {
         sizes = sizes.with_policy(settings.ring_bytes);
     }
@@ -501,11 +522,29 @@ fn needs(types: &Types, settings: &Settings) -> Needs {
         acceptor: settings.acceptor,
         tree: settings.filters.tree,
         preemptible: preemption::is_possible(),
+        state_events: types.lacks(Need::StateEvents).is_none(),
         listen_functions: match types.function("inet6_hash") {
             Some(_) => 2,
             None => 1,
         },
         kinds: bits(&settings.kinds),
+    }
+}
+
+/// What this run asks for, this kernel has, or says what is missing.
+fn check_needs(types: &Types, settings: &Settings) -> Result<(), btf::BtfError> {
+    let accepts =
+        settings.acceptor && !matches!(settings.backend, Some(Rung::Fentry | Rung::Kprobe));
+    let filters_cgroups = settings.filters.bits() & FILTER_CGROUP != 0;
+    let wanted = [
+        (Need::Acceptor, accepts),
+        (Need::Tree, settings.filters.tree),
+        (Need::CgroupFilter, filters_cgroups),
+    ];
+    let wanted = wanted.into_iter().filter(|(_, is_wanted)| *is_wanted);
+    match wanted.filter_map(|(need, _)| types.lacks(need)).next() {
+        Some(error) => Err(error.clone()),
+        None => Ok(()),
     }
 }
 
@@ -561,6 +600,8 @@ fn config(settings: &Settings) -> Config {
             .is_some_and(|level| level >= log::Level::Debug)
             .into(),
         judge: settings.policy.is_some().into(),
+        inject: settings.faults.site.is_some().into(),
+        reserved: 0,
     }
 }
 

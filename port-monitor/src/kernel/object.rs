@@ -44,8 +44,9 @@ pub(super) const POLICY_MAPS: [&str; 12] = [
 const DENIALS_BYTES: u32 = 256 << 10;
 
 /// What only the monitor fills.
-const MONITOR_MAPS: [&str; 18] = [
+const MONITOR_MAPS: [&str; 19] = [
     "pm_counters",
+    "pm_failures",
     "pm_connections",
     "pm_reported",
     "pm_accepted",
@@ -108,6 +109,12 @@ impl Sizes {
     pub(super) fn with_groups(mut self, names: u32, rows: u32) -> Self {
         let names = [("pm_names", names.max(1)), ("pm_patterns", rows.max(1))];
         self.entries.extend(names);
+        self
+    }
+
+    /// With room for no more than so many listeners, for tests.
+    pub(super) fn with_listeners(mut self, entries: u32) -> Self {
+        self.entries.push(("pm_listening", entries));
         self
     }
 

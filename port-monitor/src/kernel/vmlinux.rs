@@ -14,7 +14,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::{
     KernelError,
-    btf::{self, Btf, Function},
+    btf::{self, Btf, Found, Function, Need},
     ladder, snapshot,
 };
 
@@ -25,6 +25,8 @@ const MAX_BYTES: u64 = 256 << 20;
 #[derive(Debug)]
 pub(super) struct Types {
     pub(super) offsets: Offsets,
+    /// What some runs need and this kernel does not have.
+    missing: Vec<(Need, btf::BtfError)>,
     /// Those functions that the programs may be attached to.
     functions: Vec<(&'static str, Function)>,
 }
@@ -51,10 +53,18 @@ impl Types {
         let functions = names
             .iter()
             .filter_map(|&name| Some((name, btf.function(name)?)));
+        let Found { offsets, missing } = btf::offsets(&btf)?;
         Ok(Self {
-            offsets: btf::offsets(&btf)?,
+            offsets,
+            missing,
             functions: functions.collect(),
         })
+    }
+
+    /// What is missing for a need.
+    pub(super) fn lacks(&self, need: Need) -> Option<&btf::BtfError> {
+        let mut missing = self.missing.iter();
+        missing.find_map(|(who, error)| (*who == need).then_some(error))
     }
 
     /// The function of that name, if the kernel has it.

@@ -129,11 +129,18 @@ pub(super) struct LossFacts {
     pub(super) cause: LossCause,
 }
 
-/// Of the summary line. `seen = shown + filtered + lost`.
+/// Of the summary line. `entered = not_ours + gave_up + seen`, and `seen = shown + filtered
+/// + lost`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct SummaryFacts {
     pub(super) schema: u32,
     pub(super) duration_ms: u64,
+    /// Times that the kernel came to a hook; some changes pass several of them.
+    pub(super) entered: u64,
+    /// Of those: nothing to report, reported by another hook, or the self-test's.
+    pub(super) not_ours: u64,
+    /// Of those: what had to be read could not be, see `failures`.
+    pub(super) gave_up: u64,
     /// Events of the kinds asked for.
     pub(super) seen: u64,
     /// Events written to the output; in an audit, those it has counted.
@@ -165,9 +172,33 @@ pub(super) struct SummaryFacts {
     /// How the command ended: its exit status, or 128 + signal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) command_status: Option<i32>,
+    /// What failed in the kernel, where anything did.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) failures: Vec<Failure>,
     /// Only of an audit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) audit: Option<AuditFacts>,
+}
+
+/// Calls of one kind that the kernel did not answer as they should be.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Failure {
+    /// What was to be read or kept: `socket`, `remember`, `forget`…
+    site: &'static str,
+    /// The errno's name, such as `E2BIG` for a table that is full.
+    errno: Cow<'static, str>,
+    /// How often.
+    count: u64,
+}
+
+impl From<&record::Failed> for Failure {
+    fn from(failed: &record::Failed) -> Self {
+        Self {
+            site: failed.site.name(),
+            errno: failed.errno_name(),
+            count: failed.count,
+        }
+    }
 }
 
 /// A hook's counters. `hit = filtered + reserve_failed + submitted`; what the

@@ -161,6 +161,9 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
     let Summary {
         wall_ns: _,
         duration,
+        looks: _,
+        not_ours,
+        failures,
         hooks,
         received,
         undecodable,
@@ -169,12 +172,14 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         dropped,
         violations,
         accept_preattach,
-        table_full,
         command_status,
     } = summary;
     facts::SummaryFacts {
         schema: VERSION,
         duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        entered: summary.entered(),
+        not_ours: *not_ours,
+        gave_up: summary.gave_up(),
         seen: summary.seen(),
         shown: *shown,
         filtered: summary.filtered(),
@@ -190,8 +195,9 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         hidden: *hidden,
         violations: *violations,
         accept_preattach: *accept_preattach,
-        table_full: *table_full,
+        table_full: summary.table_full(),
         command_status: *command_status,
+        failures: failures.iter().map(Into::into).collect(),
         audit: None,
     }
 }

@@ -266,6 +266,9 @@ pub(super) fn summary() -> Summary {
     Summary {
         wall_ns: NOON_NS + 10_000_000_000,
         duration: Duration::from_millis(10_040),
+        looks: 1_000,
+        not_ours: 588,
+        failures: Vec::new(),
         hooks: vec![
             (Hook::Connect, count(200, 10)),
             (Hook::Accept, count(112, 0)),
@@ -278,7 +281,6 @@ pub(super) fn summary() -> Summary {
         dropped: 0,
         violations: 1,
         accept_preattach: 0,
-        table_full: 0,
         command_status: None,
     }
 }

@@ -465,7 +465,28 @@ impl Table {
                 format_args!("{preattach} {accepts} seen by the second hook only"),
             );
         }
-        let table_full = summary.table_full;
+        if summary.gave_up() > 0 || !summary.adds_up() {
+            let (entered, not_ours) = (summary.entered(), summary.not_ours);
+            let (gave_up, seen) = (summary.gave_up(), summary.seen());
+            self.comment(
+                out,
+                format_args!(
+                    "entered {entered} = not ours {not_ours} + gave up {gave_up} + seen {seen}"
+                ),
+            );
+        }
+        for failed in &summary.failures {
+            let (site, errno) = (failed.site.name(), failed.errno_name());
+            let times = plural(failed.count, "time");
+            self.comment(
+                out,
+                format_args!(
+                    "failed in the kernel: {site}, {errno}, {} {times}",
+                    failed.count
+                ),
+            );
+        }
+        let table_full = summary.table_full();
         if table_full > 0 {
             let times = plural(table_full, "time");
             self.comment(

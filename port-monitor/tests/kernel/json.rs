@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 /// A line with its objects flattened: `process.thread.id` → value. Arrays are
@@ -143,6 +143,18 @@ impl Line {
         self.sentences("port_monitor.unproven")
     }
 
+    /// Summary: how often what failed in the kernel, by site and errno.
+    pub(crate) fn failures(&self) -> BTreeMap<(String, String), u64> {
+        let all = self.fields.get("port_monitor.failures");
+        let all = all.and_then(Value::as_array).into_iter().flatten();
+        let text = |failure: &Value, name| failure[name].as_str().unwrap_or_default().to_owned();
+        all.map(|failure| {
+            let count = failure["count"].as_u64().unwrap_or(0);
+            ((text(failure, "site"), text(failure, "errno")), count)
+        })
+        .collect()
+    }
+
     fn sentences(&self, path: &str) -> Vec<&str> {
         self.fields
             .get(path)
@@ -173,6 +185,10 @@ fn flatten(fields: &mut BTreeMap<String, Value>, path: String, value: Value) {
 /// The final account of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {
+    /// Times that the kernel came to a hook.
+    pub(crate) entered: u64,
+    pub(crate) not_ours: u64,
+    pub(crate) gave_up: u64,
     pub(crate) seen: u64,
     pub(crate) shown: u64,
     pub(crate) filtered: u64,
@@ -194,7 +210,10 @@ impl Summary {
             line.number(&path)
                 .with_context(|| format!("no {path} in the summary: {}", line.text))
         };
-        Ok(Self {
+        let summary = Self {
+            entered: number("entered")?,
+            not_ours: number("not_ours")?,
+            gave_up: number("gave_up")?,
             seen: number("seen")?,
             shown: number("shown")?,
             filtered: number("filtered")?,
@@ -205,6 +224,19 @@ impl Summary {
                 .flag("port_monitor.adds_up")
                 .context("no adds_up in the summary")?,
             command_status: line.number("port_monitor.command_status"),
-        })
+        };
+        summary.check_law()?;
+        Ok(summary)
+    }
+
+    /// The law, from where the kernel enters a hook to the output; whatever happened.
+    fn check_law(&self) -> Result<()> {
+        ensure!(
+            self.entered == self.not_ours + self.gave_up + self.seen
+                && self.seen == self.shown + self.filtered + self.lost
+                && self.entered >= self.seen,
+            "the account does not add up: {self:?}"
+        );
+        Ok(())
     }
 }

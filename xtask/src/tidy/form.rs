@@ -31,6 +31,26 @@ pub(super) fn file_names_say_what_is_inside(files: &[SourceFile]) -> Vec<Finding
         .collect()
 }
 
+/// Every answer of a map or a helper is used, or counted at a site; `account` has functions
+/// for those that another counter or the record tells of.
+pub(super) fn ebpf_throws_no_answer_away(files: &[SourceFile]) -> Vec<Finding> {
+    let is_ebpf = |file: &&SourceFile| file.path.starts_with("port-monitor-ebpf/");
+    files
+        .iter()
+        .filter(is_ebpf)
+        .flat_map(|file| {
+            let lines = file.code().filter(|(_, line)| is_thrown_away(line));
+            file.findings("count what fails: see account.rs", lines)
+        })
+        .collect()
+}
+
+/// `let _ = …`, `let _name = …`, `….ok();`, `drop(…)`.
+fn is_thrown_away(line: &str) -> bool {
+    let line = line.trim();
+    line.starts_with("let _") || line.ends_with(".ok();") || line.starts_with("drop(")
+}
+
 pub(super) fn no_mutable_globals(files: &[SourceFile]) -> Vec<Finding> {
     files
         .iter()
@@ -75,6 +95,29 @@ fn is_mutable_global(line: &str) -> bool {
 mod tests {
     use super::*;
     use crate::tidy::{breaks, keeps};
+
+    #[test]
+    fn answers_thrown_away_are_found_in_the_ebpf_object_only() {
+        for line in [
+            "    let _: Result<(), i32> = MAP.remove(key);",
+            "let _failed = helper();",
+            "MAP.remove(key).ok();",
+            "drop(MAP.remove(key));",
+        ] {
+            breaks(
+                ebpf_throws_no_answer_away,
+                "port-monitor-ebpf/src/a.rs",
+                line,
+            );
+            keeps(ebpf_throws_no_answer_away, "port-monitor/src/a.rs", line);
+        }
+        let used = "let removed = MAP.remove(key).ok()?;";
+        keeps(
+            ebpf_throws_no_answer_away,
+            "port-monitor-ebpf/src/a.rs",
+            used,
+        );
+    }
 
     #[test]
     fn a_module_without_documentation_is_found() {

@@ -23,6 +23,7 @@ const RULES: &[Rule] = &[
     form::files_are_short,
     form::file_names_say_what_is_inside,
     form::no_mutable_globals,
+    form::ebpf_throws_no_answer_away,
     form::crates_use_the_workspace_lints,
     form::changelog_has_an_unreleased_section,
     places::no_machine_paths,

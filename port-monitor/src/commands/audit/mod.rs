@@ -60,5 +60,5 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
         signals,
     )?;
     let summary = session.run().await?;
-    Ok(args.exit_code(summary.lost(), violations.get()))
+    Ok(args.exit_code(summary.lost() + summary.gave_up(), violations.get()))
 }

@@ -52,5 +52,5 @@ async fn watch_until(duration: Duration) -> Result<(Learner, u64), Failure> {
         signals,
     )?;
     let summary = session.run().await?;
-    Ok((learned.take(), summary.lost()))
+    Ok((learned.take(), summary.lost() + summary.gave_up()))
 }

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
-use port_monitor_common::event::EventKind;
+use port_monitor_common::{event::EventKind, site::Site};
 
 use crate::{
     duration,
@@ -12,8 +12,8 @@ use crate::{
     filter,
     groups::Groups,
     kernel::{
-        DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS,
-        MAX_LATENCY, MIN_MAX_CONNECTIONS, Rung, Settings,
+        DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, Faults,
+        LIMIT_MAX_CONNECTIONS, MAX_LATENCY, MIN_MAX_CONNECTIONS, Rung, Settings,
         filters::{Family, Filters},
     },
     port_set::PortSet,
@@ -168,6 +168,12 @@ pub(in crate::commands) struct KernelArgs {
     /// trace
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     bpf_log: Option<log::Level>,
+    /// For tests: where the eBPF programs are to fail
+    #[arg(long, hide = true, value_parser = parse_site)]
+    test_fault: Option<Site>,
+    /// For tests: listeners there is room for
+    #[arg(long, hide = true, default_value_t = 0)]
+    test_listeners: u32,
     /// The kernel's BTF, instead of /sys/kernel/btf/vmlinux
     #[arg(long, value_name = "FILE")]
     btf: Option<PathBuf>,
@@ -224,7 +230,7 @@ impl Args {
 
     /// How a run with this account ends.
     pub(super) fn exit_code(&self, summary: &Summary) -> ExitCode {
-        if self.fail_on_loss && summary.lost() > 0 {
+        if self.fail_on_loss && summary.lost() + summary.gave_up() > 0 {
             ExitCode::EventsLost
         } else if self.policy.fail_on_violation && summary.violations > 0 {
             ExitCode::Violation
@@ -322,9 +328,20 @@ impl KernelArgs {
             acceptor: self.acceptor,
             log_level: self.bpf_log,
             btf: self.btf.clone(),
+            faults: Faults {
+                listeners: self.test_listeners,
+                site: self.test_fault,
+            },
             ..Settings::default()
         }
     }
+}
+
+fn parse_site(name: &str) -> Result<Site, String> {
+    let mut sites = Site::ALL.into_iter();
+    sites
+        .find(|site| site.name() == name)
+        .ok_or_else(|| format!("no site {name}"))
 }
 
 /// Looks every value up; the first that is wrong is a mistake on the command

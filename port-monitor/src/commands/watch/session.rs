@@ -18,7 +18,7 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     kernel::{Kernel, Records, ring::Ring},
     pipeline::{Pipeline, Tally},
-    record::{HookCount, Item, Loss, LossCause, Summary},
+    record::{Failed, HookCount, Item, Loss, LossCause, Summary},
     sink::{Due, writer::Output},
 };
 
@@ -287,7 +287,7 @@ impl Session {
     fn finish(mut self) -> Result<Summary, Failure> {
         let watched = self.started.elapsed();
         self.kernel.detach();
-        let hooks = self.settle()?;
+        let account = self.settle()?;
         self.pipeline.release(&self.output, Due::Now);
         let counts = self.output.drain(END_GRACE);
         // Nothing runs any more: what is skipped now has lasted.
@@ -299,7 +299,10 @@ impl Session {
         let summary = Summary {
             wall_ns: self.pipeline.wall_ns(clock::boot_ns()),
             duration: watched,
-            hooks,
+            looks: account.looks,
+            not_ours: account.not_ours,
+            failures: account.failures,
+            hooks: account.hooks,
             received: tally.received,
             undecodable: tally.undecodable,
             hidden: tally.hidden,
@@ -307,10 +310,6 @@ impl Session {
             dropped: counts.dropped,
             violations: tally.violations,
             accept_preattach: extra(Extra::AcceptPreattach),
-            table_full: extra(Extra::ConnectionsFull)
-                + extra(Extra::ListenersFull)
-                + extra(Extra::TreeFull)
-                + extra(Extra::GroupsFull),
             command_status: self.command_status,
         };
         self.pipeline.say(&self.output, Item::Summary(&summary));
@@ -325,7 +324,7 @@ impl Session {
 
     /// Drains the ring until the kernel's counters and ours agree: a program
     /// that was running when it was detached may still add a record.
-    fn settle(&mut self) -> Result<Vec<(Hook, HookCount)>, Failure> {
+    fn settle(&mut self) -> Result<Account, Failure> {
         let mut deadline = Instant::now() + END_GRACE;
         loop {
             // A backlog takes as long as it takes: what stays in the ring would
@@ -333,15 +332,46 @@ impl Session {
             if self.drain()? > 0 {
                 deadline = Instant::now() + END_GRACE;
             }
-            let hooks = self.kernel.hooks();
-            let submitted: u64 = hooks.iter().map(|(_, count)| count.submitted).sum();
-            let agree = submitted == self.pipeline.tally().received
-                && hooks.iter().all(|(_, count)| count.adds_up());
-            if agree || Instant::now() >= deadline {
-                return Ok(hooks);
+            let account = Account::of(&self.kernel);
+            if account.agrees(self.pipeline.tally().received) || Instant::now() >= deadline {
+                return Ok(account);
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// What the kernel has counted.
+struct Account {
+    looks: u64,
+    not_ours: u64,
+    failures: Vec<Failed>,
+    hooks: Vec<(Hook, HookCount)>,
+}
+
+impl Account {
+    fn of(kernel: &Kernel) -> Self {
+        let (looks, not_ours) = kernel.counters().looks();
+        Self {
+            looks,
+            not_ours,
+            failures: kernel.counters().failures(),
+            hooks: kernel.hooks(),
+        }
+    }
+
+    /// No program is in the middle of anything, and as many records were received as were
+    /// written.
+    fn agrees(&self, received: u64) -> bool {
+        let counts = || self.hooks.iter().map(|(_, count)| count);
+        let failures = self.failures.iter();
+        let gave_up = failures.filter(|failed| failed.site.gives_up());
+        let ended = self.not_ours
+            + gave_up.map(|failed| failed.count).sum::<u64>()
+            + counts().map(|count| count.hit).sum::<u64>();
+        counts().map(|count| count.submitted).sum::<u64>() == received
+            && counts().all(HookCount::adds_up)
+            && self.looks == ended
     }
 }
 

@@ -1,5 +1,6 @@
 //! BTF written by the tests themselves, whole, odd and broken.
 
+use port_monitor_common::config::Offsets;
 use proptest::prelude::*;
 
 use super::*;
@@ -126,6 +127,25 @@ fn sockets(w: &mut Writer, int: u32) {
     w.structure("inet_sock", &[("inet_sport", int, 814)]);
 }
 
+/// The event of a state change, with so many bytes before its own fields.
+fn state_event(w: &mut Writer, head: u32) {
+    let fields = [
+        ("skaddr", 1, head),
+        ("oldstate", 1, head + 8),
+        ("newstate", 1, head + 12),
+    ];
+    w.structure("trace_event_raw_inet_sock_set_state", &fields);
+}
+
+/// The same without one struct.
+fn kernel_without(name: &str) -> Writer {
+    let mut w = kernel();
+    let at = |text: &[u8]| w.strings.windows(text.len()).position(|part| part == text);
+    let at = at(&[b"\0", name.as_bytes(), b"\0"].concat()).unwrap();
+    w.strings[at + 1] = b'?';
+    w
+}
+
 /// A kernel with every field [`offsets`] asks for, at the places 6.18 has.
 fn kernel() -> Writer {
     let mut w = Writer::default();
@@ -170,14 +190,75 @@ fn kernel() -> Writer {
     let members: Vec<_> = (0..).zip(tasks).map(|(i, n)| (n, int, i * 8)).collect();
     let randomized = w.structure("", &members);
     w.structure("task_struct", &[("", randomized, 1256)]);
+    state_event(&mut w, 8);
+    w.structure("syscall_tp_t", &[("ret", int, 16)]);
     let prototype = w.add("", 13 << 24 | 2, int, vec![0, int, 0, int]);
     w.add("inet_csk_accept", 12 << 24 | 1, prototype, vec![]);
     w
 }
 
+/// The offsets of a kernel that lacks nothing that anybody needs.
+fn whole(btf: &Btf<Vec<u8>>) -> Offsets {
+    let Found { offsets, missing } = offsets(btf).unwrap();
+    assert_eq!(missing, []);
+    offsets
+}
+
+/// The places of the fields of an event that has `head` bytes in front of its own.
+fn event(head: u32) -> Offsets {
+    let mut w = kernel_without("trace_event_raw_inet_sock_set_state");
+    state_event(&mut w, head);
+    whole(&w.parse())
+}
+
+#[test]
+fn fields_of_an_event_are_where_the_kernel_says() {
+    // PREEMPT_RT before Linux 6.6 has more common fields.
+    for head in [8, 16] {
+        let found = event(head);
+        let places = (
+            found.state_skaddr,
+            found.state_oldstate,
+            found.state_newstate,
+        );
+        assert_eq!(places, (head, head + 8, head + 12));
+        assert_eq!(found.syscall_ret, 16);
+    }
+}
+
+#[test]
+fn bit_field_is_found_in_its_byte() {
+    let mut w = kernel();
+    let int = w.int();
+    let with_bits = 1 << 7 | 4;
+    w.composite(
+        with_bits,
+        "sock_common",
+        &[("skc_ipv6only", int, 1 << 24 | 157)],
+    );
+    let btf = w.parse();
+    assert_eq!(btf.bit_offset("sock_common.skc_ipv6only"), Ok((19, 5)));
+    let absent = btf.bit_offset("sock_common.skc_absent");
+    let path = "sock_common.skc_absent".into();
+    assert_eq!(absent, Err(BtfError::NoField(path)));
+}
+
+#[test]
+fn what_only_one_option_reads_refuses_only_that() {
+    let found = offsets(&kernel_without("files_struct").parse()).unwrap();
+    let missing = BtfError::NoStruct("files_struct".into());
+    assert_eq!(found.missing, [(Need::Acceptor, missing)]);
+    let found = offsets(&kernel_without("trace_event_raw_inet_sock_set_state").parse()).unwrap();
+    assert!(matches!(found.missing[..], [(Need::StateEvents, _)]));
+    let found = offsets(&kernel_without("signal_struct").parse()).unwrap();
+    assert!(matches!(found.missing[..], [(Need::Tree, _)]));
+    assert!(offsets(&kernel_without("fdtable").parse()).is_ok());
+    assert!(offsets(&kernel_without("cred").parse()).is_err());
+}
+
 #[test]
 fn every_offset_is_found_on_a_kernel_that_has_all_fields() {
-    let found = offsets(&kernel().parse()).unwrap();
+    let found = whole(&kernel().parse());
     assert_eq!((found.skc_daddr, found.skc_rcv_saddr), (0, 4));
     assert_eq!((found.skc_dport, found.skc_num), (12, 14));
     assert_eq!((found.skc_net, found.inet_sport), (48, 814));
@@ -280,7 +361,7 @@ fn the_running_kernel_has_every_field() {
         return;
     };
     let btf = parse(bytes).unwrap();
-    let found = offsets(&btf).unwrap();
+    let found = whole(&btf);
     assert!(found.skc_daddr < found.skc_dport && found.skc_dport < found.skc_num);
     assert!(found.skc_family < found.skc_state && found.skc_state < found.skc_net);
     assert!(found.skc_v6_daddr + 16 <= found.skc_v6_rcv_saddr);

@@ -24,6 +24,27 @@ pub(super) struct Hook {
     pub(super) otherwise: Otherwise,
 }
 
+impl Hook {
+    /// The hook, or what stands in for it where perf events of state changes cannot be
+    /// read; without it the rung may be blind.
+    pub(super) fn without_state_events(self, blind: &mut Vec<String>) -> Option<Self> {
+        if !matches!(self.place, Place::TracePoint("sock", _)) {
+            return Some(self);
+        }
+        match self.otherwise {
+            Otherwise::Instead(substitute) => Some(*substitute),
+            Otherwise::Blind(spot) => {
+                if blind.iter().all(|known| known != spot) {
+                    blind.push(spot.to_owned());
+                }
+                None
+            }
+            // None of them is: they stand beside raw tracepoints.
+            Otherwise::Refuse => None,
+        }
+    }
+}
+
 /// What becomes of a rung without one of its hooks.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Otherwise {

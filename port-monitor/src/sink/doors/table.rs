@@ -255,7 +255,7 @@ impl TableForm {
             " lost: accept counts are lower bounds, and doors may be missing",
         );
         remark(
-            summary.table_full,
+            summary.table_full(),
             "time",
             " a kernel table was full: owners or ends are missing",
         );

@@ -1,6 +1,6 @@
 //! The table as text, column by column.
 
-use port_monitor_common::{counters::Hook, event::ClosedBy, tcp_state::TcpState};
+use port_monitor_common::{counters::Hook, event::ClosedBy, site::Site, tcp_state::TcpState};
 use proptest::prelude::*;
 use unicode_width::UnicodeWidthStr as _;
 
@@ -8,7 +8,7 @@ use super::layout::{blind, wrapped};
 use super::*;
 use crate::{
     event::{Action, Close, Direction},
-    record::HookCount,
+    record::{Failed, HookCount},
     sink::{
         fields::FIELDS,
         json::any,
@@ -457,7 +457,11 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
     summary.dropped = 3;
     summary.command_status = Some(137);
     summary.accept_preattach = 1;
-    summary.table_full = 2;
+    summary.failures = vec![Failed {
+        site: Site::Remember,
+        errno: 7,
+        count: 2,
+    }];
     let expected = "\
 # seen 415 = shown 400 + filtered 12 + lost 9 in 10.0s
 # lost: ring full 4, program skipped 2, undecodable 0, output 3
@@ -468,6 +472,8 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
 #   received 402, hidden 2
 # 1 violation
 # 1 accept seen by the second hook only
+# entered 1002 = not ours 588 + gave up 0 + seen 415
+# failed in the kernel: remember, E2BIG, 2 times
 # kernel table full 2 times: outcomes, ends or owners are missing
 # command killed by signal 9
 ";

@@ -17,6 +17,7 @@ mod command;
 mod crowd;
 mod early;
 mod ending;
+mod faults;
 mod filters;
 mod learn;
 mod log;
@@ -163,6 +164,8 @@ pub(crate) const ALL: &[Case] = &[
     once("end-sigabrt", |lab| ending::sigabrt(lab, lab.sure_rung())).native_only(),
     once("end-count", |lab| ending::count(lab, lab.sure_rung())).native_only(),
     once("end-duration", |lab| ending::duration(lab, lab.sure_rung())).native_only(),
+    each_rung("faults", faults::are_counted),
+    each_rung("small-tables", faults::full_tables_are_counted),
     once("table-full", |lab| crowd::table_full(lab, lab.sure_rung())).native_only(),
     once("bpf-log", |lab| {
         log::costs_nothing_when_off(lab, lab.sure_rung())

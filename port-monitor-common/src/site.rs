@@ -1,0 +1,173 @@
+//! The places in the eBPF object where a map or a helper may answer with an error. Each
+//! has a number, and its failures are counted by errno.
+
+/// A place in the object that may fail. Numbers are only ever appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Site {
+    /// A field of a socket could not be read.
+    Socket = 0,
+    /// The process that holds a socket older than the monitor could not be read.
+    Holder = 1,
+    /// The arguments of `connect` could not be read.
+    Call = 2,
+    /// The fields of a tracepoint's event could not be read.
+    Event = 3,
+    /// The socket that an accept system call returned could not be read.
+    Accepted = 4,
+    /// A process that is forked could not be told.
+    Process = 5,
+    /// An attempt or a connection could not be put into the table of connections: its
+    /// outcome or its end is not reported.
+    Remember = 6,
+    /// It could not be taken out of that table. What is reported of it is reported once
+    /// all the same.
+    Forget = 7,
+    /// A listener could not be put into the table of listening sockets: its end is not
+    /// reported.
+    RememberListener = 8,
+    /// It could not be taken out of that table, likewise.
+    ForgetListener = 9,
+    /// The owner of a listener could not be stored (tracepoint rung).
+    RememberOwner = 10,
+    /// The owner of a listener that has ended stays (tracepoint rung).
+    ForgetOwner = 11,
+    /// The arguments of a `connect` could not be kept until it returns: it is not told
+    /// if it fails before its SYN.
+    RememberCall = 12,
+    /// They could not be taken out again.
+    ForgetCall = 13,
+    /// What a thread has just accepted could not be noted for the next program.
+    RememberAccepted = 14,
+    /// The note could not be taken back.
+    ForgetAccepted = 15,
+    /// A process of the watched tree could not be followed.
+    Follow = 16,
+    /// A process of the watched tree that has ended stays in its table.
+    Unfollow = 17,
+    /// The look at the open files could not report its progress.
+    Progress = 18,
+    /// A cgroup that comes or goes could not be told: the filter does not know it.
+    Group = 19,
+    /// A new cgroup that the filter means could not be put into its table.
+    RememberGroup = 20,
+    /// A cgroup of the filter that is gone stays in its table.
+    ForgetGroup = 21,
+}
+
+impl Site {
+    /// Every site, by number.
+    pub const ALL: [Self; 22] = [
+        Self::Socket,
+        Self::Holder,
+        Self::Call,
+        Self::Event,
+        Self::Accepted,
+        Self::Process,
+        Self::Remember,
+        Self::Forget,
+        Self::RememberListener,
+        Self::ForgetListener,
+        Self::RememberOwner,
+        Self::ForgetOwner,
+        Self::RememberCall,
+        Self::ForgetCall,
+        Self::RememberAccepted,
+        Self::ForgetAccepted,
+        Self::Follow,
+        Self::Unfollow,
+        Self::Progress,
+        Self::Group,
+        Self::RememberGroup,
+        Self::ForgetGroup,
+    ];
+
+    /// The name users see.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Holder => "holder",
+            Self::Call => "call",
+            Self::Event => "event",
+            Self::Accepted => "accepted",
+            Self::Process => "process",
+            Self::Remember => "remember",
+            Self::Forget => "forget",
+            Self::RememberListener => "remember_listener",
+            Self::ForgetListener => "forget_listener",
+            Self::RememberOwner => "remember_owner",
+            Self::ForgetOwner => "forget_owner",
+            Self::RememberCall => "remember_call",
+            Self::ForgetCall => "forget_call",
+            Self::RememberAccepted => "remember_accepted",
+            Self::ForgetAccepted => "forget_accepted",
+            Self::Follow => "follow",
+            Self::Unfollow => "unfollow",
+            Self::Progress => "progress",
+            Self::Group => "group",
+            Self::RememberGroup => "remember_group",
+            Self::ForgetGroup => "forget_group",
+        }
+    }
+
+    /// A failure here ends the look at an event: the program gives up, and what it looked
+    /// at is not reported. Elsewhere the event is reported all the same.
+    pub const fn gives_up(self) -> bool {
+        matches!(
+            self,
+            Self::Socket | Self::Call | Self::Event | Self::Accepted | Self::Holder
+        )
+    }
+
+    /// What fails here is an insertion into a table: where that is full, connections lose
+    /// their outcome or end, listeners their owner, or processes are not followed.
+    pub const fn is_insertion(self) -> bool {
+        matches!(
+            self,
+            Self::Remember
+                | Self::RememberListener
+                | Self::RememberOwner
+                | Self::RememberCall
+                | Self::Follow
+                | Self::RememberGroup
+        )
+    }
+}
+
+/// Errnos that are told apart; greater ones count as the last.
+pub const ERRNOS: u32 = 128;
+
+/// Counters of all sites.
+pub const FAILURES: u32 = Site::ALL.len() as u32 * ERRNOS;
+
+/// The place of the one number after the counters: one more than the [`Site`] that is to
+/// fail, in tests.
+pub const INJECT: u32 = FAILURES;
+
+/// The place of the sum of all counters.
+pub const TOTAL: u32 = FAILURES + 1;
+
+/// Numbers in all.
+pub const NUMBERS: u32 = FAILURES + 2;
+
+/// The index of the counter of one errno, as a helper returns it: negative.
+#[inline(always)]
+pub const fn failure(site: Site, error: i32) -> u32 {
+    let errno = error.unsigned_abs();
+    let errno = if errno < ERRNOS { errno } else { ERRNOS - 1 };
+    site as u32 * ERRNOS + errno
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sites_stand_at_their_numbers_and_have_counters_of_their_own() {
+        for (number, site) in (0..).zip(Site::ALL) {
+            assert_eq!(site as u32, number);
+            assert_eq!(failure(site, -1), number * ERRNOS + 1);
+            assert!(failure(site, i32::MIN) < (number + 1) * ERRNOS);
+        }
+    }
+}

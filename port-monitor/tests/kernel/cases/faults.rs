@@ -1,0 +1,157 @@
+//! Calls to the kernel that fail on purpose, and tables that are full: whatever happens to
+//! an event, it is told once or counted, and the account adds up.
+
+use std::{collections::BTreeMap, env};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::{
+    json::{Line, Summary},
+    lab::Lab,
+    monitor::{Run, Watch},
+    report::Verdict,
+    rung::Rung,
+};
+
+/// Connections of the generator, and its listeners.
+const CONNECTIONS: u64 = 40;
+const LISTENERS: u64 = 4;
+
+/// Exit status: events were lost, with `--fail-on-loss`.
+const EVENTS_LOST: i32 = 4;
+
+/// What a run under a fault has told.
+struct Told {
+    /// By kind of event.
+    counts: BTreeMap<String, u64>,
+    summary: Summary,
+    /// By site and errno.
+    failures: BTreeMap<(String, String), u64>,
+}
+
+impl Told {
+    fn of(run: &Run) -> Result<Self> {
+        let (lines, summary) = run.read()?;
+        let mut counts = BTreeMap::new();
+        for line in &lines {
+            *counts.entry(line.action().to_owned()).or_default() += 1;
+        }
+        let last = run.lines.last().context("no summary")?;
+        Ok(Self {
+            counts,
+            summary,
+            failures: Line::parse(last)?.failures(),
+        })
+    }
+
+    fn count(&self, action: &str) -> u64 {
+        self.counts.get(action).copied().unwrap_or(0)
+    }
+
+    fn failed(&self, site: &str, errno: &str) -> u64 {
+        let key = (site.to_owned(), errno.to_owned());
+        self.failures.get(&key).copied().unwrap_or(0)
+    }
+
+    fn expect(&self, what: &str, expected: &[(&str, u64)]) -> Result<()> {
+        for &(action, count) in expected {
+            let found = self.count(action);
+            ensure!(
+                found == count,
+                "{what}: {found} {action}, not {count}; {:?}, {:?}, {:?}",
+                self.counts,
+                self.failures,
+                self.summary
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The generator's connections alone, under these faults.
+fn run_under(lab: &Lab, rung: Rung, faults: [&str; 2], code: i32) -> Result<Told> {
+    let connections = CONNECTIONS.to_string();
+    generate(lab, rung, faults, &["--connections", &connections], code)
+}
+
+/// What the generator does, under these faults.
+fn generate(lab: &Lab, rung: Rung, faults: [&str; 2], load: &[&str], code: i32) -> Result<Told> {
+    let generator = env::current_exe()?;
+    let mut monitor = Watch::json(lab, rung)
+        .args(["--fail-on-loss"])
+        .args(faults)
+        .arg("--")
+        .arg(generator)
+        .arg("flood")
+        .args(load)
+        .start()?;
+    let run = monitor.finish()?;
+    run.expect_code(code)?;
+    Told::of(&run)
+}
+
+/// Each site that can be made to fail.
+pub(super) fn are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let fault = |site| run_under(lab, rung, ["--test-fault", site], 0);
+    // An end is told once, though the table does not let the entry go.
+    for site in ["forget", "forget_listener"] {
+        let told = fault(site)?;
+        told.expect(site, &whole())?;
+        ensure!(told.failed(site, "EBUSY") > 0, "{:?}", told.failures);
+    }
+    let told = fault("remember")?;
+    let beginnings = [("connect", CONNECTIONS), ("accept", CONNECTIONS)];
+    told.expect("remember", &beginnings)?;
+    told.expect("remember", &[("connected", 0), ("close", 0)])?;
+    let failed = told.failed("remember", "EBUSY");
+    ensure!(
+        failed == 2 * CONNECTIONS,
+        "{failed} could not be remembered"
+    );
+    let told = fault("remember_listener")?;
+    let listeners = [("listen", LISTENERS), ("unlisten", 0)];
+    told.expect("remember_listener", &listeners)?;
+    let failed = told.failed("remember_listener", "EBUSY");
+    ensure!(failed == LISTENERS, "{failed} listeners");
+    // What cannot be read is no event, but it is in the account, and a loss.
+    let told = run_under(lab, rung, ["--test-fault", "socket"], EVENTS_LOST)?;
+    let nothing = whole().map(|(action, _)| (action, 0));
+    told.expect("socket", &nothing)?;
+    let failed = told.failed("socket", "EFAULT");
+    ensure!(
+        failed == told.summary.gave_up && failed >= 4 * CONNECTIONS,
+        "{failed} unreadable, {:?}",
+        told.summary
+    );
+    Ok(Verdict::Pass(format!("{failed} looks given up")))
+}
+
+/// All that happens.
+fn whole() -> [(&'static str, u64); 6] {
+    [
+        ("connect", CONNECTIONS),
+        ("connected", CONNECTIONS),
+        ("accept", CONNECTIONS),
+        ("close", 2 * CONNECTIONS),
+        ("listen", LISTENERS),
+        ("unlisten", LISTENERS),
+    ]
+}
+
+/// A table of listeners with room for two.
+pub(super) fn full_tables_are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    const ROOM: u64 = 2;
+    let room = ROOM.to_string();
+    // So long that all of them listen at the same time.
+    let load = ["--millis", "1000", "--rate", "20"];
+    let told = generate(lab, rung, ["--test-listeners", &room], &load, 0)?;
+    told.expect("listeners", &[("listen", LISTENERS), ("unlisten", ROOM)])?;
+    let failed = told.failed("remember_listener", "E2BIG");
+    ensure!(
+        failed == LISTENERS - ROOM && told.summary.table_full >= failed,
+        "{:?}, {:?}",
+        told.failures,
+        told.summary
+    );
+    Ok(Verdict::Pass(format!("{failed} times full")))
+}
