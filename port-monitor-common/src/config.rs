@@ -76,8 +76,6 @@ pub struct Offsets {
     pub task_cred: u32,
     /// `task_struct.cgroups`.
     pub task_cgroups: u32,
-    /// `task_struct.files`.
-    pub task_files: u32,
     /// `task_struct.flags`.
     pub task_flags: u32,
     /// `task_struct.mm`.
@@ -102,10 +100,6 @@ pub struct Offsets {
     pub kernfs_name: u32,
     /// `cgroup.root`: of its hierarchy.
     pub cgroup_root: u32,
-    /// `files_struct.fdt`.
-    pub files_fdt: u32,
-    /// `fdtable.fd`.
-    pub fdtable_fd: u32,
     /// `file.private_data`.
     pub file_private_data: u32,
     /// `file.f_inode`.
@@ -136,8 +130,6 @@ pub struct Offsets {
     pub state_oldstate: u32,
     /// `trace_event_raw_inet_sock_set_state.newstate`.
     pub state_newstate: u32,
-    /// `syscall_tp_t.ret`: what a program at the end of a system call is given.
-    pub syscall_ret: u32,
 }
 
 /// [`Config::filters`]: only processes in the `PIDS` map.
@@ -187,16 +179,12 @@ pub struct Config {
     pub kinds: u32,
     /// `FILTER_*` bits: the filters that are on.
     pub filters: u32,
-    /// Non-zero: the accept tracepoints report accepts (tracepoint rung only).
-    pub acceptor: u32,
     /// Non-zero: log every event and what became of it.
     pub trace: u32,
     /// Non-zero: judge every event by the policy in slot 0.
     pub judge: u32,
     /// Non-zero: fail where [`crate::site::INJECT`] says, for tests.
     pub inject: u32,
-    /// Explicit padding.
-    pub reserved: u32,
 }
 
 /// `PORT_SETS`: the set of local ports.

@@ -78,9 +78,6 @@ pub enum Extra {
     NotOurs = 26,
     /// Events of the start-up canary; they are in no other counter.
     Canary = 27,
-    /// Accept system calls, whatever they returned, that only the second program of
-    /// one saw: the kernel skipped the first.
-    AcceptAgain = 29,
 }
 
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
@@ -94,4 +91,4 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
 }
 
 const _: () = assert!(slot(Hook::Listen, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::AcceptAgain as usize) < ROW);
+const _: () = assert!((Extra::Canary as usize) < ROW);

@@ -13,56 +13,49 @@ pub enum Site {
     Call = 2,
     /// The fields of a tracepoint's event could not be read.
     Event = 3,
-    /// The socket that an accept system call returned could not be read.
-    Accepted = 4,
     /// A process that is forked could not be told.
-    Process = 5,
+    Process = 4,
     /// An attempt or a connection could not be put into the table of connections: its
     /// outcome or its end is not reported.
-    Remember = 6,
+    Remember = 5,
     /// It could not be taken out of that table. What is reported of it is reported once
     /// all the same.
-    Forget = 7,
+    Forget = 6,
     /// A listener could not be put into the table of listening sockets: its end is not
     /// reported.
-    RememberListener = 8,
+    RememberListener = 7,
     /// It could not be taken out of that table, likewise.
-    ForgetListener = 9,
+    ForgetListener = 8,
     /// The owner of a listener could not be stored (tracepoint rung).
-    RememberOwner = 10,
+    RememberOwner = 9,
     /// The owner of a listener that has ended stays (tracepoint rung).
-    ForgetOwner = 11,
+    ForgetOwner = 10,
     /// The arguments of a `connect` could not be kept until it returns: it is not told
     /// if it fails before its SYN.
-    RememberCall = 12,
+    RememberCall = 11,
     /// They could not be taken out again.
-    ForgetCall = 13,
-    /// What a thread has just accepted could not be noted for the next program.
-    RememberAccepted = 14,
-    /// The note could not be taken back.
-    ForgetAccepted = 15,
+    ForgetCall = 12,
     /// A process of the watched tree could not be followed.
-    Follow = 16,
+    Follow = 13,
     /// A process of the watched tree that has ended stays in its table.
-    Unfollow = 17,
+    Unfollow = 14,
     /// The look at the open files could not report its progress.
-    Progress = 18,
+    Progress = 15,
     /// A cgroup that comes or goes could not be told: the filter does not know it.
-    Group = 19,
+    Group = 16,
     /// A new cgroup that the filter means could not be put into its table.
-    RememberGroup = 20,
+    RememberGroup = 17,
     /// A cgroup of the filter that is gone stays in its table.
-    ForgetGroup = 21,
+    ForgetGroup = 18,
 }
 
 impl Site {
     /// Every site, by number.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 19] = [
         Self::Socket,
         Self::Holder,
         Self::Call,
         Self::Event,
-        Self::Accepted,
         Self::Process,
         Self::Remember,
         Self::Forget,
@@ -72,8 +65,6 @@ impl Site {
         Self::ForgetOwner,
         Self::RememberCall,
         Self::ForgetCall,
-        Self::RememberAccepted,
-        Self::ForgetAccepted,
         Self::Follow,
         Self::Unfollow,
         Self::Progress,
@@ -89,7 +80,6 @@ impl Site {
             Self::Holder => "holder",
             Self::Call => "call",
             Self::Event => "event",
-            Self::Accepted => "accepted",
             Self::Process => "process",
             Self::Remember => "remember",
             Self::Forget => "forget",
@@ -99,8 +89,6 @@ impl Site {
             Self::ForgetOwner => "forget_owner",
             Self::RememberCall => "remember_call",
             Self::ForgetCall => "forget_call",
-            Self::RememberAccepted => "remember_accepted",
-            Self::ForgetAccepted => "forget_accepted",
             Self::Follow => "follow",
             Self::Unfollow => "unfollow",
             Self::Progress => "progress",
@@ -113,10 +101,7 @@ impl Site {
     /// A failure here ends the look at an event: the program gives up, and what it looked
     /// at is not reported. Elsewhere the event is reported all the same.
     pub const fn gives_up(self) -> bool {
-        matches!(
-            self,
-            Self::Socket | Self::Call | Self::Event | Self::Accepted | Self::Holder
-        )
+        matches!(self, Self::Socket | Self::Call | Self::Event | Self::Holder)
     }
 
     /// What fails here is an insertion into a table: where that is full, connections lose

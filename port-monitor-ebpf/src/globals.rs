@@ -21,11 +21,9 @@ static CONFIG: Config = Config {
     self_tgid: 0,
     kinds: 0,
     filters: 0,
-    acceptor: 0,
     trace: 0,
     judge: 0,
     inject: 0,
-    reserved: 0,
 };
 
 const fn zeroed_offsets() -> Offsets {

@@ -60,12 +60,6 @@ pub(crate) static REPORTED: Array<u64> = Array::with_max_entries(PID_MAX_LIMIT /
 /// One more than the greatest thread id (`include/linux/threads.h`).
 const PID_MAX_LIMIT: u32 = 4 << 20;
 
-/// The socket that a thread's system call has just accepted, by thread id: the program
-/// after the one that reported it must not do it again. Where the kernel skips that one, the
-/// entry stays, until others need its place.
-#[map(name = "pm_accepted")]
-pub(crate) static ACCEPTED: LruHashMap<u32, u64> = LruHashMap::with_max_entries(8_192, 0);
-
 /// What a thread's `connect` was called with, by thread id (kprobes). Where the kernel skips
 /// the probe of its return, the entry stays, until others need its place.
 #[map(name = "pm_connecting")]

@@ -26,7 +26,11 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         | ErrorKind::DisplayVersion => answer(&error),
-        _ => Failure::usage(misspelt_subcommand(&error, &line).unwrap_or_else(|| message(&error))),
+        _ => Failure::usage(
+            withdrawn(&error)
+                .or_else(|| misspelt_subcommand(&error, &line))
+                .unwrap_or_else(|| message(&error)),
+        ),
     })
 }
 
@@ -61,6 +65,16 @@ fn message(error: &Error) -> String {
         message.push_str("; see --help");
     }
     message
+}
+
+/// What became of an option of earlier versions.
+fn withdrawn(error: &Error) -> Option<String> {
+    let argument = error.get(ContextKind::InvalidArg)?;
+    (*argument == ContextValue::String("--acceptor".to_owned())).then(|| {
+        "--acceptor is withdrawn, leave it out: no tracepoint tells which socket an accept \
+         returned, and the fentry and kprobe backends name the accepting thread by themselves"
+            .to_owned()
+    })
 }
 
 /// A first word that is neither a flag nor a subcommand: clap takes it for a

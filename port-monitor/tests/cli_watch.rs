@@ -228,6 +228,16 @@ fn flags_that_do_not_go_together_are_refused() {
 }
 
 #[test]
+fn withdrawn_option_says_what_became_of_it() {
+    assert_refused(
+        &["--backend", "tracepoint", "--acceptor"],
+        USAGE,
+        "--acceptor is withdrawn, leave it out: no tracepoint tells which socket an accept \
+         returned, and the fentry and kprobe backends name the accepting thread by themselves",
+    );
+}
+
+#[test]
 fn unknown_field_is_refused_with_the_list_and_the_nearest() {
     let (code, said) = refusal_in(Path::new("/"), &["--fields", "pid,proces"]);
     assert_eq!((code, said.lines().count()), (Some(USAGE), 1), "{said}");

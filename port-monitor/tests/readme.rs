@@ -133,8 +133,8 @@ fn flags_of_other_programs_are_told_apart() {
         ["--count"]
     );
     assert_eq!(
-        flags("port-monitor --policy x (--acceptor) | -- |"),
-        ["--policy", "--acceptor"]
+        flags("port-monitor --policy x (--resolve) | -- |"),
+        ["--policy", "--resolve"]
     );
     assert_eq!(flags("cargo build --locked"), [""; 0]);
     assert_eq!(flags("|---|---|"), [""; 0]);

@@ -18,7 +18,6 @@ use zerocopy::FromZeros;
 use crate::{
     account::{Look, Removal, Stop, is_stored, ours, readable, removal},
     emit, filter,
-    globals::config,
     hooks::{listen, state},
     maps::CONNECTIONS,
     mem::{self, Probe},
@@ -261,7 +260,7 @@ pub(crate) fn report_or<const TRACEPOINT: bool>(
     let hook = if old == TcpState::LISTEN {
         ours(listen::recall(sk, &mut record.event))?;
         Hook::Listen
-    } else if TRACEPOINT && config!(acceptor) == 0 && came_in(sk, old, new) {
+    } else if TRACEPOINT && came_in(sk, old, new) {
         Hook::Accept
     } else {
         recall::<TRACEPOINT>(sk, old, new, record)?

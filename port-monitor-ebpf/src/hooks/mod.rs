@@ -12,6 +12,5 @@ pub(crate) mod outcome;
 pub(crate) mod snapshot;
 pub(crate) mod socket;
 pub(crate) mod state;
-pub(crate) mod sys_accept;
 pub(crate) mod tree;
 pub(crate) mod unsent;

@@ -134,8 +134,6 @@ pub enum CanaryError {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attached {
     pub(super) rung: Rung,
-    /// Accept tracepoints on the tracepoint rung.
-    pub(super) acceptor: bool,
     /// The hooks for outcomes and ends.
     pub(super) outcomes: bool,
     /// The hooks for sockets that begin to listen.

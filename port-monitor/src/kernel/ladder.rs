@@ -11,11 +11,10 @@ use port_monitor_common::event::EventKind;
 use thiserror::Error;
 
 use self::hooks::{
-    ACCEPTOR, ACCEPTOR_BLIND, ACCEPTOR_PREEMPTIBLE, AGAIN, AGAIN_PREEMPTIBLE, CONNECT,
-    CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE, GRAFT_PREEMPTIBLE, GROUPS, Hook,
-    LISTEN, LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT,
-    NO_PERF_EVENTS, NO_UNSENT, OUTCOME, Otherwise, Place, REMOTE, SEE_INBOUND,
-    TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
+    AGAIN, AGAIN_PREEMPTIBLE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE,
+    GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL,
+    NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, NO_UNSENT, OUTCOME, Otherwise, Place, REMOTE,
+    SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
 };
 use super::{lazy_btf::LazyBtf, snapshot};
 
@@ -50,7 +49,7 @@ impl Rung {
     }
 
     /// Every sentence this rung may say of what it cannot see, as the README
-    /// lists them. Which of them hold depends on the kernel and on `--acceptor`.
+    /// lists them. Which of them hold depends on the kernel.
     pub fn blind_spots(self) -> Vec<&'static str> {
         match self {
             Self::Fentry => vec![NO_GRAFT, NO_UNSENT, NO_LISTEN, NO_PERF_EVENTS],
@@ -58,7 +57,6 @@ impl Rung {
             Self::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND, NO_PERF_EVENTS]
                 .into_iter()
                 .chain(LISTENER_BLIND)
-                .chain(ACCEPTOR_BLIND)
                 .collect(),
         }
     }
@@ -82,8 +80,6 @@ fn further_hooks(unsent: &[Hook], listen: [Hook; 2], needs: &Needs) -> Vec<Hook>
 pub(super) struct Needs {
     /// Parameters of `inet_csk_accept`: 4 before Linux 6.10, 2 since.
     pub(super) accept_params: Option<usize>,
-    /// Accept tracepoints on the tracepoint rung.
-    pub(super) acceptor: bool,
     /// Follow a process tree.
     pub(super) tree: bool,
     /// The kernel may preempt a task in the middle of a trampoline program.
@@ -149,12 +145,6 @@ fn hooks_of(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
             hooks.extend(further_hooks(&UNSENT_PROBES, LISTEN_PROBES, needs));
         }
         Rung::Tracepoint => {
-            if needs.acceptor {
-                if needs.preemptible {
-                    hooks.extend(ACCEPTOR_PREEMPTIBLE);
-                }
-                hooks.extend(ACCEPTOR);
-            }
             // Attempts that are seen have their outcome seen: what sees it comes first.
             if needs.preemptible {
                 hooks.extend(TRACEPOINT_PREEMPTIBLE);
@@ -271,18 +261,11 @@ pub(super) fn attach(
 ) -> Result<(Links, Vec<String>), RungError> {
     let mut blind = match rung {
         Rung::Fentry | Rung::Kprobe => Vec::new(),
-        Rung::Tracepoint => {
-            let accept: &[_] = if needs.acceptor {
-                &ACCEPTOR_BLIND
-            } else {
-                &LISTENER_BLIND
-            };
-            [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND]
-                .iter()
-                .chain(accept)
-                .map(ToString::to_string)
-                .collect()
-        }
+        Rung::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND]
+            .iter()
+            .chain(&LISTENER_BLIND)
+            .map(ToString::to_string)
+            .collect(),
     };
     let mut knows_listeners = false;
     for hook in hooks_of(rung, needs)? {
@@ -440,7 +423,6 @@ mod tests {
         for (accept_params, preemptible) in [(2, false), (2, true), (4, false), (4, true)] {
             let needs = Needs {
                 accept_params: Some(accept_params),
-                acceptor: true,
                 tree: true,
                 preemptible,
                 state_events: true,

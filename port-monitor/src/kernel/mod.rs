@@ -16,7 +16,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use port_monitor_common::{
     config::{Config, FILTER_CGROUP, Offsets},
-    counters::{Extra, Hook},
+    counters::Hook,
     event::EventKind,
     site::Site,
 };
@@ -100,8 +100,6 @@ pub struct Settings {
     pub latency: Duration,
     /// Ends of connections to remember until they are over.
     pub max_connections: u32,
-    /// Name the accepting thread on the tracepoint rung.
-    pub acceptor: bool,
     /// How much the eBPF programs log.
     pub log_level: Option<log::Level>,
     /// Kernel type information other than [`SYSTEM_BTF`].
@@ -142,7 +140,6 @@ impl Default for Settings {
             ring_bytes: DEFAULT_RING_BYTES,
             latency: DEFAULT_LATENCY,
             max_connections: DEFAULT_MAX_CONNECTIONS,
-            acceptor: false,
             log_level: None,
             btf: None,
             policy: None,
@@ -395,10 +392,8 @@ impl Kernel {
     ///
     /// It skips a trampoline program on a CPU where a preempted task is in the
     /// middle of it (Linux 5.12 counts that), and a kprobe where one is in the
-    /// middle of a bpf(2), or since Linux 7 a program of a system call like one on a
-    /// trampoline. An accept with two hooks is lost only if both were
-    /// skipped: at most as often as either. What is skipped of accept system calls
-    /// counts whether or not they accepted anything.
+    /// middle of a bpf(2). An accept with two hooks is lost only if both were
+    /// skipped: at most as often as either.
     fn skipped_of(&self, hook: Hook) -> u64 {
         let misses = |names: &[&str]| -> u64 {
             let programs = names.iter().filter_map(|name| self.ebpf.program(name));
@@ -415,11 +410,6 @@ impl Kernel {
             Hook::Accept if self.rung == Rung::Fentry => {
                 let returns = misses(&["pm_accept_fe4", "pm_accept_fe2"]);
                 returns.min(misses(&["pm_graft_fe", "pm_graft_mkp"]))
-            }
-            Hook::Accept if self.rung == Rung::Tracepoint => {
-                let seen_again = self.counters.extra(Extra::AcceptAgain);
-                let unseen = misses(&["pm_sys_accept"]).saturating_sub(seen_again);
-                unseen.min(misses(&["pm_again_accept"]))
             }
             Hook::Accept => misses(&["pm_graft_kp", "pm_accept_krp"]),
             Hook::Listen => misses(&["pm_listen4_fe", "pm_listen6_fe", "pm_listen_kp"]),
@@ -519,7 +509,6 @@ fn needs(types: &Types, settings: &Settings) -> Needs {
     let accept = types.function("inet_csk_accept");
     Needs {
         accept_params: accept.and_then(|accept| accept.params),
-        acceptor: settings.acceptor,
         tree: settings.filters.tree,
         preemptible: preemption::is_possible(),
         state_events: types.lacks(Need::StateEvents).is_none(),
@@ -533,11 +522,8 @@ fn needs(types: &Types, settings: &Settings) -> Needs {
 
 /// What this run asks for, this kernel has, or says what is missing.
 fn check_needs(types: &Types, settings: &Settings) -> Result<(), btf::BtfError> {
-    let accepts =
-        settings.acceptor && !matches!(settings.backend, Some(Rung::Fentry | Rung::Kprobe));
     let filters_cgroups = settings.filters.bits() & FILTER_CGROUP != 0;
     let wanted = [
-        (Need::Acceptor, accepts),
         (Need::Tree, settings.filters.tree),
         (Need::CgroupFilter, filters_cgroups),
     ];
@@ -553,7 +539,6 @@ fn attached(rung: Rung, needs: &Needs, blind_spots: &[String]) -> canary::Attach
     let sees_listeners = blind_spots.iter().all(|spot| spot != ladder::NO_LISTEN);
     canary::Attached {
         rung,
-        acceptor: needs.acceptor,
         outcomes: rung == Rung::Tracepoint || needs.wants_outcomes(),
         listen: rung == Rung::Tracepoint || needs.wants_listeners() && sees_listeners,
     }
@@ -594,14 +579,12 @@ fn config(settings: &Settings) -> Config {
         self_tgid: std::process::id(),
         kinds: bits(&settings.kinds),
         filters: settings.filters.bits(),
-        acceptor: settings.acceptor.into(),
         trace: settings
             .log_level
             .is_some_and(|level| level >= log::Level::Debug)
             .into(),
         judge: settings.policy.is_some().into(),
         inject: settings.faults.site.is_some().into(),
-        reserved: 0,
     }
 }
 

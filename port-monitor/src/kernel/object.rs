@@ -44,12 +44,11 @@ pub(super) const POLICY_MAPS: [&str; 12] = [
 const DENIALS_BYTES: u32 = 256 << 10;
 
 /// What only the monitor fills.
-const MONITOR_MAPS: [&str; 19] = [
+const MONITOR_MAPS: [&str; 18] = [
     "pm_counters",
     "pm_failures",
     "pm_connections",
     "pm_reported",
-    "pm_accepted",
     "pm_connecting",
     "pm_listening",
     "pm_listeners",

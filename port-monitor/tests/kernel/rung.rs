@@ -133,15 +133,6 @@ pub(crate) struct Sight {
 }
 
 impl Sight {
-    /// The tracepoint rung with `--acceptor`.
-    pub(crate) const WITH_ACCEPTOR: Self = Self {
-        chosen_ports: false,
-        unsent: false,
-        listens_late: false,
-        acceptors: true,
-        two_hooks: false,
-    };
-
     /// Whether this is not seen.
     pub(crate) const fn lacks(self, blind: Blind) -> bool {
         match blind {

@@ -160,10 +160,6 @@ pub(in crate::commands) struct KernelArgs {
             .range(i64::from(MIN_MAX_CONNECTIONS)..=i64::from(LIMIT_MAX_CONNECTIONS))
     )]
     max_connections: u32,
-    /// Tracepoint backend: name the accepting thread instead of the listening
-    /// process; slows every system call on the host a little
-    #[arg(long)]
-    acceptor: bool,
     /// What the eBPF programs log to standard error: error, warn, info, debug,
     /// trace
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
@@ -325,7 +321,6 @@ impl KernelArgs {
             ring_bytes: self.ring_size.unwrap_or(DEFAULT_RING_BYTES),
             latency: self.latency.unwrap_or(DEFAULT_LATENCY),
             max_connections: self.max_connections,
-            acceptor: self.acceptor,
             log_level: self.bpf_log,
             btf: self.btf.clone(),
             faults: Faults {

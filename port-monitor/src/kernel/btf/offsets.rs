@@ -8,7 +8,7 @@ use port_monitor_common::config::Offsets;
 use super::{Btf, BtfError};
 
 /// The structs that [`offsets`] looks into.
-pub(super) const STRUCTS: [&str; 21] = [
+pub(super) const STRUCTS: [&str; 18] = [
     "sock_common",
     "sock",
     "tcp_sock",
@@ -21,15 +21,12 @@ pub(super) const STRUCTS: [&str; 21] = [
     "css_set",
     "cgroup",
     "kernfs_node",
-    "files_struct",
-    "fdtable",
     "file",
     "mm_struct",
     "inode",
     "super_block",
     "socket",
     "trace_event_raw_inet_sock_set_state",
-    "syscall_tp_t",
 ];
 
 /// The helper by which programs get the running task with its type.
@@ -38,8 +35,6 @@ pub const TYPED_TASK: &str = "bpf_get_current_task_btf";
 /// What only a part of the runs, or of the programs, reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// The accept system calls (`--acceptor` on the tracepoint rung).
-    Acceptor,
     /// The changes of a socket's state, as perf events.
     StateEvents,
     /// The process tree of a command.
@@ -62,7 +57,6 @@ pub struct Found {
 pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Found, BtfError> {
     let mut offsets = common(btf)?;
     let needs = [
-        (Need::Acceptor, acceptor(btf, &mut offsets)),
         (Need::StateEvents, state_events(btf, &mut offsets)),
         (Need::Tree, tree(btf, &mut offsets)),
         (Need::CgroupFilter, cgroup_filter(btf, &mut offsets)),
@@ -74,22 +68,6 @@ pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Found, BtfError>
         missing: missing.collect(),
         offsets,
     })
-}
-
-fn acceptor<B: Deref<Target = [u8]>>(btf: &Btf<B>, to: &mut Offsets) -> Result<(), BtfError> {
-    let at = |path| btf.member_offset(path);
-    to.task_files = at("task_struct.files")?;
-    to.files_fdt = at("files_struct.fdt")?;
-    to.fdtable_fd = at("fdtable.fd")?;
-    // Not `trace_event_raw_sys_exit`: programs are given a copy of another layout
-    // (`perf_call_bpf_exit`, `kernel/trace/trace_syscalls.c`).
-    to.syscall_ret = match at("syscall_tp_t.ret") {
-        // A type of that function alone, which not every compiler tells of. Without an
-        // event's head in it, before Linux 6.6, it is three words on every kernel.
-        Err(BtfError::NoStruct(_) | BtfError::NoField(_)) => 16,
-        found => found?,
-    };
-    Ok(())
 }
 
 /// PREEMPT_RT before Linux 6.6 has more in front of an event's own fields.

@@ -122,10 +122,8 @@ impl<'a> Expected<'a> {
 
     fn check_accept(&self, events: &[Event]) -> Result<(), CanaryError> {
         let accept = self.find(events, "accept")?;
-        let Attached { rung, acceptor, .. } = self.attached;
         self.check_ends(accept, self.server, self.client, true)?;
-        let by_listener = rung == Rung::Tracepoint && !acceptor;
-        let source = if by_listener {
+        let source = if self.attached.rung == Rung::Tracepoint {
             OwnerSource::Listener
         } else {
             OwnerSource::Accept

@@ -84,7 +84,6 @@ mod tests {
     const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
     const ALL: Attached = Attached {
         rung: Rung::Fentry,
-        acceptor: false,
         outcomes: true,
         listen: true,
     };

@@ -109,27 +109,6 @@ pub(super) const TRACEPOINT_PREEMPTIBLE: [Hook; 4] = [
     REMOTE,
 ];
 
-/// The accept system calls. Programs of one event run in the order they are attached.
-pub(super) const ACCEPTOR: [Hook; 4] = [
-    required("pm_sys_accept", SYS_ACCEPT),
-    required("pm_again_accept", SYS_ACCEPT),
-    required("pm_sys_accept", SYS_ACCEPT4),
-    required("pm_again_accept", SYS_ACCEPT4),
-];
-/// Before those, where the kernel skips some of them.
-pub(super) const ACCEPTOR_PREEMPTIBLE: [Hook; 2] = [
-    required(
-        "pm_enter_accept",
-        Place::TracePoint("syscalls", "sys_enter_accept"),
-    ),
-    required(
-        "pm_enter_accept",
-        Place::TracePoint("syscalls", "sys_enter_accept4"),
-    ),
-];
-const SYS_ACCEPT: Place = Place::TracePoint("syscalls", "sys_exit_accept");
-const SYS_ACCEPT4: Place = Place::TracePoint("syscalls", "sys_exit_accept4");
-
 pub(super) const OUTCOME: Hook = required("pm_outcome_rt", STATE);
 
 /// What softirqs do in the middle of the other programs there.
@@ -254,12 +233,8 @@ pub(super) const NO_LOCAL_PORT: &str =
 pub(super) const NO_PERF_EVENTS: &str = "some connections, where a task is preempted in the middle of a \
                               program and there are no perf events";
 
-/// What the tracepoint rung does not see of accepts by itself.
+/// What the tracepoint rung does not see of accepts.
 pub(super) const LISTENER_BLIND: [&str; 2] = [
-    "who accepts: established connections are shown, with the process that listens (see \
-     --acceptor)",
+    "who accepts: established connections are shown, with the process that listens",
     "who owns a listener that several processes share or that never called bind",
 ];
-
-/// What it does not see of them through the accept tracepoints (`--acceptor`).
-pub(super) const ACCEPTOR_BLIND: [&str; 1] = ["accepts through io_uring"];

@@ -10,7 +10,6 @@ use crate::{
     scenarios::{Place, Traits},
 };
 
-mod acceptor;
 mod accounting;
 mod audit;
 mod command;
@@ -170,7 +169,6 @@ pub(crate) const ALL: &[Case] = &[
     once("bpf-log", |lab| {
         log::costs_nothing_when_off(lab, lab.sure_rung())
     }),
-    once("tracepoint-acceptor", acceptor::named).guest_only(),
     once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),
     once("policy-violations-only", policy::violations_only).guest_only(),
     once("policy-flood", policy::flood).guest_only(),
