@@ -255,7 +255,7 @@ fn every_offset_is_found_on_a_kernel_that_has_all_fields() {
     assert_eq!((found.skc_dport, found.skc_num), (12, 14));
     assert_eq!((found.skc_net, found.inet_sport), (48, 814));
     assert_eq!((found.net_inum, found.cgroup_parent), (176, 80));
-    assert_eq!((found.task_group_leader, found.task_signal), (1256, 1320));
+    assert_eq!((found.task_group_leader, found.task_signal), (1256, 1312));
 }
 
 #[test]
