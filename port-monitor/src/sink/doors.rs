@@ -171,9 +171,10 @@ impl DoorSink {
     }
 
     fn event(&mut self, record: &crate::record::Record) {
-        let began_ns = self.header.as_ref().map(|header| header.wall_ns);
-        // What is older than the audit was reported before it began.
-        if !self.doors.is_settled() && began_ns.is_some_and(|began| record.wall_ns > began) {
+        let began_ns = self.header.as_ref().map(|header| header.boot_ns);
+        // What is older than the audit was reported before it began: by the clock that
+        // nobody sets.
+        if !self.doors.is_settled() && began_ns.is_some_and(|began| record.event.ts_ns > began) {
             self.doors.settle();
         }
         self.doors.take(record);

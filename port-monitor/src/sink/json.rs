@@ -76,6 +76,7 @@ pub(super) fn push_line(out: &mut Vec<u8>, line: &Line<'_>) {
 fn start(header: &Header) -> schema::Start<'_> {
     let Header {
         wall_ns,
+        boot_ns: _,
         version,
         host,
         kernel,

@@ -233,6 +233,7 @@ pub(super) fn sshd() -> Arc<Peer> {
 pub(super) fn header() -> Header {
     Header {
         wall_ns: NOON_NS,
+        boot_ns: 1_000_000_000_000,
         version: "0.1.0",
         host: "web1".into(),
         kernel: "6.12.0".into(),

@@ -119,6 +119,7 @@ pub(super) fn header(kernel: &Kernel, policy: Option<&Path>, wall_ns: i128) -> H
     let uname = rustix::system::uname();
     Header {
         wall_ns,
+        boot_ns: clock::boot_ns(),
         version: env!("CARGO_PKG_VERSION"),
         host: uname.nodename().to_string_lossy().into_owned(),
         kernel: kernel::kernel_release(),

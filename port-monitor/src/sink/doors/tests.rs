@@ -124,6 +124,19 @@ fn json_lines(listing: Listing, records: &[Record]) -> Vec<Value> {
 }
 
 #[test]
+fn clock_that_is_set_back_holds_no_use_back() {
+    let mut sink = DoorSink::json(listing(Listed::Used));
+    let mut out = Lines::default();
+    sink.write(&mut out, Item::Header(&header()));
+    sink.write(&mut out, Item::Event(&older(1, "0.0.0.0")));
+    assert!(!sink.doors.is_settled());
+    let mut visit = client([10, 0, 0, 7].into(), 10);
+    visit.wall_ns -= 3_600 * SECOND_NS;
+    sink.write(&mut out, Item::Event(&visit));
+    assert!(sink.doors.is_settled());
+}
+
+#[test]
 fn every_door_is_a_line_by_namespace_and_exposure() {
     let listing = listing(Listed::Used);
     let violations = listing.violations.clone();
