@@ -71,9 +71,10 @@ pub enum Extra {
     /// asleep in `accept` when the return probe was attached, or the kernel
     /// skipped that program.
     AcceptPreattach = 24,
-    /// Looks that programs began: at a change of a socket, a call, or a file.
-    Entered = 25,
-    /// Looks that ended because there was nothing to report: another protocol, a change
+    /// Looks of programs, at a change of a socket, a call, or a file, that ended with an
+    /// event or gave up.
+    Ours = 25,
+    /// All other looks: there was nothing to report: another protocol, a change
     /// that is no event, an event that nobody asked for or that another program reports.
     NotOurs = 26,
     /// Events of the start-up canary; they are in no other counter.

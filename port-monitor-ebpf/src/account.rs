@@ -64,21 +64,22 @@ pub(crate) fn count_extra(extra: Extra) {
     }
 }
 
-/// Looks at something, and counts that and how it ends.
+/// Looks at something, and counts that and how it ends: in one number where there is
+/// nothing to report, as most looks end.
 #[inline(always)]
 pub(crate) fn look(at: impl FnOnce() -> Look) {
-    count_extra(Extra::Entered);
     let ended = if is_injected(Site::Socket) {
         Err(Stop::GaveUp(Site::Socket))
     } else {
         at()
     };
-    if let Err(stop) = ended {
-        pm_stop(match stop {
-            Stop::NotOurs => NOT_OURS,
-            Stop::GaveUp(site) => failure(site, EFAULT).into(),
-        });
+    if let Err(Stop::GaveUp(site)) = ended {
+        unreadable(site);
     }
+    count_extra(match ended {
+        Err(Stop::NotOurs) => Extra::NotOurs,
+        Ok(()) | Err(Stop::GaveUp(_)) => Extra::Ours,
+    });
 }
 
 /// What is there, or nothing to report.
@@ -96,22 +97,14 @@ pub(crate) fn readable<T>(value: Option<T>, site: Site) -> Look<T> {
 /// Counts a failure: `error` is a negative errno.
 #[inline(always)]
 pub(crate) fn failed(site: Site, error: i32) {
-    pm_stop(failure(site, error).into());
+    pm_failed(failure(site, error).into());
 }
 
-/// What is no index of a failure, but the end of a look without one.
-const NOT_OURS: u64 = u64::MAX;
-
-/// Counts a failure by its index, or a look at nothing of ours. A function that the
-/// verifier looks at by itself, once, whoever calls it: so there is little to look at on
-/// each of the many ways that lead here.
+/// Counts a failure by its index. A function that the verifier looks at by itself, once,
+/// whoever calls it: so there is little to look at on each of the many ways that lead here.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn pm_stop(index: u64) -> u64 {
-    if index == NOT_OURS {
-        count_extra(Extra::NotOurs);
-        return 0;
-    }
+extern "C" fn pm_failed(index: u64) -> u64 {
     for index in [index as u32, TOTAL] {
         if let Some(count) = FAILURES.get_ptr_mut(index) {
             emit::add_one(count);
