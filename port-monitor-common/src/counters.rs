@@ -79,6 +79,48 @@ pub enum Extra {
     NotOurs = 26,
     /// Events of the start-up canary; they are in no other counter.
     Canary = 27,
+    /// How often each [`Watcher`] saw that a connection of the start-up canary was there.
+    Proofs = 28,
+}
+
+/// A program that sees the changes of sockets' states beside others that see the same:
+/// each is to be proved by itself. Numbered as their names are in [`Watcher::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Watcher {
+    /// `pm_outcome_rt`
+    Outcome = 0,
+    /// `pm_again_rt`
+    Again = 1,
+    /// `pm_again_tp`
+    AgainEvent = 2,
+    /// `pm_remote_rt`
+    Remote = 3,
+    /// `pm_remote_tp`
+    RemoteEvent = 4,
+}
+
+impl Watcher {
+    /// Every one, and the name of its program.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Outcome, "pm_outcome_rt"),
+        (Self::Again, "pm_again_rt"),
+        (Self::AgainEvent, "pm_again_tp"),
+        (Self::Remote, "pm_remote_rt"),
+        (Self::RemoteEvent, "pm_remote_tp"),
+    ];
+    /// Bits of [`Extra::Proofs`] for each.
+    const BITS: u32 = 12;
+
+    /// What one proof adds to [`Extra::Proofs`].
+    pub const fn proof(self) -> u64 {
+        1 << (self as u32 * Self::BITS)
+    }
+
+    /// Whether it is among these [`Extra::Proofs`].
+    pub const fn is_proved(self, proofs: u64) -> bool {
+        proofs / self.proof() % (1 << Self::BITS) != 0
+    }
 }
 
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
@@ -92,4 +134,21 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
 }
 
 const _: () = assert!(slot(Hook::Listen, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::Canary as usize) < ROW);
+const _: () = assert!((Extra::Proofs as usize) < ROW);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proofs_of_one_watcher_are_not_anothers() {
+        for (number, (watcher, _)) in (0..).zip(Watcher::ALL) {
+            assert_eq!(watcher as u32, number);
+            // A few tries, each seen once.
+            let proofs = 20 * watcher.proof();
+            for (other, _) in Watcher::ALL {
+                assert_eq!(other.is_proved(proofs), other == watcher);
+            }
+        }
+    }
+}

@@ -52,15 +52,26 @@ impl Row {
     /// Adds one to a counter.
     #[inline(always)]
     pub(crate) fn count(self, index: u32) {
-        emit::add_one(self.0.cast::<u64>().wrapping_add(index as usize));
+        emit::add_one(self.at(index));
+    }
+
+    #[inline(always)]
+    fn at(self, index: u32) -> *mut u64 {
+        self.0.cast::<u64>().wrapping_add(index as usize)
     }
 }
 
 /// Counts one of the [`Extra`] counters.
 #[inline(always)]
 pub(crate) fn count_extra(extra: Extra) {
+    add_extra(extra, 1);
+}
+
+/// Adds to one of the [`Extra`] counters.
+#[inline(always)]
+pub(crate) fn add_extra(extra: Extra, more: u64) {
     if let Some(row) = Row::of_this_cpu() {
-        row.count(extra as u32);
+        emit::add(row.at(extra as u32), more);
     }
 }
 

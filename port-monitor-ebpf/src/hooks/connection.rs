@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid};
 use port_monitor_common::{
-    counters::Hook,
+    counters::{Extra, Hook},
     event::{
         CloseEvent, ClosedBy, EventKind, FLAG_DENIED, FLAG_ENDED, FLAG_INBOUND, FLAG_JUDGED, Owner,
         TcpEvent,
@@ -16,7 +16,7 @@ use port_monitor_common::{
 use zerocopy::FromZeros;
 
 use crate::{
-    account::{Look, Removal, Stop, is_stored, ours, readable, removal},
+    account::{self, Look, Removal, Stop, is_stored, ours, readable, removal},
     emit, filter,
     hooks::{listen, state},
     maps::CONNECTIONS,
@@ -189,9 +189,10 @@ pub(crate) fn remember_inbound(
     remember(sk, connection)
 }
 
-/// Notes or reports what a state change says of a socket.
+/// Notes or reports what a state change says of a socket, to the program whose proof
+/// `WATCHER` is.
 #[inline(always)]
-pub(crate) fn changed<const TRACEPOINT: bool>(
+pub(crate) fn changed<const TRACEPOINT: bool, const WATCHER: u64>(
     ctx: &impl EbpfContext,
     sk: *const u8,
     old: TcpState,
@@ -203,7 +204,7 @@ pub(crate) fn changed<const TRACEPOINT: bool>(
         || old == TcpState::SYN_RECV
         || old == TcpState::SYN_SENT && new == TcpState::ESTABLISHED
     {
-        told = report_or::<TRACEPOINT>(ctx, sk, old, new);
+        told = report_or::<TRACEPOINT, WATCHER>(ctx, sk, old, new);
     }
     match (old, new) {
         // A FIN leaves in the thread that closes.
@@ -242,14 +243,14 @@ fn note_end(sk: *const u8, first: Option<ClosedBy>, closer_tgid: u32) {
 /// whichever is remembered on `sk`.
 #[inline(always)]
 pub(crate) fn report(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) -> Look {
-    report_or::<false>(ctx, sk, old, new)
+    report_or::<false, 0>(ctx, sk, old, new)
 }
 
 /// The same. On the tracepoint rung, a completed handshake that belongs to no attempt
 /// is an inbound connection, and nobody sees what `connect` returns. All in one, so
 /// that there is one copy of what they share.
 #[inline(always)]
-pub(crate) fn report_or<const TRACEPOINT: bool>(
+pub(crate) fn report_or<const TRACEPOINT: bool, const WATCHER: u64>(
     ctx: &impl EbpfContext,
     sk: *const u8,
     old: TcpState,
@@ -263,7 +264,7 @@ pub(crate) fn report_or<const TRACEPOINT: bool>(
     } else if TRACEPOINT && came_in(sk, old, new) {
         Hook::Accept
     } else {
-        recall::<TRACEPOINT>(sk, old, new, record)?
+        recall::<TRACEPOINT, WATCHER>(sk, old, new, record)?
     };
     readable(sock::read::<Probe>(sk, &mut record.event), Site::Socket)?;
     record.event.local_port = readable(sock::lasting_local_port::<Probe>(sk), Site::Socket)?;
@@ -328,7 +329,7 @@ pub(crate) fn ended_early(
 
 /// What is remembered of the attempt or connection on `sk`, if the change ends it.
 #[inline(always)]
-fn recall<const TRACEPOINT: bool>(
+fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
     sk: *const u8,
     old: TcpState,
     new: TcpState,
@@ -352,6 +353,9 @@ fn recall<const TRACEPOINT: bool>(
             event.detail = readable(sock::error::<Probe>(sk), Site::Socket)?;
         }
         let is_monitor = task::is_monitor(connection.owner.tgid);
+        if is_monitor && new == TcpState::ESTABLISHED {
+            account::add_extra(Extra::Proofs, WATCHER);
+        }
         if new == TcpState::ESTABLISHED && (is_monitor || is_end_wanted()) {
             connection.set_open();
         } else if !forget(sk, connection) {
@@ -360,7 +364,11 @@ fn recall<const TRACEPOINT: bool>(
         return Ok(Hook::Outcome);
     }
     if new != TcpState::CLOSE {
-        // Of an earlier socket at this address, whose end was not seen.
+        if task::is_monitor(connection.owner.tgid) && old == TcpState::SYN_SENT {
+            account::add_extra(Extra::Proofs, WATCHER);
+        }
+        // Reported by another program; or of an earlier socket at this address, whose end
+        // was not seen.
         return Err(Stop::NotOurs);
     }
     connection.identify(event);

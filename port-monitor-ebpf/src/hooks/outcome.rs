@@ -6,7 +6,7 @@ use aya_ebpf::{
     macros::{raw_tracepoint, tracepoint},
     programs::{RawTracePointContext, TracePointContext},
 };
-use port_monitor_common::{site::Site, tcp_state::TcpState};
+use port_monitor_common::{counters::Watcher, site::Site, tcp_state::TcpState};
 
 use crate::{
     account::{self, Look, readable},
@@ -35,7 +35,9 @@ pub(crate) fn event_change(ctx: &TracePointContext) -> Look<(*const u8, TcpState
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
-    account::look(|| connection::changed::<false>(&ctx, sk, old, new));
+    account::look(|| {
+        connection::changed::<false, { Watcher::Outcome.proof() }>(&ctx, sk, old, new)
+    });
     0
 }
 
@@ -45,7 +47,7 @@ fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_again_rt(ctx: RawTracePointContext) -> i32 {
     let (sk, old, new) = state_change(&ctx);
-    account::look(|| connection::changed::<false>(&ctx, sk, old, new));
+    account::look(|| connection::changed::<false, { Watcher::Again.proof() }>(&ctx, sk, old, new));
     0
 }
 
@@ -61,5 +63,5 @@ fn pm_again_tp(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_again(ctx: &TracePointContext) -> Look {
     let (sk, old, new) = event_change(ctx)?;
-    connection::changed::<false>(ctx, sk, old, new)
+    connection::changed::<false, { Watcher::AgainEvent.proof() }>(ctx, sk, old, new)
 }

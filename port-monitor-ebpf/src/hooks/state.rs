@@ -13,6 +13,7 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 use port_monitor_common::{
+    counters::Watcher,
     event::{EventKind, FLAG_INBOUND, Owner, OwnerSource, TcpEvent},
     site::Site,
     tcp_state::TcpState,
@@ -118,7 +119,7 @@ fn try_remote(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpS
     {
         return Err(Stop::NotOurs);
     }
-    connection::changed::<true>(ctx, sk, old, new)
+    connection::changed::<true, { Watcher::Remote.proof() }>(ctx, sk, old, new)
 }
 
 /// The same where the kernel may preempt a task in the middle of that one: by a perf
@@ -138,7 +139,7 @@ fn try_remote_event(ctx: &TracePointContext) -> Look {
         // SAFETY: this CPU's value of a map.
         unsafe { seen.write(sk as u64) };
     }
-    connection::changed::<true>(ctx, sk, old, new)
+    connection::changed::<true, { Watcher::RemoteEvent.proof() }>(ctx, sk, old, new)
 }
 
 /// Notes who listens on `sk`, once: it may listen again, or be found with another process.

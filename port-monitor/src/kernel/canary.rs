@@ -22,6 +22,7 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
+use port_monitor_common::counters::Watcher;
 use thiserror::Error;
 
 use super::{enforcer::hindrance, ladder::Rung};
@@ -45,6 +46,9 @@ const LOOK: Duration = Duration::from_millis(1);
 const NAMESPACE_LIMIT: Duration = Duration::from_secs(1);
 /// How long to wait for packets where there were none just before.
 const BRIEF: Duration = Duration::from_millis(100);
+
+/// How often to connect again for a program that has not seen it.
+const PROOF_TRIES: usize = 10;
 
 /// connect and accept; with the hooks for them, connected and a close of each end, and
 /// listen and unlisten.
@@ -117,6 +121,17 @@ pub enum CanaryError {
         /// The address family.
         family: &'static str,
     },
+    /// A program did not see what others beside it have seen.
+    #[error(
+        "kernel {kernel}: the program {program} does not see the monitor's own connections: the \
+         hook is attached but does not work"
+    )]
+    Blind {
+        /// `uname -r`.
+        kernel: String,
+        /// The program.
+        program: &'static str,
+    },
     /// There is no thread to connect from.
     #[error("start a thread for the self-test: {0}")]
     Thread(io::Error),
@@ -138,6 +153,25 @@ pub(super) struct Attached {
     pub(super) outcomes: bool,
     /// The hooks for sockets that begin to listen.
     pub(super) listen: bool,
+}
+
+/// The programs that see changes of sockets' states beside others: whether each sees them
+/// is hidden by the others' records.
+pub(super) struct Watchers<'a> {
+    /// Those that are attached.
+    pub(super) attached: Vec<(Watcher, &'static str)>,
+    /// What is proved by now.
+    pub(super) proofs: &'a dyn Fn() -> u64,
+}
+
+impl Watchers<'_> {
+    /// The first that is not proved.
+    fn blind(&self) -> Option<&'static str> {
+        let proofs = (self.proofs)();
+        let mut attached = self.attached.iter();
+        let blind = attached.find(|(watcher, _)| !watcher.is_proved(proofs))?;
+        Some(blind.1)
+    }
 }
 
 /// What the canary proved, and did not.
@@ -222,10 +256,12 @@ impl Canary {
         self,
         records: &mut RingBuf<MapData>,
         attached: Attached,
+        watchers: &Watchers,
         mut others: impl FnMut(&[u8]),
     ) -> Result<Findings, CanaryError> {
         let (canary, here) = self.settle()?;
         let mut patience = canary.patience.clone();
+        let mut whole = None;
         let mut blocked = Vec::new();
         let mut waited = Duration::ZERO;
         for addr in LOOPBACKS {
@@ -246,7 +282,17 @@ impl Canary {
             expected.check_as_far_as(attempt.reached, &events)?;
             if let Some(obstacle) = attempt.obstacle {
                 blocked.push((addr, attempt.reached, obstacle));
+            } else {
+                whole = Some(addr);
             }
+        }
+        if let Some(addr) = whole {
+            canary.prove(addr, watchers, || {
+                let mut events = Vec::new();
+                collect(attached.wanted(Reached::End), &mut events, |events| {
+                    read(records, events, &mut others);
+                });
+            })?;
         }
         let rules = canary.rules_in_the_way(&blocked);
         Ok(Findings {
@@ -268,6 +314,30 @@ impl Canary {
                 Err(RecvTimeoutError::Disconnected) => return Err(thread_failed()),
                 Err(RecvTimeoutError::Timeout) => meanwhile(),
             }
+        }
+    }
+
+    /// Connects until every program has seen that, a few times at most: where the kernel
+    /// interrupts one in the middle, it skips the next. `take` takes what is reported.
+    fn prove(
+        &self,
+        addr: IpAddr,
+        watchers: &Watchers,
+        mut take: impl FnMut(),
+    ) -> Result<(), CanaryError> {
+        for _ in 0..PROOF_TRIES {
+            if watchers.blind().is_none() {
+                break;
+            }
+            self.order((addr, self.patience.clone()), || ())?;
+            take();
+        }
+        match watchers.blind() {
+            Some(program) => Err(CanaryError::Blind {
+                kernel: crate::kernel::kernel_release(),
+                program,
+            }),
+            None => Ok(()),
         }
     }
 
@@ -361,5 +431,29 @@ fn read(ring: &mut RingBuf<MapData>, events: &mut Vec<Event>, others: &mut impl 
             }
             _ => others(&record),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_program_is_proved_by_itself() {
+        let again = Watcher::Again.proof();
+        let both = vec![
+            (Watcher::Again, "pm_again_rt"),
+            (Watcher::Remote, "pm_remote_rt"),
+        ];
+        let blind = |proofs: u64| {
+            let watchers = Watchers {
+                attached: both.clone(),
+                proofs: &|| proofs,
+            };
+            watchers.blind()
+        };
+        assert_eq!(blind(0), Some("pm_again_rt"));
+        assert_eq!(blind(2 * again), Some("pm_remote_rt"));
+        assert_eq!(blind(again + Watcher::Remote.proof()), None);
     }
 }

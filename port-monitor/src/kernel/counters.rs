@@ -119,7 +119,10 @@ impl Counters {
     /// was nothing to report, or they were the self-test's.
     pub fn looks(&self) -> (u64, u64) {
         let not_ours = self.extra(Extra::NotOurs) + self.extra(Extra::Canary);
-        (self.extra(Extra::Ours) + self.extra(Extra::NotOurs), not_ours)
+        (
+            self.extra(Extra::Ours) + self.extra(Extra::NotOurs),
+            not_ours,
+        )
     }
 
     fn sum(&self, index: u32) -> u64 {

@@ -7,7 +7,7 @@ use aya::{
     Ebpf,
     programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint, TracePoint},
 };
-use port_monitor_common::event::EventKind;
+use port_monitor_common::{counters::Watcher, event::EventKind};
 use thiserror::Error;
 
 use self::hooks::{
@@ -302,7 +302,8 @@ fn attach_hook(
 ) -> Result<(), String> {
     let failure = match attach_one(ebpf, btf, hook) {
         Ok(link) => {
-            links.0.push(link);
+            links.links.push(link);
+            links.programs.push(hook.program);
             blind.extend(hook.blind.map(str::to_owned));
             return Ok(());
         }
@@ -327,7 +328,20 @@ fn attach_hook(
 /// The attachments of a rung; dropping it detaches its programs, which stay
 /// loaded.
 #[derive(Default)]
-pub(super) struct Links(Vec<Box<dyn Any>>);
+pub(super) struct Links {
+    links: Vec<Box<dyn Any>>,
+    programs: Vec<&'static str>,
+}
+
+impl Links {
+    /// The programs that are attached and see the changes of sockets' states beside others,
+    /// with their names.
+    pub(super) fn watchers(&self) -> Vec<(Watcher, &'static str)> {
+        let all = Watcher::ALL.into_iter();
+        all.filter(|(_, name)| self.programs.contains(name))
+            .collect()
+    }
+}
 
 fn attach_one(ebpf: &mut Ebpf, btf: &LazyBtf, hook: &Hook) -> Result<Box<dyn Any>, ProgramError> {
     let program = ebpf

@@ -16,7 +16,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use port_monitor_common::{
     config::{Config, FILTER_CGROUP, Offsets},
-    counters::Hook,
+    counters::{Extra, Hook},
     event::EventKind,
     site::Site,
 };
@@ -47,7 +47,7 @@ pub use canary::{CanaryError, SelfTest};
 pub use ladder::{Rung, RungError};
 
 use btf::Need;
-use canary::{Canary, Findings};
+use canary::{Canary, Findings, Watchers};
 use counters::Counters;
 use filters::Filters;
 use ladder::{Links, Needs};
@@ -286,7 +286,11 @@ impl Kernel {
         }
         let attached = self::attached(rung, &needs, &blind_spots);
         // Before connections that are open fill the table.
-        let self_test = canary.run(&mut records, attached, |record| {
+        let watchers = Watchers {
+            attached: links.watchers(),
+            proofs: &|| counters.extra(Extra::Proofs),
+        };
+        let self_test = canary.run(&mut records, attached, &watchers, |record| {
             early.push(record.to_vec());
         })?;
         if let Some(site) = settings.faults.site {

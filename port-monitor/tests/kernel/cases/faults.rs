@@ -1,7 +1,7 @@
 //! Calls to the kernel that fail on purpose, and tables that are full: whatever happens to
 //! an event, it is told once or counted, and the account adds up.
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, net::TcpStream, process};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -11,6 +11,7 @@ use crate::{
     monitor::{Run, Watch},
     report::Verdict,
     rung::Rung,
+    socket::{Refusing, V4},
 };
 
 /// Connections of the generator, and its listeners.
@@ -99,6 +100,7 @@ pub(super) fn are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
         told.expect(site, &whole())?;
         ensure!(told.failed(site, "EBUSY") > 0, "{:?}", told.failures);
     }
+    attempts_fail_once(lab, rung)?;
     let told = fault("remember")?;
     let beginnings = [("connect", CONNECTIONS), ("accept", CONNECTIONS)];
     told.expect("remember", &beginnings)?;
@@ -124,6 +126,29 @@ pub(super) fn are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
         told.summary
     );
     Ok(Verdict::Pass(format!("{failed} looks given up")))
+}
+
+/// Attempts that are refused, which the table does not let go: two programs see each fail,
+/// and one tells of it.
+fn attempts_fail_once(lab: &Lab, rung: Rung) -> Result<()> {
+    let refusing = Refusing::new(V4)?;
+    let watch = Watch::json(lab, rung).args(["--test-fault", "forget"]);
+    let mut monitor = lab.only(watch, process::id()).start()?;
+    for _ in 0..CONNECTIONS {
+        let refused = TcpStream::connect(refusing.at);
+        ensure!(refused.is_err(), "connected to a port that refuses");
+    }
+    let run = monitor.stop()?;
+    run.expect_code(0)?;
+    let told = Told::of(&run)?;
+    let attempts = [("connect", CONNECTIONS), ("failed", CONNECTIONS)];
+    told.expect("refused", &attempts)?;
+    ensure!(
+        told.failed("forget", "EBUSY") >= CONNECTIONS,
+        "{:?}",
+        told.failures
+    );
+    Ok(())
 }
 
 /// All that happens.
