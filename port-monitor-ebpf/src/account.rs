@@ -79,11 +79,16 @@ pub(crate) fn add_extra(extra: Extra, more: u64) {
 /// nothing to report, as most looks end.
 #[inline(always)]
 pub(crate) fn look(at: impl FnOnce() -> Look) {
-    let ended = if is_injected(Site::Socket) {
+    ended(if is_injected(Site::Socket) {
         Err(Stop::GaveUp(Site::Socket))
     } else {
         at()
-    };
+    });
+}
+
+/// Counts a look that has ended.
+#[inline(always)]
+pub(crate) fn ended(ended: Look) {
     if let Err(Stop::GaveUp(site)) = ended {
         unreadable(site);
     }

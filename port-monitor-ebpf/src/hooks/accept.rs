@@ -98,7 +98,8 @@ pub(crate) fn report<M: Mem, T: Mem>(ctx: &impl EbpfContext, sk: *const u8, flag
     if connection::remember_inbound(sk, owner_passes, event, state)
         && sock::state::<Probe>(sk) == Some(TcpState::CLOSE)
     {
-        account::look(|| connection::ended_early(ctx, sk, state, record));
+        // No closure: its captures would take stack that this chain does not have.
+        account::ended(connection::ended_early(ctx, sk, state, record));
     }
     told
 }
