@@ -32,6 +32,7 @@ pub(crate) fn runner_pid() -> String {
 const EXTRA: &[(&str, Perform)] = &[
     ("asleep-in-accept", early::asleep_in_accept),
     ("already-listening", early::already_listening),
+    ("shared-before", early::shared_before),
     ("already-open", closing::already_open),
     ("open-and-hold", opening::open_and_hold),
     ("owners", owners::exchange),

@@ -26,6 +26,32 @@ pub(super) fn already_listening(lab: &Lab, rung: Rung) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
+/// Listeners that several processes shared are over for good when they are closed: who
+/// listens there next is who accepts.
+pub(super) fn shared_before(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let mut workload = lab.workload("shared-before")?;
+    workload.hear("ready")?;
+    let watch = Watch::json(lab, rung).args(["--events", "accept"]);
+    let mut monitor = lab.only(watch, workload.pid()).start()?;
+    workload.go()?;
+    workload.hear("done")?;
+    let (lines, _) = monitor.stop()?.read()?;
+    let accepts: Vec<_> = lines
+        .iter()
+        .filter(|line| line.action() == "accept")
+        .collect();
+    let [accept] = *accepts else {
+        bail!("{} accepts", accepts.len());
+    };
+    ensure!(
+        accept.pid() == Some(workload.pid()),
+        "not {}'s: {}",
+        workload.pid(),
+        accept.text
+    );
+    Ok(Verdict::pass())
+}
+
 /// Both ends of a connection are reported at the start, with the process that
 /// holds them, and again when they end.
 pub(super) fn already_open(lab: &Lab, rung: Rung) -> Result<Verdict> {

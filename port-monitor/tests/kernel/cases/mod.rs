@@ -124,6 +124,7 @@ impl Case {
 pub(crate) const ALL: &[Case] = &[
     each_rung("asleep-in-accept", early::asleep_in_accept),
     each_rung("already-listening", early::already_listening),
+    each_rung("shared-before", early::shared_before),
     each_rung("already-open", early::already_open),
     each_rung("command-tree", command::tree),
     each_rung("filter-pid", filters::pid),

@@ -1,13 +1,14 @@
 //! What began before the monitor: listeners, and threads asleep in accept.
 
-use std::{fs, sync::mpsc, thread, time::Duration};
+use std::{fs, net::SocketAddr, os::fd::OwnedFd, sync::mpsc, thread, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
+use rustix::net::sockopt;
 
 use crate::{
     fact::Witness,
-    process::{await_go, poll_until, say, set_comm},
-    socket::{Listener, V4, any_port},
+    process::{Gate, await_go, fork, poll_until, say, set_comm},
+    socket::{Listener, V4, any_port, bind, local, open},
 };
 
 /// Threads asleep in accept when the monitor attaches.
@@ -68,4 +69,30 @@ pub(crate) fn already_listening(witness: &Witness) -> Result<()> {
     let _client = witness.connect(listener.at)?;
     witness.accept(&listener)?;
     Ok(())
+}
+
+/// Two sockets listen at one port, in two processes that share them; then the monitor
+/// starts, all of them are closed, and the first process listens there alone.
+pub(crate) fn shared_before(witness: &Witness) -> Result<()> {
+    let first = shared(any_port(V4))?;
+    let at = local(&first)?;
+    let second = shared(at)?;
+    let gate = Gate::new()?;
+    let child = fork(|| gate.pass())?;
+    say("ready")?;
+    await_go()?;
+    child.kill()?;
+    drop((first, second));
+    let listener = witness.listen(at)?;
+    let _client = witness.connect(at)?;
+    witness.accept(&listener)?;
+    Ok(())
+}
+
+fn shared(at: SocketAddr) -> Result<OwnedFd> {
+    let socket = open(at.ip())?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    bind(&socket, at)?;
+    rustix::net::listen(&socket, 16)?;
+    Ok(socket)
 }
