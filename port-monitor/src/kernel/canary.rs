@@ -22,10 +22,14 @@ use std::{
 };
 
 use aya::maps::{MapData, RingBuf};
-use port_monitor_common::counters::Watcher;
+use port_monitor_common::counters::{Extra, Watcher};
 use thiserror::Error;
 
-use super::{enforcer::hindrance, ladder::Rung};
+use super::{
+    counters::Counters,
+    enforcer::hindrance,
+    ladder::{Links, Rung},
+};
 use crate::event::{Event, decode};
 
 mod expected;
@@ -161,10 +165,18 @@ pub(super) struct Watchers<'a> {
     /// Those that are attached.
     pub(super) attached: Vec<(Watcher, &'static str)>,
     /// What is proved by now.
-    pub(super) proofs: &'a dyn Fn() -> u64,
+    pub(super) proofs: Box<dyn Fn() -> u64 + 'a>,
 }
 
-impl Watchers<'_> {
+impl<'a> Watchers<'a> {
+    /// Of a rung.
+    pub(super) fn of(links: &Links, counters: &'a Counters) -> Self {
+        Self {
+            attached: links.watchers(),
+            proofs: Box::new(|| counters.extra(Extra::Proofs)),
+        }
+    }
+
     /// The first that is not proved.
     fn blind(&self) -> Option<&'static str> {
         let proofs = (self.proofs)();
@@ -448,7 +460,7 @@ mod tests {
         let blind = |proofs: u64| {
             let watchers = Watchers {
                 attached: both.clone(),
-                proofs: &|| proofs,
+                proofs: Box::new(move || proofs),
             };
             watchers.blind()
         };

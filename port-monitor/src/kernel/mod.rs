@@ -16,7 +16,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use port_monitor_common::{
     config::{Config, FILTER_CGROUP, Offsets},
-    counters::{Extra, Hook},
+    counters::Hook,
     event::EventKind,
     site::Site,
 };
@@ -121,6 +121,15 @@ pub struct Faults {
     pub listeners: u32,
     /// Where the programs fail, once the self-test is over.
     pub site: Option<Site>,
+}
+
+impl Faults {
+    /// Has the programs fail from now on.
+    fn begin(self, counters: &Counters) {
+        if let Some(site) = self.site {
+            counters.inject(site);
+        }
+    }
 }
 
 impl Settings {
@@ -286,16 +295,11 @@ impl Kernel {
         }
         let attached = self::attached(rung, &needs, &blind_spots);
         // Before connections that are open fill the table.
-        let watchers = Watchers {
-            attached: links.watchers(),
-            proofs: &|| counters.extra(Extra::Proofs),
-        };
-        let self_test = canary.run(&mut records, attached, &watchers, |record| {
-            early.push(record.to_vec());
-        })?;
-        if let Some(site) = settings.faults.site {
-            counters.inject(site);
-        }
+        let watchers = Watchers::of(&links, &counters);
+        let keep = |record: &[u8]| early.push(record.to_vec());
+        let self_test = canary.run(&mut records, attached, &watchers, keep)?;
+        drop(watchers);
+        settings.faults.begin(&counters);
         if let Some(btf) = &older {
             let drain = || ring::drain_into(&mut records, &mut early);
             snapshot::connections(&mut ebpf, btf, drain)?;
@@ -531,8 +535,8 @@ fn check_needs(types: &Types, settings: &Settings) -> Result<(), btf::BtfError> 
         (Need::Tree, settings.filters.tree),
         (Need::CgroupFilter, filters_cgroups),
     ];
-    let wanted = wanted.into_iter().filter(|(_, is_wanted)| *is_wanted);
-    match wanted.filter_map(|(need, _)| types.lacks(need)).next() {
+    let mut wanted = wanted.into_iter().filter(|(_, is_wanted)| *is_wanted);
+    match wanted.find_map(|(need, _)| types.lacks(need)) {
         Some(error) => Err(error.clone()),
         None => Ok(()),
     }

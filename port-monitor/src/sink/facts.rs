@@ -129,8 +129,8 @@ pub(super) struct LossFacts {
     pub(super) cause: LossCause,
 }
 
-/// Of the summary line. `entered = not_ours + gave_up + seen`, and `seen = shown + filtered
-/// + lost`.
+/// Of the summary line. `entered = not_ours + gave_up + seen`, and
+/// `seen = shown + filtered + lost`.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct SummaryFacts {
     pub(super) schema: u32,

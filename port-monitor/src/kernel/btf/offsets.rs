@@ -70,7 +70,7 @@ pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Found, BtfError>
     })
 }
 
-/// PREEMPT_RT before Linux 6.6 has more in front of an event's own fields.
+/// `PREEMPT_RT` before Linux 6.6 has more in front of an event's own fields.
 fn state_events<B: Deref<Target = [u8]>>(btf: &Btf<B>, to: &mut Offsets) -> Result<(), BtfError> {
     let at = |path| btf.member_offset(path);
     to.state_skaddr = at("trace_event_raw_inet_sock_set_state.skaddr")?;

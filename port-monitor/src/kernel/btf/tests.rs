@@ -229,7 +229,7 @@ fn bit_field_is_found_in_its_byte() {
     w.composite(
         with_bits,
         "sock_common",
-        &[("skc_ipv6only", int, 1 << 24 | 157)],
+        &[("skc_ipv6only", int, (1 << 24) + 157)],
     );
     let btf = w.parse();
     assert_eq!(btf.bit_offset("sock_common.skc_ipv6only"), Ok((19, 5)));
