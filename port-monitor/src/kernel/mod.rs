@@ -15,10 +15,9 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use port_monitor_common::{
-    config::{Config, FILTER_CGROUP, Offsets},
+    config::{Config, Offsets},
     counters::Hook,
     event::EventKind,
-    site::Site,
 };
 use thiserror::Error;
 
@@ -29,6 +28,7 @@ pub mod btf;
 mod canary;
 pub mod counters;
 pub mod enforcer;
+pub mod faults;
 pub mod filters;
 mod groups;
 mod ladder;
@@ -49,6 +49,7 @@ pub use ladder::{Rung, RungError};
 use btf::Need;
 use canary::{Canary, Findings, Watchers};
 use counters::Counters;
+use faults::Faults;
 use filters::Filters;
 use ladder::{Links, Needs};
 use lazy_btf::LazyBtf;
@@ -112,24 +113,6 @@ pub struct Settings {
     pub self_test: SelfTest,
     /// What is to go wrong, for tests.
     pub faults: Faults,
-}
-
-/// What is to go wrong, for tests.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
-    /// Listeners that the table of them has room for; zero: as many as ever.
-    pub listeners: u32,
-    /// Where the programs fail, once the self-test is over.
-    pub site: Option<Site>,
-}
-
-impl Faults {
-    /// Has the programs fail from now on.
-    fn begin(self, counters: &Counters) {
-        if let Some(site) = self.site {
-            counters.inject(site);
-        }
-    }
 }
 
 impl Settings {
@@ -266,7 +249,7 @@ impl Kernel {
         let canary = Canary::prepare(&settings.self_test)?;
         let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
         let types = Types::read(&path)?;
-        check_needs(&types, settings).map_err(|error| KernelError::Btf { path, error })?;
+        vmlinux::check_needs(&types, settings).map_err(|error| KernelError::Btf { path, error })?;
         let needs = needs(&types, settings);
         let mut functions = ladder::trampolines(&needs);
         functions.push(snapshot::ITERATOR);
@@ -525,20 +508,6 @@ fn needs(types: &Types, settings: &Settings) -> Needs {
             None => 1,
         },
         kinds: bits(&settings.kinds),
-    }
-}
-
-/// What this run asks for, this kernel has, or says what is missing.
-fn check_needs(types: &Types, settings: &Settings) -> Result<(), btf::BtfError> {
-    let filters_cgroups = settings.filters.bits() & FILTER_CGROUP != 0;
-    let wanted = [
-        (Need::Tree, settings.filters.tree),
-        (Need::CgroupFilter, filters_cgroups),
-    ];
-    let mut wanted = wanted.into_iter().filter(|(_, is_wanted)| *is_wanted);
-    match wanted.find_map(|(need, _)| types.lacks(need)) {
-        Some(error) => Err(error.clone()),
-        None => Ok(()),
     }
 }
 

@@ -9,11 +9,11 @@ use std::{
     ptr::{self, NonNull},
 };
 
-use port_monitor_common::config::Offsets;
+use port_monitor_common::config::{FILTER_CGROUP, Offsets};
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::{
-    KernelError,
+    KernelError, Settings,
     btf::{self, Btf, Found, Function, Need},
     ladder, snapshot,
 };
@@ -156,6 +156,20 @@ impl Drop for Pages {
         if let Err(error) = unmapped {
             log::warn!("unmap a file's bytes: {error}");
         }
+    }
+}
+
+/// What this run asks for, this kernel has, or says what is missing.
+pub(super) fn check_needs(types: &Types, settings: &Settings) -> Result<(), btf::BtfError> {
+    let filters_cgroups = settings.filters.bits() & FILTER_CGROUP != 0;
+    let wanted = [
+        (Need::Tree, settings.filters.tree),
+        (Need::CgroupFilter, filters_cgroups),
+    ];
+    let mut wanted = wanted.into_iter().filter(|(_, is_wanted)| *is_wanted);
+    match wanted.find_map(|(need, _)| types.lacks(need)) {
+        Some(error) => Err(error.clone()),
+        None => Ok(()),
     }
 }
 

@@ -7,8 +7,11 @@ use port_monitor_common::event;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
+use self::failure::Failure;
 use super::doors::schema::AuditFacts;
 use crate::record;
+
+mod failure;
 
 /// Of the start line.
 #[derive(Serialize, JsonSchema)]
@@ -178,27 +181,6 @@ pub(super) struct SummaryFacts {
     /// Only of an audit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) audit: Option<AuditFacts>,
-}
-
-/// Calls of one kind that the kernel did not answer as they should be.
-#[derive(Serialize, JsonSchema)]
-pub(super) struct Failure {
-    /// What was to be read or kept: `socket`, `remember`, `forget`…
-    site: &'static str,
-    /// The errno's name, such as `E2BIG` for a table that is full.
-    errno: Cow<'static, str>,
-    /// How often.
-    count: u64,
-}
-
-impl From<&record::Failed> for Failure {
-    fn from(failed: &record::Failed) -> Self {
-        Self {
-            site: failed.site.name(),
-            errno: failed.errno_name(),
-            count: failed.count,
-        }
-    }
 }
 
 /// A hook's counters. `hit = filtered + reserve_failed + submitted`; what the

@@ -12,8 +12,9 @@ use crate::{
     filter,
     groups::Groups,
     kernel::{
-        DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, Faults,
-        LIMIT_MAX_CONNECTIONS, MAX_LATENCY, MIN_MAX_CONNECTIONS, Rung, Settings,
+        DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS,
+        MAX_LATENCY, MIN_MAX_CONNECTIONS, Rung, Settings,
+        faults::Faults,
         filters::{Family, Filters},
     },
     port_set::PortSet,
