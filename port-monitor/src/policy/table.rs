@@ -77,7 +77,10 @@ pub(super) struct Owner<'a> {
 /// has one number.
 #[derive(Debug, Default)]
 pub(super) struct Scopes {
-    units: HashMap<String, u32>,
+    /// A name may be that of several: of a unit, and of what a pattern matches by an alias.
+    units: HashMap<String, Vec<u32>>,
+    /// By the name that each runs under, or its pattern.
+    unit_numbers: HashMap<String, u32>,
     /// Units that are patterns, which are among `units` too.
     patterns: Vec<(String, u32)>,
     /// The names of each unit, by its number.
@@ -93,27 +96,47 @@ pub(super) struct Scopes {
 impl Scopes {
     /// The number of a unit of these names, the one it runs under first.
     pub(super) fn unit(&mut self, names: &[String]) -> u32 {
-        if let Some(&known) = names.iter().find_map(|name| self.units.get(name)) {
-            return known;
-        }
-        let unit = number(&mut self.names, names.first().map_or("", String::as_str));
+        // By the first name alone: a pattern has names of other units among its own.
+        let Some(id) = names.first() else {
+            return number(&mut self.names, "");
+        };
+        let unit = match self.unit_numbers.get(id) {
+            Some(&known) => known,
+            None => number(&mut self.names, id),
+        };
+        self.unit_numbers.insert(id.clone(), unit);
         for name in names {
-            self.units.insert(name.clone(), unit);
-            if name == ROOT_SLICE {
-                // The first part of every path.
-                self.units.insert(String::new(), unit);
-            }
-            if units::pattern(name).is_some() {
-                self.patterns.push((name.clone(), unit));
-            }
+            self.name_unit(name, unit);
         }
-        self.unit_names.insert(unit, names.to_vec());
         unit
+    }
+
+    /// Has the unit go by this name as well.
+    fn name_unit(&mut self, name: &str, unit: u32) {
+        let named = self.units.entry(name.to_owned()).or_default();
+        if named.contains(&unit) {
+            return;
+        }
+        named.push(unit);
+        if name == ROOT_SLICE {
+            // The first part of every path.
+            self.units.entry(String::new()).or_default().push(unit);
+        }
+        if units::pattern(name).is_some() {
+            self.patterns.push((name.to_owned(), unit));
+        }
+        let of_unit = self.unit_names.entry(unit).or_default();
+        of_unit.push(name.to_owned());
     }
 
     /// What [`Scopes::unit`] was given for this number.
     pub(super) fn unit_names(&self, unit: u32) -> &[String] {
         self.unit_names.get(&unit).map_or(&[], Vec::as_slice)
+    }
+
+    /// The names of each unit that rules name.
+    pub(super) fn units(&self) -> impl Iterator<Item = &[String]> {
+        self.unit_names.values().map(Vec::as_slice)
     }
 
     pub(super) fn cgroup(&mut self, path: &str) -> u32 {
@@ -197,10 +220,10 @@ impl Scopes {
 
     /// The numbers of the units that a unit of this name is.
     fn units_named<'s>(&'s self, unit: &'s str) -> impl Iterator<Item = u32> + 's {
-        let exact = self.units.get(unit).copied();
+        let exact = self.units.get(unit).into_iter().flatten().copied();
         let patterns = self.patterns.iter();
         let matching = patterns.filter(move |(pattern, _)| units::matches(pattern, unit));
-        exact.into_iter().chain(matching.map(|(_, unit)| *unit))
+        exact.chain(matching.map(|(_, unit)| *unit))
     }
 }
 
@@ -263,7 +286,7 @@ mod tests {
         };
         let mut scopes = Scopes::default();
         let ssh = scopes.unit(&names(&["ssh.service", "sshd.service"]));
-        assert_eq!(scopes.unit(&names(&["sshd.service"])), ssh);
+        assert_eq!(scopes.unit(&names(&["ssh.service", "sshd.service"])), ssh);
         let worker = scopes.unit(&names(&["worker@*.service"]));
         let one = scopes.unit(&names(&["worker@1.service"]));
         let root = scopes.unit(&names(&["-.slice"]));
@@ -292,6 +315,31 @@ mod tests {
             ..Owner::default()
         };
         assert_eq!(scopes.of(owner), [nested, root]);
+    }
+
+    #[test]
+    fn a_pattern_that_an_alias_matches_is_not_the_unit_of_the_alias() {
+        let ssh = ["ssh.service", "sshd.service"].map(str::to_owned);
+        let pattern = ["sshd*.service", "ssh.service"].map(str::to_owned);
+        for is_pattern_first in [false, true] {
+            let mut scopes = Scopes::default();
+            let early = is_pattern_first.then(|| scopes.unit(&pattern));
+            let unit = scopes.unit(&ssh);
+            let by_pattern = early.unwrap_or_else(|| scopes.unit(&pattern));
+            let of = |unit| {
+                let mut found = scopes.of(Owner {
+                    unit: Some(unit),
+                    ..Owner::default()
+                });
+                found.sort_unstable();
+                found.dedup();
+                found
+            };
+            let both = [unit.min(by_pattern), unit.max(by_pattern)];
+            assert_eq!(of("sshd-session.service"), [by_pattern]);
+            assert_eq!(of("ssh.service"), both);
+            assert_eq!(of("sshd.service"), both);
+        }
     }
 
     #[test]

@@ -11,13 +11,14 @@ use crate::{
 };
 
 /// The cgroups that are there when a policy is compiled and applied; their ids count from 1.
-pub(super) const CGROUPS: [&str; 13] = [
+pub(super) const CGROUPS: [&str; 14] = [
     "",
     "/system.slice",
     "/system.slice/app.service",
     "/system.slice/app.service/sub",
     "/system.slice/web.service",
     "/system.slice/ssh.service",
+    "/system.slice/sshd-session.service",
     "/system.slice/_cpu.service",
     "/system.slice/system-worker.slice",
     "/system.slice/system-worker.slice/worker@1.service",
@@ -27,11 +28,18 @@ pub(super) const CGROUPS: [&str; 13] = [
     "/user.slice/user-1000.slice/user@1000.service/app.slice/run.scope",
 ];
 /// Units as they are written, as they are told, and the directories of cgroups they mean.
-const UNITS: [(&str, &str, &[&str]); 9] = [
+const UNITS: [(&str, &str, &[&str]); 11] = [
     ("app.service", "app.service", &["app.service"]),
     ("web.service", "web.service", &["web.service"]),
     // An alias.
     ("sshd.service", "ssh.service", &["ssh.service"]),
+    ("ssh.service", "ssh.service", &["ssh.service"]),
+    // It matches the alias, and so means the unit that stands for.
+    (
+        "sshd*.service",
+        "sshd*.service",
+        &["ssh.service", "sshd-session.service"],
+    ),
     (
         "cpu.service",
         "cpu.service",
