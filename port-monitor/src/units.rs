@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
@@ -45,6 +46,26 @@ const MAX_LINKS: usize = 8;
 
 /// How people may write the mount point, whatever it is on this host.
 const MOUNT_POINTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+
+/// When something last came into or left each directory of unit files: while that stays
+/// the same, so do the names of units.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilesStamp([Option<(i64, i64)>; DIRECTORIES.len()]);
+
+impl FilesStamp {
+    /// Of this host now.
+    pub fn of_host() -> Self {
+        Self::in_files(Path::new("/"))
+    }
+
+    /// Of the directories below `root`.
+    pub fn in_files(root: &Path) -> Self {
+        Self(DIRECTORIES.map(|directory| {
+            let found = fs::metadata(root.join(directory)).ok()?;
+            Some((found.mtime(), found.mtime_nsec()))
+        }))
+    }
+}
 
 /// The units and cgroups of a host at one moment.
 #[derive(Clone, Debug, Default)]
@@ -336,6 +357,19 @@ mod tests {
             "systemd-logind.service"
         );
         assert_eq!(units.names("dbus.service")[0], "dbus-broker.service");
+    }
+
+    #[test]
+    fn a_link_that_comes_or_goes_is_seen_in_its_directory() {
+        let (root, _) = debian();
+        let link = root.path().join("etc/systemd/system/new.service");
+        let before = FilesStamp::in_files(root.path());
+        assert_eq!(FilesStamp::in_files(root.path()), before);
+        symlink("ssh.service", &link).unwrap();
+        let made = FilesStamp::in_files(root.path());
+        assert_ne!(made, before);
+        fs::remove_file(&link).unwrap();
+        assert_ne!(FilesStamp::in_files(root.path()), made);
     }
 
     #[test]

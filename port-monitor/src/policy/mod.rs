@@ -26,6 +26,7 @@ use thiserror::Error;
 use crate::{
     event::{self, Event, Stamp},
     record::{Judgement, Process},
+    units::Units,
 };
 
 mod cells;
@@ -259,6 +260,19 @@ impl Policy {
     /// The files with networks that it reads, in the order of the text.
     pub fn list_files(&self) -> &[ListFile] {
         &self.lists
+    }
+
+    /// The units that rules name go by the same names among these as when it was compiled.
+    pub fn has_names_of(&self, units: &Units) -> bool {
+        self.scopes.units().all(|names| {
+            let now = names.first().map_or(Vec::new(), |id| units.names(id));
+            now.len() == names.len() && now.iter().all(|name| names.contains(name))
+        })
+    }
+
+    /// Rules ask for units.
+    pub fn asks_for_units(&self) -> bool {
+        self.scopes.units().next().is_some()
     }
 
     /// SHA-256 of its text; of that and the digests of the files with networks, one after

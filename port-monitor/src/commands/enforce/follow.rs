@@ -14,7 +14,7 @@ use std::{
 
 use port_monitor_common::generation::ASKS_SELF;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::SignalKind,
     time::{self, MissedTickBehavior},
 };
 
@@ -24,12 +24,14 @@ use super::{
     failure,
     file::{Look, Watched},
     keeper::Keeper,
-    lower,
+    lower, now_ns,
 };
 use crate::{
     commands::watch::{session::block_on, stop},
     exit_code::{ExitCode, Failure, OrExit as _},
     kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Unlocked},
+    policy::{Host, Policy, Source},
+    units::{FilesStamp, Units},
 };
 
 /// How often the files and the host are looked at.
@@ -55,17 +57,17 @@ enum Found {
 pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure> {
     block_on(async {
         // Before anything else: a signal that comes meanwhile is heard.
-        let hook = |kind| signal(kind).or_exit(ExitCode::CannotAttach);
-        let mut interrupt = hook(SignalKind::interrupt())?;
-        let mut terminate = hook(SignalKind::terminate())?;
-        let mut hangup = stop::hangup().or_exit(ExitCode::CannotAttach)?;
+        let heed = |kind| stop::heed(kind).or_exit(ExitCode::CannotAttach);
+        let mut interrupt = heed(SignalKind::interrupt())?;
+        let mut terminate = heed(SignalKind::terminate())?;
+        let mut hangup = heed(SignalKind::hangup())?;
         let mut follower = Follower::start(args, out)?;
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
+                () = stop::heard(&mut interrupt) => break,
+                () = stop::heard(&mut terminate) => break,
                 () = stop::heard(&mut hangup) => follower.is_asked = true,
                 _ = ticks.tick() => {}
             }
@@ -92,6 +94,8 @@ struct Follower<'a, W> {
     files: Watched,
     /// SIGHUP came, and the files were not read since.
     is_asked: bool,
+    /// When the unit files were looked at last.
+    unit_files: FilesStamp,
     /// How often the kernel was looked at.
     looks: u32,
     /// A program was attached to nothing the last time.
@@ -105,6 +109,7 @@ impl<'a, W: Write> Follower<'a, W> {
     fn start(args: &'a ApplyArgs, mut out: W) -> Result<Self, Failure> {
         // Before it is read: what changes meanwhile is seen then.
         let mut files = Watched::new(&args.path);
+        let unit_files = FilesStamp::of_host();
         let attempt = Attempt::begin(&args.instance.name);
         let prepared = Prepared::new(args, Occasion::Apply)?;
         files.began_with(prepared.policy.list_files());
@@ -126,6 +131,7 @@ impl<'a, W: Write> Follower<'a, W> {
             kept: Some(kept),
             files,
             is_asked: false,
+            unit_files,
             looks: 0,
             is_detached: false,
             problem: None,
@@ -193,6 +199,7 @@ impl<W: Write> Follower<'_, W> {
     /// Applies the files. What is wrong with them changes nothing. It never installs anything:
     /// false where there is nothing to apply it to.
     fn reload(&mut self, look: Look) -> Result<bool, Failure> {
+        let unit_files = FilesStamp::of_host();
         let (lists, prepared) = Prepared::read(self.args, Occasion::Reload);
         if !look.is_still() {
             // Somebody writes one just now: nobody knows what was read.
@@ -208,6 +215,7 @@ impl<W: Write> Follower<'_, W> {
             replaced => {
                 self.files.was_read(look);
                 self.is_asked = false;
+                self.unit_files = unit_files;
                 replaced
             }
         }
@@ -279,10 +287,36 @@ impl<W: Write> Follower<'_, W> {
         }
     }
 
+    /// Reads the policy in force again where its units go by other names now.
+    fn refresh_units(&mut self) -> Result<(), Failure> {
+        if !self.applied.policy.asks_for_units() {
+            return Ok(());
+        }
+        let unit_files = FilesStamp::of_host();
+        if unit_files == self.unit_files {
+            return Ok(());
+        }
+        self.unit_files = unit_files;
+        if self.applied.policy.has_names_of(&Units::of_host()) {
+            return Ok(());
+        }
+        let source = self.applied.policy.source();
+        let source = Source::new(source.name.clone(), source.text.clone());
+        let (policy, _) = Policy::parse(source, &Host).or_exit(ExitCode::PolicyInvalid)?;
+        // A list that is another is read when nobody writes it any more, and the policy
+        // with it.
+        if policy.digest() == self.applied.policy.digest() {
+            self.applied.policy = policy;
+        }
+        Ok(())
+    }
+
     /// Looks the names of the policy up again.
     fn refresh(&mut self, enforcer: &mut Enforcer) -> Result<(), Failure> {
-        let mut lowered = lower(&self.applied.policy)?;
+        self.refresh_units()?;
         let before = &self.applied.lowered.header;
+        // As then: a rule that has ended since is no change.
+        let mut lowered = lower(&self.applied.policy, now_ns().min(before.applied_ns))?;
         lowered.header.applied_ns = before.applied_ns;
         lowered.keep_ends(&self.applied.lowered, CLOCK_SET_NS);
         if lowered.header.asks & ASKS_SELF != 0 {
@@ -297,10 +331,14 @@ impl<W: Write> Follower<'_, W> {
         }
         enforcer.refresh(&lowered).map_err(failure)?;
         self.tell_missing(&lowered.missing);
-        self.applied.lowered = lowered;
         let path = self.args.path.display();
-        let line = format!("{path}: units, cgroups or executables have changed: looked up again");
-        self.say(&line);
+        let what = if lowered.ends == self.applied.lowered.ends {
+            "units, cgroups or executables have changed: looked up again"
+        } else {
+            "the clock was set: the ends of rules were looked up again"
+        };
+        self.applied.lowered = lowered;
+        self.say(&format!("{path}: {what}"));
         Ok(())
     }
 

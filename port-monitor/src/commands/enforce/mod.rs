@@ -153,7 +153,7 @@ impl Prepared {
         } else {
             args.confirm.or(policy.intent().confirm)
         };
-        let lowered = lower(&policy)?;
+        let lowered = lower(&policy, now_ns())?;
         if !args.force {
             let way = Way {
                 confirm,
@@ -321,13 +321,14 @@ fn failure(error: EnforcerError) -> Failure {
     Failure::new(code, error)
 }
 
-/// The policy for the kernel of this host.
-fn lower(policy: &Policy) -> Result<Lowered, Failure> {
-    let mut lowered = policy.lower(&HostPlaces).or_exit(ExitCode::PolicyInvalid)?;
+/// The policy for the kernel of this host, without the rules that have ended by `now_ns`.
+fn lower(policy: &Policy, now_ns: i64) -> Result<Lowered, Failure> {
+    let lowered = policy.lower(&HostPlaces { now_ns });
+    let mut lowered = lowered.or_exit(ExitCode::PolicyInvalid)?;
     let source = policy.source();
     let header = &mut lowered.header;
     header.digest = policy.digest();
-    header.applied_ns = now_ns();
+    header.applied_ns = now_ns;
     let path = if source.name == "-" {
         PathBuf::from("standard input")
     } else {

@@ -196,6 +196,8 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-follow-bad-file", follow::bad_files),
     once("enforce-follow-host", follow::host),
     once("enforce-follow-missing", follow::missing),
+    once("enforce-follow-until", enforce::step::rule_that_ends),
+    once("enforce-follow-alias", enforce::step::alias),
     once("enforce-follow-denials", follow::denials),
     once("enforce-follow-peers", follow::told_of),
     // 5.10 has no MPTCP.

@@ -37,6 +37,7 @@ pub(crate) mod outbound;
 pub(crate) mod owner;
 pub(crate) mod panic;
 pub(crate) mod reload;
+pub(crate) mod step;
 pub(crate) mod subflow;
 pub(crate) mod suite;
 pub(crate) mod unfollowed;
