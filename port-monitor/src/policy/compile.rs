@@ -88,9 +88,33 @@ pub(super) struct Compiler<'e> {
     pub(super) scopes: Scopes,
     pub(super) intent: Intent,
     units: OnceCell<Units>,
+    /// The users that suggestions may name.
+    users: OnceCell<Vec<String>>,
+    /// How many known names like an unknown one were searched for.
+    suggestions: usize,
 }
 
+/// Searches for a known name like an unknown one, in one policy: each looks at all that
+/// are known.
+const MAX_SUGGESTIONS: usize = 100;
+
 impl<'e> Compiler<'e> {
+    /// What `search` finds, unless there were too many searches before.
+    pub(super) fn suggestion(
+        &mut self,
+        search: impl FnOnce(&Self) -> Option<String>,
+    ) -> Option<String> {
+        self.suggestions += 1;
+        (self.suggestions <= MAX_SUGGESTIONS)
+            .then(|| search(self))
+            .flatten()
+    }
+
+    /// The users of this host that suggestions may name.
+    pub(super) fn users(&self) -> &[String] {
+        self.users.get_or_init(|| self.env.users())
+    }
+
     /// Compiles the text; the diagnostics tell whether it holds.
     pub(super) fn run(source: &Arc<Source>, env: &'e dyn Environment) -> Self {
         let mut compiler = Self {
@@ -122,6 +146,8 @@ impl<'e> Compiler<'e> {
             scopes: Scopes::default(),
             intent: Intent::default(),
             units: OnceCell::new(),
+            users: OnceCell::new(),
+            suggestions: 0,
         };
         let (document, problems) = toml_1_0::parse(&source.text);
         // What comes out of it then is not judged: the parser's guess would only raise

@@ -259,9 +259,11 @@ impl Compiler<'_> {
         }
         ports.ok_or_else(|| Problem::UnknownService {
             name: name.to_owned(),
-            nearest: closest(name, self.services.keys().map(String::as_str))
-                .map(str::to_owned)
-                .or_else(|| self.env.nearest_service(name)),
+            nearest: self.suggestion(|known| {
+                closest(name, known.services.keys().map(String::as_str))
+                    .map(str::to_owned)
+                    .or_else(|| known.env.nearest_service(name))
+            }),
         })
     }
 
@@ -380,8 +382,10 @@ impl Compiler<'_> {
             Ok(network) => Ok(Rc::new([Peer::Network(network)])),
             Err(Problem::NotANetwork(_)) if self.unread.contains(&"networks") => Ok(Rc::new([])),
             Err(Problem::NotANetwork(text)) => {
-                let names = self.networks.keys().map(String::as_str);
-                let nearest = closest(&text, names.chain([SELF])).map(str::to_owned);
+                let nearest = self.suggestion(|known| {
+                    let names = known.networks.keys().map(String::as_str);
+                    closest(&text, names.chain([SELF])).map(str::to_owned)
+                });
                 Err(Problem::NotAPeer { text, nearest })
             }
             Err(problem) => Err(problem),
@@ -402,7 +406,10 @@ impl Compiler<'_> {
         let name = text(item).map_err(|_| wrong_type(item, "a user name or a uid"))?;
         self.env.uid(name).ok_or_else(|| Problem::UnknownUser {
             name: name.to_owned(),
-            nearest: closest(name, self.env.users().iter().map(String::as_str)).map(str::to_owned),
+            nearest: self.suggestion(|known| {
+                let users = known.users().iter().map(String::as_str);
+                closest(name, users).map(str::to_owned)
+            }),
         })
     }
 

@@ -3,13 +3,17 @@
 //! nftables; and what policies of long lists must not cost.
 
 use std::{
+    cell::Cell,
     fmt::Write as _,
+    io,
     net::IpAddr,
+    path::Path,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use ipnet::IpNet;
 use port_monitor_common::{
+    event::FileId,
     mask::Mask,
     policy::{
         Accepts, Action, DefaultAction, Defaults, Direction, MAX_RULES, Network, Peer, Rule, Rules,
@@ -22,13 +26,17 @@ use super::{
     networks::{SPECIAL, World, is_in},
     parse, rule,
 };
-use crate::policy::{
-    cells::{Interval, peer_intervals},
-    index::Index,
-    network::{network, spellings},
-    nft,
-    problem::Problem,
-    value,
+use crate::{
+    policy::{
+        Environment,
+        cells::{Interval, peer_intervals},
+        index::Index,
+        network::{network, spellings},
+        nft,
+        problem::Problem,
+        value,
+    },
+    units::Units,
 };
 
 /// Random bases; each is tried with every length there is.
@@ -239,4 +247,59 @@ fn problems_of_one_kind_are_told_a_few_times_and_counted() {
             "{warning}"
         );
     }
+}
+
+/// Counts how often somebody asks for all users or services.
+struct Asked(Cell<usize>);
+
+impl Environment for Asked {
+    fn service_ports(&self, service: &str) -> Vec<u16> {
+        TestHost.service_ports(service)
+    }
+
+    fn nearest_service(&self, service: &str) -> Option<String> {
+        self.0.set(self.0.get() + 1);
+        TestHost.nearest_service(service)
+    }
+
+    fn uid(&self, user: &str) -> Option<u32> {
+        TestHost.uid(user)
+    }
+
+    fn users(&self) -> Vec<String> {
+        self.0.set(self.0.get() + 1);
+        TestHost.users()
+    }
+
+    fn units(&self) -> Units {
+        TestHost.units()
+    }
+
+    fn executable(&self, path: &Path) -> io::Result<FileId> {
+        Environment::executable(&TestHost, path)
+    }
+
+    fn now_ns(&self) -> i128 {
+        NOW_NS
+    }
+}
+
+#[test]
+fn names_like_thousands_of_unknown_ones_are_searched_for_a_few_times() {
+    let problems = |key: &str, wrong: &str, others: &str| {
+        let mut names = vec![wrong.to_owned()];
+        names.extend((0..5_000).map(|n| format!("{others}{n}")));
+        let text = rule("r", "out", "deny", &format!("{key} = {names:?}"));
+        let source = Source::new("p".to_owned(), format!("version = 1\n{text}"));
+        let asked = Asked(Cell::new(0));
+        let invalid = Policy::parse(source, &asked).unwrap_err();
+        let mut problems = invalid.diagnostics.iter().map(|found| &found.problem);
+        let first = problems.find(|problem| !matches!(problem, Problem::MoreInRule(_)));
+        (first.unwrap().help(), asked.0.get())
+    };
+    let meant = |name: &str| Some(format!("did you mean `{name}`?"));
+    assert_eq!(problems("user", "appp", "gone-"), (meant("app"), 1));
+    let (help, searches) = problems("service", "sssh", "gone-");
+    assert_eq!(help, meant("ssh"));
+    assert!(searches <= 100, "{searches}");
 }
