@@ -23,10 +23,9 @@ use crate::{
 /// SIGINT (Ctrl-C), SIGTERM and SIGHUP.
 #[derive(Debug)]
 pub(in crate::commands) struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-    /// `None` where whoever started us wants it ignored, as nohup(1) does.
-    hangup: Option<Signal>,
+    interrupt: Heeded,
+    terminate: Heeded,
+    hangup: Heeded,
     on_hangup: OnHangup,
 }
 
@@ -48,9 +47,9 @@ impl StopSignals {
     /// Takes the signals over; within a tokio runtime.
     pub(in crate::commands) fn new(on_hangup: OnHangup) -> io::Result<Self> {
         Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: hangup()?,
+            interrupt: heed(SignalKind::interrupt())?,
+            terminate: heed(SignalKind::terminate())?,
+            hangup: heed(SignalKind::hangup())?,
             on_hangup,
         })
     }
@@ -64,8 +63,8 @@ impl StopSignals {
             on_hangup,
         } = self;
         tokio::select! {
-            _ = interrupt.recv() => Wish::Stop,
-            _ = terminate.recv() => Wish::Stop,
+            () = heard(interrupt) => Wish::Stop,
+            () = heard(terminate) => Wish::Stop,
             () = heard(hangup) => match on_hangup {
                 OnHangup::Stop => Wish::Stop,
                 OnHangup::Reopen => Wish::Reopen,
@@ -79,24 +78,35 @@ impl StopSignals {
     }
 }
 
-/// SIGHUP, unless it was ignored when we were started: then it stays so.
-pub(in crate::commands) fn hangup() -> io::Result<Option<Signal>> {
-    let is_ignored =
-        fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, libc::SIGHUP));
-    if is_ignored {
+/// A signal that is listened for; `None` where whoever started us wants it ignored, as
+/// nohup(1) does of SIGHUP and `trap '' INT` of SIGINT.
+pub(in crate::commands) type Heeded = Option<Signal>;
+
+/// Listens for the signal, unless it was ignored when we were started: then it stays so.
+pub(in crate::commands) fn heed(kind: SignalKind) -> io::Result<Heeded> {
+    let status = fs::read_to_string("/proc/self/status");
+    if status.is_ok_and(|status| is_unwanted(&status, kind)) {
         return Ok(None);
     }
-    signal(SignalKind::hangup()).map(Some)
+    signal(kind).map(Some)
 }
 
 /// Waits for a signal; without one, for ever. Cancel-safe.
-pub(in crate::commands) async fn heard(signal: &mut Option<Signal>) {
+pub(in crate::commands) async fn heard(signal: &mut Heeded) {
     match signal {
         Some(signal) => {
             signal.recv().await;
         }
         None => std::future::pending().await,
     }
+}
+
+/// Whether a process of this /proc/PID/status was started to ignore the signal. A shell
+/// without job control ignores SIGINT and SIGQUIT together for all it runs behind an `&`,
+/// whatever that is: nobody's wish, and scripts end it by SIGINT all the same.
+fn is_unwanted(status: &str, kind: SignalKind) -> bool {
+    let is_of_shell = kind == SignalKind::interrupt() && ignores(status, libc::SIGQUIT);
+    ignores(status, kind.as_raw_value()) && !is_of_shell
 }
 
 /// Whether a process of this /proc/PID/status ignores a signal.
@@ -207,5 +217,22 @@ mod tests {
         assert_eq!(ignored, [true, false, true, true]);
         assert!(!ignores("SigCgt:\t0000000000000001\n", 1));
         assert!(!ignores("SigIgn:\tx\n", 1));
+    }
+
+    #[test]
+    fn what_a_shell_ignores_behind_an_ampersand_is_heard() {
+        let unwanted = |mask: &str| {
+            let kinds = [
+                SignalKind::hangup(),
+                SignalKind::interrupt(),
+                SignalKind::terminate(),
+            ];
+            kinds.map(|kind| is_unwanted(&format!("SigIgn:\t{mask}\n"), kind))
+        };
+        assert_eq!(unwanted("0000000000000000"), [false; 3]);
+        assert_eq!(unwanted("0000000000000001"), [true, false, false]);
+        assert_eq!(unwanted("0000000000000002"), [false, true, false]);
+        assert_eq!(unwanted("0000000000000006"), [false; 3]);
+        assert_eq!(unwanted("0000000000004002"), [false, true, true]);
     }
 }
