@@ -246,3 +246,56 @@ fn schema_is_printed_as_one_json_document() {
     );
     assert_eq!(schema["properties"]["version"]["const"], 1);
 }
+
+/// What a case or a question says in a wrong way is told as in a policy, by its value.
+#[test]
+fn what_is_wrong_about_a_connection_is_told_by_its_value() {
+    let case = |words: &str| {
+        let head = "[[case]]\nname = \"c\"\ndirection = \"out\"\nexpect = \"deny\"\n";
+        let dir = with_files(&[
+            ("p.toml", "version = 1\n"),
+            ("c.toml", &format!("{head}{words}")),
+        ]);
+        let args = ["test", "--policy", "p.toml", "--cases", "c.toml"];
+        let output = run(dir.path(), &args);
+        assert_eq!(output.status.code(), Some(2), "{words}");
+        stderr(&output)
+    };
+    for (words, problem) in [
+        ("user = -1", "uid -1 is not between 0 and 4294967294"),
+        ("user = 4294967296", "uid 4294967296 is not between 0 and"),
+        ("user = true", "expected a user name or a uid"),
+        ("cgroup = \"a/b\"", "`a/b` is not an absolute path"),
+    ] {
+        let told = case(&format!("peer = \"192.0.2.1\"\nport = 1\n{words}\n"));
+        assert!(told.contains(problem), "{words}: {told}");
+    }
+    for (words, problem) in [
+        ("peer = \"192.0.2.1\"\nport = 65536", "port 65536 is not"),
+        (
+            "peer = \"192.0.2.1\"\nport = []",
+            "expected a port or the name",
+        ),
+        ("peer = \"010.0.2.1\"\nport = 1", "begins with 0"),
+        ("peer = \"10.0.0.0/8\"\nport = 1", "is a network"),
+        ("peer = \"ten\"\nport = 1", "`ten` is not an address"),
+        ("peer = \"fe80::1%lo\"\nport = 1", "names an interface"),
+    ] {
+        let told = case(words);
+        assert!(
+            told.contains(problem) && told.lines().count() == 1,
+            "{words}: {told}"
+        );
+    }
+    let dir = with_files(&[("p.toml", "version = 1\n")]);
+    for (args, problem) in [
+        (["--cgroup=a/b", "10.0.0.1:1"], "`a/b` is not an absolute"),
+        (["--user=0", "010.0.0.1:1"], "begins with 0"),
+    ] {
+        let args = [&["explain", "--policy", "p.toml", "out", "tcp"], &args[..]].concat();
+        let output = run(dir.path(), &args);
+        let told = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(problem), "{told}");
+    }
+}

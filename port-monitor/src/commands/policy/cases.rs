@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Write},
-    net::{IpAddr, Ipv6Addr},
+    net::Ipv6Addr,
     path::{Path, PathBuf},
 };
 
@@ -49,7 +49,7 @@ struct Case {
     #[serde(default)]
     proto: TransportArg,
     /// Left out, and only then, of what listens.
-    peer: Option<IpAddr>,
+    peer: Option<String>,
     port: Port,
     user: Option<User>,
     unit: Option<String>,
@@ -66,17 +66,17 @@ struct Case {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a port or the name of a service")]
 enum Port {
     /// 0 is one that is not known, as `explain` takes it.
-    Number(u16),
+    Number(i64),
     Service(String),
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a user name or a uid")]
 enum User {
-    Id(u32),
+    Id(i64),
     Name(String),
 }
 
@@ -207,15 +207,15 @@ fn try_case(
     policy_path: &Path,
 ) -> Result<Option<FailureReport>, String> {
     let direction = case.direction.into();
-    let peer = match (direction, case.peer) {
+    let peer = match (direction, &case.peer) {
         (Direction::Listen, None) => Ipv6Addr::UNSPECIFIED.into(),
-        (Direction::Inbound | Direction::Outbound, Some(peer)) => peer,
+        (Direction::Inbound | Direction::Outbound, Some(peer)) => super::address(peer)?,
         (Direction::Listen, Some(_)) => return Err("what listens has no `peer`".to_owned()),
         _ => return Err("`peer` is missing".to_owned()),
     };
     let user = case.user.as_ref().map(uid).transpose()?;
     let unit = case.unit.as_deref().map(super::unit).transpose()?;
-    let cgroup = case.cgroup.as_deref().map(super::cgroup);
+    let cgroup = case.cgroup.as_deref().map(super::cgroup).transpose()?;
     let exe = case.exe.as_deref().map(absolute).transpose()?;
     let exe = exe.map(Executable::named);
     expect_known(case.rule.as_deref(), policy)?;
@@ -284,8 +284,10 @@ fn expect_known(rule: Option<&str>, policy: &Policy) -> Result<(), String> {
 /// Text is a name and a number is a uid, as in a policy.
 fn uid(user: &User) -> Result<u32, String> {
     let name = match user {
-        User::Id(u32::MAX) => return Err(Problem::UidOutOfRange(u32::MAX.to_string()).to_string()),
-        User::Id(id) => return Ok(*id),
+        User::Id(id) => {
+            let uid = u32::try_from(*id).ok().filter(|&uid| uid != u32::MAX);
+            return uid.ok_or_else(|| Problem::UidOutOfRange(id.to_string()).to_string());
+        }
         User::Name(name) => name,
     };
     users::uid_of_name(name).ok_or_else(|| {
@@ -308,7 +310,10 @@ const fn decided(explanation: &Explanation) -> Expect {
 /// A service must have one port, or the case would not say which it means.
 fn port(port: &Port, policy: &Policy, transport: Transport) -> Result<u16, String> {
     let name = match port {
-        Port::Number(number) => return Ok(*number),
+        Port::Number(number) => {
+            let port = u16::try_from(*number);
+            return port.map_err(|_| format!("port {number} is not between 0 and 65535"));
+        }
         Port::Service(name) => name,
     };
     let own = policy.service_ports(name, transport);

@@ -23,7 +23,9 @@ use crate::{
     file_id::plain,
     policy::{
         Diagnostic, Environment as _, Facts, Host, Policy, PolicyError, Style, are_one_stream,
-        network::reached_by, problem::Problem, schema::json_schema,
+        network::{network, reached_by},
+        problem::Problem,
+        schema::json_schema,
     },
     sanitize::Escaped,
     units, users,
@@ -189,12 +191,27 @@ impl From<TransportArg> for Transport {
     }
 }
 
-fn endpoint(text: &str) -> Result<SocketAddr, &'static str> {
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
     if text.contains('%') {
-        return Err("rules do not ask for an interface: leave out the `%` and what follows it");
+        let problem = "rules do not ask for an interface: leave out the `%` and what follows it";
+        return Err(problem.to_owned());
     }
-    text.parse()
-        .map_err(|_| "expected ADDR:PORT, such as 10.1.2.3:443 or [2001:db8::1]:443")
+    text.parse().map_err(|_| {
+        let addr = text.rsplit_once(':').map_or(text, |(addr, _)| addr);
+        match network(addr) {
+            Err(problem @ Problem::LeadingZero(_)) => problem.with_help(),
+            _ => "expected ADDR:PORT, such as 10.1.2.3:443 or [2001:db8::1]:443".to_owned(),
+        }
+    })
+}
+
+/// A peer's address, by the words in which a policy would be told what is wrong with it.
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| match network(text) {
+        Ok(_) => format!("`{text}` is a network: a connection has one peer"),
+        Err(Problem::NotANetwork(_)) => format!("`{}` is not an address", text.escape_debug()),
+        Err(problem) => problem.with_help(),
+    })
 }
 
 /// Runs a subcommand of `policy`; the answer goes to `out`.
@@ -341,7 +358,8 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let uid = uid.map_err(Failure::usage)?;
     let unit = args.unit.as_deref().map(unit).transpose();
     let unit = unit.map_err(Failure::usage)?;
-    let cgroup = args.cgroup.as_deref().map(cgroup);
+    let cgroup = args.cgroup.as_deref().map(cgroup).transpose();
+    let cgroup = cgroup.map_err(Failure::usage)?;
     let exe = args.exe.as_deref().map(Executable::named);
     let direction = args.direction.into();
     let explanation = policy.explain(&Facts {
@@ -422,8 +440,11 @@ fn unit(written: &str) -> Result<String, String> {
 }
 
 /// The path of a cgroup as the kernel spells it.
-fn cgroup(written: &str) -> String {
-    Host.units().cgroup(written)
+fn cgroup(written: &str) -> Result<String, String> {
+    if written.starts_with('/') {
+        return Ok(Host.units().cgroup(written));
+    }
+    Err(Problem::RelativePath(written.to_owned()).to_string())
 }
 
 /// Whether the kernel would take `peer` itself as the source address, as it
