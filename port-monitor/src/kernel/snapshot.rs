@@ -56,6 +56,11 @@ fn run(
     let program: &mut Iter = program.try_into().map_err(failed)?;
     let btf = btf.get().map_err(|error| failed(error.into()))?;
     program.load(ITERATED, btf).map_err(failed)?;
+    // It is gone again before anybody could ask the kernel.
+    let info = program.info().ok();
+    if let Some(count) = info.and_then(|info| info.verified_instruction_count()) {
+        log::debug!("{name}: {count} verified instructions");
+    }
     let link = program
         .attach()
         .and_then(|id| program.take_link(id))

@@ -86,6 +86,11 @@ impl Watch {
         self
     }
 
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// Starts it and waits until it is attached: until its header is out.
     pub(crate) fn start(self) -> Result<Monitor> {
         self.start_keeping(|_| true)

@@ -9,6 +9,7 @@ use crate::{
     bpf,
     cases::policy,
     check::Stream,
+    is_one_of,
     lab::Lab,
     monitor::{Run, Watch},
     report::{self, Verdict},
@@ -43,6 +44,29 @@ fn ends_well(lab: &Lab, rung: Rung, signal: Signal) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
+/// What has the monitor tell of the programs that it unloads before it is attached.
+const SNAPSHOT_LOG: &str = "warn,port_monitor::kernel::snapshot=debug";
+
+/// Reports the programs that look at what is open at the start, by what the monitor said.
+fn report_snapshot(stderr: &str) -> Result<()> {
+    let counts = stderr.lines().filter_map(|line| {
+        let line = line.strip_suffix(" verified instructions")?;
+        let (rest, count) = line.rsplit_once(": ")?;
+        Some((rest.rsplit(' ').next()?, count.parse().ok()?))
+    });
+    let mut is_told = false;
+    for (program, count) in counts {
+        report::verified_insns(program, count)?;
+        is_told = true;
+    }
+    // Kernels before 5.16 count none.
+    ensure!(
+        is_told || is_one_of(&["5.10"]),
+        "the snapshot's programs are not told: {stderr}"
+    );
+    Ok(())
+}
+
 /// Ends an attached monitor by `signal` and waits until the kernel has freed
 /// everything it held.
 fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
@@ -50,7 +74,8 @@ fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
     let watch = Watch::json(lab, rung)
         .arg("--policy")
         .arg(policy::write(lab)?)
-        .args(["--unit", "port-monitor-none@.service"]);
+        .args(["--unit", "port-monitor-none@.service"])
+        .env("RUST_LOG", SNAPSHOT_LOG);
     let before = bpf::all()?;
     let mut monitor = lab.only(watch, std::process::id()).start()?;
     let held = bpf::held_by(monitor.pid())?;
@@ -63,6 +88,9 @@ fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
     }
     monitor.signal(signal)?;
     let run = monitor.finish()?;
+    if signal == Signal::TERM {
+        report_snapshot(&run.stderr)?;
+    }
     bpf::await_gone(&held)?;
     if !lab.native {
         let left: bpf::Objects = bpf::all()?.difference(&before).copied().collect();
