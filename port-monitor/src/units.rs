@@ -9,6 +9,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::Path,
+    sync::OnceLock,
 };
 
 use crate::enrich::cgroup::CgroupTree;
@@ -75,6 +76,10 @@ pub struct Units {
     links: BTreeMap<String, String>,
     /// With a leading slash, the root's is empty; `None` where there is no hierarchy.
     cgroups: Option<BTreeSet<String>>,
+    /// The names of units that the last parts of those paths are.
+    running: BTreeSet<String>,
+    /// The aliases of each unit by the name it runs under, once somebody has asked.
+    aliases: OnceLock<BTreeMap<String, Vec<String>>>,
     /// Where the hierarchy is mounted, in its spellings, longest first.
     mounts: Vec<String>,
 }
@@ -139,12 +144,19 @@ impl Units {
     #[must_use]
     pub fn with_alias(mut self, alias: &str, unit: &str) -> Self {
         self.links.insert(alias.to_owned(), unit.to_owned());
+        self.aliases = OnceLock::new();
         self.with_files(&[alias, unit])
     }
 
     /// With the cgroups that are there, of a hierarchy mounted at `mount`.
     #[must_use]
     pub fn with_cgroups(mut self, cgroups: BTreeSet<String>, mount: &str) -> Self {
+        let last = |path: &String| {
+            path.rsplit('/')
+                .next()
+                .map(|name| unescaped(name).to_owned())
+        };
+        self.running = cgroups.iter().filter_map(last).collect();
         self.cgroups = Some(cgroups);
         self.mounts = MOUNT_POINTS.map(str::to_owned).to_vec();
         self.mounts.push(mount.trim_end_matches('/').to_owned());
@@ -159,14 +171,19 @@ impl Units {
         let unit = pattern(unit).unwrap_or_else(|| unit.to_owned());
         let id = self.id(&unit);
         let mut names = vec![id.clone()];
-        for link in self.links.keys() {
-            let link = match name::instance(&id) {
-                Some(instance) if name::is_template(link) => name::of_template(link, instance),
-                _ => link.clone(),
-            };
-            if self.id(&link) == id {
-                names.push(link);
+        match name::instance(&id) {
+            Some(instance) => {
+                let of_instance = |link: &String| {
+                    if name::is_template(link) {
+                        name::of_template(link, instance)
+                    } else {
+                        link.clone()
+                    }
+                };
+                let links = self.links.keys().map(of_instance);
+                names.extend(links.filter(|link| self.id(link) == id));
             }
+            None => names.extend(self.aliases().get(&id).into_iter().flatten().cloned()),
         }
         if pattern(&unit).is_some() {
             // A pattern may match an alias: the unit runs under the name that stands for.
@@ -179,6 +196,17 @@ impl Units {
         let mut seen = BTreeSet::new();
         names.retain(|name| seen.insert(name.clone()));
         names
+    }
+
+    /// The links to each name that a unit runs under.
+    fn aliases(&self) -> &BTreeMap<String, Vec<String>> {
+        self.aliases.get_or_init(|| {
+            let mut aliases: BTreeMap<String, Vec<String>> = BTreeMap::new();
+            for link in self.links.keys() {
+                aliases.entry(self.id(link)).or_default().push(link.clone());
+            }
+            aliases
+        })
     }
 
     /// The name a unit runs under.
@@ -221,16 +249,11 @@ impl Units {
         {
             return true;
         }
-        let is_meant = |name: &str| match pattern(unit) {
-            Some(pattern) => matches(&pattern, name),
-            None => name == unit,
+        let Some(pattern) = pattern(unit) else {
+            return self.running.contains(unit);
         };
-        let mut cgroups = self.cgroups.iter().flatten();
-        self.files.iter().any(|file| is_meant(file))
-            || cgroups.any(|path| {
-                let name = path.rsplit('/').next().unwrap_or_default();
-                is_meant(unescaped(name))
-            })
+        let mut names = self.files.iter().chain(&self.running);
+        names.any(|name| matches(&pattern, name))
     }
 
     /// The cgroup is there. Where there is no hierarchy, nobody can tell.
