@@ -205,7 +205,12 @@ impl Scopes {
         }
         if let Some(unit) = owner.unit {
             numbers.extend(self.units_named(unit));
-            for slice in units::slices_around(unit) {
+            let mut around = units::slices_around(unit);
+            // Whatever is a unit is in the root slice, as the path tells where it is known.
+            if path.is_none() && around.is_empty() {
+                around.push(ROOT_SLICE.to_owned());
+            }
+            for slice in around {
                 numbers.extend(self.units_named(&slice));
             }
         }
@@ -308,7 +313,7 @@ mod tests {
             unit: Some("sshd.service"),
             ..Owner::default()
         };
-        assert_eq!(scopes.of(owner), [ssh]);
+        assert_eq!(scopes.of(owner), [ssh, root]);
         let nested = scopes.unit(&names(&["a-b.slice"]));
         let owner = Owner {
             unit: Some("a-b-c.slice"),

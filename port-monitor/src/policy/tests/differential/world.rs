@@ -401,7 +401,7 @@ pub(super) fn place(facts: &Facts<'_>) -> Place {
 
 fn is_in_unit(facts: &Facts<'_>, directories: &[&str]) -> bool {
     if directories == [""] {
-        return facts.cgroup.is_some();
+        return facts.cgroup.is_some() || facts.unit.is_some();
     }
     let path = facts.cgroup.unwrap_or_default();
     let parts = path.split('/').chain(facts.unit);
