@@ -38,7 +38,11 @@ pub enum DurationError {
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let given = || text.to_owned();
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(DurationError::NoUnit(given()));
+        return Err(if text.bytes().all(|byte| byte == b'0') {
+            DurationError::Zero(given())
+        } else {
+            DurationError::NoUnit(given())
+        });
     }
     let span: Span = text.parse().map_err(|_| match in_small(text) {
         Some(small) if small.is_negative() => DurationError::Negative(given()),
@@ -117,6 +121,10 @@ mod tests {
             (
                 "-5s",
                 "`-5s` is negative: a duration is longer than nothing",
+            ),
+            (
+                "0",
+                "`0` is no time at all: a duration is longer than nothing",
             ),
             (
                 "0d",
