@@ -136,7 +136,7 @@ pub struct Offsets {
 pub const FILTER_PID: u32 = 1;
 /// [`Config::filters`]: only real uids in the `UIDS` map.
 pub const FILTER_UID: u32 = 1 << 1;
-/// [`Config::filters`]: only thread names in the `COMMS` map.
+/// [`Config::filters`]: only threads whose name, or whose process's, is in the `COMMS` map.
 pub const FILTER_COMM: u32 = 1 << 2;
 /// [`Config::filters`]: only cgroups in the `CGROUPS` map and their descendants.
 pub const FILTER_CGROUP: u32 = 1 << 3;

@@ -1,6 +1,6 @@
 //! The wire record: what the eBPF programs write into the ring buffer.
 //!
-//! 136 bytes, 144 with the ring's header; the end of a connection has 40 more.
+//! 152 bytes, 160 with the ring's header; the end of a connection has 40 more.
 //! Fields are only ever appended and kinds never renumbered; any change of the
 //! layout raises [`ABI_VERSION`].
 
@@ -10,15 +10,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The layout version in [`TcpEvent::abi`], and the one the loader asks the
 /// object for before it loads it.
-pub const ABI_VERSION: u8 = 5;
+pub const ABI_VERSION: u8 = 6;
 
 /// The symbol an object of this layout has; the loader asks for it by name.
-pub const ABI_SYMBOL: &str = "PM_ABI_5";
+pub const ABI_SYMBOL: &str = "PM_ABI_6";
 
 /// The size of a [`TcpEvent`] in bytes.
-pub const EVENT_SIZE: usize = 136;
+pub const EVENT_SIZE: usize = 152;
 /// The size of a [`CloseEvent`] in bytes.
-pub const CLOSE_EVENT_SIZE: usize = 176;
+pub const CLOSE_EVENT_SIZE: usize = 192;
 
 /// `AF_INET` in [`TcpEvent::family`].
 pub const AF_INET: u8 = 2;
@@ -210,6 +210,8 @@ pub struct Owner {
     pub rule: u16,
     /// `OWNER_*` bits.
     pub flags: u16,
+    /// Name of the process, which is its first thread's: NUL-padded, untrusted bytes.
+    pub process_comm: [u8; 16],
 }
 
 /// One event, as it lies in the ring buffer. Integers are in host byte order.
@@ -314,17 +316,17 @@ const _: () = {
     assert!(offset_of!(CloseStats, retransmits) == 24);
     assert!(offset_of!(CloseStats, closed_by) == 32);
     assert!(offset_of!(CloseStats, closer_tgid) == 36);
-    assert!(size_of::<Owner>() == 64);
+    assert!(size_of::<Owner>() == 80);
     assert!(size_of::<TcpEvent>() == EVENT_SIZE);
     assert!(offset_of!(TcpEvent, ts_ns) == 8);
     assert!(offset_of!(TcpEvent, id) == 16);
     assert!(offset_of!(TcpEvent, owner) == 24);
-    assert!(offset_of!(TcpEvent, local_addr) == 88);
-    assert!(offset_of!(TcpEvent, remote_addr) == 104);
-    assert!(offset_of!(TcpEvent, netns_ino) == 120);
-    assert!(offset_of!(TcpEvent, local_port) == 124);
-    assert!(offset_of!(TcpEvent, detail) == 128);
-    assert!(offset_of!(TcpEvent, ifindex) == 132);
+    assert!(offset_of!(TcpEvent, local_addr) == 104);
+    assert!(offset_of!(TcpEvent, remote_addr) == 120);
+    assert!(offset_of!(TcpEvent, netns_ino) == 136);
+    assert!(offset_of!(TcpEvent, local_port) == 140);
+    assert!(offset_of!(TcpEvent, detail) == 144);
+    assert!(offset_of!(TcpEvent, ifindex) == 148);
 };
 
 #[cfg(test)]

@@ -32,7 +32,9 @@ pub(crate) fn owner_passes(owner: &Owner, task: impl FnOnce() -> *const u8) -> b
     !(on(FILTER_PID) && PIDS.get_ptr(owner.tgid).is_none()
         || on(FILTER_TREE) && TREE.get_ptr(owner.tgid).is_none()
         || on(FILTER_UID) && UIDS.get_ptr(owner.uid).is_none()
-        || on(FILTER_COMM) && COMMS.get_ptr(&owner.comm).is_none()
+        || on(FILTER_COMM)
+            && COMMS.get_ptr(&owner.comm).is_none()
+            && COMMS.get_ptr(&owner.process_comm).is_none()
         || on(FILTER_CGROUP) && !task::in_filtered_cgroup(task()))
 }
 

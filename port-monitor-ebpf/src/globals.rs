@@ -8,9 +8,9 @@ use port_monitor_common::config::{Config, Offsets};
 /// The loader asks for this symbol by name: an object of another layout has
 /// none. See `port_monitor_common::event::ABI_SYMBOL`.
 #[unsafe(no_mangle)]
-static PM_ABI_5: u32 = port_monitor_common::ABI_VERSION as u32;
+static PM_ABI_6: u32 = port_monitor_common::ABI_VERSION as u32;
 
-const _: () = assert!(port_monitor_common::ABI_VERSION == 5, "rename PM_ABI_5");
+const _: () = assert!(port_monitor_common::ABI_VERSION == 6, "rename PM_ABI_6");
 
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = zeroed_offsets();

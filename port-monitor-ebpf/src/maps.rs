@@ -19,7 +19,6 @@ use port_monitor_common::{
 use crate::{
     hooks::{
         connection::Connection,
-        listen::Listening,
         state::{Listener, ListenerKey},
         unsent::Call,
     },
@@ -68,7 +67,7 @@ pub(crate) static CONNECTING: LruHashMap<u32, Call> = LruHashMap::with_max_entri
 /// Sockets that listen, by socket address: apart from the connections, so that
 /// no flood of those hides them.
 #[map(name = "pm_listening")]
-pub(crate) static LISTENING: HashMap<u64, Listening> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static LISTENING: HashMap<u64, Connection> = HashMap::with_max_entries(16_384, 0);
 
 /// Who listens where (tracepoint rung).
 #[map(name = "pm_listeners")]
@@ -90,7 +89,7 @@ pub(crate) static PIDS: HashMap<u32, u8> = HashMap::with_max_entries(1_024, 0);
 #[map(name = "pm_uids")]
 pub(crate) static UIDS: HashMap<u32, u8> = HashMap::with_max_entries(1_024, 0);
 
-/// Filter: thread names, NUL-padded.
+/// Filter: names of threads or their processes, NUL-padded.
 #[map(name = "pm_comms")]
 pub(crate) static COMMS: HashMap<[u8; 16], u8> = HashMap::with_max_entries(1_024, 0);
 

@@ -115,16 +115,25 @@ fn first_nul(word: u64) -> u64 {
     nuls & nuls.wrapping_neg()
 }
 
-/// Who a task is: its name, and when its process started.
+/// Who a task is: its name, and its process's name and start.
 #[inline(always)]
 fn name<M: Mem>(task: *const u8, owner: &mut Owner) {
+    let leader: usize = M::read_or_zero(task, offset!(task_group_leader));
+    let leader = leader as *const u8;
+    write_comm::<M>(task, &mut owner.comm);
+    write_comm::<M>(leader, &mut owner.process_comm);
+    owner.start_ns = M::read_or_zero(leader, offset!(task_start_boottime));
+}
+
+/// Copies a task's name to a field of an owner, which lies at a multiple of 8 bytes.
+#[inline(always)]
+fn write_comm<M: Mem>(task: *const u8, to: &mut [u8; 16]) {
     let mut comm: [u64; 2] = M::read_or_zero(task, offset!(task_comm));
     if config!(filters) & FILTER_COMM != 0 {
         comm = padded(comm);
     }
     // SAFETY: 16 bytes, aligned to 8 by the owner.
-    unsafe { (&raw mut owner.comm).cast::<[u64; 2]>().write(comm) };
-    owner.start_ns = process_start::<M>(task);
+    unsafe { (&raw mut *to).cast::<[u64; 2]>().write(comm) };
 }
 
 /// A task's process id.
@@ -195,13 +204,6 @@ pub(crate) fn in_filtered_cgroup(task: *const u8) -> bool {
         }
     }
     false
-}
-
-/// When the task's process started, `CLOCK_BOOTTIME` ns.
-#[inline(always)]
-fn process_start<M: Mem>(task: *const u8) -> u64 {
-    let leader: usize = M::read_or_zero(task, offset!(task_group_leader));
-    M::read_or_zero(leader as *const u8, offset!(task_start_boottime))
 }
 
 /// The task's cgroup v2 group.

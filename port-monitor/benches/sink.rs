@@ -41,7 +41,6 @@ fn main() {
 fn take_all(sink: &mut dyn Sink) {
     let process = Arc::new(Process {
         exe: Field::Known("/usr/bin/curl".into()),
-        comm: None,
         parent: Some(Parent {
             pid: 1400,
             named: None,

@@ -154,6 +154,8 @@ pub struct Owner {
     pub start_ns: u64,
     /// Name of the acting thread: untrusted bytes up to the first NUL.
     pub comm: Comm,
+    /// Name of the process, which is its first thread's, at the same moment.
+    pub process_comm: Comm,
     /// Real uid in the initial user namespace.
     pub uid: u32,
     /// Real gid in the initial user namespace.
@@ -389,6 +391,7 @@ fn owner(wire: &TcpEvent) -> Result<Option<Owner>, DecodeError> {
         tid: wire.owner.tid,
         start_ns: wire.owner.start_ns,
         comm: Comm(wire.owner.comm),
+        process_comm: Comm(wire.owner.process_comm),
         uid: wire.owner.uid,
         gid: wire.owner.gid,
         cgroup_id: wire.owner.cgroup_id,

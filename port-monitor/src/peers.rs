@@ -188,11 +188,11 @@ impl Peers {
         let is_same = |peer: &Peer| {
             peer.pid == owner.pid
                 && peer.start_ns == owner.start_ns
-                && peer.comm == owner.comm
+                && peer.comm == owner.process_comm
                 && Arc::ptr_eq(&peer.process, process)
         };
-        // Threads differ in their names.
-        let hash = owner.comm.0.iter().fold(owner.pid, |hash, &byte| {
+        // A process may take another name.
+        let hash = owner.process_comm.0.iter().fold(owner.pid, |hash, &byte| {
             hash.wrapping_mul(31) ^ u32::from(byte)
         });
         let place = self.recent.get_mut(hash as usize % RECENT)?;
@@ -201,7 +201,7 @@ impl Peers {
             Arc::new(Peer {
                 pid: owner.pid,
                 start_ns: owner.start_ns,
-                comm: owner.comm,
+                comm: owner.process_comm,
                 process: Arc::clone(process),
             })
         });

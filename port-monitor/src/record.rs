@@ -93,8 +93,6 @@ pub struct Parent {
 pub struct Process {
     /// Executable path, untrusted bytes.
     pub exe: Field<PathBuf>,
-    /// Name of its first thread, when it was looked up.
-    pub comm: Option<Comm>,
     /// Its parent, when it was looked up.
     pub parent: Option<Parent>,
     /// Its arguments without secrets, when it was looked up; `None` unless asked for.
@@ -120,7 +118,7 @@ pub struct Peer {
     pub pid: u32,
     /// Start of the process, `CLOCK_BOOTTIME` ns.
     pub start_ns: u64,
-    /// Name of the thread that acted at that end.
+    /// Its name when it acted at that end.
     pub comm: Comm,
     /// The process.
     pub process: Arc<Process>,
@@ -239,14 +237,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// The name of the owning process: its first thread's.
+    /// The name of the owning process, which is its first thread's, at the event.
     pub fn process_name(&self) -> Option<Comm> {
-        let owner = self.event.owner.as_ref()?;
-        if owner.tid == owner.pid {
-            Some(owner.comm)
-        } else {
-            self.process.comm
-        }
+        self.event.owner.as_ref().map(|owner| owner.process_comm)
     }
 }
 

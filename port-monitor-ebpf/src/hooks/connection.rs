@@ -1,7 +1,7 @@
 //! What is remembered of a connection from its attempt or accept to its end:
 //! state changes run in softirq as a rule, where `current` is anybody.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid};
 use port_monitor_common::{
@@ -13,7 +13,6 @@ use port_monitor_common::{
     site::Site,
     tcp_state::TcpState,
 };
-use zerocopy::FromZeros;
 
 use crate::{
     account::{self, Look, Removal, Stop, is_stored, ours, readable, removal},
@@ -32,37 +31,58 @@ const OPEN: u8 = 1 << 7;
 const OWNER_SOURCE: u8 = 7;
 const _: () = assert!(LASTING_FLAGS & !(u8::MAX & !OPEN & !OWNER_SOURCE) as u16 == 0);
 
-/// An attempt without an outcome, or a connection without an end.
-#[derive(Clone, Copy, FromZeros)]
+/// An attempt without an outcome, a connection without an end, or a socket that listens.
+///
+/// Laid out like the beginning of the event that begins it, which is lent to the map: the
+/// stack of the programs that make one has no room for a copy.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Connection {
-    pub(crate) owner: Owner,
-    pub(crate) id: u64,
-    /// Attempt or accept, `CLOCK_BOOTTIME` ns; zero: not seen.
-    pub(crate) ts_ns: u64,
+    /// Who closed this end; zero: nobody yet.
+    pub(crate) closer_tgid: u32,
     /// [`LASTING_FLAGS`] of its events, [`OPEN`], and in the lowest bits an
-    /// [`OwnerSource`](port_monitor_common::event::OwnerSource) by number: the stack of
-    /// the programs that make one has no room for more.
+    /// [`OwnerSource`](port_monitor_common::event::OwnerSource) by number.
     flags: u8,
     /// A [`ClosedBy`] by number.
     pub(crate) closed_by: u8,
     /// Non-zero: it is over, and could not be removed.
-    is_over: u8,
+    pub(crate) is_over: u8,
     reserved: u8,
-    /// Who closed this end; zero: nobody yet.
-    pub(crate) closer_tgid: u32,
+    /// Attempt or accept, `CLOCK_BOOTTIME` ns; zero: not seen.
+    pub(crate) ts_ns: u64,
+    pub(crate) id: u64,
+    pub(crate) owner: Owner,
 }
 
+const _: () = {
+    assert!(offset_of!(Connection, ts_ns) == offset_of!(TcpEvent, ts_ns));
+    assert!(offset_of!(Connection, id) == offset_of!(TcpEvent, id));
+    assert!(offset_of!(Connection, owner) == offset_of!(TcpEvent, owner));
+    assert!(size_of::<Connection>() <= size_of::<TcpEvent>());
+};
+
 impl Connection {
-    /// What the event that begins it tells of it.
+    /// Hands `keep` what the event that begins it tells of it. The event stays as it was.
     #[inline(always)]
-    pub(crate) fn of<'a>(event: &TcpEvent, slot: &'a mut MaybeUninit<Self>) -> &'a mut Self {
-        let connection = mem::zeroed(slot);
-        mem::copy(&event.owner, &mut connection.owner);
-        connection.id = event.id;
-        connection.ts_ns = event.ts_ns;
-        connection.flags = (event.flags & LASTING_FLAGS) as u8 | event.owner_source;
-        connection
+    pub(crate) fn lend<R>(
+        event: &mut TcpEvent,
+        is_open: bool,
+        closed_by: ClosedBy,
+        keep: impl FnOnce(&Self) -> R,
+    ) -> R {
+        let flags = (event.flags & LASTING_FLAGS) as u8 | event.owner_source;
+        let open = if is_open { OPEN } else { 0 };
+        let first = (&raw mut *event).cast::<u64>();
+        // SAFETY: the event's first word, which ends where both have their time.
+        let before = unsafe { first.read_volatile() };
+        let word = u64::from(flags + open) << 32 | (closed_by as u64) << 40;
+        // SAFETY: as above.
+        unsafe { first.write_volatile(word) };
+        // SAFETY: from the second word on both are the same.
+        let result = keep(unsafe { &*first.cast::<Self>() });
+        // SAFETY: as above.
+        unsafe { first.write_volatile(before) };
+        result
     }
 
     /// Tells a later event whose it is.
@@ -152,11 +172,13 @@ pub(crate) fn take_attempt(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
 
 /// Remembers an attempt for its outcome and its end, if somebody asks for them.
 #[inline(always)]
-pub(crate) fn remember_attempt(sk: *const u8, owner_passes: bool, event: &TcpEvent) {
+pub(crate) fn remember_attempt(sk: *const u8, owner_passes: bool, event: &mut TcpEvent) {
     let wanted = is_more_wanted();
     let passes = owner_passes && filter::may_pass_when_bound(event);
     if task::is_monitor(event.owner.tgid) || wanted && passes {
-        remember(sk, Connection::of(event, &mut MaybeUninit::uninit()));
+        Connection::lend(event, false, ClosedBy::Unknown, |attempt| {
+            remember(sk, attempt);
+        });
     } else if wanted {
         // Nor may it be taken for an earlier socket's at this address.
         forget_earlier(sk);
@@ -169,7 +191,7 @@ pub(crate) fn remember_attempt(sk: *const u8, owner_passes: bool, event: &TcpEve
 pub(crate) fn remember_inbound(
     sk: *const u8,
     owner_passes: bool,
-    event: &TcpEvent,
+    event: &mut TcpEvent,
     state: TcpState,
 ) -> bool {
     let passes = owner_passes && filter::flow_passes(event);
@@ -180,13 +202,14 @@ pub(crate) fn remember_inbound(
         return false;
     }
     // The peer may have closed before anybody accepted.
-    let mut slot = MaybeUninit::uninit();
-    let connection = Connection::of(event, &mut slot);
-    connection.set_open();
-    if state == TcpState::CLOSE_WAIT {
-        connection.closed_by = ClosedBy::Peer as u8;
-    }
-    remember(sk, connection)
+    let closed_by = if state == TcpState::CLOSE_WAIT {
+        ClosedBy::Peer
+    } else {
+        ClosedBy::Unknown
+    };
+    Connection::lend(event, true, closed_by, |connection| {
+        remember(sk, connection)
+    })
 }
 
 /// Notes or reports what a state change says of a socket, to the program whose proof
@@ -278,7 +301,7 @@ pub(crate) fn report_or<const TRACEPOINT: bool, const WATCHER: u64>(
     let told = emit::emit_change(ctx, hook, owner_passes, record);
     // What is over already has no end to come.
     if hook as u32 == Hook::Accept as u32 && new != TcpState::CLOSE {
-        remember_inbound(sk, owner_passes, &record.event, new);
+        remember_inbound(sk, owner_passes, &mut record.event, new);
     }
     told
 }

@@ -15,47 +15,20 @@ use aya_ebpf::{
 };
 use port_monitor_common::{
     counters::Hook,
-    event::{EventKind, FLAG_INBOUND, Owner, OwnerSource, TcpEvent},
+    event::{ClosedBy, EventKind, FLAG_INBOUND, OwnerSource, TcpEvent},
     policy::Direction,
     site::Site,
     tcp_state::TcpState,
 };
-use zerocopy::FromZeros;
 
 use crate::{
     account::{self, Look, Removal, Stop, failed, is_stored, readable, removal},
     emit, filter,
-    hooks::connection::LASTING_FLAGS,
+    hooks::connection::Connection,
     maps::LISTENING,
-    mem::{self, Direct, Mem, Probe},
+    mem::{Direct, Mem, Probe},
     sock, task, verdict,
 };
-
-/// A socket that listens.
-#[derive(Clone, Copy, FromZeros)]
-#[repr(C)]
-pub(crate) struct Listening {
-    owner: Owner,
-    id: u64,
-    /// An [`OwnerSource`] by number.
-    owner_source: u16,
-    /// [`TcpEvent::flags`] of its end.
-    flags: u16,
-    /// Non-zero: it is over, and could not be removed.
-    is_over: u32,
-}
-
-impl Listening {
-    #[inline(always)]
-    fn of<'a>(event: &TcpEvent, slot: &'a mut MaybeUninit<Self>) -> &'a Self {
-        let listening = mem::zeroed(slot);
-        mem::copy(&event.owner, &mut listening.owner);
-        listening.id = event.id;
-        listening.owner_source = event.owner_source.into();
-        listening.flags = event.flags & LASTING_FLAGS;
-        listening
-    }
-}
 
 #[fentry(function = "inet_hash")]
 fn pm_listen4_fe(ctx: FEntryContext) -> i32 {
@@ -102,10 +75,10 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
     let is_wanted = emit::is_wanted(EventKind::Unlisten) || emit::is_wanted(EventKind::Preexisting);
     let passes = owner_passes && filter::flow_passes(event);
     if task::is_monitor(event.owner.tgid) || is_wanted && passes {
-        let mut slot = MaybeUninit::uninit();
-        let listening = Listening::of(event, &mut slot);
-        is_stored(Site::RememberListener, || {
-            LISTENING.insert(sk as u64, listening, 0)
+        Connection::lend(event, false, ClosedBy::Unknown, |listening| {
+            is_stored(Site::RememberListener, || {
+                LISTENING.insert(sk as u64, listening, 0)
+            })
         });
     } else {
         // Nor may it be taken for an earlier one at this address.
@@ -117,11 +90,12 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
 /// Notes a listener that is older than the monitor; false when it is known
 /// already.
 #[inline(always)]
-pub(crate) fn note_older(sk: *const u8, event: &TcpEvent) -> bool {
+pub(crate) fn note_older(sk: *const u8, event: &mut TcpEvent) -> bool {
     const EEXIST: i32 = -17;
-    let mut slot = MaybeUninit::uninit();
-    let listening = Listening::of(event, &mut slot);
-    match LISTENING.insert(sk as u64, listening, BPF_NOEXIST.into()) {
+    let noted = Connection::lend(event, false, ClosedBy::Unknown, |listening| {
+        LISTENING.insert(sk as u64, listening, BPF_NOEXIST.into())
+    });
+    match noted {
         Ok(()) => true,
         Err(EEXIST) => false,
         Err(error) => {
@@ -142,10 +116,7 @@ pub(crate) fn recall(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
         return None;
     }
     event.kind = EventKind::Unlisten as u8;
-    event.flags = listening.flags;
-    mem::copy(&listening.owner, &mut event.owner);
-    event.id = listening.id;
-    event.owner_source = listening.owner_source as u8;
+    listening.identify(event);
     match removal(Site::ForgetListener, || LISTENING.remove(sk as u64)) {
         Removal::Removed => Some(()),
         Removal::Absent => None,

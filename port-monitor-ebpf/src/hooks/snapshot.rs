@@ -4,7 +4,10 @@
 //! that several processes hold is reported once. An attempt that is still without
 //! an answer is noted for its outcome.
 
-use core::{ffi::c_void, mem::MaybeUninit};
+use core::{
+    ffi::c_void,
+    mem::{self, MaybeUninit},
+};
 
 use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_seq_write};
 use port_monitor_common::{
@@ -114,23 +117,23 @@ fn show(ctx: &Context, task: *const u8, sk: *const u8) -> Look {
 
 /// Notes a socket; false when it is known already.
 #[inline(always)]
-fn note(sk: *const u8, state: TcpState, event: &TcpEvent) -> bool {
+fn note(sk: *const u8, state: TcpState, event: &mut TcpEvent) -> bool {
     if state == TcpState::LISTEN {
         return listen::note_older(sk, event);
     }
-    let mut slot = MaybeUninit::uninit();
-    let connection = Connection::of(event, &mut slot);
-    connection.ts_ns = 0;
-    if state != TcpState::SYN_SENT {
-        connection.set_open();
-    }
-    connection.closed_by = match state {
-        TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 | TcpState::CLOSING => ClosedBy::Local as u8,
-        TcpState::CLOSE_WAIT | TcpState::LAST_ACK => ClosedBy::Peer as u8,
-        _ => ClosedBy::Unknown as u8,
+    let closed_by = match state {
+        TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 | TcpState::CLOSING => ClosedBy::Local,
+        TcpState::CLOSE_WAIT | TcpState::LAST_ACK => ClosedBy::Peer,
+        _ => ClosedBy::Unknown,
     };
-    let connection = &*connection;
-    match CONNECTIONS.insert(sk as u64, connection, BPF_NOEXIST.into()) {
+    // When it began is not known.
+    let now_ns = mem::replace(&mut event.ts_ns, 0);
+    let is_open = state != TcpState::SYN_SENT;
+    let noted = Connection::lend(event, is_open, closed_by, |connection| {
+        CONNECTIONS.insert(sk as u64, connection, BPF_NOEXIST.into())
+    });
+    event.ts_ns = now_ns;
+    match noted {
         Ok(()) => true,
         Err(EEXIST) => false,
         Err(error) => {

@@ -4,7 +4,7 @@
 //! chooses a local port. Inbound connections at `SYN_RECV`→ESTABLISHED, in
 //! softirq, so their owner is the process that made the listener listen.
 
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 
 use aya_ebpf::{
     EbpfContext,
@@ -18,7 +18,6 @@ use port_monitor_common::{
     site::Site,
     tcp_state::TcpState,
 };
-use zerocopy::FromZeros;
 
 use crate::{
     account::{self, Look, Removal, Stop, is_stored, readable, removal},
@@ -42,8 +41,8 @@ pub(crate) struct ListenerKey {
     port: u32,
 }
 
-/// Who listens there.
-#[derive(Clone, Copy, FromZeros)]
+/// Who listens there. Laid out like a part of an event, which is lent to the map.
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Listener {
     owner: Owner,
@@ -51,6 +50,35 @@ pub(crate) struct Listener {
     sockets: u32,
     /// `OWNER_PASSES`, `AMBIGUOUS`.
     flags: u32,
+}
+
+const _: () = {
+    let end = offset_of!(TcpEvent, owner) + size_of::<Listener>();
+    assert!(end <= offset_of!(TcpEvent, local_addr) + size_of::<Addr>());
+    assert!(offset_of!(Listener, sockets) == size_of::<Owner>());
+};
+
+impl Listener {
+    /// Hands `keep` the event's owner as the one of a socket. The event stays as it was.
+    #[inline(always)]
+    fn lend<R>(event: &mut TcpEvent, flags: u32, keep: impl FnOnce(&Self) -> R) -> R {
+        let listener = (&raw mut *event)
+            .cast::<u8>()
+            .wrapping_add(offset_of!(TcpEvent, owner))
+            .cast::<Self>();
+        // The beginning of the address.
+        // SAFETY: within the event, as asserted above.
+        let rest = unsafe { &raw mut (*listener).sockets }.cast::<u64>();
+        // SAFETY: as above; aligned to 8 like the owner.
+        let before = unsafe { rest.read_volatile() };
+        // SAFETY: as above.
+        unsafe { rest.cast::<[u32; 2]>().write_volatile([1, flags]) };
+        // SAFETY: as above; any bytes are a value of it.
+        let result = keep(unsafe { &*listener });
+        // SAFETY: as above.
+        unsafe { rest.write_volatile(before) };
+        result
+    }
 }
 
 /// [`Listener::flags`]: the owner filters let the owner pass.
@@ -144,7 +172,7 @@ fn try_remote_event(ctx: &TracePointContext) -> Look {
 
 /// Notes who listens on `sk`, once: it may listen again, or be found with another process.
 #[inline(always)]
-pub(crate) fn listens(sk: *const u8, event: &TcpEvent, task: *const u8) {
+pub(crate) fn listens(sk: *const u8, event: &mut TcpEvent, task: *const u8) {
     const EEXIST: i32 = -17;
     let counted = LISTENER_SOCKETS.insert(sk as u64, 1, BPF_NOEXIST.into());
     if counted == Err(EEXIST) {
@@ -168,13 +196,10 @@ pub(crate) fn listens(sk: *const u8, event: &TcpEvent, task: *const u8) {
         }
         return;
     }
-    let mut slot = MaybeUninit::uninit();
-    let listener: &mut Listener = mem::zeroed(&mut slot);
-    mem::copy(&event.owner, &mut listener.owner);
-    listener.sockets = 1;
-    listener.flags = if passes { OWNER_PASSES } else { 0 };
-    let listener = &*listener;
-    is_stored(Site::RememberOwner, || LISTENERS.insert(key, listener, 0));
+    let flags = if passes { OWNER_PASSES } else { 0 };
+    Listener::lend(event, flags, |listener| {
+        is_stored(Site::RememberOwner, || LISTENERS.insert(key, listener, 0))
+    });
 }
 
 #[inline(always)]

@@ -32,6 +32,7 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
                 tid: pid,
                 start_ns: 1,
                 comm: Comm::default(),
+                process_comm: Comm::default(),
                 uid: pid + 1_000,
                 gid: 0,
                 cgroup_id: 0,
@@ -56,7 +57,6 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
         wall_ns: i128::from(second * SECOND),
         process: Arc::new(Process {
             exe: Field::Missing(Missing::Exited),
-            comm: None,
             parent: None,
             args: None,
             user: None,

@@ -89,7 +89,6 @@ impl Enricher {
             latest: None,
             ownerless: Arc::new(Process {
                 exe: Field::Missing(Missing::NoOwner),
-                comm: None,
                 parent: None,
                 args: None,
                 user: None,
@@ -157,7 +156,6 @@ impl Enricher {
         let facts = self.proc.read(owner.pid, owner.start_ns, owner.exe);
         let facts = facts.unwrap_or_else(|reason| Facts {
             exe: Field::Missing(reason),
-            comm: None,
             parent: None,
             args: None,
             cgroups: None,
@@ -176,7 +174,6 @@ impl Enricher {
         let container = container.or_else(|| v1.iter().find_map(|path| container::container(path)));
         let process = Process {
             exe: facts.exe,
-            comm: facts.comm,
             parent: facts.parent,
             args: facts.args,
             user: None,
@@ -238,6 +235,7 @@ mod tests {
                 tid: 812,
                 start_ns: START_TICKS * (1_000_000_000 / clock_ticks_per_second()),
                 comm: Comm(*b"web\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+                process_comm: Comm(*b"web\0\0\0\0\0\0\0\0\0\0\0\0\0"),
                 uid: 0,
                 gid: 0,
                 cgroup_id: cgroup.ino(),

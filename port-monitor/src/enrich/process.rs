@@ -35,7 +35,6 @@ const KERNEL_THREAD: u32 = 0x0020_0000;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) exe: Field<PathBuf>,
-    pub(super) comm: Option<Comm>,
     pub(super) parent: Option<Parent>,
     /// Its arguments without secrets.
     pub(super) args: Option<Arc<[String]>>,
@@ -124,7 +123,6 @@ impl Proc {
         let is_other = matches!(exe, Field::Missing(Missing::Executed));
         Ok(Facts {
             exe,
-            comm: comm(&dir).filter(|_| !is_other),
             parent: stat.parent_pid.map(|pid| self.parent(pid, &stat)),
             args: if self.tells_args && !is_other {
                 args(&dir)
@@ -163,7 +161,8 @@ impl Proc {
     }
 }
 
-/// The name of a process's first thread: of a kernel's thread, as much as events tell.
+/// The name of a process, which is its first thread's: of a kernel's thread, as much as
+/// events tell.
 fn comm(dir: &OwnedFd) -> Option<Comm> {
     let text = read_file(dir, "comm").ok()?;
     let name = text.strip_suffix(b"\n").unwrap_or(&text);
@@ -318,7 +317,6 @@ mod tests {
         let dir = root.path().join("812");
         fs::write(dir.join("stat"), stat).unwrap();
         fs::write(dir.join("cgroup"), "1:cpu:/x\n0::/system.slice/a.service\n").unwrap();
-        fs::write(dir.join("comm"), "a name\n\n").unwrap();
         let proc = Proc::new(root.path());
         (root, proc)
     }
@@ -344,7 +342,6 @@ mod tests {
             facts,
             Facts {
                 exe: Field::Known(program),
-                comm: Some(name(b"a name\n")),
                 parent: Some(Parent {
                     pid: 7,
                     named: None,
@@ -420,8 +417,6 @@ mod tests {
         assert_eq!(parent.pid, std::os::unix::process::parent_id());
         let (_, parent_ns) = parent.named.unwrap();
         assert!(parent_ns <= start_ns);
-        let own = fs::read("/proc/self/comm").unwrap();
-        assert_eq!(facts.comm.unwrap().as_bytes(), own.trim_ascii_end());
         assert_eq!(facts.cgroups.unwrap().v2, own_cgroup_path());
         let program = std::env::args().next().unwrap();
         assert_eq!(facts.args.unwrap().first(), Some(&program));

@@ -36,7 +36,7 @@ pub struct Filters {
     pub pids: Vec<u32>,
     /// Real user ids.
     pub uids: Vec<u32>,
-    /// Thread names, NUL-padded.
+    /// Names of threads or their processes, NUL-padded.
     pub comms: Vec<[u8; 16]>,
     /// cgroups, whether they are there yet or not; descendants match too.
     pub groups: Groups,

@@ -53,7 +53,6 @@ impl Host {
             now_ns: 1_000_000_000,
             process: Arc::new(Process {
                 exe: Field::Missing(Missing::Exited),
-                comm: None,
                 parent: None,
                 args: None,
                 user: None,
@@ -82,6 +81,7 @@ impl Host {
                 tid: pid,
                 start_ns: 7,
                 comm: Comm::default(),
+                process_comm: Comm::default(),
                 uid: 0,
                 gid: 0,
                 cgroup_id: 0,

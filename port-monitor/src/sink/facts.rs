@@ -435,8 +435,6 @@ pub(super) struct Missing {
     /// Also hides the rest of the process, the user and the group.
     #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
     pub(super) pid: Option<Reason>,
-    #[serde(rename = "process.name", skip_serializing_if = "Option::is_none")]
-    pub(super) name: Option<Reason>,
     #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
     pub(super) executable: Option<Reason>,
     #[serde(rename = "user.name", skip_serializing_if = "Option::is_none")]

@@ -58,6 +58,7 @@ pub(super) fn connected() -> Record {
                 tid: 1470,
                 start_ns: 4_000_000_000,
                 comm: comm(b"curl"),
+                process_comm: comm(b"curl"),
                 uid: 1000,
                 gid: 100,
                 cgroup_id: 4242,
@@ -82,7 +83,6 @@ pub(super) fn connected() -> Record {
         wall_ns: NOON_NS + 417,
         process: Arc::new(Process {
             exe: Field::Known(PathBuf::from("/usr/bin/curl")),
-            comm: Some(comm(b"curl")),
             parent: Some(Parent {
                 pid: 1400,
                 named: Some((comm(b"bash"), 3_000_000_000)),
@@ -112,6 +112,7 @@ pub(super) fn violation() -> Record {
     if let Some(owner) = &mut record.event.owner {
         owner.pid = 2211;
         owner.comm = comm(b"nc");
+        owner.process_comm = owner.comm;
     }
     record.event.local_port = Some(40310);
     record.event.remote_ip = "10.0.0.9".parse().unwrap();
@@ -154,6 +155,7 @@ pub(super) fn accepted() -> Record {
         owner.source = OwnerSource::Accept;
         owner.pid = 812;
         owner.comm = comm(b"sshd");
+        owner.process_comm = owner.comm;
         owner.uid = 0;
     }
     record.event.local_port = Some(22);
@@ -165,7 +167,6 @@ pub(super) fn accepted() -> Record {
     };
     record.process = Arc::new(Process {
         exe: Field::Known(PathBuf::from("/usr/sbin/sshd")),
-        comm: Some(comm(b"sshd")),
         parent: Some(Parent {
             pid: 1,
             named: None,
@@ -207,7 +208,6 @@ pub(super) fn ownerless() -> Record {
     record.ports.local = None;
     record.process = Arc::new(Process {
         exe: Field::Missing(Missing::NoOwner),
-        comm: None,
         parent: None,
         args: None,
         user: None,

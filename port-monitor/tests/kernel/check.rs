@@ -289,6 +289,7 @@ fn check_closes<'a>(closes: &'a [Line], events: &[&'a Line]) -> Result<Vec<(&'a 
             "process.pid",
             "process.thread.id",
             "process.thread.name",
+            "process.name",
             "port_monitor.owner_source",
             "network.direction",
             "network.community_id",

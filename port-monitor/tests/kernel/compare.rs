@@ -92,9 +92,9 @@ pub(crate) fn differences(expected: &Expected, peer: Option<&Owner>, line: &Line
     }
     if let Some(peer) = peer {
         want_peer(&mut want, peer, line);
-        if std::str::from_utf8(&peer.comm).is_err() {
+        if std::str::from_utf8(&peer.process_comm).is_err() {
             let path = "port_monitor.raw.port_monitor.peer_process.name";
-            want(path, Want::is(hex(&peer.comm)));
+            want(path, Want::is(hex(&peer.process_comm)));
         }
     }
     compare(&wants, line)
@@ -281,14 +281,11 @@ fn ephemeral_range() -> (u16, u16) {
 
 /// What the kernel told.
 fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
-    // The names of other threads and processes.
+    // The names of other processes.
     for path in [
-        "process.name",
         "process.parent.name",
         "process.parent.start",
-        "port_monitor.raw.process.name",
         "port_monitor.raw.process.parent.name",
-        "port_monitor.missing.process.name",
     ] {
         want(path, Want::Any);
     }
@@ -296,17 +293,17 @@ fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
     want("process.thread.id", Want::is(owner.tid));
     let comm = String::from_utf8_lossy(&owner.comm);
     want("process.thread.name", Want::is(comm.as_ref()));
-    if owner.tid == owner.pid {
-        want("process.name", Want::is(comm.as_ref()));
-    }
+    let process_comm = String::from_utf8_lossy(&owner.process_comm);
+    want("process.name", Want::is(process_comm.as_ref()));
     if matches!(comm, Cow::Owned(_)) {
         want(
             "port_monitor.raw.process.thread.name",
             Want::is(hex(&owner.comm)),
         );
-        if owner.tid == owner.pid {
-            want("port_monitor.raw.process.name", Want::is(hex(&owner.comm)));
-        }
+    }
+    if matches!(process_comm, Cow::Owned(_)) {
+        let raw = hex(&owner.process_comm);
+        want("port_monitor.raw.process.name", Want::is(raw));
     }
     let start_ns = owner.start_ticks.saturating_mul(TICK_NS);
     want(
@@ -357,7 +354,7 @@ fn hex(bytes: &[u8]) -> String {
 fn want_peer(want: &mut impl FnMut(&str, Want), peer: &Owner, line: &Line) {
     const PEER: &str = "port_monitor.peer_process";
     let mut want = |name: &str, value: Want| want(&format!("{PEER}.{name}"), value);
-    let comm = String::from_utf8_lossy(&peer.comm);
+    let comm = String::from_utf8_lossy(&peer.process_comm);
     want("pid", Want::is(peer.pid));
     want("name", Want::is(comm.as_ref()));
     let start_ns = peer.start_ticks.saturating_mul(TICK_NS);

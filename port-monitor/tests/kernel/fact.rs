@@ -28,6 +28,8 @@ pub(crate) struct Owner {
     pub(crate) start_ticks: u64,
     /// The thread's name, any bytes.
     pub(crate) comm: Vec<u8>,
+    /// The process's, which is its first thread's.
+    pub(crate) process_comm: Vec<u8>,
     pub(crate) exe: PathBuf,
     /// Which file that is: its device, major and minor number, and its inode.
     pub(crate) exe_device: String,
@@ -56,6 +58,7 @@ impl Owner {
             parent_pid,
             start_ticks,
             comm: rustix::thread::name()?.into_bytes(),
+            process_comm: process_comm()?,
             exe: fs::read_link("/proc/self/exe").context("read /proc/self/exe")?,
             exe_device: format!(
                 "{}:{}",
@@ -70,6 +73,13 @@ impl Owner {
             ends_at_once: false,
         })
     }
+}
+
+/// The name of this process, which is its first thread's: any bytes.
+fn process_comm() -> Result<Vec<u8>> {
+    let mut comm = fs::read("/proc/self/comm").context("read /proc/self/comm")?;
+    comm.pop();
+    Ok(comm)
 }
 
 /// Parent pid and start time from `/proc/self/stat`, whose second field, the

@@ -102,19 +102,19 @@ impl Line {
 
     /// The process at the other end as the line names it: pid, name, executable.
     pub(crate) fn peer(&self) -> (Option<u64>, &str, &str) {
-        self.named("port_monitor.peer_process", "name")
+        self.named("port_monitor.peer_process")
     }
 
     /// The process at this end, likewise.
     pub(crate) fn process(&self) -> (Option<u64>, &str, &str) {
-        self.named("process", "thread.name")
+        self.named("process")
     }
 
-    fn named(&self, object: &str, name: &str) -> (Option<u64>, &str, &str) {
+    fn named(&self, object: &str) -> (Option<u64>, &str, &str) {
         let path = |name| format!("{object}.{name}");
         (
             self.number(&path("pid")),
-            self.text(&path(name)),
+            self.text(&path("name")),
             self.text(&path("executable")),
         )
     }

@@ -62,7 +62,8 @@ pub struct Args {
 struct FilterArgs {
     #[command(flatten)]
     owner: OwnerArgs,
-    /// Names of the threads that act, exactly as the kernel has them (15 bytes at most)
+    /// Names of the processes or threads that act, exactly as the kernel has them (15 bytes
+    /// at most)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     comm: Vec<OsString>,
     /// Ports of either end: numbers, ranges a-b, service names, or a class

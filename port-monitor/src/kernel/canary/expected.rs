@@ -30,6 +30,7 @@ pub(super) struct Truth {
     uid: u32,
     gid: u32,
     comm: Vec<u8>,
+    process_comm: Vec<u8>,
     start_ticks: u64,
     netns_ino: u32,
     /// `None` where the cgroup v2 tree is not visible.
@@ -47,8 +48,11 @@ impl Truth {
         let netns_ino = fs::metadata(netns)
             .map_err(|error| CanaryError::Truth { path: netns, error })?
             .ino();
-        let mut comm = read("/proc/thread-self/comm")?;
-        comm.pop();
+        let comm = |path| {
+            let mut comm = read(path)?;
+            comm.pop();
+            Ok::<_, CanaryError>(comm)
+        };
         Ok(Self {
             kernel: crate::kernel::kernel_release(),
             pid: std::process::id(),
@@ -58,7 +62,8 @@ impl Truth {
                 .unsigned_abs(),
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
-            comm,
+            comm: comm("/proc/thread-self/comm")?,
+            process_comm: comm("/proc/self/comm")?,
             start_ticks: own_start_ticks().unwrap_or(0),
             netns_ino: u32::try_from(netns_ino).unwrap_or(0),
             cgroup_id: own_cgroup_id(),
@@ -239,6 +244,7 @@ impl<'a> Expected<'a> {
             tid,
             start_ns,
             comm,
+            process_comm,
             uid,
             gid,
             cgroup_id,
@@ -266,6 +272,10 @@ impl<'a> Expected<'a> {
         )?;
         if comm.as_bytes() != truth.comm {
             return Err(self.wrong(event, "thread name", &comm.as_bytes(), &truth.comm));
+        }
+        if process_comm.as_bytes() != truth.process_comm {
+            let name = process_comm.as_bytes();
+            return Err(self.wrong(event, "process name", &name, &truth.process_comm));
         }
         self.equal(
             event,

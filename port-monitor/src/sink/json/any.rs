@@ -59,27 +59,24 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
     let named_parent = option::of((comm(), any::<u64>()));
     let parent = option::of((any::<u32>(), named_parent));
     let parent = parent.prop_map(|parent| parent.map(|(pid, named)| Parent { pid, named }));
-    let first = (option::of(comm()), option::of(vec(text(), 1..4)));
+    let args = option::of(vec(text(), 1..4));
     let names = (shared(), shared(), shared(), option::of(container()));
-    (exe, first, parent, names).prop_map(
-        |(exe, (comm, args), parent, (user, cgroup, unit, container))| {
-            // As of a process that was not found, on a host with hierarchies of version 1.
-            let user_missing = exe.missing().filter(|_| user.is_none());
-            let container_missing = exe.missing().filter(|_| container.is_none());
-            Arc::new(Process {
-                exe,
-                comm,
-                parent,
-                args: args.map(Arc::from),
-                user,
-                cgroup,
-                unit,
-                container,
-                user_missing,
-                container_missing,
-            })
-        },
-    )
+    (exe, args, parent, names).prop_map(|(exe, args, parent, (user, cgroup, unit, container))| {
+        // As of a process that was not found, on a host with hierarchies of version 1.
+        let user_missing = exe.missing().filter(|_| user.is_none());
+        let container_missing = exe.missing().filter(|_| container.is_none());
+        Arc::new(Process {
+            exe,
+            parent,
+            args: args.map(Arc::from),
+            user,
+            cgroup,
+            unit,
+            container,
+            user_missing,
+            container_missing,
+        })
+    })
 }
 
 fn comm() -> impl Strategy<Value = Comm> {
@@ -112,7 +109,7 @@ fn owner() -> impl Strategy<Value = Owner> {
     let exe = option::of(any::<(u32, u64)>());
     (
         select(sources),
-        comm(),
+        [comm(), comm()],
         ids,
         any::<[u64; 2]>(),
         exe,
@@ -122,12 +119,14 @@ fn owner() -> impl Strategy<Value = Owner> {
             |(source, comm, ids, [start, cgroup], exe, (is_kernel, is_first))| {
                 let [pid, tid, uid, gid] = ids;
                 let tid = if is_first { pid } else { tid };
+                let [comm, process_comm] = comm;
                 Owner {
                     source,
                     pid,
                     tid,
                     start_ns: start,
                     comm,
+                    process_comm,
                     uid,
                     gid,
                     cgroup_id: cgroup,

@@ -431,9 +431,6 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
         line.raw("\"");
     };
     if has_owner {
-        if record.process_name().is_none() {
-            put(line, r#""process.name":""#, exe.unwrap_or("not_found"));
-        }
         if let Some(reason) = exe {
             put(line, r#""process.executable":""#, reason);
         }

@@ -33,7 +33,7 @@ pub(super) struct OwnerText {
     /// From the thread's name on: the rest of `process`, then `user` to `host`.
     after_name: Vec<u8>,
     /// Id and name of the thread last seen.
-    thread: Option<(u32, Comm)>,
+    thread: Option<(u32, Comm, Comm)>,
     /// From `process` to `host`, with that thread.
     whole: Vec<u8>,
     /// `port_monitor`, from the process's start to the unit.
@@ -105,23 +105,19 @@ impl OwnerText {
     /// From `process` to `host`, with the thread of the event's owner.
     pub(super) fn with_thread(&mut self, record: &Record) -> &[u8] {
         let owner = record.event.owner.as_ref();
-        let thread = owner.map(|owner| (owner.tid, owner.comm));
-        // The process and its thread are all that it depends on.
-        let name = record.process_name();
+        let thread = owner.map(|owner| (owner.tid, owner.comm, owner.process_comm));
+        // The process and this are all that it depends on.
         if self.thread != thread || self.whole.is_empty() {
             self.thread = thread;
             self.whole.clear();
             let mut line = Line(&mut self.whole);
             line.rendered(&self.before_thread);
-            if let Some((tid, comm)) = &thread {
+            if let Some((tid, comm, process_comm)) = &thread {
                 line.number(*tid);
                 line.raw(r#","name":"#);
                 line.string(comm.as_bytes());
-                line.raw("}");
-            }
-            if let Some(name) = name {
-                line.raw(r#","name":"#);
-                line.string(name.as_bytes());
+                line.raw(r#"},"name":"#);
+                line.string(process_comm.as_bytes());
             }
             line.rendered(&self.after_name);
         }

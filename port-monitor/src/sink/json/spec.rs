@@ -326,10 +326,6 @@ fn missing(record: &Record) -> facts::Missing {
     }
     let absent = |is_none: bool, reason| is_none.then_some(reason);
     facts::Missing {
-        name: absent(
-            record.process_name().is_none(),
-            exe_reason.unwrap_or(Reason::NotFound),
-        ),
         executable: exe_reason,
         user_name: absent(
             process.user.is_none(),

@@ -1,5 +1,5 @@
 /*
- * The least that a monitor of connections can cost: one record of 136 bytes, as
+ * The least that a monitor of connections can cost: one record of 152 bytes, as
  * port-monitor's, for each attempt and each accept, reserved, filled and submitted. It filters nothing, counts
  * what it loses, and remembers nothing.
  */
@@ -51,10 +51,10 @@ struct record {
 	u16 remote_port;
 	u32 family;
 	char comm[16];
-	u64 spare[5];
+	u64 spare[7];
 };
 
-_Static_assert(sizeof(struct record) == 136, "as large as an event of port-monitor");
+_Static_assert(sizeof(struct record) == 152, "as large as an event of port-monitor");
 
 struct {
 	NUMBER(type, MAP_RINGBUF);

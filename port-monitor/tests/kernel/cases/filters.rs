@@ -13,7 +13,10 @@ use crate::{
     rung::Rung,
     scenarios::{
         identity::OTHER_USER,
-        mixture::{CLIENT_PORT, FINGER, HIGH, HIGH_V6, REFUSING, ROOT_CLIENT, SERVER, USER_COMM},
+        mixture::{
+            CLIENT_PORT, FINGER, HIGH, HIGH_V6, REFUSING, ROOT_CLIENT, SERVER, THREAD_COMM,
+            USER_COMM,
+        },
     },
 };
 
@@ -123,7 +126,13 @@ pub(super) fn user(lab: &Lab, rung: Rung) -> Result<Verdict> {
 
 pub(super) fn comm(lab: &Lab, rung: Rung) -> Result<Verdict> {
     filter(lab, rung, &["--comm", USER_COMM], |record| {
-        owned(record, |owner| owner.comm == USER_COMM.as_bytes())
+        owned(record, |owner| owner.process_comm == USER_COMM.as_bytes())
+    })
+}
+
+pub(super) fn comm_of_thread(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    filter(lab, rung, &["--comm", THREAD_COMM], |record| {
+        owned(record, |owner| owner.comm == THREAD_COMM.as_bytes())
     })
 }
 

@@ -130,6 +130,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("filter-pid", filters::pid),
     each_rung("filter-user", filters::user),
     each_rung("filter-comm", filters::comm),
+    each_rung("filter-comm-of-thread", filters::comm_of_thread),
     each_rung("filter-port", filters::port),
     each_rung("filter-port-name", filters::port_name),
     each_rung("filter-local-port", filters::local_port),

@@ -4,10 +4,11 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::OwnedFd,
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use rustix::{io::Errno, net::sockopt};
 
 use crate::{
@@ -34,8 +35,10 @@ pub(crate) const HIGH_V6: u16 = 23_792;
 pub(crate) const CLIENT_PORT: u16 = 23_795;
 /// A port that refuses.
 pub(crate) const REFUSING: u16 = 23_799;
-/// The other user's thread name.
+/// The name of the other user's process, which is its first thread's.
 pub(crate) const USER_COMM: &str = "other-client";
+/// The name of its other thread.
+pub(crate) const THREAD_COMM: &str = "other-thread";
 
 /// The connections the filters choose from.
 pub(crate) fn filters(witness: &Witness) -> Result<()> {
@@ -61,14 +64,21 @@ pub(crate) fn filters(witness: &Witness) -> Result<()> {
             dial(witness, any_port(USER_CLIENT), high.at)?,
             dial(witness, any_port(mapped(USER_CLIENT)), mapped_at(finger.at))?,
         ];
+        let by_thread = thread::scope(|scope| {
+            let dials = scope.spawn(|| {
+                set_comm(THREAD_COMM.as_bytes())?;
+                dial(witness, any_port(USER_CLIENT), high.at)
+            });
+            dials.join().map_err(|_| anyhow!("thread panicked"))?
+        })?;
         let refusing = SocketAddr::new(SERVER, REFUSING);
         let from = Some(any_port(USER_CLIENT));
         witness.connect_in_vain(from, refusing, Errno::CONNREFUSED)?;
         accepted.pass()?;
-        drop(clients);
+        drop((clients, by_thread));
         Ok(())
     })?;
-    accept_all(witness, &[&finger, &finger, &high, &high, &high_v6])?;
+    accept_all(witness, &[&finger, &finger, &high, &high, &high, &high_v6])?;
     accepted.open()?;
     accepted.open()?;
     root.join()?;
