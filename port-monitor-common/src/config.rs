@@ -46,6 +46,14 @@ pub struct Offsets {
     pub tcp_bytes_sent: u32,
     /// `tcp_sock.bytes_retrans`.
     pub tcp_bytes_retrans: u32,
+    /// `tcp_sock.bytes_acked`: with one for a SYN, and one for a FIN.
+    pub tcp_bytes_acked: u32,
+    /// `tcp_sock.snd_una`: the first number that is not acknowledged.
+    pub tcp_snd_una: u32,
+    /// `tcp_sock.snd_nxt`: the next number to send.
+    pub tcp_snd_nxt: u32,
+    /// `tcp_sock.write_seq`: the number after all that is to be sent.
+    pub tcp_write_seq: u32,
     /// `tcp_sock.total_retrans`.
     pub tcp_total_retrans: u32,
     /// `mptcp_sock.first`: the first subflow; zero: the kernel has no MPTCP.

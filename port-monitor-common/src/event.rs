@@ -269,7 +269,8 @@ pub struct CloseStats {
     pub duration_ns: u64,
     /// Payload bytes received in order.
     pub bytes_received: u64,
-    /// Payload bytes sent, each once, acknowledged or not.
+    /// Payload bytes sent, each once: what the peer acknowledged and what is on its way, not
+    /// what the host's own queue or filter refused.
     pub bytes_sent: u64,
     /// Segments sent again, over the connection's life (`total_retrans`).
     pub retransmits: u32,

@@ -16,6 +16,7 @@ mod globals;
 mod hooks;
 mod maps;
 mod mem;
+mod sent;
 mod sock;
 mod task;
 mod verdict;

@@ -9,7 +9,12 @@ use port_monitor_common::{
     tcp_state::TcpState,
 };
 
-use crate::{globals::offset, mem::Mem, task};
+use crate::{
+    globals::offset,
+    mem::Mem,
+    sent::{self, Opener},
+    task,
+};
 
 /// `IPPROTO_TCP`.
 const TCP: u16 = 6;
@@ -214,18 +219,21 @@ pub(crate) fn state<M: Mem>(sk: *const u8) -> Option<TcpState> {
 /// `SOCK_DONE` of `enum sock_flags`: a FIN was received in order (`tcp_fin`).
 const SOCK_DONE: u64 = 1 << 1;
 
-/// What `tcp_sock` counts. `bytes_received` counts a FIN too, and `bytes_sent`
-/// what was sent again.
+/// What `tcp_sock` counts, of a connection whose state is, or was last, `state`.
+/// `bytes_received` counts a FIN too.
 #[inline(always)]
-pub(crate) fn read_stats(sk: *const u8, stats: &mut CloseStats) -> Option<()> {
+pub(crate) fn read_stats(
+    sk: *const u8,
+    state: TcpState,
+    opener: Opener,
+    stats: &mut CloseStats,
+) -> Option<()> {
     let received: u64 = task::read(sk, offset!(tcp_bytes_received))?;
     let flags: u64 = task::read(sk, offset!(skc_flags))?;
-    let sent: u64 = task::read(sk, offset!(tcp_bytes_sent))?;
-    let sent_again: u64 = task::read(sk, offset!(tcp_bytes_retrans))?;
     let srtt_us_by_8: u32 = task::read(sk, offset!(tcp_srtt_us))?;
     let fin = u64::from(flags & SOCK_DONE != 0);
     stats.bytes_received = received.saturating_sub(fin);
-    stats.bytes_sent = sent.saturating_sub(sent_again);
+    stats.bytes_sent = sent::bytes(sk, state, opener);
     stats.retransmits = task::read(sk, offset!(tcp_total_retrans))?;
     stats.srtt_us = srtt_us_by_8 >> 3;
     Some(())

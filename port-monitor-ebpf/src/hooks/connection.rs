@@ -20,6 +20,7 @@ use crate::{
     hooks::{listen, state},
     maps::CONNECTIONS,
     mem::{self, Probe},
+    sent::Opener,
     sock, task,
 };
 
@@ -406,10 +407,11 @@ fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
 /// Completes the record of a connection that was in the state `last`.
 #[inline(always)]
 fn complete(sk: *const u8, last: TcpState, record: &mut CloseEvent) -> Option<()> {
+    let opener = opener(record);
     let stats = &mut record.stats;
     let errno = sock::error::<Probe>(sk)?;
     record.event.detail = errno;
-    sock::read_stats(sk, stats)?;
+    sock::read_stats(sk, last, opener, stats)?;
     if stats.closed_by == ClosedBy::Unknown as u8 {
         let by = closed_first(last, errno);
         if by as u8 == ClosedBy::LocalReset as u8 {
@@ -418,6 +420,18 @@ fn complete(sk: *const u8, last: TcpState, record: &mut CloseEvent) -> Option<()
         stats.closed_by = by as u8;
     }
     Some(())
+}
+
+/// Who opened the connection.
+#[inline(always)]
+fn opener(record: &CloseEvent) -> Opener {
+    let was_seen = record.stats.duration_ns != 0;
+    match (record.event.flags & FLAG_INBOUND != 0, was_seen) {
+        (false, true) => Opener::Local,
+        (true, true) => Opener::Peer,
+        (false, false) => Opener::PerhapsLocal,
+        (true, false) => Opener::PerhapsPeer,
+    }
 }
 
 /// The attempt fails within `connect`, not by an error on the socket nor because

@@ -88,6 +88,10 @@ fn tcp_sock(int: u32) -> Vec<(&'static str, u32, u32)> {
         "bytes_received",
         "bytes_sent",
         "bytes_retrans",
+        "bytes_acked",
+        "snd_una",
+        "snd_nxt",
+        "write_seq",
         "total_retrans",
         "fastopen_rsk",
     ];

@@ -20,6 +20,7 @@ pub(crate) mod owners;
 pub(crate) mod passing;
 pub(crate) mod places;
 pub(crate) mod queue;
+pub(crate) mod refused;
 pub(crate) mod reuse;
 pub(crate) mod simultaneous;
 pub(crate) mod sounding;
@@ -111,6 +112,13 @@ impl Scenario {
             ..self
         }
     }
+
+    const fn native_only(self) -> Self {
+        Self {
+            place: Place::NativeOnly,
+            ..self
+        }
+    }
 }
 
 /// Every scenario, in the order of the matrix.
@@ -185,6 +193,8 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("close-by-unreachable", breaking::unreachable).waits(),
     scenario("accept-queue-overflow", queue::overflows),
     scenario("accept-queue-refuses", queue::refuses),
+    // The guests have no tc.
+    scenario("queue-refuses-segments", refused::by_queue).native_only(),
     scenario("time-wait-reuse-client", reuse::by_client).waits(),
     scenario("time-wait-reuse-server", reuse::by_server).waits(),
     scenario("wire-answers", wire::answers),
