@@ -56,6 +56,7 @@ pub struct Found {
 /// them need and this kernel does not have.
 pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Found, BtfError> {
     let mut offsets = common(btf)?;
+    bytes(btf, &mut offsets)?;
     let needs = [
         (Need::StateEvents, state_events(btf, &mut offsets)),
         (Need::Tree, tree(btf, &mut offsets)),
@@ -93,6 +94,20 @@ fn cgroup_filter<B: Deref<Target = [u8]>>(btf: &Btf<B>, to: &mut Offsets) -> Res
     Ok(())
 }
 
+/// What a connection has carried, which every run reads too.
+fn bytes<B: Deref<Target = [u8]>>(btf: &Btf<B>, to: &mut Offsets) -> Result<(), BtfError> {
+    let at = |path| btf.member_offset(path);
+    to.tcp_bytes_received = at("tcp_sock.bytes_received")?;
+    to.tcp_bytes_sent = at("tcp_sock.bytes_sent")?;
+    to.tcp_bytes_retrans = at("tcp_sock.bytes_retrans")?;
+    to.tcp_bytes_acked = at("tcp_sock.bytes_acked")?;
+    to.tcp_snd_una = at("tcp_sock.snd_una")?;
+    to.tcp_snd_nxt = at("tcp_sock.snd_nxt")?;
+    to.tcp_write_seq = at("tcp_sock.write_seq")?;
+    to.tcp_total_retrans = at("tcp_sock.total_retrans")?;
+    Ok(())
+}
+
 /// What every run reads.
 fn common<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfError> {
     let at = |path| btf.member_offset(path);
@@ -115,14 +130,6 @@ fn common<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfError> {
         sk_socket: at("sock.sk_socket")?,
         skc_flags: at("sock_common.skc_flags")?,
         tcp_srtt_us: at("tcp_sock.srtt_us")?,
-        tcp_bytes_received: at("tcp_sock.bytes_received")?,
-        tcp_bytes_sent: at("tcp_sock.bytes_sent")?,
-        tcp_bytes_retrans: at("tcp_sock.bytes_retrans")?,
-        tcp_bytes_acked: at("tcp_sock.bytes_acked")?,
-        tcp_snd_una: at("tcp_sock.snd_una")?,
-        tcp_snd_nxt: at("tcp_sock.snd_nxt")?,
-        tcp_write_seq: at("tcp_sock.write_seq")?,
-        tcp_total_retrans: at("tcp_sock.total_retrans")?,
         tcp_fastopen_rsk: at("tcp_sock.fastopen_rsk")?,
         mptcp_first: optional(at("mptcp_sock.first"))?,
         tcp_is_mptcp: optional(at("tcp_sock.is_mptcp"))?,
