@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    paths, process,
+    paths, process, stack,
     tools::{self, Package},
 };
 
@@ -172,6 +172,7 @@ fn build(workspace: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
     remove_lines(&stripped, &target_dir.join("btf-ext"))?;
     let object = fs::read(&stripped).with_context(|| stripped.display().to_string())?;
     refuse_panics(&stripped)?;
+    stack::check(&disassembly(&stripped)?)?;
     Ok(object)
 }
 
@@ -226,6 +227,17 @@ fn refuse_panics(object: &Path) -> Result<()> {
         Some(line) => bail!("{}: the code can panic: {line}", object.display()),
         None => Ok(()),
     }
+}
+
+/// The object's instructions, with what is called.
+fn disassembly(object: &Path) -> Result<String> {
+    let output = Command::new(format!("{LLVM}/bin/llvm-objdump"))
+        .args(["--disassemble", "--reloc", "--no-show-raw-insn"])
+        .arg(object)
+        .output()
+        .context("run llvm-objdump")?;
+    ensure!(output.status.success(), "llvm-objdump: {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn write(workspace: &Path, path: &Path, object: &[u8], toolchain: &Toolchain) -> Result<()> {

@@ -23,6 +23,7 @@ mod process;
 mod report;
 mod run;
 mod services;
+mod stack;
 mod test;
 mod test_vm;
 mod tidy;
