@@ -138,6 +138,10 @@ pub struct Offsets {
     pub state_oldstate: u32,
     /// `trace_event_raw_inet_sock_set_state.newstate`.
     pub state_newstate: u32,
+    /// `tcp_sock.packets_out`: segments in flight, a SYN among them.
+    pub tcp_packets_out: u32,
+    /// `sock_common.skc_node.pprev`: null while the socket is in no table of the kernel's.
+    pub skc_node_pprev: u32,
 }
 
 /// [`Config::filters`]: only processes in the `PIDS` map.
@@ -193,6 +197,11 @@ pub struct Config {
     pub judge: u32,
     /// Non-zero: fail where [`crate::site::INJECT`] says, for tests.
     pub inject: u32,
+    /// Non-zero: functions of the kernel are hooked, which see an attempt when its SYN is to
+    /// be sent and a listener when it is entered into a table; zero: changes of state alone.
+    pub sees_calls: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 /// `PORT_SETS`: the set of local ports.

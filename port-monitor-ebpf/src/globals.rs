@@ -24,6 +24,8 @@ static CONFIG: Config = Config {
     trace: 0,
     judge: 0,
     inject: 0,
+    sees_calls: 0,
+    reserved: 0,
 };
 
 const fn zeroed_offsets() -> Offsets {

@@ -155,6 +155,18 @@ pub(crate) fn is_fast_open(sk: *const u8) -> bool {
     matches!(request, Some(request) if request != 0)
 }
 
+/// The socket's SYN is not sent yet: `tcp_connect` has not counted it.
+#[inline(always)]
+pub(crate) fn is_unsent(sk: *const u8) -> bool {
+    task::read::<u32>(sk, offset!(tcp_packets_out)) == Some(0)
+}
+
+/// The socket is in no table of the kernel's: if it listens, `inet_hash` is still to come.
+#[inline(always)]
+pub(crate) fn is_unhashed(sk: *const u8) -> bool {
+    task::read::<usize>(sk, offset!(skc_node_pprev)) == Some(0)
+}
+
 /// Everything in `struct sock_common`, into a record. `skc_num` is the local port
 /// from bind until the socket is unbound, which happens before its →CLOSE is traced.
 #[inline(always)]

@@ -20,6 +20,7 @@ use port_monitor_common::{
 use crate::{
     account::{self, Look, Stop, failed, readable},
     emit, filter,
+    globals::config,
     hooks::{
         connection::{self, Connection},
         listen,
@@ -79,7 +80,8 @@ extern "C" fn pm_sockets_it(ctx: *const TaskFile) -> i32 {
 #[inline(always)]
 fn show(ctx: &Context, task: *const u8, sk: *const u8) -> Look {
     let state = readable(sock::state::<Probe>(sk), Site::Socket)?;
-    if matches!(state, TcpState::CLOSE | TcpState::SYN_RECV) {
+    let is_attempt = is_attempt(sk, state);
+    if state == TcpState::CLOSE || is_to_come(sk, state, is_attempt) {
         return Err(Stop::NotOurs);
     }
     let mut slot = MaybeUninit::uninit();
@@ -94,30 +96,54 @@ fn show(ctx: &Context, task: *const u8, sk: *const u8) -> Look {
     event.detail = state.0.into();
     let is_inbound = match state {
         TcpState::LISTEN => true,
-        TcpState::SYN_SENT => false,
+        TcpState::SYN_SENT | TcpState::SYN_RECV => !is_attempt,
         _ => state::find_listener(event).is_some(),
     };
     if is_inbound {
         event.flags = FLAG_INBOUND;
     }
     let owner_passes = filter::owner_passes(&event.owner, || task);
-    if owner_passes && filter::flow_passes(event) && !note(sk, state, event) {
+    if owner_passes && filter::flow_passes(event) && !note(sk, state, is_attempt, event) {
         return Err(Stop::NotOurs);
     }
     let told = emit::emit(ctx, Hook::Snapshot, owner_passes, event);
     // It may have changed before it was noted.
     let new = match sock::state::<Probe>(sk) {
         Some(TcpState::CLOSE) => TcpState::CLOSE,
-        Some(now) if state == TcpState::SYN_SENT && now != state => TcpState::ESTABLISHED,
-        _ => return told,
+        Some(TcpState::SYN_SENT | TcpState::SYN_RECV) | None => return told,
+        Some(_) if is_attempt => TcpState::ESTABLISHED,
+        Some(_) => return told,
     };
-    account::look(|| connection::report(ctx, sk, state, new));
+    let old = if is_attempt {
+        TcpState::SYN_SENT
+    } else {
+        state
+    };
+    account::look(|| connection::report(ctx, sk, old, new));
     told
+}
+
+/// The socket connects, and is not established: its peer may connect at the same time.
+#[inline(always)]
+fn is_attempt(sk: *const u8, state: TcpState) -> bool {
+    state == TcpState::SYN_SENT || state == TcpState::SYN_RECV && !sock::is_passive(sk)
+}
+
+/// A hook will see it begin, or just does: the attempt whose SYN is to be sent, and the
+/// listener that is to be entered into a table; on the tracepoint rung the Fast Open
+/// connection whose handshake is to be complete.
+#[inline(always)]
+fn is_to_come(sk: *const u8, state: TcpState, is_attempt: bool) -> bool {
+    if config!(sees_calls) == 0 {
+        return state == TcpState::SYN_RECV && !is_attempt;
+    }
+    state == TcpState::SYN_SENT && sock::is_unsent(sk)
+        || state == TcpState::LISTEN && sock::is_unhashed(sk)
 }
 
 /// Notes a socket; false when it is known already.
 #[inline(always)]
-fn note(sk: *const u8, state: TcpState, event: &mut TcpEvent) -> bool {
+fn note(sk: *const u8, state: TcpState, is_attempt: bool, event: &mut TcpEvent) -> bool {
     if state == TcpState::LISTEN {
         return listen::note_older(sk, event);
     }
@@ -128,8 +154,7 @@ fn note(sk: *const u8, state: TcpState, event: &mut TcpEvent) -> bool {
     };
     // When it began is not known.
     let now_ns = mem::replace(&mut event.ts_ns, 0);
-    let is_open = state != TcpState::SYN_SENT;
-    let noted = Connection::lend(event, is_open, closed_by, |connection| {
+    let noted = Connection::lend(event, !is_attempt, closed_by, |connection| {
         CONNECTIONS.insert(sk as u64, connection, BPF_NOEXIST.into())
     });
     event.ts_ns = now_ns;

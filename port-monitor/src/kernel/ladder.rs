@@ -13,8 +13,9 @@ use thiserror::Error;
 use self::hooks::{
     AGAIN, AGAIN_PREEMPTIBLE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE,
     GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL,
-    NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, NO_UNSENT, OUTCOME, Otherwise, Place, REMOTE,
-    SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
+    NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, NO_UNSENT, OUTCOME, Otherwise, Place, QUEUE_BLIND,
+    REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES,
+    required,
 };
 use super::{lazy_btf::LazyBtf, snapshot};
 
@@ -54,10 +55,16 @@ impl Rung {
         match self {
             Self::Fentry => vec![NO_GRAFT, NO_UNSENT, NO_LISTEN, NO_PERF_EVENTS],
             Self::Kprobe => vec![FEW_RETURN_PROBES, NO_UNSENT, NO_LISTEN],
-            Self::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND, NO_PERF_EVENTS]
-                .into_iter()
-                .chain(LISTENER_BLIND)
-                .collect(),
+            Self::Tracepoint => [
+                NO_LOCAL_PORT,
+                UNSENT_BLIND,
+                LISTEN_BLIND,
+                QUEUE_BLIND,
+                NO_PERF_EVENTS,
+            ]
+            .into_iter()
+            .chain(LISTENER_BLIND)
+            .collect(),
         }
     }
 }
@@ -261,7 +268,7 @@ pub(super) fn attach(
 ) -> Result<(Links, Vec<String>), RungError> {
     let mut blind = match rung {
         Rung::Fentry | Rung::Kprobe => Vec::new(),
-        Rung::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND]
+        Rung::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND, QUEUE_BLIND]
             .iter()
             .chain(&LISTENER_BLIND)
             .map(ToString::to_string)

@@ -487,7 +487,13 @@ fn load(
     if settings.wants_older() || rung == Rung::Tracepoint {
         programs.extend(snapshot::PROGRAMS);
     }
-    let mut ebpf = object::load(offsets, &config(settings), &sizes, log_level, &programs)?;
+    let mut ebpf = object::load(
+        offsets,
+        &config(settings, rung),
+        &sizes,
+        log_level,
+        &programs,
+    )?;
     settings.filters.write(&mut ebpf)?;
     if let Some(policy) = &settings.policy {
         enforcer::write_policy(&ebpf, policy)?;
@@ -546,7 +552,7 @@ fn btf_advice(path: &Path) -> &'static str {
     }
 }
 
-fn config(settings: &Settings) -> Config {
+fn config(settings: &Settings, rung: Rung) -> Config {
     let mut salt = [0; 8];
     if rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty()).is_err() {
         log::warn!("no random numbers: connection ids are not keyed");
@@ -562,6 +568,8 @@ fn config(settings: &Settings) -> Config {
             .into(),
         judge: settings.policy.is_some().into(),
         inject: settings.faults.site.is_some().into(),
+        sees_calls: (rung != Rung::Tracepoint).into(),
+        reserved: 0,
     }
 }
 

@@ -14,7 +14,9 @@ use anyhow::{Context as _, Result, ensure};
 use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
-    scenarios::{self, closing, crowd, doors, early, mixture, opening, owners, sounding, tree},
+    scenarios::{
+        self, begun, closing, crowd, doors, early, mixture, opening, owners, sounding, tree,
+    },
 };
 
 /// Environment variable: the pid of the runner, which names its cgroups.
@@ -34,6 +36,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("already-listening", early::already_listening),
     ("shared-before", early::shared_before),
     ("already-open", closing::already_open),
+    ("half-begun", begun::half_begun),
     ("open-and-hold", opening::open_and_hold),
     ("owners", owners::exchange),
     ("live-100", crowd::small),

@@ -131,6 +131,8 @@ fn common<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfError> {
         skc_flags: at("sock_common.skc_flags")?,
         tcp_srtt_us: at("tcp_sock.srtt_us")?,
         tcp_fastopen_rsk: at("tcp_sock.fastopen_rsk")?,
+        tcp_packets_out: at("tcp_sock.packets_out")?,
+        skc_node_pprev: at("sock_common.skc_node.pprev")?,
         mptcp_first: optional(at("mptcp_sock.first"))?,
         tcp_is_mptcp: optional(at("tcp_sock.is_mptcp"))?,
         inet_sport: at("inet_sock.inet_sport")?,

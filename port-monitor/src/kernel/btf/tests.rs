@@ -94,6 +94,7 @@ fn tcp_sock(int: u32) -> Vec<(&'static str, u32, u32)> {
         "write_seq",
         "total_retrans",
         "fastopen_rsk",
+        "packets_out",
     ];
     (200..).zip(fields).map(|(i, n)| (n, int, i * 8)).collect()
 }
@@ -105,6 +106,7 @@ fn sockets(w: &mut Writer, int: u32) {
     let addresses = w.structure("", &[("skc_daddr", int, 0), ("skc_rcv_saddr", int, 4)]);
     let ports = w.structure("", &[("skc_dport", int, 0), ("skc_num", int, 2)]);
     let pair = w.composite(5, "", &[("skc_portpair", int, 0), ("", ports, 0)]);
+    let node = w.structure("hlist_node", &[("next", int, 0), ("pprev", int, 8)]);
     w.structure(
         "sock_common",
         &[
@@ -117,6 +119,7 @@ fn sockets(w: &mut Writer, int: u32) {
             ("skc_net", possible_net, 48),
             ("skc_v6_daddr", int, 56),
             ("skc_v6_rcv_saddr", int, 72),
+            ("skc_node", node, 104),
         ],
     );
     w.structure(

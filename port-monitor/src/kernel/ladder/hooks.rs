@@ -238,3 +238,8 @@ pub(super) const LISTENER_BLIND: [&str; 2] = [
     "who accepts: established connections are shown, with the process that listens",
     "who owns a listener that several processes share or that never called bind",
 ];
+
+/// What the tracepoint rung does not see of connections that are older than it: they belong
+/// to no process yet, and no state of theirs changes when they do.
+pub(super) const QUEUE_BLIND: &str =
+    "connections that have waited to be accepted since before the start";

@@ -129,3 +129,51 @@ fn watch_late(lab: &Lab, rung: Rung, name: &str) -> Result<(Stream, Vec<Fact>, u
     stream.expect_nothing_else()?;
     Ok((stream, facts, workload.pid()))
 }
+
+/// What becomes of each end of the connections that had half begun, in the order of the
+/// workload's facts: its records, all of one id.
+const fn half_begun_records(rung: Rung) -> [&'static [&'static str]; 6] {
+    const OLDER: &[&str] = &["preexisting", "close"];
+    const ATTEMPT: &[&str] = &["connect", "connected", "close"];
+    const OLDER_ATTEMPT: &[&str] = &["preexisting", "connected", "close"];
+    const ARRIVAL: &[&str] = &["accept", "close"];
+    match rung {
+        // The SYN is seen when it is sent, and an accept when it is made.
+        Rung::Fentry | Rung::Kprobe => [ATTEMPT, ARRIVAL, OLDER_ATTEMPT, OLDER, OLDER, ARRIVAL],
+        // Changes of a state alone: a client is told to connect, a handshake completed. What
+        // waits to be accepted belongs to no process.
+        Rung::Tracepoint => [OLDER_ATTEMPT, ARRIVAL, OLDER_ATTEMPT, ARRIVAL, OLDER, &[]],
+    }
+}
+
+/// Whatever was half-way at the start is told once, and so is its end.
+pub(super) fn half_begun(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let mut workload = lab.workload("half-begun")?;
+    workload.hear("ready")?;
+    let mut monitor = lab.only(Watch::json(lab, rung), workload.pid()).start()?;
+    workload.go()?;
+    workload.hear("done")?;
+    let (lines, _) = monitor.stop()?.read()?;
+    let facts = workload.facts()?;
+    let ends = facts.iter().filter_map(|fact| match fact {
+        Fact::Closed(closed) => Some((closed.local, closed.remote)),
+        _ => None,
+    });
+    for (end, expected) in ends.zip(half_begun_records(rung)) {
+        let of_end: Vec<_> = lines
+            .iter()
+            .filter(|line| line.local_and_remote() == Some(end))
+            .collect();
+        let actions: Vec<_> = of_end.iter().map(|line| line.action()).collect();
+        ensure!(
+            actions == expected,
+            "{end:?}: {actions:?}, not {expected:?}"
+        );
+        let id = of_end.first().map(|line| line.id());
+        let strange = of_end
+            .iter()
+            .find(|line| Some(line.id()) != id || line.pid() != Some(workload.pid()));
+        ensure!(strange.is_none(), "of another: {strange:?}, {of_end:?}");
+    }
+    Ok(Verdict::pass())
+}

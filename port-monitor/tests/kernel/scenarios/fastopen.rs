@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::{
+    event::{PollFd, PollFlags, poll},
     io::Errno,
     net::{SendFlags, SocketFlags},
 };
@@ -27,14 +28,14 @@ const SYN_DATA_ACKED: u8 = 32;
 
 /// `sendto(MSG_FASTOPEN)` on an unconnected socket.
 pub(super) fn sendto(witness: &Witness) -> Result<()> {
-    let listener = fastopen_listener(witness)?;
+    let listener = listener(witness)?;
     send_first(witness, &listener)?;
     Ok(())
 }
 
 /// `TCP_FASTOPEN_CONNECT`: connect may wait for the first write.
 pub(super) fn deferred(witness: &Witness) -> Result<()> {
-    let listener = fastopen_listener(witness)?;
+    let listener = listener(witness)?;
     connect_first(witness, &listener)?;
     Ok(())
 }
@@ -44,7 +45,7 @@ pub(super) fn data_in_syn(witness: &Witness) -> Result<()> {
     let before = fs::read_to_string(SETTING).with_context(|| format!("read {SETTING}"))?;
     // 1 = client, 2 = server.
     fs::write(SETTING, "3").with_context(|| format!("write {SETTING}"))?;
-    let listener = fastopen_listener(witness)?;
+    let listener = listener(witness)?;
     send_first(witness, &listener)?;
     for client in [
         send_first(witness, &listener)?,
@@ -99,22 +100,32 @@ const REQUEST: &[u8] = b"hello";
 const ANSWER: &[u8] = b"good bye";
 
 /// A Fast Open connection in which the client has not seen the server's SYN.
-struct Early {
+pub(super) struct Early {
     listener: Listener,
     client: OwnedFd,
     server: TcpStream,
-    client_at: SocketAddr,
-    server_at: SocketAddr,
+    pub(super) client_at: SocketAddr,
+    pub(super) server_at: SocketAddr,
+}
+
+/// Moves to a network namespace of its own, where nobody asks for cookies.
+pub(super) fn without_cookies() -> Result<()> {
+    // 1 = client, 2 = server, 4 and 512 = both without a cookie.
+    const WITHOUT_COOKIES: &str = "519";
+    places::enter_loopback_netns()?;
+    fs::write(SETTING, WITHOUT_COOKIES).with_context(|| format!("write {SETTING}"))
 }
 
 impl Early {
     /// In a network namespace of its own, where nobody asks for cookies.
     fn begin(witness: &Witness) -> Result<Self> {
-        // 1 = client, 2 = server, 4 and 512 = both without a cookie.
-        const WITHOUT_COOKIES: &str = "519";
-        places::enter_loopback_netns()?;
-        fs::write(SETTING, WITHOUT_COOKIES).with_context(|| format!("write {SETTING}"))?;
-        let listener = fastopen_listener(witness)?;
+        without_cookies()?;
+        Self::begin_here(witness)
+    }
+
+    /// Where nobody asks for cookies.
+    pub(super) fn begin_here(witness: &Witness) -> Result<Self> {
+        let listener = listener(witness)?;
         let client = open(V4)?;
         drop_all(&client)?;
         let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
@@ -137,6 +148,13 @@ impl Early {
             client_at,
             server_at,
         })
+    }
+
+    /// Lets the client see the server's SYN, and waits for it: client and server.
+    pub(super) fn complete(self) -> Result<(TcpStream, TcpStream)> {
+        let client = complete(self.client)?;
+        poll(&mut [PollFd::new(&client, PollFlags::OUT)], None)?;
+        Ok((client, self.server))
     }
 }
 
@@ -178,7 +196,7 @@ fn set_option<T>(socket: &OwnedFd, name: i32, value: &T) -> Result<()> {
     Ok(())
 }
 
-fn fastopen_listener(witness: &Witness) -> Result<Listener> {
+pub(super) fn listener(witness: &Witness) -> Result<Listener> {
     let socket = open(V4)?;
     crate::socket::bind(&socket, any_port(V4))?;
     set_tcp(&socket, libc::TCP_FASTOPEN, 16)?;

@@ -4,6 +4,7 @@
 use crate::{rung::Blind, workload::Perform};
 
 pub(crate) mod accepting;
+pub(crate) mod begun;
 pub(crate) mod breaking;
 pub(crate) mod closing;
 pub(crate) mod connecting;
