@@ -142,6 +142,24 @@ pub struct Offsets {
     pub tcp_packets_out: u32,
     /// `sock_common.skc_node.pprev`: null while the socket is in no table of the kernel's.
     pub skc_node_pprev: u32,
+    /// `file.f_path.dentry`.
+    pub file_dentry: u32,
+    /// `file.f_path.mnt`.
+    pub file_mnt: u32,
+    /// `dentry.d_parent`.
+    pub dentry_parent: u32,
+    /// `dentry.d_name.name`: a pointer to text.
+    pub dentry_name: u32,
+    /// `dentry.d_hash.pprev`: zero once the name is removed.
+    pub dentry_pprev: u32,
+    /// `vfsmount.mnt_root`.
+    pub mnt_root: u32,
+    /// `mount.mnt`.
+    pub mount_mnt: u32,
+    /// `mount.mnt_parent`.
+    pub mount_parent: u32,
+    /// `mount.mnt_mountpoint`.
+    pub mount_point: u32,
 }
 
 /// [`Config::filters`]: only processes in the `PIDS` map.
@@ -200,8 +218,9 @@ pub struct Config {
     /// Non-zero: functions of the kernel are hooked, which see an attempt when its SYN is to
     /// be sent and a listener when it is entered into a table; zero: changes of state alone.
     pub sees_calls: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// Slots of each CPU for [`crate::executable`], a power of two; zero where this kernel
+    /// does not let paths be read.
+    pub executables: u32,
 }
 
 /// `PORT_SETS`: the set of local ports.

@@ -12,6 +12,7 @@ pub mod counters;
 pub mod decision;
 pub mod denial;
 pub mod event;
+pub mod executable;
 pub mod generation;
 pub mod groups;
 pub mod mask;

@@ -47,11 +47,14 @@ pub enum Site {
     RememberGroup = 17,
     /// A cgroup of the filter that is gone stays in its table.
     ForgetGroup = 18,
+    /// The path of what a process executes could not be read, or is too long
+    /// (`ENAMETOOLONG`): it is told if /proc still has it.
+    Executable = 19,
 }
 
 impl Site {
     /// Every site, by number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Socket,
         Self::Holder,
         Self::Call,
@@ -71,6 +74,7 @@ impl Site {
         Self::Group,
         Self::RememberGroup,
         Self::ForgetGroup,
+        Self::Executable,
     ];
 
     /// The name users see.
@@ -95,6 +99,7 @@ impl Site {
             Self::Group => "group",
             Self::RememberGroup => "remember_group",
             Self::ForgetGroup => "forget_group",
+            Self::Executable => "executable",
         }
     }
 
@@ -123,9 +128,9 @@ impl Site {
 pub const ERRNOS: u32 = 128;
 
 /// Counters of all sites.
-pub const FAILURES: u32 = (Site::ForgetGroup as u32 + 1) * ERRNOS;
+pub const FAILURES: u32 = (Site::Executable as u32 + 1) * ERRNOS;
 
-const _: () = assert!(Site::ALL.len() == Site::ForgetGroup as usize + 1);
+const _: () = assert!(Site::ALL.len() == Site::Executable as usize + 1);
 
 /// The place of the one number after the counters: one more than the [`Site`] that is to
 /// fail, in tests.

@@ -25,7 +25,7 @@ static CONFIG: Config = Config {
     judge: 0,
     inject: 0,
     sees_calls: 0,
-    reserved: 0,
+    executables: 0,
 };
 
 const fn zeroed_offsets() -> Offsets {

@@ -11,6 +11,7 @@
 mod account;
 mod emit;
 mod enforce;
+mod executable;
 mod filter;
 mod globals;
 mod hooks;

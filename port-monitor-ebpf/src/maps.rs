@@ -9,6 +9,7 @@ use aya_ebpf::{
 use port_monitor_common::{
     config::PORT_SETS_WORDS,
     counters::ROW,
+    executable::Executable,
     generation::{self, ExeKey, GroupKey, Header, Hits, RuleEntry, SLOTS, TALLIES, UserKey},
     groups::{Name, Named, Row},
     mask::Mask,
@@ -80,6 +81,11 @@ pub(crate) static LISTENER_SOCKETS: HashMap<u64, u8> = HashMap::with_max_entries
 /// The socket of the inbound connection that `pm_remote_tp` saw last on a CPU.
 #[map(name = "pm_established")]
 pub(crate) static ESTABLISHED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// What processes execute, in slots of each CPU; the loader sets the size. Mapped into
+/// userspace, likewise.
+#[map(name = "pm_executables")]
+pub(crate) static EXECUTABLES: Array<Executable> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Filter: process ids.
 #[map(name = "pm_pids")]

@@ -1,12 +1,12 @@
 //! The one place the order of the stages is written: decode → enrich →
 //! pair → classify → verdict → sink. And the userspace half of the accounting.
 
-use std::{fs, ops::RangeInclusive, path::Path};
+use std::{fs, ops::RangeInclusive, path::Path, sync::Arc};
 
 use crate::{
     classify,
     clock::{self, WallClock},
-    enrich::Enricher,
+    enrich::{Enricher, Executables},
     event::{Event, decode},
     peers::Peers,
     policy::{Facts, Policy},
@@ -86,6 +86,11 @@ impl Pipeline {
     /// Looks up the arguments of processes, too.
     pub const fn tell_args(&mut self) {
         self.enricher.tell_args();
+    }
+
+    /// Asks these first for what processes execute.
+    pub fn ask_executables(&mut self, executables: Arc<dyn Executables>) {
+        self.enricher.ask_executables(executables);
     }
 
     /// The kernel has lost so many events by now.

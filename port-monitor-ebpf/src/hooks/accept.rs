@@ -22,7 +22,7 @@ use port_monitor_common::{
 
 use crate::{
     account::{self, Look, Stop, readable},
-    emit, filter,
+    emit, executable, filter,
     hooks::{connection, graft},
     mem::{self, Direct, Mem, Probe},
     sock, task, verdict,
@@ -93,6 +93,7 @@ pub(crate) fn report<M: Mem, T: Mem>(ctx: &impl EbpfContext, sk: *const u8, flag
     event.id = emit::connection_id::<M>(sk, event.ts_ns);
     verdict::stamp(Direction::Inbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current);
+    executable::note(&event.owner, owner_passes);
     let told = emit::emit_for::<M>(ctx, Hook::Accept, owner_passes, event);
     // It may have ended before it was remembered.
     if connection::remember_inbound(sk, owner_passes, event, state)

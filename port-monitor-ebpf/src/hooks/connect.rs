@@ -17,7 +17,7 @@ use port_monitor_common::{
 
 use crate::{
     account::{self, Look, readable},
-    emit, filter,
+    emit, executable, filter,
     hooks::connection,
     mem::{Direct, Mem, Probe},
     sock, task, verdict,
@@ -51,6 +51,7 @@ pub(crate) fn attempt<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, event: &mut
     identify::<M>(sk, event);
     verdict::stamp(Direction::Outbound, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current);
+    executable::note(&event.owner, owner_passes);
     connection::remember_attempt(sk, owner_passes, event);
     emit::emit_for::<M>(ctx, Hook::Connect, owner_passes, event)
 }

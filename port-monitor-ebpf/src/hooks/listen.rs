@@ -23,7 +23,7 @@ use port_monitor_common::{
 
 use crate::{
     account::{self, Look, Removal, Stop, failed, is_stored, readable, removal},
-    emit, filter,
+    emit, executable, filter,
     hooks::connection::Connection,
     maps::LISTENING,
     mem::{Direct, Mem, Probe},
@@ -71,6 +71,7 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
     event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
     verdict::stamp(Direction::Listen, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current);
+    executable::note(&event.owner, owner_passes);
     // The look at the open sockets must not report it again.
     let is_wanted = emit::is_wanted(EventKind::Unlisten) || emit::is_wanted(EventKind::Preexisting);
     let passes = owner_passes && filter::flow_passes(event);

@@ -25,7 +25,7 @@ use port_monitor_common::{
 
 use crate::{
     account::{self, Look, Stop, is_stored, ours, readable, removal},
-    emit, filter,
+    emit, executable, filter,
     globals::offset,
     hooks::{connect, connection},
     maps::CONNECTING,
@@ -198,6 +198,7 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Loo
     }
     event.detail = errno;
     let owner_passes = filter::owner_passes(&event.owner, task::current);
+    executable::note(&event.owner, owner_passes);
     emit::emit(ctx, Hook::Outcome, owner_passes, event)
 }
 

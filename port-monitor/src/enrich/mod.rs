@@ -13,7 +13,12 @@ mod secrets;
 pub(crate) mod unit;
 mod user;
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use zerocopy::{ByteHash, Immutable, IntoBytes};
 
@@ -31,10 +36,18 @@ use crate::{
 /// Processes remembered.
 const LIMIT: usize = 16_384;
 
+/// Who knows what processes execute that are gone by now.
+pub trait Executables: fmt::Debug {
+    /// The path of what the owner of an event executed when that was told, as /proc had it;
+    /// `None` where that is not known.
+    fn path(&self, owner: &Owner) -> Option<PathBuf>;
+}
+
 /// The owner of events, looked up once per process.
 #[derive(Debug)]
 pub struct Enricher {
     proc: Proc,
+    executables: Option<Arc<dyn Executables>>,
     cgroups: Cgroups,
     /// Units and containers of this host are in hierarchies of version 1 too.
     has_v1: bool,
@@ -82,6 +95,7 @@ impl Enricher {
     pub fn new(proc_root: &Path) -> Self {
         Self {
             proc: Proc::new(proc_root),
+            executables: None,
             cgroups: Cgroups::new(CgroupTree::find(proc_root)),
             has_v1: !process::v1_hierarchies(proc_root).is_empty(),
             users: Users::new(),
@@ -110,6 +124,11 @@ impl Enricher {
     /// From now on the arguments of processes are looked up, too.
     pub const fn tell_args(&mut self) {
         self.proc.tells_args = true;
+    }
+
+    /// From now on these are asked first for what processes execute.
+    pub fn ask_executables(&mut self, executables: Arc<dyn Executables>) {
+        self.executables = Some(executables);
     }
 
     /// What is known of the owner.
@@ -153,15 +172,18 @@ impl Enricher {
     }
 
     fn look_up(&mut self, owner: &Owner) -> Process {
-        let facts = self.proc.read(owner.pid, owner.start_ns, owner.exe);
+        let noted = self.executables.as_ref();
+        let noted = noted.and_then(|executables| executables.path(owner));
+        let facts = self.proc.read(owner, noted.clone());
+        let gone = facts.as_ref().err().copied();
         let facts = facts.unwrap_or_else(|reason| Facts {
-            exe: Field::Missing(reason),
+            exe: noted.map_or(Field::Missing(reason), Field::Known),
             parent: None,
             args: None,
             cgroups: None,
         });
         let unread = facts.cgroups.is_none();
-        let unread = unread.then(|| facts.exe.missing().unwrap_or(Missing::Exited));
+        let unread = unread.then(|| gone.unwrap_or(Missing::Exited));
         let Paths { v2, v1 } = facts.cgroups.unwrap_or_default();
         let placement = self
             .cgroups
@@ -402,6 +424,40 @@ mod tests {
         let process = host.enricher().process(Some(&host.owner));
         assert_eq!(process.exe, Field::Missing(Missing::Executed));
         assert_eq!(process.parent.map(|parent| parent.pid), Some(7));
+    }
+
+    /// Knows one path, of one file.
+    #[derive(Debug)]
+    struct Noted(Owner, PathBuf);
+
+    impl Executables for Noted {
+        fn path(&self, owner: &Owner) -> Option<PathBuf> {
+            let is_meant = Key::new(owner) == Key::new(&self.0);
+            is_meant.then(|| self.1.clone())
+        }
+    }
+
+    #[test]
+    fn path_that_was_noted_is_told_of_what_is_gone_or_another_program_by_now() {
+        let host = Host::new();
+        host.executes("other");
+        let asking = || {
+            let mut enricher = host.enricher();
+            let noted = Noted(host.owner, "/noted/web".into());
+            enricher.ask_executables(Arc::new(noted));
+            enricher
+        };
+        let noted = Field::Known(PathBuf::from("/noted/web"));
+        assert_eq!(asking().process(Some(&host.owner)).exe, noted);
+        let process = asking().process(Some(&host.executing("other")));
+        assert_eq!(process.exe, Field::Known(host.program("other")));
+
+        fs::remove_dir_all(host.root.path().join("812")).unwrap();
+        let process = asking().process(Some(&host.owner));
+        assert_eq!(process.exe, noted);
+        assert_eq!(process.parent, None);
+        let process = asking().process(Some(&host.executing("other")));
+        assert_eq!(process.exe, Field::Missing(Missing::Exited));
     }
 
     #[test]

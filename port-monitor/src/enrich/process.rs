@@ -19,7 +19,7 @@ use rustix::{
 
 use super::secrets::masked;
 use crate::{
-    event::Comm,
+    event::{Comm, Owner},
     file_id,
     record::{Field, Missing, Parent},
 };
@@ -88,17 +88,18 @@ impl Proc {
         self.hides_processes
     }
 
-    /// Reads the process `pid` that started at `start_ns` (`CLOCK_BOOTTIME`) and executed
-    /// `exe`.
+    /// Reads the process that owns what an event tells of. What it executed then may be
+    /// known by its path: that is not looked up again.
     ///
     /// The open directory stays this process's: once it is gone, look-ups in it
     /// fail instead of reaching a later process with the same pid. So its start
     /// time is compared once, and all that follows belongs to the same process.
     pub(super) fn read(
         &self,
-        pid: u32,
-        start_ns: u64,
-        exe: Option<FileId>,
+        &Owner {
+            pid, start_ns, exe, ..
+        }: &Owner,
+        noted: Option<PathBuf>,
     ) -> Result<Facts, Missing> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = self.root.join(pid.to_string());
@@ -109,8 +110,34 @@ impl Proc {
         if stat.start_ticks != ticks(start_ns) {
             return Err(Missing::Exited);
         }
-        let exe = match readlinkat(&dir, "exe", Vec::new()) {
-            Ok(target) if executes(&dir, &path, exe) => {
+        let is_meant = || executes(&dir, &path, exe);
+        let (exe, args) = match noted {
+            Some(noted) => {
+                // Its arguments are those of the program by now.
+                let args = (self.tells_args && is_meant()).then(|| args(&dir));
+                (Field::Known(noted), args.flatten())
+            }
+            None => self.program(&dir, &stat, is_meant),
+        };
+        Ok(Facts {
+            exe,
+            parent: stat.parent_pid.map(|pid| self.parent(pid, &stat)),
+            args,
+            cgroups: read_file(&dir, "cgroup")
+                .ok()
+                .map(|text| Paths::parse(&text)),
+        })
+    }
+
+    /// What a process executes, and how it was called: of what `is_meant`.
+    fn program(
+        &self,
+        dir: &OwnedFd,
+        stat: &Stat,
+        is_meant: impl FnOnce() -> bool,
+    ) -> (Field<PathBuf>, Option<Arc<[String]>>) {
+        let exe = match readlinkat(dir, "exe", Vec::new()) {
+            Ok(target) if is_meant() => {
                 Field::Known(OsString::from_vec(target.into_bytes()).into())
             }
             Ok(_) => Field::Missing(Missing::Executed),
@@ -121,18 +148,9 @@ impl Proc {
         };
         // The name is that of the program by now.
         let is_other = matches!(exe, Field::Missing(Missing::Executed));
-        Ok(Facts {
-            exe,
-            parent: stat.parent_pid.map(|pid| self.parent(pid, &stat)),
-            args: if self.tells_args && !is_other {
-                args(&dir)
-            } else {
-                None
-            },
-            cgroups: read_file(&dir, "cgroup")
-                .ok()
-                .map(|text| Paths::parse(&text)),
-        })
+        let tells = self.tells_args && !is_other;
+        let args = tells.then(|| args(dir)).flatten();
+        (exe, args)
     }
 
     /// The parent of a process: not a later one with its pid.
@@ -303,6 +321,7 @@ fn cgroup_path(text: &[u8]) -> Option<String> {
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use port_monitor_common::event::OwnerSource;
     use proptest::prelude::*;
     use tempfile::TempDir;
 
@@ -326,6 +345,22 @@ mod tests {
         ticks * (1_000_000_000 / clock_ticks_per_second())
     }
 
+    fn owner(pid: u32, start_ns: u64, exe: Option<FileId>) -> Owner {
+        Owner {
+            source: OwnerSource::Connect,
+            pid,
+            tid: pid,
+            start_ns,
+            comm: Comm::default(),
+            process_comm: Comm::default(),
+            uid: 0,
+            gid: 0,
+            cgroup_id: 0,
+            exe,
+            is_kernel: false,
+        }
+    }
+
     fn stat(comm: &str, flags: u32) -> String {
         format!("812 ({comm}) S 7 812 812 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 4711 99 1 2\n")
     }
@@ -337,7 +372,7 @@ mod tests {
         fs::write(&program, "x").unwrap();
         symlink(&program, root.path().join("812/exe")).unwrap();
         let exe = file_id::on_host(&program).ok();
-        let facts = proc.read(812, ns(4711) + 1234, exe).unwrap();
+        let facts = proc.read(&owner(812, ns(4711) + 1234, exe), None).unwrap();
         assert_eq!(
             facts,
             Facts {
@@ -372,7 +407,7 @@ mod tests {
             ("4712", None),
         ] {
             fs::write(dir.join("stat"), stat("y", 0).replace("4711", ticks)).unwrap();
-            let facts = proc.read(812, ns(4711), None).unwrap();
+            let facts = proc.read(&owner(812, ns(4711), None), None).unwrap();
             assert_eq!(facts.parent, Some(Parent { pid: 7, named }));
         }
     }
@@ -380,27 +415,36 @@ mod tests {
     #[test]
     fn process_with_another_start_time_is_not_the_one() {
         let (_root, proc) = proc_with(&stat("x", 0));
-        assert_eq!(proc.read(812, ns(4710), None), Err(Missing::Exited));
-        assert_eq!(proc.read(812, ns(4712), None), Err(Missing::Exited));
+        assert_eq!(
+            proc.read(&owner(812, ns(4710), None), None),
+            Err(Missing::Exited)
+        );
+        assert_eq!(
+            proc.read(&owner(812, ns(4712), None), None),
+            Err(Missing::Exited)
+        );
     }
 
     #[test]
     fn missing_process_has_exited_unless_proc_hides_some() {
         let (root, proc) = proc_with("");
-        assert_eq!(proc.read(813, 0, None), Err(Missing::Exited));
+        assert_eq!(proc.read(&owner(813, 0, None), None), Err(Missing::Exited));
         fs::remove_dir(root.path().join("1")).unwrap();
         let hiding = Proc::new(root.path());
         assert!(hiding.hides_processes());
-        assert_eq!(hiding.read(813, 0, None), Err(Missing::Denied));
+        assert_eq!(
+            hiding.read(&owner(813, 0, None), None),
+            Err(Missing::Denied)
+        );
     }
 
     #[test]
     fn process_without_exe_is_a_kernel_thread_or_a_zombie() {
         let (_root, proc) = proc_with(&stat("kworker", KERNEL_THREAD | 0x40));
-        let thread = proc.read(812, ns(4711), None).unwrap();
+        let thread = proc.read(&owner(812, ns(4711), None), None).unwrap();
         assert_eq!(thread.exe, Field::Missing(Missing::KernelThread));
         let (_root, proc) = proc_with(&stat("x", 0x40));
-        let zombie = proc.read(812, ns(4711), None).unwrap();
+        let zombie = proc.read(&owner(812, ns(4711), None), None).unwrap();
         assert_eq!(zombie.exe, Field::Missing(Missing::Exited));
     }
 
@@ -411,7 +455,7 @@ mod tests {
         let pid = std::process::id();
         let start_ns = ns(own_start_ticks().unwrap());
         let exe = file_id::on_host(&std::env::current_exe().unwrap()).ok();
-        let facts = proc.read(pid, start_ns, exe).unwrap();
+        let facts = proc.read(&owner(pid, start_ns, exe), None).unwrap();
         assert_eq!(facts.exe, Field::Known(std::env::current_exe().unwrap()));
         let parent = facts.parent.unwrap();
         assert_eq!(parent.pid, std::os::unix::process::parent_id());

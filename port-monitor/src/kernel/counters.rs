@@ -133,7 +133,7 @@ impl Counters {
 }
 
 /// An array of the object.
-fn array<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData, KernelError> {
+pub(super) fn array<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData, KernelError> {
     match ebpf.map(name) {
         Some(Map::Array(map)) => Ok(map),
         _ => Err(KernelError::from(MapError::InvalidName {

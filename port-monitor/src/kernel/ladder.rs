@@ -17,7 +17,7 @@ use self::hooks::{
     REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES,
     required,
 };
-use super::{lazy_btf::LazyBtf, snapshot};
+use super::{executables::NO_EXECUTABLES, lazy_btf::LazyBtf, snapshot};
 
 mod hooks;
 
@@ -53,14 +53,21 @@ impl Rung {
     /// lists them. Which of them hold depends on the kernel.
     pub fn blind_spots(self) -> Vec<&'static str> {
         match self {
-            Self::Fentry => vec![NO_GRAFT, NO_UNSENT, NO_LISTEN, NO_PERF_EVENTS],
-            Self::Kprobe => vec![FEW_RETURN_PROBES, NO_UNSENT, NO_LISTEN],
+            Self::Fentry => vec![
+                NO_GRAFT,
+                NO_UNSENT,
+                NO_LISTEN,
+                NO_PERF_EVENTS,
+                NO_EXECUTABLES,
+            ],
+            Self::Kprobe => vec![FEW_RETURN_PROBES, NO_UNSENT, NO_LISTEN, NO_EXECUTABLES],
             Self::Tracepoint => [
                 NO_LOCAL_PORT,
                 UNSENT_BLIND,
                 LISTEN_BLIND,
                 QUEUE_BLIND,
                 NO_PERF_EVENTS,
+                NO_EXECUTABLES,
             ]
             .into_iter()
             .chain(LISTENER_BLIND)
@@ -96,6 +103,8 @@ pub(super) struct Needs {
     /// Functions that enter a listener into the kernel's table: `inet_hash`, and
     /// `inet6_hash` where IPv6 has one of its own.
     pub(super) listen_functions: usize,
+    /// The paths of what processes execute can be read.
+    pub(super) executables: bool,
     /// The kinds of event that are wanted: [`EventKind::bit`].
     pub(super) kinds: u32,
 }
@@ -448,6 +457,7 @@ mod tests {
                 preemptible,
                 state_events: true,
                 listen_functions: 2,
+                executables: true,
                 kinds,
             };
             let mut wanted = trampolines(&needs);

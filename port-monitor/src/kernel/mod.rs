@@ -28,6 +28,7 @@ pub mod btf;
 mod canary;
 pub mod counters;
 pub mod enforcer;
+mod executables;
 pub mod faults;
 pub mod filters;
 mod groups;
@@ -44,6 +45,7 @@ mod snapshot;
 mod vmlinux;
 
 pub use canary::{CanaryError, SelfTest};
+pub use executables::Noted;
 pub use ladder::{Rung, RungError};
 
 use btf::Need;
@@ -222,6 +224,7 @@ pub struct Kernel {
     waiting: Vec<String>,
     self_test: Findings,
     counters: Counters,
+    executables: Option<Arc<Noted>>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -257,7 +260,7 @@ impl Kernel {
         let (mut ebpf, rung, attached, waiting) = climb(settings.backend, |rung| {
             attach(&types.offsets, &needs, settings, &lazy_btf, rung)
         })?;
-        let (links, blind_spots) = attached;
+        let (links, mut blind_spots) = attached;
         // As large as the ring: where it is needed no more, the two are never both there.
         let older = settings.wants_older().then_some(lazy_btf);
         let logger = settings
@@ -282,6 +285,12 @@ impl Kernel {
         let keep = |record: &[u8]| early.push(record.to_vec());
         let self_test = canary.run(&mut records, attached, &watchers, keep)?;
         drop(watchers);
+        let executables = Noted::proved(&ebpf)
+            .inspect_err(|reason| {
+                log::info!("{reason}");
+                blind_spots.push(executables::NO_EXECUTABLES.to_owned());
+            })
+            .ok();
         settings.faults.begin(&counters);
         if let Some(btf) = &older {
             let drain = || ring::drain_into(&mut records, &mut early);
@@ -296,6 +305,7 @@ impl Kernel {
             waiting,
             self_test,
             counters,
+            executables,
             logger,
         };
         Ok((
@@ -337,6 +347,11 @@ impl Kernel {
     /// The kernel's accounting.
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// The paths of what processes execute; `None` where they cannot be trusted.
+    pub fn executables(&self) -> Option<Arc<Noted>> {
+        self.executables.clone()
     }
 
     /// Adds a process to the watched tree; its descendants follow by themselves.
@@ -487,13 +502,17 @@ fn load(
     if settings.wants_older() || rung == Rung::Tracepoint {
         programs.extend(snapshot::PROGRAMS);
     }
-    let mut ebpf = object::load(
-        offsets,
-        &config(settings, rung),
-        &sizes,
-        log_level,
-        &programs,
-    )?;
+    let (executables, slots) = if needs.executables {
+        executables::slots()?
+    } else {
+        (0, 1)
+    };
+    let sizes = sizes.with_executables(slots);
+    let config = Config {
+        executables,
+        ..config(settings, rung)
+    };
+    let mut ebpf = object::load(offsets, &config, &sizes, log_level, &programs)?;
     settings.filters.write(&mut ebpf)?;
     if let Some(policy) = &settings.policy {
         enforcer::write_policy(&ebpf, policy)?;
@@ -513,6 +532,7 @@ fn needs(types: &Types, settings: &Settings) -> Needs {
             Some(_) => 2,
             None => 1,
         },
+        executables: types.lacks(Need::Executables).is_none(),
         kinds: bits(&settings.kinds),
     }
 }
@@ -569,7 +589,7 @@ fn config(settings: &Settings, rung: Rung) -> Config {
         judge: settings.policy.is_some().into(),
         inject: settings.faults.site.is_some().into(),
         sees_calls: (rung != Rung::Tracepoint).into(),
-        reserved: 0,
+        ..Config::default()
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) const POLICY_MAPS: [&str; 12] = [
 const DENIALS_BYTES: u32 = 256 << 10;
 
 /// What only the monitor fills.
-const MONITOR_MAPS: [&str; 18] = [
+const MONITOR_MAPS: [&str; 19] = [
     "pm_counters",
     "pm_failures",
     "pm_connections",
@@ -63,6 +63,7 @@ const MONITOR_MAPS: [&str; 18] = [
     "pm_port_sets",
     "pm_remote_nets",
     "pm_state",
+    "pm_executables",
 ];
 
 impl Sizes {
@@ -89,6 +90,12 @@ impl Sizes {
             ("pm_ports", PORT_WORDS),
             (VIOLATIONS, ring_bytes),
         ]);
+        self
+    }
+
+    /// With so many slots for what processes execute.
+    pub(super) fn with_executables(mut self, slots: u32) -> Self {
+        self.entries.push(("pm_executables", slots));
         self
     }
 

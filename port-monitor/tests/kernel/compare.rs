@@ -91,7 +91,7 @@ pub(crate) fn differences(expected: &Expected, peer: Option<&Owner>, line: &Line
         }
     }
     if let Some(peer) = peer {
-        want_peer(&mut want, peer, line);
+        want_peer(&mut want, peer);
         if std::str::from_utf8(&peer.process_comm).is_err() {
             let path = "port_monitor.raw.port_monitor.peer_process.name";
             want(path, Want::is(hex(&peer.process_comm)));
@@ -351,7 +351,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The owner of the other end.
-fn want_peer(want: &mut impl FnMut(&str, Want), peer: &Owner, line: &Line) {
+fn want_peer(want: &mut impl FnMut(&str, Want), peer: &Owner) {
     const PEER: &str = "port_monitor.peer_process";
     let mut want = |name: &str, value: Want| want(&format!("{PEER}.{name}"), value);
     let comm = String::from_utf8_lossy(&peer.process_comm);
@@ -360,10 +360,7 @@ fn want_peer(want: &mut impl FnMut(&str, Want), peer: &Owner, line: &Line) {
     let start_ns = peer.start_ticks.saturating_mul(TICK_NS);
     let end_ns = start_ns.saturating_add(TICK_NS);
     want("start_boottime_ns", Want::Between(start_ns, end_ns));
-    let may_lack = peer.ends_at_once && line.peer().2.is_empty();
-    if !may_lack {
-        want("executable", Want::is(peer.exe.to_string_lossy().as_ref()));
-    }
+    want("executable", Want::is(peer.exe.to_string_lossy().as_ref()));
 }
 
 /// The wall clock at boot, ns: of several samples the one that was interrupted
@@ -389,19 +386,14 @@ fn boot_wall_ns() -> u64 {
 fn want_looked_up(want: &mut impl FnMut(&str, Want), owner: &Owner, line: &Line) {
     const EXECUTABLE: &str = "process.executable";
     const PARENT: &str = "process.parent.pid";
+    // Of processes that are gone too: the kernel told it with the event.
+    want(EXECUTABLE, Want::is(owner.exe.to_string_lossy().as_ref()));
     let may_lack = |path: &str| owner.ends_at_once && !line.fields.contains_key(path);
-    if may_lack(EXECUTABLE) {
-        want(
-            &format!("port_monitor.missing.{EXECUTABLE}"),
-            Want::is("exited"),
-        );
+    if may_lack(PARENT) {
         // Only where units and containers are in hierarchies of version 1 too, of which the
         // kernel does not tell.
         want("port_monitor.missing.container.id", Want::Any);
     } else {
-        want(EXECUTABLE, Want::is(owner.exe.to_string_lossy().as_ref()));
-    }
-    if !may_lack(PARENT) {
         // The parent may have ended since, which gives the process another one.
         let parents = [Some(owner.parent_pid), present_parent(owner.pid)];
         let parents = parents.into_iter().flatten().map(Value::from);

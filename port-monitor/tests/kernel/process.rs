@@ -44,6 +44,12 @@ impl Forked {
     pub(crate) fn kill(self) -> Result<()> {
         let pid = Pid::from_raw(self.pid.try_into()?).context("pid 0")?;
         kill_process(pid, Signal::KILL).context("kill the child")?;
+        self.gone()
+    }
+
+    /// Waits until it is gone by itself.
+    pub(crate) fn gone(self) -> Result<()> {
+        let pid = Pid::from_raw(self.pid.try_into()?).context("pid 0")?;
         waitpid(Some(pid), WaitOptions::empty()).context("wait for the child")?;
         Ok(())
     }

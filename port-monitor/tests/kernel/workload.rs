@@ -15,7 +15,8 @@ use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
     scenarios::{
-        self, begun, closing, crowd, doors, early, mixture, opening, owners, sounding, tree,
+        self, begun, closing, crowd, doors, early, executables, mixture, opening, owners, sounding,
+        tree,
     },
 };
 
@@ -39,6 +40,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("half-begun", begun::half_begun),
     ("open-and-hold", opening::open_and_hold),
     ("owners", owners::exchange),
+    ("executables", executables::run),
     ("live-100", crowd::small),
     ("live-100000", crowd::large),
     ("doors", doors::doors),

@@ -96,6 +96,9 @@ impl Session {
         signals: StopSignals,
     ) -> Result<Self, Failure> {
         pipeline.note_gaps(kernel.counters().gaps());
+        if let Some(executables) = kernel.executables() {
+            pipeline.ask_executables(executables);
+        }
         // There may be very many: written one part after the other they take less memory,
         // as long as the output takes them.
         let mut patience = START_GRACE;

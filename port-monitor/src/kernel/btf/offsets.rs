@@ -8,7 +8,7 @@ use port_monitor_common::config::Offsets;
 use super::{Btf, BtfError};
 
 /// The structs that [`offsets`] looks into.
-pub(super) const STRUCTS: [&str; 18] = [
+pub(super) const STRUCTS: [&str; 21] = [
     "sock_common",
     "sock",
     "tcp_sock",
@@ -22,6 +22,9 @@ pub(super) const STRUCTS: [&str; 18] = [
     "cgroup",
     "kernfs_node",
     "file",
+    "dentry",
+    "vfsmount",
+    "mount",
     "mm_struct",
     "inode",
     "super_block",
@@ -41,6 +44,8 @@ pub enum Need {
     Tree,
     /// The cgroups above one and their names, for the cgroup filter.
     CgroupFilter,
+    /// The paths of what processes execute.
+    Executables,
 }
 
 /// Where the kernel has what the programs read.
@@ -61,6 +66,7 @@ pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Found, BtfError>
         (Need::StateEvents, state_events(btf, &mut offsets)),
         (Need::Tree, tree(btf, &mut offsets)),
         (Need::CgroupFilter, cgroup_filter(btf, &mut offsets)),
+        (Need::Executables, executables(btf, &mut offsets)),
     ];
     let missing = needs
         .into_iter()
@@ -91,6 +97,20 @@ fn cgroup_filter<B: Deref<Target = [u8]>>(btf: &Btf<B>, to: &mut Offsets) -> Res
     to.cgroup_parent = at("cgroup.self.parent")?;
     to.cgroup_root = at("cgroup.root")?;
     to.kernfs_name = at("kernfs_node.name")?;
+    Ok(())
+}
+
+fn executables<B: Deref<Target = [u8]>>(btf: &Btf<B>, to: &mut Offsets) -> Result<(), BtfError> {
+    let at = |path| btf.member_offset(path);
+    to.file_dentry = at("file.f_path.dentry")?;
+    to.file_mnt = at("file.f_path.mnt")?;
+    to.dentry_parent = at("dentry.d_parent")?;
+    to.dentry_name = at("dentry.d_name.name")?;
+    to.dentry_pprev = at("dentry.d_hash.pprev")?;
+    to.mnt_root = at("vfsmount.mnt_root")?;
+    to.mount_mnt = at("mount.mnt")?;
+    to.mount_parent = at("mount.mnt_parent")?;
+    to.mount_point = at("mount.mnt_mountpoint")?;
     Ok(())
 }
 

@@ -171,7 +171,7 @@ fn kernel() -> Writer {
         &[("self", css, 0), ("kn", int, 256), ("root", int, 264)],
     );
     w.structure("kernfs_node", &[("name", int, 16), ("id", int, 96)]);
-    w.structure("file", &[("private_data", int, 24), ("f_inode", int, 32)]);
+    paths(&mut w, int);
     w.structure("mm_struct", &[("exe_file", int, 928)]);
     w.structure("inode", &[("i_ino", int, 64), ("i_sb", int, 40)]);
     w.structure("super_block", &[("s_dev", int, 16)]);
@@ -200,6 +200,34 @@ fn kernel() -> Writer {
     w
 }
 
+/// What a path is made of.
+fn paths(w: &mut Writer, int: u32) {
+    let path = w.structure("path", &[("mnt", int, 0), ("dentry", int, 8)]);
+    w.structure(
+        "file",
+        &[
+            ("private_data", int, 24),
+            ("f_inode", int, 32),
+            ("f_path", path, 64),
+        ],
+    );
+    let name = w.structure("qstr", &[("name", int, 8)]);
+    let hash = w.structure("hlist_bl_node", &[("pprev", int, 8)]);
+    let members = [
+        ("d_hash", hash, 8),
+        ("d_parent", int, 24),
+        ("d_name", name, 32),
+    ];
+    w.structure("dentry", &members);
+    w.structure("vfsmount", &[("mnt_root", int, 0)]);
+    let members = [
+        ("mnt_parent", int, 16),
+        ("mnt_mountpoint", int, 24),
+        ("mnt", int, 32),
+    ];
+    w.structure("mount", &members);
+}
+
 /// The offsets of a kernel that lacks nothing that anybody needs.
 fn whole(btf: &Btf<Vec<u8>>) -> Offsets {
     let Found { offsets, missing } = offsets(btf).unwrap();
@@ -226,6 +254,17 @@ fn fields_of_an_event_are_where_the_kernel_says() {
         );
         assert_eq!(places, (head, head + 8, head + 12));
     }
+}
+
+#[test]
+fn kernel_without_mounts_has_all_but_paths() {
+    let btf = kernel_without("mount").parse();
+    let Found { offsets, missing } = offsets(&btf).unwrap();
+    let [(Need::Executables, error)] = &missing[..] else {
+        panic!("{missing:?}")
+    };
+    assert!(error.to_string().contains("mount"), "{error}");
+    assert_eq!(offsets.mm_exe_file, 928);
 }
 
 #[test]

@@ -115,6 +115,14 @@ pub(super) fn are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
     told.expect("remember_listener", &listeners)?;
     let failed = told.failed("remember_listener", "EBUSY");
     ensure!(failed == LISTENERS, "{failed} listeners");
+    // It is looked up in /proc then.
+    let told = fault("executable")?;
+    told.expect("executable", &whole())?;
+    ensure!(
+        told.failed("executable", "EFAULT") > 0,
+        "{:?}",
+        told.failures
+    );
     // What cannot be read is no event, but it is in the account, and a loss.
     let told = run_under(lab, rung, ["--test-fault", "socket"], EVENTS_LOST)?;
     let nothing = whole().map(|(action, _)| (action, 0));

@@ -16,6 +16,7 @@ mod command;
 mod crowd;
 mod early;
 mod ending;
+mod executables;
 mod faults;
 mod filters;
 mod learn;
@@ -147,6 +148,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("filter-beginnings", filters::beginnings),
     each_rung("end-sigterm", ending::sigterm),
     each_rung("end-sigkill", ending::sigkill),
+    each_rung("executables", executables::are_told),
     each_rung("audit", audit::doors),
     each_rung("open-during-start", opening::during_start),
     each_rung("start-loopback-down", starting::loopback_down),

@@ -11,6 +11,7 @@ pub(crate) mod connecting;
 pub(crate) mod crowd;
 pub(crate) mod doors;
 pub(crate) mod early;
+pub(crate) mod executables;
 pub(crate) mod fastopen;
 pub(crate) mod identity;
 pub(crate) mod listening;
