@@ -1,5 +1,4 @@
-//! The guest kernels: Debian's cloud kernels, unpacked into the cache, never
-//! installed.
+//! The guest kernels: Debian's, unpacked into the cache, never installed.
 //!
 //! Debian replaces exact versions as it moves, so the newest of each series is
 //! taken once, recorded, and kept until the cache is removed.
@@ -11,17 +10,19 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::ValueEnum;
 
 use crate::{apt::Apt, paths, process};
 
 /// The suites that carry the series below.
-const SUITES: [&str; 5] = [
+const SUITES: [&str; 7] = [
+    "bullseye",
     "bullseye-security",
     "bookworm",
     "bookworm-security",
     "trixie",
+    "trixie-backports",
     "forky",
 ];
 
@@ -41,9 +42,13 @@ const MODULES_DIR: &str = "modules";
 const BENCH_MODULES_DIR: &str = "modules-bench";
 
 /// The suffix of the kernel flavour that boots fastest in a small guest.
-const FLAVOUR: &str = "-cloud-amd64";
+const CLOUD: &str = "-cloud-amd64";
+/// That of the flavour in which interrupts are threads and spinlocks sleep.
+const REAL_TIME: &str = "-rt-amd64";
+/// That of the flavour for any machine.
+const GENERIC: &str = "-amd64";
 
-/// A kernel series the tests run on.
+/// A kernel the tests run on: a series in one of Debian's flavours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Series {
     /// The oldest supported: the first with the ring buffer in a Debian release.
@@ -55,14 +60,32 @@ pub(crate) enum Series {
     /// Debian 13.
     #[value(name = "6.12")]
     V6_12,
-    /// The newest that Debian has.
+    /// Debian testing's.
     #[value(name = "7.2")]
     V7_2,
+    /// The newest that Debian has, for its stable release.
+    #[value(name = "7.3")]
+    V7_3,
+    /// Debian 13's for any machine.
+    #[value(name = "6.12-generic")]
+    Generic6_12,
+    /// Debian 11's with `PREEMPT_RT`.
+    #[value(name = "5.10-rt")]
+    Rt5_10,
+    /// Debian 12's with `PREEMPT_RT`.
+    #[value(name = "6.1-rt")]
+    Rt6_1,
+    /// Debian 13's with `PREEMPT_RT`.
+    #[value(name = "6.12-rt")]
+    Rt6_12,
+    /// Debian testing's with `PREEMPT_RT`.
+    #[value(name = "7.2-rt")]
+    Rt7_2,
 }
 
 impl Series {
-    /// All of them, oldest first.
-    pub(crate) const ALL: [Self; 4] = [Self::V5_10, Self::V6_1, Self::V6_12, Self::V7_2];
+    /// Those that every case runs on, oldest first.
+    pub(crate) const MATRIX: [Self; 4] = [Self::V5_10, Self::V6_1, Self::V6_12, Self::V7_2];
 
     /// As it is written: `5.10`.
     pub(crate) fn name(self) -> &'static str {
@@ -71,6 +94,27 @@ impl Series {
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
             Self::V7_2 => "7.2",
+            Self::V7_3 => "7.3",
+            Self::Generic6_12 => "6.12-generic",
+            Self::Rt5_10 => "5.10-rt",
+            Self::Rt6_1 => "6.1-rt",
+            Self::Rt6_12 => "6.12-rt",
+            Self::Rt7_2 => "7.2-rt",
+        }
+    }
+
+    /// What its releases begin with.
+    fn version(self) -> &'static str {
+        let (version, _) = self.name().split_once('-').unwrap_or((self.name(), ""));
+        version
+    }
+
+    /// What the names of its packages end with.
+    fn flavour(self) -> &'static str {
+        match self {
+            Self::V5_10 | Self::V6_1 | Self::V6_12 | Self::V7_2 | Self::V7_3 => CLOUD,
+            Self::Generic6_12 => GENERIC,
+            Self::Rt5_10 | Self::Rt6_1 | Self::Rt6_12 | Self::Rt7_2 => REAL_TIME,
         }
     }
 
@@ -78,8 +122,8 @@ impl Series {
     /// are apart from it, the modules.
     fn package_stems(self) -> &'static [&'static str] {
         match self {
-            Self::V5_10 | Self::V6_1 | Self::V6_12 => &["linux-image-"],
-            Self::V7_2 => &["linux-binary-", "linux-modules-"],
+            Self::V7_2 | Self::V7_3 | Self::Rt7_2 => &["linux-binary-", "linux-modules-"],
+            _ => &["linux-image-"],
         }
     }
 }
@@ -142,10 +186,10 @@ impl Kernel {
 }
 
 /// The kernels of `wanted`, fetched where the cache has none.
-pub(crate) fn fetch(wanted: &[Series]) -> Result<Vec<Kernel>> {
+pub(crate) fn fetch(wanted: impl IntoIterator<Item = Series>) -> Result<Vec<Kernel>> {
     let mut apt = None;
     let mut kernels = Vec::new();
-    for &series in wanted {
+    for series in wanted {
         let kernel = if let Some(kernel) = Kernel::cached(series)? {
             kernel
         } else {
@@ -179,10 +223,7 @@ fn download(apt: &Apt, series: Series) -> Result<Kernel> {
     fs::create_dir_all(&unpacked).context("create the staging directory")?;
     fs::create_dir_all(&ready).context("create the staging directory")?;
 
-    let release = newest_release(apt, series)?;
-    for stem in series.package_stems() {
-        apt.unpack(&format!("{stem}{release}"), &staging, &unpacked)?;
-    }
+    let release = unpack_newest(apt, series, &staging, &unpacked)?;
     let files = files_below(&unpacked)?;
     let image = files
         .iter()
@@ -225,23 +266,45 @@ fn write_modules(modules: &[(String, Vec<u8>)], dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The highest release of `series` that the lists have.
-fn newest_release(apt: &Apt, series: Series) -> Result<String> {
+/// Unpacks the packages of the highest release of `series` that the archive still has,
+/// and returns it: lists name some for longer.
+fn unpack_newest(apt: &Apt, series: Series, staging: &Path, unpacked: &Path) -> Result<String> {
+    let mut last = None;
+    for release in releases(apt, series)? {
+        let mut stems = series.package_stems().iter();
+        match stems.try_for_each(|stem| apt.unpack(&format!("{stem}{release}"), staging, unpacked))
+        {
+            Ok(()) => return Ok(release),
+            Err(error) => last = Some(error),
+        }
+    }
+    let lacks = || format!("find kernel {} in {}", series.name(), SUITES.join(", "));
+    Err(last
+        .unwrap_or_else(|| anyhow!("no package"))
+        .context(lacks()))
+}
+
+/// The releases of `series` that the lists have, the highest first.
+fn releases(apt: &Apt, series: Series) -> Result<Vec<String>> {
     let [stem, ..] = series.package_stems() else {
         bail!("name the packages of kernel {}", series.name());
     };
     // After the series comes a dot and a digit: the rest is a release, not a
     // package that only depends on the current one.
     let pattern = format!(
-        "^{stem}{}\\.[0-9][^-]*(-[0-9]+)?{FLAVOUR}$",
-        series.name().replace('.', "\\.")
+        "^{stem}{}\\.[0-9][^-]*(-[0-9]+)?{}$",
+        series.version().replace('.', "\\."),
+        series.flavour()
     );
-    apt.package_names(&pattern)?
+    let names = apt.package_names(&pattern)?;
+    let mut releases: Vec<String> = names
         .iter()
         .filter_map(|name| name.strip_prefix(stem))
-        .max_by_key(|release| numbers(release))
         .map(str::to_owned)
-        .with_context(|| format!("find kernel {} in {}", series.name(), SUITES.join(", ")))
+        .collect();
+    releases.sort_by_key(|release| numbers(release));
+    releases.reverse();
+    Ok(releases)
 }
 
 /// The numbers in `release`, which order releases of one series.

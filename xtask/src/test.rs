@@ -13,7 +13,6 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     artifacts::{self, Artifacts, PROFILE},
-    kernels::Series,
     paths, process,
     report::{self, KernelReport, Tally},
     test_vm, tidy, tools,
@@ -220,7 +219,7 @@ impl Session {
     }
 
     fn test_in_guests(&mut self) -> Result<Tally> {
-        let reports = test_vm::test_in_guests(&Series::ALL, self.artifacts()?, &[])?;
+        let reports = test_vm::test_in_guests(test_vm::CHOSEN_PLAN, self.artifacts()?)?;
         let mut total = Tally::default();
         for report in &reports {
             total += report.tally();

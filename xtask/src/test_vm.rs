@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::{
     artifacts::{self, Artifacts},
@@ -23,6 +23,8 @@ use crate::{
 
 /// Boot and all cases of one kernel; several times what an idle host needs.
 const GUEST_DEADLINE: Duration = Duration::from_mins(15);
+/// The same for what somebody asks for, which may be what takes long.
+const ASKED_DEADLINE: Duration = Duration::from_hours(2);
 /// The memory of a guest.
 const GUEST_MEMORY_MIB: u32 = 1024;
 
@@ -34,53 +36,203 @@ struct Variant {
     cases: &'static [&'static str],
 }
 
-/// Where waiting for running programs is something else: where there is no processor to
-/// wait for, and where processors are not to be disturbed.
-const VARIANTS: [Variant; 2] = [
-    Variant {
-        series: Series::V7_2,
-        processors: 1,
-        kernel_arguments: "",
-        cases: &["enforce-reload", "enforce-panic-open-apply"],
-    },
-    Variant {
-        series: Series::V6_12,
-        processors: 2,
-        kernel_arguments: "nohz_full=1",
-        cases: &["enforce-reload", "enforce-panic-open"],
-    },
+/// What every other kernel is tried with, by parts of names: the account at full speed,
+/// whose a connection is under steered packets, outcomes and ends, reload under fire, and
+/// the ways around a policy.
+const CHOSEN: &[&str] = &[
+    "account-full-speed",
+    "softirq-elsewhere",
+    "accept-64-threads",
+    "accept-prefork",
+    "refused",
+    "close-by-",
+    "enforce-reload",
+    "enforce-in-",
+    "bypass-",
 ];
 
+/// Where waiting for running programs is something else: where there is no processor to
+/// wait for, and where processors are not to be disturbed. Then what users run beyond the
+/// kernels that every case runs on, and runs clean.
+const VARIANTS: [Variant; 4] = [
+    variant(
+        Series::V7_2,
+        1,
+        "",
+        &["enforce-reload", "enforce-panic-open-apply"],
+    ),
+    variant(
+        Series::V6_12,
+        2,
+        "nohz_full=1",
+        &["enforce-reload", "enforce-panic-open"],
+    ),
+    variant(Series::V7_3, 2, "", CHOSEN),
+    variant(Series::Rt6_12, 2, "", CHOSEN),
+];
+
+/// What only `--all` runs.
+const MORE_VARIANTS: [Variant; 7] = [
+    variant(Series::V6_1, 2, "preempt=full", CHOSEN),
+    variant(Series::V6_12, 2, "preempt=full", CHOSEN),
+    variant(Series::V7_2, 4, "", CHOSEN),
+    variant(Series::Generic6_12, 2, "threadirqs", CHOSEN),
+    variant(Series::Rt5_10, 2, "", CHOSEN),
+    variant(Series::Rt6_1, 2, "", CHOSEN),
+    variant(Series::Rt7_2, 2, "", CHOSEN),
+];
+
+const fn variant(
+    series: Series,
+    processors: u32,
+    kernel_arguments: &'static str,
+    cases: &'static [&'static str],
+) -> Variant {
+    Variant {
+        series,
+        processors,
+        kernel_arguments,
+        cases,
+    }
+}
+
 impl Variant {
-    /// Its cases that somebody wants.
-    fn wanted(&self, filters: &[String]) -> Vec<String> {
-        let is_wanted = |case: &&&str| {
-            filters.is_empty() || filters.iter().any(|filter| case.contains(filter.as_str()))
+    /// Whether it is nothing but another kernel.
+    fn is_plain(&self) -> bool {
+        !Series::MATRIX.contains(&self.series) && self.kernel_arguments.is_empty()
+    }
+
+    /// What heads its columns: the kernel, and what else it is told.
+    fn name(&self) -> String {
+        let series = self.series.name();
+        let space = if self.kernel_arguments.is_empty() {
+            ""
+        } else {
+            " "
         };
-        let cases = self.cases.iter().filter(is_wanted);
-        cases.map(|&case| case.to_owned()).collect()
+        let processors = if self.processors == Part::Parallel.processors() {
+            String::new()
+        } else {
+            format!(" -smp {}", self.processors)
+        };
+        format!("{series}{space}{}{processors}", self.kernel_arguments)
+    }
+}
+
+/// What to run, and where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan<'a> {
+    /// The kernels that every case runs on.
+    kernels: &'a [Series],
+    /// Their variants, and those of kernels that only chosen cases run on.
+    variants: Variants,
+    /// Only the cases whose names contain one of these.
+    filters: &'a [String],
+}
+
+/// Which variants run, and how much of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Variants {
+    /// Every one, with the cases chosen for it.
+    Chosen,
+    /// Every one, with every case.
+    Whole,
+    /// Those of the kernels named, with the cases chosen for them.
+    OfNamed,
+}
+
+/// What `cargo xtask test` runs.
+pub(crate) const CHOSEN_PLAN: Plan<'static> = Plan {
+    kernels: &Series::MATRIX,
+    variants: Variants::Chosen,
+    filters: &[],
+};
+
+impl Plan<'_> {
+    fn variants(&self) -> impl Iterator<Item = &'static Variant> {
+        let more = match self.variants {
+            Variants::Whole => &MORE_VARIANTS[..],
+            Variants::Chosen | Variants::OfNamed => &[],
+        };
+        VARIANTS.iter().chain(more).filter(|variant| {
+            let is_named = self.kernels.contains(&variant.series);
+            match self.variants {
+                Variants::Chosen | Variants::Whole => true,
+                // Its plain variant is what runs anyway.
+                Variants::OfNamed => is_named && !variant.is_plain(),
+            }
+        })
+    }
+
+    /// The task with everything in it that runs on request, where all is to run, and with
+    /// time for that.
+    fn adapt(&self, mut task: Task) -> Task {
+        if self.variants == Variants::Whole {
+            task.command.push("--on-request".to_owned());
+        }
+        if self.variants != Variants::Chosen {
+            task.deadline = ASKED_DEADLINE;
+        }
+        task
+    }
+
+    /// The cases of `variant` that somebody wants, by parts of their names.
+    fn cases(&self, variant: &Variant) -> Vec<String> {
+        let chosen = variant.cases.iter().copied();
+        if self.filters.is_empty() {
+            return chosen.map(str::to_owned).collect();
+        }
+        let mut cases = Vec::new();
+        for case in chosen {
+            // The narrower of the two.
+            for filter in self.filters {
+                if case.contains(filter.as_str()) {
+                    cases.push(case.to_owned());
+                } else if filter.contains(case) {
+                    cases.push(filter.clone());
+                }
+            }
+        }
+        cases
     }
 }
 
 /// Arguments of `test-vm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Kernels to test on; all of them when none is named
+    /// Kernels to test on; those of the matrix when none is named
     #[arg(value_enum)]
     kernels: Vec<Series>,
+    /// Run every case on every kernel and variant, which takes hours
+    #[arg(long, conflicts_with = "kernels")]
+    all: bool,
     /// Run only the cases whose names contain one of these
     #[arg(last = true)]
     filters: Vec<String>,
 }
 
+impl Args {
+    fn plan(&self) -> Plan<'_> {
+        let is_named = !self.kernels.is_empty();
+        Plan {
+            kernels: if is_named {
+                &self.kernels
+            } else {
+                &Series::MATRIX
+            },
+            variants: match (self.all, is_named) {
+                (true, _) => Variants::Whole,
+                (false, true) => Variants::OfNamed,
+                (false, false) => Variants::Chosen,
+            },
+            filters: &self.filters,
+        }
+    }
+}
+
 /// Runs the command and prints its matrix and closing line.
 pub(crate) fn run(args: &Args) -> Result<Tally> {
-    let wanted = if args.kernels.is_empty() {
-        &Series::ALL
-    } else {
-        args.kernels.as_slice()
-    };
-    let reports = test_in_guests(wanted, &artifacts::build_all()?, &args.filters)?;
+    let reports = test_in_guests(args.plan(), &artifacts::build_all()?)?;
     let mut tally = Tally::default();
     for report in &reports {
         tally += report.tally();
@@ -91,47 +243,69 @@ pub(crate) fn run(args: &Args) -> Result<Tally> {
 
 /// Brings everything that guests of all kernels need into the cache.
 pub(crate) fn fetch_all() -> Result<()> {
-    for kernel in kernels::fetch(&Series::ALL)? {
+    let variants = VARIANTS.iter().map(|variant| variant.series);
+    for kernel in kernels::fetch(Series::MATRIX.into_iter().chain(variants))? {
         oracle::programs(kernel.series)?;
     }
     login::fetch()?;
     Ok(())
 }
 
-/// The report of each kernel in `wanted`, in that order.
-pub(crate) fn test_in_guests(
-    wanted: &[Series],
-    artifacts: &Artifacts,
-    filters: &[String],
-) -> Result<Vec<KernelReport>> {
+/// The report of each kernel of `plan` and of each variant, in that order.
+pub(crate) fn test_in_guests(plan: Plan<'_>, artifacts: &Artifacts) -> Result<Vec<KernelReport>> {
     ensure!(
         cfg!(target_arch = "x86_64"),
         "run the guests on x86_64: the programs of this host must run in them"
     );
     tools::ensure(&tools::GUEST_PACKAGES)?;
-    let kernels = kernels::fetch(wanted)?;
+    let kernels = kernels::fetch(plan.kernels.iter().copied())?;
     let run = |kernel: &Kernel, part| {
-        test_in_guest(kernel, &task(artifacts, filters, kernel.series, part)?)
+        test_in_guest(
+            kernel,
+            kernel.series.name(),
+            &plan.adapt(task(artifacts, plan.filters, kernel.series, part)?),
+        )
     };
     // An emulated processor keeps one of the host's busy. Most cases leave a second
     // one idle, so guests of one processor each run at a time, as many as the host has.
     // The newest take longest.
     let newest_first: Vec<&Kernel> = kernels.iter().rev().collect();
     let serial = side_by_side(&newest_first, |kernel| run(kernel, Part::Serial))?;
-    let reports = kernels.iter().zip(serial.into_iter().rev());
-    let reports = reports.map(|(kernel, mut report)| {
+    let mut reports = Vec::new();
+    for (kernel, mut report) in kernels.iter().zip(serial.into_iter().rev()) {
         report.add(run(kernel, Part::Parallel)?);
-        for variant in VARIANTS.iter().filter(|v| v.series == kernel.series) {
-            let cases = variant.wanted(filters);
-            if !cases.is_empty() {
-                let task = variant_task(artifacts, &cases, variant)?;
-                report.add(test_in_guest(kernel, &task)?);
-            }
-        }
         report.expect_cases();
-        Ok(report)
-    });
-    reports.collect()
+        reports.push(report);
+    }
+    for variant in plan.variants() {
+        reports.extend(test_variant(plan, artifacts, variant)?);
+    }
+    Ok(reports)
+}
+
+/// The report of a variant, if it has cases that somebody wants.
+fn test_variant(
+    plan: Plan<'_>,
+    artifacts: &Artifacts,
+    variant: &Variant,
+) -> Result<Option<KernelReport>> {
+    let is_whole = plan.variants == Variants::Whole;
+    let cases = if is_whole {
+        plan.filters.to_vec()
+    } else {
+        plan.cases(variant)
+    };
+    if cases.is_empty() && !is_whole {
+        return Ok(None);
+    }
+    let kernels = kernels::fetch([variant.series])?;
+    let [kernel] = &kernels[..] else {
+        bail!("fetch kernel {}", variant.series.name());
+    };
+    let task = plan.adapt(variant_task(artifacts, &cases, variant)?);
+    let mut report = test_in_guest(kernel, &variant.name(), &task)?;
+    report.expect_cases();
+    Ok(Some(report))
 }
 
 /// What `run` makes of each, in their order; as many at a time as this host has
@@ -239,14 +413,15 @@ fn task_with(
     })
 }
 
-fn test_in_guest(kernel: &Kernel, task: &Task) -> Result<KernelReport> {
-    let name = kernel.series.name();
+fn test_in_guest(kernel: &Kernel, name: &str, task: &Task) -> Result<KernelReport> {
     println!(
         "[{name}] boots {}, {} processors {}",
         kernel.release, task.machine.processors, task.machine.kernel_arguments
     );
     let mut report = KernelReport::new(name);
-    let dir = paths::workspace().join("target/guests").join(name);
+    let dir = paths::workspace()
+        .join("target/guests")
+        .join(name.replace(' ', "-"));
     let outcome = guest::boot(kernel, task, &dir, |line| {
         println!("[{name}] {line}");
         report.take_line(line);

@@ -68,6 +68,9 @@ struct Cli {
     /// Run only a part of the cases [default: all]
     #[arg(long, value_enum)]
     part: Option<Part>,
+    /// Run also the cases that run only when they are asked for by name
+    #[arg(long)]
+    on_request: bool,
     /// Run the cases whose names contain one of these
     filters: Vec<String>,
 }
@@ -230,7 +233,7 @@ fn is_chosen(cli: &Cli, (name, place, parallel): Traits) -> bool {
         Some(Part::Serial) => !parallel,
         None => true,
     };
-    let is_requested = cli.filters.iter().any(|part| part == name);
+    let is_requested = cli.on_request || cli.filters.iter().any(|part| part == name);
     wanted
         && in_part
         && match place {

@@ -52,7 +52,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("every-cpu", sounding::every_cpu),
 ];
 
-/// A workload that takes longer hangs.
+/// A workload that takes longer, or longer from one step to the next, hangs.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 fn find(name: &str) -> Option<Perform> {
@@ -84,6 +84,11 @@ pub(crate) fn perform(name: &str, path: &Path) -> Result<()> {
 /// Ends the process by a signal when it has taken too long.
 pub(crate) fn limit_time() {
     alarm(u32::try_from(PATIENCE.as_secs()).unwrap_or(u32::MAX));
+}
+
+/// Lets it take as long as the processes it waits for, which limit themselves.
+pub(crate) fn unlimit_time() {
+    alarm(0);
 }
 
 fn alarm(seconds: u32) {

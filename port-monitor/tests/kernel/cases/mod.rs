@@ -230,17 +230,24 @@ pub(crate) const ALL: &[Case] = &[
     once("live-100000", crowd::live).native_only(),
     // Packets are handled under other processes on every kernel: one will do, whose
     // tasks are preempted in the middle of a program too.
-    once("owners-10000", owners::are_right)
-        .on(&["7.2."])
+    once("owners-10000", |lab| {
+        owners::are_right(lab, lab.sure_rung())
+    })
+    .on(&["7.2."])
+    .parallel(),
+    each_rung("owners-of-each-rung", owners::are_right)
+        .guest_on_request()
         .parallel(),
     once("account-full-speed", |lab| {
         accounting::full_speed(lab, 50_000)
     })
     .guest_only()
     .parallel(),
-    once("account-200000", |lab| accounting::full_speed(lab, 200_000))
-        .guest_on_request()
-        .parallel(),
+    once("account-1000000", |lab| {
+        accounting::full_speed(lab, 1_000_000)
+    })
+    .guest_on_request()
+    .parallel(),
     once("account-overload", accounting::overload)
         .guest_only()
         .parallel(),

@@ -17,8 +17,7 @@ use crate::{
 
 /// Every record names the thread that connected or accepted, though packets are
 /// handled under another process.
-pub(super) fn are_right(lab: &Lab) -> Result<Verdict> {
-    let rung = lab.sure_rung();
+pub(super) fn are_right(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let mut monitor = Watch::json(lab, rung)
         .args(["--ring-size", RING_BYTES])
         .args(accounting::LATENCY)

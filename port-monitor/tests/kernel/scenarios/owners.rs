@@ -17,7 +17,7 @@ use crate::{
     process::{Forked, fork, pin, poll_until, set_comm},
     scenarios::{closing::expect_end, places},
     socket::Listener,
-    workload::limit_time,
+    workload::{limit_time, unlimit_time},
 };
 
 const PEERS: u32 = 8;
@@ -45,7 +45,10 @@ pub(crate) fn exchange(witness: &Witness) -> Result<()> {
             .zip(listeners.iter().zip(listeners.iter().cycle().skip(1)))
             .map(|(number, (own, next))| fork(|| peer(witness, number, own, next.at.port())))
             .collect::<Result<Vec<_>>>()?;
+        // However long: each ends by itself once it stands still.
+        unlimit_time();
         peers.into_iter().try_for_each(Forked::join)?;
+        limit_time();
         // Others' may take longer: of peers that do not answer.
         let is_over = || Ok(orphans()? <= before);
         poll_until(Duration::from_secs(30), is_over).context("wait for the ends")
@@ -97,6 +100,7 @@ fn connect(witness: &Witness, number: u32, port: u16) -> Result<()> {
             received: 0,
             closes_first,
         });
+        limit_time();
         thread::sleep(PACE);
     }
     tell(witness, false, ends)
