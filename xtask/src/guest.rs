@@ -95,6 +95,8 @@ pub(crate) struct Outcome {
     pub(crate) boot_time: Option<Duration>,
     /// From power-on to power-off.
     pub(crate) total_time: Duration,
+    /// How long it kept processors of the host busy.
+    pub(crate) processor_time: Duration,
     /// The command's exit status, or why there is none.
     pub(crate) status: Result<i32, Breakdown>,
 }
@@ -130,6 +132,7 @@ pub(crate) fn boot(
     Ok(Outcome {
         boot_time: session.command_started.map(|at| at - started),
         total_time: started.elapsed(),
+        processor_time: session.processor_time,
         status: match (end, session.status) {
             (End::PoweredOff, Some(status)) => Ok(status),
             _ => Err(session.breakdown(end, task.deadline, &console)),
@@ -149,6 +152,7 @@ enum End {
 struct Session {
     command_started: Option<Instant>,
     status: Option<i32>,
+    processor_time: Duration,
 }
 
 impl Session {
@@ -172,6 +176,7 @@ impl Session {
                 }
             }
         };
+        self.processor_time = processor_time(child.id());
         child.wait().context("wait for qemu-system-x86_64")?;
         Ok(end)
     }
@@ -201,6 +206,18 @@ impl Session {
             console_tail: last_lines(console),
         }
     }
+}
+
+/// The processor time of a process that nobody has waited for yet, as far as it is known.
+fn processor_time(pid: u32) -> Duration {
+    /// What the kernel counts it in: hundredths of a second, on every machine.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name of the program may contain anything, and ends with the last parenthesis.
+    let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
+    // Its user and system time.
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    TICK * ticks.filter_map(|field| field.parse::<u32>().ok()).sum()
 }
 
 /// The last messages of the kernel whose guest had the directory `dir`.
@@ -389,6 +406,21 @@ mod tests {
     fn a_guest_is_stopped_at_the_deadline_silent_or_not() {
         assert_eq!(end_of("cat"), End::TimedOut);
         assert_eq!(end_of("yes"), End::TimedOut);
+    }
+
+    #[test]
+    fn the_processor_time_of_a_guest_is_known_when_it_has_ended() {
+        let mut child = Command::new("sh")
+            .args(["-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut session = Session::default();
+        let deadline = Instant::now() + Duration::from_mins(2);
+        let end = session.follow(&mut child, deadline, &mut |_: &str| ());
+        assert_eq!(end.unwrap(), End::PoweredOff);
+        assert!(session.processor_time > Duration::ZERO);
     }
 
     #[test]

@@ -147,6 +147,11 @@ impl KernelReport {
         }
     }
 
+    /// What heads its columns.
+    pub(crate) fn name(&self) -> &str {
+        &self.kernel
+    }
+
     /// Takes one line of output; lines that are not for us are passed over.
     pub(crate) fn take_line(&mut self, line: &str) {
         let Some((keyword, rest)) = line.split_once(' ') else {

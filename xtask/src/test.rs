@@ -43,8 +43,7 @@ const STEPS: &[Step] = &[
     step("services table", Stop, |_| xtask(&["services", "--check"])),
     step("build", Stop, Session::build),
     step("native program", Continue, Session::test_program_natively),
-    step("native kernel", Continue, Session::test_natively),
-    step("guest kernels", Continue, Session::test_in_guests),
+    step("kernels", Continue, Session::test_kernels),
     step("checks", Continue, Session::finish_checks),
 ];
 
@@ -193,40 +192,55 @@ impl Session {
         run_tests(tests.current_dir(paths::workspace().join("port-monitor")))
     }
 
-    fn test_natively(&mut self) -> Result<Tally> {
+    /// The tests of this host's kernel mostly wait: they run beside those in guests.
+    fn test_kernels(&mut self) -> Result<Tally> {
         let artifacts = self.artifacts()?;
-        let mut command = process::elevated(&artifacts.kernel_tests)?;
-        command
-            .args(["--native", "--program"])
-            .arg(&artifacts.program);
-        let mut report = KernelReport::new("native");
-        let status = process::stream(&mut command, |line| {
-            println!("[native] {line}");
-            report.take_line(line);
-        })?;
-        report.finish();
-        report.expect_cases();
-        if !status.success() && report.tally().failed == 0 {
-            report.problem(format!("the runner ended with {status}"));
+        let (native, guests) = thread::scope(|scope| {
+            let native = scope.spawn(|| test_natively(artifacts));
+            let guests = test_vm::test_in_guests(test_vm::CHOSEN_PLAN, artifacts);
+            (native.join(), guests)
+        });
+        let native = native.unwrap_or_else(|_| bail!("test natively: a thread panicked"));
+        let mut total = Tally::default();
+        for reports in [native.map(|report| vec![report]), guests] {
+            match reports {
+                Ok(reports) => {
+                    for report in &reports {
+                        total += report.tally();
+                    }
+                    self.reports.extend(reports);
+                }
+                Err(error) => {
+                    println!("kernels: {error:#}");
+                    total += Tally::one(false);
+                }
+            }
         }
-        let tally = report.tally();
-        self.reports.push(report);
-        Ok(tally)
+        Ok(total)
     }
 
     fn finish_checks(&mut self) -> Result<Tally> {
         self.checks.take().context("start the checks")?.finish()
     }
+}
 
-    fn test_in_guests(&mut self) -> Result<Tally> {
-        let reports = test_vm::test_in_guests(test_vm::CHOSEN_PLAN, self.artifacts()?)?;
-        let mut total = Tally::default();
-        for report in &reports {
-            total += report.tally();
-        }
-        self.reports.extend(reports);
-        Ok(total)
+/// The kernel tests on this host, whatever else runs here.
+fn test_natively(artifacts: &Artifacts) -> Result<KernelReport> {
+    let mut command = process::elevated(&artifacts.kernel_tests)?;
+    command
+        .args(["--native", "--program"])
+        .arg(&artifacts.program);
+    let mut report = KernelReport::new("native");
+    let status = process::stream(&mut command, |line| {
+        println!("[native] {line}");
+        report.take_line(line);
+    })?;
+    report.finish();
+    report.expect_cases();
+    if !status.success() && report.tally().failed == 0 {
+        report.problem(format!("the runner ended with {status}"));
     }
+    Ok(report)
 }
 
 fn install_packages() -> Result<Tally> {

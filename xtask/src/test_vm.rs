@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
     artifacts::{self, Artifacts},
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Boot and all cases of one kernel; several times what an idle host needs.
-const GUEST_DEADLINE: Duration = Duration::from_mins(15);
+const GUEST_DEADLINE: Duration = Duration::from_mins(25);
 /// The same for what somebody asks for, which may be what takes long.
 const ASKED_DEADLINE: Duration = Duration::from_hours(2);
 /// The memory of a guest.
@@ -139,6 +139,8 @@ enum Variants {
     Whole,
     /// Those of the kernels named, with the cases chosen for them.
     OfNamed,
+    /// Nothing else: every one, or those of the kernels named.
+    Only,
 }
 
 /// What `cargo xtask test` runs.
@@ -149,9 +151,17 @@ pub(crate) const CHOSEN_PLAN: Plan<'static> = Plan {
 };
 
 impl Plan<'_> {
+    /// The kernels that every case runs on.
+    fn whole(&self) -> &[Series] {
+        match self.variants {
+            Variants::Only => &[],
+            Variants::Chosen | Variants::Whole | Variants::OfNamed => self.kernels,
+        }
+    }
+
     fn variants(&self) -> impl Iterator<Item = &'static Variant> {
         let more = match self.variants {
-            Variants::Whole => &MORE_VARIANTS[..],
+            Variants::Whole | Variants::Only => &MORE_VARIANTS[..],
             Variants::Chosen | Variants::OfNamed => &[],
         };
         VARIANTS.iter().chain(more).filter(|variant| {
@@ -160,6 +170,7 @@ impl Plan<'_> {
                 Variants::Chosen | Variants::Whole => true,
                 // Its plain variant is what runs anyway.
                 Variants::OfNamed => is_named && !variant.is_plain(),
+                Variants::Only => is_named || self.kernels.is_empty(),
             }
         })
     }
@@ -176,25 +187,35 @@ impl Plan<'_> {
         task
     }
 
-    /// The cases of `variant` that somebody wants, by parts of their names.
-    fn cases(&self, variant: &Variant) -> Vec<String> {
-        let chosen = variant.cases.iter().copied();
-        if self.filters.is_empty() {
-            return chosen.map(str::to_owned).collect();
+    /// The cases of `variant` that somebody wants, by parts of their names; `None` if
+    /// none are.
+    fn cases(&self, variant: &Variant) -> Option<Vec<String>> {
+        match self.variants {
+            Variants::Whole => return Some(self.filters.to_vec()),
+            Variants::Only if !self.filters.is_empty() => return Some(self.filters.to_vec()),
+            _ => {}
         }
-        let mut cases = Vec::new();
-        for case in chosen {
-            // The narrower of the two.
-            for filter in self.filters {
-                if case.contains(filter.as_str()) {
-                    cases.push(case.to_owned());
-                } else if filter.contains(case) {
-                    cases.push(filter.clone());
-                }
+        let cases = narrow(variant.cases, self.filters);
+        (!cases.is_empty()).then_some(cases)
+    }
+}
+
+/// The parts of names that meet one of `chosen` and one of `filters`, if there are any.
+fn narrow(chosen: &[&str], filters: &[String]) -> Vec<String> {
+    if filters.is_empty() {
+        return chosen.iter().map(|&case| case.to_owned()).collect();
+    }
+    let mut cases = Vec::new();
+    for &case in chosen {
+        for filter in filters {
+            if case.contains(filter.as_str()) {
+                cases.push(case.to_owned());
+            } else if filter.contains(case) {
+                cases.push(filter.clone());
             }
         }
-        cases
     }
+    cases
 }
 
 /// Arguments of `test-vm`.
@@ -206,6 +227,10 @@ pub(crate) struct Args {
     /// Run every case on every kernel and variant, which takes hours
     #[arg(long, conflicts_with = "kernels")]
     all: bool,
+    /// Run only what is chosen for variants of the kernels named, or of all: other
+    /// flavours, kernel arguments and numbers of processors
+    #[arg(long, conflicts_with = "all")]
+    variants: bool,
     /// Run only the cases whose names contain one of these
     #[arg(last = true)]
     filters: Vec<String>,
@@ -214,17 +239,19 @@ pub(crate) struct Args {
 impl Args {
     fn plan(&self) -> Plan<'_> {
         let is_named = !self.kernels.is_empty();
+        let variants = match (self.all, self.variants) {
+            (true, _) => Variants::Whole,
+            (false, true) => Variants::Only,
+            (false, false) if is_named => Variants::OfNamed,
+            (false, false) => Variants::Chosen,
+        };
         Plan {
-            kernels: if is_named {
+            kernels: if is_named || self.variants {
                 &self.kernels
             } else {
                 &Series::MATRIX
             },
-            variants: match (self.all, is_named) {
-                (true, _) => Variants::Whole,
-                (false, true) => Variants::OfNamed,
-                (false, false) => Variants::Chosen,
-            },
+            variants,
             filters: &self.filters,
         }
     }
@@ -258,66 +285,81 @@ pub(crate) fn test_in_guests(plan: Plan<'_>, artifacts: &Artifacts) -> Result<Ve
         "run the guests on x86_64: the programs of this host must run in them"
     );
     tools::ensure(&tools::GUEST_PACKAGES)?;
-    let kernels = kernels::fetch(plan.kernels.iter().copied())?;
-    let run = |kernel: &Kernel, part| {
-        test_in_guest(
-            kernel,
-            kernel.series.name(),
-            &plan.adapt(task(artifacts, plan.filters, kernel.series, part)?),
-        )
-    };
+    let guests = guests(plan, artifacts)?;
     // An emulated processor keeps one of the host's busy. Most cases leave a second
     // one idle, so guests of one processor each run at a time, as many as the host has.
     // The newest take longest.
-    let newest_first: Vec<&Kernel> = kernels.iter().rev().collect();
-    let serial = side_by_side(&newest_first, |kernel| run(kernel, Part::Serial))?;
-    let mut reports = Vec::new();
-    for (kernel, mut report) in kernels.iter().zip(serial.into_iter().rev()) {
-        report.add(run(kernel, Part::Parallel)?);
-        report.expect_cases();
-        reports.push(report);
+    let is_small = |guest: &&Guest| guest.task.machine.processors == 1;
+    let (small, large): (Vec<&Guest>, Vec<&Guest>) = guests.iter().rev().partition(is_small);
+    let at_a_time = thread::available_parallelism().map_or(1, NonZero::get);
+    let mut reports = side_by_side(&small, at_a_time, |guest| guest.run())?;
+    reports.extend(side_by_side(&large, 1, |guest| guest.run())?);
+    Ok(join(guests.iter().map(|guest| &guest.name), reports))
+}
+
+/// One report for each name, in the order of `names`, with what all of that name have.
+fn join<'a>(
+    names: impl Iterator<Item = &'a String>,
+    reports: Vec<KernelReport>,
+) -> Vec<KernelReport> {
+    let mut joined: Vec<KernelReport> = Vec::new();
+    for name in names {
+        if !joined.iter().any(|report| report.name() == name) {
+            joined.push(KernelReport::new(name));
+        }
+    }
+    for report in reports {
+        if let Some(whole) = joined.iter_mut().find(|one| one.name() == report.name()) {
+            whole.add(report);
+        }
+    }
+    joined.iter_mut().for_each(KernelReport::expect_cases);
+    joined
+}
+
+/// A guest that is to run.
+struct Guest {
+    /// What heads its columns.
+    name: String,
+    kernel: Kernel,
+    task: Task,
+}
+
+/// The guests of `plan`: kernels first.
+fn guests(plan: Plan<'_>, artifacts: &Artifacts) -> Result<Vec<Guest>> {
+    let mut wanted = Vec::new();
+    for &series in plan.whole() {
+        for part in [Part::Serial, Part::Parallel] {
+            let task = task(artifacts, plan.filters, series, part)?;
+            wanted.push((series, series.name().to_owned(), task));
+        }
     }
     for variant in plan.variants() {
-        reports.extend(test_variant(plan, artifacts, variant)?);
+        if let Some(cases) = plan.cases(variant) {
+            let task = variant_task(artifacts, &cases, variant)?;
+            wanted.push((variant.series, variant.name(), task));
+        }
     }
-    Ok(reports)
+    let kernels = kernels::fetch(wanted.iter().map(|(series, ..)| *series))?;
+    let guests = kernels.into_iter().zip(wanted);
+    let guests = guests.map(|(kernel, (_, name, task))| Guest {
+        name,
+        kernel,
+        task: plan.adapt(task),
+    });
+    Ok(guests.collect())
 }
 
-/// The report of a variant, if it has cases that somebody wants.
-fn test_variant(
-    plan: Plan<'_>,
-    artifacts: &Artifacts,
-    variant: &Variant,
-) -> Result<Option<KernelReport>> {
-    let is_whole = plan.variants == Variants::Whole;
-    let cases = if is_whole {
-        plan.filters.to_vec()
-    } else {
-        plan.cases(variant)
-    };
-    if cases.is_empty() && !is_whole {
-        return Ok(None);
-    }
-    let kernels = kernels::fetch([variant.series])?;
-    let [kernel] = &kernels[..] else {
-        bail!("fetch kernel {}", variant.series.name());
-    };
-    let task = plan.adapt(variant_task(artifacts, &cases, variant)?);
-    let mut report = test_in_guest(kernel, &variant.name(), &task)?;
-    report.expect_cases();
-    Ok(Some(report))
-}
-
-/// What `run` makes of each, in their order; as many at a time as this host has
-/// processors.
+/// What `run` makes of each, in their order, several of them at a time.
 fn side_by_side<T: Sync, R: Send>(
     items: &[T],
+    at_a_time: usize,
     run: impl Fn(&T) -> Result<R> + Sync,
 ) -> Result<Vec<R>> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::new());
     thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
+        for _ in 0..at_a_time {
             scope.spawn(|| {
                 while let index = next.fetch_add(1, Ordering::Relaxed)
                     && let Some(item) = items.get(index)
@@ -413,28 +455,39 @@ fn task_with(
     })
 }
 
-fn test_in_guest(kernel: &Kernel, name: &str, task: &Task) -> Result<KernelReport> {
-    println!(
-        "[{name}] boots {}, {} processors {}",
-        kernel.release, task.machine.processors, task.machine.kernel_arguments
-    );
-    let mut report = KernelReport::new(name);
-    let dir = paths::workspace()
-        .join("target/guests")
-        .join(name.replace(' ', "-"));
-    let outcome = guest::boot(kernel, task, &dir, |line| {
-        println!("[{name}] {line}");
-        report.take_line(line);
-    })?;
-    conclude(name, &outcome, &mut report);
-    Ok(report)
+impl Guest {
+    fn run(&self) -> Result<KernelReport> {
+        let Self { name, kernel, task } = self;
+        let Machine {
+            processors,
+            kernel_arguments,
+            ..
+        } = task.machine;
+        println!(
+            "[{name}] boots {}, {processors} processors {kernel_arguments}",
+            kernel.release
+        );
+        let mut report = KernelReport::new(name);
+        let dir = format!("{name} {processors}").replace(' ', "-");
+        let dir = paths::workspace().join("target/guests").join(dir);
+        let outcome = guest::boot(kernel, task, &dir, |line| {
+            println!("[{name}] {line}");
+            report.take_line(line);
+        })?;
+        conclude(name, &outcome, &mut report);
+        Ok(report)
+    }
 }
 
 /// Says how the guest ended, and takes what was wrong into the report.
 fn conclude(name: &str, outcome: &Outcome, report: &mut KernelReport) {
     let boot_s = outcome.boot_time.unwrap_or_default().as_secs_f32();
     let total_s = outcome.total_time.as_secs_f32();
-    println!("[{name}] ended after {total_s:.1} s, {boot_s:.1} s of it to boot");
+    let busy_s = outcome.processor_time.as_secs_f32();
+    println!(
+        "[{name}] ended after {total_s:.1} s, {boot_s:.1} s of it to boot; {busy_s:.1} s of a \
+         processor"
+    );
     report.finish();
     match &outcome.status {
         Ok(0) => {}
@@ -456,7 +509,7 @@ mod tests {
     #[test]
     fn what_runs_side_by_side_ends_in_order() {
         let slowest_first = [30, 10, 0];
-        let results = side_by_side(&slowest_first, |&millis| {
+        let results = side_by_side(&slowest_first, 2, |&millis| {
             thread::sleep(Duration::from_millis(millis));
             Ok(millis)
         });
@@ -464,8 +517,76 @@ mod tests {
     }
 
     #[test]
+    fn of_two_parts_of_a_name_the_narrower_is_taken() {
+        let narrow = |filters: &[&str]| {
+            let filters: Vec<String> = filters.iter().map(|&filter| filter.to_owned()).collect();
+            narrow(&["enforce-in-", "refused"], &filters)
+        };
+        assert_eq!(narrow(&[]), ["enforce-in-", "refused"]);
+        assert_eq!(narrow(&["enforce"]), ["enforce-in-"]);
+        assert_eq!(narrow(&["enforce-in-user"]), ["enforce-in-user"]);
+        assert!(narrow(&["account"]).is_empty());
+    }
+
+    #[test]
+    fn what_runs_on_variants_is_what_was_asked_for() {
+        let names = |line: &[&str]| {
+            let args = [&["test-vm"], line].concat();
+            let command = <Args as clap::Args>::augment_args(clap::Command::new("test-vm"));
+            let matches = command.try_get_matches_from(args).unwrap();
+            let args = <Args as clap::FromArgMatches>::from_arg_matches(&matches).unwrap();
+            let plan = args.plan();
+            let whole = plan.whole().iter().map(|series| series.name().to_owned());
+            let variants = plan.variants().filter(|&one| plan.cases(one).is_some());
+            whole.chain(variants.map(Variant::name)).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&["6.12"]), ["6.12", "6.12 nohz_full=1"]);
+        assert_eq!(names(&["7.3"]), ["7.3"]);
+        assert_eq!(names(&["7.3", "--variants"]), ["7.3"]);
+        assert_eq!(names(&["6.1", "--variants"]), ["6.1 preempt=full"]);
+        assert_eq!(
+            names(&["--", "bypass"]),
+            ["5.10", "6.1", "6.12", "7.2", "7.3", "6.12-rt"]
+        );
+        assert_eq!(
+            names(&["--all"]).len(),
+            4 + VARIANTS.len() + MORE_VARIANTS.len()
+        );
+    }
+
+    #[test]
+    fn guests_of_one_name_make_one_report() {
+        let report = |name: &str, line: &str| {
+            let mut report = KernelReport::new(name);
+            report.take_line(line);
+            report
+        };
+        let names = ["a", "a", "b", "c"].map(str::to_owned);
+        let reports = vec![
+            report("b", "CASE auto one PASS [1s]"),
+            report("a", "CASE auto one PASS [1s]"),
+            report("a", "CASE auto two FAIL [1s]"),
+        ];
+        let joined = join(names.iter(), reports);
+        let joined: Vec<_> = joined
+            .iter()
+            .map(|report| (report.name(), report.tally().to_string()))
+            .collect();
+        let expected = [
+            ("a", "1 passed, 1 failed"),
+            ("b", "1 passed, 0 failed"),
+            // No case is no success.
+            ("c", "0 passed, 1 failed"),
+        ];
+        assert_eq!(
+            joined,
+            expected.map(|(name, tally)| (name, tally.to_owned()))
+        );
+    }
+
+    #[test]
     fn one_that_fails_fails_all() {
-        let result = side_by_side(&[1, 0, 1], |&count| {
+        let result = side_by_side(&[1, 0, 1], 2, |&count| {
             ensure!(count > 0, "nothing");
             Ok(())
         });
