@@ -187,10 +187,10 @@ pub(crate) static GROUPS: InEachSlot<btf_maps::HashMap<GroupKey, u32, 1>> = Arra
 #[btf_map(name = "pm_exes")]
 pub(crate) static EXES: InEachSlot<btf_maps::HashMap<ExeKey, u32, 1>> = ArrayOfMaps::new();
 
-/// This host's own addresses.
+/// This host's own addresses. For enforcement the loader has them allocated when they are
+/// written.
 #[map(name = "pm_self")]
-pub(crate) static SELF: HashMap<Addr, u8> =
-    HashMap::with_max_entries(generation::ADDRESSES, BPF_F_NO_PREALLOC);
+pub(crate) static SELF: HashMap<Addr, u8> = HashMap::with_max_entries(generation::ADDRESSES, 0);
 
 /// How often each rule decided, by CPU, slot and number; the loader sets the size.
 #[map(name = "pm_hits")]

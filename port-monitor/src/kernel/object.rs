@@ -22,6 +22,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(env!("PORT_MONITOR_BPF_OBJECT"));
 /// all of a map at once.
 pub(super) struct Sizes {
     entries: Vec<(&'static str, u32)>,
+    /// Those whose entries it allocates one by one. No program of a tracepoint or kprobe
+    /// may use one on a kernel with `PREEMPT_RT` before Linux 6.1.
+    late: &'static [&'static str],
 }
 
 /// What only enforcement asks, beside `pm_state`.
@@ -79,6 +82,7 @@ impl Sizes {
         ];
         Self {
             entries: unused.into_iter().chain(sizes).collect(),
+            late: &[],
         }
     }
 
@@ -134,6 +138,7 @@ impl Sizes {
         ];
         Self {
             entries: unused.into_iter().chain(sizes).collect(),
+            late: &["pm_self"],
         }
     }
 }
@@ -148,7 +153,13 @@ pub(super) fn load(
     log_level: u8,
     programs: &[&str],
 ) -> Result<Ebpf, EbpfError> {
-    let few = Few::of(OBJECT, programs);
+    let mut few = Few::of(OBJECT, programs);
+    if let Some(few) = &mut few {
+        for map in sizes.late {
+            // It takes more memory otherwise.
+            let _ = few.allocate_late(map);
+        }
+    }
     let offsets = Wire(*offsets);
     let config = Wire(*config);
     let abi = u32::from(port_monitor_common::ABI_VERSION);

@@ -1,7 +1,7 @@
 //! An object with only some of its programs. aya looks at every instruction of every
 //! program that it finds by name: most of them are for other kernels and other runs.
 
-use std::ops::Range;
+use std::{iter::StepBy, ops::Range};
 
 use zerocopy::IntoBytes as _;
 
@@ -12,8 +12,16 @@ const SECTION_BYTES: usize = 64;
 const SYMBOL_BYTES: usize = 24;
 const SYMBOL_INFO_AT: usize = 4;
 const SYMBOL_SECTION_AT: usize = 6;
+const SYMBOL_VALUE_AT: usize = 8;
 const SYMBOL_TABLE: u32 = 2;
 const FUNCTION: u8 = 2;
+
+/// The section of the maps that are not described in BTF, and where one has its flags
+/// (`struct bpf_map_def` of libbpf).
+const MAPS: &[u8] = b"maps";
+const MAP_FLAGS_AT: usize = 16;
+/// `include/uapi/linux/bpf.h`.
+const BPF_F_NO_PREALLOC: u32 = 1;
 
 /// The section of what programs call: they are found by their place.
 const CALLED: &[u8] = b".text";
@@ -44,6 +52,17 @@ impl Few {
         Some(few)
     }
 
+    /// Has the kernel allocate the entries of `map` when they are written; `None` if
+    /// there is no such map.
+    pub(super) fn allocate_late(&mut self, map: &str) -> Option<()> {
+        let at = Elf::of(self.bytes())?.map(map.as_bytes())? + MAP_FLAGS_AT;
+        let bytes = self.words.as_mut_bytes();
+        bytes
+            .get_mut(at..at + 4)?
+            .copy_from_slice(&BPF_F_NO_PREALLOC.to_le_bytes());
+        Some(())
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.words.as_bytes()[..self.length]
     }
@@ -67,19 +86,42 @@ impl<'a> Elf<'a> {
 
     /// The programs' names, and where their symbols are.
     fn programs(&self) -> Option<Vec<(&'a [u8], usize)>> {
-        let mut tables = (0..self.count).filter(|&n| self.kind(n) == Some(SYMBOL_TABLE));
-        let table = tables.next()?;
-        let strings = self.content(self.link(table)?)?;
+        let (symbols, strings) = self.symbols()?;
         let mut programs = Vec::new();
-        for symbol in self.content(table)?.step_by(SYMBOL_BYTES) {
+        for symbol in symbols {
             let info = self.bytes.get(symbol + SYMBOL_INFO_AT)?;
-            let section = usize::from(half(self.bytes, symbol + SYMBOL_SECTION_AT)?);
-            if info & 0xf != FUNCTION || self.name(section, &strings)? == CALLED {
+            if info & 0xf != FUNCTION || self.section_name(symbol, &strings)? == CALLED {
                 continue;
             }
             programs.push((self.string(&strings, symbol)?, symbol));
         }
         Some(programs)
+    }
+
+    /// Where the map with this name is defined.
+    fn map(&self, name: &[u8]) -> Option<usize> {
+        let (mut symbols, strings) = self.symbols()?;
+        let symbol = symbols.find(|&symbol| {
+            self.string(&strings, symbol) == Some(name)
+                && self.section_name(symbol, &strings) == Some(MAPS)
+        })?;
+        let section = half(self.bytes, symbol + SYMBOL_SECTION_AT)?.into();
+        let place = offset(self.bytes, symbol + SYMBOL_VALUE_AT)?;
+        self.content(section)?.start.checked_add(place)
+    }
+
+    /// Where the symbols are, and their names.
+    fn symbols(&self) -> Option<(StepBy<Range<usize>>, Range<usize>)> {
+        let mut tables = (0..self.count).filter(|&n| self.kind(n) == Some(SYMBOL_TABLE));
+        let table = tables.next()?;
+        let strings = self.content(self.link(table)?)?;
+        Some((self.content(table)?.step_by(SYMBOL_BYTES), strings))
+    }
+
+    /// The name of the section that a symbol lies in.
+    fn section_name(&self, symbol: usize, strings: &Range<usize>) -> Option<&'a [u8]> {
+        let section = half(self.bytes, symbol + SYMBOL_SECTION_AT)?.into();
+        self.name(section, strings)
     }
 
     /// Where the header of the section with this number begins.
@@ -157,6 +199,24 @@ mod tests {
             .zip(OBJECT)
             .filter(|(few, all)| few != all);
         assert!(changed.count() <= 4 * names(OBJECT).len());
+    }
+
+    #[test]
+    fn a_map_is_allocated_when_it_is_written() {
+        // Bytes of a key and of a value, entries, flags.
+        let definition = |object: &[u8], map: &str| {
+            let at = Elf::of(object).unwrap().map(map.as_bytes()).unwrap();
+            [4, 8, 12, 16].map(|field| word(object, at + field).unwrap())
+        };
+        let mut few = Few::of(OBJECT, &[]).unwrap();
+        assert_eq!(few.allocate_late("pm_self"), Some(()));
+        let entries = port_monitor_common::generation::ADDRESSES;
+        assert_eq!(definition(OBJECT, "pm_self"), [16, 1, entries, 0]);
+        assert_eq!(definition(few.bytes(), "pm_self"), [16, 1, entries, 1]);
+        assert_eq!(definition(few.bytes(), "pm_pids"), [4, 1, 1_024, 0]);
+        assert_eq!(few.allocate_late("pm_no_such"), None);
+        // It is described in BTF.
+        assert_eq!(few.allocate_late("pm_users"), None);
     }
 
     #[test]
