@@ -131,6 +131,7 @@ pub(crate) fn pids(facts: &[Fact]) -> Vec<u32> {
 
 fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
     let errno_is_seen = attempt.reach == Reach::Syn || sight.unsent;
+    let (from, to) = attempt.within_ns;
     let outcome = Expected {
         action: match attempt.ending {
             Ending::Failed(_) if !errno_is_seen => Action::Failed(None),
@@ -145,7 +146,11 @@ fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
         remote: attempt.remote,
         v4_mapped: attempt.v4_mapped,
         netns_ino: attempt.netns_ino,
-        within_ns: attempt.within_ns,
+        // What a program gives up it closes once it has told of it, whenever that is.
+        within_ns: match attempt.ending {
+            Ending::GivenUp => (from, u64::MAX),
+            Ending::Connected | Ending::Failed(_) => (from, to),
+        },
         preattach: Some(false),
         blind: (!errno_is_seen).then_some(Blind::Unsent),
     };
@@ -163,6 +168,7 @@ fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
         } else {
             outcome.local_port
         },
+        within_ns: attempt.within_ns,
         blind: unknown.then_some(Blind::LocalPort),
         ..outcome.clone()
     };
