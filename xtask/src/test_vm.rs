@@ -44,7 +44,7 @@ const CHOSEN: &[&str] = &[
     "softirq-elsewhere",
     "accept-64-threads",
     "accept-prefork",
-    "refused",
+    "refused-",
     "close-by-",
     "enforce-reload",
     "enforce-in-",
