@@ -81,6 +81,10 @@ pub enum Extra {
     Canary = 27,
     /// How often each [`Watcher`] saw that a connection of the start-up canary was there.
     Proofs = 28,
+    /// Outcomes and ends for which the kernel skipped every program that sees them, found
+    /// out later: of what is still remembered as an attempt when its connection ends, and
+    /// of what is still remembered when another socket has its address.
+    Unseen = 29,
 }
 
 /// A program that sees the changes of sockets' states beside others that see the same:
@@ -134,7 +138,7 @@ pub const fn slot(hook: Hook, counter: Counter) -> u32 {
 }
 
 const _: () = assert!(slot(Hook::Listen, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::Proofs as usize) < ROW);
+const _: () = assert!((Extra::Unseen as usize) < ROW);
 
 #[cfg(test)]
 mod tests {

@@ -122,6 +122,7 @@ fn is_more_wanted() -> bool {
 /// Remembers the connection on `sk`; what cannot be is counted.
 #[inline(always)]
 fn remember(sk: *const u8, connection: &Connection) -> bool {
+    count_earlier(sk);
     is_stored(Site::Remember, || {
         CONNECTIONS.insert(sk as u64, connection, 0)
     })
@@ -141,9 +142,18 @@ fn forget(sk: *const u8, known: &mut Connection) -> bool {
     }
 }
 
+/// Counts what an earlier socket at this address has left: its end was not seen.
+#[inline(always)]
+fn count_earlier(sk: *const u8) {
+    if known(sk).is_some() {
+        account::count_extra(Extra::Unseen);
+    }
+}
+
 /// Forgets what an earlier socket at this address may have left.
 #[inline(always)]
 fn forget_earlier(sk: *const u8) {
+    count_earlier(sk);
     removal(Site::Forget, || CONNECTIONS.remove(sk as u64));
 }
 
@@ -222,6 +232,9 @@ pub(crate) fn changed<const TRACEPOINT: bool, const WATCHER: u64>(
     old: TcpState,
     new: TcpState,
 ) -> Look {
+    if account::is_injected(Site::Event) {
+        return Err(Stop::NotOurs);
+    }
     // An end; a handshake that is complete, or given up after the peer's SYN.
     let mut told = Err(Stop::NotOurs);
     if new == TcpState::CLOSE
@@ -361,11 +374,12 @@ fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
 ) -> Look<Hook> {
     let connection = ours(known(sk))?;
     let event = &mut record.event;
-    if !connection.is_open() {
-        // A simultaneous open goes through `SYN_RECV`.
-        if !(old == TcpState::SYN_SENT || old == TcpState::SYN_RECV && !sock::is_passive(sk))
-            || !TRACEPOINT && is_returned(sk, new)
-        {
+    let is_open = connection.is_open();
+    // A simultaneous open goes through `SYN_RECV`.
+    let is_attempt =
+        old == TcpState::SYN_SENT || old == TcpState::SYN_RECV && !sock::is_passive(sk);
+    if !is_open && is_attempt {
+        if !TRACEPOINT && is_returned(sk, new) {
             return Err(Stop::NotOurs);
         }
         connection.identify(event);
@@ -401,7 +415,12 @@ fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
     }
     record.stats.closed_by = connection.closed_by;
     record.stats.closer_tgid = connection.closer_tgid;
-    ours(forget(sk, connection).then_some(Hook::Close))
+    let is_first = forget(sk, connection);
+    if is_first && !is_open {
+        // It was established, and the kernel skipped every program that sees that.
+        account::count_extra(Extra::Unseen);
+    }
+    ours(is_first.then_some(Hook::Close))
 }
 
 /// Completes the record of a connection that was in the state `last`.

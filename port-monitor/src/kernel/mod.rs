@@ -16,7 +16,7 @@ use aya::{
 use aya_log::EbpfLogger;
 use port_monitor_common::{
     config::{Config, Offsets},
-    counters::Hook,
+    counters::{Extra, Hook},
     event::EventKind,
 };
 use thiserror::Error;
@@ -419,8 +419,11 @@ impl Kernel {
             }
             Hook::Accept => misses(&["pm_graft_kp", "pm_accept_krp"]),
             Hook::Listen => misses(&["pm_listen4_fe", "pm_listen6_fe", "pm_listen_kp"]),
-            // The programs of a close run for every change of state, and stand in
-            // for each other.
+            // The programs of a close run for every change of state, and stand in for each
+            // other: what all of them missed is found out by what it leaves.
+            Hook::Close if OUTCOMES.iter().chain([&EventKind::Close]).any(is_wanted) => {
+                self.counters.extra(Extra::Unseen)
+            }
             Hook::Close | Hook::Snapshot => 0,
         }
     }

@@ -171,6 +171,28 @@ fn whole() -> [(&'static str, u64); 6] {
     ]
 }
 
+/// No program looks at changes of sockets' states: what all of them miss is counted as lost
+/// when the kernel uses the memory of a socket again.
+pub(super) fn unseen_ends_are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let connections = (10 * CONNECTIONS).to_string();
+    let load = ["--connections", connections.as_str()];
+    let told = generate(lab, rung, ["--test-fault", "event"], &load, EVENTS_LOST)?;
+    told.expect("unseen", &[("connected", 0), ("failed", 0), ("close", 0)])?;
+    let Summary { lost, seen, .. } = told.summary;
+    let begun = told.count("connect") + told.count("accept");
+    // The last ones leave memory that nobody uses again.
+    ensure!(
+        lost <= begun && 10 * lost >= 9 * begun,
+        "{lost} lost of {begun}: {:?}",
+        told.summary
+    );
+    let Summary {
+        shown, filtered, ..
+    } = told.summary;
+    ensure!(seen == shown + filtered + lost, "{:?}", told.summary);
+    Ok(Verdict::Pass(format!("{lost} of {begun}")))
+}
+
 /// A table of listeners with room for two.
 pub(super) fn full_tables_are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
     const ROOM: u64 = 2;
