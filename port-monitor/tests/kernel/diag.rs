@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, ensure};
 use rustix::{
     io::Errno,
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink},
+    net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink},
 };
 
 use crate::socket::Ends;
@@ -20,22 +20,28 @@ const ANSWER: u16 = 2;
 /// Destroys the end of a connection that is ours. An error that is an errno is
 /// the kernel's answer.
 pub(crate) fn destroy(ends: Ends) -> Result<()> {
+    ask(Some(netlink::SOCK_DIAG), &request(ends)?).context("SOCK_DESTROY")
+}
+
+/// Asks the kernel for something that it does or does not do. An error that is an errno is
+/// its answer.
+pub(crate) fn ask(protocol: Option<Protocol>, request: &[u8]) -> Result<()> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
+        protocol,
     )
-    .context("socket of NETLINK_SOCK_DIAG")?;
-    rustix::net::send(&socket, &request(ends)?, SendFlags::empty()).context("SOCK_DESTROY")?;
+    .context("socket of netlink")?;
+    rustix::net::send(&socket, request, SendFlags::empty())?;
     let mut answer = [0_u8; 256];
-    rustix::net::recv(&socket, &mut answer, RecvFlags::empty()).context("SOCK_DESTROY")?;
+    rustix::net::recv(&socket, &mut answer, RecvFlags::empty())?;
     // `struct nlmsghdr`, then the errno, negative.
     let kind = u16::from_ne_bytes([answer[4], answer[5]]);
     let errno = i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]);
     ensure!(kind == ANSWER, "netlink answers {kind}");
     if errno != 0 {
-        return Err(Errno::from_raw_os_error(-errno)).context("SOCK_DESTROY");
+        return Err(Errno::from_raw_os_error(-errno).into());
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ mod monitor;
 mod numbers;
 mod oracle;
 mod process;
+mod qdisc;
 mod report;
 mod rung;
 mod scenarios;

@@ -24,6 +24,7 @@ pub(crate) mod places;
 pub(crate) mod queue;
 pub(crate) mod refused;
 pub(crate) mod reuse;
+pub(crate) mod sent;
 pub(crate) mod simultaneous;
 pub(crate) mod sounding;
 pub(crate) mod tree;
@@ -174,6 +175,9 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("fastopen-data-in-syn", fastopen::data_in_syn).guest_only(),
     scenario("fastopen-closed-early", fastopen::closed_early).waits(),
     scenario("fastopen-reset-early", fastopen::reset_early),
+    scenario(
+        "fastopen-reset-by-peer-early",
+    ),
     scenario("self-connect-ipv4", simultaneous::ipv4),
     scenario("self-connect-ipv6", simultaneous::ipv6),
     scenario("mptcp-ipv4", mptcp::ipv4),
@@ -195,8 +199,14 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("close-by-unreachable", breaking::unreachable).waits(),
     scenario("accept-queue-overflow", queue::overflows),
     scenario("accept-queue-refuses", queue::refuses),
-    // The guests have no tc.
-    scenario("queue-refuses-segments", refused::by_queue).native_only(),
+    scenario("queue-refuses-segments", refused::by_queue),
+    // The guests have neither tc's queues nor nft.
+    scenario("rate-refuses-segments", refused::by_rate).native_only(),
+    scenario("filter-refuses-segments", refused::by_filter).native_only(),
+    scenario("sent-urgent", sent::urgent),
+    scenario("sent-on-the-way", sent::on_the_way),
+    scenario("sent-keepalive", sent::keepalive).waits(),
+    scenario("sent-window-shut", sent::window_shut).waits(),
     scenario("time-wait-reuse-client", reuse::by_client).waits(),
     scenario("time-wait-reuse-server", reuse::by_server).waits(),
     scenario("wire-answers", wire::answers),

@@ -1,4 +1,4 @@
-//! What this host's own queue refuses, it does not send.
+//! What this host's own queue or filter refuses, it does not send.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,67 +8,91 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::net::sockopt;
+use rustix::io::Errno;
 
 use crate::{
     fact::Witness,
     process::poll_until,
+    qdisc,
     scenarios::{
+        breaking::expect_error,
         closing::{FROM_CLIENT, connect, swapped},
         places,
+        sent::{attempted, flood, reset, unsent},
     },
-    socket::{V4, any_port},
+    socket::{Ends, V4, any_port},
 };
 
-/// What is written when the queue takes nothing.
+/// What is written when nothing leaves.
 const REFUSED: usize = 5_000;
+/// The same where a buffer takes it.
+const LARGE: usize = 2_000_000;
 
-/// The client's segments are tried again and again, and none leaves; a
-/// reset ends it. What had come before counts.
+/// A queue that takes nothing.
 pub(super) fn by_queue(witness: &Witness) -> Result<()> {
+    let (mut server, ends) = refuses(witness, REFUSED, qdisc::add_of_nothing)?;
+    qdisc::remove()?;
+    unheard(witness, &mut server, ends)
+}
+
+/// A queue that has a rate, and takes no segment as large as these.
+pub(super) fn by_rate(witness: &Witness) -> Result<()> {
+    let rate = "qdisc add dev lo root tbf rate 8kbit burst 3000 limit 3000";
+    let (mut server, ends) = refuses(witness, LARGE, || run("tc", rate))?;
+    // The reset is small.
+    expect_error(&mut server, Errno::CONNRESET)?;
+    let server_saw = ("peer-reset", "ECONNRESET");
+    witness.closed(swapped(ends), (0, FROM_CLIENT), server_saw)
+}
+
+/// A filter of the host's output.
+pub(super) fn by_filter(witness: &Witness) -> Result<()> {
+    let add = || {
+        run("nft", "add table inet t")?;
+        let chain = "{ type filter hook output priority 0; }";
+        run("nft", &format!("add chain inet t out {chain}"))?;
+        run("nft", "add rule inet t out drop")
+    };
+    let (mut server, ends) = refuses(witness, REFUSED, add)?;
+    run("nft", "delete table inet t")?;
+    unheard(witness, &mut server, ends)
+}
+
+/// The server does not hear the client's reset.
+fn unheard(witness: &Witness, server: &mut TcpStream, ends: Ends) -> Result<()> {
+    server.write_all(b"?")?;
+    expect_error(server, Errno::CONNRESET)?;
+    let server_saw = ("peer-reset", "ECONNRESET");
+    witness.closed(swapped(ends), (1, FROM_CLIENT), server_saw)
+}
+
+/// The client's segments are tried again and again, and none leaves; a reset ends it. What
+/// had come before counts.
+fn refuses(
+    witness: &Witness,
+    bytes: usize,
+    shut: impl FnOnce() -> Result<()>,
+) -> Result<(TcpStream, Ends)> {
     places::enter_loopback_netns()?;
     let listener = witness.listen(any_port(V4))?;
     let (mut client, mut server, ends) = connect(witness, &listener, V4)?;
     client.write_all(&[1; FROM_CLIENT])?;
     server.read_exact(&mut [0; FROM_CLIENT])?;
-    queue("add")?;
-    client.write_all(&[1; REFUSED])?;
-    await_refusals()?;
+    shut()?;
+    let written = flood(&client, bytes)?;
+    let first = attempted(&client)?;
+    let is_tried_again = || Ok(attempted(&client)? > first);
+    poll_until(Duration::from_secs(30), is_tried_again).context("wait for refusals")?;
+    ensure!(unsent(&client)? == written, "something left");
     reset(client)?;
-    queue("del")?;
-    reset(server)?;
     witness.closed(ends, (FROM_CLIENT, 0), ("local-reset", ""))?;
-    witness.closed(swapped(ends), (0, FROM_CLIENT), ("local-reset", ""))
+    Ok((server, ends))
 }
 
-/// Ends it by a reset.
-fn reset(stream: TcpStream) -> Result<()> {
-    sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
-    drop(stream);
+fn run(program: &str, words: &str) -> Result<()> {
+    let mut command = Command::new(program);
+    let status = command.args(words.split(' ')).status();
+    let status = status.with_context(|| format!("run {program}"))?;
+    ensure!(status.success(), "{program} {words}: {status}");
     Ok(())
-}
-
-/// Adds the queue that holds nothing, or takes it away.
-fn queue(verb: &str) -> Result<()> {
-    let mut tc = Command::new("tc");
-    tc.args(["qdisc", verb, "dev", "lo", "root"]);
-    if verb == "add" {
-        tc.args(["pfifo", "limit", "0"]);
-    }
-    let status = tc.status().context("run tc")?;
-    ensure!(status.success(), "tc qdisc {verb}: {status}");
-    Ok(())
-}
-
-/// Waits until the queue has refused a segment more than once.
-fn await_refusals() -> Result<()> {
-    let is_refused = || {
-        let mut tc = Command::new("tc");
-        let said = tc.args(["-s", "qdisc", "show", "dev", "lo"]).output()?;
-        let said = String::from_utf8_lossy(&said.stdout).into_owned();
-        let dropped = said.split("(dropped ").nth(1).context("no drops")?;
-        let number = dropped.split(',').next().context("no number")?;
-        Ok(number.parse::<u32>()? > 2)
-    };
-    poll_until(Duration::from_secs(30), is_refused).context("wait for refusals")
 }
