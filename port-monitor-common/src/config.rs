@@ -160,6 +160,10 @@ pub struct Offsets {
     pub mount_parent: u32,
     /// `mount.mnt_mountpoint`.
     pub mount_point: u32,
+    /// The byte that `tcp_sock.repair` is in, a bit field; zero: the kernel has none.
+    pub tcp_repair: u32,
+    /// Not an offset: the bit of that byte.
+    pub tcp_repair_bit: u32,
 }
 
 /// [`Config::filters`]: only processes in the `PIDS` map.

@@ -45,11 +45,13 @@ pub enum EventKind {
     Listen = 7,
     /// A socket does not listen any more.
     Unlisten = 8,
+    /// A connection was put into a socket by `TCP_REPAIR`, without a handshake.
+    Restored = 9,
 }
 
 impl EventKind {
     /// Every kind, in numeric order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Connect,
         Self::Accept,
         Self::Connected,
@@ -58,6 +60,7 @@ impl EventKind {
         Self::Preexisting,
         Self::Listen,
         Self::Unlisten,
+        Self::Restored,
     ];
 
     /// The bit of this kind in [`crate::config::Config::kinds`].
@@ -77,6 +80,7 @@ impl EventKind {
             6 => Some(Self::Preexisting),
             7 => Some(Self::Listen),
             8 => Some(Self::Unlisten),
+            9 => Some(Self::Restored),
             _ => None,
         }
     }
@@ -129,6 +133,8 @@ pub enum ClosedBy {
     LocalReset = 4,
     /// Nobody: the peer did not answer any more, or could not be reached.
     Timeout = 5,
+    /// Nobody: a process took the socket away by `TCP_REPAIR`, without a packet.
+    TakenAway = 6,
 }
 
 impl ClosedBy {
@@ -141,6 +147,7 @@ impl ClosedBy {
             3 => Some(Self::PeerReset),
             4 => Some(Self::LocalReset),
             5 => Some(Self::Timeout),
+            6 => Some(Self::TakenAway),
             _ => None,
         }
     }
@@ -278,8 +285,10 @@ pub struct CloseStats {
     pub srtt_us: u32,
     /// A [`ClosedBy`] by number.
     pub closed_by: u8,
+    /// Non-zero: the connection was put into the socket by `TCP_REPAIR`.
+    pub restored: u8,
     /// Explicit padding.
-    pub reserved: [u8; 3],
+    pub reserved: [u8; 2],
     /// The process that closed this end, in the initial pid namespace; zero when
     /// the other end or nobody did.
     pub closer_tgid: u32,
@@ -345,10 +354,10 @@ mod tests {
                 Some(raw)
             );
         }
-        for raw in 0..=5 {
+        for raw in 0..=6 {
             assert_eq!(ClosedBy::from_raw(raw).map(|by| by as u8), Some(raw));
         }
-        assert_eq!(ClosedBy::from_raw(6), None);
+        assert_eq!(ClosedBy::from_raw(7), None);
         assert_eq!(EventKind::from_raw(0), None);
         assert_eq!(OwnerSource::from_raw(200), None);
     }

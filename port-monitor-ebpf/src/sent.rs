@@ -14,7 +14,7 @@ use crate::{
 pub(crate) enum Opener {
     /// This end, by a SYN, which has a number.
     Local = 0,
-    /// The peer: the numbers begin after the SYN of the answer.
+    /// The peer, or nobody, of a connection that was restored: the numbers begin after a SYN.
     Peer = 1,
     /// Nobody saw; this end, as far as can be told.
     PerhapsLocal = 2,
@@ -23,9 +23,14 @@ pub(crate) enum Opener {
 }
 
 /// Payload bytes sent, each once, of a connection whose state is, or was last, `state`.
+/// `restored` is 1 where there was no SYN, because `TCP_REPAIR` took its place, else 0.
 #[inline(always)]
-pub(crate) fn bytes(sk: *const u8, state: TcpState, opener: Opener) -> u64 {
-    pm_sent(address(sk), state.0.into(), opener as u64)
+pub(crate) fn bytes(sk: *const u8, state: TcpState, opener: Opener, restored: u8) -> u64 {
+    pm_sent(
+        address(sk),
+        state.0.into(),
+        opener as u64 | u64::from(restored),
+    )
 }
 
 /// The states in which a FIN is to be sent, or has been, a bit each.
@@ -33,6 +38,12 @@ const FIN_STATES: u64 = 1 << TcpState::FIN_WAIT1.0
     | 1 << TcpState::FIN_WAIT2.0
     | 1 << TcpState::LAST_ACK.0
     | 1 << TcpState::CLOSING.0;
+
+/// This end closes or has closed in this state.
+#[inline(always)]
+pub(crate) fn has_fin(state: u64) -> bool {
+    FIN_STATES >> (state & 31) & 1 != 0
+}
 
 /// The sequence numbers that the peer has acknowledged and those that are in flight, but for
 /// a SYN's and a FIN's: of what the host's own queue or filter refuses, there is none.
@@ -46,7 +57,7 @@ extern "C" fn pm_sent(sk: u64, state: u64, opener: u64) -> u64 {
     let end: u32 = Probe::read_or_zero(sk, offset!(tcp_write_seq));
     let mut numbers = acked + u64::from(next.wrapping_sub(first));
     // A FIN has the last number.
-    if FIN_STATES >> (state & 31) & 1 != 0 && next == end {
+    if has_fin(state) && next == end {
         numbers = numbers.saturating_sub(1);
     }
     let without_syn = numbers.saturating_sub(1);

@@ -11,7 +11,7 @@ use port_monitor_common::{
 
 use crate::{
     globals::offset,
-    mem::Mem,
+    mem::{Mem, Probe},
     sent::{self, Opener},
     task,
 };
@@ -124,6 +124,14 @@ pub(crate) fn is_v6_only(sk: *const u8) -> bool {
     }
     let bits: Option<u8> = task::read(sk, offset!(skc_ipv6only));
     matches!(bits, Some(bits) if bits as usize >> (offset!(skc_ipv6only_bit) & 7) & 1 != 0)
+}
+
+/// 1 where `TCP_REPAIR` is on, else 0: what happens to the socket, its peer does not learn.
+/// Without a branch.
+#[inline(always)]
+pub(crate) fn in_repair(sk: *const u8) -> u8 {
+    let bits: u8 = Probe::read_or_zero(sk, offset!(tcp_repair));
+    bits >> (offset!(tcp_repair_bit) & 7) & u8::from(offset!(tcp_repair) != 0)
 }
 
 /// The socket's `connect` has not returned: `struct socket` is unconnected until
@@ -245,10 +253,17 @@ pub(crate) fn read_stats(
     let srtt_us_by_8: u32 = task::read(sk, offset!(tcp_srtt_us))?;
     let fin = u64::from(flags & SOCK_DONE != 0);
     stats.bytes_received = received.saturating_sub(fin);
-    stats.bytes_sent = sent::bytes(sk, state, opener);
+    stats.bytes_sent = sent::bytes(sk, state, opener, stats.restored);
     stats.retransmits = task::read(sk, offset!(tcp_total_retrans))?;
     stats.srtt_us = srtt_us_by_8 >> 3;
     Some(())
+}
+
+/// Both ends have closed a connection that was in the state `last`.
+#[inline(always)]
+pub(crate) fn is_closed_by_both(sk: *const u8, last: TcpState) -> bool {
+    let flags: Option<u64> = task::read(sk, offset!(skc_flags));
+    sent::has_fin(last.0.into()) && matches!(flags, Some(flags) if flags & SOCK_DONE != 0)
 }
 
 /// The socket's pending error, an errno.

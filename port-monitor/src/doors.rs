@@ -289,7 +289,8 @@ impl Doors {
             | Action::Connect
             | Action::Connected { .. }
             | Action::Failed { .. }
-            | Action::Close(_) => {}
+            | Action::Close(_)
+            | Action::Restored => {}
         }
     }
 

@@ -56,6 +56,8 @@ pub enum Action {
     Listen,
     /// A socket does not listen any more.
     Unlisten,
+    /// A process put a connection into a socket by `TCP_REPAIR`: no packet told its peer.
+    Restored,
 }
 
 /// The end of a connection, and what it was.
@@ -95,6 +97,7 @@ impl Action {
             Self::Preexisting { .. } => "preexisting",
             Self::Listen => "listen",
             Self::Unlisten => "unlisten",
+            Self::Restored => "restored",
         }
     }
 
@@ -102,7 +105,9 @@ impl Action {
     pub const fn direction(self) -> Direction {
         match self {
             Self::Accept | Self::Listen | Self::Unlisten => Direction::Inbound,
-            Self::Connect | Self::Connected { .. } | Self::Failed { .. } => Direction::Outbound,
+            Self::Connect | Self::Connected { .. } | Self::Failed { .. } | Self::Restored => {
+                Direction::Outbound
+            }
             Self::Close(Close { direction, .. }) | Self::Preexisting { direction, .. } => direction,
         }
     }
@@ -117,7 +122,8 @@ impl Action {
             | Self::Failed { .. }
             | Self::Preexisting { .. }
             | Self::Listen
-            | Self::Unlisten => None,
+            | Self::Unlisten
+            | Self::Restored => None,
         }
     }
 
@@ -130,7 +136,8 @@ impl Action {
             | Self::Accept
             | Self::Connected { .. }
             | Self::Failed { .. }
-            | Self::Close(_) => false,
+            | Self::Close(_)
+            | Self::Restored => false,
         }
     }
 
@@ -308,6 +315,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         EventKind::Preexisting => preexisting(&wire)?,
         EventKind::Listen => Action::Listen,
         EventKind::Unlisten => Action::Unlisten,
+        EventKind::Restored => Action::Restored,
     };
     Ok(Event {
         action,
@@ -341,7 +349,8 @@ const fn record_size(kind: EventKind) -> usize {
         | EventKind::Failed
         | EventKind::Preexisting
         | EventKind::Listen
-        | EventKind::Unlisten => EVENT_SIZE,
+        | EventKind::Unlisten
+        | EventKind::Restored => EVENT_SIZE,
         EventKind::Close => CLOSE_EVENT_SIZE,
     }
 }
@@ -441,7 +450,8 @@ mod tests {
                 retransmits: 3,
                 srtt_us: 0,
                 closed_by: ClosedBy::PeerReset as u8,
-                reserved: [0; 3],
+                restored: 0,
+                reserved: [0; 2],
                 closer_tgid: 77,
             },
         }
@@ -526,8 +536,8 @@ mod tests {
     #[test]
     fn what_this_version_does_not_know_is_named() {
         let mut close = close_event();
-        close.stats.closed_by = 6;
-        assert_eq!(decode(close.as_bytes()), Err(DecodeError::ClosedBy(6)));
+        close.stats.closed_by = 7;
+        assert_eq!(decode(close.as_bytes()), Err(DecodeError::ClosedBy(7)));
         close.event.owner_source = 9;
         close.stats.closed_by = 0;
         assert_eq!(decode(close.as_bytes()), Err(DecodeError::OwnerSource(9)));

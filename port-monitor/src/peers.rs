@@ -112,7 +112,9 @@ impl Peers {
                 let attempt_ns = event.ts_ns.saturating_sub(handshake_us * 1_000);
                 self.begin(key, side, event, process, attempt_ns)
             }
-            Action::Accept | Action::Preexisting { .. } => self.begin(key, side, event, process, 0),
+            Action::Accept | Action::Preexisting { .. } | Action::Restored => {
+                self.begin(key, side, event, process, 0)
+            }
             Action::Close(_) => self.end(key, side, event.id),
         }
     }

@@ -16,7 +16,7 @@ use port_monitor_common::{
 };
 
 use crate::{
-    account::{self, Look, readable},
+    account::{self, Look, Stop, readable},
     emit, executable, filter,
     hooks::connection,
     mem::{Direct, Mem, Probe},
@@ -53,6 +53,10 @@ pub(crate) fn attempt<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, event: &mut
     let owner_passes = filter::owner_passes(&event.owner, task::current);
     executable::note(&event.owner, owner_passes);
     connection::remember_attempt(sk, owner_passes, event);
+    if sock::in_repair(sk) != 0 {
+        // No SYN is sent. The change that comes next tells what was restored.
+        return Err(Stop::NotOurs);
+    }
     emit::emit_for::<M>(ctx, Hook::Connect, owner_passes, event)
 }
 

@@ -48,7 +48,8 @@ pub(crate) struct Connection {
     pub(crate) closed_by: u8,
     /// Non-zero: it is over, and could not be removed.
     pub(crate) is_over: u8,
-    reserved: u8,
+    /// 1: it was put into its socket by `TCP_REPAIR`; else 0.
+    restored: u8,
     /// Attempt or accept, `CLOCK_BOOTTIME` ns; zero: not seen.
     pub(crate) ts_ns: u64,
     pub(crate) id: u64,
@@ -116,7 +117,10 @@ fn is_end_wanted() -> bool {
 /// Of a connection more is wanted than its beginning.
 #[inline(always)]
 fn is_more_wanted() -> bool {
-    emit::is_wanted(EventKind::Connected) || emit::is_wanted(EventKind::Failed) || is_end_wanted()
+    emit::is_wanted(EventKind::Connected)
+        || emit::is_wanted(EventKind::Failed)
+        || emit::is_wanted(EventKind::Restored)
+        || is_end_wanted()
 }
 
 /// Remembers the connection on `sk`; what cannot be is counted.
@@ -364,6 +368,9 @@ pub(crate) fn ended_early(
     emit::emit_change(ctx, Hook::Close, true, record)
 }
 
+/// From the number of an attempt that succeeded to that of a connection that was restored.
+const TO_RESTORED: u8 = EventKind::Restored as u8 - EventKind::Connected as u8;
+
 /// What is remembered of the attempt or connection on `sk`, if the change ends it.
 #[inline(always)]
 fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
@@ -384,7 +391,8 @@ fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
         }
         connection.identify(event);
         if new == TcpState::ESTABLISHED {
-            event.kind = EventKind::Connected as u8;
+            connection.restored = sock::in_repair(sk);
+            event.kind = EventKind::Connected as u8 + connection.restored * TO_RESTORED;
             event.detail = handshake_us(connection.ts_ns, event.ts_ns);
         } else {
             event.kind = EventKind::Failed as u8;
@@ -415,6 +423,7 @@ fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
     }
     record.stats.closed_by = connection.closed_by;
     record.stats.closer_tgid = connection.closer_tgid;
+    record.stats.restored = connection.restored;
     let is_first = forget(sk, connection);
     if is_first && !is_open {
         // It was established, and the kernel skipped every program that sees that.
@@ -431,7 +440,11 @@ fn complete(sk: *const u8, last: TcpState, record: &mut CloseEvent) -> Option<()
     let errno = sock::error::<Probe>(sk)?;
     record.event.detail = errno;
     sock::read_stats(sk, last, opener, stats)?;
-    if stats.closed_by == ClosedBy::Unknown as u8 {
+    if errno == 0 && sock::in_repair(sk) != 0 && !sock::is_closed_by_both(sk, last) {
+        // Whoever has closed its half, the connection lives on without this socket.
+        stats.closed_by = ClosedBy::TakenAway as u8;
+        stats.closer_tgid = running_process();
+    } else if stats.closed_by == ClosedBy::Unknown as u8 {
         let by = closed_first(last, errno);
         if by as u8 == ClosedBy::LocalReset as u8 {
             stats.closer_tgid = running_process();

@@ -79,7 +79,7 @@ pub const LIMIT_MAX_CONNECTIONS: u32 = 1 << 24;
 pub const MIN_MAX_CONNECTIONS: u32 = 16;
 
 /// What becomes of an attempt.
-const OUTCOMES: [EventKind; 2] = [EventKind::Connected, EventKind::Failed];
+const OUTCOMES: [EventKind; 3] = [EventKind::Connected, EventKind::Failed, EventKind::Restored];
 
 /// What sockets older than the monitor have.
 const OLDER: [EventKind; 3] = [

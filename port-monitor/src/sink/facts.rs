@@ -358,6 +358,8 @@ pub(super) enum ClosedBy {
     LocalReset,
     /// Nobody: the peer did not answer any more.
     Timeout,
+    /// Nobody: a process took the socket away by `TCP_REPAIR`, without a packet.
+    TakenAway,
 }
 
 impl From<event::ClosedBy> for ClosedBy {
@@ -369,6 +371,7 @@ impl From<event::ClosedBy> for ClosedBy {
             event::ClosedBy::PeerReset => Self::PeerReset,
             event::ClosedBy::LocalReset => Self::LocalReset,
             event::ClosedBy::Timeout => Self::Timeout,
+            event::ClosedBy::TakenAway => Self::TakenAway,
         }
     }
 }

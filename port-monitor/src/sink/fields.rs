@@ -130,7 +130,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("bytes_out", [12, 12, 12], OnRequest, "payload bytes sent, at the end", bytes_out).differs(repeated::nothing, bytes_out),
     Field::new("retransmits", [11, 11, 11], OnRequest, "segments sent again, at the end", retransmits).differs(repeated::nothing, retransmits),
     Field::new("rtt", [9, 9, 9], OnRequest, "smoothed round-trip time, at the end", rtt).unit("µs").differs(repeated::nothing, repeated::merged_rtt),
-    Field::new("closed_by", [11, 11, 11], OnRequest, "who ended the connection first: local, peer, peer-reset, local-reset or timeout", closed_by),
+    Field::new("closed_by", [11, 11, 11], OnRequest, "who ended the connection first: local, peer, peer-reset, local-reset, timeout or taken-away", closed_by),
     Field::new("closing_pid", [11, 11, 11], OnRequest, "process id of who closed this end, where that is not the owner", closing_pid),
     Field::new("tid", [6, 6, 7], OnRequest, "thread id", tid),
     Field::new("ppid", [6, 6, 7], OnRequest, "process id of the parent", ppid),
@@ -415,7 +415,8 @@ fn handshake(cell: &mut Cell<'_>, record: &Record) {
         | Action::Close(_)
         | Action::Preexisting { .. }
         | Action::Listen
-        | Action::Unlisten => cell.none(),
+        | Action::Unlisten
+        | Action::Restored => cell.none(),
     }
 }
 
@@ -478,6 +479,7 @@ pub(super) const fn closed_by_name(by: ClosedBy) -> &'static str {
         ClosedBy::PeerReset => "peer-reset",
         ClosedBy::LocalReset => "local-reset",
         ClosedBy::Timeout => "timeout",
+        ClosedBy::TakenAway => "taken-away",
     }
 }
 
@@ -504,6 +506,7 @@ const fn disorder(closed_by: ClosedBy) -> &'static str {
         ClosedBy::PeerReset => " reset by peer",
         ClosedBy::LocalReset => " reset",
         ClosedBy::Timeout => " timed out",
+        ClosedBy::TakenAway => " taken away",
         ClosedBy::Unknown | ClosedBy::Local | ClosedBy::Peer => "",
     }
 }
@@ -540,6 +543,7 @@ fn outcome(cell: &mut Cell<'_>, record: &Record, before_time: &str) {
             _ => "open",
         }),
         Action::Listen => cell.put(LISTENING),
+        Action::Restored => cell.put("restored"),
     }
     broken_rule(cell, record);
 }

@@ -221,7 +221,7 @@ pub(super) enum Category {
 #[serde(rename_all = "snake_case")]
 pub(super) enum EventType {
     Connection,
-    /// The connection begins: an attempt, or an accept. Or a socket listens.
+    /// The connection begins: an attempt, an accept, or it was restored. Or a socket listens.
     Start,
     /// More is known of an attempt; or, first of the two: a socket begins or ends
     /// to listen.
@@ -249,6 +249,8 @@ pub(super) enum ConnectionAction {
     Listen,
     /// A socket does not listen any more.
     Unlisten,
+    /// A process put a connection into a socket by `TCP_REPAIR`: no packet told its peer.
+    Restored,
 }
 
 #[derive(Serialize, JsonSchema)]

@@ -241,7 +241,7 @@ fn one_end<'a>(records: &[&'a Record]) -> Option<(Ends, Seen<'a>)> {
     for &record in records {
         let place = match record.action() {
             "connect" => &mut attempt,
-            "connected" | "accept" | "preexisting" => &mut beginning,
+            "connected" | "accept" | "preexisting" | "restored" => &mut beginning,
             "close" => &mut close,
             _ => return None,
         };

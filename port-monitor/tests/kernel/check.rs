@@ -160,14 +160,20 @@ impl Stream {
     /// Who must be named at the other end of an established end: its owner, if that
     /// end was established before and had not ended.
     fn peer<'a>(&self, line: &Line, all: &[&'a Expected]) -> Option<&'a Owner> {
-        let is_established = |line: &Line| matches!(line.action(), "connected" | "accept");
+        // One that is restored is the peer of another that is: what was there before knows
+        // the one that was taken away.
+        let pairs = match line.action() {
+            "restored" => ["restored"].as_slice(),
+            _ => &["connected", "accept"],
+        };
+        let is_established = |line: &Line| pairs.contains(&line.action());
         if !is_established(line) {
             return None;
         }
         let (local, remote) = line.local_and_remote()?;
         let is_other = |other: &&Line| {
             is_established(other)
-                && other.action() != line.action()
+                && other.id() != line.id()
                 && other.local_and_remote() == Some((remote, local))
                 && other.netns_ino() == line.netns_ino()
                 && other.number < line.number
@@ -266,7 +272,7 @@ fn check_closes<'a>(closes: &'a [Line], events: &[&'a Line]) -> Result<Vec<(&'a 
     for &line in events {
         if matches!(
             line.action(),
-            "accept" | "connected" | "preexisting" | "listen"
+            "accept" | "connected" | "preexisting" | "listen" | "restored"
         ) {
             beginnings.insert(line.id(), line);
         }

@@ -125,6 +125,7 @@ fn want_event(want: &mut impl FnMut(&str, Want), expected: &Expected) {
         Action::Failed(_) => (["connection", "end"], "failure"),
         Action::Accept => (["connection", "start"], "success"),
         Action::Listen => (["info", "start"], "success"),
+        Action::Restored => (["connection", "start"], "success"),
     };
     let (from, to) = expected.within_ns;
     want(

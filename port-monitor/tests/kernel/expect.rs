@@ -16,6 +16,7 @@ pub(crate) enum Action {
     Failed(Option<i32>),
     Accept,
     Listen,
+    Restored,
 }
 
 impl Action {
@@ -27,6 +28,7 @@ impl Action {
             Self::Failed(_) => "failed",
             Self::Accept => "accept",
             Self::Listen => "listen",
+            Self::Restored => "restored",
         }
     }
 
@@ -138,6 +140,7 @@ fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
             Ending::Connected => Action::Connected,
             Ending::Failed(errno) => Action::Failed(Some(errno)),
             Ending::GivenUp => Action::Failed(None),
+            Ending::Restored => Action::Restored,
         },
         owner: Some(attempt.owner.clone()),
         owner_source: "connect",
@@ -154,6 +157,10 @@ fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
         preattach: Some(false),
         blind: (!errno_is_seen).then_some(Blind::Unsent),
     };
+    if attempt.ending == Ending::Restored {
+        // Nobody attempts to connect.
+        return vec![outcome];
+    }
     match (attempt.reach, sight.unsent) {
         // A SYN is never sent, so no attempt was seen to start.
         (Reach::Nothing | Reach::Route, true) => return vec![unsent(outcome)],

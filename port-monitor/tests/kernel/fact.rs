@@ -105,6 +105,8 @@ pub(crate) enum Ending {
     Failed(i32),
     /// The program closed the socket before any answer.
     GivenUp,
+    /// `TCP_REPAIR` took the place of the handshake.
+    Restored,
 }
 
 /// How far an attempt came.

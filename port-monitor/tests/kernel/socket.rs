@@ -183,6 +183,11 @@ fn set_option(
 /// How many connections wait in the listener's queue: the kernel tells it in a
 /// field that means something else for other sockets.
 pub(crate) fn waiting(listener: &Listener) -> Result<u32> {
+    Ok(info(&listener.socket)?.tcpi_unacked)
+}
+
+/// What the kernel tells of a connection.
+pub(crate) fn info(socket: &OwnedFd) -> Result<libc::tcp_info> {
     // SAFETY: all-zero bytes are a valid `tcp_info`, plain data.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut size = libc::socklen_t::try_from(size_of_val(&info))?;
@@ -190,7 +195,7 @@ pub(crate) fn waiting(listener: &Listener) -> Result<u32> {
     // to `info`.
     let status = unsafe {
         libc::getsockopt(
-            listener.socket.as_raw_fd(),
+            socket.as_raw_fd(),
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
             (&raw mut info).cast(),
@@ -200,7 +205,7 @@ pub(crate) fn waiting(listener: &Listener) -> Result<u32> {
     if status != 0 {
         return Err(std::io::Error::last_os_error()).context("get TCP_INFO");
     }
-    Ok(info.tcpi_unacked)
+    Ok(info)
 }
 
 /// This end of a connection and the other one.

@@ -15,8 +15,8 @@ use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
     scenarios::{
-        self, begun, closing, crowd, doors, early, executables, mixture, opening, owners, sounding,
-        tree,
+        self, begun, closing, crowd, doors, early, executables, mixture, opening, owners, repair,
+        sounding, tree,
     },
 };
 
@@ -38,6 +38,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("shared-before", early::shared_before),
     ("already-open", closing::already_open),
     ("half-begun", begun::half_begun),
+    ("already-restored", repair::already_restored),
     ("open-and-hold", opening::open_and_hold),
     ("owners", owners::exchange),
     ("executables", executables::run),

@@ -84,8 +84,8 @@ struct FilterArgs {
     direction: Option<DirectionArg>,
     #[command(flatten)]
     family: FamilyArgs,
-    /// Kinds of events [default: all in JSON; connected, failed, accept, close in
-    /// a table, where an attempt is one line, with its outcome]
+    /// Kinds of events [default: all in JSON; connected, failed, accept, close, restored
+    /// in a table, where an attempt is one line, with its outcome]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     events: Vec<EventArg>,
 }
@@ -213,6 +213,8 @@ enum EventArg {
     Listen,
     /// A socket that does not listen any more
     Unlisten,
+    /// A connection that was put into a socket (TCP_REPAIR), without a handshake
+    Restored,
 }
 
 impl Args {
@@ -253,6 +255,7 @@ impl Args {
                 EventKind::Failed,
                 EventKind::Accept,
                 EventKind::Close,
+                EventKind::Restored,
             ],
         }
     }
@@ -371,6 +374,7 @@ impl From<EventArg> for EventKind {
             EventArg::Preexisting => Self::Preexisting,
             EventArg::Listen => Self::Listen,
             EventArg::Unlisten => Self::Unlisten,
+            EventArg::Restored => Self::Restored,
         }
     }
 }

@@ -134,6 +134,7 @@ fn common<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfError> {
     // Zero where the kernel has no IPv6.
     let (skc_ipv6only, skc_ipv6only_bit) =
         btf.bit_offset("sock_common.skc_ipv6only").unwrap_or((0, 0));
+    let (tcp_repair, tcp_repair_bit) = btf.bit_offset("tcp_sock.repair").unwrap_or((0, 0));
     Ok(Offsets {
         skc_daddr: at("sock_common.skc_daddr")?,
         skc_rcv_saddr: at("sock_common.skc_rcv_saddr")?,
@@ -184,6 +185,8 @@ fn common<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Offsets, BtfError> {
         socket_state: at("socket.state")?,
         skc_ipv6only,
         skc_ipv6only_bit,
+        tcp_repair,
+        tcp_repair_bit,
         ..Offsets::default()
     })
 }

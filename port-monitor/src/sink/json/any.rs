@@ -147,7 +147,7 @@ prop_compose! {
         (duration_ns, bytes_received, bytes_sent) in any::<(Option<u64>, u64, u64)>(),
         (retransmits, rtt_us) in any::<(u32, Option<u32>)>(),
         closing_pid in any::<Option<u32>>(),
-        closed_by in (0..=5_u8).prop_filter_map("known", ClosedBy::from_raw),
+        closed_by in (0..=6_u8).prop_filter_map("known", ClosedBy::from_raw),
         errno in option::of(prop_oneof![0..140, any::<i32>()]),
     ) -> Close {
         Close {
@@ -183,6 +183,7 @@ fn action() -> impl Strategy<Value = Action> {
         }),
         Just(Action::Listen),
         Just(Action::Unlisten),
+        Just(Action::Restored),
     ]
 }
 

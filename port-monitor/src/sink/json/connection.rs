@@ -257,6 +257,9 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
         }
         Action::Listen => event!(r#"info","start"],"action":"listen","outcome":"success""#),
         Action::Unlisten => event!(r#"info","end"],"action":"unlisten","outcome":"success""#),
+        Action::Restored => {
+            event!(r#"connection","start"],"action":"restored","outcome":"success""#);
+        }
     }
 }
 

@@ -98,6 +98,11 @@ fn connection_event(
         ),
         Action::Listen => (ConnectionAction::Listen, EventType::Start, Outcome::Success),
         Action::Unlisten => (ConnectionAction::Unlisten, EventType::End, Outcome::Success),
+        Action::Restored => (
+            ConnectionAction::Restored,
+            EventType::Start,
+            Outcome::Success,
+        ),
     };
     let about = match event_action {
         Action::Listen | Action::Unlisten => EventType::Info,
@@ -211,7 +216,8 @@ fn error(action: Action) -> Option<schema::Failure<'static>> {
         | Action::Connected { .. }
         | Action::Preexisting { .. }
         | Action::Listen
-        | Action::Unlisten => return None,
+        | Action::Unlisten
+        | Action::Restored => return None,
     };
     Some(match errno {
         None => schema::Failure {

@@ -55,7 +55,17 @@ pub(super) fn shared_before(lab: &Lab, rung: Rung) -> Result<Verdict> {
 /// Both ends of a connection are reported at the start, with the process that
 /// holds them, and again when they end.
 pub(super) fn already_open(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let (stream, facts, pid) = watch_late(lab, rung, "already-open")?;
+    // And the listener.
+    check_older_ends(lab, rung, "already-open", 1)
+}
+
+/// Likewise of a connection that was put into its sockets before, one still in repair.
+pub(super) fn already_restored(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    check_older_ends(lab, rung, "already-restored", 0)
+}
+
+fn check_older_ends(lab: &Lab, rung: Rung, name: &str, listeners: usize) -> Result<Verdict> {
+    let (stream, facts, pid) = watch_late(lab, rung, name)?;
     let mut ends = 0;
     for fact in &facts {
         let Fact::Closed(closed) = fact else { continue };
@@ -75,9 +85,8 @@ pub(super) fn already_open(lab: &Lab, rung: Rung) -> Result<Verdict> {
         );
         ends += 1;
     }
-    // And the listener.
     ensure!(
-        ends == 2 && stream.older().len() == 3,
+        ends == 2 && stream.older().len() == ends + listeners,
         "{:?}",
         stream.older()
     );

@@ -128,6 +128,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("shared-before", early::shared_before),
     each_rung("already-open", early::already_open),
     each_rung("half-begun", early::half_begun),
+    each_rung("already-restored", early::already_restored),
     each_rung("command-tree", command::tree),
     each_rung("filter-pid", filters::pid),
     each_rung("filter-user", filters::user),

@@ -23,6 +23,7 @@ pub(crate) mod passing;
 pub(crate) mod places;
 pub(crate) mod queue;
 pub(crate) mod refused;
+pub(crate) mod repair;
 pub(crate) mod reuse;
 pub(crate) mod sent;
 pub(crate) mod simultaneous;
@@ -175,9 +176,7 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("fastopen-data-in-syn", fastopen::data_in_syn).guest_only(),
     scenario("fastopen-closed-early", fastopen::closed_early).waits(),
     scenario("fastopen-reset-early", fastopen::reset_early),
-    scenario(
-        "fastopen-reset-by-peer-early",
-    ),
+    scenario("fastopen-reset-by-peer-early"),
     scenario("self-connect-ipv4", simultaneous::ipv4),
     scenario("self-connect-ipv6", simultaneous::ipv6),
     scenario("mptcp-ipv4", mptcp::ipv4),
@@ -207,6 +206,12 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("sent-on-the-way", sent::on_the_way),
     scenario("sent-keepalive", sent::keepalive).waits(),
     scenario("sent-window-shut", sent::window_shut).waits(),
+    scenario("repair-taken", repair::taken),
+    scenario("repair-taken-half-closed", repair::taken_half_closed),
+    scenario("repair-restored", repair::restored),
+    scenario("repair-restored-queues", repair::restored_queues),
+    scenario("repair-moved", repair::moved),
+    scenario("repair-listening", repair::listening),
     scenario("time-wait-reuse-client", reuse::by_client).waits(),
     scenario("time-wait-reuse-server", reuse::by_server).waits(),
     scenario("wire-answers", wire::answers),
