@@ -11,6 +11,7 @@ use std::{
 
 use aya::Ebpf;
 use port_monitor_common::{
+    config::Offsets,
     event::FileId,
     executable::{CUT, DELETED, Executable, NAMELESS, process, slot, stamp},
 };
@@ -36,11 +37,20 @@ const LEAST: u32 = 64;
 const GONE: &[u8] = b" (deleted)";
 
 /// The slots of each CPU, and of all of them.
-pub(super) fn slots() -> Result<(u32, u32), KernelError> {
+fn slots() -> Result<(u32, u32), KernelError> {
     let cpus = of_each_cpu(1)?;
     let each = (SLOTS / cpus.max(1)).max(LEAST);
     let each = 1 << each.ilog2();
     Ok((each, of_each_cpu(each)?))
+}
+
+/// The same; where this kernel does not have what paths are made of, none of any CPU.
+pub(super) fn slots_for(offsets: &Offsets) -> Result<(u32, u32), KernelError> {
+    // It is found last.
+    if offsets.mount_point == 0 {
+        return Ok((0, 1));
+    }
+    slots()
 }
 
 /// What the programs note.
@@ -53,7 +63,7 @@ pub struct Noted {
 impl Noted {
     /// Maps what the programs of the object note, and looks for what they noted of this
     /// process, whose path /proc tells too; the error says why they are not to be trusted.
-    pub(super) fn proved(ebpf: &Ebpf) -> Result<Arc<Self>, String> {
+    fn proved(ebpf: &Ebpf) -> Result<Arc<Self>, String> {
         let map = || {
             Ok::<_, KernelError>(Self {
                 entries: Mapped::new(array(ebpf, "pm_executables")?, ProtFlags::READ)?,
@@ -76,6 +86,15 @@ impl Noted {
             ));
         }
         Ok(Arc::new(noted))
+    }
+
+    /// The same; where they are not to be trusted, that is one more blind spot.
+    pub(super) fn trusted(ebpf: &Ebpf, blind_spots: &mut Vec<String>) -> Option<Arc<Self>> {
+        let proved = Self::proved(ebpf).inspect_err(|reason| {
+            log::info!("{reason}");
+            blind_spots.push(NO_EXECUTABLES.to_owned());
+        });
+        proved.ok()
     }
 
     /// What is written, and whole, in the slots of a process.

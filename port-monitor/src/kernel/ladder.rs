@@ -103,8 +103,6 @@ pub(super) struct Needs {
     /// Functions that enter a listener into the kernel's table: `inet_hash`, and
     /// `inet6_hash` where IPv6 has one of its own.
     pub(super) listen_functions: usize,
-    /// The paths of what processes execute can be read.
-    pub(super) executables: bool,
     /// The kinds of event that are wanted: [`EventKind::bit`].
     pub(super) kinds: u32,
 }
@@ -457,7 +455,6 @@ mod tests {
                 preemptible,
                 state_events: true,
                 listen_functions: 2,
-                executables: true,
                 kinds,
             };
             let mut wanted = trampolines(&needs);

@@ -15,7 +15,7 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use port_monitor_common::{
-    config::{Config, Offsets},
+    config::Offsets,
     counters::{Extra, Hook},
     event::EventKind,
 };
@@ -41,6 +41,7 @@ mod pod;
 mod preemption;
 pub mod preflight;
 pub mod ring;
+mod run;
 mod snapshot;
 mod vmlinux;
 
@@ -285,12 +286,7 @@ impl Kernel {
         let keep = |record: &[u8]| early.push(record.to_vec());
         let self_test = canary.run(&mut records, attached, &watchers, keep)?;
         drop(watchers);
-        let executables = Noted::proved(&ebpf)
-            .inspect_err(|reason| {
-                log::info!("{reason}");
-                blind_spots.push(executables::NO_EXECUTABLES.to_owned());
-            })
-            .ok();
+        let executables = Noted::trusted(&ebpf, &mut blind_spots);
         settings.faults.begin(&counters);
         if let Some(btf) = &older {
             let drain = || ring::drain_into(&mut records, &mut early);
@@ -308,15 +304,13 @@ impl Kernel {
             executables,
             logger,
         };
-        Ok((
-            kernel,
-            Records {
-                ring: records,
-                violations,
-                latency: settings.latency,
-                early,
-            },
-        ))
+        let records = Records {
+            ring: records,
+            violations,
+            latency: settings.latency,
+            early,
+        };
+        Ok((kernel, records))
     }
 
     /// The rung in use.
@@ -505,16 +499,9 @@ fn load(
     if settings.wants_older() || rung == Rung::Tracepoint {
         programs.extend(snapshot::PROGRAMS);
     }
-    let (executables, slots) = if needs.executables {
-        executables::slots()?
-    } else {
-        (0, 1)
-    };
+    let (executables, slots) = executables::slots_for(offsets)?;
     let sizes = sizes.with_executables(slots);
-    let config = Config {
-        executables,
-        ..config(settings, rung)
-    };
+    let config = run::config(settings, rung, executables);
     let mut ebpf = object::load(offsets, &config, &sizes, log_level, &programs)?;
     settings.filters.write(&mut ebpf)?;
     if let Some(policy) = &settings.policy {
@@ -535,8 +522,7 @@ fn needs(types: &Types, settings: &Settings) -> Needs {
             Some(_) => 2,
             None => 1,
         },
-        executables: types.lacks(Need::Executables).is_none(),
-        kinds: bits(&settings.kinds),
+        kinds: run::bits(&settings.kinds),
     }
 }
 
@@ -548,10 +534,6 @@ fn attached(rung: Rung, needs: &Needs, blind_spots: &[String]) -> canary::Attach
         outcomes: rung == Rung::Tracepoint || needs.wants_outcomes(),
         listen: rung == Rung::Tracepoint || needs.wants_listeners() && sees_listeners,
     }
-}
-
-fn bits(kinds: &[EventKind]) -> u32 {
-    kinds.iter().fold(0, |bits, kind| bits | kind.bit())
 }
 
 fn start_logger(ebpf: &mut Ebpf) -> Result<EbpfLogger<&'static dyn log::Log>, KernelError> {
@@ -572,27 +554,6 @@ fn btf_advice(path: &Path) -> &'static str {
         "port-monitor does not know this kernel, please report it"
     } else {
         "leave --btf out to use the running kernel's own"
-    }
-}
-
-fn config(settings: &Settings, rung: Rung) -> Config {
-    let mut salt = [0; 8];
-    if rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty()).is_err() {
-        log::warn!("no random numbers: connection ids are not keyed");
-    }
-    Config {
-        salt: u64::from_ne_bytes(salt),
-        self_tgid: std::process::id(),
-        kinds: bits(&settings.kinds),
-        filters: settings.filters.bits(),
-        trace: settings
-            .log_level
-            .is_some_and(|level| level >= log::Level::Debug)
-            .into(),
-        judge: settings.policy.is_some().into(),
-        inject: settings.faults.site.is_some().into(),
-        sees_calls: (rung != Rung::Tracepoint).into(),
-        ..Config::default()
     }
 }
 

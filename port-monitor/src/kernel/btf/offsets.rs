@@ -110,6 +110,7 @@ fn executables<B: Deref<Target = [u8]>>(btf: &Btf<B>, to: &mut Offsets) -> Resul
     to.mnt_root = at("vfsmount.mnt_root")?;
     to.mount_mnt = at("mount.mnt")?;
     to.mount_parent = at("mount.mnt_parent")?;
+    // The last one, which tells whether all are there.
     to.mount_point = at("mount.mnt_mountpoint")?;
     Ok(())
 }

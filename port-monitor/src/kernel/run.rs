@@ -1,0 +1,32 @@
+//! What the eBPF programs are told of a run.
+
+use port_monitor_common::{config::Config, event::EventKind};
+
+use super::{Rung, Settings};
+
+/// The settings; `executables` are the slots of each CPU for the paths of processes.
+pub(super) fn config(settings: &Settings, rung: Rung, executables: u32) -> Config {
+    let mut salt = [0; 8];
+    if rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty()).is_err() {
+        log::warn!("no random numbers: connection ids are not keyed");
+    }
+    Config {
+        salt: u64::from_ne_bytes(salt),
+        self_tgid: std::process::id(),
+        kinds: bits(&settings.kinds),
+        filters: settings.filters.bits(),
+        trace: settings
+            .log_level
+            .is_some_and(|level| level >= log::Level::Debug)
+            .into(),
+        judge: settings.policy.is_some().into(),
+        inject: settings.faults.site.is_some().into(),
+        sees_calls: (rung != Rung::Tracepoint).into(),
+        executables,
+    }
+}
+
+/// A bit for each of these kinds of event.
+pub(super) fn bits(kinds: &[EventKind]) -> u32 {
+    kinds.iter().fold(0, |bits, kind| bits | kind.bit())
+}
