@@ -152,7 +152,7 @@ fn attempt_records(attempt: &Attempt, sight: Sight) -> End {
         // What a program gives up it closes once it has told of it, whenever that is.
         within_ns: match attempt.ending {
             Ending::GivenUp => (from, u64::MAX),
-            Ending::Connected | Ending::Failed(_) => (from, to),
+            Ending::Connected | Ending::Failed(_) | Ending::Restored => (from, to),
         },
         preattach: Some(false),
         blind: (!errno_is_seen).then_some(Blind::Unsent),

@@ -176,7 +176,6 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("fastopen-data-in-syn", fastopen::data_in_syn).guest_only(),
     scenario("fastopen-closed-early", fastopen::closed_early).waits(),
     scenario("fastopen-reset-early", fastopen::reset_early),
-    scenario("fastopen-reset-by-peer-early"),
     scenario("self-connect-ipv4", simultaneous::ipv4),
     scenario("self-connect-ipv6", simultaneous::ipv6),
     scenario("mptcp-ipv4", mptcp::ipv4),
