@@ -15,7 +15,7 @@ use crate::{
     account::{self, cpu, failed},
     globals::{config, offset},
     maps::EXECUTABLES,
-    mem::{Mem, Probe},
+    mem::{self, Mem, Probe},
     task,
 };
 
@@ -152,7 +152,10 @@ extern "C" fn pm_climb(slot: u64) -> u64 {
     let name = pointer(dentry, offset!(dentry_name)) as *const u8;
     // SAFETY: the field of an entry.
     let names = unsafe { (&raw mut (*entry).names).cast::<u8>() };
-    let to = names.wrapping_add(length & (NAMES_BYTES - 1));
+    // Said once more, just before it is used: Linux 5.10 forgets what it knew of a number
+    // that lay on the stack.
+    let at = mem::held(length as u64) as usize & (NAMES_BYTES - 1);
+    let to = names.wrapping_add(at);
     // SAFETY: there is room for a name behind the last place where one may begin; the
     // helper fails on a bad address.
     let read = unsafe { bpf_probe_read_kernel_str(to.cast(), NAME_BYTES as u32, name.cast()) };
