@@ -144,6 +144,21 @@ pub(crate) fn is_within_connect(sk: *const u8) -> bool {
     state == Some(SS_UNCONNECTED)
 }
 
+/// The socket's SYN waits for the first write: it has called `connect`, and sent nothing.
+#[inline(always)]
+pub(crate) fn is_deferred(sk: *const u8) -> bool {
+    is_unsent(sk) && state::<Probe>(sk) == Some(TcpState::SYN_SENT)
+}
+
+/// The socket's `connect` has returned, without a connection so far.
+#[inline(always)]
+pub(crate) fn is_connecting<M: Mem>(sk: *const u8) -> bool {
+    const SS_CONNECTING: u32 = 2;
+    let state = M::read(sk, offset!(sk_socket))
+        .and_then(|socket: *const u8| M::read::<u32>(socket, offset!(socket_state)));
+    state == Some(SS_CONNECTING)
+}
+
 /// A socket in `SYN_RECV` is the child of a listener, not one that connects and has met
 /// its peer's SYN (simultaneous open): a child has no `struct socket`, or is connected from
 /// the accept on (`inet_accept`); the other one is not before it is established.
@@ -156,11 +171,18 @@ pub(crate) fn is_passive(sk: *const u8) -> bool {
     socket.is_null() || task::read::<u32>(socket, offset!(socket_state)) == Some(SS_CONNECTED)
 }
 
-/// The child of a listener was in the accept queue before its handshake is complete.
+/// The child of a listener, whose handshake is not complete, was in the accept queue before
+/// that. Its request is taken away before a reset is told: then it is known by the data of
+/// its SYN, or by being accepted.
 #[inline(always)]
 pub(crate) fn is_fast_open(sk: *const u8) -> bool {
-    let request: Option<usize> = task::read(sk, offset!(tcp_fastopen_rsk));
-    matches!(request, Some(request) if request != 0)
+    let request: Option<u64> = task::read(sk, offset!(tcp_fastopen_rsk));
+    let received: Option<u64> = task::read(sk, offset!(tcp_bytes_received));
+    let socket: Option<u64> = task::read(sk, offset!(sk_socket));
+    let facts = [request, received, socket];
+    facts
+        .iter()
+        .any(|fact| matches!(fact, Some(fact) if *fact != 0))
 }
 
 /// The socket's SYN is not sent yet: `tcp_connect` has not counted it.

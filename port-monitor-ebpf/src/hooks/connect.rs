@@ -1,5 +1,6 @@
 //! `tcp_connect(sk)`: a SYN is about to be sent, by the connecting thread, with
-//! route and local port chosen (`net/ipv4/tcp_output.c`).
+//! route and local port chosen (`net/ipv4/tcp_output.c`). Where the SYN has waited for
+//! the first write, `unsent` has told of the attempt when `connect` returned.
 
 use core::mem::MaybeUninit;
 
@@ -37,6 +38,12 @@ fn pm_connect_kp(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Look {
+    if (emit::is_wanted(EventKind::Connect) || emit::is_wanted(EventKind::Failed))
+        && sock::is_connecting::<M>(sk)
+    {
+        connection::sends_late(sk);
+        return Err(Stop::NotOurs);
+    }
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Connect);
     task::read_current::<Direct>(&mut event.owner);

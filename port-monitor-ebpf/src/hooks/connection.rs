@@ -200,6 +200,17 @@ pub(crate) fn remember_attempt(sk: *const u8, owner_passes: bool, event: &mut Tc
     }
 }
 
+/// The pending attempt on `sk` sends its SYN now: the handshake begins.
+#[inline(always)]
+pub(crate) fn sends_late(sk: *const u8) {
+    if let Some(attempt) = known(sk)
+        && !attempt.is_open()
+        && attempt.ts_ns != 0
+    {
+        attempt.ts_ns = emit::now_ns();
+    }
+}
+
 /// Remembers an inbound connection for its end, if somebody asks for that: true where it
 /// is remembered.
 #[inline(always)]
@@ -317,9 +328,14 @@ pub(crate) fn report_or<const TRACEPOINT: bool, const WATCHER: u64>(
         readable(complete(sk, old, record), Site::Socket)?;
     }
     let told = emit::emit_change(ctx, hook, owner_passes, record);
-    // What is over already has no end to come.
-    if hook as u32 == Hook::Accept as u32 && new != TcpState::CLOSE {
-        remember_inbound(sk, owner_passes, &mut record.event, new);
+    if hook as u32 == Hook::Accept as u32 {
+        if new != TcpState::CLOSE {
+            remember_inbound(sk, owner_passes, &mut record.event, new);
+        } else if owner_passes && filter::flow_passes(&record.event) {
+            // It is over, and no other change will tell its end.
+            record.event.flags &= LASTING_FLAGS;
+            account::ended(report_end(ctx, sk, old, record));
+        }
     }
     told
 }
@@ -352,7 +368,6 @@ pub(crate) fn ended_early(
     last: TcpState,
     record: &mut CloseEvent,
 ) -> Look {
-    let began_ns = record.event.ts_ns;
     let connection = ours(known(sk))?;
     connection.identify(&mut record.event);
     record.stats.closed_by = connection.closed_by;
@@ -361,6 +376,18 @@ pub(crate) fn ended_early(
         // The programs that see ends have reported it.
         return Err(Stop::NotOurs);
     }
+    report_end(ctx, sk, last, record)
+}
+
+/// Makes the record of a connection's beginning that of its end, now, and reports it.
+#[inline(always)]
+fn report_end(
+    ctx: &impl EbpfContext,
+    sk: *const u8,
+    last: TcpState,
+    record: &mut CloseEvent,
+) -> Look {
+    let began_ns = record.event.ts_ns;
     record.event.kind = EventKind::Close as u8;
     record.event.ts_ns = emit::now_ns();
     record.stats.duration_ns = record.event.ts_ns.saturating_sub(began_ns);

@@ -137,7 +137,8 @@ fn is_to_come(sk: *const u8, state: TcpState, is_attempt: bool) -> bool {
     if config!(sees_calls) == 0 {
         return state == TcpState::SYN_RECV && !is_attempt;
     }
-    state == TcpState::SYN_SENT && sock::is_unsent(sk)
+    // Of one whose `connect` has returned, the first write tells nothing new.
+    state == TcpState::SYN_SENT && sock::is_unsent(sk) && !sock::is_connecting::<Probe>(sk)
         || state == TcpState::LISTEN && sock::is_unhashed(sk)
 }
 

@@ -1,5 +1,6 @@
 //! Attempts that fail before `tcp_connect` sends a SYN: `connect` returns their
-//! errno at once, and no socket state tells of them.
+//! errno at once, and no socket state tells of them. And those whose SYN waits for the
+//! first write (`TCP_FASTOPEN_CONNECT`): the last two tell of them.
 //!
 //! - `security_socket_connect`: a security module denies (`security/security.c`).
 //! - `tcp_v4_pre_connect`, `tcp_v6_pre_connect`: a cgroup program refuses
@@ -65,10 +66,10 @@ fn pm_unsent4_fe(ctx: FExitContext) -> i32 {
 fn pm_unsent6_fe(ctx: FExitContext) -> i32 {
     let (call, result) = returned(&ctx);
     account::look(|| {
-        if result == 0 || is_left_to_v4(&call) {
+        if !is_told(&call, result) || is_left_to_v4(&call) {
             return Err(Stop::NotOurs);
         }
-        unsent(&ctx, &call, result)
+        report(&ctx, call.socket(), &call, result.unsigned_abs())
     });
     0
 }
@@ -153,10 +154,16 @@ fn thread() -> u32 {
 
 #[inline(always)]
 fn unsent(ctx: &impl EbpfContext, call: &Call, result: i32) -> Look {
-    if result >= 0 {
+    if !is_told(call, result) {
         return Err(Stop::NotOurs);
     }
     report(ctx, call.socket(), call, result.unsigned_abs())
+}
+
+/// The attempt failed, or its SYN waits for the first write.
+#[inline(always)]
+fn is_told(call: &Call, result: i32) -> bool {
+    result < 0 || result == 0 && sock::is_deferred(call.socket())
 }
 
 #[inline(always)]
@@ -172,7 +179,8 @@ fn denied(ctx: &impl EbpfContext, call: &Call, result: i32) -> Look {
 }
 
 /// Reports a failed attempt by the running thread: under the id of the attempt,
-/// if `tcp_connect` was reached and failed, else as one of its own.
+/// if `tcp_connect` was reached and failed, else as one of its own. Without an errno it
+/// is an attempt that has just begun.
 #[inline(always)]
 fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Look {
     let mut slot = MaybeUninit::uninit();
@@ -180,6 +188,10 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Loo
     // Before the ways part, for the verifier's sake.
     task::read_current::<Probe>(&mut event.owner);
     readable(sock::read::<Probe>(sk, event), Site::Socket)?;
+    if errno == 0 {
+        event.kind = EventKind::Connect as u8;
+        return connect::attempt::<Probe>(ctx, sk, event);
+    }
     // To nowhere of this family: it is no attempt at a connection.
     let (remote_addr, remote_port) = destination(call, event.family)?;
     // Whatever kind of address it was.

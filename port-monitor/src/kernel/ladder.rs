@@ -80,7 +80,8 @@ impl Rung {
 /// pair those that this kernel has functions for.
 fn further_hooks(unsent: &[Hook], listen: [Hook; 2], needs: &Needs) -> Vec<Hook> {
     let mut hooks = Vec::new();
-    if needs.wants(&[EventKind::Failed]) {
+    // Two of them tell of the attempts whose SYN waits for the first write.
+    if needs.wants(&[EventKind::Connect, EventKind::Failed]) {
         hooks.extend(unsent);
     }
     if needs.wants_listeners() {

@@ -388,7 +388,24 @@ impl Witness {
         bound: bool,
         ending: Ending,
     ) -> Result<()> {
-        let local = local(socket)?;
+        self.tell_attempt(local(socket)?, remote, bound, ending)
+    }
+
+    /// Closes `socket`, and writes down that the calling thread gave up to connect it: when
+    /// it was told, that is over.
+    pub(crate) fn gave_up(&self, socket: OwnedFd, remote: SocketAddr, bound: bool) -> Result<()> {
+        let local = local(&socket)?;
+        drop(socket);
+        self.tell_attempt(local, remote, bound, Ending::GivenUp)
+    }
+
+    fn tell_attempt(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        bound: bool,
+        ending: Ending,
+    ) -> Result<()> {
         self.tell(&Fact::Attempt(Attempt {
             owner: self.owner()?,
             local_ip: local.ip().to_canonical(),

@@ -15,8 +15,8 @@ use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
     scenarios::{
-        self, begun, closing, crowd, doors, early, executables, mixture, opening, owners, repair,
-        sounding, tree,
+        self, begun, closing, crowd, doors, early, executables, fastopen, mixture, opening, owners,
+        repair, sounding, tree,
     },
 };
 
@@ -45,6 +45,8 @@ const EXTRA: &[(&str, Perform)] = &[
     ("live-100", crowd::small),
     ("live-100000", crowd::large),
     ("doors", doors::doors),
+    ("fastopen-deferred-before", fastopen::deferred_before),
+    ("fastopen-door", fastopen::door),
     ("descendants", tree::descendants),
     ("parent-and-child", tree::parent_and_child),
     ("filters", mixture::filters),

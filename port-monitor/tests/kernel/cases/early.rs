@@ -143,12 +143,13 @@ fn watch_late(lab: &Lab, rung: Rung, name: &str) -> Result<(Stream, Vec<Fact>, u
 /// workload's facts: its records, all of one id.
 const fn half_begun_records(rung: Rung) -> [&'static [&'static str]; 6] {
     const OLDER: &[&str] = &["preexisting", "close"];
-    const ATTEMPT: &[&str] = &["connect", "connected", "close"];
     const OLDER_ATTEMPT: &[&str] = &["preexisting", "connected", "close"];
     const ARRIVAL: &[&str] = &["accept", "close"];
     match rung {
-        // The SYN is seen when it is sent, and an accept when it is made.
-        Rung::Fentry | Rung::Kprobe => [ATTEMPT, ARRIVAL, OLDER_ATTEMPT, OLDER, OLDER, ARRIVAL],
+        // An accept is seen when it is made.
+        Rung::Fentry | Rung::Kprobe => {
+            [OLDER_ATTEMPT, ARRIVAL, OLDER_ATTEMPT, OLDER, OLDER, ARRIVAL]
+        }
         // Changes of a state alone: a client is told to connect, a handshake completed. What
         // waits to be accepted belongs to no process.
         Rung::Tracepoint => [OLDER_ATTEMPT, ARRIVAL, OLDER_ATTEMPT, ARRIVAL, OLDER, &[]],

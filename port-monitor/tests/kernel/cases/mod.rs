@@ -17,6 +17,7 @@ mod crowd;
 mod early;
 mod ending;
 mod executables;
+mod fastopen;
 mod faults;
 mod filters;
 mod learn;
@@ -151,6 +152,8 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("end-sigkill", ending::sigkill),
     each_rung("executables", executables::are_told),
     each_rung("audit", audit::doors),
+    each_rung("fastopen-door", fastopen::door),
+    each_rung("fastopen-deferred-before", fastopen::deferred_before),
     each_rung("open-during-start", opening::during_start),
     each_rung("start-loopback-down", starting::loopback_down),
     each_rung("start-packets-dropped", starting::packets_dropped),

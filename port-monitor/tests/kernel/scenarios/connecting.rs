@@ -14,7 +14,7 @@ use rustix::{
 
 use crate::{
     bpf, cgroup,
-    fact::{Ending, Reach, Witness},
+    fact::{Reach, Witness},
     scenarios::places,
     socket::{Listener, Refusing, V4, V6, any_port, bind, local, open, open_with, poll, set_tcp},
 };
@@ -108,7 +108,7 @@ pub(super) fn given_up(witness: &Witness) -> Result<()> {
     let client = open_with(V4, SocketFlags::NONBLOCK)?;
     let outcome = rustix::net::connect(&client, &listener.at);
     ensure!(outcome == Err(Errno::INPROGRESS), "connect: {outcome:?}");
-    witness.attempted(&client, listener.at, false, Ending::GivenUp)
+    witness.gave_up(client, listener.at, false)
 }
 
 /// Nobody answers within the socket's own patience of about a second.

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     mem,
-    net::{SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
@@ -16,9 +16,10 @@ use rustix::{
 };
 
 use crate::{
-    fact::{Ending, Witness},
-    scenarios::{closing, places},
-    socket::{Listener, V4, any_port, local, open, peer, set_tcp},
+    fact::Witness,
+    process::{await_go, say},
+    scenarios::{breaking::expect_error, closing, places},
+    socket::{Listener, V4, V6, any_port, local, open, peer, set_tcp},
 };
 
 const SETTING: &str = "/proc/sys/net/ipv4/tcp_fastopen";
@@ -89,11 +90,103 @@ pub(super) fn closed_early(witness: &Witness) -> Result<()> {
 /// The server closes without reading, before the handshake is complete.
 pub(super) fn reset_early(witness: &Witness) -> Result<()> {
     let early = Early::begin(witness)?;
-    // On the tracepoint rung the record says that it is over, and its end is not told.
+    drop(early.server);
+    let (client_at, server_at) = (early.client_at, early.server_at);
+    // A rung without an acceptor learns of the connection when it is over.
+    witness.accepted_too_late(&early.listener, (client_at, server_at))?;
+    witness.closed(
+        (server_at, client_at),
+        (0, REQUEST.len()),
+        ("local-reset", ""),
+    )?;
+    // The client does not learn of it: its filter takes the answer.
+    witness.gave_up(early.client, server_at, false)
+}
+
+/// What a SYN carries counts once, whether the server takes it from there or not.
+pub(super) fn bytes(witness: &Witness) -> Result<()> {
+    let [takes, _] = listeners(witness)?;
+    let takes_not = witness.listen(any_port(V4))?;
+    for listener in [takes, takes_not] {
+        let client = open(V4)?;
+        let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
+        rustix::net::sendto(&client, REQUEST, flags, &listener.at)?;
+        witness.connected(&client, false)?;
+        let mut server = TcpStream::from(witness.accept(&listener)?);
+        let (client_at, server_at) = (local(&client)?, listener.at);
+        let mut client = TcpStream::from(client);
+        client.write_all(REQUEST)?;
+        server.read_exact(&mut [0; 2 * REQUEST.len()])?;
+        drop(client);
+        closing::expect_end(&mut server)?;
+        drop(server);
+        let bytes = 2 * REQUEST.len();
+        witness.closed((client_at, server_at), (bytes, 0), ("local", ""))?;
+        witness.closed((server_at, client_at), (0, bytes), ("peer", ""))?;
+    }
+    Ok(())
+}
+
+/// The client is gone when the server answers, before the handshake is complete.
+pub(super) fn reset_by_peer_early(witness: &Witness) -> Result<()> {
+    let early = Early::begin(witness)?;
+    let (mut server, client_at, server_at) = (early.server, early.client_at, early.server_at);
+    server.read_exact(&mut [0; REQUEST.len()])?;
+    witness.gave_up(early.client, server_at, false)?;
+    server.write_all(ANSWER)?;
+    expect_error(&mut server, Errno::CONNRESET)?;
+    witness.accepted_too_late(&early.listener, (client_at, server_at))?;
+    witness.closed(
+        (server_at, client_at),
+        (ANSWER.len(), REQUEST.len()),
+        ("peer-reset", "ECONNRESET"),
+    )
+}
+
+/// `connect` leaves the SYN to the first write, which never comes.
+pub(super) fn deferred_and_closed(witness: &Witness) -> Result<()> {
+    let listeners = listeners(witness)?;
+    for listener in &listeners {
+        let client = defer(listener.at)?;
+        witness.gave_up(client, listener.at, false)?;
+    }
+    Ok(())
+}
+
+/// The first write comes, and the connection about.
+pub(super) fn deferred_and_written(witness: &Witness) -> Result<()> {
+    let listeners = listeners(witness)?;
+    for listener in &listeners {
+        let client = defer(listener.at)?;
+        rustix::io::write(&client, REQUEST)?;
+        witness.connected(&client, false)?;
+        witness.accept(listener)?;
+    }
+    Ok(())
+}
+
+/// `connect` was called before the monitor started, and the first write comes after that.
+pub(crate) fn deferred_before(witness: &Witness) -> Result<()> {
+    let [listener, _] = listeners(witness)?;
+    let client = defer(listener.at)?;
+    say("ready")?;
+    await_go()?;
+    rustix::io::write(&client, REQUEST)?;
+    witness.connected(&client, false)?;
+    witness.accept(&listener)?;
+    Ok(())
+}
+
+/// A door through which one comes by Fast Open, and goes before the handshake is complete.
+pub(crate) fn door(witness: &Witness) -> Result<()> {
+    let [listener, _] = listeners(witness)?;
+    say("ready")?;
+    await_go()?;
+    let early = Early::at(listener)?;
     drop(early.server);
     witness.accepted_too_late(&early.listener, (early.client_at, early.server_at))?;
-    // The client does not learn of it: its filter takes the answer.
-    witness.attempted(&early.client, early.server_at, false, Ending::GivenUp)
+    mem::forget(early.listener);
+    Ok(())
 }
 
 const REQUEST: &[u8] = b"hello";
@@ -117,15 +210,17 @@ pub(super) fn without_cookies() -> Result<()> {
 }
 
 impl Early {
-    /// In a network namespace of its own, where nobody asks for cookies.
     fn begin(witness: &Witness) -> Result<Self> {
-        without_cookies()?;
-        Self::begin_here(witness)
+        let [listener, _] = listeners(witness)?;
+        Self::at(listener)
     }
 
     /// Where nobody asks for cookies.
     pub(super) fn begin_here(witness: &Witness) -> Result<Self> {
-        let listener = listener(witness)?;
+        Self::at(listener(witness)?)
+    }
+
+    fn at(listener: Listener) -> Result<Self> {
         let client = open(V4)?;
         drop_all(&client)?;
         let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
@@ -156,6 +251,23 @@ impl Early {
         poll(&mut [PollFd::new(&client, PollFlags::OUT)], None)?;
         Ok((client, self.server))
     }
+}
+
+/// Listeners, IPv4 and IPv6, in a network namespace of its own, where nobody asks for
+/// cookies.
+fn listeners(witness: &Witness) -> Result<[Listener; 2]> {
+    without_cookies()?;
+    Ok([listener_of(witness, V4)?, listener_of(witness, V6)?])
+}
+
+/// A socket whose SYN waits for the first write.
+fn defer(at: SocketAddr) -> Result<OwnedFd> {
+    let client = open(at.ip())?;
+    set_tcp(&client, libc::TCP_FASTOPEN_CONNECT, 1)?;
+    rustix::net::connect(&client, &at)?;
+    let info = tcp_info(&client)?;
+    ensure!(info.tcpi_unacked == 0, "a SYN was sent");
+    Ok(client)
 }
 
 /// Lets no packet reach a socket.
@@ -197,8 +309,12 @@ fn set_option<T>(socket: &OwnedFd, name: i32, value: &T) -> Result<()> {
 }
 
 pub(super) fn listener(witness: &Witness) -> Result<Listener> {
-    let socket = open(V4)?;
-    crate::socket::bind(&socket, any_port(V4))?;
+    listener_of(witness, V4)
+}
+
+fn listener_of(witness: &Witness, ip: IpAddr) -> Result<Listener> {
+    let socket = open(ip)?;
+    crate::socket::bind(&socket, any_port(ip))?;
     set_tcp(&socket, libc::TCP_FASTOPEN, 16)?;
     witness.listen_on(socket, 16)
 }
@@ -223,6 +339,10 @@ fn connect_first(witness: &Witness, listener: &Listener) -> Result<OwnedFd> {
 }
 
 fn tcp_options(socket: &OwnedFd) -> Result<u8> {
+    Ok(tcp_info(socket)?.tcpi_options)
+}
+
+fn tcp_info(socket: &OwnedFd) -> Result<libc::tcp_info> {
     // SAFETY: all-zero bytes are a valid `tcp_info`, plain numbers.
     let mut info: libc::tcp_info = unsafe { mem::zeroed() };
     let mut size = libc::socklen_t::try_from(size_of_val(&info))?;
@@ -240,5 +360,5 @@ fn tcp_options(socket: &OwnedFd) -> Result<u8> {
     if status != 0 {
         return Err(std::io::Error::last_os_error()).context("TCP_INFO");
     }
-    Ok(info.tcpi_options)
+    Ok(info)
 }

@@ -176,6 +176,13 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("fastopen-data-in-syn", fastopen::data_in_syn).guest_only(),
     scenario("fastopen-closed-early", fastopen::closed_early).waits(),
     scenario("fastopen-reset-early", fastopen::reset_early),
+    scenario("fastopen-bytes", fastopen::bytes),
+    scenario(
+        "fastopen-reset-by-peer-early",
+        fastopen::reset_by_peer_early,
+    ),
+    scenario("fastopen-deferred-closed", fastopen::deferred_and_closed),
+    scenario("fastopen-deferred-written", fastopen::deferred_and_written),
     scenario("self-connect-ipv4", simultaneous::ipv4),
     scenario("self-connect-ipv6", simultaneous::ipv6),
     scenario("mptcp-ipv4", mptcp::ipv4),

@@ -70,8 +70,7 @@ fn wrongly_answered(witness: &Witness, (socket, mut peer): (Socket, Peer<'_>)) -
 
 /// The host closes before any answer, which is too late then.
 fn given_up(witness: &Witness, (socket, mut peer): (Socket, Peer<'_>)) -> Result<()> {
-    witness.attempted(&socket, peer.at, true, Ending::GivenUp)?;
-    drop(socket);
+    witness.gave_up(socket, peer.at, true)?;
     peer.say(SYN | ACK, &[])?;
     peer.hear_reset(peer.ack)
 }

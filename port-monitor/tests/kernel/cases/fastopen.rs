@@ -1,0 +1,99 @@
+//! TCP Fast Open beside what the monitor makes of connections: doors, a policy, what began
+//! before the monitor.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    fact::Fact, json::Line, lab::Lab, monitor::Watch, report::Verdict, rung::Rung,
+    workload::Workload,
+};
+
+/// Nobody may come in.
+const POLICY: &str = "version = 1\nmode = \"observe\"\n[[rule]]\nname = \"nobody\"\n\
+                      direction = \"in\"\naction = \"deny\"\n";
+
+/// Who comes in by Fast Open and goes before the handshake is complete has used the door,
+/// and is judged.
+pub(super) fn door(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let path = lab.new_path("toml");
+    fs::write(&path, POLICY)?;
+    let mut workload = lab.workload("fastopen-door")?;
+    workload.hear("ready")?;
+    let mut all = Watch::audit(lab, rung).args(["--duration", "1h"]).start()?;
+    let mut unused = Watch::audit(lab, rung).args(["--unused", "1h"]).start()?;
+    let judged = Watch::json(lab, rung).arg("--policy").arg(&path);
+    let mut judged = lab.only(judged, workload.pid()).start()?;
+    workload.go()?;
+    workload.hear("done")?;
+    let (doors, _) = all.stop()?.read()?;
+    let (unused, _) = unused.stop()?.read()?;
+    let (records, _) = judged.stop()?.read()?;
+    let facts = workload.facts()?;
+    let accept = facts.iter().find_map(|fact| match fact {
+        Fact::Accept(accept) => Some(accept),
+        _ => None,
+    });
+    let accept = accept.context("nobody came in")?;
+    let is_door = |line: &&Line| {
+        line.action() == "door"
+            && line.destination() == Some(accept.local)
+            && line.netns_ino() == Some(accept.netns_ino)
+    };
+    let door = doors.iter().find(is_door).context("no door")?;
+    let accepts = door.number("port_monitor.uses.accepts");
+    ensure!(accepts == Some(1), "{accepts:?} accepts: {}", door.text);
+    if let Some(door) = unused.iter().find(is_door) {
+        bail!("unused: {}", door.text);
+    }
+    let is_it = |line: &&Line| {
+        line.action() == "accept"
+            && line.local_and_remote() == Some((accept.local, accept.remote))
+            && line.netns_ino() == Some(accept.netns_ino)
+    };
+    let record = records.iter().find(is_it).context("no record")?;
+    ensure!(
+        record.verdict() == ("violation", "nobody"),
+        "not judged: {}",
+        record.text
+    );
+    Ok(Verdict::pass())
+}
+
+/// An attempt that waits for its first write when the monitor starts is older than the
+/// monitor, and nothing else; its outcome is told.
+pub(super) fn deferred_before(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let mut workload = lab.workload("fastopen-deferred-before")?;
+    workload.hear("ready")?;
+    let mut monitor = lab.only(Watch::json(lab, rung), workload.pid()).start()?;
+    workload.go()?;
+    workload.hear("done")?;
+    let (records, _) = monitor.stop()?.read()?;
+    let attempt = attempt(&workload)?;
+    let is_its = |line: &&Line| {
+        line.local_and_remote() == Some(attempt) && line.text("network.direction") == "egress"
+    };
+    let its: Vec<&Line> = records.iter().filter(is_its).collect();
+    let actions: Vec<&str> = its.iter().map(|line| line.action()).collect();
+    // Its end may have come too.
+    ensure!(
+        actions.starts_with(&["preexisting", "connected"]) && !actions.contains(&"connect"),
+        "{its:?}"
+    );
+    ensure!(its[0].id() == its[1].id(), "two ids: {its:?}");
+    Ok(Verdict::pass())
+}
+
+/// The client's end.
+fn attempt(workload: &Workload) -> Result<(std::net::SocketAddr, std::net::SocketAddr)> {
+    let facts = workload.facts()?;
+    let attempts = facts.iter().find_map(|fact| match fact {
+        Fact::Attempt(attempt) => {
+            let port = attempt.local_port?;
+            Some(((attempt.local_ip, port).into(), attempt.remote))
+        }
+        _ => None,
+    });
+    attempts.context("no attempt")
+}
