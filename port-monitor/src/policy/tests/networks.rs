@@ -1,7 +1,10 @@
 //! What a network holds, in every place that takes one, against what it is to mean,
 //! spelled out naively.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::LazyLock,
+};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use port_monitor_common::{
@@ -47,15 +50,26 @@ pub(super) const SPECIAL: [&str; 22] = [
     "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
 ];
 
+/// They are asked for millions of times.
+static SPECIAL_PARSED: LazyLock<[IpAddr; 22]> =
+    LazyLock::new(|| SPECIAL.map(|text| text.parse().unwrap()));
+
+const NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96);
+
+/// What no translator takes.
+const KEPT: [Ipv4Net; 2] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8),
+];
+
 fn bits(ip: IpAddr) -> u128 {
     u128::from_be_bytes(value::octets(ip))
 }
 
 /// The address in `64:ff9b::/96`, where it is one that a translator takes.
 fn through_nat64(ip: Ipv6Addr) -> Option<Ipv4Addr> {
-    let prefix: Ipv6Net = "64:ff9b::/96".parse().unwrap();
     let [.., a, b, c, d] = ip.octets();
-    (prefix.contains(&ip) && ![0, 127].contains(&a)).then(|| Ipv4Addr::new(a, b, c, d))
+    (NAT64.contains(&ip) && ![0, 127].contains(&a)).then(|| Ipv4Addr::new(a, b, c, d))
 }
 
 /// What a connection to the address reaches.
@@ -80,7 +94,6 @@ fn meant(written: IpNet) -> IpNet {
     let in_v4 = v6.prefix_len().checked_sub(96);
     let in_v4 = in_v4.and_then(|len| Ipv4Net::new([a, b, c, d].into(), len).ok());
     let is_mapped = v6.network().to_ipv4_mapped().is_some();
-    let kept: [Ipv4Net; 2] = ["0.0.0.0/8", "127.0.0.0/8"].map(|net| net.parse().unwrap());
     let meets = |a: &Ipv4Net, b: &Ipv4Net| a.contains(b) || b.contains(a);
     let is_nat64 = v6
         .network()
@@ -88,7 +101,7 @@ fn meant(written: IpNet) -> IpNet {
         .starts_with(&[0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0]);
     match in_v4 {
         Some(v4) if is_mapped => v4.into(),
-        Some(v4) if is_nat64 && !kept.iter().any(|kept| meets(kept, &v4)) => v4.into(),
+        Some(v4) if is_nat64 && !KEPT.iter().any(|kept| meets(kept, &v4)) => v4.into(),
         _ => written,
     }
 }
@@ -120,7 +133,7 @@ impl World {
 
     /// Every second one next to a special address.
     pub(super) fn address(&mut self) -> IpAddr {
-        let special: IpAddr = SPECIAL[self.below(SPECIAL.len())].parse().unwrap();
+        let special = SPECIAL_PARSED[self.below(SPECIAL.len())];
         let random = self.bits();
         match self.below(4) {
             0 => Ipv6Addr::from_bits(random).into(),
