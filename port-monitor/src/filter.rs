@@ -5,6 +5,7 @@
 
 use std::{
     ffi::OsStr,
+    fmt, fs,
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
@@ -24,6 +25,20 @@ use crate::{
 /// Why a filter's value names nothing.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum FilterError {
+    /// Nothing has this id, and nothing is waited for: ids are given to others.
+    #[error("no process {pid}: it has ended, or never was there")]
+    NoProcess {
+        /// What was written.
+        pid: u32,
+    },
+    /// Processes are meant.
+    #[error("{tid} is a thread of process {process}: did you mean `--pid {process}`?")]
+    Thread {
+        /// What was written.
+        tid: u32,
+        /// The process it belongs to.
+        process: u32,
+    },
     /// Neither a user of this host nor a number.
     #[error(transparent)]
     UnknownUser(#[from] UnknownUser),
@@ -72,6 +87,25 @@ pub enum FilterError {
     /// The patterns of units do not fit into the kernel's table.
     #[error("too many patterns with a `*` for --unit: give fewer, or the units by name")]
     ManyPatterns,
+}
+
+/// Whether there is a process of this id.
+pub fn process(pid: u32) -> Result<u32, FilterError> {
+    let status = |of: &dyn fmt::Display| fs::read_to_string(format!("/proc/{of}/status"));
+    let Ok(status_of_it) = status(&pid) else {
+        return match status(&"self") {
+            Ok(_) => Err(FilterError::NoProcess { pid }),
+            // Without /proc nobody knows.
+            Err(_) => Ok(pid),
+        };
+    };
+    let tgid = status_of_it
+        .lines()
+        .find_map(|line| line.strip_prefix("Tgid:"));
+    match tgid.and_then(|tgid| tgid.trim().parse().ok()) {
+        Some(process) if process != pid => Err(FilterError::Thread { tid: pid, process }),
+        _ => Ok(pid),
+    }
 }
 
 /// The uid of a user, given by name or by number.
@@ -239,7 +273,7 @@ mod tests {
 
     use super::*;
 
-    fn message<T: std::fmt::Debug>(result: Result<T, FilterError>) -> String {
+    fn message<T: fmt::Debug>(result: Result<T, FilterError>) -> String {
         result.unwrap_err().to_string()
     }
 
@@ -432,5 +466,22 @@ mod tests {
         assert_eq!(with_slash(Path::new("system.slice")), "/system.slice");
         assert_eq!(with_slash(Path::new("/system.slice")), "/system.slice");
         assert_eq!(with_slash(Path::new("")), "/");
+    }
+
+    #[test]
+    fn a_process_is_there_and_no_thread() {
+        let own = std::process::id();
+        assert_eq!(process(own), Ok(own));
+        // More than any kernel gives.
+        let gone = process(u32::MAX);
+        assert_eq!(gone, Err(FilterError::NoProcess { pid: u32::MAX }));
+        let thread = std::thread::spawn(|| {
+            let tid = rustix::thread::gettid().as_raw_nonzero().get();
+            let tid = tid.unsigned_abs();
+            (tid, process(tid))
+        });
+        let (tid, found) = thread.join().unwrap();
+        let process = own;
+        assert_eq!(found, Err(FilterError::Thread { tid, process }));
     }
 }

@@ -106,7 +106,11 @@ fn executable_that_is_no_file_is_told_as_that_and_missing_paths_have_no_parents(
         let output = policy(&args, file.path());
         let verdict = text(&output.stdout);
         assert_eq!(verdict.contains("violation"), is_denied, "{exe}: {verdict}");
-        assert!(text(&output.stderr).contains(said), "{exe}: {output:?}");
+        let told = text(&output.stderr);
+        assert!(told.contains(said), "{exe}: {output:?}");
+        // Beside what the policy itself warns of.
+        let is_told = |line: &&str| line.starts_with("port-monitor: ") && line.contains(said);
+        assert_eq!(told.lines().filter(is_told).count(), 1, "{exe}: {told}");
     }
     let args = ["explain", "out", "tcp", "[fe80::1%2]:1"];
     let output = policy(&args, file.path());

@@ -53,6 +53,18 @@ fn assert_refused(args: &[&str], code: i32, message: &str) {
 }
 
 #[test]
+fn processes_that_are_gone_are_told_and_none_is_no_filter() {
+    let gone = "no process 4194305: it has ended, or never was there";
+    assert_refused(&["--pid", "4194305"], USAGE, gone);
+    assert_refused(&["--pid", "4194305,4194306"], USAGE, gone);
+    let own = std::process::id();
+    let pids = format!("{own},4194305");
+    // The others are watched.
+    let both = format!("{gone}\nport-monitor: {NOT_ROOT}");
+    assert_refused(&["--pid", &pids], CANNOT_ATTACH, &both);
+}
+
+#[test]
 fn without_privilege_the_capabilities_are_named() {
     for args in [&[][..], &["-o", "json"], &["--backend", "tracepoint"]] {
         assert_refused(args, CANNOT_ATTACH, NOT_ROOT);

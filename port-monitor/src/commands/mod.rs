@@ -1,6 +1,9 @@
 //! One module per subcommand: its arguments and its `run`.
 
-use std::io;
+use std::{
+    fmt,
+    io::{self, Write as _},
+};
 
 use anyhow::Context as _;
 
@@ -57,4 +60,10 @@ fn written(result: io::Result<()>) -> Result<ExitCode, Failure> {
             .or_exit(ExitCode::OutputFailed),
         _ => Ok(ExitCode::Ok),
     }
+}
+
+/// Tells on standard error, in one line, what ends no command.
+fn note(text: impl fmt::Display) {
+    // Whoever closed it does not want to be told.
+    let _ = writeln!(io::stderr(), "port-monitor: {text}");
 }

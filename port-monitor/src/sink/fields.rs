@@ -116,7 +116,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("time", [8, 9, 9], From(layout::WITH_TIME), "local time", time).owners(),
     Field::new("dir", [3, 3, 3], Always, "-> for a connection this host opens, <- for one it accepts, o for a socket that listens, x for the end of either", dir).owners(),
     Field::new("pid", [6, 6, 7], From(layout::WITH_PID), "process id", pid).owners(),
-    Field::new("process", [8, 9, 15], Always, "name of the thread that connected, accepted or listened", process).owners(),
+    Field::new("process", [8, 9, 15], Always, "name of the process that connected, accepted or listened", process).owners(),
     Field::new("user", [10, 10, 10], From(110), "name of the owner's user, else the uid", user).owners(),
     Field::new("unit", [20, 20, 24], From(layout::WIDE), "systemd unit, or container as runtime:short-id", unit).owners(),
     Field::new("local", [15, 18, 22], From(layout::WITH_BOTH_ENDS), "local address and port, with the service's name", local).differs(repeated::common_local, repeated::common_local),
@@ -133,6 +133,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("closed_by", [11, 11, 11], OnRequest, "who ended the connection first: local, peer, peer-reset, local-reset, timeout or taken-away", closed_by),
     Field::new("closing_pid", [11, 11, 11], OnRequest, "process id of who closed this end, where that is not the owner", closing_pid),
     Field::new("tid", [6, 6, 7], OnRequest, "thread id", tid),
+    Field::new("thread", [8, 9, 15], OnRequest, "name of the thread", thread),
     Field::new("ppid", [6, 6, 7], OnRequest, "process id of the parent", ppid),
     Field::new("exe", [24, 24, 32], OnRequest, "path of the executable", exe),
     Field::new("peer", [15, 18, 22], OnRequest, "pid/name of the process at the other end, where that is on this host", peer),
@@ -242,10 +243,14 @@ fn gid(cell: &mut Cell<'_>, record: &Record) {
 }
 
 pub(super) fn process(cell: &mut Cell<'_>, record: &Record) {
+    of_owner(cell, record, |cell, owner| comm(cell, owner.process_comm));
+}
+
+fn thread(cell: &mut Cell<'_>, record: &Record) {
     of_owner(cell, record, |cell, owner| comm(cell, owner.comm));
 }
 
-/// A thread's name, which may be empty.
+/// A thread's name, or a process's, which may be empty.
 fn comm(cell: &mut Cell<'_>, comm: Comm) {
     match comm.as_bytes() {
         [] => cell.none(),

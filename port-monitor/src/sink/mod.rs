@@ -94,6 +94,7 @@ mod tests {
         let mut record = violation();
         if let Some(owner) = &mut record.event.owner {
             owner.comm = comm(&bytes[..bytes.len().min(15)]);
+            owner.process_comm = owner.comm;
         }
         let shared: Arc<str> = text.into();
         record.process = Arc::new(Process {

@@ -137,7 +137,7 @@ impl Args {
     fn selection(&self) -> Result<Selection, Failure> {
         let owner = &self.filters.owner;
         Ok(Selection {
-            pids: owner.pid.clone(),
+            pids: owner.pids()?,
             uids: owner.uids()?,
             groups: owner.groups()?,
             family: self.filters.family.family().map(|family| match family {

@@ -17,7 +17,7 @@ use port_monitor_common::{
 use serde::{Deserialize, Serialize};
 
 use self::explained::ExplainReport;
-use super::written;
+use super::{note, written};
 use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     file_id::plain,
@@ -404,7 +404,9 @@ impl Executable {
                 io::ErrorKind::NotFound => "is not on this host".to_owned(),
                 _ => error.to_string(),
             };
-            log::warn!("{path} {why}: rules are compared with its path, not with the file");
+            note(format_args!(
+                "{path} {why}: rules are compared with its path, not with the file"
+            ));
         }
         let absolute = path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Self {

@@ -6,10 +6,11 @@ use clap::ValueEnum;
 use port_monitor_common::{event::EventKind, site::Site};
 
 use crate::{
+    commands::note,
     duration,
     event::Direction,
     exit_code::{ExitCode, Failure},
-    filter,
+    filter::{self, FilterError},
     groups::Groups,
     kernel::{
         DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS,
@@ -93,9 +94,9 @@ struct FilterArgs {
 /// Whose sockets are meant.
 #[derive(Debug, clap::Args)]
 pub(in crate::commands) struct OwnerArgs {
-    /// Process ids
+    /// Process ids, of processes that are there
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = parse_pid)]
-    pub(in crate::commands) pid: Vec<u32>,
+    pid: Vec<u32>,
     /// Users, by name or real uid
     #[arg(short, long, value_name = "USER", value_delimiter = ',')]
     user: Vec<String>,
@@ -263,7 +264,7 @@ impl Args {
     fn filters(&self) -> Result<Filters, Failure> {
         let args = &self.filters;
         Ok(Filters {
-            pids: args.owner.pid.clone(),
+            pids: args.owner.pids()?,
             uids: args.owner.uids()?,
             comms: resolve(&args.comm, |comm| filter::comm(comm))?,
             groups: args.owner.groups()?,
@@ -280,6 +281,26 @@ impl Args {
 }
 
 impl OwnerArgs {
+    /// The processes that are there. Of several, those that are gone are told.
+    pub(in crate::commands) fn pids(&self) -> Result<Vec<u32>, Failure> {
+        let mut there = Vec::new();
+        let mut gone = Vec::new();
+        for &pid in &self.pid {
+            match filter::process(pid) {
+                Ok(pid) => there.push(pid),
+                Err(error @ FilterError::NoProcess { .. }) => gone.push(error),
+                Err(error) => return Err(Failure::usage(error)),
+            }
+        }
+        if let (true, Some(error)) = (there.is_empty(), gone.first()) {
+            return Err(Failure::usage(error));
+        }
+        for error in &gone {
+            note(error);
+        }
+        Ok(there)
+    }
+
     /// The users' ids.
     pub(in crate::commands) fn uids(&self) -> Result<Vec<u32>, Failure> {
         resolve(&self.user, |user| filter::uid(user))

@@ -71,6 +71,18 @@ fn the_peer_is_a_column_on_request() {
 }
 
 #[test]
+fn a_process_is_named_and_its_thread_on_request() {
+    let mut record = connected();
+    let owner = record.event.owner.as_mut().unwrap();
+    owner.comm = comm(b"worker-3");
+    owner.process_comm = comm(b"server");
+    assert_eq!(column("process", &record), "  server\n");
+    assert_eq!(column("thread", &record), "  worker-3\n");
+    record.event.owner.as_mut().unwrap().process_comm = comm(b"");
+    assert_eq!(column("process", &record), "  -\n");
+}
+
+#[test]
 fn the_table_at_100_columns() {
     let (connected, violation, accepted) = (connected(), violation(), accepted());
     let items = [
@@ -218,10 +230,10 @@ fn words_wrap_and_none_is_lost() {
 }
 
 #[test]
-fn a_thread_without_a_name_has_a_dash() {
+fn a_process_without_a_name_has_a_dash() {
     let mut record = connected();
     if let Some(owner) = &mut record.event.owner {
-        owner.comm = comm(b"");
+        owner.process_comm = comm(b"");
     }
     assert_eq!(column("process", &record), "  -\n");
 }
@@ -240,7 +252,7 @@ fn long_cells_are_cut_and_the_columns_still_line_up() {
     let mut record = connected();
     if let Some(owner) = &mut record.event.owner {
         owner.pid = 4_194_304;
-        owner.comm = comm(b"systemd-resolve");
+        owner.process_comm = comm(b"systemd-resolve");
     }
     record.event.local_ip = "192.168.100.200".parse().unwrap();
     record.event.remote_ip = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
@@ -269,7 +281,7 @@ fn rows_fit_the_terminal() {
 fn nothing_is_cut_when_the_output_is_no_terminal() {
     let mut record = connected();
     if let Some(owner) = &mut record.event.owner {
-        owner.comm = comm(b"systemd-resolve");
+        owner.process_comm = comm(b"systemd-resolve");
     }
     record.event.remote_ip = "2001:db8:1234:5678:9abc:def0:1234:5678".parse().unwrap();
     let row = row(None, &record);
@@ -484,7 +496,7 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
 fn wide_characters_keep_the_columns_in_line() {
     let mut record = connected();
     if let Some(owner) = &mut record.event.owner {
-        owner.comm = comm("日本語日本".as_bytes());
+        owner.process_comm = comm("日本語日本".as_bytes());
     }
     let plain = row(Some(100), &connected());
     let wide = row(Some(100), &record);
