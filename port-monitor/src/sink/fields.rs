@@ -133,7 +133,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("closed_by", [11, 11, 11], OnRequest, "who ended the connection first: local, peer, peer-reset, local-reset, timeout or taken-away", closed_by),
     Field::new("closing_pid", [11, 11, 11], OnRequest, "process id of who closed this end, where that is not the owner", closing_pid),
     Field::new("tid", [6, 6, 7], OnRequest, "thread id", tid),
-    Field::new("thread", [8, 9, 15], OnRequest, "name of the thread", thread),
+    Field::new("thread", [8, 9, 15], OnRequest, "name of the thread", |cell, record| of_owner(cell, record, |cell, owner| comm(cell, owner.comm))),
     Field::new("ppid", [6, 6, 7], OnRequest, "process id of the parent", ppid),
     Field::new("exe", [24, 24, 32], OnRequest, "path of the executable", exe),
     Field::new("peer", [15, 18, 22], OnRequest, "pid/name of the process at the other end, where that is on this host", peer),
@@ -244,10 +244,6 @@ fn gid(cell: &mut Cell<'_>, record: &Record) {
 
 pub(super) fn process(cell: &mut Cell<'_>, record: &Record) {
     of_owner(cell, record, |cell, owner| comm(cell, owner.process_comm));
-}
-
-fn thread(cell: &mut Cell<'_>, record: &Record) {
-    of_owner(cell, record, |cell, owner| comm(cell, owner.comm));
 }
 
 /// A thread's name, or a process's, which may be empty.
