@@ -19,7 +19,8 @@ pub enum Hook {
     Outcome = 2,
     /// The end of a connection: →CLOSE.
     Close = 3,
-    /// The look at the open sockets at the start.
+    /// The look at the open sockets at the start, and at what open connections have carried
+    /// so far.
     Snapshot = 4,
     /// A socket that begins to listen, `inet_hash` or →LISTEN, or ends to.
     Listen = 5,

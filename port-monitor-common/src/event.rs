@@ -47,11 +47,13 @@ pub enum EventKind {
     Unlisten = 8,
     /// A connection was put into a socket by `TCP_REPAIR`, without a handshake.
     Restored = 9,
+    /// An established connection is still open: the record is a [`CloseEvent`] without an end.
+    Progress = 10,
 }
 
 impl EventKind {
     /// Every kind, in numeric order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Connect,
         Self::Accept,
         Self::Connected,
@@ -61,6 +63,7 @@ impl EventKind {
         Self::Listen,
         Self::Unlisten,
         Self::Restored,
+        Self::Progress,
     ];
 
     /// The bit of this kind in [`crate::config::Config::kinds`].
@@ -81,6 +84,7 @@ impl EventKind {
             7 => Some(Self::Listen),
             8 => Some(Self::Unlisten),
             9 => Some(Self::Restored),
+            10 => Some(Self::Progress),
             _ => None,
         }
     }
@@ -265,13 +269,13 @@ pub struct TcpEvent {
     pub ifindex: u32,
 }
 
-/// What a connection was, at its end (`struct tcp_sock`).
+/// What a connection was, at its end, or what it has been so far (`struct tcp_sock`).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 #[repr(C)]
 pub struct CloseStats {
-    /// From the attempt or the accept to the end, ns; zero when the beginning was
+    /// From the attempt or the accept to the event, ns; zero when the beginning was
     /// not seen.
     pub duration_ns: u64,
     /// Payload bytes received in order.
@@ -294,7 +298,7 @@ pub struct CloseStats {
     pub closer_tgid: u32,
 }
 
-/// The end of a connection, as it lies in the ring buffer.
+/// The end of a connection, or its progress, as it lies in the ring buffer.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]

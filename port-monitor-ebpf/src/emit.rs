@@ -136,6 +136,15 @@ pub(crate) fn emit_change(
     })
 }
 
+/// The same of what an open connection has carried so far: it was remembered because its
+/// owner passes.
+#[inline(always)]
+pub(crate) fn emit_progress(ctx: &impl EbpfContext, hook: Hook, record: &mut CloseEvent) -> Look {
+    emit_by(ctx, hook, true, record, |ring, record| {
+        ring.output::<CloseEvent>(record, 0).ok()
+    })
+}
+
 /// Counts, filters and writes one record by `write`: `None` where the ring has no room.
 #[inline(always)]
 fn emit_by<T: AsMut<TcpEvent>>(

@@ -39,6 +39,16 @@ const FIN_STATES: u64 = 1 << TcpState::FIN_WAIT1.0
     | 1 << TcpState::LAST_ACK.0
     | 1 << TcpState::CLOSING.0;
 
+/// What an acknowledgement changes: as long as it stays, all that [`bytes`] reads fits
+/// together.
+#[inline(always)]
+pub(crate) fn acknowledged(sk: *const u8) -> (u64, u32) {
+    (
+        Probe::read_or_zero(sk, offset!(tcp_bytes_acked)),
+        Probe::read_or_zero(sk, offset!(tcp_snd_una)),
+    )
+}
+
 /// This end closes or has closed in this state.
 #[inline(always)]
 pub(crate) fn has_fin(state: u64) -> bool {

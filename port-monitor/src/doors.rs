@@ -290,7 +290,8 @@ impl Doors {
             | Action::Connected { .. }
             | Action::Failed { .. }
             | Action::Close(_)
-            | Action::Restored => {}
+            | Action::Restored
+            | Action::Progress(_) => {}
         }
     }
 

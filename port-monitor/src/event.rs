@@ -58,14 +58,16 @@ pub enum Action {
     Unlisten,
     /// A process put a connection into a socket by `TCP_REPAIR`: no packet told its peer.
     Restored,
+    /// An established connection is still open, and has carried so much: nobody has closed it.
+    Progress(Close),
 }
 
-/// The end of a connection, and what it was.
+/// The end of a connection, and what it was; or what one has been so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Close {
     /// Who opened it.
     pub direction: Direction,
-    /// From the attempt or the accept to the end, ns; `None` when the beginning
+    /// From the attempt or the accept to the event, ns; `None` when the beginning
     /// was not seen.
     pub duration_ns: Option<u64>,
     /// Payload bytes received in order.
@@ -98,6 +100,7 @@ impl Action {
             Self::Listen => "listen",
             Self::Unlisten => "unlisten",
             Self::Restored => "restored",
+            Self::Progress(_) => "progress",
         }
     }
 
@@ -108,7 +111,9 @@ impl Action {
             Self::Connect | Self::Connected { .. } | Self::Failed { .. } | Self::Restored => {
                 Direction::Outbound
             }
-            Self::Close(Close { direction, .. }) | Self::Preexisting { direction, .. } => direction,
+            Self::Close(Close { direction, .. })
+            | Self::Progress(Close { direction, .. })
+            | Self::Preexisting { direction, .. } => direction,
         }
     }
 
@@ -123,7 +128,16 @@ impl Action {
             | Self::Preexisting { .. }
             | Self::Listen
             | Self::Unlisten
-            | Self::Restored => None,
+            | Self::Restored
+            | Self::Progress(_) => None,
+        }
+    }
+
+    /// What the connection has carried: at its end, or so far.
+    pub const fn carried(&self) -> Option<&Close> {
+        match self {
+            Self::Progress(so_far) => Some(so_far),
+            other => other.close(),
         }
     }
 
@@ -137,13 +151,19 @@ impl Action {
             | Self::Connected { .. }
             | Self::Failed { .. }
             | Self::Close(_)
-            | Self::Restored => false,
+            | Self::Restored
+            | Self::Progress(_) => false,
         }
     }
 
     /// Whether this is the end of what another event has begun.
     pub const fn is_end(self) -> bool {
         matches!(self, Self::Close(_) | Self::Unlisten)
+    }
+
+    /// Whether this says more of what another event has told of already, and judged.
+    pub const fn is_told_again(self) -> bool {
+        self.is_end() || matches!(self, Self::Progress(_))
     }
 }
 
@@ -316,6 +336,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         EventKind::Listen => Action::Listen,
         EventKind::Unlisten => Action::Unlisten,
         EventKind::Restored => Action::Restored,
+        EventKind::Progress => Action::Progress(close(&wire, rest, None)?),
     };
     Ok(Event {
         action,
@@ -351,7 +372,7 @@ const fn record_size(kind: EventKind) -> usize {
         | EventKind::Listen
         | EventKind::Unlisten
         | EventKind::Restored => EVENT_SIZE,
-        EventKind::Close => CLOSE_EVENT_SIZE,
+        EventKind::Close | EventKind::Progress => CLOSE_EVENT_SIZE,
     }
 }
 

@@ -116,6 +116,7 @@ impl Peers {
                 self.begin(key, side, event, process, 0)
             }
             Action::Close(_) => self.end(key, side, event.id),
+            Action::Progress(_) => self.known(key, side, event.id),
         }
     }
 
@@ -156,6 +157,14 @@ impl Peers {
             sight,
         });
         peer
+    }
+
+    /// The owner of the peer of an end that goes on.
+    fn known(&self, key: Key, side: usize, id: u64) -> Option<Arc<Peer>> {
+        let mut generations = [&self.young, &self.old].into_iter();
+        let ends = generations.find_map(|generation| generation.get(&key))?;
+        let end = ends.get(side)?.as_ref().filter(|end| end.id == id)?;
+        end.sight.peer().cloned()
     }
 
     /// An end is no more, and is forgotten. Its peer still knows it.

@@ -1,13 +1,13 @@
 //! The one place the order of the stages is written: decode → enrich →
 //! pair → classify → verdict → sink. And the userspace half of the accounting.
 
-use std::{fs, ops::RangeInclusive, path::Path, sync::Arc};
+use std::{collections::HashSet, fs, ops::RangeInclusive, path::Path, sync::Arc};
 
 use crate::{
     classify,
     clock::{self, WallClock},
     enrich::{Enricher, Executables},
-    event::{Event, decode},
+    event::{Action, Event, decode},
     peers::Peers,
     policy::{Facts, Policy},
     record::{Item, Judgement, Record},
@@ -33,7 +33,7 @@ pub struct Tally {
     pub received: u64,
     /// Records of another layout or kind.
     pub undecodable: u64,
-    /// Events not shown, by [`Show`].
+    /// Events not shown, by [`Show`], and the progress of what has just ended.
     pub hidden: u64,
     /// Events handed to the sink.
     pub formatted: u64,
@@ -58,6 +58,8 @@ pub struct Pipeline {
     sink: Box<dyn Sink>,
     tally: Tally,
     chunk: Lines,
+    /// Connections that have ended since a look at open ones began.
+    ended: Option<HashSet<u64>>,
 }
 
 impl Pipeline {
@@ -74,6 +76,7 @@ impl Pipeline {
             sink,
             tally: Tally::default(),
             chunk: Lines::default(),
+            ended: None,
         }
     }
 
@@ -152,9 +155,10 @@ impl Pipeline {
             None => policy.judge(&Facts::of(event, &process, wall_ns)),
         });
         let is_violation = judgement.as_ref().is_some_and(Judgement::is_violation);
-        let is_end = event.action.is_end();
-        self.tally.violations += u64::from(is_violation && !is_end);
-        if self.is_done() || self.show.only_violations && !is_violation {
+        let is_new = !event.action.is_told_again();
+        self.tally.violations += u64::from(is_violation && is_new);
+        let is_kept_back = self.is_over(event) || self.show.only_violations && !is_violation;
+        if self.is_done() || is_kept_back {
             self.tally.hidden += 1;
             return;
         }
@@ -168,6 +172,31 @@ impl Pipeline {
         };
         self.sink.write(&mut self.chunk, Item::Event(&record));
         self.tally.formatted += 1;
+    }
+
+    /// A look at what open connections have carried begins.
+    pub fn begin_progress(&mut self) {
+        self.ended = Some(HashSet::new());
+    }
+
+    /// All that the look has told was taken.
+    pub fn end_progress(&mut self) {
+        self.ended = None;
+    }
+
+    /// The progress of a connection that has ended while it was looked at: its end was told.
+    fn is_over(&mut self, event: &Event) -> bool {
+        let Some(ended) = &mut self.ended else {
+            return false;
+        };
+        match event.action {
+            Action::Close(_) => {
+                ended.insert(event.id);
+                false
+            }
+            Action::Progress(_) => ended.contains(&event.id),
+            _ => false,
+        }
     }
 
     /// Writes something other than an event, after the events before it.
@@ -243,7 +272,10 @@ mod tests {
     };
 
     use jiff::tz::TimeZone;
-    use port_monitor_common::{ABI_VERSION, TcpEvent, event::AF_INET};
+    use port_monitor_common::{
+        ABI_VERSION, TcpEvent,
+        event::{AF_INET, CloseEvent, EventKind},
+    };
     use zerocopy::IntoBytes as _;
 
     use super::*;
@@ -312,6 +344,38 @@ mod tests {
         let last_two: Vec<_> = text.lines().rev().take(2).collect();
         assert!(last_two[0].starts_with("# "), "{text}");
         assert!(last_two[1].contains("  x 9"), "{text}");
+    }
+
+    #[test]
+    fn progress_is_not_told_after_the_end() {
+        let record = |kind: EventKind, id| {
+            let event = TcpEvent {
+                abi: ABI_VERSION,
+                kind: kind as u8,
+                family: AF_INET,
+                id,
+                ..TcpEvent::default()
+            };
+            CloseEvent {
+                event,
+                ..CloseEvent::default()
+            }
+        };
+        let mut pipeline = after(0, Show::default());
+        pipeline.begin_progress();
+        for (kind, id) in [
+            (EventKind::Progress, 1),
+            (EventKind::Close, 1),
+            (EventKind::Progress, 1),
+            (EventKind::Progress, 2),
+        ] {
+            pipeline.take(record(kind, id).as_bytes());
+        }
+        let tally = pipeline.tally();
+        assert_eq!((tally.formatted, tally.hidden, tally.received), (3, 1, 4));
+        pipeline.end_progress();
+        pipeline.take(record(EventKind::Progress, 1).as_bytes());
+        assert_eq!(pipeline.tally().hidden, 1);
     }
 
     #[test]

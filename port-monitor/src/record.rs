@@ -390,8 +390,8 @@ pub struct Summary {
     pub received: u64,
     /// Records this version cannot read.
     pub undecodable: u64,
-    /// Events kept back in userspace: not a violation with `--violations`, or
-    /// after `--count` was reached.
+    /// Events kept back in userspace: not a violation with `--violations`, after
+    /// `--count` was reached, or the progress of a connection whose end was just told.
     pub hidden: u64,
     /// Events written to the output.
     pub shown: u64,

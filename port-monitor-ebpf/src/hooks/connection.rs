@@ -111,7 +111,9 @@ impl Connection {
 /// the look at the open sockets must not report them again.
 #[inline(always)]
 fn is_end_wanted() -> bool {
-    emit::is_wanted(EventKind::Close) || emit::is_wanted(EventKind::Preexisting)
+    emit::is_wanted(EventKind::Close)
+        || emit::is_wanted(EventKind::Preexisting)
+        || emit::is_wanted(EventKind::Progress)
 }
 
 /// Of a connection more is wanted than its beginning.
@@ -481,9 +483,31 @@ fn complete(sk: *const u8, last: TcpState, record: &mut CloseEvent) -> Option<()
     Some(())
 }
 
+/// Makes it the event of the connection that is open on `sk`, whose beginning is not told
+/// again.
+#[inline(always)]
+pub(crate) fn progress(sk: *const u8, record: &mut CloseEvent) -> Option<()> {
+    let connection = known(sk)?;
+    if !connection.is_open() {
+        return None;
+    }
+    connection.identify(&mut record.event);
+    if connection.ts_ns != 0 {
+        record.stats.duration_ns = record.event.ts_ns.saturating_sub(connection.ts_ns);
+    }
+    record.stats.restored = connection.restored;
+    Some(())
+}
+
+/// The connection on `sk` is the one of this id.
+#[inline(always)]
+pub(crate) fn is_still(sk: *const u8, id: u64) -> bool {
+    matches!(known(sk), Some(connection) if connection.id == id)
+}
+
 /// Who opened the connection.
 #[inline(always)]
-fn opener(record: &CloseEvent) -> Opener {
+pub(crate) fn opener(record: &CloseEvent) -> Opener {
     let was_seen = record.stats.duration_ns != 0;
     match (record.event.flags & FLAG_INBOUND != 0, was_seen) {
         (false, true) => Opener::Local,

@@ -9,6 +9,7 @@ pub(crate) mod inbound;
 pub(crate) mod listen;
 pub(crate) mod listeners;
 pub(crate) mod outcome;
+pub(crate) mod progress;
 pub(crate) mod snapshot;
 pub(crate) mod socket;
 pub(crate) mod state;

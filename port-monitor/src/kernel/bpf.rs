@@ -15,7 +15,11 @@ const MAP_CREATE: libc::c_int = 0;
 const MAP_UPDATE_ELEM: libc::c_int = 2;
 const OBJ_GET: libc::c_int = 7;
 const BTF_LOAD: libc::c_int = 18;
+const LINK_CREATE: libc::c_int = 28;
+const ITER_CREATE: libc::c_int = 33;
 const LINK_DETACH: libc::c_int = 34;
+/// `BPF_TRACE_ITER`.
+const TRACE_ITER: u32 = 28;
 /// `BPF_MAP_TYPE_ARRAY_OF_MAPS`.
 const ARRAY_OF_MAPS: u32 = 12;
 
@@ -43,6 +47,48 @@ struct PathAttr {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
+}
+
+#[repr(C)]
+struct LinkAttr {
+    prog_fd: i32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    reserved: u32,
+}
+
+#[repr(C)]
+struct IterAttr {
+    link_fd: i32,
+    flags: u32,
+}
+
+/// Ties an iterator's program to the map that it is to go through.
+pub(super) fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // `union bpf_iter_link_info`: kernels take a part of it.
+    let map_fd = map.as_raw_fd();
+    let attr = LinkAttr {
+        prog_fd: program.as_raw_fd(),
+        target_fd: 0,
+        attach_type: TRACE_ITER,
+        flags: 0,
+        iter_info: (&raw const map_fd).expose_provenance() as u64,
+        iter_info_len: 4,
+        reserved: 0,
+    };
+    descriptor(LINK_CREATE, &attr)
+}
+
+/// Begins an iteration: reading what is returned goes on with it.
+pub(super) fn begin_iteration(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attr = IterAttr {
+        link_fd: link.as_raw_fd(),
+        flags: 0,
+    };
+    descriptor(ITER_CREATE, &attr)
 }
 
 /// Creates an array of one map, like `inner`.

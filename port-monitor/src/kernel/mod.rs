@@ -40,6 +40,7 @@ mod object;
 mod pod;
 mod preemption;
 pub mod preflight;
+pub mod progress;
 pub mod ring;
 mod run;
 mod snapshot;
@@ -57,6 +58,7 @@ use filters::Filters;
 use ladder::{Links, Needs};
 use lazy_btf::LazyBtf;
 use object::Sizes;
+use progress::Progress;
 use vmlinux::Types;
 
 /// Where the kernel describes its own types.
@@ -83,8 +85,9 @@ pub const MIN_MAX_CONNECTIONS: u32 = 16;
 const OUTCOMES: [EventKind; 3] = [EventKind::Connected, EventKind::Failed, EventKind::Restored];
 
 /// What sockets older than the monitor have.
-const OLDER: [EventKind; 3] = [
+const OLDER: [EventKind; 4] = [
     EventKind::Preexisting,
+    EventKind::Progress,
     EventKind::Close,
     EventKind::Unlisten,
 ];
@@ -226,6 +229,7 @@ pub struct Kernel {
     self_test: Findings,
     counters: Counters,
     executables: Option<Arc<Noted>>,
+    progress: Option<Progress>,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -256,7 +260,7 @@ impl Kernel {
         vmlinux::check_needs(&types, settings).map_err(|error| KernelError::Btf { path, error })?;
         let needs = needs(&types, settings);
         let mut functions = ladder::trampolines(&needs);
-        functions.push(snapshot::ITERATOR);
+        functions.extend([snapshot::ITERATOR, progress::ITERATOR]);
         let lazy_btf = LazyBtf::new(types.ids_of(&functions));
         let (mut ebpf, rung, attached, waiting) = climb(settings.backend, |rung| {
             attach(&types.offsets, &needs, settings, &lazy_btf, rung)
@@ -292,6 +296,12 @@ impl Kernel {
             let drain = || ring::drain_into(&mut records, &mut early);
             snapshot::connections(&mut ebpf, btf, drain)?;
         }
+        let progress = match &older {
+            Some(btf) if settings.kinds.contains(&EventKind::Progress) => {
+                Some(Progress::prepare(&mut ebpf, btf)?)
+            }
+            _ => None,
+        };
         let kernel = Self {
             ebpf,
             links,
@@ -302,6 +312,7 @@ impl Kernel {
             self_test,
             counters,
             executables,
+            progress,
             logger,
         };
         let records = Records {
@@ -348,6 +359,11 @@ impl Kernel {
         self.executables.clone()
     }
 
+    /// The look at what open connections have carried so far, where that is wanted.
+    pub const fn progress(&self) -> Option<&Progress> {
+        self.progress.as_ref()
+    }
+
     /// Adds a process to the watched tree; its descendants follow by themselves.
     pub fn watch_process(&mut self, pid: u32) -> Result<(), MapError> {
         let map = filters::map(&mut self.ebpf, "pm_tree")?;
@@ -367,6 +383,7 @@ impl Kernel {
     /// Detaches every program; maps and counts of skipped runs stay readable.
     pub fn detach(&mut self) {
         self.links = Links::default();
+        self.progress = None;
     }
 
     /// Every hook's row, with the runs that were skipped.
@@ -498,6 +515,7 @@ fn load(
     }
     if settings.wants_older() || rung == Rung::Tracepoint {
         programs.extend(snapshot::PROGRAMS);
+        programs.push(progress::PROGRAM);
     }
     let (executables, slots) = executables::slots_for(offsets)?;
     let sizes = sizes.with_executables(slots);

@@ -15,7 +15,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use super::{
     KernelError, Settings,
     btf::{self, Btf, Found, Function, Need},
-    ladder, snapshot,
+    ladder, progress, snapshot,
 };
 
 /// More than any kernel's BTF has, by far.
@@ -47,7 +47,7 @@ impl Types {
     fn of(bytes: impl Deref<Target = [u8]>) -> Result<Self, btf::BtfError> {
         let names: Vec<_> = ladder::FUNCTIONS
             .into_iter()
-            .chain([snapshot::ITERATOR, btf::TYPED_TASK])
+            .chain([snapshot::ITERATOR, progress::ITERATOR, btf::TYPED_TASK])
             .collect();
         let btf = Btf::parse(bytes, &names)?;
         let functions = names

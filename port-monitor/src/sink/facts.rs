@@ -93,10 +93,10 @@ pub(super) struct Facts<'a> {
     /// Who ended the connection first; only of a close.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) closed_by: Option<ClosedBy>,
-    /// Segments sent again over the connection's life; only of a close.
+    /// Segments sent again over the connection's life; of a close, or so far, of progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) retransmits: Option<u32>,
-    /// Smoothed round-trip time, µs; only of a close, and where one was measured.
+    /// Smoothed round-trip time, µs; of a close or progress, where one was measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rtt_us: Option<u32>,
     /// Process id of who closed this end, where that is not the owner: the socket

@@ -3,18 +3,20 @@
 //!
 //! `?` stands for what could not be found out, `-` for what there is none of.
 
+mod carried;
 mod repeated;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use port_monitor_common::{
-    event::{ClosedBy, OwnerSource},
-    policy::Verdict,
-    tcp_state::TcpState,
+use port_monitor_common::{event::OwnerSource, policy::Verdict, tcp_state::TcpState};
+
+pub(super) use carried::closed_by_name;
+use carried::{
+    bytes_in, bytes_out, closed_by, closing_pid, disorder, duration, ending, retransmits, rtt,
 };
 
 use super::{cell::Cell, errno, table::layout, time::Rfc3339};
 use crate::{
-    event::{Action, Close, Comm, Direction, Event, Owner},
+    event::{Action, Comm, Direction, Event, Owner},
     record::{Container, Endpoint, PortClass, PortInfo, Record, ServiceStatus},
 };
 
@@ -417,98 +419,8 @@ fn handshake(cell: &mut Cell<'_>, record: &Record) {
         | Action::Preexisting { .. }
         | Action::Listen
         | Action::Unlisten
-        | Action::Restored => cell.none(),
-    }
-}
-
-/// Writes a fact of a connection's end, or `-` when it has not ended.
-fn of_close(cell: &mut Cell<'_>, record: &Record, write: impl FnOnce(&mut Cell<'_>, &Close)) {
-    match record.event.action.close() {
-        Some(close) => write(cell, close),
-        None => cell.none(),
-    }
-}
-
-fn duration(cell: &mut Cell<'_>, record: &Record) {
-    of_close(cell, record, |cell, close| match close.duration_ns {
-        Some(ns) => cell.number(ns / 1_000),
-        None => cell.unknown(),
-    });
-}
-
-fn bytes_in(cell: &mut Cell<'_>, record: &Record) {
-    of_close(cell, record, |cell, close| {
-        cell.number(close.bytes_received);
-    });
-}
-
-fn bytes_out(cell: &mut Cell<'_>, record: &Record) {
-    of_close(cell, record, |cell, close| cell.number(close.bytes_sent));
-}
-
-fn retransmits(cell: &mut Cell<'_>, record: &Record) {
-    of_close(cell, record, |cell, close| cell.number(close.retransmits));
-}
-
-fn rtt(cell: &mut Cell<'_>, record: &Record) {
-    of_close(cell, record, |cell, close| match close.rtt_us {
-        Some(rtt_us) => cell.number(rtt_us),
-        None => cell.none(),
-    });
-}
-
-fn closed_by(cell: &mut Cell<'_>, record: &Record) {
-    of_close(cell, record, |cell, close| match close.closed_by {
-        ClosedBy::Unknown => cell.unknown(),
-        by => cell.put(closed_by_name(by)),
-    });
-}
-
-fn closing_pid(cell: &mut Cell<'_>, record: &Record) {
-    of_close(cell, record, |cell, close| match close.closing_pid {
-        Some(pid) => cell.number(pid),
-        None => cell.none(),
-    });
-}
-
-/// Who ended a connection, as every output spells it.
-pub(super) const fn closed_by_name(by: ClosedBy) -> &'static str {
-    match by {
-        ClosedBy::Unknown => "unknown",
-        ClosedBy::Local => "local",
-        ClosedBy::Peer => "peer",
-        ClosedBy::PeerReset => "peer-reset",
-        ClosedBy::LocalReset => "local-reset",
-        ClosedBy::Timeout => "timeout",
-        ClosedBy::TakenAway => "taken-away",
-    }
-}
-
-/// `8.1s 1.2K out 84K in`, and what ended it where that was not orderly.
-fn ending(cell: &mut Cell<'_>, close: &Close, before_time: &str) {
-    match close.duration_ns {
-        Some(ns) => {
-            cell.put(before_time);
-            cell.duration_us(ns / 1_000);
-        }
-        None => cell.unknown(),
-    }
-    cell.put(" ");
-    cell.size(close.bytes_sent);
-    cell.put(" out ");
-    cell.size(close.bytes_received);
-    cell.put(" in");
-    cell.put(disorder(close.closed_by));
-}
-
-/// What ended a connection where that was not orderly.
-const fn disorder(closed_by: ClosedBy) -> &'static str {
-    match closed_by {
-        ClosedBy::PeerReset => " reset by peer",
-        ClosedBy::LocalReset => " reset",
-        ClosedBy::Timeout => " timed out",
-        ClosedBy::TakenAway => " taken away",
-        ClosedBy::Unknown | ClosedBy::Local | ClosedBy::Peer => "",
+        | Action::Restored
+        | Action::Progress(_) => cell.none(),
     }
 }
 
@@ -545,6 +457,10 @@ fn outcome(cell: &mut Cell<'_>, record: &Record, before_time: &str) {
         }),
         Action::Listen => cell.put(LISTENING),
         Action::Restored => cell.put("restored"),
+        Action::Progress(so_far) => {
+            cell.put("open ");
+            ending(cell, &so_far, before_time);
+        }
     }
     broken_rule(cell, record);
 }

@@ -251,6 +251,8 @@ pub(super) enum ConnectionAction {
     Unlisten,
     /// A process put a connection into a socket by `TCP_REPAIR`: no packet told its peer.
     Restored,
+    /// A connection is still open, with `--progress`: what it has carried so far.
+    Progress,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -304,7 +306,7 @@ pub(super) struct End {
     /// Absent while the kernel has not chosen it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) port: Option<u16>,
-    /// Payload bytes it has sent, each once; only of a close.
+    /// Payload bytes it has sent, each once; only of a close, or so far, of progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) bytes: Option<u64>,
 }

@@ -16,7 +16,7 @@ use crate::{
     process::{await_release, say},
     scenarios::{
         self, begun, closing, crowd, doors, early, executables, fastopen, mixture, opening, owners,
-        repair, sounding, tree,
+        progress, repair, sounding, tree,
     },
 };
 
@@ -39,10 +39,12 @@ const EXTRA: &[(&str, Perform)] = &[
     ("already-open", closing::already_open),
     ("half-begun", begun::half_begun),
     ("already-restored", repair::already_restored),
+    ("progress", progress::steps),
     ("open-and-hold", opening::open_and_hold),
     ("owners", owners::exchange),
     ("executables", executables::run),
     ("live-100", crowd::small),
+    ("live-10000", crowd::many),
     ("live-100000", crowd::large),
     ("doors", doors::doors),
     ("fastopen-deferred-before", fastopen::deferred_before),

@@ -23,6 +23,9 @@ use crate::{
     sink::{self, SinkKind},
 };
 
+/// More often nobody looks at open connections.
+const MIN_PROGRESS: Duration = Duration::from_millis(100);
+
 /// Flags of `watch`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -34,6 +37,12 @@ pub struct Args {
     /// in their usual places
     #[arg(long = "process-args", help_heading = "Output")]
     pub(super) tells_how_called: bool,
+    /// Tell every so often what the connections that are open have carried so far: 10s, 1m
+    ///
+    /// A look at them takes a hundredth of the time at most: where there are very many, the
+    /// next one comes later.
+    #[arg(long, value_name = "TIME", value_parser = parse_progress, help_heading = "Output")]
+    pub(super) progress: Option<Duration>,
     #[command(flatten)]
     pub(super) policy: PolicyArgs,
     #[command(flatten)]
@@ -240,7 +249,16 @@ impl Args {
         }
     }
 
+    /// The kinds of event to report: those that are asked for, and progress.
     fn kinds(&self) -> Vec<EventKind> {
+        let mut kinds = self.events();
+        if self.progress.is_some() {
+            kinds.push(EventKind::Progress);
+        }
+        kinds
+    }
+
+    fn events(&self) -> Vec<EventKind> {
         if !self.filters.events.is_empty() {
             return self
                 .filters
@@ -250,7 +268,11 @@ impl Args {
                 .collect();
         }
         match self.output.destination.output {
-            SinkKind::Json => EventKind::ALL.to_vec(),
+            SinkKind::Json => {
+                let mut kinds = EventKind::ALL.to_vec();
+                kinds.retain(|kind| *kind != EventKind::Progress);
+                kinds
+            }
             SinkKind::Table => vec![
                 EventKind::Connected,
                 EventKind::Failed,
@@ -424,6 +446,16 @@ fn parse_latency(text: &str) -> Result<Duration, String> {
     Ok(latency)
 }
 
+/// How often open connections may be looked at.
+fn parse_progress(text: &str) -> Result<Duration, String> {
+    let interval = duration::parse(text).map_err(|error| error.to_string())?;
+    if interval < MIN_PROGRESS {
+        let least = MIN_PROGRESS.as_millis();
+        return Err(format!("less than {least} ms: write {least}ms or more"));
+    }
+    Ok(interval)
+}
+
 /// A number of bytes with an optional K or M (KiB, MiB): a power of two the
 /// kernel takes for a ring.
 fn parse_ring_size(text: &str) -> Result<u32, String> {
@@ -470,6 +502,18 @@ mod tests {
         assert_eq!(parse_latency("1s"), Ok(Duration::from_secs(1)));
         assert_eq!(parse_latency("1001ms"), Err("more than 1 s".to_owned()));
         assert!(parse_latency("0s").is_err());
+    }
+
+    #[test]
+    fn progress_is_told_ten_times_a_second_at_most() {
+        assert_eq!(parse_progress("10s"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_progress("100ms"), Ok(MIN_PROGRESS));
+        let too_often = parse_progress("99ms").unwrap_err();
+        assert_eq!(too_often, "less than 100 ms: write 100ms or more");
+        for wrong in ["10", "0s", "-1s", "soon", ""] {
+            let error = parse_progress(wrong).unwrap_err();
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
     }
 
     #[test]

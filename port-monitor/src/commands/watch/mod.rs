@@ -2,6 +2,7 @@
 //! found before anything is attached.
 
 pub(super) mod args;
+mod progress;
 pub(super) mod session;
 pub(super) mod stop;
 
@@ -73,7 +74,7 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
         child,
         signals,
     )?;
-    let summary = session.run().await?;
+    let summary = session.tell_progress(args.progress).run().await?;
     Ok(args.exit_code(&summary))
 }
 

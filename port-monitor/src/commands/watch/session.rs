@@ -11,12 +11,18 @@ use tokio::{
     time::{Interval, MissedTickBehavior, interval},
 };
 
-use super::stop::{StopSignals, Wish, heard};
+use super::{
+    progress::Ticks,
+    stop::{StopSignals, Wish, heard},
+};
 use crate::{
     child::Child,
     clock,
     exit_code::{ExitCode, Failure, OrExit as _},
-    kernel::{Kernel, Records, ring::Ring},
+    kernel::{
+        Kernel, Records,
+        ring::{BATCH, Ring},
+    },
     pipeline::{Pipeline, Tally},
     record::{Failed, HookCount, Item, Loss, LossCause, Summary},
     sink::{Due, writer::Output},
@@ -71,6 +77,8 @@ pub(in crate::commands) struct Session {
     /// Looks at what is skipped that are due.
     due_looks: u8,
     signals: StopSignals,
+    /// Looks at what open connections have carried.
+    ticks: Option<Ticks>,
     /// The terminal's, where the output is one.
     resized: Option<Signal>,
     width: Option<usize>,
@@ -79,6 +87,7 @@ pub(in crate::commands) struct Session {
 /// What the event loop woke up for.
 enum Wake {
     Records,
+    Progress,
     Check,
     Stop,
     CommandEnded(i32),
@@ -131,8 +140,15 @@ impl Session {
             hits: 0,
             skipped: 0,
             due_looks: 0,
+            ticks: None,
             signals,
         })
+    }
+
+    /// Tells every `interval` what the connections that are open have carried.
+    pub(in crate::commands) fn tell_progress(mut self, interval: Option<Duration>) -> Self {
+        self.ticks = interval.map(Ticks::new);
+        self
     }
 
     /// Watches until something ends it, then settles the account.
@@ -144,6 +160,7 @@ impl Session {
                 Wake::Records => {
                     self.drain()?;
                 }
+                Wake::Progress => self.look(),
                 Wake::Check => self.check(),
                 Wake::Stop => break,
                 Wake::CommandEnded(status) => {
@@ -180,12 +197,32 @@ impl Session {
             () = sleep(remaining) => Wake::Stop,
             () = heard(&mut self.resized) => Wake::Check,
             _ = check.tick() => Wake::Check,
+            () = due(self.ticks.as_ref()) => Wake::Progress,
             ready = self.ring.readable() => {
                 ready.or_exit(ExitCode::CannotAttach)?;
                 Wake::Records
             }
         };
         Ok(wake)
+    }
+
+    /// Looks at some of the open connections, and shows what is in the ring meanwhile.
+    fn look(&mut self) {
+        let (Some(ticks), Some(progress)) = (&mut self.ticks, self.kernel.progress()) else {
+            return;
+        };
+        if !ticks.is_looking() {
+            self.pipeline.begin_progress();
+        }
+        let (kernel, ring, pipeline) = (&self.kernel, &mut self.ring, &mut self.pipeline);
+        let looked = ticks.step(progress, || {
+            pipeline.note_gaps(kernel.counters().gaps());
+            ring.drain(|record| pipeline.take(record)).map(drop)
+        });
+        if let Err(error) = looked {
+            log::warn!("look at the open connections: {error}");
+        }
+        self.pipeline.flush(&self.output);
     }
 
     /// Shows the next batch of the ring; returns how many records that were.
@@ -197,6 +234,10 @@ impl Session {
             .ring
             .drain(|record| pipeline.take(record))
             .or_exit(ExitCode::CannotAttach)?;
+        if taken < BATCH && !self.ticks.as_ref().is_some_and(Ticks::is_looking) {
+            // All that the last look has told is taken.
+            self.pipeline.end_progress();
+        }
         self.pipeline.flush(&self.output);
         Ok(taken)
     }
@@ -289,6 +330,7 @@ impl Session {
     /// Detaches, drains what is left, and writes the account.
     fn finish(mut self) -> Result<Summary, Failure> {
         let watched = self.started.elapsed();
+        self.ticks = None;
         self.kernel.detach();
         let account = self.settle()?;
         self.pipeline.release(&self.output, Due::Now);
@@ -385,6 +427,14 @@ async fn ended(child: &mut Option<Child>) -> i32 {
             Ok(status) => status,
             Err(_) => std::future::pending().await,
         },
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for the next look at the open connections; without any, for ever.
+async fn due(ticks: Option<&Ticks>) {
+    match ticks {
+        Some(ticks) => ticks.wait().await,
         None => std::future::pending().await,
     }
 }

@@ -65,6 +65,9 @@ pub(super) fn common_result(cell: &mut Cell<'_>, record: &Record) {
     } else if let Some(close) = record.event.action.close() {
         cell.put(disorder(close.closed_by).trim_ascii_start());
         broken_rule(cell, record);
+    } else if let Action::Progress(_) = record.event.action {
+        cell.put("open");
+        broken_rule(cell, record);
     } else {
         result(cell, record);
     }
@@ -82,7 +85,7 @@ pub(super) fn merged_handshake(cell: &mut Cell<'_>, record: &Record) {
 }
 
 pub(super) fn merged_duration(cell: &mut Cell<'_>, record: &Record) {
-    let close = record.event.action.close();
+    let close = record.event.action.carried();
     if close.is_some_and(|close| close.duration_ns.is_some()) {
         cell.put(AT_MOST);
     }
@@ -90,7 +93,7 @@ pub(super) fn merged_duration(cell: &mut Cell<'_>, record: &Record) {
 }
 
 pub(super) fn merged_rtt(cell: &mut Cell<'_>, record: &Record) {
-    let close = record.event.action.close();
+    let close = record.event.action.carried();
     if close.is_some_and(|close| close.rtt_us.is_some()) {
         cell.put(AT_MOST);
     }

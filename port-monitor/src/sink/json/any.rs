@@ -171,6 +171,7 @@ fn action() -> impl Strategy<Value = Action> {
         any::<Option<u32>>().prop_map(|handshake_us| Action::Connected { handshake_us }),
         option::of(prop_oneof![0..140, any::<i32>()]).prop_map(|errno| Action::Failed { errno }),
         close().prop_map(Action::Close),
+        close().prop_map(Action::Progress),
         (direction(), select(vec![1, 2, 8, 77])).prop_map(|(direction, state)| {
             Action::Preexisting {
                 direction,

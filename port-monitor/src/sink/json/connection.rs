@@ -246,10 +246,7 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
                 "failure"
             });
             line.raw("\"");
-            if let Some(duration_ns) = close.duration_ns {
-                line.raw(r#","duration":"#);
-                line.number(duration_ns);
-            }
+            push_duration(line, &close);
             line.raw(end_of_event!());
         }
         Action::Preexisting { .. } => {
@@ -257,9 +254,21 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
         }
         Action::Listen => event!(r#"info","start"],"action":"listen","outcome":"success""#),
         Action::Unlisten => event!(r#"info","end"],"action":"unlisten","outcome":"success""#),
+        Action::Progress(so_far) => {
+            line.raw(r#"connection","info"],"action":"progress","outcome":"unknown""#);
+            push_duration(line, &so_far);
+            line.raw(end_of_event!());
+        }
         Action::Restored => {
             event!(r#"connection","start"],"action":"restored","outcome":"success""#);
         }
+    }
+}
+
+fn push_duration(line: &mut Line<'_>, close: &Close) {
+    if let Some(duration_ns) = close.duration_ns {
+        line.raw(r#","duration":"#);
+        line.number(duration_ns);
     }
 }
 
@@ -268,9 +277,9 @@ pub(super) fn state_name(state: TcpState) -> &'static str {
     state.name().unwrap_or("unknown")
 }
 
-/// What source and destination have sent, at the end of a connection.
+/// What source and destination have sent, at the end of a connection or so far.
 pub(super) const fn bytes(event: &Event) -> (Option<u64>, Option<u64>) {
-    match event.action.close() {
+    match event.action.carried() {
         None => (None, None),
         Some(close) => match close.direction {
             Direction::Outbound => (Some(close.bytes_sent), Some(close.bytes_received)),
@@ -398,18 +407,25 @@ fn push_action(line: &mut Line<'_>, action: &Action) {
         Action::Close(close) => {
             line.raw(r#","closed_by":""#);
             line.raw(closed_by_name(close.closed_by));
-            line.raw(r#"","retransmits":"#);
-            line.number(close.retransmits);
-            if let Some(rtt_us) = close.rtt_us {
-                line.raw(r#","rtt_us":"#);
-                line.number(rtt_us);
-            }
+            line.raw("\"");
+            push_path(line, close);
             if let Some(pid) = close.closing_pid {
                 line.raw(r#","closing_pid":"#);
                 line.number(pid);
             }
         }
+        Action::Progress(so_far) => push_path(line, so_far),
         _ => {}
+    }
+}
+
+/// What is known of the way to the peer.
+fn push_path(line: &mut Line<'_>, carried: &Close) {
+    line.raw(r#","retransmits":"#);
+    line.number(carried.retransmits);
+    if let Some(rtt_us) = carried.rtt_us {
+        line.raw(r#","rtt_us":"#);
+        line.number(rtt_us);
     }
 }
 

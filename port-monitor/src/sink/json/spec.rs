@@ -103,12 +103,17 @@ fn connection_event(
             EventType::Start,
             Outcome::Success,
         ),
+        Action::Progress(_) => (
+            ConnectionAction::Progress,
+            EventType::Info,
+            Outcome::Unknown,
+        ),
     };
     let about = match event_action {
         Action::Listen | Action::Unlisten => EventType::Info,
         _ => EventType::Connection,
     };
-    let duration = event_action.close().and_then(|close| close.duration_ns);
+    let duration = event_action.carried().and_then(|close| close.duration_ns);
     let kind = if judgement.is_some_and(Judgement::is_violation) {
         Kind::Alert
     } else {
@@ -127,7 +132,7 @@ fn connection_event(
 
 /// Source and destination: the initiator is the source, whoever we are.
 fn ends(event: &Event) -> (Option<schema::End>, schema::End) {
-    let close = event.action.close();
+    let close = event.action.carried();
     let local = schema::End {
         ip: event.local_ip,
         port: event.local_port,
@@ -217,7 +222,8 @@ fn error(action: Action) -> Option<schema::Failure<'static>> {
         | Action::Preexisting { .. }
         | Action::Listen
         | Action::Unlisten
-        | Action::Restored => return None,
+        | Action::Restored
+        | Action::Progress(_) => return None,
     };
     Some(match errno {
         None => schema::Failure {
@@ -251,7 +257,7 @@ fn facts(record: &Record) -> Facts<'_> {
     } = record;
     let owner = event.owner.as_ref();
     let verdict = judgement.as_ref().map(|judgement| judgement.verdict);
-    let close = event.action.close();
+    let (close, carried) = (event.action.close(), event.action.carried());
     Facts {
         schema: VERSION,
         id: Hex(event.id),
@@ -283,8 +289,8 @@ fn facts(record: &Record) -> Facts<'_> {
             _ => None,
         },
         closed_by: close.map(|close| close.closed_by.into()),
-        retransmits: close.map(|close| close.retransmits),
-        rtt_us: close.and_then(|close| close.rtt_us),
+        retransmits: carried.map(|carried| carried.retransmits),
+        rtt_us: carried.and_then(|carried| carried.rtt_us),
         closing_pid: close.and_then(|close| close.closing_pid),
         verdict: verdict.map(|verdict| match verdict {
             Verdict::Allow => facts::Verdict::Allow,

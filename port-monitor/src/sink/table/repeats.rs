@@ -131,7 +131,9 @@ impl Group {
         {
             *most = (*most).max(*handshake_us);
         }
-        if let (Action::Close(all), Action::Close(close)) = (all, action) {
+        if let (Action::Close(all), Action::Close(close))
+        | (Action::Progress(all), Action::Progress(close)) = (all, action)
+        {
             all.duration_ns = all.duration_ns.max(close.duration_ns);
             all.bytes_received = all.bytes_received.saturating_add(close.bytes_received);
             all.bytes_sent = all.bytes_sent.saturating_add(close.bytes_sent);
@@ -160,7 +162,7 @@ fn constant(event: &Event) -> Event {
     if let Action::Connected { handshake_us } = &mut constant.action {
         *handshake_us = handshake_us.map(|_| 0);
     }
-    if let Action::Close(close) = &mut constant.action {
+    if let Action::Close(close) | Action::Progress(close) = &mut constant.action {
         *close = Close {
             duration_ns: close.duration_ns.map(|_| 0),
             bytes_received: 0,

@@ -26,6 +26,7 @@ mod opening;
 mod oracle;
 mod owners;
 mod policy;
+mod progress;
 mod refusals;
 mod starting;
 pub(crate) mod together;
@@ -148,6 +149,9 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("filter-unit", filters::unit),
     each_rung("filter-events", filters::events),
     each_rung("filter-beginnings", filters::beginnings),
+    each_rung("progress", progress::adds_up),
+    each_rung("progress-filter", progress::filtered),
+    once("progress-10000", progress::of_many).native_only(),
     each_rung("end-sigterm", ending::sigterm),
     each_rung("end-sigkill", ending::sigkill),
     each_rung("executables", executables::are_told),

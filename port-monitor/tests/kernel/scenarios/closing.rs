@@ -17,8 +17,8 @@ use crate::{
 };
 
 /// What the client sends, and the server, in bytes.
-pub(super) const FROM_CLIENT: usize = 1_000;
-pub(super) const FROM_SERVER: usize = 5_000;
+pub(crate) const FROM_CLIENT: usize = 1_000;
+pub(crate) const FROM_SERVER: usize = 5_000;
 
 /// Each way.
 const LARGE: usize = 1 << 20;

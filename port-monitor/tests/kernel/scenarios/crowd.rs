@@ -17,6 +17,9 @@ use crate::{
 /// Connections that a small table has no room for.
 pub(crate) const SMALL: u32 = 100;
 
+/// Connections that are looked at again and again.
+pub(crate) const MANY: u32 = 10_000;
+
 /// Connections that have to be cheap.
 pub(crate) const LARGE: u32 = 100_000;
 
@@ -44,6 +47,10 @@ pub(crate) fn name(pid: u32) -> String {
 
 pub(crate) fn small(_: &Witness) -> Result<()> {
     gather(SMALL)
+}
+
+pub(crate) fn many(_: &Witness) -> Result<()> {
+    gather(MANY)
 }
 
 pub(crate) fn large(_: &Witness) -> Result<()> {

@@ -21,6 +21,7 @@ pub(crate) mod opening;
 pub(crate) mod owners;
 pub(crate) mod passing;
 pub(crate) mod places;
+pub(crate) mod progress;
 pub(crate) mod queue;
 pub(crate) mod refused;
 pub(crate) mod repair;
