@@ -268,10 +268,7 @@ impl Kernel {
         let (links, mut blind_spots) = attached;
         // As large as the ring: where it is needed no more, the two are never both there.
         let older = settings.wants_older().then_some(lazy_btf);
-        let logger = settings
-            .log_level
-            .map(|_| start_logger(&mut ebpf))
-            .transpose()?;
+        let logger = start_logger(settings, &mut ebpf)?;
         let counters = Counters::map(&ebpf)?;
         let mut records = ring::take(&mut ebpf, ring::EVENTS)?;
         let violations = match settings.policy {
@@ -296,12 +293,7 @@ impl Kernel {
             let drain = || ring::drain_into(&mut records, &mut early);
             snapshot::connections(&mut ebpf, btf, drain)?;
         }
-        let progress = match &older {
-            Some(btf) if settings.kinds.contains(&EventKind::Progress) => {
-                Some(Progress::prepare(&mut ebpf, btf)?)
-            }
-            _ => None,
-        };
+        let progress = Progress::wanted(settings, &mut ebpf, older.as_ref())?;
         let kernel = Self {
             ebpf,
             links,
@@ -554,8 +546,14 @@ fn attached(rung: Rung, needs: &Needs, blind_spots: &[String]) -> canary::Attach
     }
 }
 
-fn start_logger(ebpf: &mut Ebpf) -> Result<EbpfLogger<&'static dyn log::Log>, KernelError> {
-    EbpfLogger::init(ebpf).map_err(|error| KernelError::Load(ladder::chain(&error)))
+fn start_logger(
+    settings: &Settings,
+    ebpf: &mut Ebpf,
+) -> Result<Option<EbpfLogger<&'static dyn log::Log>>, KernelError> {
+    let logger = settings.log_level.map(|_| EbpfLogger::init(ebpf));
+    logger
+        .transpose()
+        .map_err(|error| KernelError::Load(ladder::chain(&error)))
 }
 
 /// `uname -r`.

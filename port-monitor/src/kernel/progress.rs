@@ -13,7 +13,9 @@ use aya::{
     programs::{Iter, ProgramError},
 };
 
-use super::{KernelError, bpf, ladder, lazy_btf::LazyBtf};
+use port_monitor_common::event::EventKind;
+
+use super::{KernelError, Settings, bpf, ladder, lazy_btf::LazyBtf};
 
 /// What the iterator goes through, as aya names it.
 const ITERATED: &str = "bpf_map_elem";
@@ -38,8 +40,19 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// As [`Self::prepare`], where the user wants such events.
+    pub(super) fn wanted(
+        settings: &Settings,
+        ebpf: &mut Ebpf,
+        btf: Option<&LazyBtf>,
+    ) -> Result<Option<Self>, KernelError> {
+        let wanted = settings.kinds.contains(&EventKind::Progress);
+        let btf = btf.filter(|_| wanted);
+        btf.map(|btf| Self::prepare(ebpf, btf)).transpose()
+    }
+
     /// Loads the program and ties it to the table.
-    pub(super) fn prepare(ebpf: &mut Ebpf, btf: &LazyBtf) -> Result<Self, KernelError> {
+    fn prepare(ebpf: &mut Ebpf, btf: &LazyBtf) -> Result<Self, KernelError> {
         let failed = |error: ProgramError| KernelError::Snapshot(ladder::chain(&error));
         let program = ebpf
             .program_mut(PROGRAM)
@@ -51,11 +64,12 @@ impl Progress {
             .fd()
             .map_err(failed)?
             .try_clone()
-            .map_err(to_error)?;
+            .map_err(|error| to_error(&error))?;
         let Some(Map::HashMap(table)) = ebpf.map(TABLE) else {
             return Err(KernelError::Snapshot(format!("no table {TABLE}")));
         };
-        let link = bpf::iterate_map(program.as_fd(), table.fd().as_fd()).map_err(to_error)?;
+        let link = bpf::iterate_map(program.as_fd(), table.fd().as_fd())
+            .map_err(|error| to_error(&error))?;
         Ok(Self { link })
     }
 
@@ -67,7 +81,7 @@ impl Progress {
     }
 }
 
-fn to_error(error: io::Error) -> KernelError {
+fn to_error(error: &io::Error) -> KernelError {
     KernelError::Snapshot(error.to_string())
 }
 

@@ -123,9 +123,8 @@ fn want_event(want: &mut impl FnMut(&str, Want), expected: &Expected) {
         Action::Connect => (["connection", "start"], "unknown"),
         Action::Connected => (["connection", "info"], "success"),
         Action::Failed(_) => (["connection", "end"], "failure"),
-        Action::Accept => (["connection", "start"], "success"),
+        Action::Accept | Action::Restored => (["connection", "start"], "success"),
         Action::Listen => (["info", "start"], "success"),
-        Action::Restored => (["connection", "start"], "success"),
     };
     let (from, to) = expected.within_ns;
     want(

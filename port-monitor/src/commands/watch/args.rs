@@ -223,7 +223,7 @@ enum EventArg {
     Listen,
     /// A socket that does not listen any more
     Unlisten,
-    /// A connection that was put into a socket (TCP_REPAIR), without a handshake
+    /// A connection that was put into a socket (`TCP_REPAIR`), without a handshake
     Restored,
 }
 

@@ -101,10 +101,11 @@ pub(super) fn of_many(lab: &Lab) -> Result<Verdict> {
         }
         processor_time(&monitor)
     };
-    let (begun, before) = (std::time::Instant::now(), whole(2)?);
-    let began = begun.elapsed();
+    let start = std::time::Instant::now();
+    let before = whole(2)?;
+    let first = start.elapsed();
     let after = whole(3)?;
-    let elapsed = begun.elapsed().saturating_sub(began);
+    let elapsed = start.elapsed().saturating_sub(first);
     let share = after.saturating_sub(before).as_secs_f64() / elapsed.as_secs_f64();
     ensure!(
         share < SHARE,
@@ -119,7 +120,7 @@ pub(super) fn of_many(lab: &Lab) -> Result<Verdict> {
     monitor.stop()?.expect_code(0)?;
     Ok(Verdict::Pass(format!(
         "{:.1} us for each of {ends} ends, {:.2} % of a processor",
-        share * elapsed.as_secs_f64() * 1e6 / (3 * ends) as f64,
+        share * elapsed.as_secs_f64() * 1e6 / f64::from(u32::try_from(3 * ends)?),
         share * 100.0
     )))
 }

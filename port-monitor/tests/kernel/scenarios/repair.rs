@@ -49,11 +49,13 @@ impl Checkpoint {
             set_tcp(&socket, libc::TCP_REPAIR_QUEUE, queue)?;
             get_tcp(&socket, libc::TCP_QUEUE_SEQ)
         };
-        Ok(Self {
+        let checkpoint = Self {
             ends: (local(&socket)?, peer(&socket)?),
             numbers: (number(TO_SEND)?, number(RECEIVED)?),
             scales,
-        })
+        };
+        drop(socket);
+        Ok(checkpoint)
     }
 
     /// Puts it into a socket, which stays in repair.
