@@ -116,7 +116,7 @@ mod tests {
             (
                 "port-monitor --events conect",
                 "invalid value 'conect' for '--events <LIST>' [possible values: connect, accept, \
-                 connected, failed, close, preexisting, listen, unlisten]; tip: a similar value exists: 'connect'",
+                 connected, failed, close, preexisting, listen, unlisten, restored]; tip: a similar value exists: 'connect'",
             ),
             (
                 "port-monitor --violations",

@@ -1,6 +1,8 @@
 //! The embedded eBPF object: loads its maps, with the run's settings as
 //! read-only globals. Programs are loaded by the ladder.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use port_monitor_common::{
     config::{Config, Offsets},
@@ -176,13 +178,22 @@ pub(super) fn load(
         .load(few.as_ref().map_or(OBJECT, Few::bytes))
 }
 
+static OPENING: Mutex<()> = Mutex::new(());
+
+/// Held by a thread while it opens files beside the one that loads the programs.
+pub(super) fn opening() -> MutexGuard<'static, ()> {
+    OPENING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// aya's loader, kept from reading the kernel's BTF: it would parse all of it, a
 /// third of what a start takes, for the relocations that our object does not have.
 /// It takes a file that cannot be opened for BTF that is not there.
 ///
-/// The limit is the whole process's: no other thread may open files meanwhile. The
-/// only one there is by then writes to an output that is open.
+/// The limit is the whole process's: no other thread may open files meanwhile. Of those
+/// there are by then, one writes to an output that is open, and the self-test's asks
+/// with [`opening`].
 fn new_loader() -> EbpfLoader<'static> {
+    let _opening = opening();
     let limit = getrlimit(Resource::Nofile);
     let none = Rlimit {
         current: Some(0),

@@ -26,6 +26,7 @@ use super::{
     table::{Owner, Scopes, Tables},
     value,
 };
+use crate::units;
 
 mod side;
 
@@ -321,7 +322,7 @@ impl Comparison {
             }
         };
         let units = both(&names(a.units), &names(b.units), |a, b| {
-            Some(a.into_iter().chain(b).collect::<BTreeSet<&str>>())
+            Some(narrowest(a.into_iter().chain(b).collect()))
         });
         let cgroups = both(&names(a.cgroups), &names(b.cgroups), |a, b| match (a, b) {
             (Some(a), Some(b)) if is_within(a, b) => Some(Some(a)),
@@ -360,6 +361,21 @@ impl Comparison {
         let cgroup = who.path();
         self.scopes.of(who.owner(cgroup.as_deref()))
     }
+}
+
+/// The units without the root slice and the patterns that match others of them: who is in
+/// those others is in these, also where no cgroup is known.
+fn narrowest(units: BTreeSet<&str>) -> BTreeSet<&str> {
+    let all = units.clone();
+    let is_implied = |unit: &str| {
+        let others = all.iter().filter(|other| **other != unit);
+        let mut narrower = others.filter(|other| {
+            // Whatever is a unit is in the root slice.
+            unit == units::ROOT_SLICE || units::matches(unit, other)
+        });
+        narrower.any(|other| unit < *other || !units::matches(other, unit))
+    };
+    units.into_iter().filter(|unit| !is_implied(unit)).collect()
 }
 
 /// Whether the entry says something of the kernel itself, of anybody else, or of either.

@@ -20,6 +20,7 @@ use crate::{
         process::{own_cgroup_path, own_start_ticks, ticks},
     },
     event::{Direction, Event, Owner},
+    kernel::object,
 };
 
 /// What must be true of every event of the thread that connects.
@@ -42,6 +43,7 @@ pub(super) struct Truth {
 impl Truth {
     /// The truth about the calling thread.
     pub(super) fn read() -> Result<Self, CanaryError> {
+        let _opening = object::opening();
         let read =
             |path: &'static str| fs::read(path).map_err(|error| CanaryError::Truth { path, error });
         let netns = "/proc/thread-self/ns/net";

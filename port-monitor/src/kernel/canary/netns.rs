@@ -9,6 +9,8 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
+use crate::kernel::object;
+
 /// `RTM_NEWLINK` (`include/uapi/linux/rtnetlink.h`).
 const NEW_LINK: u16 = 16;
 /// `NLM_F_REQUEST` with `NLM_F_ACK` (`include/uapi/linux/netlink.h`).
@@ -26,7 +28,9 @@ const IPV6_IS_OFF: &str = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
 
 /// Moves the calling thread into a new network namespace. On error it is where it was.
 pub(super) fn enter_private() -> io::Result<()> {
+    let opening = object::opening();
     let home = File::open("/proc/thread-self/ns/net")?;
+    drop(opening);
     // SAFETY: of what a process shares between its threads, only the network namespace
     // changes, and no memory or descriptor of this program depends on that.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
@@ -38,6 +42,7 @@ pub(super) fn enter_private() -> io::Result<()> {
 }
 
 fn set_loopback_up() -> io::Result<()> {
+    let opening = object::opening();
     // Without a protocol it is `NETLINK_ROUTE`.
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
@@ -45,6 +50,7 @@ fn set_loopback_up() -> io::Result<()> {
         SocketFlags::CLOEXEC,
         None,
     )?;
+    drop(opening);
     send(&socket, &loopback_up(), SendFlags::empty())?;
     let mut answer = [0; 512];
     let (_, length) = recv(&socket, &mut answer, RecvFlags::empty())?;

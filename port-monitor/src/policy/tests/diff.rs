@@ -152,6 +152,21 @@ fn owner_in_two_scopes_is_found_where_only_the_order_differs() {
 }
 
 #[test]
+fn owner_that_two_patterns_match_needs_no_cgroup() {
+    let known = rule("a", "out", "deny", "unit = \"-.slice\"\ncgroup = \"/\"");
+    let one = rule("b", "out", "deny", "unit = \"worker@?.service\"");
+    let all = rule("c", "out", "allow", "unit = \"worker@.service\"");
+    assert_eq!(
+        told(&[known, one].concat(), &all),
+        [
+            "Allow out tcp 192.0.2.1:1 --unit worker@*.service --cgroup /",
+            "Allow out tcp 192.0.2.1:1 --unit -.slice --cgroup /",
+            "Allow out tcp 192.0.2.1:1 --unit worker@?.service",
+        ]
+    );
+}
+
+#[test]
 fn rule_that_ends_is_a_difference_from_or_until_then() {
     let ending = rule(
         "a",
