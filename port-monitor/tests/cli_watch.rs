@@ -150,7 +150,7 @@ fn filter_that_names_nothing_is_refused() {
         (
             ["--events", "conect"],
             "invalid value 'conect' for '--events <LIST>' [possible values: connect, accept, \
-             connected, failed, close, preexisting, listen, unlisten]; tip: a similar value exists: 'connect'",
+             connected, failed, close, preexisting, listen, unlisten, restored]; tip: a similar value exists: 'connect'",
         ),
     ] {
         assert_refused(&args, USAGE, message);

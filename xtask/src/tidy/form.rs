@@ -87,7 +87,9 @@ fn is_mutable_global(line: &str) -> bool {
         .trim_start_matches("pub(super) ")
         .trim_start_matches("pub ");
     declaration.strip_prefix("static ").is_some_and(|rest| {
-        rest.starts_with("mut ") || rest.contains("Mutex<") || rest.contains("RwLock<")
+        // A lock around nothing keeps an order, and no state.
+        let is_lock = rest.contains("Mutex<") && !rest.contains("Mutex<()>");
+        rest.starts_with("mut ") || is_lock || rest.contains("RwLock<")
     })
 }
 
