@@ -347,8 +347,12 @@ impl Comparison {
         let mut owners = BTreeSet::new();
         for units in least_units {
             for cgroup in least_cgroups.clone() {
+                // Whatever is a unit is in the root slice where no cgroup tells more.
+                let is_told =
+                    |unit: &str| cgroup.is_some() || units.len() == 1 || unit != units::ROOT_SLICE;
+                let units = units.iter().filter(|unit| is_told(unit));
                 owners.extend(exes.iter().map(|exe| Who {
-                    units: units.iter().map(|&unit| unit.to_owned()).collect(),
+                    units: units.clone().map(|&unit| unit.to_owned()).collect(),
                     cgroup: cgroup.map(str::to_owned),
                     exe: exe.map(str::to_owned),
                 }));
@@ -363,16 +367,13 @@ impl Comparison {
     }
 }
 
-/// The units without the root slice and the patterns that match others of them: who is in
-/// those others is in these, also where no cgroup is known.
+/// The units without the patterns that match others of them: who is in those others is in
+/// these, also where no cgroup is known.
 fn narrowest(units: BTreeSet<&str>) -> BTreeSet<&str> {
     let all = units.clone();
     let is_implied = |unit: &str| {
         let others = all.iter().filter(|other| **other != unit);
-        let mut narrower = others.filter(|other| {
-            // Whatever is a unit is in the root slice.
-            unit == units::ROOT_SLICE || units::matches(unit, other)
-        });
+        let mut narrower = others.filter(|other| units::matches(unit, other));
         narrower.any(|other| unit < *other || !units::matches(other, unit))
     };
     units.into_iter().filter(|unit| !is_implied(unit)).collect()

@@ -159,9 +159,28 @@ fn owner_that_two_patterns_match_needs_no_cgroup() {
     assert_eq!(
         told(&[known, one].concat(), &all),
         [
-            "Allow out tcp 192.0.2.1:1 --unit worker@*.service --cgroup /",
+            "Allow out tcp 192.0.2.1:1 --unit -.slice --cgroup /worker@*.service",
             "Allow out tcp 192.0.2.1:1 --unit -.slice --cgroup /",
             "Allow out tcp 192.0.2.1:1 --unit worker@?.service",
+        ]
+    );
+}
+
+#[test]
+fn earlier_rule_for_the_root_slice_holds_in_a_cgroup_too() {
+    let first = rule("a", "out", "allow", "port = \"1-100\"\nunit = \"-.slice\"");
+    let known = rule(
+        "b",
+        "out",
+        "deny",
+        "port = \"50-200\"\nunit = \"-.slice\"\ncgroup = \"/\"",
+    );
+    let all = rule("c", "out", "allow", "unit = \"worker@.service\"");
+    assert_eq!(
+        told(&[first, known].concat(), &all),
+        [
+            "Allow out tcp 192.0.2.1:101 --unit -.slice --cgroup /worker@*.service",
+            "Allow out tcp 192.0.2.1:101 --unit -.slice --cgroup /",
         ]
     );
 }
