@@ -44,7 +44,8 @@ fn slots() -> Result<(u32, u32), KernelError> {
     Ok((each, of_each_cpu(each)?))
 }
 
-/// The same; where this kernel does not have what paths are made of, none of any CPU.
+/// The slots of each CPU, and of all of them. Where this kernel does not have what paths are
+/// made of, a CPU has none, and the map has one that nobody uses.
 pub(super) fn slots_for(offsets: &Offsets) -> Result<(u32, u32), KernelError> {
     // It is found last.
     if offsets.mount_point == 0 {
@@ -88,7 +89,7 @@ impl Noted {
         Ok(Arc::new(noted))
     }
 
-    /// The same; where they are not to be trusted, that is one more blind spot.
+    /// What the programs note, if it is to be trusted; else that is one more blind spot.
     pub(super) fn trusted(ebpf: &Ebpf, blind_spots: &mut Vec<String>) -> Option<Arc<Self>> {
         let proved = Self::proved(ebpf).inspect_err(|reason| {
             log::info!("{reason}");

@@ -40,7 +40,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// As [`Self::prepare`], where the user wants such events.
+    /// The iterator, where the user wants such events and the kernel's types are known.
     pub(super) fn wanted(
         settings: &Settings,
         ebpf: &mut Ebpf,
