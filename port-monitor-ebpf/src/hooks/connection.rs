@@ -469,18 +469,37 @@ fn complete(sk: *const u8, last: TcpState, record: &mut CloseEvent) -> Option<()
     let errno = sock::error::<Probe>(sk)?;
     record.event.detail = errno;
     sock::read_stats(sk, last, opener, stats)?;
+    let noted = closed(stats.closed_by, stats.closer_tgid);
+    let closed = pm_closed(mem::address(sk), last.0.into(), errno.into(), noted);
+    stats.closed_by = closed as u8;
+    stats.closer_tgid = (closed >> 32) as u32;
+    Some(())
+}
+
+/// Who closed a connection first, and the process that closed this end, as one number.
+#[inline(always)]
+fn closed(by: u8, closer_tgid: u32) -> u64 {
+    u64::from(closer_tgid) << 32 | u64::from(by)
+}
+
+/// Who closed a connection that was in the state `last`, by what was noted of it: both as
+/// [`closed`] has it. A function that the verifier looks at by itself, once.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn pm_closed(sk: u64, last: u64, errno: u64, noted: u64) -> u64 {
+    let (sk, last) = (sk as *const u8, TcpState(last as u8));
     if errno == 0 && sock::in_repair(sk) != 0 && !sock::is_closed_by_both(sk, last) {
         // Whoever has closed its half, the connection lives on without this socket.
-        stats.closed_by = ClosedBy::TakenAway as u8;
-        stats.closer_tgid = running_process();
-    } else if stats.closed_by == ClosedBy::Unknown as u8 {
-        let by = closed_first(last, errno);
-        if by as u8 == ClosedBy::LocalReset as u8 {
-            stats.closer_tgid = running_process();
-        }
-        stats.closed_by = by as u8;
+        return closed(ClosedBy::TakenAway as u8, running_process());
     }
-    Some(())
+    if noted as u8 != ClosedBy::Unknown as u8 {
+        return noted;
+    }
+    let by = closed_first(last, errno as u32) as u8;
+    if by == ClosedBy::LocalReset as u8 {
+        return closed(by, running_process());
+    }
+    closed(by, (noted >> 32) as u32)
 }
 
 /// Makes it the event of the connection that is open on `sk`, whose beginning is not told
