@@ -190,6 +190,13 @@ impl<B: Deref<Target = [u8]>> Btf<B> {
         Ok((bits / 8, bits % 8))
     }
 
+    /// The lock of a BPF ring buffer is one that sleeps (`struct bpf_ringbuf`,
+    /// `kernel/bpf/ringbuf.c`): with `PREEMPT_RT`, a `spinlock_t` is an `rt_mutex`, and the
+    /// kernel takes it where it must not sleep, until it became a `raw_spinlock_t`.
+    pub fn ring_sleeps(&self) -> bool {
+        self.position("bpf_ringbuf.spinlock.lock.wait_lock").is_ok()
+    }
+
     /// Where a field begins, in bits, and whether it is a bit field.
     fn position(&self, path: &str) -> Result<(u32, bool), BtfError> {
         let (name, members) = path

@@ -33,6 +33,13 @@ pub enum PreflightError {
          with lockdown=integrity or none"
     )]
     Lockdown,
+    /// Two programs that write into the kernel's ring buffer at once can hang the machine.
+    #[error(
+        "the ring buffer of this PREEMPT_RT kernel has a lock that sleeps where nothing may, \
+         which can hang the machine under load: boot a kernel where it is a raw_spinlock_t, as \
+         Linux has since 6.12, or one without PREEMPT_RT"
+    )]
+    SleepingRing,
 }
 
 /// The effective capabilities of this process.

@@ -15,7 +15,9 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use super::{
     KernelError, Settings,
     btf::{self, Btf, Found, Function, Need},
-    ladder, progress, snapshot,
+    ladder,
+    preflight::PreflightError,
+    progress, snapshot,
 };
 
 /// More than any kernel's BTF has, by far.
@@ -29,19 +31,26 @@ pub(super) struct Types {
     missing: Vec<(Need, btf::BtfError)>,
     /// Those functions that the programs may be attached to.
     functions: Vec<(&'static str, Function)>,
+    /// What the programs write into can hang the machine.
+    ring_sleeps: bool,
 }
 
 impl Types {
-    /// Reads the BTF in this file.
+    /// Reads the BTF in this file. Of a kernel on which the programs must not run, it is
+    /// refused.
     pub(super) fn read(path: &Path) -> Result<Self, KernelError> {
         let bytes = Pages::read(path).map_err(|error| KernelError::BtfMissing {
             path: path.to_owned(),
             error,
         })?;
-        Self::of(bytes).map_err(|error| KernelError::Btf {
+        let types = Self::of(bytes).map_err(|error| KernelError::Btf {
             path: path.to_owned(),
             error,
-        })
+        })?;
+        if types.ring_sleeps {
+            return Err(PreflightError::SleepingRing.into());
+        }
+        Ok(types)
     }
 
     fn of(bytes: impl Deref<Target = [u8]>) -> Result<Self, btf::BtfError> {
@@ -58,6 +67,7 @@ impl Types {
             offsets,
             missing,
             functions: functions.collect(),
+            ring_sleeps: btf.ring_sleeps(),
         })
     }
 

@@ -8,7 +8,7 @@ use port_monitor_common::config::Offsets;
 use super::{Btf, BtfError};
 
 /// The structs that [`offsets`] looks into.
-pub(super) const STRUCTS: [&str; 21] = [
+pub(super) const STRUCTS: [&str; 22] = [
     "sock_common",
     "sock",
     "tcp_sock",
@@ -30,6 +30,7 @@ pub(super) const STRUCTS: [&str; 21] = [
     "super_block",
     "socket",
     "trace_event_raw_inet_sock_set_state",
+    "bpf_ringbuf",
 ];
 
 /// The helper by which programs get the running task with its type.

@@ -284,6 +284,30 @@ fn bit_field_is_found_in_its_byte() {
     assert_eq!(absent, Err(BtfError::NoField(path)));
 }
 
+/// A kernel whose ring buffer has this lock: the name of its type, of its first member, and
+/// of the first member of that.
+fn ring_sleeps(lock: [&str; 3]) -> bool {
+    let mut w = kernel();
+    let int = w.int();
+    let [outer, member, inner] = lock;
+    let inner = w.structure("", &[(inner, int, 0)]);
+    let union = w.composite(5, "", &[(member, inner, 0)]);
+    let structure = w.structure("", &[("", union, 0)]);
+    let lock = w.add(outer, 8 << 24, structure, vec![]);
+    w.structure("bpf_ringbuf", &[("spinlock", lock, 64)]);
+    w.parse().ring_sleeps()
+}
+
+#[test]
+fn ring_buffer_that_sleeps_is_known_by_its_lock() {
+    assert!(ring_sleeps(["spinlock_t", "lock", "wait_lock"]));
+    // Without PREEMPT_RT, as the kernel should have it with that, and since Linux 6.15.
+    assert!(!ring_sleeps(["spinlock_t", "rlock", "raw_lock"]));
+    assert!(!ring_sleeps(["raw_spinlock_t", "raw_lock", "val"]));
+    assert!(!ring_sleeps(["rqspinlock_t", "val", "counter"]));
+    assert!(!kernel().parse().ring_sleeps());
+}
+
 #[test]
 fn what_only_one_option_reads_refuses_only_that() {
     let found = offsets(&kernel_without("trace_event_raw_inet_sock_set_state").parse()).unwrap();

@@ -191,6 +191,7 @@ pub(crate) const ALL: &[Case] = &[
     once("btf-missing", refusals::btf_missing),
     once("btf-damaged", refusals::btf_damaged),
     once("btf-of-another-kernel", refusals::btf_foreign),
+    once("ring-that-sleeps", refusals::sleeping_ring).guest_on_request(),
     once("kprobe-without-kprobes", refusals::kprobe_missing).native_only(),
     once("enforce-deadline", life::deadline),
     once("enforce-confirm", life::confirmed),

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use rustix::fs::{Mode, OFlags};
 
-use crate::{btf, lab::Lab, report::Verdict, scenarios::identity::OTHER_USER};
+use crate::{btf, enforce::Enforced, lab::Lab, report::Verdict, scenarios::identity::OTHER_USER};
 
 /// The kernel's own type information.
 const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -78,6 +78,26 @@ pub(super) fn btf_foreign(lab: &Lab) -> Result<Verdict> {
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
     with_btf(lab, &path, &["local port", &release])
+}
+
+/// Where the lock of the kernel's ring buffer sleeps, two writers hang the machine: nothing
+/// is attached, not to observe and not to enforce.
+pub(super) fn sleeping_ring(lab: &Lab) -> Result<Verdict> {
+    const WORDS: [&str; 2] = ["PREEMPT_RT", "raw_spinlock_t"];
+    let refused = refused(&mut Command::new(&lab.program), &[], &WORDS)?;
+    let mut doctor = Command::new(&lab.program);
+    let output = doctor.arg("doctor").output()?;
+    let stdout = String::from_utf8(output.stdout)?;
+    ensure!(!output.status.success(), "doctor finds nothing wrong");
+    for word in WORDS {
+        ensure!(stdout.contains(word), "no `{word}` in: {stdout}");
+    }
+    let applied = Enforced::new(lab, "version = 1\nmode = \"enforce\"\n");
+    let told = applied.err().context("a policy was applied")?.to_string();
+    for word in WORDS {
+        ensure!(told.contains(word), "no `{word}` in: {told}");
+    }
+    Ok(refused)
 }
 
 /// On a kernel with kprobes there is nothing to refuse.
