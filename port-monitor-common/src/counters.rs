@@ -88,8 +88,8 @@ pub enum Extra {
     Unseen = 29,
 }
 
-/// A program that sees the changes of sockets' states beside others that see the same:
-/// each is to be proved by itself. Numbered as their names are in [`Watcher::ALL`].
+/// A program that is not proved by a record: others beside it see the same, or it has
+/// nothing to report of a connection that comes to its end. Each is proved by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Watcher {
@@ -103,19 +103,27 @@ pub enum Watcher {
     Remote = 3,
     /// `pm_remote_tp`
     RemoteEvent = 4,
+    /// `pm_graft_fe` or `pm_graft_mkp`, beside the program at the return of accept.
+    Graft = 5,
+    /// `pm_denied_fe` or `pm_denied_krp`, which report only what a security module denies.
+    Denied = 6,
 }
 
 impl Watcher {
-    /// Every one, and the name of its program.
-    pub const ALL: [(Self, &'static str); 5] = [
+    /// Every one, and the names of its programs, of which one is attached.
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Outcome, "pm_outcome_rt"),
         (Self::Again, "pm_again_rt"),
         (Self::AgainEvent, "pm_again_tp"),
         (Self::Remote, "pm_remote_rt"),
         (Self::RemoteEvent, "pm_remote_tp"),
+        (Self::Graft, "pm_graft_fe"),
+        (Self::Graft, "pm_graft_mkp"),
+        (Self::Denied, "pm_denied_fe"),
+        (Self::Denied, "pm_denied_krp"),
     ];
     /// Bits of [`Extra::Proofs`] for each.
-    const BITS: u32 = 12;
+    const BITS: u32 = 9;
 
     /// What one proof adds to [`Extra::Proofs`].
     pub const fn proof(self) -> u64 {
@@ -147,10 +155,9 @@ mod tests {
 
     #[test]
     fn proofs_of_one_watcher_are_not_anothers() {
-        for (number, (watcher, _)) in (0..).zip(Watcher::ALL) {
-            assert_eq!(watcher as u32, number);
-            // A few tries, each seen once.
-            let proofs = 20 * watcher.proof();
+        for (watcher, _) in Watcher::ALL {
+            // A few tries, each seen a few times.
+            let proofs = 200 * watcher.proof();
             for (other, _) in Watcher::ALL {
                 assert_eq!(other.is_proved(proofs), other == watcher);
             }

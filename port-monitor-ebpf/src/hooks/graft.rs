@@ -12,7 +12,11 @@ use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
-use port_monitor_common::{counters::Extra, event::FLAG_PREATTACH, site::Site};
+use port_monitor_common::{
+    counters::{Extra, Watcher},
+    event::FLAG_PREATTACH,
+    site::Site,
+};
 
 use crate::{
     account::{self, Look, Stop, ours, readable},
@@ -80,6 +84,10 @@ fn pm_graft_kp(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Look {
+    let is_monitor = task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32);
+    if is_monitor && accepted(sk).is_some() {
+        account::add_extra(Extra::Proofs, Watcher::Graft.proof());
+    }
     if take_mark() {
         return Err(Stop::NotOurs);
     }
@@ -87,7 +95,7 @@ fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Look {
     // type of would lead another way through all that follows.
     let sk = mem::address(sk) as *const u8;
     let tcp = ours(accepted(sk))?;
-    if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
+    if !is_monitor {
         account::count_extra(Extra::AcceptPreattach);
     }
     accept::report::<Probe, Probe>(ctx, tcp, FLAG_PREATTACH)

@@ -18,14 +18,14 @@ use aya_ebpf::{
     programs::{FExitContext, ProbeContext, RetProbeContext},
 };
 use port_monitor_common::{
-    counters::Hook,
+    counters::{Extra, Hook, Watcher},
     event::{AF_INET, AF_INET6, EventKind, TcpEvent},
     policy::Direction,
     site::Site,
 };
 
 use crate::{
-    account::{self, Look, Stop, is_stored, ours, readable, removal},
+    account::{self, Look, Removal, Stop, is_stored, ours, readable, removal},
     emit, executable, filter,
     globals::offset,
     hooks::{connect, connection},
@@ -49,6 +49,12 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// What came of it is told already, and it could not be removed.
+    #[inline(always)]
+    const fn is_over(&self) -> bool {
+        self.socket == 0
+    }
+
     #[inline(always)]
     const fn socket(&self) -> *const u8 {
         self.socket as *const u8
@@ -141,9 +147,16 @@ fn note(ctx: &ProbeContext) -> Look {
 #[inline(always)]
 fn take() -> Option<Call> {
     let thread = thread();
+    let entry = CONNECTING.get_ptr_mut(thread)?;
     // SAFETY: only this thread writes its own entry.
-    let call = unsafe { CONNECTING.get(thread) }.copied()?;
-    removal(Site::ForgetCall, || CONNECTING.remove(thread));
+    let call = unsafe { entry.read() };
+    if call.is_over() {
+        return None;
+    }
+    if removal(Site::ForgetCall, || CONNECTING.remove(thread)) == Removal::Failed {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*entry).socket).write(0) };
+    }
     Some(call)
 }
 
@@ -169,6 +182,7 @@ fn is_told(call: &Call, result: i32) -> bool {
 #[inline(always)]
 fn denied(ctx: &impl EbpfContext, call: &Call, result: i32) -> Look {
     if result >= 0 {
+        prove(call);
         return Err(Stop::NotOurs);
     }
     let sk: *const u8 = readable(read(call.socket(), offset!(socket_sk)), Site::Socket)?;
@@ -176,6 +190,18 @@ fn denied(ctx: &impl EbpfContext, call: &Call, result: i32) -> Look {
         return Err(Stop::NotOurs);
     }
     report(ctx, sk, call, result.unsigned_abs())
+}
+
+/// Proves to the self-test that the socket of a call that is not denied can be told.
+#[inline(always)]
+fn prove(call: &Call) {
+    if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
+        return;
+    }
+    let sk: Option<*const u8> = read(call.socket(), offset!(socket_sk));
+    if matches!(sk, Some(sk) if sock::is_tcp_stream(sk)) {
+        account::add_extra(Extra::Proofs, Watcher::Denied.proof());
+    }
 }
 
 /// Reports a failed attempt by the running thread: under the id of the attempt,

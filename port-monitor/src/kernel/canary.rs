@@ -28,7 +28,7 @@ use thiserror::Error;
 use super::{
     counters::Counters,
     enforcer::hindrance,
-    ladder::{Links, Rung},
+    ladder::{self, Links, Needs, Rung},
 };
 use crate::event::{Event, decode};
 
@@ -53,6 +53,9 @@ const BRIEF: Duration = Duration::from_millis(100);
 
 /// How often to connect again for a program that has not seen it.
 const PROOF_TRIES: usize = 10;
+
+/// How often to connect for a record that the kernel may have kept a program from.
+const RECORD_TRIES: usize = 3;
 
 /// connect and accept; with the hooks for them, connected and a close of each end, and
 /// listen and unlisten.
@@ -157,6 +160,10 @@ pub(super) struct Attached {
     pub(super) outcomes: bool,
     /// The hooks for sockets that begin to listen.
     pub(super) listen: bool,
+    /// The hooks for attempts that fail before their SYN.
+    pub(super) unsent: bool,
+    /// The program at the return of accept, where another one stands in for it.
+    pub(super) accept: Option<&'static str>,
 }
 
 /// The programs that see changes of sockets' states beside others: whether each sees them
@@ -278,21 +285,15 @@ impl Canary {
         let mut waited = Duration::ZERO;
         for addr in LOOPBACKS {
             let begin = Instant::now();
-            let mut events = Vec::new();
             let mut read = |events: &mut _| read(records, events, &mut others);
-            let order = (addr, patience.clone());
-            let Some(attempt) = canary.order(order, || read(&mut events))? else {
+            let played = canary.check(addr, &patience, attached, &here.truth, &mut read)?;
+            let Some(attempt) = played else {
                 log::info!("no IPv6 on loopback: the self-test is IPv4 only");
                 continue;
             };
-            if attempt.obstacle.is_some() {
+            if let Some(obstacle) = attempt.obstacle {
                 waited += begin.elapsed();
                 patience.limit = patience.limit.min(BRIEF);
-            }
-            collect(attached.wanted(attempt.reached), &mut events, read);
-            let expected = Expected::new(&here.truth, &attempt, attached);
-            expected.check_as_far_as(attempt.reached, &events)?;
-            if let Some(obstacle) = attempt.obstacle {
                 blocked.push((addr, attempt.reached, obstacle));
             } else {
                 whole = Some(addr);
@@ -301,7 +302,8 @@ impl Canary {
         if let Some(addr) = whole {
             canary.prove(addr, watchers, || {
                 let mut events = Vec::new();
-                collect(attached.wanted(Reached::End), &mut events, |events| {
+                let count = attached.wanted(Reached::End, false);
+                collect(count, &mut events, |events| {
                     read(records, events, &mut others);
                 });
             })?;
@@ -311,6 +313,36 @@ impl Canary {
             unproven: unproven::sentences(&blocked, attached, &rules, here.is_private),
             waited,
         })
+    }
+
+    /// Has the thread connect, and compares what is reported with what it did: again where
+    /// something of it was not reported by the program that is to.
+    fn check(
+        &self,
+        addr: IpAddr,
+        patience: &Patience,
+        attached: Attached,
+        truth: &Truth,
+        mut read: impl FnMut(&mut Vec<Event>),
+    ) -> Result<Option<Played>, CanaryError> {
+        let mut tries = RECORD_TRIES;
+        loop {
+            let mut events = Vec::new();
+            let order = (addr, patience.clone());
+            let Some(attempt) = self.order(order, || read(&mut events))? else {
+                return Ok(None);
+            };
+            let wanted = attached.wanted(attempt.reached, attempt.unsent.is_some());
+            collect(wanted, &mut events, &mut read);
+            let expected = Expected::new(truth, &attempt, attached);
+            expected.check_as_far_as(attempt.reached, &events)?;
+            tries -= 1;
+            match expected.unshown(attempt.reached, &events) {
+                Err(error) if tries == 0 => return Err(error),
+                Err(error) => log::info!("once more: {error}"),
+                Ok(()) => return Ok(Some(attempt)),
+            }
+        }
     }
 
     /// Has the thread connect, and calls `meanwhile` again and again.
@@ -405,8 +437,24 @@ fn connect(addr: IpAddr, patience: &Patience, is_private: bool) -> Option<Played
 }
 
 impl Attached {
-    /// How many events come of a connection.
-    fn wanted(self, reached: Reached) -> usize {
+    /// Of a rung with what it does not see.
+    pub(super) fn of(rung: Rung, needs: &Needs, blind_spots: &[String]) -> Self {
+        let sees = |lack: &str| blind_spots.iter().all(|spot| spot != lack);
+        let is_tracepoint = rung == Rung::Tracepoint;
+        Self {
+            rung,
+            outcomes: is_tracepoint || needs.wants_outcomes(),
+            listen: is_tracepoint || needs.wants_listeners() && sees(ladder::NO_LISTEN),
+            unsent: !is_tracepoint && needs.wants_unsent() && sees(ladder::NO_UNSENT),
+            accept: match rung {
+                Rung::Fentry => ladder::accept_program(needs).ok(),
+                Rung::Kprobe | Rung::Tracepoint => None,
+            },
+        }
+    }
+
+    /// How many events come of a connection, and of an attempt beside it.
+    fn wanted(self, reached: Reached, unsent: bool) -> usize {
         let listen = if self.listen { LISTEN_EVENTS } else { 0 };
         match reached {
             Reached::Nothing => 0,
@@ -414,7 +462,7 @@ impl Attached {
             Reached::Connecting => listen + 1,
             Reached::End => {
                 let outcome = if self.outcomes { OUTCOME_EVENTS } else { 0 };
-                listen + EVENTS + outcome
+                listen + EVENTS + outcome + usize::from(unsent && self.unsent)
             }
         }
     }

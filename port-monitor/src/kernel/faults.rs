@@ -11,7 +11,32 @@ pub struct Faults {
     pub listeners: u32,
     /// Where the programs fail, once the self-test is over.
     pub site: Option<Site>,
+    /// A program that does not work: one of [`PROGRAMS`].
+    pub program: Option<&'static str>,
 }
+
+/// The programs that the self-test has to find out when they do not work.
+pub const PROGRAMS: [&str; 19] = [
+    "pm_accept_fe2",
+    "pm_accept_fe4",
+    "pm_again_rt",
+    "pm_again_tp",
+    "pm_call_kp",
+    "pm_connect_fe",
+    "pm_connect_kp",
+    "pm_denied_fe",
+    "pm_denied_krp",
+    "pm_graft_fe",
+    "pm_graft_kp",
+    "pm_graft_mkp",
+    "pm_local_rt",
+    "pm_outcome_rt",
+    "pm_remote_rt",
+    "pm_remote_tp",
+    "pm_unsent4_fe",
+    "pm_unsent6_fe",
+    "pm_unsent_krp",
+];
 
 impl Faults {
     /// Has the programs fail from now on.

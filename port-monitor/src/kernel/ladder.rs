@@ -13,15 +13,14 @@ use thiserror::Error;
 use self::hooks::{
     AGAIN, AGAIN_PREEMPTIBLE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE,
     GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL,
-    NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, NO_UNSENT, OUTCOME, Otherwise, Place, QUEUE_BLIND,
-    REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES,
-    required,
+    NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME, Otherwise, Place, QUEUE_BLIND, REMOTE,
+    SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
 };
 use super::{executables::NO_EXECUTABLES, lazy_btf::LazyBtf, snapshot};
 
 mod hooks;
 
-pub(super) use self::hooks::NO_LISTEN;
+pub(super) use self::hooks::{NO_LISTEN, NO_UNSENT};
 
 /// A backend: a set of hooks that yields the same records as the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -80,8 +79,7 @@ impl Rung {
 /// pair those that this kernel has functions for.
 fn further_hooks(unsent: &[Hook], listen: [Hook; 2], needs: &Needs) -> Vec<Hook> {
     let mut hooks = Vec::new();
-    // Two of them tell of the attempts whose SYN waits for the first write.
-    if needs.wants(&[EventKind::Connect, EventKind::Failed]) {
+    if needs.wants_unsent() {
         hooks.extend(unsent);
     }
     if needs.wants_listeners() {
@@ -117,6 +115,12 @@ impl Needs {
     pub(super) fn wants_outcomes(&self) -> bool {
         let beginnings = EventKind::Connect.bit() | EventKind::Accept.bit();
         self.kinds & !beginnings != 0
+    }
+
+    /// Attempts are to be told that fail before their SYN, or wait with it for the first
+    /// write.
+    pub(super) fn wants_unsent(&self) -> bool {
+        self.wants(&[EventKind::Connect, EventKind::Failed])
     }
 
     /// Something is to be told of sockets that begin to listen.
@@ -239,7 +243,7 @@ fn outcome_hooks(needs: &Needs) -> impl Iterator<Item = Hook> {
 }
 
 /// The fexit program whose result slot fits this kernel's prototype.
-fn accept_program(needs: &Needs) -> Result<&'static str, RungError> {
+pub(super) fn accept_program(needs: &Needs) -> Result<&'static str, RungError> {
     match needs.accept_params {
         Some(4) => Ok("pm_accept_fe4"),
         Some(2) => Ok("pm_accept_fe2"),
@@ -317,7 +321,9 @@ fn attach_hook(
 ) -> Result<(), String> {
     let failure = match attach_one(ebpf, btf, hook) {
         Ok(link) => {
-            links.links.push(link);
+            if links.without != Some(hook.program) {
+                links.kept.push(link);
+            }
             links.programs.push(hook.program);
             blind.extend(hook.blind.map(str::to_owned));
             return Ok(());
@@ -344,11 +350,21 @@ fn attach_hook(
 /// loaded.
 #[derive(Default)]
 pub(super) struct Links {
-    links: Vec<Box<dyn Any>>,
+    kept: Vec<Box<dyn Any>>,
     programs: Vec<&'static str>,
+    /// One that is not to stay attached, for tests.
+    without: Option<&'static str>,
 }
 
 impl Links {
+    /// The same, where one program does not work, for tests.
+    pub(super) fn without(self, program: Option<&'static str>) -> Self {
+        Self {
+            without: program,
+            ..self
+        }
+    }
+
     /// The programs that are attached and see the changes of sockets' states beside others,
     /// with their names.
     pub(super) fn watchers(&self) -> Vec<(Watcher, &'static str)> {

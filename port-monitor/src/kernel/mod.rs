@@ -281,7 +281,7 @@ impl Kernel {
         {
             snapshot::listeners(&mut ebpf, btf)?;
         }
-        let attached = self::attached(rung, &needs, &blind_spots);
+        let attached = canary::Attached::of(rung, &needs, &blind_spots);
         // Before connections that are open fill the table.
         let watchers = Watchers::of(&links, &counters);
         let keep = |record: &[u8]| early.push(record.to_vec());
@@ -463,6 +463,7 @@ fn attach(
         // Before anything is filtered by them.
         (links, groups::find(&mut ebpf, groups)?)
     };
+    let links = links.without(settings.faults.program);
     let attached = ladder::attach(&mut ebpf, btf, rung, needs, links);
     Ok(attached.map(|attached| (ebpf, rung, attached, waiting)))
 }
@@ -533,16 +534,6 @@ fn needs(types: &Types, settings: &Settings) -> Needs {
             None => 1,
         },
         kinds: run::bits(&settings.kinds),
-    }
-}
-
-/// What the canary may expect.
-fn attached(rung: Rung, needs: &Needs, blind_spots: &[String]) -> canary::Attached {
-    let sees_listeners = blind_spots.iter().all(|spot| spot != ladder::NO_LISTEN);
-    canary::Attached {
-        rung,
-        outcomes: rung == Rung::Tracepoint || needs.wants_outcomes(),
-        listen: rung == Rung::Tracepoint || needs.wants_listeners() && sees_listeners,
     }
 }
 

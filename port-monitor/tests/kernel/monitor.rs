@@ -28,7 +28,7 @@ use crate::{
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Exit status: cannot attach.
-const CANNOT_ATTACH: i32 = 3;
+pub(crate) const CANNOT_ATTACH: i32 = 3;
 
 /// The monitor does not run on this kernel in this way, and says why.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::{
     kernel::{
         DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS,
         MAX_LATENCY, MIN_MAX_CONNECTIONS, Rung, Settings,
-        faults::Faults,
+        faults::{Faults, PROGRAMS},
         filters::{Family, Filters},
     },
     port_set::PortSet,
@@ -179,6 +179,9 @@ pub(in crate::commands) struct KernelArgs {
     /// For tests: where the eBPF programs are to fail
     #[arg(long, hide = true, value_parser = parse_site)]
     test_fault: Option<Site>,
+    /// For tests: a program that does not work
+    #[arg(long, hide = true, value_parser = parse_program)]
+    test_program: Option<&'static str>,
     /// For tests: listeners there is room for
     #[arg(long, hide = true, default_value_t = 0)]
     test_listeners: u32,
@@ -374,6 +377,7 @@ impl KernelArgs {
             faults: Faults {
                 listeners: self.test_listeners,
                 site: self.test_fault,
+                program: self.test_program,
             },
             ..Settings::default()
         }
@@ -385,6 +389,13 @@ fn parse_site(name: &str) -> Result<Site, String> {
     sites
         .find(|site| site.name() == name)
         .ok_or_else(|| format!("no site {name}"))
+}
+
+fn parse_program(name: &str) -> Result<&'static str, String> {
+    let mut programs = PROGRAMS.into_iter();
+    programs
+        .find(|program| *program == name)
+        .ok_or_else(|| format!("no program {name}"))
 }
 
 /// Looks every value up; the first that is wrong is a mistake on the command

@@ -8,6 +8,7 @@ use std::{
 };
 
 use port_monitor_common::event::{ClosedBy, OwnerSource};
+use rustix::io::Errno;
 
 use super::{
     super::ladder::Rung,
@@ -19,9 +20,13 @@ use crate::{
         cgroup::CgroupTree,
         process::{own_cgroup_path, own_start_ticks, ticks},
     },
-    event::{Direction, Event, Owner},
+    event::{Action, Direction, Event, Owner},
     kernel::object,
 };
+
+fn is_failed(event: &Event) -> bool {
+    matches!(event.action, Action::Failed { .. })
+}
 
 /// What must be true of every event of the thread that connects.
 pub(super) struct Truth {
@@ -84,6 +89,7 @@ pub(super) struct Expected<'a> {
     truth: &'a Truth,
     client: SocketAddr,
     server: SocketAddr,
+    unsent: Option<(SocketAddr, Errno)>,
     attached: Attached,
 }
 
@@ -94,6 +100,7 @@ impl<'a> Expected<'a> {
             truth,
             client: played.client,
             server: played.server,
+            unsent: played.unsent.filter(|_| attached.unsent),
             attached,
         }
     }
@@ -111,6 +118,7 @@ impl<'a> Expected<'a> {
             self.check_connect(events)?;
         }
         if reached >= Reached::End {
+            self.check_unsent(events)?;
             self.check_accept(events)?;
             if self.attached.outcomes {
                 self.check_outcome(events)?;
@@ -125,6 +133,46 @@ impl<'a> Expected<'a> {
         let bound = self.attached.rung != Rung::Tracepoint;
         self.check_ends(connect, self.client, self.server, bound)?;
         self.check_owner(connect, OwnerSource::Connect)
+    }
+
+    /// The attempt that was refused before its SYN, if its record is there.
+    fn check_unsent(&self, events: &[Event]) -> Result<(), CanaryError> {
+        let Some((to, errno)) = self.unsent else {
+            return Ok(());
+        };
+        let Some(failed) = events.iter().find(|event| is_failed(event)) else {
+            return Ok(());
+        };
+        let nowhere = match to {
+            SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+            SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        };
+        self.check_ends(failed, nowhere, to, false)?;
+        self.check_owner(failed, OwnerSource::Connect)?;
+        let told = match failed.action {
+            Action::Failed { errno } => errno.unwrap_or(0),
+            _ => 0,
+        };
+        self.equal(failed, "errno", told, errno.raw_os_error())
+    }
+
+    /// What no record shows of a program that others may stand in for, or that the kernel
+    /// may have skipped: tried again, it is to be shown.
+    pub(super) fn unshown(&self, reached: Reached, events: &[Event]) -> Result<(), CanaryError> {
+        if reached < Reached::End {
+            return Ok(());
+        }
+        if self.unsent.is_some() && !events.iter().any(is_failed) {
+            return Err(self.missing("failed"));
+        }
+        let own = |event: &&Event| event.action.name() == "accept" && !event.preattach;
+        match self.attached.accept {
+            Some(program) if !events.iter().any(|event| own(&event)) => Err(CanaryError::Blind {
+                kernel: self.truth.kernel.clone(),
+                program,
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn check_accept(&self, events: &[Event]) -> Result<(), CanaryError> {

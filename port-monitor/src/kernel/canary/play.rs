@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{self, PipeReader, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::{Duration, Instant},
@@ -78,6 +78,8 @@ pub(super) struct Played {
     pub(super) server: SocketAddr,
     /// Where it came from; from [`Reached::Connecting`] on.
     pub(super) client: SocketAddr,
+    /// An attempt beside it that the kernel refused before its SYN: where to, and why.
+    pub(super) unsent: Option<(SocketAddr, Errno)>,
 }
 
 /// One connection to ourselves. `None` where the host has no such family.
@@ -88,6 +90,7 @@ pub(super) fn play(addr: IpAddr, patience: &Patience) -> Option<Played> {
         obstacle: None,
         server: nowhere,
         client: nowhere,
+        unsent: None,
     };
     match attempt(addr, patience, &mut played) {
         Err(Obstacle::Refused {
@@ -95,9 +98,25 @@ pub(super) fn play(addr: IpAddr, patience: &Patience) -> Option<Played> {
             error,
         }) if addr.is_ipv6() && is_absent(&error) => return None,
         Err(obstacle) => played.obstacle = Some(obstacle),
-        Ok(()) => played.reached = Reached::End,
+        Ok(()) => {
+            played.reached = Reached::End;
+            played.unsent = attempt_unsent(addr);
+        }
     }
     Some(played)
+}
+
+/// An attempt to where TCP leads nobody: no SYN is sent, wherever the host's routes lead.
+fn attempt_unsent(addr: IpAddr) -> Option<(SocketAddr, Errno)> {
+    const DISCARD: u16 = 9;
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let to = match addr {
+        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::BROADCAST, DISCARD)),
+        IpAddr::V6(_) => SocketAddr::from((all_nodes, DISCARD)),
+    };
+    let socket = open(addr).ok()?;
+    let errno = connect(&socket, &to).err()?;
+    (errno != Errno::INPROGRESS).then_some((to, errno))
 }
 
 /// The family is not compiled in, is off, or has no loopback address.
@@ -218,8 +237,6 @@ fn wait(
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
     use super::*;
 
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -238,6 +255,11 @@ mod tests {
         assert!(played.obstacle.is_none(), "{played:?}");
         assert_eq!(played.server.ip(), LOOPBACK);
         assert_ne!(played.client.port(), played.server.port());
+        let (to, errno) = played.unsent.unwrap();
+        assert_eq!(
+            (to.ip(), errno),
+            (Ipv4Addr::BROADCAST.into(), Errno::NETUNREACH)
+        );
     }
 
     #[test]

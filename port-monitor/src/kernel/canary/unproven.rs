@@ -86,6 +86,8 @@ mod tests {
         rung: Rung::Fentry,
         outcomes: true,
         listen: true,
+        unsent: true,
+        accept: Some("pm_accept_fe2"),
     };
 
     fn silence(limit: u64) -> Obstacle {

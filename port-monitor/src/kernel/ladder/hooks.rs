@@ -212,7 +212,7 @@ pub(super) const LISTEN_BLIND: &str =
     "the port of a listener that never called bind, and whether the kernel then refused it";
 
 /// What is missing where a function of `connect` has no hook.
-pub(super) const NO_UNSENT: &str =
+pub(in crate::kernel) const NO_UNSENT: &str =
     "some attempts that fail before their SYN, or wait with it for the first write";
 
 /// What the tracepoint rung knows of them.

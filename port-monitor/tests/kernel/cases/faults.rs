@@ -1,14 +1,21 @@
 //! Calls to the kernel that fail on purpose, and tables that are full: whatever happens to
 //! an event, it is told once or counted, and the account adds up.
 
-use std::{collections::BTreeMap, env, net::TcpStream, process};
+use std::{
+    collections::BTreeMap,
+    env,
+    net::TcpStream,
+    process::{self, Command},
+};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    check::Stream,
+    is_one_of,
     json::{Line, Summary},
     lab::Lab,
-    monitor::{Run, Watch},
+    monitor::{CANNOT_ATTACH, Refused, Run, Watch},
     report::Verdict,
     rung::Rung,
     socket::{Refusing, V4},
@@ -209,4 +216,87 @@ pub(super) fn full_tables_are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> 
         told.summary
     );
     Ok(Verdict::Pass(format!("{failed} times full")))
+}
+
+/// The arguments of a `connect` that cannot be taken out of their table, whose entry stays
+/// as where the kernel skips the probe of a return: each attempt is told once, and as it is.
+pub(super) fn calls_stay(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    const WORKLOADS: [&str; 2] = ["unreachable", "connect-ipv4"];
+    let watch = Watch::json(lab, rung).args(["--test-fault", "forget_call"]);
+    let observed = lab.observe_tree(watch, &WORKLOADS, |_| Ok(()))?;
+    let mut stream = Stream::of(&observed.run)?;
+    for workload in WORKLOADS {
+        stream.check(&observed.facts(workload)?, rung.sight())?;
+    }
+    stream.expect_nothing_else()?;
+    let told = Told::of(&observed.run)?;
+    let failed = told.failed("forget_call", "EBUSY");
+    // The others read them at the return itself.
+    let stay = rung == Rung::Kprobe;
+    ensure!((failed > 0) == stay, "{failed} stay: {:?}", told.failures);
+    Ok(Verdict::Pass(format!("{failed} times")))
+}
+
+/// Programs of a rung on this kernel that others stand in for, or that have nothing to
+/// report of a connection that comes to its end; and what the self-test says without them.
+fn hidden_programs(rung: Rung) -> Vec<(&'static str, &'static str)> {
+    const FAILED: &str = "no failed for the monitor's own IPv4 connection";
+    let named = |names: &[&'static str]| names.iter().map(|&name| (name, name)).collect();
+    let (is_old, is_new) = (is_one_of(&["6.1."]), is_one_of(&["7.2."]));
+    match rung {
+        Rung::Tracepoint if is_new => named(&["pm_again_tp", "pm_remote_tp", "pm_remote_rt"]),
+        Rung::Tracepoint => vec![
+            ("pm_again_rt", "pm_again_rt"),
+            ("pm_remote_rt", "no accept"),
+        ],
+        Rung::Fentry if is_old => {
+            let mut hidden: Vec<_> = named(&[
+                "pm_accept_fe4",
+                "pm_graft_fe",
+                "pm_denied_fe",
+                "pm_outcome_rt",
+                "pm_again_rt",
+            ]);
+            hidden.extend([
+                ("pm_unsent4_fe", FAILED),
+                (
+                    "pm_unsent6_fe",
+                    "no failed for the monitor's own IPv6 connection",
+                ),
+            ]);
+            hidden
+        }
+        Rung::Fentry if is_new => named(&["pm_accept_fe2", "pm_graft_mkp", "pm_denied_krp"]),
+        Rung::Kprobe if is_old || is_new => {
+            vec![
+                ("pm_denied_krp", "pm_denied_krp"),
+                ("pm_unsent_krp", FAILED),
+            ]
+        }
+        // As on those two.
+        Rung::Fentry | Rung::Kprobe => Vec::new(),
+    }
+}
+
+/// Each program that does not work is found out at the start, and named.
+pub(super) fn programs_are_proved(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let hidden = hidden_programs(rung);
+    for (program, words) in &hidden {
+        let args = ["watch", "--output", "json", "--duration", "1s"];
+        let output = Command::new(&lab.program)
+            .args(args)
+            .args(["--backend", rung.name(), "--test-program", program])
+            .output()
+            .context("start port-monitor")?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        if stderr.contains("does not attach") {
+            return Err(Refused(stderr.trim().to_owned()).into());
+        }
+        ensure!(
+            output.status.code() == Some(CANNOT_ATTACH) && stderr.contains(words),
+            "without {program}: {}, {stderr}",
+            output.status
+        );
+    }
+    Ok(Verdict::Pass(format!("{} programs", hidden.len())))
 }

@@ -178,6 +178,8 @@ pub(crate) const ALL: &[Case] = &[
     once("end-duration", |lab| ending::duration(lab, lab.sure_rung())).native_only(),
     each_rung("faults", faults::are_counted),
     each_rung("unseen-ends", faults::unseen_ends_are_counted),
+    each_rung("fault-calls-stay", faults::calls_stay),
+    each_rung("start-proves-programs", faults::programs_are_proved),
     each_rung("small-tables", faults::full_tables_are_counted),
     once("table-full", |lab| crowd::table_full(lab, lab.sure_rung())).native_only(),
     once("bpf-log", |lab| {
