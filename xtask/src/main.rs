@@ -21,6 +21,7 @@ mod oracle;
 mod paths;
 mod process;
 mod report;
+mod room;
 mod run;
 mod services;
 mod stack;

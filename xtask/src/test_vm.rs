@@ -1,14 +1,6 @@
 //! `cargo xtask test-vm`: the kernel tests in a guest of each kernel.
 
-use std::{
-    num::NonZero,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{num::NonZero, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 
@@ -18,6 +10,7 @@ use crate::{
     kernels::{self, Kernel, Series},
     login, oracle, paths,
     report::{self, KernelReport, Tally},
+    room::side_by_side,
     tools,
 };
 
@@ -287,14 +280,22 @@ pub(crate) fn test_in_guests(plan: Plan<'_>, artifacts: &Artifacts) -> Result<Ve
     );
     tools::ensure(&tools::GUEST_PACKAGES)?;
     let guests = guests(plan, artifacts)?;
-    // An emulated processor keeps one of the host's busy. Most cases leave a second
-    // one idle, so guests of one processor each run at a time, as many as the host has.
-    // The newest take longest.
-    let is_small = |guest: &&Guest| guest.task.machine.processors == 1;
-    let (small, large): (Vec<&Guest>, Vec<&Guest>) = guests.iter().rev().partition(is_small);
-    let at_a_time = thread::available_parallelism().map_or(1, NonZero::get);
-    let mut reports = side_by_side(&small, at_a_time, |guest| guest.run())?;
-    reports.extend(side_by_side(&large, 1, |guest| guest.run())?);
+    // A guest of one processor waits for a third of its time, one of two keeps no more than
+    // one and a half busy: so there is room for one processor more than the host has. The
+    // small ones first: they take longest, and of them the newest.
+    let (small, large): (Vec<&Guest>, Vec<&Guest>) = guests
+        .iter()
+        .rev()
+        .partition(|guest| guest.processors() == 1);
+    let host = thread::available_parallelism().map_or(1, NonZero::get);
+    let room = u32::try_from(host).unwrap_or(u32::MAX).saturating_add(1);
+    let queue: Vec<&Guest> = small.into_iter().chain(large).collect();
+    let reports = side_by_side(
+        &queue,
+        room,
+        |guest| guest.processors(),
+        |guest| guest.run(),
+    )?;
     Ok(join(guests.iter().map(|guest| &guest.name), reports))
 }
 
@@ -349,33 +350,6 @@ fn guests(plan: Plan<'_>, artifacts: &Artifacts) -> Result<Vec<Guest>> {
         task: plan.adapt(task),
     });
     Ok(guests.collect())
-}
-
-/// What `run` makes of each, in their order, several of them at a time.
-fn side_by_side<T: Sync, R: Send>(
-    items: &[T],
-    at_a_time: usize,
-    run: impl Fn(&T) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    let next = AtomicUsize::new(0);
-    let done = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..at_a_time {
-            scope.spawn(|| {
-                while let index = next.fetch_add(1, Ordering::Relaxed)
-                    && let Some(item) = items.get(index)
-                {
-                    let result = run(item);
-                    done.lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .push((index, result));
-                }
-            });
-        }
-    });
-    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-    done.sort_by_key(|(index, _)| *index);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// A part of the cases, as the runner names it.
@@ -457,6 +431,10 @@ fn task_with(
 }
 
 impl Guest {
+    const fn processors(&self) -> u32 {
+        self.task.machine.processors
+    }
+
     fn run(&self) -> Result<KernelReport> {
         let Self { name, kernel, task } = self;
         let Machine {
@@ -506,16 +484,6 @@ fn conclude(name: &str, outcome: &Outcome, report: &mut KernelReport) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_runs_side_by_side_ends_in_order() {
-        let slowest_first = [30, 10, 0];
-        let results = side_by_side(&slowest_first, 2, |&millis| {
-            thread::sleep(Duration::from_millis(millis));
-            Ok(millis)
-        });
-        assert_eq!(results.unwrap(), slowest_first);
-    }
 
     #[test]
     fn of_two_parts_of_a_name_the_narrower_is_taken() {
@@ -583,14 +551,5 @@ mod tests {
             joined,
             expected.map(|(name, tally)| (name, tally.to_owned()))
         );
-    }
-
-    #[test]
-    fn one_that_fails_fails_all() {
-        let result = side_by_side(&[1, 0, 1], 2, |&count| {
-            ensure!(count > 0, "nothing");
-            Ok(())
-        });
-        assert_eq!(result.unwrap_err().to_string(), "nothing");
     }
 }
