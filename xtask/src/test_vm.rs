@@ -17,7 +17,7 @@ use crate::{
 /// Boot and all cases of one kernel; several times what an idle host needs.
 const GUEST_DEADLINE: Duration = Duration::from_mins(25);
 /// The same for what somebody asks for, which may be what takes long.
-const ASKED_DEADLINE: Duration = Duration::from_hours(2);
+const ASKED_DEADLINE: Duration = Duration::from_hours(3);
 /// The memory of a guest.
 const GUEST_MEMORY_MIB: u32 = 1024;
 

@@ -159,6 +159,7 @@ pub(crate) const ALL: &[Case] = &[
     each_rung("fastopen-door", fastopen::door),
     each_rung("fastopen-deferred-before", fastopen::deferred_before),
     each_rung("open-during-start", opening::during_start),
+    each_rung("open-during-many-starts", opening::many_starts).on_request(),
     each_rung("start-loopback-down", starting::loopback_down),
     each_rung("start-packets-dropped", starting::packets_dropped),
     each_rung("start-own-policy", starting::own_policy),

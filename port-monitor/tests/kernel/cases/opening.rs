@@ -16,8 +16,41 @@ use crate::{
 /// How long connections are opened under the monitor, after its header.
 const AFTER_START: Duration = Duration::from_secs(2);
 
+/// The same where the start is what counts, again and again.
+const SHORTLY: Duration = Duration::from_millis(200);
+
+/// How often [`many_starts`] starts the monitor on the rungs of a guest together, or on the
+/// only one of this host.
+const STARTS: usize = 501;
+
 /// Each is reported once: as older than the monitor, or as it begins.
 pub(super) fn during_start(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let (ends, older) = during_one_start(lab, rung, AFTER_START)?;
+    Ok(Verdict::Pass(format!("{ends} ends, {older} of them older")))
+}
+
+/// The same, very often: what goes wrong once in a hundred starts is found.
+pub(super) fn many_starts(lab: &Lab, rung: Rung) -> Result<Verdict> {
+    let starts = if lab.native {
+        STARTS
+    } else {
+        STARTS / Rung::ALL.len()
+    };
+    let (mut all, mut all_older) = (0, 0);
+    for start in 1..=starts {
+        let (ends, older) =
+            during_one_start(lab, rung, SHORTLY).with_context(|| format!("start {start}"))?;
+        all += ends;
+        all_older += older;
+    }
+    Ok(Verdict::Pass(format!(
+        "{starts} starts, {all} ends, {all_older} of them older"
+    )))
+}
+
+/// The ends of the connections that are opened around one start, and how many are older
+/// than the monitor.
+fn during_one_start(lab: &Lab, rung: Rung, after: Duration) -> Result<(usize, usize)> {
     let mut workloads = [
         lab.workload("open-and-hold")?,
         lab.workload("open-and-hold")?,
@@ -28,7 +61,7 @@ pub(super) fn during_start(lab: &Lab, rung: Rung) -> Result<Verdict> {
         watch = lab.only(watch, workload.pid());
     }
     let mut monitor = watch.start_into_file(lab)?;
-    thread::sleep(AFTER_START);
+    thread::sleep(after);
     for workload in &mut workloads {
         workload.go()?;
         workload.hear("done")?;
@@ -65,5 +98,5 @@ pub(super) fn during_start(lab: &Lab, rung: Rung) -> Result<Verdict> {
         0 < older && older < ends,
         "{older} of {ends} ends are older"
     );
-    Ok(Verdict::Pass(format!("{ends} ends, {older} of them older")))
+    Ok((ends, older))
 }
