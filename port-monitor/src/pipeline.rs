@@ -1,7 +1,16 @@
 //! The one place the order of the stages is written: decode → enrich →
 //! pair → classify → verdict → sink. And the userspace half of the accounting.
 
-use std::{collections::HashSet, fs, ops::RangeInclusive, path::Path, sync::Arc};
+mod held;
+
+use std::{
+    collections::{HashSet, VecDeque},
+    fs,
+    ops::RangeInclusive,
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
 
 use crate::{
     classify,
@@ -10,12 +19,14 @@ use crate::{
     event::{Action, Event, decode},
     peers::Peers,
     policy::{Facts, Policy},
-    record::{Item, Judgement, Record},
+    record::{Item, Judgement, Process, Record},
     sink::{
         Due, Lines, Sink,
         writer::{Output, Refused},
     },
 };
+
+use held::Held;
 
 /// Which of the events that reach userspace are shown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +57,10 @@ pub struct Tally {
 /// From record to line.
 pub struct Pipeline {
     enricher: Enricher,
+    /// Events whose process is being looked up, and those behind them.
+    held: VecDeque<Held>,
+    /// What is written depends on what is looked up.
+    is_patient: bool,
     /// `None` where nobody asks for peers.
     peers: Option<Peers>,
     /// Events the kernel has lost, as last told.
@@ -67,6 +82,8 @@ impl Pipeline {
     pub fn new(policy: Option<Policy>, show: Show, sink: Box<dyn Sink>) -> Self {
         Self {
             enricher: Enricher::new(Path::new("/proc")),
+            held: VecDeque::new(),
+            is_patient: false,
             peers: None,
             gaps: 0,
             clock: WallClock::sample(),
@@ -87,7 +104,7 @@ impl Pipeline {
     }
 
     /// Looks up the arguments of processes, too.
-    pub const fn tell_args(&mut self) {
+    pub fn tell_args(&mut self) {
         self.enricher.tell_args();
     }
 
@@ -144,8 +161,21 @@ impl Pipeline {
         }
     }
 
+    /// An event whose process is being looked up is held back, and those after it.
     fn take_event(&mut self, event: &Event) {
-        let process = self.enricher.process(event.owner.as_ref());
+        let is_over = self.is_over(event);
+        let process = self.enricher.find(event.owner.as_ref());
+        match process {
+            Some(process) if self.held.is_empty() => self.tell(event, process, is_over),
+            _ => self.held.push_back(Held {
+                event: *event,
+                is_over,
+                since: Instant::now(),
+            }),
+        }
+    }
+
+    fn tell(&mut self, event: &Event, process: Arc<Process>, is_over: bool) {
         let peers = self.peers.as_mut();
         let peer = peers.and_then(|peers| peers.see(event, &process));
         let wall_ns = self.clock.wall_ns(event.ts_ns);
@@ -157,7 +187,7 @@ impl Pipeline {
         let is_violation = judgement.as_ref().is_some_and(Judgement::is_violation);
         let is_new = !event.action.is_told_again();
         self.tally.violations += u64::from(is_violation && is_new);
-        let is_kept_back = self.is_over(event) || self.show.only_violations && !is_violation;
+        let is_kept_back = is_over || self.show.only_violations && !is_violation;
         if self.is_done() || is_kept_back {
             self.tally.hidden += 1;
             return;

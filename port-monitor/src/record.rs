@@ -111,6 +111,15 @@ pub struct Process {
     pub container_missing: Option<Missing>,
 }
 
+impl Process {
+    /// Why nobody knows its cgroup, as far as that has a reason.
+    pub fn cgroup_missing(&self) -> Option<Missing> {
+        let late = self.container_missing;
+        let late = late.filter(|reason| *reason == Missing::Late);
+        self.exe.missing().or(late)
+    }
+}
+
 /// The owner of a connection's other end; shared by all that know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {

@@ -1,43 +1,66 @@
-//! Questions that may take long, answered by threads of their own: whoever asks waits for
-//! a bounded time, and gets the answer later where that was not enough.
+//! Questions that may take long, answered by threads of their own: nobody waits for an
+//! answer while there is something else to do.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fmt,
     hash::Hash,
     sync::{
-        Arc, Mutex,
+        Arc, Condvar, Mutex, PoisonError,
         mpsc::{self, Receiver, Sender, SyncSender},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Questions that wait for a thread; there is no room for more.
-const QUEUE: usize = 1_024;
-/// Threads at most. One more is started each time one has kept us waiting in vain.
+const QUEUE: usize = 16_384;
+/// Threads at most. One more is started each time a question takes long.
 const THREADS: usize = 4;
-/// A wait in vain is followed by a pause this many times as long: at most 5 % of the time.
-const PAUSE_FACTOR: u32 = 20;
+
+/// Rings when there is an answer, whoever gave it.
+#[derive(Debug, Default)]
+pub(super) struct Bell {
+    rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Bell {
+    fn ring(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it has rung since the last time, but not longer than `timeout`.
+    pub(super) fn wait(&self, timeout: Duration) {
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(rung, timeout, |rung| !*rung);
+        let (mut rung, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *rung = false;
+    }
+}
 
 /// Who answers questions.
 pub(super) struct Asker<Q, A> {
     answer: Arc<dyn Fn(&Q) -> A + Send + Sync>,
-    patience: Duration,
     questions: SyncSender<Q>,
     queue: Arc<Mutex<Receiver<Q>>>,
     answers: Receiver<(Q, A)>,
     answered: Sender<(Q, A)>,
-    open: HashSet<Q>,
+    bell: Arc<Bell>,
+    /// Questions without an answer, and whether they were given up.
+    open: HashMap<Q, bool>,
+    given_up: usize,
     threads: usize,
-    /// Nothing is waited for until then.
-    impatient: Option<Instant>,
 }
 
 impl<Q, A> fmt::Debug for Asker<Q, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Asker")
             .field("open", &self.open.len())
+            .field("given_up", &self.given_up)
             .field("threads", &self.threads)
             .finish_non_exhaustive()
     }
@@ -48,64 +71,70 @@ where
     Q: Clone + Eq + Hash + Send + 'static,
     A: Send + 'static,
 {
-    /// Questions are answered by `answer`; one is waited for no longer than `patience`.
-    pub(super) fn new(
-        patience: Duration,
-        answer: impl Fn(&Q) -> A + Send + Sync + 'static,
-    ) -> Self {
+    /// Questions are answered by `answer`; each answer rings the bell.
+    pub(super) fn new(bell: &Arc<Bell>, answer: impl Fn(&Q) -> A + Send + Sync + 'static) -> Self {
         let (questions, queue) = mpsc::sync_channel(QUEUE);
         let (answered, answers) = mpsc::channel();
         Self {
             answer: Arc::new(answer),
-            patience,
             questions,
             queue: Arc::new(Mutex::new(queue)),
             answers,
             answered,
-            open: HashSet::new(),
+            bell: Arc::clone(bell),
+            open: HashMap::new(),
+            given_up: 0,
             threads: 0,
-            impatient: None,
         }
     }
 
-    /// From now on an answer is waited for no longer than this.
-    pub(super) const fn set_patience(&mut self, patience: Duration) {
-        self.patience = patience;
+    /// The question like this one that has no answer yet.
+    pub(super) fn open(&self, question: &Q) -> Option<&Q> {
+        self.open.get_key_value(question).map(|(open, _)| open)
     }
 
-    /// Asks, unless that was asked already, and waits if there is hope. `keep` gets the
-    /// answers that come meanwhile; those from before are to be taken first.
-    pub(super) fn ask(&mut self, question: &Q, mut keep: impl FnMut(Q, A)) {
+    /// Asks, unless that was asked already. Whether there is hope for an answer soon: not
+    /// where this question was given up, or as many as there are threads.
+    pub(super) fn ask(&mut self, question: &Q) -> bool {
+        if let Some(is_given_up) = self.open.get(question) {
+            return !is_given_up && self.given_up < THREADS;
+        }
         if self.threads == 0 {
             self.start();
         }
-        if !self.open.contains(question) {
-            if self.threads == 0 || self.questions.try_send(question.clone()).is_err() {
-                return;
-            }
-            self.open.insert(question.clone());
+        if self.threads == 0 || self.questions.try_send(question.clone()).is_err() {
+            return false;
         }
-        let now = Instant::now();
-        if self.impatient.is_some_and(|until| now < until) {
-            return;
+        self.open.insert(question.clone(), false);
+        self.given_up < THREADS
+    }
+
+    /// Answers take long: more threads are to work on the questions that are open.
+    pub(super) fn hurry(&mut self) {
+        if !self.open.is_empty() {
+            self.start();
         }
-        let deadline = now + self.patience;
-        while self.open.contains(question) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok((answered, answer)) = self.answers.recv_timeout(left) else {
-                self.impatient = Some(Instant::now() + self.patience * PAUSE_FACTOR);
-                self.start();
-                return;
-            };
-            self.open.remove(&answered);
-            keep(answered, answer);
+    }
+
+    /// Nobody waits for the answer any more. Others are not to wait behind it.
+    pub(super) fn give_up(&mut self, question: &Q) {
+        if let Some(is_given_up) = self.open.get_mut(question)
+            && !*is_given_up
+        {
+            *is_given_up = true;
+            self.given_up += 1;
+            self.start();
         }
     }
 
     /// Hands the answers that have come to `keep`.
     pub(super) fn take(&mut self, mut keep: impl FnMut(Q, A)) {
+        if self.open.is_empty() {
+            return;
+        }
         while let Ok((question, answer)) = self.answers.try_recv() {
-            self.open.remove(&question);
+            let was_given_up = self.open.remove(&question).is_some_and(|given_up| given_up);
+            self.given_up -= usize::from(was_given_up);
             keep(question, answer);
         }
     }
@@ -116,7 +145,7 @@ where
             return;
         }
         let (queue, answered) = (Arc::clone(&self.queue), self.answered.clone());
-        let answer = Arc::clone(&self.answer);
+        let (answer, bell) = (Arc::clone(&self.answer), Arc::clone(&self.bell));
         let run = move || {
             loop {
                 let next = queue.lock().map(|queue| queue.recv());
@@ -127,9 +156,10 @@ where
                 if answered.send((question, answer)).is_err() {
                     return;
                 }
+                bell.ring();
             }
         };
-        match thread::Builder::new().spawn(run) {
+        match thread::Builder::new().name("look-ups".into()).spawn(run) {
             Ok(_) => self.threads += 1,
             Err(error) => log::warn!("look-ups wait: start a thread for them: {error}"),
         }
@@ -138,58 +168,84 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     /// Answers that are held back until a word is sent for each.
-    fn held(patience: Duration) -> (Asker<u32, u32>, Sender<()>) {
+    fn held() -> (Asker<u32, u32>, Sender<()>) {
         let (go, gate) = mpsc::channel::<()>();
         let gate = Mutex::new(gate);
         let answer = move |question: &u32| {
             let _ = gate.lock().unwrap().recv();
             question * 2
         };
-        (Asker::new(patience, answer), go)
+        (Asker::new(&Arc::default(), answer), go)
     }
 
-    #[test]
-    fn an_answer_that_comes_in_time_is_waited_for() {
-        let mut asker = Asker::new(Duration::from_mins(1), |question: &u32| question * 2);
+    /// As many answers as there are questions.
+    fn answers(asker: &mut Asker<u32, u32>, count: usize) -> Vec<(u32, u32)> {
         let mut got = Vec::new();
-        for question in 1..=3 {
-            asker.ask(&question, |question, answer| got.push((question, answer)));
+        let deadline = Instant::now() + Duration::from_mins(1);
+        while got.len() < count && Instant::now() < deadline {
+            asker.bell.clone().wait(Duration::from_secs(1));
+            asker.take(|question, answer| got.push((question, answer)));
         }
-        assert_eq!(got, [(1, 2), (2, 4), (3, 6)]);
+        got.sort_unstable();
+        got
     }
 
     #[test]
-    fn one_that_does_not_come_is_waited_for_once_and_taken_when_it_is_there() {
-        let (mut asker, go) = held(Duration::from_millis(50));
-        let mut got = Vec::new();
+    fn nobody_waits_and_nothing_is_asked_twice() {
+        let (mut asker, go) = held();
         for question in [7, 7, 8] {
-            asker.ask(&question, |question, answer| got.push((question, answer)));
+            assert!(asker.ask(&question));
         }
-        assert_eq!(got, []);
-        // After the first wait in vain nothing is waited for; nothing is asked twice.
-        assert!(asker.impatient.is_some());
         assert_eq!(asker.open.len(), 2);
         for _ in 0..2 {
             go.send(()).unwrap();
         }
-        let deadline = Instant::now() + Duration::from_mins(1);
-        while got.len() < 2 && Instant::now() < deadline {
-            asker.take(|question, answer| got.push((question, answer)));
-            thread::yield_now();
-        }
-        got.sort_unstable();
-        assert_eq!(got, [(7, 14), (8, 16)]);
+        assert_eq!(answers(&mut asker, 2), [(7, 14), (8, 16)]);
         assert!(asker.open.is_empty());
     }
 
     #[test]
+    fn what_was_given_up_keeps_no_other_waiting_and_is_answered_in_the_end() {
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let mut asker = Asker::new(&Arc::default(), move |question: &u32| {
+            if *question == 0 {
+                let _ = gate.lock().unwrap().recv();
+            }
+            question * 2
+        });
+        assert!(asker.ask(&0));
+        asker.give_up(&0);
+        assert!(!asker.ask(&0));
+        assert!(asker.ask(&1));
+        assert_eq!(answers(&mut asker, 1), [(1, 2)]);
+        go.send(()).unwrap();
+        assert_eq!(answers(&mut asker, 1), [(0, 0)]);
+        assert_eq!(asker.given_up, 0);
+    }
+
+    #[test]
+    fn where_every_thread_hangs_there_is_no_hope() {
+        let (mut asker, _go) = held();
+        let hung = u32::try_from(THREADS).unwrap();
+        for question in 0..hung {
+            assert!(asker.ask(&question));
+            asker.give_up(&question);
+        }
+        assert!(!asker.ask(&hung));
+    }
+
+    #[test]
     fn questions_beyond_the_queue_stay_unasked() {
-        let (mut asker, _go) = held(Duration::from_millis(1));
+        let (mut asker, _go) = held();
         for question in 0..2 * u32::try_from(QUEUE).unwrap() {
-            asker.ask(&question, |_, _| ());
+            asker.ask(&question);
+            asker.give_up(&question);
         }
         assert!(asker.open.len() <= QUEUE + THREADS, "{asker:?}");
         assert!(asker.threads <= THREADS);

@@ -10,7 +10,7 @@ use std::{
         fs::{DirEntryExt as _, MetadataExt as _},
     },
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -154,6 +154,12 @@ impl Placement {
 #[derive(Debug)]
 pub(super) struct Cgroups {
     tree: Option<CgroupTree>,
+    /// Locked only for as long as a look into memory takes.
+    found: Mutex<Placements>,
+}
+
+#[derive(Debug, Default)]
+struct Placements {
     known: HashMap<u64, Arc<Placement>>,
     next_walk: Option<Instant>,
 }
@@ -162,40 +168,68 @@ impl Cgroups {
     pub(super) fn new(tree: Option<CgroupTree>) -> Self {
         Self {
             tree,
-            known: HashMap::new(),
-            next_walk: None,
+            found: Mutex::default(),
         }
+    }
+
+    fn found(&self) -> MutexGuard<'_, Placements> {
+        // Nothing panics while it holds the lock.
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The placement of cgroup `id`, if it was found before.
+    pub(super) fn known(&self, id: u64) -> Option<Arc<Placement>> {
+        self.found().known.get(&id).map(Arc::clone)
     }
 
     /// The placement of cgroup `id`; `hint` is the path the process itself is in
     /// by now. `None` when the cgroup is not to be found.
     pub(super) fn placement(
-        &mut self,
+        &self,
         id: u64,
         hint: Option<&str>,
         now: Instant,
     ) -> Option<Arc<Placement>> {
-        if let Some(known) = self.known.get(&id) {
-            return Some(Arc::clone(known));
+        let known = self.known(id);
+        if known.is_some() {
+            return known;
         }
         let tree = self.tree.as_ref()?;
-        if self.known.len() >= LIMIT {
-            self.known.clear();
-        }
+        self.make_room();
         let hint = hint.filter(|path| tree.id(Path::new(path)).is_ok_and(|found| found == id));
         if let Some(path) = hint {
-            self.known.insert(id, Placement::new(path));
-        } else if self.next_walk.is_none_or(|due| now >= due) {
+            self.keep(id, || Placement::new(path));
+        } else if self.begin_walk(now) {
             let started = Instant::now();
             tree.walk(|id, path| {
-                self.known
-                    .entry(id)
-                    .or_insert_with(|| Placement::new(&format!("/{}", path.display())));
+                self.keep(id, || Placement::new(&format!("/{}", path.display())));
             });
             let pause = WALK_PAUSE.max(started.elapsed() * WALK_PAUSE_FACTOR);
-            self.next_walk = Some(now + pause);
+            self.found().next_walk = Some(now + pause);
         }
-        self.known.get(&id).map(Arc::clone)
+        self.known(id)
+    }
+
+    fn make_room(&self) {
+        let known = &mut self.found().known;
+        if known.len() >= LIMIT {
+            known.clear();
+        }
+    }
+
+    fn keep(&self, id: u64, placement: impl FnOnce() -> Arc<Placement>) {
+        let mut found = self.found();
+        found.known.entry(id).or_insert_with(placement);
+    }
+
+    /// A walk is due, and nobody else begins one meanwhile.
+    fn begin_walk(&self, now: Instant) -> bool {
+        let mut found = self.found();
+        let is_due = found.next_walk.is_none_or(|due| now >= due);
+        if is_due {
+            found.next_walk = Some(now + WALK_PAUSE);
+        }
+        is_due
     }
 }
 
@@ -306,7 +340,7 @@ mod tests {
     fn no_mount_is_no_tree() {
         let root = tempfile::tempdir().unwrap();
         assert!(CgroupTree::find(root.path()).is_none());
-        let mut cgroups = Cgroups::new(None);
+        let cgroups = Cgroups::new(None);
         assert_eq!(cgroups.placement(1, Some("/"), Instant::now()), None);
     }
 
@@ -332,7 +366,7 @@ mod tests {
     fn removed_cgroup_keeps_its_name() {
         let (_root, tree) = tree();
         let id = tree.id(Path::new(UNIT)).unwrap();
-        let mut cgroups = Cgroups::new(Some(tree.clone()));
+        let cgroups = Cgroups::new(Some(tree.clone()));
         let before = cgroups.placement(id, None, Instant::now());
         fs::remove_dir(tree.mount().join(UNIT)).unwrap();
         assert!(before.is_some());
@@ -342,7 +376,7 @@ mod tests {
     #[test]
     fn tree_is_walked_again_only_after_a_pause() {
         let (_root, tree) = tree();
-        let mut cgroups = Cgroups::new(Some(tree.clone()));
+        let cgroups = Cgroups::new(Some(tree.clone()));
         let start = Instant::now();
         assert_eq!(cgroups.placement(u64::MAX, None, start), None);
         fs::create_dir(tree.mount().join("new.scope")).unwrap();

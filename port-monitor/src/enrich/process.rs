@@ -65,7 +65,7 @@ const TELLING: [&str; 8] = [
 ];
 
 /// A /proc file system.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Proc {
     root: PathBuf,
     hides_processes: bool,

@@ -1,15 +1,19 @@
 //! User names by uid, from whatever this host's NSS asks. That may be a server far away:
-//! a name that takes long is not waited for, and the uid stands alone until it is there.
+//! a name that takes long keeps nobody waiting, and the uid stands alone until it is there.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::{asker::Asker, cache::Cache};
+use super::{
+    asker::{Asker, Bell},
+    cache::Cache,
+};
 use crate::record::Missing;
 
 /// More uids than a host's users and containers have.
 const LIMIT: usize = 4096;
-/// A name that is not there by then comes in later lines.
-const PATIENCE: Duration = Duration::from_millis(250);
 /// How long the first name may take, before there is an event: the C library loads what it
 /// asks for names.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
@@ -26,49 +30,48 @@ pub(super) struct Users {
 
 impl Users {
     /// Of this host. The name of this process's own user is looked up at once.
-    pub(super) fn new() -> Self {
-        let mut users = Self::by(FIRST_PATIENCE, |&uid| {
+    pub(super) fn new(bell: &Arc<Bell>) -> Self {
+        let mut users = Self::by(bell, |&uid| {
             uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into())
         });
-        let _: Result<Name, Missing> = users.name(rustix::process::getuid().as_raw());
-        users.asker.set_patience(PATIENCE);
+        let deadline = Instant::now() + FIRST_PATIENCE;
+        while users.name(rustix::process::getuid().as_raw()).is_none() && Instant::now() < deadline
+        {
+            bell.wait(FIRST_PATIENCE);
+        }
         users
     }
 
-    /// Looked up by `look_up`, which is waited for no longer than `patience`.
+    /// Looked up by `look_up`, each answer rings the bell.
     pub(super) fn by(
-        patience: Duration,
+        bell: &Arc<Bell>,
         look_up: impl Fn(&u32) -> Name + Send + Sync + 'static,
     ) -> Self {
         Self {
             known: Cache::new(LIMIT),
-            asker: Asker::new(patience, look_up),
+            asker: Asker::new(bell, look_up),
         }
     }
 
-    /// The name of `uid`; none when this host knows none.
-    pub(super) fn name(&mut self, uid: u32) -> Result<Name, Missing> {
+    /// The name of `uid`, none when this host knows none, or that it is late; `None` while it
+    /// is looked up.
+    pub(super) fn name(&mut self, uid: u32) -> Option<Result<Name, Missing>> {
         let Self { known, asker } = self;
+        asker.take(|uid, name| known.insert(uid, name));
         if let Some(name) = known.get(&uid) {
-            return Ok(name);
+            return Some(Ok(name));
         }
-        let mut found = None;
-        asker.take(|answered, name| {
-            if answered == uid {
-                found = Some(name.clone());
-            }
-            known.insert(answered, name);
-        });
-        if let Some(name) = found {
-            return Ok(name);
-        }
-        asker.ask(&uid, |answered, name| {
-            if answered == uid {
-                found = Some(name.clone());
-            }
-            known.insert(answered, name);
-        });
-        found.ok_or(Missing::Late)
+        (!asker.ask(&uid)).then_some(Err(Missing::Late))
+    }
+
+    /// Names take long.
+    pub(super) fn hurry(&mut self) {
+        self.asker.hurry();
+    }
+
+    /// From now on the name is late until it is there.
+    pub(super) fn give_up(&mut self, uid: u32) {
+        self.asker.give_up(&uid);
     }
 }
 
@@ -78,14 +81,19 @@ mod tests {
 
     #[test]
     fn uid_zero_is_root_and_an_unknown_uid_has_no_name() {
-        let mut users = Users::new();
-        users.asker = Users::by(Duration::from_mins(1), |&uid| {
-            uzers::get_user_by_uid(uid).map(|user| user.name().to_string_lossy().into())
-        })
-        .asker;
+        let bell = Arc::default();
+        let mut users = Users::new(&bell);
+        let deadline = Instant::now() + Duration::from_mins(1);
+        let mut name = |uid| loop {
+            if let Some(name) = users.name(uid) {
+                return name;
+            }
+            assert!(Instant::now() < deadline, "the name never came");
+            bell.wait(Duration::from_secs(1));
+        };
         for _ in 0..2 {
-            assert_eq!(users.name(0), Ok(Some("root".into())));
-            assert_eq!(users.name(u32::MAX - 7), Ok(None));
+            assert_eq!(name(0), Ok(Some("root".into())));
+            assert_eq!(name(u32::MAX - 7), Ok(None));
         }
     }
 }

@@ -43,6 +43,7 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     let limit = Some(watched).filter(|watched| !watched.is_zero());
     let (kernel, records) = EarlyStop::new(on_hangup)?.start(settings, limit)?;
     let mut pipeline = Pipeline::new(policy, Show::default(), sink);
+    pipeline.be_patient();
     // Whatever is older than the audit was found before now.
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
     let header = Header {

@@ -39,7 +39,8 @@ async fn watch_until(duration: Duration) -> Result<(Learner, u64), Failure> {
     let signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
     let (kernel, records) = EarlyStop::new(OnHangup::Stop)?.start(settings, Some(duration))?;
     let learned = Learned::default();
-    let pipeline = Pipeline::new(None, Show::default(), Box::new(learned.clone()));
+    let mut pipeline = Pipeline::new(None, Show::default(), Box::new(learned.clone()));
+    pipeline.be_patient();
     let nowhere =
         Output::start("nowhere".to_owned(), io::sink()).or_exit(ExitCode::OutputFailed)?;
     let session = Session::new(

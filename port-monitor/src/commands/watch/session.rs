@@ -34,6 +34,9 @@ const CHECK_PERIOD: Duration = Duration::from_millis(500);
 /// detached, and for a command that was asked to end.
 const END_GRACE: Duration = Duration::from_secs(2);
 
+/// How often events that are held back are looked at while no others come.
+const HELD_PERIOD: Duration = Duration::from_millis(5);
+
 /// Bytes of lines about what was there before the start that are written at once, and how
 /// long the output may keep the start waiting in all: events gather in the ring meanwhile.
 const EARLY_BYTES: usize = 1 << 20;
@@ -87,6 +90,7 @@ pub(in crate::commands) struct Session {
 /// What the event loop woke up for.
 enum Wake {
     Records,
+    Known,
     Progress,
     Check,
     Stop,
@@ -113,6 +117,7 @@ impl Session {
         let mut patience = START_GRACE;
         let mut is_taken = true;
         for record in mem::take(&mut records.early) {
+            pipeline.make_room();
             pipeline.take(&record);
             if is_taken && pipeline.waiting_bytes() >= EARLY_BYTES {
                 pipeline.flush_early(&output);
@@ -121,6 +126,7 @@ impl Session {
                 patience = patience.saturating_sub(pushed.elapsed());
             }
         }
+        pipeline.catch_up();
         pipeline.flush_early(&output);
         let waited = kernel.waited();
         let width = output.terminal_width();
@@ -160,6 +166,10 @@ impl Session {
                 Wake::Records => {
                     self.drain()?;
                 }
+                Wake::Known => {
+                    self.pipeline.catch_up();
+                    self.pipeline.flush(&self.output);
+                }
                 Wake::Progress => self.look(),
                 Wake::Check => self.check(),
                 Wake::Stop => break,
@@ -181,6 +191,8 @@ impl Session {
         let remaining = self
             .duration
             .map(|limit| limit.saturating_sub(self.started.elapsed()));
+        // While there are records, their turn is soon enough.
+        let is_holding = self.pipeline.is_holding() && !self.ring.is_busy();
         let wake = tokio::select! {
             biased;
             wish = self.signals.recv() => match wish {
@@ -198,6 +210,7 @@ impl Session {
             () = heard(&mut self.resized) => Wake::Check,
             _ = check.tick() => Wake::Check,
             () = due(self.ticks.as_ref()) => Wake::Progress,
+            () = sleep(is_holding.then_some(HELD_PERIOD)) => Wake::Known,
             ready = self.ring.readable() => {
                 ready.or_exit(ExitCode::CannotAttach)?;
                 Wake::Records
@@ -217,16 +230,25 @@ impl Session {
         let (kernel, ring, pipeline) = (&self.kernel, &mut self.ring, &mut self.pipeline);
         let looked = ticks.step(progress, || {
             pipeline.note_gaps(kernel.counters().gaps());
+            pipeline.make_room();
             ring.drain(|record| pipeline.take(record)).map(drop)
         });
         if let Err(error) = looked {
             log::warn!("look at the open connections: {error}");
         }
+        self.pipeline.catch_up();
         self.pipeline.flush(&self.output);
     }
 
     /// Shows the next batch of the ring; returns how many records that were.
     fn drain(&mut self) -> Result<usize, Failure> {
+        if !self.pipeline.has_room() {
+            self.pipeline.catch_up();
+            self.pipeline.flush(&self.output);
+            if !self.pipeline.has_room() {
+                return Ok(0);
+            }
+        }
         // What was lost before this batch came earlier than any record behind it.
         self.pipeline.note_gaps(self.kernel.counters().gaps());
         let pipeline = &mut self.pipeline;
@@ -238,6 +260,7 @@ impl Session {
             // All that the last look has told is taken.
             self.pipeline.end_progress();
         }
+        self.pipeline.catch_up();
         self.pipeline.flush(&self.output);
         Ok(taken)
     }
@@ -333,6 +356,10 @@ impl Session {
         self.ticks = None;
         self.kernel.detach();
         let account = self.settle()?;
+        while self.pipeline.is_holding() {
+            self.pipeline.catch_up();
+            self.pipeline.flush(&self.output);
+        }
         self.pipeline.release(&self.output, Due::Now);
         let counts = self.output.drain(END_GRACE);
         // Nothing runs any more: what is skipped now has lasted.
@@ -374,6 +401,7 @@ impl Session {
         loop {
             // A backlog takes as long as it takes: what stays in the ring would
             // be counted by the kernel and by nobody else.
+            self.pipeline.make_room();
             if self.drain()? > 0 {
                 deadline = Instant::now() + END_GRACE;
             }

@@ -472,7 +472,7 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
     if has_owner && process.cgroup.is_none() {
         next(line);
         line.raw(r#""port_monitor.cgroup.path":""#);
-        line.raw(exe.unwrap_or("not_found"));
+        line.raw(process.cgroup_missing().map_or("not_found", Missing::name));
         line.raw("\"");
     }
     if let Some(reason) = process.container_missing.filter(|_| has_owner) {

@@ -347,7 +347,9 @@ fn missing(record: &Record) -> facts::Missing {
         ),
         cgroup_path: absent(
             process.cgroup.is_none(),
-            exe_reason.unwrap_or(Reason::NotFound),
+            process
+                .cgroup_missing()
+                .map_or(Reason::NotFound, Reason::from),
         ),
         container_id: process.container_missing.map(Reason::from),
         ..ports_only
