@@ -90,7 +90,7 @@ fn a_look_up_that_hangs_keeps_no_record_in_the_ring_and_lines_stay_in_order() {
     while pipeline.is_holding() {
         pipeline.catch_up();
     }
-    assert_eq!(numbers(&told), Vec::from_iter(1..=1_000));
+    assert_eq!(numbers(&told), (1..=1_000).collect::<Vec<_>>());
     assert_eq!(pipeline.tally().formatted, 1_000);
     // Nothing waits for what is known.
     take(&mut pipeline, 1, 1_001);
@@ -114,7 +114,7 @@ fn what_never_comes_is_late_and_holds_up_nothing_for_ever() {
     }
     assert_eq!(
         numbers(&told),
-        Vec::from_iter(1..=u16::try_from(ROOM).unwrap())
+        (1..=u16::try_from(ROOM).unwrap()).collect::<Vec<_>>()
     );
     // The other process was looked up meanwhile.
     let second = told.lock().unwrap().get(1).copied();
