@@ -388,12 +388,13 @@ fn want_looked_up(want: &mut impl FnMut(&str, Want), owner: &Owner, line: &Line)
     const PARENT: &str = "process.parent.pid";
     // Of processes that are gone too: the kernel told it with the event.
     want(EXECUTABLE, Want::is(owner.exe.to_string_lossy().as_ref()));
-    let may_lack = |path: &str| owner.ends_at_once && !line.fields.contains_key(path);
-    if may_lack(PARENT) {
+    // The process may end while it is looked up, between one file and the next.
+    if owner.ends_at_once {
         // Only where units and containers are in hierarchies of version 1 too, of which the
         // kernel does not tell.
         want("port_monitor.missing.container.id", Want::Any);
-    } else {
+    }
+    if !owner.ends_at_once || line.fields.contains_key(PARENT) {
         // The parent may have ended since, which gives the process another one.
         let parents = [Some(owner.parent_pid), present_parent(owner.pid)];
         let parents = parents.into_iter().flatten().map(Value::from);
