@@ -30,7 +30,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// Every code with what it means to a caller, as `--help`, the man page and
-    /// the README list them.
+    /// docs/watch.md list them.
     pub const ALL: [(Self, &'static str); 9] = [
         (
             Self::Ok,

@@ -48,7 +48,7 @@ impl Rung {
         }
     }
 
-    /// Every sentence this rung may say of what it cannot see, as the README
+    /// Every sentence this rung may say of what it cannot see, as docs/kernels.md
     /// lists them. Which of them hold depends on the kernel.
     pub fn blind_spots(self) -> Vec<&'static str> {
         match self {

@@ -47,6 +47,11 @@ impl SourceFile {
         self.has_extension("tsv") || top.any(|line| line.contains("@generated"))
     }
 
+    /// Whether people read it as a page. A limit makes pages denser, not shorter.
+    pub(super) fn is_prose(&self) -> bool {
+        self.has_extension("md")
+    }
+
     /// Whether its words are not ours to change.
     pub(super) fn is_license(&self) -> bool {
         self.path.starts_with("LICENSE")

@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 /// Disagreements without a reason that are told; the others are counted.
 const SHOWN: usize = 6;
 
-/// The README explains every one of them, in the words of [`Reason::text`].
-const README: &str = include_str!("../../../../README.md");
+/// docs/compared.md explains every one of them, in the words of [`Reason::text`].
+const COMPARED: &str = include_str!("../../../../docs/compared.md");
 
 /// What the kernel does to all three.
 const SKIPPED: &str = "misses what happens while its CPU is running another such program";
@@ -153,7 +153,7 @@ impl Account {
         })
     }
 
-    /// Nothing is unexplained, every reason but chance was met, and the README has it.
+    /// Nothing is unexplained, every reason but chance was met, and docs/compared.md has it.
     pub(crate) fn settle(&self) -> Result<()> {
         let more = self.unexplained.len().saturating_sub(SHOWN);
         let shown: Vec<&str> = self
@@ -174,7 +174,10 @@ impl Account {
                 "{reason:?} did not happen"
             );
             let row = format!("| `{tool}` | {does} |");
-            ensure!(README.contains(&row), "the README has no row `{row}`");
+            ensure!(
+                COMPARED.contains(&row),
+                "docs/compared.md has no row `{row}`"
+            );
         }
         Ok(())
     }

@@ -1,66 +1,34 @@
 //! Holds the README and the pages of `docs/` to the program: what they quote is what
-//! the program says.
+//! the program says, and each of their blocks is of a kind that is checked.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod blocks;
+mod pages;
 
-use assert_cmd::cargo::cargo_bin;
+use std::{collections::BTreeSet, fs};
+
 use clap::CommandFactory as _;
 use port_monitor::{
     cli::Cli,
-    exit_code::ExitCode,
     kernel::{DEFAULT_RING_BYTES, Rung},
 };
 use port_monitor_common::event::EVENT_SIZE;
 
+use crate::pages::{Page, blocks, pages, rows, sessions, workspace};
+
 /// Bytes that the kernel puts before each record of a ring (`BPF_RINGBUF_HDR_SZ`).
 const RING_HEADER: usize = 8;
-
-const THREATS: &str = include_str!("../../THREATS.md");
-const README: &str = include_str!("../../README.md");
-/// The pages whose commands, flags and links are checked, by their directories.
-const PAGES: [(&str, &str); 4] = [
-    ("", README),
-    ("docs", include_str!("../../docs/json.md")),
-    ("docs", include_str!("../../docs/policy.md")),
-    ("docs", include_str!("../../docs/enforcement.md")),
+/// Flags of other programs that the pages name alone.
+const FLAGS_OF_OTHERS: [&str; 5] = [
+    "--runs",
+    "--all",
+    "--variants",
+    "--no-map-gw",
+    "--disable-host-loopback",
 ];
-
-fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
-}
-
-/// What stands below the heading `## title`.
-fn section(title: &str) -> &'static str {
-    let (_, rest) = README.split_once(&format!("\n## {title}\n")).unwrap();
-    rest.split("\n## ").next().unwrap()
-}
-
-/// The commands that are shown with their output.
-fn sessions() -> Vec<(&'static str, String)> {
-    let mut sessions = Vec::new();
-    let blocks = PAGES
-        .iter()
-        .flat_map(|(_, page)| page.split("```console\n").skip(1));
-    for block in blocks {
-        for line in block.split("```").next().unwrap().lines() {
-            if let Some(command) = line.strip_prefix("$ ") {
-                sessions.push((command, String::new()));
-            } else {
-                let (_, output) = sessions.last_mut().unwrap();
-                output.push_str(line);
-                output.push('\n');
-            }
-        }
-    }
-    sessions
-}
+/// What a README that is read to its end may have.
+const README_LINES: usize = 200;
 
 /// The flags of port-monitor in a line or in a piece of code: not those of
 /// cargo before a `--`, nor those of the command after it.
@@ -90,23 +58,27 @@ fn flags_of(command: &clap::Command) -> BTreeSet<String> {
 }
 
 #[test]
-fn commands_that_need_no_privilege_print_what_is_shown() {
-    let mut subcommands = BTreeSet::new();
-    for (command, shown) in sessions() {
-        let Some(args) = command.strip_prefix("port-monitor ") else {
-            continue;
-        };
-        let output = Command::new(cargo_bin!("port-monitor"))
-            .args(args.split(' '))
-            .current_dir(workspace())
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{command}");
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), shown);
-        subcommands.extend(args.split(' ').take_while(|arg| !arg.starts_with('-')));
-    }
-    for subcommand in ["check", "explain", "diff", "service"] {
-        assert!(subcommands.contains(subcommand), "{subcommand}");
+fn the_readme_is_short_and_has_its_picture_and_commands() {
+    let readme = Page::read("README.md").text;
+    assert!(readme.lines().count() <= README_LINES);
+    assert!(readme.contains("](docs/picture.png)"));
+    assert!(readme.contains("\ncargo xtask run ") && readme.contains("\ncargo xtask test "));
+}
+
+#[test]
+fn commands_that_need_no_privilege_are_shown_with_their_output() {
+    let blocks = blocks();
+    let sessions = blocks
+        .iter()
+        .filter(|block| block.kind == "console")
+        .flat_map(sessions);
+    let shown: Vec<_> = sessions.map(|(command, _)| command).collect();
+    for subcommand in ["policy check", "policy explain", "policy diff", "service"] {
+        let start = format!("port-monitor {subcommand} ");
+        assert!(
+            shown.iter().any(|command| command.starts_with(&start)),
+            "{subcommand}"
+        );
     }
 }
 
@@ -115,13 +87,15 @@ fn every_flag_exists() {
     let mut program = Cli::command();
     program.build();
     let known = flags_of(&program);
-    let mentioned: BTreeSet<_> = PAGES
+    let prose: Vec<_> = pages().iter().map(Page::prose).collect();
+    let code = prose
         .iter()
-        .flat_map(|(_, page)| page.split(['`', '\n']).flat_map(flags_in))
-        .collect();
+        .flat_map(|text| text.split('`').skip(1).step_by(2));
+    let mentioned: BTreeSet<_> = code.flat_map(flags_in).collect();
     assert!(mentioned.contains("--violations"), "{mentioned:?}");
     for flag in mentioned {
-        assert!(known.contains(flag), "{flag}");
+        let is_known = known.contains(flag) || FLAGS_OF_OTHERS.contains(&flag);
+        assert!(is_known, "{flag}");
     }
 }
 
@@ -141,52 +115,37 @@ fn flags_of_other_programs_are_told_apart() {
 }
 
 #[test]
-fn exit_codes_are_those_of_the_program() {
-    let help = ExitCode::help();
-    let (_, codes) = help.split_once('\n').unwrap();
-    let block = format!("```text\n{codes}\n```");
-    assert!(section("Exit codes").contains(&block), "{block}");
-}
-
-#[test]
 fn blind_spots_are_told_in_the_words_of_the_program() {
     let known: BTreeSet<_> = Rung::ALL
         .into_iter()
         .flat_map(|rung| rung.blind_spots().into_iter().map(move |spot| (rung, spot)))
         .map(|(rung, spot)| (format!("`{}`", rung.name()), spot))
         .collect();
-    let rows = section("What it cannot see").lines().filter_map(|line| {
-        let mut cells = line.strip_prefix("| `")?.split(" | ");
-        Some((cells.next()?, cells.next()?))
-    });
+    let page = Page::read("docs/kernels.md");
+    let rows = rows(&page.text, "| backend | cannot see | when |");
     let told: BTreeSet<_> = rows
-        .flat_map(|(rungs, spot)| rungs.split(", ").map(move |rung| (rung, spot)))
-        .map(|(rung, spot)| (format!("`{}`", rung.trim_matches('`')), spot))
+        .iter()
+        .flat_map(|row| row[0].split(", ").map(|rung| (rung.to_owned(), &*row[1])))
         .collect();
     assert_eq!(told, known);
-
-    let shown = README
-        .lines()
-        .filter_map(|line| line.strip_prefix("# cannot see: "));
-    for spot in shown {
-        assert!(known.iter().any(|(_, known)| *known == spot), "{spot}");
-    }
 }
 
 #[test]
 fn floor_of_the_benchmarks_is_as_large_as_an_event() {
-    let floor = include_str!("kernel/bench/floor.bpf.c");
+    let floor = include_str!("../kernel/bench/floor.bpf.c");
     assert!(floor.contains(&format!("sizeof(struct record) == {EVENT_SIZE},")));
     assert!(floor.contains(&format!("one record of {EVENT_SIZE} bytes")));
-    let benchmarks = include_str!("../../BENCHMARKS.md");
+    let benchmarks = Page::read("docs/benchmarks.md").text;
     assert!(benchmarks.contains(&format!("one record of {EVENT_SIZE} bytes")));
     let fit = DEFAULT_RING_BYTES as usize / (EVENT_SIZE + RING_HEADER);
     let fit = format!("{},{:03}", fit / 1_000, fit % 1_000);
     assert!(benchmarks.contains(&format!("{EVENT_SIZE} bytes, and {fit} of them")));
+    let account = Page::read("docs/accounting.md").text;
+    assert!(account.contains(&format!("ring of 4 MiB holds {fit} events")));
 }
 
 /// The text of every file of Rust below a directory of this package.
-fn sources(below: &str) -> String {
+pub(crate) fn sources(below: &str) -> String {
     let mut directories = vec![workspace().join("port-monitor").join(below)];
     let mut text = String::new();
     while let Some(directory) = directories.pop() {
@@ -236,12 +195,13 @@ fn every_claim_about_threats_names_tests_that_exist() {
         let known = code.filter_map(|name| Some((name.to_owned(), exists(name, text)?)));
         known.collect::<Vec<_>>()
     };
-    let all = named(THREATS);
+    let threats = Page::read("THREATS.md").text;
+    let all = named(&threats);
     assert!(all.len() > 90, "{}", all.len());
     for (name, exists) in &all {
         assert!(exists, "no test `{name}`");
     }
-    let (_, stopped) = THREATS.split_once("\n## Stopped\n").unwrap();
+    let (_, stopped) = threats.split_once("\n## Stopped\n").unwrap();
     let (stopped, _) = stopped.split_once("\n## Not stopped\n").unwrap();
     for row in stopped.lines().skip(3).filter(|line| line.starts_with('|')) {
         assert!(row.starts_with("|---") || !named(row).is_empty(), "{row}");
@@ -253,18 +213,48 @@ fn every_claim_about_threats_names_tests_that_exist() {
     );
 }
 
+/// The anchor that GitHub makes of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
 #[test]
 fn links_lead_somewhere() {
-    let targets = PAGES
-        .iter()
-        .flat_map(|(dir, page)| page.split("](").skip(1).map(move |rest| (dir, rest)));
-    let paths: Vec<PathBuf> = targets
-        .map(|(dir, rest)| (dir, rest.split(')').next().unwrap()))
-        .filter(|(_, target)| !target.contains("://") && !target.starts_with('#'))
-        .map(|(dir, target)| workspace().join(dir).join(target))
-        .collect();
-    assert!(!paths.is_empty());
-    for path in paths {
-        assert!(path.exists(), "{}", path.display());
+    let pages = pages();
+    let mut count = 0;
+    for page in &pages {
+        let prose = page.prose();
+        for rest in prose.split("](").skip(1) {
+            let target = rest.split(')').next().unwrap();
+            if target.contains("://") {
+                continue;
+            }
+            count += 1;
+            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
+            let directory = page.path.parent().unwrap();
+            let path = match path {
+                "" => page.path.clone(),
+                path => directory.join(path),
+            };
+            let place = format!("{target} in {}", page.path.display());
+            assert!(workspace().join(&path).exists(), "{place}");
+            if heading.is_empty() {
+                continue;
+            }
+            let path = fs::canonicalize(workspace().join(path)).unwrap();
+            let text = fs::read_to_string(path).unwrap();
+            let headings = text.lines().filter_map(|line| {
+                let (marks, heading) = line.split_once(' ')?;
+                (!marks.is_empty() && marks.bytes().all(|b| b == b'#')).then_some(heading)
+            });
+            assert!(
+                headings.map(anchor).any(|anchor| anchor == heading),
+                "{place}"
+            );
+        }
     }
+    assert!(count > 80, "{count}");
 }

@@ -1,0 +1,387 @@
+//! Every fenced block of the pages is of a kind, and each kind is held to the program:
+//! commands are run or parsed, policies compiled, JSON lines validated, outputs compared.
+
+use std::{
+    fs,
+    process::{Command, Output},
+};
+
+use assert_cmd::cargo::cargo_bin;
+use clap::Parser as _;
+use port_monitor::{cli::Cli, exit_code::ExitCode};
+use serde_json::Value;
+
+use crate::pages::{Block, Page, blocks, code, commands, rows, sessions, workspace};
+
+/// Programs of others that the pages run.
+const OTHERS: [&str; 7] = [
+    "cargo",
+    "curl",
+    "install",
+    "jq",
+    "picture.py",
+    "port-monitor",
+    "zcat",
+];
+/// Outputs that are no console session, with the forms that their lines may have. `{}` is
+/// what differs by nature; the rest are words of the program.
+const FORMS: [(&str, &[&str]); 5] = [
+    (
+        "account",
+        &[
+            "# seen {} = shown {} + filtered {} + lost {} in {}s",
+            "# {}  {} events lost ({}), {} so far",
+            "# lost: ring full {}, program skipped {}, undecodable {}, output {}",
+        ],
+    ),
+    (
+        "table",
+        &[
+            "{}  x {}",
+            "{} in",
+            "# seen {} = shown {} + filtered {} + lost {} in {}s",
+        ],
+    ),
+    (
+        "status",
+        &[
+            "policy     {}",
+            "sha256     {}",
+            "applied    {} UTC",
+            "mode       enforce",
+            "confirmed  no: undone in {} s",
+            "RULE {} ACTION {} HITS {} LAST",
+            "{}allow{} s ago",
+            "{}deny{} s ago",
+            "{}deny{} never",
+            "memory     {} MiB",
+            "attached   {}",
+        ],
+    ),
+    ("denials", &["{}: denied {}, {} since it was applied: {}"]),
+    (
+        "unproven",
+        &[
+            "# not proven: the fields of {} over IPv4 and IPv6: no packet of the self-test arrived (denied by {})",
+        ],
+    ),
+];
+
+/// The kinds of block, and what each of them is held to.
+fn check(block: &Block, schema: &Schema) {
+    match &*block.kind {
+        "console" => sessions_are_those_of_the_program(block),
+        "sh" => block.text.lines().for_each(|line| parses(line, block)),
+        "toml" => compiles(block),
+        "json" => schema.accepts(block),
+        "text exit-codes" => assert_eq!(block.text.trim_end(), exit_codes(), "{}", block.place),
+        "text logrotate" => assert!(block.text.contains("pkill -HUP -x port-monitor\n")),
+        kind => {
+            let forms = FORMS
+                .iter()
+                .find(|(name, _)| kind == format!("text {name}"));
+            let Some((_, forms)) = forms else {
+                panic!(
+                    "{}: `{kind}` is no kind of block: see {}",
+                    block.place,
+                    file!()
+                );
+            };
+            for line in block.text.lines() {
+                let has_form = forms.iter().any(|form| fits(line, form));
+                assert!(has_form, "{}: {line}", block.place);
+                adds_up(line, block);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_block_is_of_a_kind_and_holds() {
+    let blocks = blocks();
+    assert!(blocks.len() > 60, "{}", blocks.len());
+    let schema = Schema::new();
+    for block in &blocks {
+        check(block, &schema);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a.md:1: `text` is no kind of block")]
+fn a_block_of_no_kind_is_refused() {
+    check(&block("text", "anything\n"), &Schema::new());
+}
+
+#[test]
+#[should_panic(expected = "unexpected argument '--polcy'")]
+fn a_flag_that_does_not_exist_is_refused() {
+    check(
+        &block("sh", "sudo port-monitor --polcy x\n"),
+        &Schema::new(),
+    );
+}
+
+#[test]
+#[should_panic(expected = "unknown key `acton`")]
+fn a_policy_that_does_not_compile_is_refused() {
+    check(&block("toml", "acton = \"deny\"\n"), &Schema::new());
+}
+
+#[test]
+#[should_panic(expected = "does not add up")]
+fn an_account_that_does_not_add_up_is_refused() {
+    let line = "# seen 9 = shown 6 + filtered 0 + lost 0 in 1.0s\n";
+    check(&block("text account", line), &Schema::new());
+}
+
+#[test]
+#[should_panic(expected = "is no line of the schema")]
+fn a_line_that_the_schema_does_not_know_is_refused() {
+    check(
+        &block("json", "{\"event\": {\"action\": \"close\"}}\n"),
+        &Schema::new(),
+    );
+}
+
+fn block(kind: &str, text: &str) -> Block {
+    Block {
+        place: "a.md:1".to_owned(),
+        kind: kind.to_owned(),
+        text: text.to_owned(),
+    }
+}
+
+fn program(args: &[String]) -> Output {
+    Command::new(cargo_bin!("port-monitor"))
+        .args(args)
+        .current_dir(workspace())
+        .output()
+        .unwrap()
+}
+
+/// What needs no privilege is run here, and prints what is shown; what needs it is parsed
+/// here and run by the native tests (`docs` in `tests/native`).
+fn sessions_are_those_of_the_program(block: &Block) {
+    for (command, shown) in sessions(block) {
+        parses(&command, block);
+        if !command.starts_with("port-monitor ") {
+            continue;
+        }
+        let args = commands(&command).remove(0).split_off(1);
+        let output = program(&args);
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{command}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), shown);
+    }
+}
+
+/// The command line is one of the program's, or of a program that the pages know.
+fn parses(line: &str, block: &Block) {
+    for mut words in commands(line) {
+        if words[0] == "sudo" {
+            words.remove(0);
+        }
+        let program = words[0].rsplit('/').next().unwrap();
+        assert!(
+            OTHERS.contains(&program),
+            "{}: unknown program `{program}`",
+            block.place
+        );
+        // `cargo xtask run [-- ARGS]` is a synopsis.
+        let is_run = words.starts_with(&["cargo", "xtask", "run", "--"].map(str::to_owned));
+        let own = match program {
+            "port-monitor" => words.split_off(1),
+            "cargo" if is_run => words.split_off(4),
+            _ => continue,
+        };
+        let own = ["port-monitor".to_owned()].into_iter().chain(own);
+        if let Err(error) = Cli::try_parse_from(own) {
+            panic!("{}: {line}\n{error}", block.place);
+        }
+    }
+}
+
+/// A policy, or a part of one: what a policy must have is put around it.
+fn compiles(block: &Block) {
+    let output = checked(&whole(&block.text));
+    assert!(output.0, "{}\n{}", block.place, output.1);
+}
+
+/// The policy that a part of one stands in.
+fn whole(part: &str) -> String {
+    let has = |key: &str| part.lines().any(|line| line.starts_with(key));
+    if has("version = ") {
+        return part.to_owned();
+    }
+    if has("[") {
+        return format!("version = 1\n{part}");
+    }
+    let must_have = [
+        ("name = ", "name = \"r\"\n"),
+        ("direction = ", "direction = \"out\"\n"),
+        ("action = ", "action = \"deny\"\n"),
+    ];
+    let rest = must_have.into_iter().filter(|(key, _)| !has(key));
+    let rest = rest.map(|(_, line)| line).collect::<String>();
+    format!("version = 1\n[[rule]]\n{rest}{part}\n")
+}
+
+/// What `check` says of a policy: whether it holds, and the text.
+fn checked(policy: &str) -> (bool, String) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.toml"), policy).unwrap();
+    for list in ["blocked.txt", "lab.txt"] {
+        fs::write(dir.path().join(list), "198.51.100.0/24 # one\n").unwrap();
+    }
+    let output = Command::new(cargo_bin!("port-monitor"))
+        .args(["policy", "check", "--policy", "policy.toml"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn what_check_says_of_a_wrong_key_is_what_it_says() {
+    let page = Page::read("docs/policy.md");
+    let mut count = 0;
+    for part in page.text.split("\n### ").skip(1) {
+        let part = part.split("\n## ").next().unwrap();
+        let key = part.lines().next().unwrap();
+        let file_key = page.section("## Keys of the file").contains(part);
+        for row in rows(part, "| wrong | what `check` says |") {
+            let [wrong, said] = &*row else {
+                panic!("{row:?}");
+            };
+            let policy = match key {
+                "version" => code(wrong).to_owned(),
+                _ if file_key => format!("version = 1\n{}", code(wrong)),
+                _ => whole(code(wrong)),
+            };
+            let (_, text) = checked(&policy);
+            let message = format!(": {}\n", code(said));
+            assert!(text.contains(&message), "{key}: {said}\n{text}");
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count}");
+}
+
+/// Every key that a policy may have has its heading.
+#[test]
+fn every_key_of_a_policy_has_its_heading() {
+    let output = program(&["policy", "schema"].map(str::to_owned));
+    let schema: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let page = Page::read("docs/policy.md");
+    let keys = |at: &str| {
+        let keys = schema.pointer(at).unwrap().as_object().unwrap();
+        keys.keys().cloned().collect::<Vec<_>>()
+    };
+    for key in keys("/properties").iter().filter(|key| *key != "rule") {
+        assert!(
+            page.section("## Keys of the file")
+                .contains(&format!("\n### {key}\n")),
+            "{key}"
+        );
+    }
+    for key in keys("/$defs/rule/properties") {
+        let heading = match &*key {
+            "from" | "to" => "from and to",
+            key => key,
+        };
+        let headings = page.section("## Keys of a rule");
+        assert!(headings.contains(&format!("\n### {heading}\n")), "{key}");
+    }
+}
+
+/// The JSON Schema of the event stream.
+struct Schema {
+    schemas: boon::Schemas,
+    index: boon::SchemaIndex,
+}
+
+impl Schema {
+    fn new() -> Self {
+        let output = program(&["schema".to_owned()]);
+        let schema = serde_json::from_slice(&output.stdout).unwrap();
+        let mut schemas = boon::Schemas::new();
+        let mut compiler = boon::Compiler::new();
+        compiler.add_resource("stream.json", schema).unwrap();
+        let index = compiler.compile("stream.json", &mut schemas).unwrap();
+        Self { schemas, index }
+    }
+
+    fn accepts(&self, block: &Block) {
+        for line in block.text.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let result = self.schemas.validate(&line, self.index);
+            if let Err(error) = result {
+                panic!("{}: {line} is no line of the schema: {error}", block.place);
+            }
+        }
+    }
+}
+
+/// The exit codes, as `--help` lists them.
+fn exit_codes() -> String {
+    let help = ExitCode::help();
+    let (_, codes) = help.split_once('\n').unwrap();
+    codes.to_owned()
+}
+
+/// The line has the words of `form` in order, from its start to its end.
+fn fits(line: &str, form: &str) -> bool {
+    let mut parts = form.split("{}");
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap()) else {
+        return false;
+    };
+    let mut last = "";
+    for part in parts {
+        last = part.trim_start_matches(' ');
+        let Some((_, behind)) = rest.split_once(last) else {
+            return false;
+        };
+        rest = behind;
+    }
+    last.is_empty() || rest.is_empty() || line.ends_with(last)
+}
+
+/// The figures of an account do.
+fn adds_up(line: &str, block: &Block) {
+    let Some(account) = line.strip_prefix("# seen ") else {
+        return;
+    };
+    let numbers: Vec<u64> = account
+        .split(' ')
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [seen, shown, filtered, lost] = *numbers else {
+        panic!("{}: {line}", block.place);
+    };
+    assert_eq!(
+        seen,
+        shown + filtered + lost,
+        "{}: {line} does not add up",
+        block.place
+    );
+}
+
+/// The words of the forms are those of the program.
+#[test]
+fn forms_of_outputs_are_in_the_program() {
+    let sources = crate::sources("src");
+    for form in FORMS.iter().flat_map(|(_, forms)| *forms) {
+        let parts = form
+            .split("{}")
+            .map(|part| part.trim_matches([' ', '#', ':', ',', '(']));
+        for part in parts
+            .flat_map(|part| part.split("  "))
+            .flat_map(|part| part.split(": "))
+            .map(str::trim)
+        {
+            let words = part.split_once(" (").map_or(part, |(words, _)| words);
+            assert!(sources.contains(words), "`{words}` of {form}");
+        }
+    }
+    assert!(!sources.contains("not prooven: the fields of"));
+}
