@@ -40,8 +40,8 @@ pub enum Command {
     Schema,
     /// Print the completion script for a shell
     Completions(commands::completions::Args),
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or write one for each command
+    Man(commands::man::Args),
     /// Check a policy, explain what it decides, or try it
     Policy(commands::policy::Args),
     /// Put a policy into force, in the kernel, from now on

@@ -9,7 +9,8 @@ use std::{
 };
 
 use assert_cmd::cargo::cargo_bin;
-use port_monitor::exit_code::ExitCode;
+use clap::CommandFactory as _;
+use port_monitor::{cli::Cli, exit_code::ExitCode};
 
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(cargo_bin!("port-monitor"));
@@ -83,6 +84,52 @@ fn man_page_covers_subcommands_fields_and_exit_codes() {
         let entry = format!("\\fB{}\\fR\n{}\n", code as u8, meaning.replace('-', "\\-"));
         assert!(page.contains(&entry), "{entry}");
     }
+}
+
+/// The names of the commands that `--help` lists, each with those that it is made of.
+fn named(command: &clap::Command, above: &str, names: &mut Vec<String>) {
+    names.push(format!("{above}.1"));
+    for nested in command.get_subcommands() {
+        if !nested.is_hide_set() && nested.get_name() != "help" {
+            named(nested, &format!("{above}-{}", nested.get_name()), names);
+        }
+    }
+}
+
+#[test]
+fn every_command_has_a_page_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages = dir.path().join("new/man");
+    assert_eq!(stdout(&["man", "--dir", pages.to_str().unwrap()]), "");
+    let mut names = Vec::new();
+    named(&Cli::command(), "port-monitor", &mut names);
+    assert!(names.contains(&"port-monitor-policy-check.1".to_owned()));
+    let written = std::fs::read_dir(&pages).unwrap();
+    assert_eq!(written.count(), names.len());
+    for name in names {
+        let page = std::fs::read_to_string(pages.join(&name)).unwrap();
+        let title = format!(".TH {} 1", name.trim_end_matches(".1"));
+        assert!(page.lines().any(|line| line.starts_with(&title)), "{name}");
+        for heading in [".SH NAME", ".SH SYNOPSIS", ".SH \"EXIT STATUS\""] {
+            assert!(
+                page.lines().any(|line| line == heading),
+                "{name}: {heading}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_cannot_be_made_is_an_output_failure() {
+    let output = program(&["man", "--dir", "/dev/null/man"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(6));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        stderr.contains("create /dev/null/man: Not a directory"),
+        "{stderr}"
+    );
 }
 
 #[test]

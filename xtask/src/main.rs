@@ -17,10 +17,12 @@ mod guest;
 mod initramfs;
 mod kernels;
 mod login;
+mod man;
 mod oracle;
 mod paths;
 mod process;
 mod report;
+mod roff;
 mod room;
 mod run;
 mod services;
@@ -53,6 +55,8 @@ enum Command {
     BuildEbpf(ebpf::Args),
     /// Write the table of IANA services
     Services(services::Args),
+    /// Write the manual pages to target/man
+    Man,
     /// Check the rules of this code base that no lint knows
     Tidy,
 }
@@ -66,6 +70,7 @@ fn main() -> Result<ExitCode> {
         Command::Bench(args) => done(bench::run(&args)?),
         Command::BuildEbpf(args) => done(ebpf::run(&args)?),
         Command::Services(args) => done(services::run(&args)?),
+        Command::Man => done(man::run()?),
         Command::Tidy => exit_code(tidy::run()?),
     })
 }
@@ -81,4 +86,49 @@ fn exit_code(tally: Tally) -> ExitCode {
 /// A command that has no tally: it is done, or it has failed with an error.
 fn done((): ()) -> ExitCode {
     ExitCode::SUCCESS
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// The `cargo xtask` commands of a page, each as its words, without what follows a `#`.
+    fn commands(text: &str) -> impl Iterator<Item = Vec<&str>> {
+        text.lines().filter_map(|line| {
+            let line = line.trim_start_matches("$ ");
+            let rest = line.strip_prefix("cargo ")?;
+            let words = rest.split_whitespace().take_while(|word| *word != "#");
+            let words: Vec<_> = words.collect();
+            // A synopsis has brackets.
+            (words.first() == Some(&"xtask") && !rest.contains('[')).then_some(words)
+        })
+    }
+
+    #[test]
+    fn commands_of_the_pages_are_those_of_the_command_line() {
+        let docs = fs::read_dir(paths::workspace().join("docs")).unwrap();
+        let docs = docs.map(|entry| entry.unwrap().path());
+        let pages = docs.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
+        let readme = paths::workspace().join("README.md");
+        let mut count = 0;
+        for path in pages.chain([readme]) {
+            let text = fs::read_to_string(&path).unwrap();
+            for words in commands(&text) {
+                count += 1;
+                if let Err(error) = Cli::try_parse_from(&words) {
+                    panic!("{}: {words:?}\n{error}", path.display());
+                }
+            }
+        }
+        assert!(count > 10, "{count}");
+    }
+
+    #[test]
+    fn a_command_that_does_not_exist_is_found() {
+        let words = commands("$ cargo xtask tydi # all\n").next().unwrap();
+        assert_eq!(words, ["xtask", "tydi"]);
+        assert!(Cli::try_parse_from(words).is_err());
+    }
 }

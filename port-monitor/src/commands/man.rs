@@ -1,7 +1,12 @@
-//! `port-monitor man`: the manual, one page for the whole program.
+//! `port-monitor man`: the manual, one page for the whole program, or one for each
+//! command in a directory.
 
-use std::io;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
+use anyhow::Context as _;
 use clap::{Command, CommandFactory as _};
 use clap_mangen::{
     Man,
@@ -14,9 +19,58 @@ use crate::{
     sink::{fields::FIELDS, target::print},
 };
 
-/// Prints the page.
-pub fn run() -> Result<ExitCode, Failure> {
-    print(&page(Cli::command()).or_exit(ExitCode::OutputFailed)?)
+/// Where the manual goes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Write a page for each command into this directory, for packages
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// Prints the page, or writes all of them.
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let whole = page(Cli::command()).or_exit(ExitCode::OutputFailed)?;
+    let Some(dir) = &args.dir else {
+        return print(&whole);
+    };
+    write_pages(dir, &whole).or_exit(ExitCode::OutputFailed)?;
+    Ok(ExitCode::Ok)
+}
+
+/// Writes `whole` and a page for each command below `dir`, which is made where it is missing.
+fn write_pages(dir: &Path, whole: &[u8]) -> anyhow::Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    write_page(dir, "port-monitor.1", whole)?;
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    let commands = command.get_subcommands();
+    commands
+        .into_iter()
+        .try_for_each(|nested| write_below(dir, nested))
+}
+
+/// Writes the page of a command, and of each of its own.
+fn write_below(dir: &Path, command: &Command) -> anyhow::Result<()> {
+    if command.is_hide_set() {
+        return Ok(());
+    }
+    let man = Man::new(command.clone());
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    exit_status(&mut page)?;
+    let see = [roman("port-monitor(1), port-monitor-policy(5)")];
+    let mut roff = Roff::new();
+    roff.control("SH", ["SEE ALSO"])
+        .text(see)
+        .to_writer(&mut page)?;
+    write_page(dir, &man.get_filename(), &page)?;
+    let mut commands = command.get_subcommands();
+    commands.try_for_each(|nested| write_below(dir, nested))
+}
+
+fn write_page(dir: &Path, name: &str, page: &[u8]) -> anyhow::Result<()> {
+    let path = dir.join(name);
+    fs::write(&path, page).with_context(|| format!("write {}", path.display()))
 }
 
 /// The page, in roff.
@@ -44,8 +98,7 @@ fn page(command: Command) -> io::Result<Vec<u8>> {
         (field.name.to_owned(), meaning)
     });
     list(&mut page, "FIELDS", fields)?;
-    let codes = ExitCode::ALL.map(|(code, meaning)| ((code as u8).to_string(), meaning.to_owned()));
-    list(&mut page, "EXIT STATUS", codes)?;
+    exit_status(&mut page)?;
     man.render_version_section(&mut page)?;
     Ok(page)
 }
@@ -77,6 +130,12 @@ fn render_subcommand(page: &mut Vec<u8>, command: &Command) -> io::Result<()> {
     command
         .get_subcommands()
         .try_for_each(|nested| render_subcommand(page, nested))
+}
+
+/// The section of exit codes.
+fn exit_status(page: &mut Vec<u8>) -> io::Result<()> {
+    let codes = ExitCode::ALL.map(|(code, meaning)| ((code as u8).to_string(), meaning.to_owned()));
+    list(page, "EXIT STATUS", codes)
 }
 
 /// A section of terms and their meanings.

@@ -41,7 +41,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Exec(args)) => exec::run(&args),
         Some(Command::Schema) => schema::run(),
         Some(Command::Completions(args)) => completions::run(&args),
-        Some(Command::Man) => man::run(),
+        Some(Command::Man(args)) => man::run(&args),
         Some(Command::Policy(args)) => policy::run(&args, io::stdout().lock()),
         Some(Command::Apply(args)) => enforce::apply(&args, io::stdout().lock()),
         Some(Command::Confirm(args)) => enforce::confirm(&args, io::stdout().lock()),
