@@ -99,6 +99,45 @@ fn every_flag_exists() {
     }
 }
 
+/// The words that the glossary has no use for, by its last column.
+fn other_words() -> Vec<String> {
+    let page = Page::read("docs/glossary.md");
+    let rows = rows(&page.text, "| word | meaning | not |");
+    let cells = rows.iter().filter_map(|row| row.get(2));
+    let words = cells.flat_map(|cell| cell.split(", "));
+    words
+        .filter(|word| !word.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The help of a command and of those it is made of.
+fn help_of(command: &mut clap::Command) -> String {
+    let mut help = command.render_long_help().to_string();
+    for nested in command
+        .get_subcommands_mut()
+        .filter(|nested| !nested.is_hide_set())
+    {
+        help.push_str(&help_of(nested));
+    }
+    help
+}
+
+#[test]
+fn help_has_the_words_of_the_glossary() {
+    let mut program = Cli::command();
+    program.build();
+    let help = help_of(&mut program).to_lowercase();
+    let words: BTreeSet<_> = help.split(|c: char| !c.is_alphanumeric()).collect();
+    assert!(words.contains("listeners"));
+    let others = other_words();
+    assert!(others.len() > 3, "{others:?}");
+    for word in others {
+        assert!(!words.contains(&*word), "{word}");
+        assert!(!words.contains(&*format!("{word}s")), "{word}s");
+    }
+}
+
 #[test]
 fn flags_of_other_programs_are_told_apart() {
     let flags = |text| flags_in(text).collect::<Vec<_>>();

@@ -15,12 +15,16 @@ mod audit;
 #[path = "../kernel/bpf.rs"]
 #[expect(dead_code, reason = "what the kernel tests alone ask")]
 mod bpf;
+mod docs;
 mod endings;
 mod exe;
 mod files;
 mod follow;
 mod monitor;
 mod nft;
+#[path = "../docs/pages.rs"]
+#[expect(dead_code, reason = "what the tests of the pages alone ask")]
+mod pages;
 #[path = "../kernel/process.rs"]
 #[expect(dead_code, reason = "the workloads of the kernel tests")]
 mod process;

@@ -3,6 +3,7 @@
 mod form;
 mod layers;
 mod places;
+mod prose;
 mod source;
 
 use std::{fs, process::Command};
@@ -28,6 +29,7 @@ const RULES: &[Rule] = &[
     form::changelog_has_an_unreleased_section,
     places::no_machine_paths,
     places::only_known_hosts,
+    prose::pages_have_the_words_of_the_glossary,
 ];
 
 /// Applies every rule to every text file of the work tree.

@@ -31,7 +31,7 @@ pub struct Args {
     /// Ctrl-C ends it early. Without it, what listens now is listed at once.
     #[arg(long, value_name = "TIME", value_parser = duration::parse, help_heading = "Watching")]
     duration: Option<Duration>,
-    /// Watch this long, and list only the doors nobody used
+    /// Watch this long, and list only the listeners nobody used
     #[arg(
         long,
         value_name = "TIME",
@@ -40,7 +40,7 @@ pub struct Args {
         help_heading = "Watching"
     )]
     unused: Option<Duration>,
-    /// List the doors too that closed while watching
+    /// List the listeners too that closed while watching
     ///
     /// Without it only those of them that break the policy are listed.
     #[arg(long, help_heading = "Watching")]
@@ -58,7 +58,7 @@ pub struct Args {
     kernel: KernelArgs,
 }
 
-/// Which doors to list. Different filters all have to match; the values of one
+/// Which listeners to list. Different filters all have to match; the values of one
 /// are alternatives. Who comes in is counted whoever accepts.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Filters")]

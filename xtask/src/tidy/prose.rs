@@ -1,0 +1,96 @@
+//! The words of the pages: one for each thing, as `docs/glossary.md` says.
+
+use super::{Finding, source::SourceFile};
+
+/// Words for what has another one in the glossary, which a test holds to this list.
+const OTHER_WORDS: [(&str, &str); 6] = [
+    ("canary", "self-test"),
+    ("canaries", "self-tests"),
+    ("door", "listener"),
+    ("rung", "backend"),
+    ("slot", "generation"),
+    ("missed events", "lost events"),
+];
+/// Pages with words of their own: what is past, and the glossary itself.
+const EXEMPT: [&str; 2] = ["CHANGELOG.md", "docs/glossary.md"];
+
+pub(super) fn pages_have_the_words_of_the_glossary(files: &[SourceFile]) -> Vec<Finding> {
+    let is_held = |file: &&SourceFile| {
+        let is_page = file.is_prose() || file.path.starts_with("examples/");
+        is_page && !EXEMPT.contains(&&*file.path) && !file.path.starts_with("findings/")
+    };
+    files.iter().filter(is_held).flat_map(findings).collect()
+}
+
+fn findings(file: &SourceFile) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut is_code = false;
+    for (line, text) in file.lines() {
+        if text.trim_start().starts_with("```") {
+            is_code = !is_code;
+            continue;
+        }
+        if is_code {
+            continue;
+        }
+        let prose: String = text.split('`').step_by(2).collect();
+        for (word, instead) in OTHER_WORDS {
+            if has_word(&prose.to_lowercase(), word) {
+                let text = format!("write `{instead}`, not `{word}`: see docs/glossary.md");
+                findings.push(Finding {
+                    line,
+                    ..file.finding(text)
+                });
+            }
+        }
+    }
+    findings
+}
+
+/// Whether `text` has the word, or its plural.
+fn has_word(text: &str, word: &str) -> bool {
+    text.match_indices(word).any(|(at, _)| {
+        let (before, rest) = text.split_at(at);
+        let behind = rest[word.len()..].trim_start_matches('s');
+        !before.ends_with(char::is_alphanumeric) && !behind.starts_with(char::is_alphanumeric)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{
+        paths,
+        tidy::{breaks, keeps},
+    };
+
+    #[test]
+    fn other_words_are_found_outside_of_code() {
+        let rule = pages_have_the_words_of_the_glossary;
+        breaks(rule, "docs/a.md", "All Doors.\n");
+        breaks(rule, "README.md", "```sh\nx\n```\nthe best rung\n");
+        breaks(rule, "examples/a.toml", "# A canary.\n");
+        keeps(rule, "docs/a.md", "The indoor `door`, outdoors.\n");
+        keeps(rule, "docs/a.md", "```text\n# 3 doors\n```\n");
+        keeps(rule, "docs/glossary.md", "| **listener** | | door |\n");
+        keeps(rule, "a.rs", "// a slot\n");
+    }
+
+    #[test]
+    fn words_are_those_of_the_glossary() {
+        let glossary = fs::read_to_string(paths::workspace().join("docs/glossary.md")).unwrap();
+        for (word, instead) in OTHER_WORDS {
+            let single = |word: &'static str| word.split(' ').next().unwrap_or(word);
+            let (word, instead) = match word {
+                "canaries" => ("canary", "self-test"),
+                _ => (single(word), single(instead)),
+            };
+            let row = glossary
+                .lines()
+                .find(|line| line.starts_with(&format!("| **{instead}**")));
+            assert!(row.is_some_and(|row| row.contains(word)), "{word}");
+        }
+    }
+}
