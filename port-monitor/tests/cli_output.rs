@@ -108,7 +108,7 @@ fn every_command_has_a_page_of_its_own() {
     assert_eq!(written.count(), names.len());
     for name in names {
         let page = std::fs::read_to_string(pages.join(&name)).unwrap();
-        let title = format!(".TH {} 1", name.trim_end_matches(".1"));
+        let title = format!(".TH {} 1  \"port-monitor ", name.trim_end_matches(".1"));
         assert!(page.lines().any(|line| line.starts_with(&title)), "{name}");
         for heading in [".SH NAME", ".SH SYNOPSIS", ".SH \"EXIT STATUS\""] {
             assert!(

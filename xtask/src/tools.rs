@@ -23,7 +23,7 @@ pub(crate) struct Package {
 }
 
 /// What the guests and the native tests need on the host.
-pub(crate) const GUEST_PACKAGES: [Package; 7] = [
+pub(crate) const GUEST_PACKAGES: [Package; 9] = [
     Package {
         name: "qemu-system-x86",
         is_present: |_| qemu_major().is_some_and(|major| major >= QEMU_MAJOR_MIN),
@@ -45,6 +45,17 @@ pub(crate) const GUEST_PACKAGES: [Package; 7] = [
         // pasta, the network of rootless containers.
         name: "passt",
         is_present: is_installed,
+        from_backports: false,
+    },
+    Package {
+        // The traffic of the pages comes from this and the next, from wherever they are.
+        name: "curl",
+        is_present: runs,
+        from_backports: false,
+    },
+    Package {
+        name: "python3",
+        is_present: runs,
         from_backports: false,
     },
     Package {
@@ -110,6 +121,12 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a program of the package's name runs.
+fn runs(name: &str) -> bool {
+    let version = Command::new(name).arg("--version").output();
+    version.is_ok_and(|output| output.status.success())
 }
 
 /// Whether dpkg lists `package` as installed.

@@ -19,6 +19,9 @@ use crate::{
     sink::{fields::FIELDS, target::print},
 };
 
+/// What the foot of a page names.
+const SOURCE: &str = concat!("port-monitor ", env!("CARGO_PKG_VERSION"));
+
 /// Where the manual goes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -54,7 +57,7 @@ fn write_below(dir: &Path, command: &Command) -> anyhow::Result<()> {
     if command.is_hide_set() {
         return Ok(());
     }
-    let man = Man::new(command.clone());
+    let man = Man::new(command.clone()).source(SOURCE);
     let mut page = Vec::new();
     man.render(&mut page)?;
     exit_status(&mut page)?;

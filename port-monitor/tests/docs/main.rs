@@ -297,3 +297,23 @@ fn links_lead_somewhere() {
     }
     assert!(count > 80, "{count}");
 }
+
+#[test]
+fn files_of_the_repository_that_pages_name_are_there() {
+    let ours = ["port-monitor", "xtask/", "docs/", "examples/"];
+    let mut count = 0;
+    for page in pages() {
+        let prose = page.prose();
+        let code = prose.split('`').skip(1).step_by(2);
+        let is_path = |code: &&str| {
+            let is_ours = ours.iter().any(|start| code.starts_with(start));
+            is_ours && code.contains('/') && !code.contains(char::is_whitespace)
+        };
+        for path in code.filter(is_path) {
+            count += 1;
+            let place = page.path.display();
+            assert!(workspace().join(path).exists(), "{path} in {place}");
+        }
+    }
+    assert!(count > 8, "{count}");
+}
