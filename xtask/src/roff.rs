@@ -71,6 +71,7 @@ impl Blocks {
         let cells: Vec<_> = cells.map(|cell| cell.trim().replace('\0', "|")).collect();
         let Some(heading) = &self.heading else {
             self.end(page);
+            let _ = writeln!(page, ".PP\n{}:", inline(&cells.join(", ")));
             self.heading = Some(cells);
             return;
         };
@@ -190,7 +191,7 @@ mod tests {
         let text = "# T\n\nOne\ntwo.\n\n- a\n  b\n\n## S\n\n| k | v | d |\n|---|---|---|\n| `x` | y | z |\n\n```toml\n.a = 1\n```\n";
         let page = page("t", "about", text);
         let (_, body) = page.split_once(".SH DESCRIPTION\n").unwrap();
-        let expected = ".PP\nOne two.\n.IP \\(bu 2\na b\n.SH \"S\"\n.TP\n\\fBx\\fR\ny\n.br\nd: z\n.PP\n.RS 4\n.EX\n\\&.a = 1\n.EE\n.RE\n";
+        let expected = ".PP\nOne two.\n.IP \\(bu 2\na b\n.SH \"S\"\n.PP\nk, v, d:\n.TP\n\\fBx\\fR\ny\n.br\nd: z\n.PP\n.RS 4\n.EX\n\\&.a = 1\n.EE\n.RE\n";
         assert_eq!(body, expected);
     }
 }
