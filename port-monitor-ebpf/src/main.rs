@@ -20,6 +20,7 @@ mod mem;
 mod sent;
 mod sock;
 mod task;
+mod turn;
 mod verdict;
 
 /// The kernel's tracing helpers are for GPL-compatible programs; this crate is

@@ -128,7 +128,7 @@ fn is_more_wanted() -> bool {
 /// Remembers the connection on `sk`; what cannot be is counted.
 #[inline(always)]
 fn remember(sk: *const u8, connection: &Connection) -> bool {
-    count_earlier(sk);
+    end_earlier(sk);
     is_stored(Site::Remember, || {
         CONNECTIONS.insert(sk as u64, connection, 0)
     })
@@ -148,10 +148,12 @@ fn forget(sk: *const u8, known: &mut Connection) -> bool {
     }
 }
 
-/// Counts what an earlier socket at this address has left: its end was not seen.
+/// Counts what an earlier socket at this address has left: its end was not seen. It is not
+/// taken for a later one's, also where it can neither be replaced nor removed.
 #[inline(always)]
-fn count_earlier(sk: *const u8) {
-    if known(sk).is_some() {
+fn end_earlier(sk: *const u8) {
+    if let Some(earlier) = known(sk) {
+        earlier.is_over = 1;
         account::count_extra(Extra::Unseen);
     }
 }
@@ -159,7 +161,7 @@ fn count_earlier(sk: *const u8) {
 /// Forgets what an earlier socket at this address may have left.
 #[inline(always)]
 fn forget_earlier(sk: *const u8) {
-    count_earlier(sk);
+    end_earlier(sk);
     removal(Site::Forget, || CONNECTIONS.remove(sk as u64));
 }
 

@@ -72,6 +72,11 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
     verdict::stamp(Direction::Listen, event);
     let owner_passes = filter::owner_passes(&event.owner, task::current);
     executable::note(&event.owner, owner_passes);
+    // What an earlier one at this address has left is not taken for this one's, also where
+    // it can neither be replaced nor removed.
+    if let Some(earlier) = known(sk) {
+        earlier.is_over = 1;
+    }
     // The look at the open sockets must not report it again.
     let is_wanted = emit::is_wanted(EventKind::Unlisten) || emit::is_wanted(EventKind::Preexisting);
     let passes = owner_passes && filter::flow_passes(event);
@@ -82,7 +87,6 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
             })
         });
     } else {
-        // Nor may it be taken for an earlier one at this address.
         removal(Site::ForgetListener, || LISTENING.remove(sk as u64));
     }
     emit::emit(ctx, Hook::Listen, owner_passes, event)
@@ -106,16 +110,20 @@ pub(crate) fn note_older(sk: *const u8, event: &mut TcpEvent) -> bool {
     }
 }
 
+/// The listener that is remembered on `sk`.
+#[inline(always)]
+fn known(sk: *const u8) -> Option<&'static mut Connection> {
+    // SAFETY: a map value; only changes of this very socket's state, which do not run
+    // concurrently, write or remove it.
+    let known = unsafe { &mut *LISTENING.get_ptr_mut(sk as u64)? };
+    (known.is_over == 0).then_some(known)
+}
+
 /// Makes it the event of the end of `sk`, which is forgotten. Of several programs
 /// that see it, one is told so.
 #[inline(always)]
 pub(crate) fn recall(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
-    // SAFETY: a map value; only changes of this very socket's state, which do not run
-    // concurrently, write or remove it.
-    let listening = unsafe { &mut *LISTENING.get_ptr_mut(sk as u64)? };
-    if listening.is_over != 0 {
-        return None;
-    }
+    let listening = known(sk)?;
     event.kind = EventKind::Unlisten as u8;
     listening.identify(event);
     match removal(Site::ForgetListener, || LISTENING.remove(sk as u64)) {

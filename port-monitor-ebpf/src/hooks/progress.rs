@@ -7,7 +7,7 @@ use core::{
     mem::{MaybeUninit, offset_of},
 };
 
-use aya_ebpf::{EbpfContext, helpers::generated::bpf_seq_write};
+use aya_ebpf::EbpfContext;
 use port_monitor_common::{
     counters::Hook,
     event::{CloseEvent, EventKind},
@@ -15,11 +15,11 @@ use port_monitor_common::{
 };
 
 use crate::{
-    account::{self, Look, Stop, failed, ours, readable},
+    account::{Look, Stop, ours, readable},
     emit,
     hooks::connection,
     mem::Probe,
-    sent, sock, task,
+    sent, sock, task, turn,
 };
 
 /// `struct bpf_iter__bpf_map_elem` (`kernel/bpf/map_iter.c`).
@@ -55,24 +55,9 @@ extern "C" fn pm_progress_it(ctx: *const Element) -> i32 {
     }
     // SAFETY: a key of the table of connections.
     let sk = unsafe { key.read_volatile() } as *const u8;
-    let mut is_told = false;
-    account::look(|| {
-        let told = tell(&Context(ctx), sk);
-        is_told = told.is_ok();
-        told
-    });
-    if !is_told {
-        return 0;
-    }
-    // A byte for each, so that the reader of this file gets its turn, and empties the ring.
-    let byte = 0_u8;
-    // SAFETY: as above.
-    let seq = unsafe { *(*ctx).meta };
-    // SAFETY: the kernel's own file, and one byte of ours.
-    let error = unsafe { bpf_seq_write(seq.cast(), (&raw const byte).cast_mut().cast(), 1) };
-    if error != 0 {
-        failed(Site::Progress, error as i32);
-    }
+    // SAFETY: the kernel passes its iterator context.
+    let seq = || unsafe { *(*ctx).meta };
+    turn::look(seq, || tell(&Context(ctx), sk));
     0
 }
 

@@ -9,7 +9,7 @@ use core::{
     mem::{self, MaybeUninit},
 };
 
-use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST, helpers::generated::bpf_seq_write};
+use aya_ebpf::{EbpfContext, bindings::BPF_NOEXIST};
 use port_monitor_common::{
     counters::Hook,
     event::{ClosedBy, EventKind, FLAG_INBOUND, OwnerSource, TcpEvent},
@@ -29,7 +29,7 @@ use crate::{
     },
     maps::CONNECTIONS,
     mem::Probe,
-    sock, task,
+    sock, task, turn,
 };
 
 /// `EEXIST`, as helpers return it.
@@ -54,25 +54,9 @@ extern "C" fn pm_sockets_it(ctx: *const TaskFile) -> i32 {
         && !file.is_null()
         && let Some(sk) = socket_of(file).and_then(sock::tcp)
     {
-        let mut is_told = false;
-        account::look(|| {
-            let told = show(&Context(ctx), task, sk);
-            is_told = told.is_ok();
-            told
-        });
-        if !is_told {
-            return 0;
-        }
-        // A byte for each connection, so that the reader of this file gets its
-        // turn, and empties the ring, before that is full.
-        let byte = 0_u8;
-        // SAFETY: as above.
-        let seq = unsafe { *(*ctx).meta };
-        // SAFETY: the kernel's own file, and one byte of ours.
-        let error = unsafe { bpf_seq_write(seq.cast(), (&raw const byte).cast_mut().cast(), 1) };
-        if error != 0 {
-            failed(Site::Progress, error as i32);
-        }
+        // SAFETY: the kernel passes its iterator context.
+        let seq = || unsafe { *(*ctx).meta };
+        turn::look(seq, || show(&Context(ctx), task, sk));
     }
     0
 }

@@ -139,7 +139,14 @@ fn note(ctx: &ProbeContext) -> Look {
         address: readable(ctx.arg(1), Site::Call)?,
         length: u64::from(readable(ctx.arg::<u32>(2), Site::Call)?),
     };
-    is_stored(Site::RememberCall, || CONNECTING.insert(thread(), call, 0));
+    let thread = thread();
+    if !is_stored(Site::RememberCall, || CONNECTING.insert(thread, call, 0))
+        && let Some(earlier) = CONNECTING.get_ptr_mut(thread)
+    {
+        // It stays of a return that the kernel showed no program, and is not this call's.
+        // SAFETY: only this thread writes its own entry.
+        unsafe { end(earlier) };
+    }
     // What comes of it is told when it returns.
     Err(Stop::NotOurs)
 }
@@ -155,9 +162,20 @@ fn take() -> Option<Call> {
     }
     if removal(Site::ForgetCall, || CONNECTING.remove(thread)) == Removal::Failed {
         // SAFETY: as above.
-        unsafe { (&raw mut (*entry).socket).write(0) };
+        unsafe { end(entry) };
     }
     Some(call)
+}
+
+/// Notes of a call that cannot be removed that it is over.
+///
+/// # Safety
+///
+/// The entry is the running thread's.
+#[inline(always)]
+unsafe fn end(entry: *mut Call) {
+    // SAFETY: the caller says so.
+    unsafe { (&raw mut (*entry).socket).write(0) };
 }
 
 #[inline(always)]
