@@ -84,7 +84,8 @@ pub enum Extra {
     Proofs = 28,
     /// Outcomes and ends for which the kernel skipped every program that sees them, found
     /// out later: of what is still remembered as an attempt when its connection ends, and
-    /// of what is still remembered when another socket has its address.
+    /// of what is still remembered when another socket has its address, or at the stop. An
+    /// attempt of which neither the outcome nor the end was seen is one of them.
     Unseen = 29,
 }
 

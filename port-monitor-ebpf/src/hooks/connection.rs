@@ -17,7 +17,8 @@ use port_monitor_common::{
 use crate::{
     account::{self, Look, Removal, Stop, is_stored, ours, readable, removal},
     emit, filter,
-    hooks::{listen, state},
+    globals::config,
+    hooks::{left::OUTCOMES, listen, state},
     maps::CONNECTIONS,
     mem::{self, Probe},
     sent::Opener,
@@ -31,6 +32,9 @@ const OPEN: u8 = 1 << 7;
 /// [`Connection::flags`]: how its owner is known.
 const OWNER_SOURCE: u8 = 7;
 const _: () = assert!(LASTING_FLAGS & !(u8::MAX & !OPEN & !OWNER_SOURCE) as u16 == 0);
+
+/// [`Connection::end`]: it is over, and could not be removed.
+const OVER: u8 = 1;
 
 /// An attempt without an outcome, a connection without an end, or a socket that listens.
 ///
@@ -46,8 +50,8 @@ pub(crate) struct Connection {
     flags: u8,
     /// A [`ClosedBy`] by number.
     pub(crate) closed_by: u8,
-    /// Non-zero: it is over, and could not be removed.
-    pub(crate) is_over: u8,
+    /// [`OVER`], or what `left` writes there.
+    pub(crate) end: u8,
     /// 1: it was put into its socket by `TCP_REPAIR`; else 0.
     restored: u8,
     /// Attempt or accept, `CLOCK_BOOTTIME` ns; zero: not seen.
@@ -97,8 +101,25 @@ impl Connection {
     }
 
     #[inline(always)]
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.flags & OPEN != 0
+    }
+
+    /// It is a socket that listens.
+    #[inline(always)]
+    pub(crate) fn is_listener(&self) -> bool {
+        !self.is_open() && u16::from(self.flags) & FLAG_INBOUND != 0
+    }
+
+    /// Nobody has told its end.
+    #[inline(always)]
+    pub(crate) fn is_known(&self) -> bool {
+        self.end & OVER == 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_over(&mut self) {
+        self.end = OVER;
     }
 
     #[inline(always)]
@@ -119,10 +140,7 @@ fn is_end_wanted() -> bool {
 /// Of a connection more is wanted than its beginning.
 #[inline(always)]
 fn is_more_wanted() -> bool {
-    emit::is_wanted(EventKind::Connected)
-        || emit::is_wanted(EventKind::Failed)
-        || emit::is_wanted(EventKind::Restored)
-        || is_end_wanted()
+    config!(kinds) & OUTCOMES != 0 || is_end_wanted()
 }
 
 /// Remembers the connection on `sk`; what cannot be is counted.
@@ -142,7 +160,7 @@ fn forget(sk: *const u8, known: &mut Connection) -> bool {
         Removal::Removed => true,
         Removal::Absent => false,
         Removal::Failed => {
-            known.is_over = 1;
+            known.set_over();
             true
         }
     }
@@ -153,8 +171,10 @@ fn forget(sk: *const u8, known: &mut Connection) -> bool {
 #[inline(always)]
 fn end_earlier(sk: *const u8) {
     if let Some(earlier) = known(sk) {
-        earlier.is_over = 1;
-        account::count_extra(Extra::Unseen);
+        earlier.set_over();
+        if earlier.is_rest_wanted() {
+            account::count_extra(Extra::Unseen);
+        }
     }
 }
 
@@ -171,11 +191,7 @@ fn known(sk: *const u8) -> Option<&'static mut Connection> {
     // SAFETY: a map value; only changes of this very socket's state, which do not
     // run concurrently, write or remove it.
     let known = unsafe { &mut *CONNECTIONS.get_ptr_mut(sk as u64)? };
-    if known.is_over == 0 {
-        Some(known)
-    } else {
-        None
-    }
+    if known.is_known() { Some(known) } else { None }
 }
 
 /// Makes it an event of the pending attempt on `sk`, which is forgotten.
@@ -456,7 +472,7 @@ fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
     record.stats.closer_tgid = connection.closer_tgid;
     record.stats.restored = connection.restored;
     let is_first = forget(sk, connection);
-    if is_first && !is_open {
+    if is_first && !is_open && emit::is_wanted(EventKind::Connected) {
         // It was established, and the kernel skipped every program that sees that.
         account::count_extra(Extra::Unseen);
     }

@@ -14,7 +14,7 @@ use aya_ebpf::{
     programs::{FEntryContext, ProbeContext},
 };
 use port_monitor_common::{
-    counters::Hook,
+    counters::{Extra, Hook},
     event::{ClosedBy, EventKind, FLAG_INBOUND, OwnerSource, TcpEvent},
     policy::Direction,
     site::Site,
@@ -75,7 +75,10 @@ pub(crate) fn opened(ctx: &impl EbpfContext, sk: *const u8, event: &mut TcpEvent
     // What an earlier one at this address has left is not taken for this one's, also where
     // it can neither be replaced nor removed.
     if let Some(earlier) = known(sk) {
-        earlier.is_over = 1;
+        earlier.set_over();
+        if earlier.is_rest_wanted() {
+            account::count_extra(Extra::Unseen);
+        }
     }
     // The look at the open sockets must not report it again.
     let is_wanted = emit::is_wanted(EventKind::Unlisten) || emit::is_wanted(EventKind::Preexisting);
@@ -116,7 +119,7 @@ fn known(sk: *const u8) -> Option<&'static mut Connection> {
     // SAFETY: a map value; only changes of this very socket's state, which do not run
     // concurrently, write or remove it.
     let known = unsafe { &mut *LISTENING.get_ptr_mut(sk as u64)? };
-    (known.is_over == 0).then_some(known)
+    known.is_known().then_some(known)
 }
 
 /// Makes it the event of the end of `sk`, which is forgotten. Of several programs
@@ -130,7 +133,7 @@ pub(crate) fn recall(sk: *const u8, event: &mut TcpEvent) -> Option<()> {
         Removal::Removed => Some(()),
         Removal::Absent => None,
         Removal::Failed => {
-            listening.is_over = 1;
+            listening.set_over();
             Some(())
         }
     }

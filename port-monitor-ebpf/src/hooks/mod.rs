@@ -6,6 +6,7 @@ pub(crate) mod connection;
 pub(crate) mod graft;
 pub(crate) mod groups;
 pub(crate) mod inbound;
+pub(crate) mod left;
 pub(crate) mod listen;
 pub(crate) mod listeners;
 pub(crate) mod outcome;

@@ -24,11 +24,13 @@ use crate::{
 
 /// `struct bpf_iter__bpf_map_elem` (`kernel/bpf/map_iter.c`).
 #[repr(C)]
-struct Element {
+pub(crate) struct Element {
     meta: *const *mut c_void,
     map: *const u8,
-    key: *const u64,
-    value: *const u8,
+    /// Null: there are no more.
+    pub(crate) key: *const u64,
+    /// Null likewise.
+    pub(crate) value: *mut u8,
 }
 
 const _: () = assert!(offset_of!(Element, key) == 16);

@@ -34,6 +34,7 @@ pub mod filters;
 mod groups;
 mod ladder;
 mod lazy_btf;
+mod left;
 mod mapped;
 mod misses;
 mod object;
@@ -50,13 +51,13 @@ pub use canary::{CanaryError, SelfTest};
 pub use executables::Noted;
 pub use ladder::{Rung, RungError};
 
-use btf::Need;
 use canary::{Canary, Findings, Watchers};
 use counters::Counters;
 use faults::Faults;
 use filters::Filters;
 use ladder::{Links, Needs};
 use lazy_btf::LazyBtf;
+use left::Left;
 use object::Sizes;
 use progress::Progress;
 use vmlinux::Types;
@@ -230,6 +231,7 @@ pub struct Kernel {
     counters: Counters,
     executables: Option<Arc<Noted>>,
     progress: Option<Progress>,
+    left: Left,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -258,7 +260,7 @@ impl Kernel {
         let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
         let types = Types::read(&path)?;
         vmlinux::check_needs(&types, settings).map_err(|error| KernelError::Btf { path, error })?;
-        let needs = needs(&types, settings);
+        let needs = run::needs(&types, settings);
         let mut functions = ladder::trampolines(&needs);
         functions.extend([snapshot::ITERATOR, progress::ITERATOR]);
         let lazy_btf = LazyBtf::new(types.ids_of(&functions));
@@ -266,6 +268,7 @@ impl Kernel {
             attach(&types.offsets, &needs, settings, &lazy_btf, rung)
         })?;
         let (links, mut blind_spots) = attached;
+        let left = Left::wanted(&needs, &mut ebpf, &lazy_btf)?;
         // As large as the ring: where it is needed no more, the two are never both there.
         let older = settings.wants_older().then_some(lazy_btf);
         let logger = start_logger(settings, &mut ebpf)?;
@@ -305,6 +308,7 @@ impl Kernel {
             counters,
             executables,
             progress,
+            left,
             logger,
         };
         let records = Records {
@@ -374,8 +378,15 @@ impl Kernel {
 
     /// Detaches every program; maps and counts of skipped runs stay readable.
     pub fn detach(&mut self) {
+        self.left.look();
         self.links = Links::default();
         self.progress = None;
+    }
+
+    /// Counts what all programs missed and nothing else has found out. None of them is in
+    /// the middle of anything any more: they were detached before.
+    pub fn count_left(&self) {
+        self.left.look();
     }
 
     /// Every hook's row, with the runs that were skipped.
@@ -424,10 +435,8 @@ impl Kernel {
             Hook::Listen => misses(&["pm_listen4_fe", "pm_listen6_fe", "pm_listen_kp"]),
             // The programs of a close run for every change of state, and stand in for each
             // other: what all of them missed is found out by what it leaves.
-            Hook::Close if OUTCOMES.iter().chain([&EventKind::Close]).any(is_wanted) => {
-                self.counters.extra(Extra::Unseen)
-            }
-            Hook::Close | Hook::Snapshot => 0,
+            Hook::Close => self.counters.extra(Extra::Unseen),
+            Hook::Snapshot => 0,
         }
     }
 
@@ -510,6 +519,9 @@ fn load(
         programs.extend(snapshot::PROGRAMS);
         programs.push(progress::PROGRAM);
     }
+    if needs.wants_outcomes() {
+        programs.push(left::PROGRAM);
+    }
     let (executables, slots) = executables::slots_for(offsets)?;
     let sizes = sizes.with_executables(slots);
     let config = run::config(settings, rung, executables);
@@ -519,22 +531,6 @@ fn load(
         enforcer::write_policy(&ebpf, policy)?;
     }
     Ok(ebpf)
-}
-
-/// What a rung needs to know.
-fn needs(types: &Types, settings: &Settings) -> Needs {
-    let accept = types.function("inet_csk_accept");
-    Needs {
-        accept_params: accept.and_then(|accept| accept.params),
-        tree: settings.filters.tree,
-        preemptible: preemption::is_possible(),
-        state_events: types.lacks(Need::StateEvents).is_none(),
-        listen_functions: match types.function("inet6_hash") {
-            Some(_) => 2,
-            None => 1,
-        },
-        kinds: run::bits(&settings.kinds),
-    }
 }
 
 fn start_logger(

@@ -48,37 +48,45 @@ impl Progress {
     ) -> Result<Option<Self>, KernelError> {
         let wanted = settings.kinds.contains(&EventKind::Progress);
         let btf = btf.filter(|_| wanted);
-        btf.map(|btf| Self::prepare(ebpf, btf)).transpose()
-    }
-
-    /// Loads the program and ties it to the table.
-    fn prepare(ebpf: &mut Ebpf, btf: &LazyBtf) -> Result<Self, KernelError> {
-        let failed = |error: ProgramError| KernelError::Snapshot(ladder::chain(&error));
-        let program = ebpf
-            .program_mut(PROGRAM)
-            .ok_or_else(|| KernelError::Snapshot(format!("no program {PROGRAM}")))?;
-        let program: &mut Iter = program.try_into().map_err(failed)?;
-        let btf = btf.get().map_err(|error| failed(error.into()))?;
-        program.load(ITERATED, btf).map_err(failed)?;
-        let program = program
-            .fd()
-            .map_err(failed)?
-            .try_clone()
-            .map_err(|error| to_error(&error))?;
-        let Some(Map::HashMap(table)) = ebpf.map(TABLE) else {
-            return Err(KernelError::Snapshot(format!("no table {TABLE}")));
-        };
-        let link = bpf::iterate_map(program.as_fd(), table.fd().as_fd())
-            .map_err(|error| to_error(&error))?;
-        Ok(Self { link })
+        let links = btf
+            .map(|btf| tie(ebpf, btf, PROGRAM, &[TABLE]))
+            .transpose()?;
+        let link = links.and_then(|mut links| links.pop());
+        Ok(link.map(|link| Self { link }))
     }
 
     /// Begins to look at all connections that are open.
     pub fn look(&self) -> io::Result<Look> {
-        Ok(Look {
-            file: bpf::begin_iteration(self.link.as_fd())?.into(),
-        })
+        Look::begin(&self.link)
     }
+}
+
+/// Loads an iterator's program and ties it to these tables, each by a link of its own.
+pub(super) fn tie(
+    ebpf: &mut Ebpf,
+    btf: &LazyBtf,
+    name: &str,
+    tables: &[&str],
+) -> Result<Vec<OwnedFd>, KernelError> {
+    let failed = |error: ProgramError| KernelError::Snapshot(ladder::chain(&error));
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| KernelError::Snapshot(format!("no program {name}")))?;
+    let program: &mut Iter = program.try_into().map_err(failed)?;
+    let btf = btf.get().map_err(|error| failed(error.into()))?;
+    program.load(ITERATED, btf).map_err(failed)?;
+    let program = program
+        .fd()
+        .map_err(failed)?
+        .try_clone()
+        .map_err(|error| to_error(&error))?;
+    let link = |table: &&str| {
+        let Some(Map::HashMap(map)) = ebpf.map(table) else {
+            return Err(KernelError::Snapshot(format!("no table {table}")));
+        };
+        bpf::iterate_map(program.as_fd(), map.fd().as_fd()).map_err(|error| to_error(&error))
+    };
+    tables.iter().map(link).collect()
 }
 
 fn to_error(error: &io::Error) -> KernelError {
@@ -92,6 +100,13 @@ pub struct Look {
 }
 
 impl Look {
+    /// Begins to look at all that the table of this link has.
+    pub(super) fn begin(link: &OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            file: bpf::begin_iteration(link.as_fd())?.into(),
+        })
+    }
+
     /// Looks at a few more, which go into the ring; whether there may be others. Does not
     /// wait.
     pub fn read(&mut self) -> io::Result<bool> {

@@ -1,8 +1,8 @@
-//! What the eBPF programs are told of a run.
+//! What the eBPF programs are told of a run, and what a rung needs to know of it.
 
 use port_monitor_common::{config::Config, event::EventKind};
 
-use super::{Rung, Settings};
+use super::{Rung, Settings, btf::Need, ladder::Needs, preemption, vmlinux::Types};
 
 /// The settings; `executables` are the slots of each CPU for the paths of processes.
 pub(super) fn config(settings: &Settings, rung: Rung, executables: u32) -> Config {
@@ -23,6 +23,22 @@ pub(super) fn config(settings: &Settings, rung: Rung, executables: u32) -> Confi
         inject: settings.faults.site.is_some().into(),
         sees_calls: (rung != Rung::Tracepoint).into(),
         executables,
+    }
+}
+
+/// What a rung needs to know.
+pub(super) fn needs(types: &Types, settings: &Settings) -> Needs {
+    let accept = types.function("inet_csk_accept");
+    Needs {
+        accept_params: accept.and_then(|accept| accept.params),
+        tree: settings.filters.tree,
+        preemptible: preemption::is_possible(),
+        state_events: types.lacks(Need::StateEvents).is_none(),
+        listen_functions: match types.function("inet6_hash") {
+            Some(_) => 2,
+            None => 1,
+        },
+        kinds: bits(&settings.kinds),
     }
 }
 

@@ -407,7 +407,11 @@ impl Session {
             }
             let account = Account::of(&self.kernel);
             if account.agrees(self.pipeline.tally().received) || Instant::now() >= deadline {
-                return Ok(account);
+                self.kernel.count_left();
+                return Ok(Account {
+                    hooks: self.kernel.hooks(),
+                    ..account
+                });
             }
             std::thread::sleep(Duration::from_millis(1));
         }
