@@ -164,6 +164,10 @@ pub struct Offsets {
     pub tcp_repair: u32,
     /// Not an offset: the bit of that byte.
     pub tcp_repair_bit: u32,
+    /// `task_struct.real_parent`.
+    pub task_real_parent: u32,
+    /// `task_struct.self_exec_id`: how often the process has executed a program.
+    pub task_exec_id: u32,
 }
 
 /// [`Config::filters`]: only processes in the `PIDS` map.

@@ -158,6 +158,11 @@ pub(crate) fn counted_elsewhere(_: Result<(), i32>) {}
 #[inline(always)]
 pub(crate) fn told_by_record(_: i64) {}
 
+/// Lets the error of a write go that has no room for a record of an iterator: the kernel
+/// comes to the same again when there is.
+#[inline(always)]
+pub(crate) fn asked_again(_: i64) {}
+
 /// What became of an entry that was to be removed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Removal {

@@ -12,6 +12,7 @@ use port_monitor_common::{
     executable::Executable,
     generation::{self, ExeKey, GroupKey, Header, Hits, RuleEntry, SLOTS, TALLIES, UserKey},
     groups::{Name, Named, Row},
+    listener::{Holder, MAX_CLOSED},
     mask::Mask,
     pages::{Ends, PageV4, PageV6},
     site,
@@ -74,9 +75,13 @@ pub(crate) static LISTENING: HashMap<u64, Connection> = HashMap::with_max_entrie
 #[map(name = "pm_listeners")]
 pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_entries(16_384, 0);
 
-/// The listening sockets that are counted there, by address.
+/// The listening sockets that are counted there, by address: the number of their listener.
 #[map(name = "pm_listener_sks")]
-pub(crate) static LISTENER_SOCKETS: HashMap<u64, u8> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static LISTENER_SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
+
+/// Who closed listening sockets last, by the number of their listener.
+#[map(name = "pm_closers")]
+pub(crate) static CLOSERS: LruHashMap<u32, Holder> = LruHashMap::with_max_entries(MAX_CLOSED, 0);
 
 /// The socket of the inbound connection that `pm_remote_tp` saw last on a CPU.
 #[map(name = "pm_established")]

@@ -206,6 +206,18 @@ pub(crate) fn in_filtered_cgroup(task: *const u8) -> bool {
     false
 }
 
+/// The process that a task's process was forked by, or given to since.
+#[inline(always)]
+pub(crate) fn parent_tgid(task: *const u8) -> Option<u32> {
+    tgid(read(task, offset!(task_real_parent))?)
+}
+
+/// How often the task's process has executed a program, in its low half.
+#[inline(always)]
+pub(crate) fn exec_id(task: *const u8) -> u32 {
+    Probe::read_or_zero(task, offset!(task_exec_id))
+}
+
 /// The task's cgroup v2 group.
 #[inline(always)]
 pub(crate) fn cgroup(task: *const u8) -> Option<*const u8> {

@@ -100,6 +100,7 @@ mod tests {
             netns_ino: 0,
             ifindex: None,
             preattach: false,
+            listener: crate::event::Listener::default(),
             ended: false,
             canary: false,
             stamp: None,

@@ -25,6 +25,7 @@ pub mod exit_code;
 pub mod file_id;
 pub mod filter;
 pub mod groups;
+pub mod inbound;
 pub mod kernel;
 pub mod logging;
 pub mod peers;

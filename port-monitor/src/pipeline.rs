@@ -12,14 +12,17 @@ use std::{
     time::Instant,
 };
 
+use tokio::sync::Notify;
+
 use crate::{
     classify,
     clock::{self, WallClock},
     enrich::{Enricher, Executables},
     event::{Action, Event, decode},
+    inbound::{Inbound, Told},
     peers::Peers,
     policy::{Facts, Policy},
-    record::{Item, Judgement, Process, Record},
+    record::{Item, Judgement, Missing, Process, Record},
     sink::{
         Due, Lines, Sink,
         writer::{Output, Refused},
@@ -57,6 +60,8 @@ pub struct Tally {
 /// From record to line.
 pub struct Pipeline {
     enricher: Enricher,
+    /// `None` where the records tell whose inbound connections are.
+    inbound: Option<Inbound>,
     /// Events whose process is being looked up, and those behind them.
     held: VecDeque<Held>,
     /// What is written depends on what is looked up.
@@ -82,6 +87,7 @@ impl Pipeline {
     pub fn new(policy: Option<Policy>, show: Show, sink: Box<dyn Sink>) -> Self {
         Self {
             enricher: Enricher::new(Path::new("/proc")),
+            inbound: None,
             held: VecDeque::new(),
             is_patient: false,
             peers: None,
@@ -101,6 +107,16 @@ impl Pipeline {
     /// a connection must be among the events.
     pub fn pair_ends(&mut self) {
         self.peers = Some(Peers::new());
+    }
+
+    /// Asks whose inbound connections are: the records do not tell.
+    pub fn ask(&mut self, inbound: Inbound) {
+        self.inbound = Some(inbound);
+    }
+
+    /// Told when events that waited for their owners can be shown.
+    pub fn answered(&self) -> Option<Arc<Notify>> {
+        self.inbound.as_ref().map(Inbound::answered)
     }
 
     /// Looks up the arguments of processes, too.
@@ -149,10 +165,22 @@ impl Pipeline {
     pub fn take(&mut self, record: &[u8]) {
         match &decode(record) {
             Ok(event) if event.canary => {}
-            Ok(event) => {
+            // In the ring's order: others may wait for their owners.
+            Ok(event) if self.is_over(event) => {
                 self.tally.received += 1;
-                self.take_event(event);
+                self.tally.hidden += 1;
             }
+            Ok(event) => match &mut self.inbound {
+                None => {
+                    self.tally.received += 1;
+                    self.take_event(event, Missing::NoOwner);
+                }
+                Some(inbound) => {
+                    self.tally.received += u64::from(!inbound.is_aside(event));
+                    inbound.take(*event);
+                    self.resume();
+                }
+            },
             Err(error) => {
                 log::warn!("{error}");
                 self.tally.received += 1;
@@ -161,21 +189,54 @@ impl Pipeline {
         }
     }
 
+    /// Takes the events on that have waited for their owners.
+    pub fn resume(&mut self) {
+        while let Some(told) = self.inbound.as_mut().and_then(Inbound::pop) {
+            let Told {
+                event,
+                missing,
+                is_filtered,
+                is_aside,
+            } = told;
+            if is_aside {
+                continue;
+            }
+            if is_filtered {
+                self.tally.hidden += 1;
+            } else {
+                self.take_event(&event, missing);
+            }
+        }
+    }
+
+    /// The same of all of them, and waits for what they wait for.
+    pub fn resume_all(&mut self) {
+        while self.inbound.as_mut().is_some_and(Inbound::wait) {
+            self.resume();
+        }
+    }
+
     /// An event whose process is being looked up is held back, and those after it.
-    fn take_event(&mut self, event: &Event) {
-        let is_over = self.is_over(event);
-        let process = self.enricher.find(event.owner.as_ref());
-        match process {
-            Some(process) if self.held.is_empty() => self.tell(event, process, is_over),
+    fn take_event(&mut self, event: &Event, missing: Missing) {
+        match self.find(event, missing) {
+            Some(process) if self.held.is_empty() => self.tell(event, process),
             _ => self.held.push_back(Held {
                 event: *event,
-                is_over,
+                missing,
                 since: Instant::now(),
             }),
         }
     }
 
-    fn tell(&mut self, event: &Event, process: Arc<Process>, is_over: bool) {
+    /// What is known of the event's process; `None` while it is looked up.
+    fn find(&mut self, event: &Event, missing: Missing) -> Option<Arc<Process>> {
+        match &event.owner {
+            Some(owner) => self.enricher.find(owner),
+            None => Some(self.enricher.nobody(missing)),
+        }
+    }
+
+    fn tell(&mut self, event: &Event, process: Arc<Process>) {
         let peers = self.peers.as_mut();
         let peer = peers.and_then(|peers| peers.see(event, &process));
         let wall_ns = self.clock.wall_ns(event.ts_ns);
@@ -187,7 +248,7 @@ impl Pipeline {
         let is_violation = judgement.as_ref().is_some_and(Judgement::is_violation);
         let is_new = !event.action.is_told_again();
         self.tally.violations += u64::from(is_violation && is_new);
-        let is_kept_back = is_over || self.show.only_violations && !is_violation;
+        let is_kept_back = self.show.only_violations && !is_violation;
         if self.is_done() || is_kept_back {
             self.tally.hidden += 1;
             return;

@@ -39,6 +39,10 @@ impl<T> Field<T> {
 pub enum Missing {
     /// No hook saw the owner.
     NoOwner,
+    /// Several processes have the listener open, and no one can be named before the others.
+    Shared,
+    /// No process has the listener open any more.
+    Unheld,
     /// The process ended before it could be looked up, or its pid belongs to
     /// another process by now.
     Exited,
@@ -57,6 +61,8 @@ impl Missing {
     pub const fn name(self) -> &'static str {
         match self {
             Self::NoOwner => "no_owner",
+            Self::Shared => "shared",
+            Self::Unheld => "unheld",
             Self::Exited => "exited",
             Self::Executed => "executed",
             Self::Denied => "denied",

@@ -25,7 +25,7 @@ use crate::{
 /// `struct bpf_iter__bpf_map_elem` (`kernel/bpf/map_iter.c`).
 #[repr(C)]
 pub(crate) struct Element {
-    meta: *const *mut c_void,
+    pub(crate) meta: *const *mut c_void,
     map: *const u8,
     /// Null: there are no more.
     pub(crate) key: *const u64,

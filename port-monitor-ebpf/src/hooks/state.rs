@@ -2,7 +2,7 @@
 //!
 //! Attempts at CLOSE→`SYN_SENT`, in the connecting thread, before the kernel
 //! chooses a local port. Inbound connections at `SYN_RECV`→ESTABLISHED, in
-//! softirq, so their owner is the process that made the listener listen.
+//! softirq: they are told with the listener's number, and userspace asks who has it open.
 
 use core::mem::{MaybeUninit, offset_of};
 
@@ -15,6 +15,7 @@ use aya_ebpf::{
 use port_monitor_common::{
     counters::Watcher,
     event::{EventKind, FLAG_INBOUND, Owner, OwnerSource, TcpEvent},
+    listener::{HOLDER_NOT_ALONE, HOLDER_OPENED, HOLDER_PASSES, Holder},
     site::Site,
     tcp_state::TcpState,
 };
@@ -26,7 +27,7 @@ use crate::{
         connect, connection, listen,
         outcome::{event_change, state_change},
     },
-    maps::{ESTABLISHED, LISTENER_SOCKETS, LISTENERS},
+    maps::{CLOSERS, ESTABLISHED, LISTENER_SOCKETS, LISTENERS},
     mem::{self, Direct, Probe},
     sock::{self, Addr, WILDCARD, WILDCARD_V4},
     task,
@@ -41,38 +42,53 @@ pub(crate) struct ListenerKey {
     port: u32,
 }
 
-/// Who listens there. Laid out like a part of an event, which is lent to the map.
+/// What listens there. Who has it open is asked when a connection has come: whoever made
+/// it listen may have passed it on, or be another program by then. Laid out like a part of
+/// an event, which is lent to the map.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Listener {
+    /// Who made the first of its sockets listen.
     owner: Owner,
+    /// Its name among all there ever were; not zero.
+    number: u32,
     /// Listening sockets with this key: several with `SO_REUSEPORT`.
     sockets: u32,
-    /// `OWNER_PASSES`, `AMBIGUOUS`.
-    flags: u32,
+    /// What that process had executed by then: `task::exec_id`.
+    exec_id: u32,
+    reserved: u32,
 }
 
 const _: () = {
     let end = offset_of!(TcpEvent, owner) + size_of::<Listener>();
-    assert!(end <= offset_of!(TcpEvent, local_addr) + size_of::<Addr>());
-    assert!(offset_of!(Listener, sockets) == size_of::<Owner>());
+    assert!(end == offset_of!(TcpEvent, local_addr) + size_of::<Addr>());
+    assert!(offset_of!(Listener, number) == size_of::<Owner>());
 };
 
 impl Listener {
-    /// Hands `keep` the event's owner as the one of a socket. The event stays as it was.
+    /// Hands `keep` the event's owner as the one who made a listener's first socket listen.
+    /// The event stays as it was.
     #[inline(always)]
-    fn lend<R>(event: &mut TcpEvent, flags: u32, keep: impl FnOnce(&Self) -> R) -> R {
+    fn lend<R>(
+        event: &mut TcpEvent,
+        number: u32,
+        exec_id: u32,
+        keep: impl FnOnce(&Self) -> R,
+    ) -> R {
         let listener = (&raw mut *event)
             .cast::<u8>()
             .wrapping_add(offset_of!(TcpEvent, owner))
             .cast::<Self>();
-        // The beginning of the address.
+        // The address.
         // SAFETY: within the event, as asserted above.
-        let rest = unsafe { &raw mut (*listener).sockets }.cast::<u64>();
+        let rest = unsafe { &raw mut (*listener).number }.cast::<[u64; 2]>();
         // SAFETY: as above; aligned to 8 like the owner.
         let before = unsafe { rest.read_volatile() };
         // SAFETY: as above.
-        unsafe { rest.cast::<[u32; 2]>().write_volatile([1, flags]) };
+        unsafe {
+            rest.cast::<[u32; 4]>()
+                .write_volatile([number, 1, exec_id, 0])
+        };
         // SAFETY: as above; any bytes are a value of it.
         let result = keep(unsafe { &*listener });
         // SAFETY: as above.
@@ -80,12 +96,6 @@ impl Listener {
         result
     }
 }
-
-/// [`Listener::flags`]: the owner filters let the owner pass.
-const OWNER_PASSES: u32 = 1;
-/// [`Listener::flags`]: several processes listen here; which of them gets a
-/// connection is not known before it is accepted.
-const AMBIGUOUS: u32 = 2;
 
 /// What a process does with its own socket. Softirqs that interrupt it run
 /// `pm_remote_rt`: two programs, because the kernel lets none interrupt itself.
@@ -174,42 +184,43 @@ fn try_remote_event(ctx: &TracePointContext) -> Look {
 #[inline(always)]
 pub(crate) fn listens(sk: *const u8, event: &mut TcpEvent, task: *const u8) {
     const EEXIST: i32 = -17;
-    let counted = LISTENER_SOCKETS.insert(sk as u64, 1, BPF_NOEXIST.into());
+    let key = key(event, sock::words(&event.local_addr));
+    let known = LISTENERS.get_ptr_mut(key);
+    let number = match known {
+        // SAFETY: a map value.
+        Some(known) => unsafe { (*known).number },
+        None => emit::connection_id::<Probe>(sk, emit::now_ns()) as u32 | 1,
+    };
+    let counted = LISTENER_SOCKETS.insert(sk as u64, number, BPF_NOEXIST.into());
     if counted == Err(EEXIST) {
         return;
     }
     is_stored(Site::RememberOwner, || counted);
-    let key = key(event, sock::words(&event.local_addr));
-    let passes = filter::owner_passes(&event.owner, || task);
-    if let Some(known) = LISTENERS.get_ptr_mut(key) {
+    if let Some(known) = known {
         // SAFETY: a map value; the fields are written by process-context hooks
         // of sockets that the port's bucket lock serialises.
-        let known = unsafe { &mut *known };
-        known.sockets += 1;
-        if known.owner.tgid != event.owner.tgid {
-            known.flags |= AMBIGUOUS;
-        }
-        // Whoever of them accepts: the filters let it pass only if they let all of them
-        // pass.
-        if !passes {
-            known.flags &= !OWNER_PASSES;
-        }
+        unsafe { (*known).sockets += 1 };
         return;
     }
-    let flags = if passes { OWNER_PASSES } else { 0 };
-    Listener::lend(event, flags, |listener| {
+    Listener::lend(event, number, task::exec_id(task), |listener| {
         is_stored(Site::RememberOwner, || LISTENERS.insert(key, listener, 0))
     });
 }
 
 #[inline(always)]
-fn unlisten(sk: *const u8, event: &TcpEvent) {
-    if removal(Site::ForgetOwner, || LISTENER_SOCKETS.remove(sk as u64)) == Removal::Absent {
+fn unlisten(sk: *const u8, event: &mut TcpEvent) {
+    // SAFETY: the number is copied before the entry can be removed.
+    let Some(number) = unsafe { LISTENER_SOCKETS.get(sk as u64) }.copied() else {
         // It was not counted.
         return;
-    }
+    };
     let key = key(event, sock::words(&event.local_addr));
-    if let Some(known) = LISTENERS.get_ptr_mut(key) {
+    let known = LISTENERS.get_ptr_mut(key);
+    closes(sk, number, event, known);
+    if removal(Site::ForgetOwner, || LISTENER_SOCKETS.remove(sk as u64)) == Removal::Absent {
+        return;
+    }
+    if let Some(known) = known {
         // SAFETY: as in `listens`.
         let known = unsafe { &mut *known };
         if known.sockets > 1 {
@@ -220,8 +231,79 @@ fn unlisten(sk: *const u8, event: &TcpEvent) {
     }
 }
 
+/// Tells the sockets of a listener apart.
+#[inline(always)]
+pub(crate) fn socket_number(sk: *const u8) -> u32 {
+    emit::connection_id::<Probe>(sk, 0) as u32
+}
+
+/// Notes that the running thread closes a socket of the listener: of connections that came
+/// to it there may be no other trace by the time they are told of.
+#[inline(always)]
+fn closes(sk: *const u8, number: u32, event: &mut TcpEvent, known: Option<*mut Listener>) {
+    let task = task::current();
+    let (closed_ns, port) = (event.ts_ns, event.local_port.into());
+    let closer = holder(event);
+    closer.closed_ns = closed_ns;
+    closer.listener = number;
+    closer.port = port;
+    closer.socket = socket_number(sk);
+    closer.exec_id = task::exec_id(task);
+    // What the kernel's threads close, others have given up.
+    if !task::is_kernel_thread(task) {
+        task::read_current::<Probe>(&mut closer.owner);
+        closer.parent_tgid = task::parent_tgid(task).unwrap_or(0);
+        if filter::owner_passes(&closer.owner, || task) {
+            closer.flags = HOLDER_PASSES;
+        }
+        if let Some(known) = known {
+            // SAFETY: a map value.
+            compare(unsafe { &*known }, closer);
+        }
+    }
+    // SAFETY: a map value.
+    if let Some(other) = unsafe { CLOSERS.get(number) }
+        && (other.owner.tgid, other.owner.start_ns) != (closer.owner.tgid, closer.owner.start_ns)
+    {
+        closer.flags |= HOLDER_NOT_ALONE;
+    }
+    let closer = &*closer;
+    is_stored(Site::RememberOwner, || CLOSERS.insert(number, closer, 0));
+}
+
+/// Makes it a holder, in the place of an event's owner and addresses: there is no room for
+/// both on the stack.
+#[inline(always)]
+fn holder(event: &mut TcpEvent) -> &mut Holder {
+    const _: () = {
+        let start = offset_of!(TcpEvent, owner);
+        assert!(start % align_of::<Holder>() == 0);
+        assert!(start + size_of::<Holder>() <= size_of::<TcpEvent>());
+    };
+    let place = (&raw mut *event).cast::<u8>();
+    let place = place.wrapping_add(offset_of!(TcpEvent, owner));
+    // SAFETY: within the event, as asserted above.
+    mem::zeroed(unsafe { &mut *place.cast::<MaybeUninit<Holder>>() })
+}
+
+/// Whether the process that closes a listener made it listen. If it exits, it has no program
+/// any more; unless it has executed another since, it is the one it had then.
+#[inline(always)]
+fn compare(listener: &Listener, closer: &mut Holder) {
+    let memory = &listener.owner;
+    if (memory.tgid, memory.start_ns) != (closer.owner.tgid, closer.owner.start_ns) {
+        return;
+    }
+    closer.flags |= HOLDER_OPENED;
+    if closer.owner.exe_inode == 0 && listener.exec_id == closer.exec_id {
+        closer.owner.exe_inode = memory.exe_inode;
+        closer.owner.exe_device = memory.exe_device;
+    }
+}
+
 /// Makes it the event of an inbound connection whose handshake is complete; what
-/// the owner filters say of whoever listens. `ended` is `FLAG_ENDED` where it is over.
+/// the owner filters say where nothing is known of who listens. Else they are asked when it
+/// is. `ended` is `FLAG_ENDED` where it is over.
 #[inline(always)]
 pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Option<bool> {
     if !sock::is_tcp::<Probe>(sk) {
@@ -233,11 +315,12 @@ pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Op
     let Some(listener) = find_listener(event) else {
         return Some(filter::unknown_owner_passes());
     };
-    if listener.flags & AMBIGUOUS == 0 {
+    event.detail = listener.number;
+    if task::is_monitor(listener.owner.tgid) {
         mem::copy(&listener.owner, &mut event.owner);
         event.owner_source = OwnerSource::Listener as u8;
     }
-    Some(listener.flags & OWNER_PASSES != 0)
+    Some(true)
 }
 
 /// The listener a connection came to: its very address, else a wildcard; an

@@ -1,7 +1,8 @@
-//! `sched_process_fork` and `sched_process_exit`: follows the process tree of
-//! the watched command, however its children detach themselves.
+//! `sched_process_fork`, `sched_process_exit`, `sched_process_free`: follows the process
+//! tree of the watched command, however its children detach themselves. A process that
+//! exits belongs to it until all that it had open is closed, which is later.
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+use aya_ebpf::{bindings::BPF_EXIST, macros::raw_tracepoint, programs::RawTracePointContext};
 use port_monitor_common::site::Site;
 
 use crate::{
@@ -9,6 +10,9 @@ use crate::{
     maps::TREE,
     task,
 };
+
+/// What `TREE` has of a process that exits.
+const EXITS: u8 = 2;
 
 /// `(parent, child)`, in the parent, before the child first runs.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
@@ -35,6 +39,20 @@ fn pm_exit_rt(ctx: RawTracePointContext) -> i32 {
     let task: *const u8 = ctx.arg(0);
     if task::process_is_ending(task)
         && let Some(tgid) = task::tgid(task)
+    {
+        removal(Site::Unfollow, || {
+            TREE.insert(tgid, EXITS, BPF_EXIST.into())
+        });
+    }
+    0
+}
+
+/// `(task)`, long after its end: its number may be another's, which has not ended.
+#[raw_tracepoint(tracepoint = "sched_process_free")]
+fn pm_free_rt(ctx: RawTracePointContext) -> i32 {
+    if let Some(tgid) = task::tgid(ctx.arg(0))
+        // SAFETY: the entry is read at once.
+        && unsafe { TREE.get(tgid) }.copied() == Some(EXITS)
     {
         removal(Site::Unfollow, || TREE.remove(tgid));
     }

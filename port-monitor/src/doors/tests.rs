@@ -50,6 +50,7 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
             netns_ino: 1,
             ifindex: None,
             preattach: false,
+            listener: crate::event::Listener::default(),
             ended: false,
             canary: false,
             stamp: None,

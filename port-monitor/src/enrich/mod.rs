@@ -57,7 +57,8 @@ pub struct Enricher {
     processes: Cache<Key, Arc<Process>>,
     /// The one asked for last, which most often is the next one too.
     latest: Option<(Key, Arc<Process>)>,
-    ownerless: Arc<Process>,
+    /// What is known of nobody, by the reason.
+    ownerless: Vec<Arc<Process>>,
 }
 
 /// A process in one state of its life: it is looked up again when it changes
@@ -105,17 +106,7 @@ impl Enricher {
             bell,
             processes: Cache::new(LIMIT),
             latest: None,
-            ownerless: Arc::new(Process {
-                exe: Field::Missing(Missing::NoOwner),
-                parent: None,
-                args: None,
-                user: None,
-                cgroup: None,
-                unit: None,
-                container: None,
-                user_missing: None,
-                container_missing: None,
-            }),
+            ownerless: Vec::new(),
         }
     }
 
@@ -137,10 +128,7 @@ impl Enricher {
     }
 
     /// What is known of the owner; `None` while it is looked up, which begins here.
-    pub fn find(&mut self, owner: Option<&Owner>) -> Option<Arc<Process>> {
-        let Some(owner) = owner else {
-            return Some(Arc::clone(&self.ownerless));
-        };
+    pub fn find(&mut self, owner: &Owner) -> Option<Arc<Process>> {
         let key = Key::new(owner);
         if let Some((latest, process)) = &self.latest
             && *latest == key
@@ -175,13 +163,10 @@ impl Enricher {
 
     /// What is known of the owner by now: what is not is late, also for later events, until
     /// it is there.
-    pub fn give_up(&mut self, owner: Option<&Owner>) -> Arc<Process> {
+    pub fn give_up(&mut self, owner: &Owner) -> Arc<Process> {
         if let Some(process) = self.find(owner) {
             return process;
         }
-        let Some(owner) = owner else {
-            return Arc::clone(&self.ownerless);
-        };
         let key = Key::new(owner);
         self.asker.give_up(&Question::like(key, owner));
         self.users.give_up(owner.uid);
@@ -191,6 +176,28 @@ impl Enricher {
             None => self.makeshift(key, owner),
         };
         Arc::new(named(process, user))
+    }
+
+    /// What is known where nobody knows the owner, for this reason.
+    pub fn nobody(&mut self, reason: Missing) -> Arc<Process> {
+        let exe = Field::Missing(reason);
+        let known = self.ownerless.iter().find(|process| process.exe == exe);
+        if let Some(process) = known {
+            return Arc::clone(process);
+        }
+        let process = Arc::new(Process {
+            exe,
+            parent: None,
+            args: None,
+            user: None,
+            cgroup: None,
+            unit: None,
+            container: None,
+            user_missing: None,
+            container_missing: None,
+        });
+        self.ownerless.push(Arc::clone(&process));
+        process
     }
 
     /// Waits until more is known than at the last look, but not longer than `timeout`.

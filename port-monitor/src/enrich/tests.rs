@@ -85,6 +85,9 @@ impl Enricher {
     fn process(&mut self, owner: Option<&Owner>) -> Arc<Process> {
         let deadline = Instant::now() + Duration::from_mins(1);
         loop {
+            let Some(owner) = owner else {
+                return self.nobody(Missing::NoOwner);
+            };
             if let Some(process) = self.find(owner) {
                 return process;
             }
@@ -129,12 +132,12 @@ fn a_name_that_takes_long_is_not_waited_for_and_is_shown_when_it_is_there() {
         Some("slow".into())
     });
     let owner = Some(&host.owner);
-    assert_eq!(enricher.find(owner), None);
+    assert_eq!(enricher.find(&host.owner), None);
     while enricher.processes.get(&Key::new(&host.owner)).is_none() {
         enricher.wait(Duration::from_mins(1));
-        assert_eq!(enricher.find(owner), None);
+        assert_eq!(enricher.find(&host.owner), None);
     }
-    for process in [enricher.give_up(owner), enricher.process(owner)] {
+    for process in [enricher.give_up(&host.owner), enricher.process(owner)] {
         assert_eq!(process.user, None);
         assert_eq!(process.user_missing, Some(Missing::Late));
         assert_eq!(process.exe, Field::Known(host.program("web")));
@@ -161,8 +164,8 @@ fn a_process_that_takes_long_to_look_up_is_late_until_it_is_there_and_keeps_no_o
         look_up.process(question)
     });
     let owner = Some(&host.owner);
-    assert_eq!(enricher.find(owner), None);
-    for process in [enricher.give_up(owner), enricher.process(owner)] {
+    assert_eq!(enricher.find(&host.owner), None);
+    for process in [enricher.give_up(&host.owner), enricher.process(owner)] {
         assert_eq!(process.exe, Field::Missing(Missing::Late));
         assert_eq!(process.container_missing, Some(Missing::Late));
         assert_eq!(process.parent, None);

@@ -66,17 +66,23 @@ struct IterAttr {
     flags: u32,
 }
 
-/// Ties an iterator's program to the map that it is to go through.
-pub(super) fn iterate_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// Ties an iterator's program to what it goes through: the table, if that is one.
+pub(super) fn iterate(
+    program: BorrowedFd<'_>,
+    table: Option<BorrowedFd<'_>>,
+) -> io::Result<OwnedFd> {
     // `union bpf_iter_link_info`: kernels take a part of it.
-    let map_fd = map.as_raw_fd();
+    let table = table.map(|table| table.as_raw_fd());
+    let info = table
+        .as_ref()
+        .map_or(0, |table| std::ptr::from_ref(table).expose_provenance());
     let attr = LinkAttr {
         prog_fd: program.as_raw_fd(),
         target_fd: 0,
         attach_type: TRACE_ITER,
         flags: 0,
-        iter_info: (&raw const map_fd).expose_provenance() as u64,
-        iter_info_len: 4,
+        iter_info: info as u64,
+        iter_info_len: if table.is_some() { 4 } else { 0 },
         reserved: 0,
     };
     descriptor(LINK_CREATE, &attr)

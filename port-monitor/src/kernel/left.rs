@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd};
 
 use aya::Ebpf;
 
-use super::{KernelError, Needs, lazy_btf::LazyBtf, progress};
+use super::{KernelError, Needs, iterator, lazy_btf::LazyBtf, progress};
 
 /// The program that looks at what is remembered.
 pub(super) const PROGRAM: &str = "pm_left_it";
@@ -27,7 +27,9 @@ impl Left {
         btf: &LazyBtf,
     ) -> Result<Self, KernelError> {
         let links = if needs.wants_outcomes() {
-            progress::tie(ebpf, btf, PROGRAM, &TABLES)?
+            let program = iterator::load(ebpf, btf, PROGRAM, iterator::TABLE)?;
+            let tie = |table: &&str| iterator::tie(ebpf, &program, Some(table));
+            TABLES.iter().map(tie).collect::<Result<_, _>>()?
         } else {
             Vec::new()
         };

@@ -11,7 +11,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError,
-    maps::{HashMap, MapData, MapError, RingBuf},
+    maps::{HashMap, MapError},
 };
 use aya_log::EbpfLogger;
 use port_monitor_common::{
@@ -32,6 +32,8 @@ mod executables;
 pub mod faults;
 pub mod filters;
 mod groups;
+mod holders;
+mod iterator;
 mod ladder;
 mod lazy_btf;
 mod left;
@@ -42,6 +44,7 @@ mod pod;
 mod preemption;
 pub mod preflight;
 pub mod progress;
+mod records;
 pub mod ring;
 mod run;
 mod snapshot;
@@ -49,7 +52,9 @@ mod vmlinux;
 
 pub use canary::{CanaryError, SelfTest};
 pub use executables::Noted;
+pub use holders::Holders;
 pub use ladder::{Rung, RungError};
+pub use records::Records;
 
 use canary::{Canary, Findings, Watchers};
 use counters::Counters;
@@ -232,23 +237,7 @@ pub struct Kernel {
     executables: Option<Arc<Noted>>,
     progress: Option<Progress>,
     left: Left,
-    logger: Option<EbpfLogger<&'static dyn log::Log>>,
-}
-
-/// What the programs report.
-pub struct Records {
-    ring: RingBuf<MapData>,
-    violations: Option<RingBuf<MapData>>,
-    latency: Duration,
-    /// What arrived while the canary ran, oldest first.
-    pub early: Vec<Vec<u8>>,
-}
-
-impl Records {
-    /// Registers the ring with the running tokio runtime.
-    pub fn into_ring(self) -> io::Result<ring::Ring> {
-        ring::Ring::new(self.ring, self.violations, self.latency)
-    }
+    logger: Option<Logger>,
 }
 
 impl Kernel {
@@ -261,29 +250,26 @@ impl Kernel {
         let types = Types::read(&path)?;
         vmlinux::check_needs(&types, settings).map_err(|error| KernelError::Btf { path, error })?;
         let needs = run::needs(&types, settings);
-        let mut functions = ladder::trampolines(&needs);
-        functions.extend([snapshot::ITERATOR, progress::ITERATOR]);
-        let lazy_btf = LazyBtf::new(types.ids_of(&functions));
+        let lazy_btf = types.lazy_btf(ladder::trampolines(&needs));
         let (mut ebpf, rung, attached, waiting) = climb(settings.backend, |rung| {
             attach(&types.offsets, &needs, settings, &lazy_btf, rung)
         })?;
         let (links, mut blind_spots) = attached;
         let left = Left::wanted(&needs, &mut ebpf, &lazy_btf)?;
+        let mut ask = || Holders::of(&types, &mut ebpf, &lazy_btf, &mut blind_spots);
+        let inbound = settings.asks_for_holders(rung);
+        let inbound = inbound.map(|wanted| (wanted, ask()));
         // As large as the ring: where it is needed no more, the two are never both there.
         let older = settings.wants_older().then_some(lazy_btf);
         let logger = start_logger(settings, &mut ebpf)?;
         let counters = Counters::map(&ebpf)?;
         let mut records = ring::take(&mut ebpf, ring::EVENTS)?;
-        let violations = match settings.policy {
-            Some(_) => Some(ring::take(&mut ebpf, ring::VIOLATIONS)?),
-            None => None,
-        };
+        let violations = settings.policy.as_ref();
+        let violations = violations.map(|_| ring::take(&mut ebpf, ring::VIOLATIONS));
+        let violations = violations.transpose()?;
         let mut early = Vec::new();
-        if let Some(btf) = &older
-            && rung != Rung::Tracepoint
-        {
-            snapshot::listeners(&mut ebpf, btf)?;
-        }
+        let older_listeners = older.as_ref().filter(|_| rung != Rung::Tracepoint);
+        older_listeners.map_or(Ok(()), |btf| snapshot::listeners(&mut ebpf, btf))?;
         let attached = canary::Attached::of(rung, &needs, &blind_spots);
         // Before connections that are open fill the table.
         let watchers = Watchers::of(&links, &counters);
@@ -315,6 +301,7 @@ impl Kernel {
             ring: records,
             violations,
             latency: settings.latency,
+            inbound,
             early,
         };
         Ok((kernel, records))
@@ -393,7 +380,12 @@ impl Kernel {
     pub fn hooks(&self) -> Vec<(Hook, HookCount)> {
         let row = |hook| {
             let skipped = self.skipped_of(hook);
-            let count = self.counters.hook(hook);
+            let mut count = self.counters.hook(hook);
+            if hook == Hook::Accept {
+                let aside = self.aside();
+                count.hit -= aside;
+                count.submitted -= aside;
+            }
             (hook, HookCount { skipped, ..count })
         };
         Hook::ALL.into_iter().map(row).collect()
@@ -522,6 +514,9 @@ fn load(
     if needs.wants_outcomes() {
         programs.push(left::PROGRAM);
     }
+    if settings.asks_for_holders(rung).is_some() {
+        programs.extend(holders::PROGRAMS);
+    }
     let (executables, slots) = executables::slots_for(offsets)?;
     let sizes = sizes.with_executables(slots);
     let config = run::config(settings, rung, executables);
@@ -533,14 +528,13 @@ fn load(
     Ok(ebpf)
 }
 
-fn start_logger(
-    settings: &Settings,
-    ebpf: &mut Ebpf,
-) -> Result<Option<EbpfLogger<&'static dyn log::Log>>, KernelError> {
+type Logger = EbpfLogger<&'static dyn log::Log>;
+
+/// What the programs log, if the user wants it.
+fn start_logger(settings: &Settings, ebpf: &mut Ebpf) -> Result<Option<Logger>, KernelError> {
     let logger = settings.log_level.map(|_| EbpfLogger::init(ebpf));
-    logger
-        .transpose()
-        .map_err(|error| KernelError::Load(ladder::chain(&error)))
+    let logger = logger.transpose();
+    logger.map_err(|error| KernelError::Load(ladder::chain(&error)))
 }
 
 /// `uname -r`.

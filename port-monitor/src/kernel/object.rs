@@ -49,7 +49,7 @@ pub(super) const POLICY_MAPS: [&str; 12] = [
 const DENIALS_BYTES: u32 = 256 << 10;
 
 /// What only the monitor fills.
-const MONITOR_MAPS: [&str; 19] = [
+const MONITOR_MAPS: [&str; 20] = [
     "pm_counters",
     "pm_failures",
     "pm_connections",
@@ -58,6 +58,7 @@ const MONITOR_MAPS: [&str; 19] = [
     "pm_listening",
     "pm_listeners",
     "pm_listener_sks",
+    "pm_closers",
     "pm_pids",
     "pm_uids",
     "pm_comms",

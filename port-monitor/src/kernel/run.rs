@@ -13,7 +13,11 @@ pub(super) fn config(settings: &Settings, rung: Rung, executables: u32) -> Confi
     Config {
         salt: u64::from_ne_bytes(salt),
         self_tgid: std::process::id(),
-        kinds: bits(&settings.kinds),
+        kinds: match settings.asks_for_holders(rung) {
+            // Whose a connection was is known from its beginning.
+            Some(_) => bits(&settings.kinds) | EventKind::Accept.bit(),
+            None => bits(&settings.kinds),
+        },
         filters: settings.filters.bits(),
         trace: settings
             .log_level

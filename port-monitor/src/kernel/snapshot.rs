@@ -1,20 +1,17 @@
 //! The sockets that are older than the monitor, by iterators over every open
 //! file of every process: all network namespaces in one pass, no walk of `/proc`.
 
-use std::{
-    fs::File,
-    io::{ErrorKind, Read as _},
-};
+use std::fs::File;
 
 use aya::{
     Ebpf,
     programs::{Iter, ProgramError},
 };
 
-use super::{KernelError, ladder, lazy_btf::LazyBtf};
+use super::{KernelError, iterator, ladder, lazy_btf::LazyBtf};
 
 /// What the iterators go through, as aya names it.
-const ITERATED: &str = "task_file";
+pub(super) const ITERATED: &str = "task_file";
 
 /// The kernel's function for it.
 pub(super) const ITERATOR: &str = "bpf_iter_task_file";
@@ -69,12 +66,9 @@ fn run(
         .into_file()
         .map_err(|error| KernelError::Snapshot(ladder::chain(&error)))?;
     loop {
-        match file.read(&mut [0; CHUNK]) {
-            Ok(0) => break,
+        match iterator::read(&mut file, &mut [0; CHUNK]) {
+            Ok(Some(0)) => break,
             Ok(_) => {}
-            // The kernel pauses after a million files.
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(KernelError::Snapshot(error.to_string())),
         }
         after_chunk();

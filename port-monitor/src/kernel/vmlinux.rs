@@ -15,9 +15,10 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use super::{
     KernelError, Settings,
     btf::{self, Btf, Found, Function, Need},
-    ladder,
+    iterator, ladder,
+    lazy_btf::LazyBtf,
     preflight::PreflightError,
-    progress, snapshot,
+    snapshot,
 };
 
 /// More than any kernel's BTF has, by far.
@@ -56,7 +57,11 @@ impl Types {
     fn of(bytes: impl Deref<Target = [u8]>) -> Result<Self, btf::BtfError> {
         let names: Vec<_> = ladder::FUNCTIONS
             .into_iter()
-            .chain([snapshot::ITERATOR, progress::ITERATOR, btf::TYPED_TASK])
+            .chain([
+                snapshot::ITERATOR,
+                iterator::TABLE_FUNCTION,
+                btf::TYPED_TASK,
+            ])
             .collect();
         let btf = Btf::parse(bytes, &names)?;
         let functions = names
@@ -83,8 +88,14 @@ impl Types {
         functions.find_map(|(known, function)| (*known == name).then_some(*function))
     }
 
+    /// The BTF for programs that are attached to these functions, and for iterators.
+    pub(super) fn lazy_btf(&self, mut functions: Vec<&'static str>) -> LazyBtf {
+        functions.extend([snapshot::ITERATOR, iterator::TABLE_FUNCTION]);
+        LazyBtf::new(self.ids_of(&functions))
+    }
+
     /// The ids of those of these functions that the kernel has.
-    pub(super) fn ids_of(&self, names: &[&'static str]) -> Vec<(&'static str, u32)> {
+    fn ids_of(&self, names: &[&'static str]) -> Vec<(&'static str, u32)> {
         let ids = names
             .iter()
             .filter_map(|&name| Some((name, self.function(name)?.id)));

@@ -96,6 +96,7 @@ impl Host {
             netns_ino: NETNS,
             ifindex: None,
             preattach: false,
+            listener: crate::event::Listener::default(),
             ended: false,
             canary: false,
             stamp: None,

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Pipeline;
-use crate::event::Event;
+use crate::{event::Event, record::Missing};
 
 /// Events held back before no more are to be taken, until some are told.
 const ROOM: usize = 8_192;
@@ -22,8 +22,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// An event that waits.
 pub(super) struct Held {
     pub(super) event: Event,
-    /// It was told of by its end already.
-    pub(super) is_over: bool,
+    /// Why it has no owner, if it has none.
+    pub(super) missing: Missing,
     pub(super) since: Instant,
 }
 
@@ -72,17 +72,21 @@ impl Pipeline {
     }
 
     fn tell_known(&mut self, room: &mut usize) {
-        while let Some(held) = self.held.front().filter(|_| *room > 0) {
-            let owner = held.event.owner.as_ref();
-            let process = match self.enricher.find(owner) {
-                Some(process) => process,
-                None if held.since.elapsed() < self.patience(&held.event) => return,
-                None => self.enricher.give_up(owner),
+        while let Some(&Held {
+            event,
+            missing,
+            since,
+        }) = self.held.front().filter(|_| *room > 0)
+        {
+            let process = match (self.find(&event, missing), &event.owner) {
+                (Some(process), _) => process,
+                (None, _) if since.elapsed() < self.patience(&event) => return,
+                (None, Some(owner)) => self.enricher.give_up(owner),
+                (None, None) => self.enricher.nobody(missing),
             };
-            if let Some(Held { event, is_over, .. }) = self.held.pop_front() {
-                self.tell(&event, process, is_over);
-                *room -= 1;
-            }
+            self.held.pop_front();
+            self.tell(&event, process);
+            *room -= 1;
         }
     }
 

@@ -51,6 +51,10 @@ pub(super) struct Facts<'a> {
     pub(super) ifindex: Option<u32>,
     /// How the owner is known.
     pub(super) owner_source: OwnerSource,
+    /// Processes that had the listener open when the connection came; only on the tracepoint
+    /// backend, and where they are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) holders: Option<u32>,
     /// Start of the process, ns since boot: with the pid, a name no other process
     /// of this boot ever has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -383,7 +387,8 @@ pub(super) enum OwnerSource {
     Connect,
     /// The thread that called accept.
     Accept,
-    /// The process that made the socket listen.
+    /// The process that made the socket listen; of a connection on the tracepoint backend,
+    /// one that had it open when the connection came.
     Listener,
     /// A process that had the socket open when the monitor started.
     Holder,
@@ -469,6 +474,10 @@ impl Missing {
 pub(super) enum Reason {
     /// No hook saw the owner.
     NoOwner,
+    /// Several processes have the listener open, and no one can be named before the others.
+    Shared,
+    /// No process has the listener open any more.
+    Unheld,
     /// The process ended before it could be looked up.
     Exited,
     /// The process executes another program by now.
@@ -491,6 +500,8 @@ impl From<record::Missing> for Reason {
     fn from(reason: record::Missing) -> Self {
         match reason {
             record::Missing::NoOwner => Self::NoOwner,
+            record::Missing::Shared => Self::Shared,
+            record::Missing::Unheld => Self::Unheld,
             record::Missing::Exited => Self::Exited,
             record::Missing::Executed => Self::Executed,
             record::Missing::Denied => Self::Denied,

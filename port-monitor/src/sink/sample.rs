@@ -76,6 +76,7 @@ pub(super) fn connected() -> Record {
             netns_ino: 4_026_531_840,
             ifindex: None,
             preattach: false,
+            listener: crate::event::Listener::default(),
             ended: false,
             canary: false,
             stamp: None,

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::{
-    fact::{Accept, Attempt, Ending, Fact, Listen, Owner, Reach},
+    fact::{Accept, Attempt, Ending, Fact, Holder, Listen, Owner, Reach},
     rung::{Blind, Sight},
 };
 
@@ -228,7 +228,11 @@ fn accept_record(accept: &Accept, facts: &[Fact], sight: Sight) -> Option<Expect
         // Without an acceptor there is nothing to report.
         (Some(acceptor?), "accept", None)
     } else {
-        let listener = listener(accept, facts);
+        let listener = match &accept.holder {
+            Holder::Listener => listener(accept, facts),
+            Holder::Only(owner) => Some(&**owner),
+            Holder::Several => None,
+        };
         let blind = match (acceptor, listener) {
             (_, None) => Some(Blind::Listener),
             (None, _) => Some(Blind::NeverAccepted),

@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::Write as _,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::MetadataExt as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -174,6 +174,19 @@ pub(crate) struct Accept {
     pub(crate) within_ns: (u64, u64),
     /// The thread slept in accept before the monitor attached.
     pub(crate) preattach: bool,
+    /// Who had the listener open when the connection came.
+    pub(crate) holder: Holder,
+}
+
+/// Who had a listener open when a connection came.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Holder {
+    /// Who made it listen, if that is one process.
+    Listener,
+    /// This one alone.
+    Only(Box<Owner>),
+    /// Several, none before the others.
+    Several,
 }
 
 /// [`Closed::closed_by`]: one of the two ends.
@@ -255,6 +268,12 @@ impl Witness {
             begin_ns: self.begin_ns,
             ends_at_once: true,
         })
+    }
+
+    /// Where the report is.
+    pub(crate) fn path(&self) -> Result<PathBuf> {
+        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        fs::read_link(link).context("find the report")
     }
 
     /// The calling thread.

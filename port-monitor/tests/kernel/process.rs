@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs::{File, OpenOptions},
     io::{Read as _, Write as _},
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd as _, OwnedFd, RawFd},
     time::{Duration, Instant},
 };
 
@@ -144,6 +144,11 @@ impl Gate {
     pub(crate) fn open(&self) -> Result<()> {
         rustix::io::write(&self.write, b"!")?;
         Ok(())
+    }
+
+    /// The descriptor by which it is opened.
+    pub(crate) fn opener(&self) -> RawFd {
+        self.write.as_raw_fd()
     }
 
     pub(crate) fn pass(&self) -> Result<()> {

@@ -4,7 +4,7 @@
 use std::{
     mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -14,8 +14,12 @@ use rustix::{
 };
 
 use crate::fact::{
-    Accept, Attempt, Closed, EITHER, Ending, Fact, Listen, Owner, Reach, Witness, netns_ino,
+    Accept, Attempt, Closed, EITHER, Ending, Fact, Holder, Listen, Owner, Reach, Witness, netns_ino,
 };
+
+mod options;
+
+pub(crate) use options::{dropped, keep_on_loopback, set_deaf, set_mark, set_tcp};
 
 /// `127.0.0.1`.
 pub(crate) const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -92,94 +96,6 @@ pub(crate) fn peer(socket: &OwnedFd) -> Result<SocketAddr> {
     SocketAddr::try_from(any).context("getpeername: not an internet address")
 }
 
-/// Sets a TCP option that takes a number.
-pub(crate) fn set_tcp(socket: &OwnedFd, option: libc::c_int, value: libc::c_int) -> Result<()> {
-    set_option(socket.as_fd(), libc::IPPROTO_TCP, option, value)
-        .with_context(|| format!("set TCP option {option}"))
-}
-
-/// Lets the socket send by the loopback device only: nothing of it leaves this host.
-pub(crate) fn keep_on_loopback(socket: impl AsFd) -> Result<()> {
-    let device = b"lo";
-    let size = libc::socklen_t::try_from(device.len())?;
-    // SAFETY: the descriptor is open, and the kernel reads `size` bytes.
-    let failed = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_BINDTODEVICE,
-            device.as_ptr().cast(),
-            size,
-        )
-    };
-    ensure!(
-        failed == 0,
-        "SO_BINDTODEVICE: {}",
-        std::io::Error::last_os_error()
-    );
-    Ok(())
-}
-
-/// Gives what the socket sends a mark for the firewall.
-pub(crate) fn set_mark(socket: &OwnedFd, mark: libc::c_int) -> Result<()> {
-    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_MARK, mark).context("set SO_MARK")
-}
-
-/// Makes the socket deaf or lets it hear again: no packet of this host has come
-/// far enough to be taken, and none is answered.
-pub(crate) fn set_deaf(socket: impl AsFd, deaf: bool) -> Result<()> {
-    let least_ttl = if deaf { 255 } else { 0 };
-    set_option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MINTTL, least_ttl)
-        .context("set IP_MINTTL")
-}
-
-/// How many packets that came for the socket the kernel has thrown away, those that a
-/// deaf one did not hear among them.
-pub(crate) fn dropped(socket: impl AsFd) -> Result<u32> {
-    // Up to `SK_MEMINFO_DROPS`, the last one.
-    let mut counts = [0_u32; 9];
-    let mut size = libc::socklen_t::try_from(size_of_val(&counts))?;
-    // SAFETY: the descriptor is open, and the kernel writes at most `size` bytes to
-    // `counts`.
-    let status = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            counts.as_mut_ptr().cast(),
-            &raw mut size,
-        )
-    };
-    if status != 0 {
-        return Err(std::io::Error::last_os_error()).context("get SO_MEMINFO");
-    }
-    Ok(counts[8])
-}
-
-fn set_option(
-    socket: BorrowedFd<'_>,
-    level: libc::c_int,
-    option: libc::c_int,
-    value: libc::c_int,
-) -> Result<()> {
-    let size = libc::socklen_t::try_from(size_of::<libc::c_int>())?;
-    // SAFETY: the descriptor is open, and the kernel reads `size` bytes of
-    // `value`, which outlives the call.
-    let status = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            level,
-            option,
-            (&raw const value).cast(),
-            size,
-        )
-    };
-    if status != 0 {
-        return Err(std::io::Error::last_os_error().into());
-    }
-    Ok(())
-}
-
 /// How many connections wait in the listener's queue: the kernel tells it in a
 /// field that means something else for other sockets.
 pub(crate) fn waiting(listener: &Listener) -> Result<u32> {
@@ -221,6 +137,21 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
+    /// Leaves it open until the process ends.
+    pub(crate) fn keep(self) {
+        mem::forget(self);
+    }
+
+    /// Gives up what a process has from the one that forked it: nothing is open there any
+    /// more that could accept.
+    pub(crate) fn leave(&self) {
+        let Ok(nothing) = std::fs::File::open("/dev/null") else {
+            return;
+        };
+        // SAFETY: both are open, and the number stays this socket's to close.
+        unsafe { libc::dup2(nothing.as_raw_fd(), self.socket.as_raw_fd()) };
+    }
+
     /// Where to reach it from this host: a wildcard address stands for
     /// loopback.
     pub(crate) fn reachable_at(&self) -> SocketAddr {
@@ -440,6 +371,35 @@ impl Witness {
         self.arrived(listener, acceptor, local, remote, preattach)
     }
 
+    /// Accepts one connection at a listener that only the calling process has, whoever made
+    /// it listen, and leaves that open.
+    pub(crate) fn accept_as_holder(&self, listener: Listener) -> Result<()> {
+        self.accept_of(listener, Holder::Only(Box::new(self.owner()?)))
+    }
+
+    /// The same at a listener that others have too, none before the others.
+    pub(crate) fn accept_as_one_of_several(&self, listener: Listener) -> Result<()> {
+        self.accept_of(listener, Holder::Several)
+    }
+
+    fn accept_of(&self, listener: Listener, holder: Holder) -> Result<()> {
+        let socket = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)
+            .with_context(|| format!("accept at {}", listener.at))?;
+        self.tell(&Fact::Accept(Accept {
+            acceptor: Some(self.owner()?),
+            listener: listener.at,
+            local: canonical(local(&socket)?),
+            remote: canonical(peer(&socket)?),
+            v4_mapped: false,
+            netns_ino: netns_ino()?,
+            within_ns: self.until_now()?,
+            preattach: false,
+            holder,
+        }))?;
+        listener.keep();
+        Ok(())
+    }
+
     /// Writes down that the connection of `client` is established at the
     /// listener, but nobody accepts it.
     pub(crate) fn never_accepted(&self, listener: &Listener, client: &OwnedFd) -> Result<()> {
@@ -473,6 +433,7 @@ impl Witness {
             netns_ino: netns_ino()?,
             within_ns: self.until_now()?,
             preattach,
+            holder: Holder::Listener,
         }))
     }
 

@@ -15,8 +15,8 @@ use crate::{
     fact::{Fact, Witness},
     process::{await_release, say},
     scenarios::{
-        self, begun, closing, crowd, doors, early, executables, fastopen, mixture, opening, owners,
-        progress, repair, sounding, tree,
+        self, begun, closing, crowd, doors, early, executables, fastopen, holding, mixture,
+        opening, owners, progress, repair, sounding, tree,
     },
 };
 
@@ -55,6 +55,8 @@ const EXTRA: &[(&str, Perform)] = &[
     ("services", mixture::services),
     ("few-bytes", sounding::few_bytes),
     ("every-cpu", sounding::every_cpu),
+    ("accept-at-3", holding::accept_at_3),
+    ("accept-at-3-of-several", holding::accept_at_3_of_several),
 ];
 
 /// A workload that takes longer, or longer from one step to the next, hangs.

@@ -2,12 +2,14 @@
 
 use std::{
     mem,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use port_monitor_common::counters::{Extra, Hook};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
     time::{Interval, MissedTickBehavior, interval},
 };
 
@@ -19,6 +21,7 @@ use crate::{
     child::Child,
     clock,
     exit_code::{ExitCode, Failure, OrExit as _},
+    inbound::Inbound,
     kernel::{
         Kernel, Records,
         ring::{BATCH, Ring},
@@ -82,6 +85,8 @@ pub(in crate::commands) struct Session {
     signals: StopSignals,
     /// Looks at what open connections have carried.
     ticks: Option<Ticks>,
+    /// Told when events that waited for their owners can be shown.
+    owners: Option<Arc<Notify>>,
     /// The terminal's, where the output is one.
     resized: Option<Signal>,
     width: Option<usize>,
@@ -92,6 +97,7 @@ enum Wake {
     Records,
     Known,
     Progress,
+    Owners,
     Check,
     Stop,
     CommandEnded(i32),
@@ -111,6 +117,10 @@ impl Session {
         pipeline.note_gaps(kernel.counters().gaps());
         if let Some(executables) = kernel.executables() {
             pipeline.ask_executables(executables);
+        }
+        if let Some((wanted, holders)) = records.inbound.take() {
+            let inbound = Inbound::new(holders, wanted).or_exit(ExitCode::CannotAttach)?;
+            pipeline.ask(inbound);
         }
         // There may be very many: written one part after the other they take less memory,
         // as long as the output takes them.
@@ -134,6 +144,7 @@ impl Session {
         Ok(Self {
             resized: resized.transpose().or_exit(ExitCode::CannotAttach)?,
             width,
+            owners: pipeline.answered(),
             duration: duration.map(|limit| limit.saturating_sub(waited)),
             kernel,
             ring: records.into_ring().or_exit(ExitCode::CannotAttach)?,
@@ -171,6 +182,11 @@ impl Session {
                     self.pipeline.flush(&self.output);
                 }
                 Wake::Progress => self.look(),
+                Wake::Owners => {
+                    self.pipeline.resume();
+                    self.pipeline.catch_up();
+                    self.pipeline.flush(&self.output);
+                }
                 Wake::Check => self.check(),
                 Wake::Stop => break,
                 Wake::CommandEnded(status) => {
@@ -210,6 +226,7 @@ impl Session {
             () = heard(&mut self.resized) => Wake::Check,
             _ = check.tick() => Wake::Check,
             () = due(self.ticks.as_ref()) => Wake::Progress,
+            () = notified(self.owners.as_deref()) => Wake::Owners,
             () = sleep(is_holding.then_some(HELD_PERIOD)) => Wake::Known,
             ready = self.ring.readable() => {
                 ready.or_exit(ExitCode::CannotAttach)?;
@@ -356,6 +373,7 @@ impl Session {
         self.ticks = None;
         self.kernel.detach();
         let account = self.settle()?;
+        self.pipeline.resume_all();
         while self.pipeline.is_holding() {
             self.pipeline.catch_up();
             self.pipeline.flush(&self.output);
@@ -431,7 +449,7 @@ impl Account {
         let (looks, not_ours) = kernel.counters().looks();
         Self {
             looks,
-            not_ours,
+            not_ours: not_ours + kernel.aside(),
             failures: kernel.counters().failures(),
             hooks: kernel.hooks(),
         }
@@ -467,6 +485,14 @@ async fn ended(child: &mut Option<Child>) -> i32 {
 async fn due(ticks: Option<&Ticks>) {
     match ticks {
         Some(ticks) => ticks.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until there is something to look at; without a promise of it, for ever.
+async fn notified(notify: Option<&Notify>) {
+    match notify {
+        Some(notify) => notify.notified().await,
         None => std::future::pending().await,
     }
 }

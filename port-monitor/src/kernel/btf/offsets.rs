@@ -47,6 +47,8 @@ pub enum Need {
     CgroupFilter,
     /// The paths of what processes execute.
     Executables,
+    /// Who has a listener from whom, and what they execute.
+    Holders,
 }
 
 /// Where the kernel has what the programs read.
@@ -68,6 +70,7 @@ pub fn offsets<B: Deref<Target = [u8]>>(btf: &Btf<B>) -> Result<Found, BtfError>
         (Need::Tree, tree(btf, &mut offsets)),
         (Need::CgroupFilter, cgroup_filter(btf, &mut offsets)),
         (Need::Executables, executables(btf, &mut offsets)),
+        (Need::Holders, holders(btf, &mut offsets)),
     ];
     let missing = needs
         .into_iter()
@@ -113,6 +116,14 @@ fn executables<B: Deref<Target = [u8]>>(btf: &Btf<B>, to: &mut Offsets) -> Resul
     to.mount_parent = at("mount.mnt_parent")?;
     // The last one, which tells whether all are there.
     to.mount_point = at("mount.mnt_mountpoint")?;
+    Ok(())
+}
+
+/// Who has a listener from whom, and what they execute (tracepoint rung).
+fn holders<B: Deref<Target = [u8]>>(btf: &Btf<B>, to: &mut Offsets) -> Result<(), BtfError> {
+    let at = |path| btf.member_offset(path);
+    to.task_real_parent = at("task_struct.real_parent")?;
+    to.task_exec_id = at("task_struct.self_exec_id")?;
     Ok(())
 }
 

@@ -190,6 +190,8 @@ fn kernel() -> Writer {
         "signal",
         "flags",
         "mm",
+        "real_parent",
+        "self_exec_id",
     ];
     let members: Vec<_> = (0..).zip(tasks).map(|(i, n)| (n, int, i * 8)).collect();
     let randomized = w.structure("", &members);

@@ -66,7 +66,8 @@ pub(super) const fn required(program: &'static str, place: Place) -> Hook {
 }
 
 /// In no rung of its own: follows the process tree of a watched command.
-pub(super) const TREE: [Hook; 2] = [
+pub(super) const TREE: [Hook; 3] = [
+    required("pm_free_rt", Place::RawTracePoint("sched_process_free")),
     required("pm_fork_rt", Place::RawTracePoint("sched_process_fork")),
     required("pm_exit_rt", Place::RawTracePoint("sched_process_exit")),
 ];
@@ -236,8 +237,8 @@ pub(super) const NO_PERF_EVENTS: &str = "some connections, where a task is preem
 
 /// What the tracepoint rung does not see of accepts.
 pub(super) const LISTENER_BLIND: [&str; 2] = [
-    "who accepts: established connections are shown, with the process that listens",
-    "who owns a listener that several processes share or that never called bind",
+    "who accepts: established connections are shown, with the process that has the listener open",
+    "who owns a listener that several programs share or that never called bind",
 ];
 
 /// What the tracepoint rung does not see of connections that are older than it: they belong

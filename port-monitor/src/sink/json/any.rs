@@ -197,6 +197,7 @@ prop_compose! {
         (local_port, remote_port) in any::<(Option<u16>, u16)>(),
         (v4_mapped, preattach, ended) in any::<(bool, bool, bool)>(),
         (netns_ino, ifindex) in any::<(u32, Option<u32>)>(),
+        holders in 0_u32..4,
     ) -> Event {
         Event {
             action,
@@ -215,6 +216,7 @@ prop_compose! {
             ended,
             canary: false,
             stamp: None,
+            listener: crate::event::Listener { number: 0, holders },
         }
     }
 }

@@ -349,6 +349,10 @@ fn push_facts(
         Some(OwnerSource::Holder) => line.raw(r#","owner_source":"holder""#),
         Some(OwnerSource::Unknown) | None => line.raw(r#","owner_source":"unknown""#),
     }
+    if event.listener.holders > 1 {
+        line.raw(r#","holders":"#);
+        line.number(event.listener.holders);
+    }
     line.rendered(&owner_text.facts);
     if let Some(peer) = &record.peer {
         push_peer(line, peer);
@@ -454,7 +458,8 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
             put(line, r#""process.executable":""#, reason);
         }
     } else {
-        put(line, r#""process.pid":""#, Missing::NoOwner.name());
+        let reason = exe.unwrap_or(Missing::NoOwner.name());
+        put(line, r#""process.pid":""#, reason);
     }
     if has_owner && process.user.is_none() {
         next(line);

@@ -266,6 +266,7 @@ fn facts(record: &Record) -> Facts<'_> {
         netns: event.netns_ino,
         ifindex: event.ifindex,
         owner_source: owner_source(owner),
+        holders: Some(event.listener.holders).filter(|&holders| holders > 1),
         process_start_boottime_ns: owner.map(|owner| Decimal(owner.start_ns)),
         exe: owner.and_then(|owner| owner.exe).map(exe),
         kernel: owner.is_some_and(|owner| owner.is_kernel),
@@ -332,7 +333,7 @@ fn missing(record: &Record) -> facts::Missing {
     };
     if event.owner.is_none() {
         return facts::Missing {
-            pid: Some(Reason::NoOwner),
+            pid: Some(exe_reason.unwrap_or(Reason::NoOwner)),
             ..ports_only
         };
     }

@@ -87,6 +87,8 @@ pub(super) fn prefork(witness: &Witness) -> Result<()> {
         let _client = witness.connect(listener.at)?;
         child.join()?;
     }
+    // As a server does, its children's parent has it open as long as they have.
+    listener.keep();
     Ok(())
 }
 
@@ -100,7 +102,9 @@ pub(super) fn reuseport(witness: &Witness) -> Result<()> {
         let second = shared_listener(witness, at)?;
         ready.open()?;
         go.pass()?;
-        accept_waiting(witness, &second)
+        accept_waiting(witness, &second)?;
+        second.keep();
+        Ok(())
     })?;
     ready.pass()?;
     let clients: Result<Vec<_>> = (0..16).map(|_| witness.connect(at)).collect();
@@ -109,6 +113,7 @@ pub(super) fn reuseport(witness: &Witness) -> Result<()> {
     accept_waiting(witness, &first)?;
     child.join()?;
     drop(clients);
+    first.keep();
     Ok(())
 }
 

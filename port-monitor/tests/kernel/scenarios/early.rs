@@ -68,6 +68,7 @@ pub(crate) fn already_listening(witness: &Witness) -> Result<()> {
     await_go()?;
     let _client = witness.connect(listener.at)?;
     witness.accept(&listener)?;
+    listener.keep();
     Ok(())
 }
 

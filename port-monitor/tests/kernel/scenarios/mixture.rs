@@ -57,6 +57,9 @@ pub(crate) fn filters(witness: &Witness) -> Result<()> {
         Ok(())
     })?;
     let user = fork(|| {
+        for listener in [&finger, &high, &high_v6] {
+            listener.leave();
+        }
         cgroup::enter(&places::own_cgroups()?.unit())?;
         set_comm(USER_COMM.as_bytes())?;
         become_user(OTHER_USER)?;
@@ -82,7 +85,9 @@ pub(crate) fn filters(witness: &Witness) -> Result<()> {
     accepted.open()?;
     accepted.open()?;
     root.join()?;
-    user.join()
+    user.join()?;
+    [finger, high, high_v6].into_iter().for_each(Listener::keep);
+    Ok(())
 }
 
 /// Well-known services of the sample policy, each tried by root from one
@@ -96,6 +101,7 @@ pub(crate) fn services(witness: &Witness) -> Result<()> {
     let accepted = Gate::new()?;
     let root = fork(|| dial_each(witness, ROOT_CLIENT, &listeners, &accepted))?;
     let user = fork(|| {
+        listeners.iter().for_each(Listener::leave);
         become_user(OTHER_USER)?;
         dial_each(witness, USER_CLIENT, &listeners, &accepted)
     })?;
@@ -105,7 +111,9 @@ pub(crate) fn services(witness: &Witness) -> Result<()> {
     accepted.open()?;
     accepted.open()?;
     root.join()?;
-    user.join()
+    user.join()?;
+    listeners.into_iter().for_each(Listener::keep);
+    Ok(())
 }
 
 /// ssh, telnet, http, https, postgresql, and one the policy does not name.

@@ -13,6 +13,7 @@ pub(crate) mod doors;
 pub(crate) mod early;
 pub(crate) mod executables;
 pub(crate) mod fastopen;
+pub(crate) mod holding;
 pub(crate) mod identity;
 pub(crate) mod listening;
 pub(crate) mod mixture;
@@ -160,6 +161,15 @@ pub(crate) const ALL: &[Scenario] = &[
         .parallel(),
     scenario("accept-unbound-listener", accepting::unbound_listener).shows(Blind::Listener),
     scenario("accept-wildcard", accepting::wildcard),
+    scenario("held-by-daemon", holding::daemon),
+    scenario("held-by-orphans", holding::orphans).shows(Blind::Listener),
+    scenario("held-by-other-user", holding::dropped),
+    scenario("held-over-exec", holding::executed),
+    scenario("held-by-activated", holding::activated),
+    scenario("held-by-activated-too", holding::activated_and_kept).shows(Blind::Listener),
+    scenario("held-by-receiver", holding::handed_over),
+    scenario("held-by-taker", holding::taken),
+    scenario("held-by-one-left", holding::left_alone),
     scenario("listen-and-stop", listening::and_stop),
     scenario("listen-refused", listening::refused).shows(Blind::EarlyListen),
     scenario("exits-at-once", identity::exits_at_once),

@@ -1,0 +1,42 @@
+//! Who has a listening socket open, as the eBPF programs of the tracepoint rung tell it:
+//! to whom a connection came in is asked when it comes.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::event::Owner;
+
+/// [`Holder::flags`]: the owner filters let it pass.
+pub const HOLDER_PASSES: u32 = 1;
+/// [`Holder::flags`]: of those who closed, others closed sockets of this listener before.
+pub const HOLDER_NOT_ALONE: u32 = 1 << 1;
+/// [`Holder::flags`]: whoever closed it is the process that made it listen.
+pub const HOLDER_OPENED: u32 = 1 << 2;
+
+/// A process that has a listening socket open, or has closed it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+#[repr(C)]
+pub struct Holder {
+    /// The process; all zeroes where the kernel itself closed the socket.
+    pub owner: Owner,
+    /// When it closed the socket, `CLOCK_BOOTTIME` ns; zero: it has it open.
+    pub closed_ns: u64,
+    /// The listener, by its number: `TcpEvent::detail` of an accept.
+    pub listener: u32,
+    /// Its port: numbers alone are not quite unique.
+    pub port: u32,
+    /// The process that the process was forked by, or given to since.
+    pub parent_tgid: u32,
+    /// `HOLDER_*` bits.
+    pub flags: u32,
+    /// Which of the listener's sockets: there are several with `SO_REUSEPORT`.
+    pub socket: u32,
+    /// How often the process has executed a program.
+    pub exec_id: u32,
+}
+
+/// Listeners whose end is remembered for connections that are not told of yet.
+pub const MAX_CLOSED: u32 = 1_024;
+
+const _: () = assert!(size_of::<Holder>() == 112);

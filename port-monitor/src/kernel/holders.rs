@@ -1,0 +1,118 @@
+//! Who has a listener open now, and who closed it: asked of the kernel when connections
+//! have come in on the tracepoint rung.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+};
+
+use aya::Ebpf;
+use port_monitor_common::{
+    config::OWNER_FILTERS, counters::Hook, event::EventKind, listener::Holder,
+};
+use zerocopy::FromBytes as _;
+
+use super::{
+    Kernel, KernelError, Rung, Settings, bpf, btf::Need, iterator, lazy_btf::LazyBtf, snapshot,
+    vmlinux::Types,
+};
+use crate::inbound::{Seen, Source, Wanted};
+
+/// The programs that tell of each.
+pub(super) const PROGRAMS: [&str; 2] = [HOLDERS, CLOSERS];
+const HOLDERS: &str = "pm_holders_it";
+const CLOSERS: &str = "pm_closers_it";
+/// The table of those who closed it.
+const TABLE: &str = "pm_closers";
+
+/// How much is read at a time: whole records.
+const CHUNK: usize = 256 * size_of::<Holder>();
+
+/// The kernel's answers. Needs nothing else that is loaded or attached. Nothing is looked up
+/// in a table: while it is, the kernel runs no programs of perf events on that processor, on
+/// a preemptible one not even those of others.
+pub struct Holders {
+    /// Each look at all open files is a file of its own.
+    open: OwnedFd,
+    closed: OwnedFd,
+}
+
+impl Settings {
+    /// Whose inbound connections are is to be asked when they have come.
+    pub(super) fn asks_for_holders(&self, rung: Rung) -> Option<Wanted> {
+        let wanted = Wanted {
+            filters: self.filters.bits() & OWNER_FILTERS != 0,
+            accepts: self.kinds.contains(&EventKind::Accept),
+            ends: [EventKind::Close, EventKind::Progress]
+                .iter()
+                .any(|kind| self.kinds.contains(kind)),
+        };
+        (rung == Rung::Tracepoint && (wanted.accepts || wanted.ends)).then_some(wanted)
+    }
+}
+
+impl Kernel {
+    /// Beginnings of connections that were told for the sake of their ends: nobody asked
+    /// for them.
+    pub fn aside(&self) -> u64 {
+        if self.kinds.contains(&EventKind::Accept) {
+            return 0;
+        }
+        self.counters.hook(Hook::Accept).submitted
+    }
+}
+
+impl Holders {
+    /// Those of a run, where the kernel has what is asked; else there is one blind spot more.
+    pub(super) fn of(
+        types: &Types,
+        ebpf: &mut Ebpf,
+        btf: &LazyBtf,
+        blind_spots: &mut Vec<String>,
+    ) -> Option<Self> {
+        let holders = match types.lacks(Need::Holders) {
+            Some(error) => Err(KernelError::Snapshot(error.to_string())),
+            None => Self::open(ebpf, btf),
+        };
+        let holders = holders.map_err(|error| {
+            blind_spots.push(format!("who owns inbound connections: {error}"));
+        });
+        holders.ok()
+    }
+
+    /// Loads the programs.
+    fn open(ebpf: &mut Ebpf, btf: &LazyBtf) -> Result<Self, KernelError> {
+        let files = (snapshot::ITERATED, None);
+        let closers = (iterator::TABLE, Some(TABLE));
+        Ok(Self {
+            open: iterator::prepare(ebpf, btf, HOLDERS, files)?,
+            closed: iterator::prepare(ebpf, btf, CLOSERS, closers)?,
+        })
+    }
+}
+
+impl Source for Holders {
+    fn look(&self) -> io::Result<Seen> {
+        // Whoever closes it meanwhile is among the one or the other.
+        let open = read(self.open.as_fd())?;
+        Ok(Seen::new(open, read(self.closed.as_fd())?))
+    }
+}
+
+fn read(link: BorrowedFd<'_>) -> io::Result<Vec<Holder>> {
+    let mut file = File::from(bpf::begin_iteration(link)?);
+    let mut bytes = Vec::new();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match iterator::read(&mut file, &mut chunk)? {
+            Some(0) => break,
+            Some(count) => bytes.extend_from_slice(chunk.get(..count).unwrap_or_default()),
+            None => {}
+        }
+    }
+    let records = bytes.chunks_exact(size_of::<Holder>());
+    Ok(records
+        .filter_map(|record| Holder::read_from_bytes(record).ok())
+        .collect())
+}
