@@ -100,7 +100,7 @@ impl Accepting<'_> {
         })
     }
 
-    /// The same, where `first_in` finds the first rule of each of [`PARTS`] parts.
+    /// The first rule of all masks, where `first_in` finds that of each of [`PARTS`] parts.
     #[inline(always)]
     pub fn first_or(&self, first_in: impl FnMut(usize) -> Option<usize>) -> Option<usize> {
         let filled = self.of(|mask| mask.filled);
@@ -172,8 +172,8 @@ impl Part {
         self
     }
 
-    /// The same, each word of it by way of `held`, which returns what it is given: where a
-    /// compiler is not to put off what led to it.
+    /// The part as it is, each word of it by way of `held`, which returns what it is given:
+    /// where a compiler is not to put off what led to it.
     #[inline(always)]
     #[must_use]
     pub fn held(mut self, held: impl Fn(u64) -> u64) -> Self {

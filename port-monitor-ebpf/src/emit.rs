@@ -95,9 +95,9 @@ pub(crate) fn emit(
     })
 }
 
-/// The same for programs that read sockets by `M`. Those that read them directly copy the
-/// event themselves: cheaper to run, but there is more for the verifier to walk through, on
-/// every way that leads here.
+/// Emits for programs that read sockets by `M`, as [`emit`] does. Those that read them
+/// directly copy the event themselves: cheaper to run, but there is more for the verifier to
+/// walk through, on every way that leads here.
 #[inline(always)]
 pub(crate) fn emit_for<M: Mem>(
     ctx: &impl EbpfContext,
@@ -116,7 +116,7 @@ pub(crate) fn emit_for<M: Mem>(
     })
 }
 
-/// The same of a record that has `stats` if it is a `Close`.
+/// Emits a record that has `stats` if it is a `Close`, as [`emit`] an event.
 #[inline(always)]
 pub(crate) fn emit_change(
     ctx: &impl EbpfContext,
@@ -136,8 +136,8 @@ pub(crate) fn emit_change(
     })
 }
 
-/// The same of what an open connection has carried so far: it was remembered because its
-/// owner passes.
+/// Emits what an open connection has carried so far: it was remembered because its owner
+/// passes.
 #[inline(always)]
 pub(crate) fn emit_progress(ctx: &impl EbpfContext, hook: Hook, record: &mut CloseEvent) -> Look {
     emit_by(ctx, hook, true, record, |ring, record| {

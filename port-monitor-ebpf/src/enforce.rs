@@ -118,7 +118,7 @@ impl Decision {
         self.count();
     }
 
-    /// The same of a packet.
+    /// Notes and counts what was decided of a packet.
     #[inline(always)]
     pub(crate) fn note_packet(&self, question: &Question) {
         let [high, low] = halves(&question.peer);
@@ -190,8 +190,8 @@ pub(crate) fn judge<P: Party>(
     judge_peer(policy, (now_ns, directions), question, peer, party)
 }
 
-/// The same, where it is known what the policy knows of the peer, and the masks of the
-/// rules for each direction that have not ended.
+/// Judges where it is known what the policy knows of the peer, and the masks of the rules
+/// for each direction that have not ended.
 #[inline(always)]
 pub(crate) fn judge_peer<P: Party>(
     (slot, header): (u32, &'static Header),
@@ -379,7 +379,7 @@ extern "C" fn pm_page_v4(slot: u64, page: u64, addr: u64) -> u64 {
     page.map_or(NO_PAGE, |page| page.find(addr as u32).into())
 }
 
-/// The same of IPv6.
+/// What a page of IPv6 networks has for an address, as [`pm_page_v4`] of IPv4.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn pm_page_v6(slot: u64, page: u64, high: u64, low: u64) -> u64 {
@@ -492,8 +492,8 @@ extern "C" fn pm_first(flow: u64, owner: u64) -> u64 {
     first.map_or(NONE, |rule| rule as u64)
 }
 
-/// The same, in a part of the masks. One mask after the other: a chain of calls has not
-/// the room for where all of them are.
+/// The first rule in a part of the masks. One mask after the other: a chain of calls has
+/// not the room for where all of them are.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn pm_part(flow: u64, owner: u64, part: u64) -> u64 {

@@ -16,8 +16,8 @@ pub(crate) trait Mem {
     /// the kernel loads no program with a pointer that could not be read this way.
     fn read<T: Copy>(base: *const u8, offset: usize) -> Option<T>;
 
-    /// The same; zero when it cannot be read, which the record then tells. For the verifier
-    /// there is only one way.
+    /// The `T` at `base + offset`; zero when it cannot be read, which the record then tells.
+    /// For the verifier there is only one way.
     fn read_or_zero<T: Copy + FromZeros>(base: *const u8, offset: usize) -> T;
 
     /// A number that is this object's, and no other's that is there at the same time.

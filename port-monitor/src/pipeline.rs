@@ -323,8 +323,8 @@ impl Pipeline {
         self.flush_by(output, Output::try_push)
     }
 
-    /// The same of events from before the start, however many wait: they are not more
-    /// than there are sockets.
+    /// Hands formatted events from before the start to the output, however many wait: they
+    /// are not more than there are sockets.
     pub fn flush_early(&mut self, output: &Output) {
         self.flush_by(output, Output::push);
     }

@@ -263,7 +263,7 @@ impl Record {
 pub struct Header {
     /// Wall-clock start, ns since the Unix epoch.
     pub wall_ns: i128,
-    /// The same on the clock of events, `CLOCK_BOOTTIME` ns.
+    /// Start on the clock of events, `CLOCK_BOOTTIME` ns.
     pub boot_ns: u64,
     /// This program's version.
     pub version: &'static str,

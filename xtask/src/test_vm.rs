@@ -16,7 +16,7 @@ use crate::{
 
 /// Boot and all cases of one kernel; several times what an idle host needs.
 const GUEST_DEADLINE: Duration = Duration::from_mins(25);
-/// The same for what somebody asks for, which may be what takes long.
+/// Boot and the cases that somebody asks for, which may be those that take long.
 const ASKED_DEADLINE: Duration = Duration::from_hours(3);
 /// The memory of a guest.
 const GUEST_MEMORY_MIB: u32 = 1024;

@@ -318,9 +318,9 @@ pub(crate) fn report(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: 
     report_or::<false, 0>(ctx, sk, old, new)
 }
 
-/// The same. On the tracepoint rung, a completed handshake that belongs to no attempt
-/// is an inbound connection, and nobody sees what `connect` returns. All in one, so
-/// that there is one copy of what they share.
+/// Does what [`report`] does; on the tracepoint rung, a completed handshake that belongs to
+/// no attempt is an inbound connection, and nobody sees what `connect` returns. All in one,
+/// so that there is one copy of what they share.
 #[inline(always)]
 pub(crate) fn report_or<const TRACEPOINT: bool, const WATCHER: u64>(
     ctx: &impl EbpfContext,

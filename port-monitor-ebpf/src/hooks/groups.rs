@@ -26,7 +26,7 @@ fn pm_mkdir_rt(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The same, for patterns.
+/// `(group, path)`, before its directory can be seen, for patterns.
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
 fn pm_match_rt(ctx: RawTracePointContext) -> i32 {
     if try_match(ctx.arg(0)).is_none() {

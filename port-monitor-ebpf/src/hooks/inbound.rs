@@ -171,7 +171,7 @@ struct Packet {
 }
 
 impl Packet {
-    /// The same, whichever way it came about.
+    /// The packet, whichever way what is known of it came about.
     #[inline(always)]
     fn forgotten(self, unknown: u64) -> Self {
         let forget = |word: u32| mem::forget(word.into(), unknown) as u32;

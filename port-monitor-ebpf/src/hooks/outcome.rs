@@ -22,7 +22,7 @@ pub(crate) fn state_change(ctx: &RawTracePointContext) -> (*const u8, TcpState, 
     (ctx.arg(0), state(1), state(2))
 }
 
-/// The same of a perf event's tracepoint.
+/// The state changes of a perf event's tracepoint: socket, old and new state.
 #[inline(always)]
 pub(crate) fn event_change(ctx: &TracePointContext) -> Look<(*const u8, TcpState, TcpState)> {
     let event = ctx.as_ptr().cast();
@@ -41,7 +41,7 @@ fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The same once more: the kernel lets no program interrupt itself, so what a
+/// What `pm_outcome_rt` does, once more: the kernel lets no program interrupt itself, so what a
 /// softirq does in the middle of the first is seen by this one, and what it does
 /// in the middle of this one by the first. Each change is reported once.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
@@ -51,7 +51,7 @@ fn pm_again_rt(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The same where the kernel may preempt a task in the middle of a program: by a
+/// What `pm_outcome_rt` does, where the kernel may preempt a task in the middle of it: by a
 /// perf event, which runs with preemption off and is skipped only where it
 /// interrupts another one.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]

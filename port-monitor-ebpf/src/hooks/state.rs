@@ -105,8 +105,9 @@ fn pm_local_rt(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// The same where the kernel may preempt a task in the middle of a program, and
-/// skips the next one's: by a perf event, which runs with preemption off.
+/// What a process does with its own socket, where the kernel may preempt a task in the
+/// middle of a program, and skips the next one's: by a perf event, which runs with
+/// preemption off.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 fn pm_local_tp(ctx: TracePointContext) -> u32 {
     account::look(|| try_local(&ctx, event_change(&ctx)?));
@@ -160,8 +161,9 @@ fn try_remote(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpS
     connection::changed::<true, { Watcher::Remote.proof() }>(ctx, sk, old, new)
 }
 
-/// The same where the kernel may preempt a task in the middle of that one: by a perf
-/// event, which comes before it. Each change is reported once.
+/// What a peer's packet does with a socket, where the kernel may preempt a task in the
+/// middle of `pm_remote_rt`: by a perf event, which comes before it. Each change is reported
+/// once.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 fn pm_remote_tp(ctx: TracePointContext) -> u32 {
     account::look(|| try_remote_event(&ctx));

@@ -77,7 +77,7 @@ impl LookUp {
         }
     }
 
-    /// The same, and the arguments of processes.
+    /// Looks up the arguments of processes, too.
     pub(super) fn telling_args(mut self) -> Self {
         self.proc.tells_args = true;
         self

@@ -262,7 +262,8 @@ impl<B: Deref<Target = [u8]>> Btf<B> {
         }
     }
 
-    /// The same. There are very many types: of most only their size is looked at.
+    /// Walks through the types, whose numbers `number` reads. There are very many: of most
+    /// only their size is looked at.
     fn walk(
         &mut self,
         (start, end): (usize, usize),

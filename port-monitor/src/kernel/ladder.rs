@@ -357,7 +357,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// The same, where one program does not work, for tests.
+    /// These links, but one program's, which does not work, for tests.
     pub(super) fn without(self, program: Option<&'static str>) -> Self {
         Self {
             without: program,

@@ -400,7 +400,7 @@ impl Kernel {
             .sum()
     }
 
-    /// The same, by hook.
+    /// Events of a hook that are lost because the kernel skipped a program.
     ///
     /// It skips a trampoline program on a CPU where a preempted task is in the
     /// middle of it (Linux 5.12 counts that), and a kprobe where one is in the

@@ -12,9 +12,9 @@ const ROOM: usize = 8_192;
 const AT_ONCE: usize = 4_096;
 /// What is not known of a process by then is late.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The same where more events wait than there is room for.
+/// How long answers are waited for where more events wait than there is room for.
 const SHORT_PATIENCE: Duration = Duration::from_millis(250);
-/// The same where a wrong verdict or a missing line may come of it.
+/// How long they are waited for where a wrong verdict or a missing line may come of it.
 const LONG_PATIENCE: Duration = Duration::from_secs(5);
 /// How long whoever takes events waits for answers at once.
 const PAUSE: Duration = Duration::from_millis(5);

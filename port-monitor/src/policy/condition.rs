@@ -460,7 +460,7 @@ impl Compiler<'_> {
     }
 }
 
-/// The same ports of every transport.
+/// These ports, which are of no transport yet, of every transport.
 fn of_all(ports: &[PortRange]) -> Vec<PortRange> {
     let transports = Transport::ALL.into_iter();
     transports

@@ -431,7 +431,7 @@ impl Who {
 }
 
 impl Difference {
-    /// The same but for the time.
+    /// Differs from `other` in its time at most.
     fn is_about_the_same(&self, other: &Self) -> bool {
         let timeless = |difference: &Self| Self {
             from_ns: None,

@@ -21,11 +21,11 @@ pub(super) struct Index {
     pub(super) directions: [u32; 3],
     /// The mask of each port.
     ports: Vec<u32>,
-    /// The same in the form of the kernel's tables, once somebody has asked: whoever
+    /// The masks of ports in the form of the kernel's tables, once somebody has asked: whoever
     /// follows a policy does so every second.
     port_words: OnceLock<Arc<[u64]>>,
     pub(super) networks: Networks,
-    /// The same in the form of the kernel's tables, likewise.
+    /// The masks of networks in the form of the kernel's tables, once somebody has asked.
     network_pages: OnceLock<Arc<stretches::Networks>>,
     /// Rules that accept peers on this host by name.
     pub(super) this_host: Mask,

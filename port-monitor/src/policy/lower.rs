@@ -91,7 +91,8 @@ impl Lowered {
         (&self.header, &self.ends)
     }
 
-    /// The same of what comes when nobody follows it, if that uses its tables.
+    /// The header of what comes when nobody follows the policy, and when its rules end, if
+    /// that uses its tables.
     pub fn when_closed(&self) -> Option<(Header, &Ends)> {
         let header = self.closed_header()?;
         Some((header, &self.closed.as_ref()?.ends))

@@ -299,7 +299,8 @@ impl Policy {
         )
     }
 
-    /// The same, as the kernel side has found it by [`Policy::lower_for_monitor`].
+    /// The word on a connection that the kernel side has found by
+    /// [`Policy::lower_for_monitor`].
     pub fn judgement(&self, stamp: Stamp) -> Judgement {
         let action = if stamp.is_denied {
             Action::Deny

@@ -262,7 +262,7 @@ pub enum Problem {
         "a rule cannot be named `{0}`: reports and cases call what decides without a rule that"
     )]
     ReservedName(String),
-    /// The same name twice.
+    /// A name that an earlier rule has.
     #[error("rule name `{name}` is taken")]
     DuplicateName {
         /// As written.

@@ -47,7 +47,7 @@ pub(super) fn service_ports(value: &Value<'_>) -> Result<PortRange, Problem> {
     Ok(carried_by(transport.ok_or_else(malformed)?, range))
 }
 
-/// The same ports of a transport, of which the range names none yet.
+/// Ports of a transport, by a range that names no transport yet.
 pub(super) const fn carried_by(transport: Transport, range: PortRange) -> PortRange {
     let first = transport.ports().first;
     PortRange {

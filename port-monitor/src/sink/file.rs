@@ -79,7 +79,7 @@ impl Log {
         self.reopen_if_asked();
     }
 
-    /// The same, if it was asked for and could not be done.
+    /// Opens the file again by its name, if that was asked for and could not be done.
     pub(super) fn reopen_if_asked(&self) {
         let file = match self.file.try_lock() {
             Ok(file) => file,
@@ -99,7 +99,7 @@ impl Log {
         written
     }
 
-    /// The same, if nothing else is to be done first.
+    /// Appends as much as goes into the file at hand, if nothing else is to be done first.
     pub(super) fn write_at_once(&self, bytes: &[u8]) -> io::Result<usize> {
         match self.file.try_lock() {
             Ok(mut file) if !file.is_full(bytes) => file.append(bytes),

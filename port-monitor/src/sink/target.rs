@@ -142,7 +142,7 @@ pub struct PromptWriter(Way);
 enum Way {
     /// As ever: it ends in memory.
     Memory(File),
-    /// The same, to the file that is open by then.
+    /// To the file that is open by then, which ends in memory.
     Log(Log),
     /// The kernel is asked not to wait.
     NoWait(File),

@@ -231,7 +231,8 @@ impl Output {
         }
     }
 
-    /// The same, if it was asked for while somebody was writing.
+    /// Opens the output file again by its name, if that was asked for while somebody was
+    /// writing.
     pub fn reopen_if_asked(&self) {
         if let Some(log) = &self.log {
             log.reopen_if_asked();
@@ -254,7 +255,7 @@ impl Output {
         self.queue(chunk, MAX_BYTES)
     }
 
-    /// The same of lines that are not too many by themselves, however many wait.
+    /// Writes or queues whole lines that are not too many by themselves, however many wait.
     pub fn push(&self, chunk: Lines) -> Result<(), Refused> {
         self.queue(chunk, usize::MAX)
     }

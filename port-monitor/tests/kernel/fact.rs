@@ -261,7 +261,7 @@ impl Witness {
         })
     }
 
-    /// The same report, by a process that ends right after it acted.
+    /// This report, by a process that ends right after it acted.
     pub(crate) fn of_the_dying(&self) -> Result<Self> {
         Ok(Self {
             file: self.file.try_clone().context("share the report")?,

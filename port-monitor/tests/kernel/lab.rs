@@ -87,7 +87,8 @@ impl Lab {
         self.observe_beside(watch, &[], names)
     }
 
-    /// The same, with others that wait for most of their time running beside them.
+    /// Runs workloads one after another, as [`Lab::observe`] does, with others that wait for
+    /// most of their time running beside them.
     pub(crate) fn observe_beside(
         &self,
         watch: Watch,

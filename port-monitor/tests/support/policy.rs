@@ -39,7 +39,7 @@ pub(crate) fn run(dir: &Path, args: &[&str]) -> Output {
         .unwrap()
 }
 
-/// The same of its `policy.toml`.
+/// Runs a command of `policy` in this directory, on its `policy.toml`.
 pub(crate) fn run_on_policy(dir: &Path, args: &[&str]) -> Output {
     run(dir, &[args, &["--policy", "policy.toml"]].concat())
 }

@@ -46,7 +46,7 @@ pub(super) enum Comparison {
     AtMost,
     /// No less.
     AtLeast,
-    /// The same.
+    /// No other.
     Exactly,
 }
 

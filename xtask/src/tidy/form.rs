@@ -14,6 +14,40 @@ pub(super) fn modules_open_with_documentation(files: &[SourceFile]) -> Vec<Findi
         .collect()
 }
 
+/// Whoever reads a doc comment may see none but that one.
+pub(super) fn doc_comments_stand_alone(files: &[SourceFile]) -> Vec<Finding> {
+    files
+        .iter()
+        .filter(|file| file.has_extension("rs"))
+        .flat_map(|file| {
+            let lines = file
+                .lines()
+                .map(|(number, line)| (number, line.trim_start()));
+            let mut before = "";
+            let begun = lines.filter(move |&(_, line)| {
+                let is_first = doc_text(before).is_none();
+                before = line;
+                is_first && doc_text(line).is_some_and(points_elsewhere)
+            });
+            file.findings("say what it is: a doc comment stands alone", begun)
+        })
+        .collect()
+}
+
+/// The text of a line of a doc comment.
+fn doc_text(line: &str) -> Option<&str> {
+    line.strip_prefix("///")
+        .or_else(|| line.strip_prefix("//!"))
+}
+
+fn points_elsewhere(text: &str) -> bool {
+    let beginnings = ["The same", "Likewise", "As above", "Ditto"];
+    let text = text.trim_start();
+    beginnings
+        .iter()
+        .any(|beginning| text.starts_with(beginning))
+}
+
 pub(super) fn files_are_short(files: &[SourceFile]) -> Vec<Finding> {
     files
         .iter()
@@ -127,6 +161,31 @@ mod tests {
         breaks(rule, "a.rs", "use std::fs;\n//! late\n");
         keeps(rule, "a.rs", "//! What it holds.\n");
         keeps(rule, "a.md", "# Title\n");
+    }
+
+    #[test]
+    fn doc_comments_that_begin_by_another_are_found() {
+        let rule = doc_comments_stand_alone;
+        breaks(rule, "a.rs", "/// The same, of a file.\nfn f() {}\n");
+        breaks(
+            rule,
+            "a.rs",
+            "mod m {\n    /// Likewise.\n    fn f() {}\n}\n",
+        );
+        breaks(rule, "a.rs", "//! As above.\n");
+        keeps(rule, "a.rs", "/// Opens\n/// the same file.\nfn f() {}\n");
+        keeps(
+            rule,
+            "a.rs",
+            "/// Opens it. In\n/// The same way.\nfn f() {}\n",
+        );
+        keeps(
+            rule,
+            "a.rs",
+            "/// Opens it.\n///\n/// The same way.\nfn f() {}\n",
+        );
+        keeps(rule, "a.rs", "// The same as there.\n");
+        keeps(rule, "a.md", "/// The same.\n");
     }
 
     #[test]

@@ -21,6 +21,7 @@ const RULES: &[Rule] = &[
     layers::only_the_outer_layers_print,
     layers::pure_layers_import_no_others,
     form::modules_open_with_documentation,
+    form::doc_comments_stand_alone,
     form::files_are_short,
     form::file_names_say_what_is_inside,
     form::no_mutable_globals,

@@ -80,7 +80,7 @@ impl SourceFile {
         }
     }
 
-    /// The same finding on each of `lines`.
+    /// A finding on each of `lines`, which says this of all of them.
     pub(super) fn findings<'a>(
         &self,
         text: &str,

@@ -45,7 +45,7 @@ impl Look {
         Self(found.collect())
     }
 
-    /// The same files are like this now.
+    /// Its files are like this now.
     pub(super) fn is_still(&self) -> bool {
         self.0.iter().all(|(path, found)| Found::at(path) == *found)
     }

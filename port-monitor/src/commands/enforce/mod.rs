@@ -136,7 +136,8 @@ impl Prepared {
         Self::read(args, occasion).1
     }
 
-    /// The same, and the lists of networks that the file names, also where it is refused.
+    /// The file as it is now, and the lists of networks that it names, also where it is
+    /// refused.
     fn read(args: &ApplyArgs, occasion: Occasion) -> (Vec<PathBuf>, Result<Self, Failure>) {
         let (lists, policy) = policy::load_with_lists(&args.path);
         let prepared = policy.and_then(|policy| Self::of(policy, args, occasion));

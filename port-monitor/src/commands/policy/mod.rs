@@ -236,7 +236,8 @@ pub fn load(path: &Path) -> Result<Policy, Failure> {
     load_with_lists(path).1
 }
 
-/// The same, and the files with networks that the policy names, also where it is refused.
+/// Loads the policy a command is to use, as [`load`] does, and tells the files with networks
+/// that it names, also where it is refused.
 pub fn load_with_lists(path: &Path) -> (Vec<PathBuf>, Result<Policy, Failure>) {
     match Policy::load(path, &Host) {
         Ok((policy, warnings)) => {

@@ -144,7 +144,7 @@ fn state_event(w: &mut Writer, head: u32) {
     w.structure("trace_event_raw_inet_sock_set_state", &fields);
 }
 
-/// The same without one struct.
+/// The type information of [`kernel`] without one struct.
 fn kernel_without(name: &str) -> Writer {
     let mut w = kernel();
     let at = |text: &[u8]| w.strings.windows(text.len()).position(|part| part == text);

@@ -243,7 +243,7 @@ impl Enforcer {
         }
     }
 
-    /// The same, or an error.
+    /// What is pinned under this name; an error where nothing is.
     pub fn existing(name: &str) -> Result<Self, EnforcerError> {
         Self::open(name)?.ok_or_else(|| EnforcerError::NotApplied(name.to_owned()))
     }

@@ -82,7 +82,7 @@ pub(super) const GROUPS: [Hook; 3] = [
 /// Every change of a TCP socket's state.
 const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
 
-/// The same as perf events: they run with preemption off.
+/// Every change of a TCP socket's state, by perf events: they run with preemption off.
 const STATE_EVENT: Place = Place::TracePoint("sock", "inet_sock_set_state");
 
 /// Those that see inbound connections on the tracepoint rung.

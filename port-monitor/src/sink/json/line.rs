@@ -24,7 +24,7 @@ impl Line<'_> {
         self.0.extend_from_slice(json.as_bytes());
     }
 
-    /// The same, of a length that is known.
+    /// JSON as it is, of a length that is known.
     #[inline(always)]
     pub(super) fn raw_bytes<const N: usize>(&mut self, json: &[u8; N]) {
         self.0.extend_from_slice(json);

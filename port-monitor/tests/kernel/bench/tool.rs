@@ -63,7 +63,7 @@ impl Subject {
         }
     }
 
-    /// The same, writing to `/dev/null`.
+    /// This tool, writing to `/dev/null`.
     pub(super) const fn to_null(self) -> Self {
         Self {
             sink: Sink::Null,

@@ -35,7 +35,7 @@ const LIMIT: &str = "/bench/limit.bpf.o";
 enum Held {
     Free,
     Policy(u16),
-    /// The same, and a rule about inbound connections.
+    /// A policy with so many rules, and one about inbound connections.
     Inbound(u16),
     List(u16),
     Set(u16),

@@ -59,7 +59,8 @@ pub(super) fn already_open(lab: &Lab, rung: Rung) -> Result<Verdict> {
     check_older_ends(lab, rung, "already-open", 1)
 }
 
-/// Likewise of a connection that was put into its sockets before, one still in repair.
+/// Both ends of a connection that was put into its sockets before, one still in repair, are
+/// reported at the start, and again when they end.
 pub(super) fn already_restored(lab: &Lab, rung: Rung) -> Result<Verdict> {
     check_older_ends(lab, rung, "already-restored", 0)
 }

@@ -49,7 +49,7 @@ fn filter(
     check(lab, rung, args, &observed.run, &facts, is_asked, keeps)
 }
 
-/// The same, with every kind of event.
+/// A filter with every kind of event.
 fn filter_all(
     lab: &Lab,
     rung: Rung,

@@ -16,7 +16,7 @@ use crate::{
 /// How long connections are opened under the monitor, after its header.
 const AFTER_START: Duration = Duration::from_secs(2);
 
-/// The same where the start is what counts, again and again.
+/// How long they are opened where the start is what counts, again and again.
 const SHORTLY: Duration = Duration::from_millis(200);
 
 /// How often [`many_starts`] starts the monitor on the rungs of a guest together, or on the
@@ -29,7 +29,8 @@ pub(super) fn during_start(lab: &Lab, rung: Rung) -> Result<Verdict> {
     Ok(Verdict::Pass(format!("{ends} ends, {older} of them older")))
 }
 
-/// The same, very often: what goes wrong once in a hundred starts is found.
+/// Connections are opened during very many starts: what goes wrong once in a hundred is
+/// found.
 pub(super) fn many_starts(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let starts = if lab.native {
         STARTS

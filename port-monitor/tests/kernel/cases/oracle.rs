@@ -1,4 +1,4 @@
-//! The same connections, seen by monitors of other people.
+//! What monitors of other people see of our connections.
 
 use std::net::SocketAddr;
 

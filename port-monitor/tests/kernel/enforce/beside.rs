@@ -123,7 +123,7 @@ fn list(rules: u16) -> Result<String> {
     Ok(text)
 }
 
-/// The same as a set.
+/// A rule of nft for so many ports, which are a set.
 fn set(rules: u16) -> String {
     let ports: Vec<_> = (1..=rules).map(|port| port.to_string()).collect();
     format!(

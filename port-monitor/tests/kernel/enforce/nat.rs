@@ -240,7 +240,7 @@ fn exported(lab: &Lab, policy: &str) -> Result<PathBuf> {
     Ok(ruleset)
 }
 
-/// The same rules, in chains at the usual priority.
+/// These rules, in chains at the usual priority.
 fn moved(lab: &Lab, ruleset: &Path) -> Result<PathBuf> {
     let mut text = fs::read_to_string(ruleset)?;
     for priority in ["priority 110;", "priority mangle;"] {

@@ -1,4 +1,4 @@
-//! The same connection by whom the policy means, and by somebody else.
+//! One connection by whom the policy means, and one by somebody else.
 
 use std::{
     net::SocketAddr,
@@ -98,7 +98,7 @@ fn exe(aim: &Aim) -> Result<Outcome> {
     }
 }
 
-/// The same file by another name.
+/// The executable that the policy means, by another name.
 fn hard_link(aim: &Aim) -> Result<Outcome> {
     match aim.side {
         Side::Allowed => exe(aim),

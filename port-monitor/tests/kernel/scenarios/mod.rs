@@ -50,7 +50,7 @@ pub(crate) enum Place {
     /// Only when its whole name is asked for: it measures time, which an emulated or busy
     /// machine cannot.
     OnRequest,
-    /// The same in a guest: it takes long.
+    /// In a guest, when its whole name is asked for: it takes long.
     GuestOnRequest,
 }
 

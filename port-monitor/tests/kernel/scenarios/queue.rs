@@ -39,7 +39,7 @@ pub(super) fn overflows(witness: &Witness) -> Result<()> {
     serve(witness, &listener, late, true)
 }
 
-/// The same where the server answers by RST what it has no room for.
+/// A queue overflows where the server answers by RST what it has no room for.
 pub(super) fn refuses(witness: &Witness) -> Result<()> {
     const SWITCH: &str = "/proc/sys/net/ipv4/tcp_abort_on_overflow";
     places::enter_loopback_netns()?;

@@ -25,7 +25,7 @@ use crate::{
 
 /// What is written when nothing leaves.
 const REFUSED: usize = 5_000;
-/// The same where a buffer takes it.
+/// What is written when nothing leaves, and a buffer takes it.
 const LARGE: usize = 2_000_000;
 
 /// A queue that takes nothing.

@@ -74,7 +74,7 @@ impl Checkpoint {
         Ok(socket)
     }
 
-    /// The same, and writes that down.
+    /// Restores the connection, and writes that down.
     fn restore(&self, witness: &Witness) -> Result<OwnedFd> {
         let socket = self.restore_unseen()?;
         witness.attempted(&socket, self.ends.1, true, Ending::Restored)?;

@@ -55,7 +55,8 @@ pub(crate) fn try_connect(to: SocketAddr, flags: squeue::Flags) -> Result<Result
     connect_socket(&mut ring, &open(V4)?, to, flags)
 }
 
-/// The same through a ring that a thread of the kernel polls (`IORING_SETUP_SQPOLL`).
+/// Connects a new socket through a ring that a thread of the kernel polls
+/// (`IORING_SETUP_SQPOLL`).
 pub(crate) fn try_connect_polled(to: SocketAddr) -> Result<Result<(), Errno>> {
     let mut ring = IoUring::builder()
         .setup_sqpoll(IDLE_MS)

@@ -123,8 +123,7 @@ impl<'w> Peer<'w> {
         Ok(heard.payload)
     }
 
-    /// The same, but it goes on as if it had not heard it: tells what it would
-    /// acknowledge.
+    /// Hears a segment, but goes on as if it had not: tells what it would acknowledge.
     fn hear_unsaid(&mut self, flags: u8) -> Result<u32> {
         let before = self.ack;
         self.hear(flags)?;
