@@ -16,7 +16,7 @@ use crate::enrich::cgroup::CgroupTree;
 
 mod name;
 
-pub use name::{ROOT_SLICE, completed, matches, pattern, slices_around, unescaped};
+pub use name::{ROOT_SLICE, completed, matches, pattern, slices_around, slices_below, unescaped};
 
 /// Where the unit files are, those that win first. User units come after the others: a
 /// user's manager runs them.

@@ -4,13 +4,12 @@
 //! A connection is decided by one rule of each policy. For each two rules that
 //! disagree, what both match forms a box, owners × uids × ports × peers; what
 //! earlier rules of either policy leave of it is the difference. Defaults are
-//! rules here, the last ones. Owners need no more scopes than both rules ask for:
-//! in further ones, only further rules match.
+//! rules here, the last ones. The owners are those who may be, and whom no rule tells from
+//! one in fewer scopes: in further ones, only further rules match.
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
+    collections::{BTreeMap, BTreeSet, HashSet},
 };
 
 use port_monitor_common::policy::{
@@ -23,13 +22,15 @@ use super::{
     cells::{self, Interval, RuleSet},
     overlap::{self, Witness},
     peer_set::PeerSet,
-    table::{Owner, Scopes, Tables},
+    table::{Scopes, Tables},
     value,
 };
-use crate::units;
 
+mod names;
+mod owners;
 mod side;
 
+use owners::{Candidate, Named};
 use side::{Entry, Side};
 
 /// Comparisons of two rules before the search gives up: a few seconds.
@@ -37,7 +38,10 @@ const BUDGET: usize = 200_000_000;
 
 /// The policies have too many overlapping rules.
 #[derive(Debug, Error)]
-#[error("too many rules overlap to compare the policies")]
+#[error(
+    "the policies are not compared: too many rules, or patterns of units, overlap; nothing is \
+     known of how they differ. Compare fewer rules at a time"
+)]
 pub struct TooManyOverlaps;
 
 /// Connections that one rule of each policy decides, differently.
@@ -100,12 +104,15 @@ impl Policy {
             judges_udp: self.tables.judges_udp || other.tables.judges_udp,
         };
         let mut scopes = Scopes::default();
-        let sides = [self, other].map(|policy| Side::adopt(policy, &mut tables, &mut scopes));
+        let mut sides = [self, other].map(|policy| Side::adopt(policy, &mut tables, &mut scopes));
+        side::number_alike(&mut sides, &tables);
         let comparison = Comparison {
             sides,
             tables,
             scopes,
             budget: Cell::new(BUDGET),
+            directories: owners::Found::default(),
+            known_by_unit: owners::Found::default(),
         };
         comparison.over_time(value::saturating_ns(now_ns))
     }
@@ -117,6 +124,10 @@ struct Comparison {
     tables: Tables,
     scopes: Scopes,
     budget: Cell<usize>,
+    /// The least directories of units, by their numbers.
+    directories: owners::Found<u32>,
+    /// The least units that are several, by the numbers of those.
+    known_by_unit: owners::Found<Vec<u32>>,
 }
 
 /// What is left of the box of two rules, as one box of several.
@@ -124,6 +135,13 @@ struct Part {
     uids: Uids,
     ports: Vec<Interval>,
     peers: PeerSet,
+}
+
+impl Part {
+    /// What tells it from others.
+    fn words(&self) -> (Uids, Vec<Interval>, Vec<String>) {
+        (self.uids.clone(), self.ports.clone(), self.peers.words())
+    }
 }
 
 impl Comparison {
@@ -170,7 +188,7 @@ impl Comparison {
             for (at_b, entry_b) in b.iter().enumerate() {
                 self.spend(1)?;
                 let pair = [&entry_a.rule, &entry_b.rule];
-                if pair[0].action == pair[1].action || !self.meet(pair[0], pair[1]) {
+                if pair[0].action == pair[1].action || !self.meet(pair[0], pair[1])? {
                     continue;
                 }
                 let (of_a, of_b) = (entry_a.kernel, entry_b.kernel);
@@ -180,12 +198,22 @@ impl Comparison {
                 let kernel = of_a.or(of_b);
                 let earlier = a.iter().take(at_a).chain(b.iter().take(at_b));
                 let earlier = earlier.filter(|entry| is_about(entry, kernel));
-                let earlier = self.meeting(earlier.map(|entry| &entry.rule), pair)?;
-                for who in self.owners(pair[0], pair[1]) {
-                    for part in self.left(pair, &earlier, &who)? {
+                self.spend((at_a + at_b) / 8)?;
+                let alike = [entry_a.alike, entry_b.alike];
+                if earlier.clone().any(|entry| alike.contains(&entry.alike)) {
+                    continue;
+                }
+                let earlier = self.meeting(earlier, pair)?;
+                let mut told = BTreeSet::new();
+                for candidate in self.owners(pair[0], pair[1])? {
+                    let Candidate { who, named, .. } = &candidate;
+                    for part in self.left(pair, &earlier, &candidate)? {
+                        if !told.insert((who.clone(), part.words())) {
+                            continue;
+                        }
                         found.push(Difference {
                             direction,
-                            witness: witness(direction, &part, &who, (kernel, now_ns)),
+                            witness: witness(direction, &part, named, (kernel, now_ns)),
                             ports: ports_of(&part.ports),
                             peers: part.peers,
                             uids: part.uids,
@@ -210,20 +238,27 @@ impl Comparison {
         }
     }
 
-    fn meet(&self, a: &Rule, b: &Rule) -> bool {
-        overlap::meet(a, b, &self.view(&[]))
+    fn meet(&self, a: &Rule, b: &Rule) -> Result<bool, TooManyOverlaps> {
+        let lists = a
+            .uids
+            .of(&self.tables.uids)
+            .zip(b.uids.of(&self.tables.uids));
+        self.spend(lists.map_or(0, |(a, b)| a.len() + b.len()))?;
+        Ok(overlap::meet(a, b, &self.view(&[])))
     }
 
-    /// Those of `rules` that may match what both of `pair` match.
+    /// Those of `entries` that may match what both of `pair` match; of those that match the
+    /// same, the first.
     fn meeting<'r>(
         &self,
-        rules: impl Iterator<Item = &'r Rule>,
+        entries: impl Iterator<Item = &'r &'r Entry>,
         pair: [&Rule; 2],
     ) -> Result<Vec<Rule>, TooManyOverlaps> {
         let mut meeting = Vec::new();
-        for rule in rules {
+        let mut seen = HashSet::new();
+        for Entry { rule, alike, .. } in entries {
             self.spend(2)?;
-            if pair.into_iter().all(|of_pair| self.meet(rule, of_pair)) {
+            if seen.insert(alike) && self.meet(rule, pair[0])? && self.meet(rule, pair[1])? {
                 meeting.push(*rule);
             }
         }
@@ -239,14 +274,15 @@ impl Comparison {
         Ok(())
     }
 
-    /// What both of `pair` match of `who`'s connections and none of `earlier`.
+    /// What both of `pair` match of the owner's connections and none of `earlier`.
     fn left(
         &self,
         pair: [&Rule; 2],
         earlier: &[Rule],
-        who: &Who,
+        candidate: &Candidate,
     ) -> Result<Vec<Part>, TooManyOverlaps> {
-        let scopes = self.scopes_of(who);
+        self.spend(earlier.len())?;
+        let scopes = &candidate.scopes;
         let in_scope = |accepts: Accepts| {
             let named = accepts.of(&self.tables.scopes);
             named.is_none_or(|named| named.iter().any(|scope| scopes.contains(scope)))
@@ -262,7 +298,7 @@ impl Comparison {
             .collect();
         let rules = self.view(&earlier);
         let mut parts = Vec::new();
-        for (uids, others) in self.uids(pair, &rules) {
+        for (uids, others) in self.uids(pair, &rules)? {
             self.spend(1 + others.len())?;
             for (ports, others) in cells::common_ports(&rules, pair, &others) {
                 self.spend(1 + others.len())?;
@@ -279,104 +315,50 @@ impl Comparison {
     }
 
     /// The uids both of `pair` accept, by the rules that match them.
-    fn uids(&self, pair: [&Rule; 2], rules: &Rules<'_>) -> Vec<(Uids, RuleSet)> {
+    fn uids(
+        &self,
+        pair: [&Rule; 2],
+        rules: &Rules<'_>,
+    ) -> Result<Vec<(Uids, RuleSet)>, TooManyOverlaps> {
         let named = |rule: &Rule| rule.uids.of(&self.tables.uids);
-        let matches = |rule: &Rule, uid: Option<u32>| {
-            named(rule).is_none_or(|uids| uid.is_some_and(|uid| uids.contains(&uid)))
-        };
-        let told_apart = pair.into_iter().chain(rules.rules).filter_map(named);
-        let told_apart: BTreeSet<u32> = told_apart.flatten().copied().collect();
-        let uids = told_apart.iter().copied().map(Some).chain([None]);
-        let cells = uids
-            .filter(|&uid| pair.into_iter().all(|rule| matches(rule, uid)))
-            .map(|uid| {
-                let mut matching = RuleSet::default();
-                for (index, rule) in rules.rules.iter().enumerate() {
-                    matching.set(index, matches(rule, uid));
+        let mut of_any = RuleSet::default();
+        for (index, rule) in rules.rules.iter().enumerate() {
+            of_any.set(index, named(rule).is_none());
+        }
+        let lists = pair.into_iter().chain(rules.rules).filter_map(named);
+        self.spend(10 * lists.clone().map(<[u32]>::len).sum::<usize>())?;
+        let mut cells: BTreeMap<u32, RuleSet> = BTreeMap::new();
+        for &uid in lists.flatten() {
+            cells.entry(uid).or_insert(of_any);
+        }
+        for uids in pair.into_iter().filter_map(named) {
+            let uids: HashSet<u32> = uids.iter().copied().collect();
+            cells.retain(|uid, _| uids.contains(uid));
+        }
+        for (index, rule) in rules.rules.iter().enumerate() {
+            for uid in named(rule).into_iter().flatten() {
+                if let Some(matching) = cells.get_mut(uid) {
+                    matching.set(index, true);
                 }
-                (uid, matching)
-            });
-        let groups = cells::grouped(cells.collect()).into_iter();
+            }
+        }
+        let takes_any = pair.into_iter().all(|rule| named(rule).is_none());
+        let others = takes_any.then_some((None, of_any));
+        let told_apart: BTreeSet<u32> = cells.keys().copied().collect();
+        let cells = cells.into_iter().map(|(uid, rules)| (Some(uid), rules));
+        let groups = cells::grouped(cells.chain(others).collect()).into_iter();
         let groups = groups.map(|(uids, matching)| {
-            let known: Vec<u32> = uids.iter().copied().flatten().collect();
+            let known = uids.iter().copied().flatten();
             let uids = if uids.contains(&None) {
-                let others = told_apart.iter().filter(|uid| !known.contains(uid));
-                Uids::AllBut(others.copied().collect())
+                let known: BTreeSet<u32> = known.collect();
+                Uids::AllBut(told_apart.difference(&known).copied().collect())
             } else {
-                Uids::Only(known)
+                Uids::Only(known.collect())
             };
             (uids, matching)
         });
-        groups.collect()
+        Ok(groups.collect())
     }
-
-    /// The owners in no more scopes than both rules ask for.
-    fn owners(&self, a: &Rule, b: &Rule) -> BTreeSet<Who> {
-        let names = |accepts: Accepts| -> Vec<Option<&str>> {
-            match accepts.of(&self.tables.scopes) {
-                None => vec![None],
-                Some(scopes) => scopes
-                    .iter()
-                    .map(|&scope| self.scopes.name(scope))
-                    .collect(),
-            }
-        };
-        let units = both(&names(a.units), &names(b.units), |a, b| {
-            Some(narrowest(a.into_iter().chain(b).collect()))
-        });
-        let cgroups = both(&names(a.cgroups), &names(b.cgroups), |a, b| match (a, b) {
-            (Some(a), Some(b)) if is_within(a, b) => Some(Some(a)),
-            (Some(a), Some(b)) => is_within(b, a).then_some(Some(b)),
-            (a, b) => Some(a.or(b)),
-        });
-        let exes = both(&names(a.exes), &names(b.exes), |a, b| match (a, b) {
-            (Some(a), Some(b)) => (a == b).then_some(Some(a)),
-            (a, b) => Some(a.or(b)),
-        });
-        // In fewer scopes, the same two rules match and no more others do.
-        let least_units = units.iter().filter(|set| {
-            !units
-                .iter()
-                .any(|other| other < set && other.is_subset(set))
-        });
-        let least_cgroups = cgroups.iter().filter(|path| {
-            !cgroups
-                .iter()
-                .any(|other| other != *path && is_within_some(**path, *other))
-        });
-        let mut owners = BTreeSet::new();
-        for units in least_units {
-            for cgroup in least_cgroups.clone() {
-                // Whatever is a unit is in the root slice where no cgroup tells more.
-                let is_told =
-                    |unit: &str| cgroup.is_some() || units.len() == 1 || unit != units::ROOT_SLICE;
-                let units = units.iter().filter(|unit| is_told(unit));
-                owners.extend(exes.iter().map(|exe| Who {
-                    units: units.clone().map(|&unit| unit.to_owned()).collect(),
-                    cgroup: cgroup.map(str::to_owned),
-                    exe: exe.map(str::to_owned),
-                }));
-            }
-        }
-        owners
-    }
-
-    fn scopes_of(&self, who: &Who) -> Vec<u32> {
-        let cgroup = who.path();
-        self.scopes.of(who.owner(cgroup.as_deref()))
-    }
-}
-
-/// The units without the patterns that match others of them: who is in those others is in
-/// these, also where no cgroup is known.
-fn narrowest(units: BTreeSet<&str>) -> BTreeSet<&str> {
-    let all = units.clone();
-    let is_implied = |unit: &str| {
-        let others = all.iter().filter(|other| **other != unit);
-        let mut narrower = others.filter(|other| units::matches(unit, other));
-        narrower.any(|other| unit < *other || !units::matches(other, unit))
-    };
-    units.into_iter().filter(|unit| !is_implied(unit)).collect()
 }
 
 /// Whether the entry says something of the kernel itself, of anybody else, or of either.
@@ -388,11 +370,10 @@ fn is_about(entry: &Entry, kernel: Option<bool>) -> bool {
 fn witness(
     direction: Direction,
     part: &Part,
-    who: &Who,
+    named: &Named,
     (kernel, now_ns): (Option<bool>, i64),
 ) -> String {
     let (first, last) = part.ports.first().copied().unwrap_or_default();
-    let cgroup = who.path();
     let witness = Witness {
         direction,
         port: known_port(first, last),
@@ -401,33 +382,11 @@ fn witness(
             Uids::Only(uids) => uids.first().copied(),
             Uids::AllBut(_) => None,
         },
-        owner: who.owner(cgroup.as_deref()),
+        owner: named.owner(),
         is_kernel: kernel == Some(true),
         now_ns,
     };
     witness.to_string()
-}
-
-impl Who {
-    /// The cgroup, with the units in its path that are more than one.
-    fn path(&self) -> Option<String> {
-        let mut path = self.cgroup.clone();
-        for unit in self.units.iter().skip(1) {
-            let path = path.get_or_insert_default();
-            path.push('/');
-            path.push_str(unit);
-        }
-        path
-    }
-
-    fn owner<'w>(&'w self, path: Option<&'w str>) -> Owner<'w> {
-        Owner {
-            unit: self.units.first().map(String::as_str),
-            cgroup: path,
-            exe: self.exe.as_deref().map(Path::new),
-            exe_id: None,
-        }
-    }
 }
 
 impl Difference {
@@ -441,30 +400,6 @@ impl Difference {
         };
         timeless(self) == timeless(other)
     }
-}
-
-/// What `join` makes of each two entries.
-fn both<'n, T: Ord>(
-    a: &[Option<&'n str>],
-    b: &[Option<&'n str>],
-    join: impl Fn(Option<&'n str>, Option<&'n str>) -> Option<T>,
-) -> BTreeSet<T> {
-    a.iter()
-        .flat_map(|&a| b.iter().map(move |&b| (a, b)))
-        .filter_map(|(a, b)| join(a, b))
-        .collect()
-}
-
-/// The cgroup `inner` is `outer` or below it.
-fn is_within(inner: &str, outer: &str) -> bool {
-    let rest = inner.strip_prefix(outer);
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-fn is_within_some(inner: Option<&str>, outer: Option<&str>) -> bool {
-    inner
-        .zip(outer)
-        .is_some_and(|(inner, outer)| is_within(inner, outer))
 }
 
 /// Joins parts that differ on one side only.
@@ -497,6 +432,7 @@ fn fewer(parts: Vec<Part>) -> Vec<Part> {
 impl Uids {
     fn with(&self, other: &Self) -> Self {
         let without = |all: &[u32], some: &[u32]| {
+            let some: HashSet<u32> = some.iter().copied().collect();
             let left = all.iter().filter(|uid| !some.contains(uid));
             left.copied().collect::<Vec<u32>>()
         };

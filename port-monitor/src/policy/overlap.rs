@@ -1,7 +1,7 @@
 //! Two rules at a time: does one hold all that the other matches, and which
 //! connection do both match.
 
-use std::{fmt, net::SocketAddr, path::Path};
+use std::{collections::HashSet, fmt, net::SocketAddr, path::Path};
 
 use port_monitor_common::policy::{
     Accepts, Decider, Direction, Facts, Peer, PortRange, Rule, Rules, Transport, is_loopback,
@@ -99,7 +99,7 @@ pub(super) fn find<'a>(
 pub(super) fn meet(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
     common_port(a.ports.of(rules.ports), b.ports.of(rules.ports)).is_some()
         && common_place(a.peers.of(rules.peers), b.peers.of(rules.peers)).is_some()
-        && common_entry(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b).is_ok()
+        && common_uid(a.uids.of(rules.uids), b.uids.of(rules.uids)).is_ok()
 }
 
 /// A connection that both rules match, as far as it is easily found.
@@ -109,7 +109,7 @@ pub(super) fn common<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<
         direction: a.direction,
         port: common_port(a.ports.of(rules.ports), b.ports.of(rules.ports))?,
         place: common_place(a.peers.of(rules.peers), b.peers.of(rules.peers))?,
-        uid: common_entry(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b).ok()?,
+        uid: common_uid(a.uids.of(rules.uids), b.uids.of(rules.uids)).ok()?,
         owner: common_owner(analysis, a, b)?,
         is_kernel: false,
         now_ns: a.until_ns.min(b.until_ns) - 1,
@@ -200,6 +200,19 @@ fn common_owner<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<Owner
         exe: scope(a.exes, b.exes, &|a, b| a == b)?.map(Path::new),
         exe_id: None,
     })
+}
+
+/// As [`common_entry`], of long lists too.
+fn common_uid(a: Option<&[u32]>, b: Option<&[u32]>) -> Result<Option<u32>, Disjoint> {
+    const LONG: usize = 64;
+    match (a, b) {
+        (Some(a), Some(b)) if a.len().min(b.len()) > LONG => {
+            let b: HashSet<u32> = b.iter().copied().collect();
+            let found = a.iter().copied().find(|uid| b.contains(uid));
+            found.map(Some).ok_or(Disjoint)
+        }
+        _ => common_entry(a, b, |a, b| a == b),
+    }
 }
 
 /// Nothing is accepted by both rules.

@@ -129,6 +129,34 @@ impl Scopes {
         of_unit.push(name.to_owned());
     }
 
+    /// The patterns of units.
+    pub(super) fn patterns(&self) -> Vec<String> {
+        let patterns = self.patterns.iter();
+        patterns.map(|(pattern, _)| pattern.clone()).collect()
+    }
+
+    pub(super) const fn pattern_count(&self) -> usize {
+        self.patterns.len()
+    }
+
+    /// The patterns of units and those of the slices that lie in units by their names:
+    /// whoever is in one of these is in such a unit, where nothing but that is known.
+    pub(super) fn patterns_by_unit(&self) -> Vec<String> {
+        let slices = self.units.keys();
+        let below = slices.filter_map(|name| units::slices_below(name));
+        self.patterns().into_iter().chain(below).collect()
+    }
+
+    /// A rule names the unit by this very name.
+    pub(super) fn is_unit_named(&self, name: &str) -> bool {
+        self.units.contains_key(name)
+    }
+
+    /// A rule names the cgroup by its path.
+    pub(super) fn is_cgroup_named(&self, path: &str) -> bool {
+        self.cgroups.contains_key(path)
+    }
+
     /// What [`Scopes::unit`] was given for this number.
     pub(super) fn unit_names(&self, unit: u32) -> &[String] {
         self.unit_names.get(&unit).map_or(&[], Vec::as_slice)
@@ -223,10 +251,11 @@ impl Scopes {
         numbers
     }
 
-    /// The numbers of the units that a unit of this name is.
+    /// The numbers of the units that a unit of this name is. No pattern means the root slice,
+    /// whose name no directory has.
     fn units_named<'s>(&'s self, unit: &'s str) -> impl Iterator<Item = u32> + 's {
         let exact = self.units.get(unit).into_iter().flatten().copied();
-        let patterns = self.patterns.iter();
+        let patterns = self.patterns.iter().filter(move |_| unit != ROOT_SLICE);
         let matching = patterns.filter(move |(pattern, _)| units::matches(pattern, unit));
         exact.chain(matching.map(|(_, unit)| *unit))
     }

@@ -95,6 +95,13 @@ pub fn slices_around(unit: &str) -> Vec<String> {
     parents.chain([ROOT_SLICE.to_owned()]).collect()
 }
 
+/// The pattern of the slices that lie in those of this name or pattern by theirs;
+/// `None` for the root and for what is no slice.
+pub fn slices_below(slice: &str) -> Option<String> {
+    let stem = slice.strip_suffix(".slice").filter(|stem| *stem != "-")?;
+    Some(format!("{stem}-*.slice"))
+}
+
 /// `service` of `ssh.service`.
 pub(super) fn kind(unit: &str) -> Option<&str> {
     let (stem, kind) = unit.rsplit_once('.')?;

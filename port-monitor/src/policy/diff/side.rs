@@ -1,5 +1,7 @@
 //! A policy as rules all the way down.
 
+use std::collections::HashMap;
+
 use port_monitor_common::{
     addr::v4_mapped,
     policy::{Accepts, Action, DefaultAction, Direction, Network, Peer, Rule, Transport},
@@ -22,6 +24,8 @@ pub(super) struct Entry {
     pub(super) by: Reason,
     /// What it says of the kernel itself: only about that, or about anybody else.
     pub(super) kernel: Option<bool>,
+    /// The same number as of others, of either policy, that match the same but for the time.
+    pub(super) alike: usize,
 }
 
 impl Entry {
@@ -30,6 +34,7 @@ impl Entry {
             rule,
             by,
             kernel: None,
+            alike: 0,
         }
     }
 }
@@ -72,6 +77,37 @@ impl Side {
         let is_live = |rule: &Rule| rule.direction == direction && now_ns < rule.until_ns;
         let rules = self.rules.iter();
         rules.filter(|entry| is_live(&entry.rule)).collect()
+    }
+}
+
+/// Numbers the rules by what they match.
+pub(super) fn number_alike(sides: &mut [Side; 2], tables: &Tables) {
+    // Rules share long lists of networks, which are read once.
+    let mut places: HashMap<(u32, u32), usize> = HashMap::new();
+    let mut lists: HashMap<&[Peer], usize> = HashMap::new();
+    let mut numbers = HashMap::new();
+    for entry in sides.iter_mut().flat_map(|side| &mut side.rules) {
+        let rule = &entry.rule;
+        let peers = match rule.peers {
+            Accepts::Any => None,
+            Accepts::OneOf { start, len } => {
+                Some(*places.entry((start, len)).or_insert_with(|| {
+                    let list = rule.peers.of(&tables.peers).unwrap_or_default();
+                    let new = lists.len();
+                    *lists.entry(list).or_insert(new)
+                }))
+            }
+        };
+        let owners = [rule.units, rule.cgroups, rule.exes];
+        let what = (
+            rule.direction as u8,
+            rule.ports.of(&tables.ports),
+            peers,
+            rule.uids.of(&tables.uids),
+            owners.map(|accepts| accepts.of(&tables.scopes)),
+        );
+        let new = numbers.len();
+        entry.alike = *numbers.entry(what).or_insert(new);
     }
 }
 

@@ -141,13 +141,13 @@ fn owner_in_two_scopes_is_found_where_only_the_order_differs() {
     let (a, b) = ([&*unit, &slice].concat(), [&*slice, &unit].concat());
     assert_eq!(
         told(&a, &b),
-        ["Deny out tcp 192.0.2.1:1 --unit app.service --cgroup /system.slice"]
+        ["Deny out tcp 192.0.2.1:1 --cgroup /system.slice/app.service"]
     );
     let cgroup = rule("b", "out", "deny", "cgroup = \"/system.slice\"");
     let (a, b) = ([&*unit, &cgroup].concat(), [&*cgroup, &unit].concat());
     assert_eq!(
         told(&a, &b),
-        ["Deny out tcp 192.0.2.1:1 --unit app.service --cgroup /system.slice"]
+        ["Deny out tcp 192.0.2.1:1 --cgroup /system.slice/app.service"]
     );
 }
 
@@ -159,9 +159,9 @@ fn owner_that_two_patterns_match_needs_no_cgroup() {
     assert_eq!(
         told(&[known, one].concat(), &all),
         [
-            "Allow out tcp 192.0.2.1:1 --unit -.slice --cgroup /worker@*.service",
-            "Allow out tcp 192.0.2.1:1 --unit -.slice --cgroup /",
-            "Allow out tcp 192.0.2.1:1 --unit worker@?.service",
+            "Allow out tcp 192.0.2.1:1 --cgroup /worker@xx.service",
+            "Allow out tcp 192.0.2.1:1 --cgroup /",
+            "Allow out tcp 192.0.2.1:1 --unit worker@x.service",
         ]
     );
 }
@@ -179,10 +179,128 @@ fn earlier_rule_for_the_root_slice_holds_in_a_cgroup_too() {
     assert_eq!(
         told(&[first, known].concat(), &all),
         [
-            "Allow out tcp 192.0.2.1:101 --unit -.slice --cgroup /worker@*.service",
-            "Allow out tcp 192.0.2.1:101 --unit -.slice --cgroup /",
+            "Allow out tcp 192.0.2.1:101 --cgroup /worker@x.service",
+            "Allow out tcp 192.0.2.1:101 --cgroup /",
         ]
     );
+}
+
+#[test]
+fn name_that_two_overlapping_patterns_match_needs_no_cgroup() {
+    let known = rule("a", "out", "deny", "unit = \"-.slice\"\ncgroup = \"/\"");
+    let one = rule("b", "out", "deny", "unit = \"a?c*.service\"");
+    let other = rule("c", "out", "allow", "unit = \"*b.service\"");
+    let told = told(&[known, one].concat(), &other);
+    let by_name = "Allow out tcp 192.0.2.1:1 --unit axcb.service";
+    assert!(told.iter().any(|told| told == by_name), "{told:?}");
+}
+
+#[test]
+fn earlier_patterns_that_leave_no_name_leave_no_difference() {
+    let earlier = rule(
+        "a",
+        "out",
+        "allow",
+        "unit = [\"w?*.service\", \"w.service\"]",
+    );
+    let all = rule("b", "out", "deny", "unit = \"w*x*.service\"");
+    assert_eq!(told(&[&*earlier, &all].concat(), &earlier), [""; 0]);
+    let equal = rule("a", "out", "allow", "unit = \"*?.service\"");
+    let all = rule("b", "out", "deny", "unit = \"?*.service\"");
+    assert_eq!(told(&[&*equal, &all].concat(), &equal), [""; 0]);
+}
+
+#[test]
+fn many_patterns_that_all_overlap_are_compared() {
+    let rules = |last: &str| {
+        let letters = ('a'..='z').map(|letter| {
+            let port = u32::from(letter);
+            let body = format!("unit = \"*{letter}*.service\"\nport = {port}");
+            rule(&letter.to_string(), "out", "allow", &body)
+        });
+        let last = rule("last", "out", last, "unit = \"*0*.service\"");
+        letters.chain([last]).collect::<String>()
+    };
+    assert_eq!(
+        told(&rules("allow"), &rules("deny")),
+        ["Deny out tcp 192.0.2.1:1 --unit 0.service"]
+    );
+}
+
+#[test]
+fn pattern_of_too_many_states_is_refused_in_one_line() {
+    let pattern = format!("unit = \"*a{}.service\"", "?".repeat(20));
+    let pattern = format!("version = 1\n{}", rule("a", "out", "deny", &pattern));
+    let refused = policy("version = 1\n").diff(&policy(&pattern), NOW_NS);
+    let refused = refused.unwrap_err().to_string();
+    assert!(
+        refused.starts_with("the policies are not compared: "),
+        "{refused}"
+    );
+    assert!(!refused.contains('\n'), "{refused}");
+}
+
+#[test]
+fn rules_that_both_policies_have_are_as_many_as_there_may_be() {
+    let rules = |first: &str| {
+        let rules = (1..=1000).map(|port| {
+            let action = if port == 1 { first } else { "allow" };
+            rule(
+                &format!("r{port}"),
+                "out",
+                action,
+                &format!("port = {port}"),
+            )
+        });
+        format!(
+            "[default]\noutbound = {{ action = \"deny\" }}\n{}",
+            rules.collect::<String>()
+        )
+    };
+    assert_eq!(
+        told(&rules("allow"), &rules("deny")),
+        ["Deny out tcp 192.0.2.1:1"]
+    );
+}
+
+#[test]
+fn users_are_as_many_as_there_may_be() {
+    let rules = |flipped: u32| {
+        let rules = (0..16).map(|number| {
+            let users = (0..4096).map(|user| (number * 4096 + user).to_string());
+            let body = format!("user = [{}]", users.collect::<Vec<_>>().join(", "));
+            let action = if number == flipped { "deny" } else { "allow" };
+            rule(&format!("r{number}"), "out", action, &body)
+        });
+        rules.collect::<String>()
+    };
+    assert_eq!(
+        told(&rules(3), &rules(5)),
+        [
+            "Allow out tcp 192.0.2.1:1 --user 12288",
+            "Deny out tcp 192.0.2.1:1 --user 20480"
+        ]
+    );
+}
+
+#[test]
+fn no_pattern_means_the_root_slice() {
+    let pattern = policy(&format!(
+        "version = 1\n{}",
+        rule("a", "out", "deny", "unit = \"?.slice\"")
+    ));
+    for (unit, cgroup) in [
+        (Some("-.slice"), None),
+        (Some("app.service"), None),
+        (None, Some("/")),
+    ] {
+        let facts = Facts {
+            unit,
+            cgroup,
+            ..super::outbound("192.0.2.1", 1)
+        };
+        assert_eq!(pattern.explain(&facts).verdict, Verdict::Allow, "{facts:?}");
+    }
 }
 
 #[test]

@@ -21,6 +21,19 @@ const NEWER: [&str; 3] = [
     "/newer",
 ];
 
+/// Units of owners whose cgroup is not known.
+const UNITS: [&str; 9] = [
+    "app.service",
+    "api.service",
+    "web.service",
+    "worker@7.service",
+    "worker@22.service",
+    "cpu.service",
+    "system-worker.slice",
+    "user-1000.slice",
+    "-.slice",
+];
+
 /// Peers as a hook sees them.
 const ADDRESSES: [&str; 24] = [
     "10.0.0.1",
@@ -63,10 +76,7 @@ pub(super) fn connection(random: &Random) -> Facts<'static> {
     }
     let (cgroup, unit) = match random.below(8) {
         0 => (None, None),
-        1 => (
-            None,
-            Some(random.one_of(&["app.service", "worker@7.service", "cpu.service"])),
-        ),
+        1 => (None, Some(random.one_of(&UNITS))),
         2 => (Some(random.one_of(&NEWER)), None),
         _ => (Some(random.one_of(&CGROUPS)), None),
     };

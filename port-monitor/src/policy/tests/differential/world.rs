@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The cgroups that are there when a policy is compiled and applied; their ids count from 1.
-pub(super) const CGROUPS: [&str; 14] = [
+pub(super) const CGROUPS: [&str; 21] = [
     "",
     "/system.slice",
     "/system.slice/app.service",
@@ -26,9 +26,17 @@ pub(super) const CGROUPS: [&str; 14] = [
     "/user.slice",
     "/user.slice/user-1000.slice",
     "/user.slice/user-1000.slice/user@1000.service/app.slice/run.scope",
+    // The same unit elsewhere, and one in another.
+    "/app.service",
+    "/app.service/web.service",
+    "/user.slice/app.service",
+    "/system.slice/api.service",
+    "/system.slice/app.service/api.service",
+    "/user.slice/system-worker.slice",
+    "/user.slice/system-worker.slice/worker@7.service",
 ];
 /// Units as they are written, as they are told, and the directories of cgroups they mean.
-const UNITS: [(&str, &str, &[&str]); 11] = [
+const UNITS: [(&str, &str, &[&str]); 18] = [
     ("app.service", "app.service", &["app.service"]),
     ("web.service", "web.service", &["web.service"]),
     // An alias.
@@ -58,9 +66,44 @@ const UNITS: [(&str, &str, &[&str]); 11] = [
     ("user-.slice", "user-*.slice", &["user-1000.slice"]),
     ("system.slice", "system.slice", &["system.slice"]),
     ("-.slice", "-.slice", &[""]),
+    // Patterns of which none holds all that another matches.
+    ("a*.service", "a*.service", &["app.service", "api.service"]),
+    ("*p.service", "*p.service", &["app.service"]),
+    (
+        "?p?.service",
+        "?p?.service",
+        &["app.service", "api.service", "cpu.service", "_cpu.service"],
+    ),
+    (
+        "w*.service",
+        "w*.service",
+        &[
+            "web.service",
+            "worker@1.service",
+            "worker@22.service",
+            "worker@7.service",
+        ],
+    ),
+    ("*@?2*.service", "*@?2*.service", &["worker@22.service"]),
+    (
+        "*.slice",
+        "*.slice",
+        &[
+            "system.slice",
+            "system-worker.slice",
+            "user.slice",
+            "user-1000.slice",
+            "app.slice",
+        ],
+    ),
+    (
+        "system-?*.slice",
+        "system-?*.slice",
+        &["system-worker.slice"],
+    ),
 ];
 /// Cgroups as they are written, and what they are.
-const WRITTEN_CGROUPS: [(&str, &str); 6] = [
+const WRITTEN_CGROUPS: [(&str, &str); 9] = [
     ("/", ""),
     ("/system.slice", "/system.slice"),
     ("/sys/fs/cgroup/user.slice", "/user.slice"),
@@ -73,6 +116,12 @@ const WRITTEN_CGROUPS: [(&str, &str); 6] = [
         "/system.slice/app.service/sub",
     ),
     ("/not/there", "/not/there"),
+    ("/app.service", "/app.service"),
+    (
+        "/system.slice/app.service/api.service",
+        "/system.slice/app.service/api.service",
+    ),
+    ("/user.slice/app.service", "/user.slice/app.service"),
 ];
 /// Executables as they are written, and the files at their paths.
 pub(super) const EXES: [(&str, Option<u64>); 5] = [
@@ -242,6 +291,18 @@ impl Rule {
         }
     }
 
+    /// Asks for units and cgroups, and seldom for anything else.
+    fn ask_of_owners(&mut self, random: &Random) {
+        let is_kept = || random.once_in(4);
+        self.ports = self.ports.take().filter(|_| is_kept());
+        self.peers = self.peers.take().filter(|_| is_kept());
+        self.users = self.users.take().filter(|_| is_kept());
+        self.exes = self.exes.take().filter(|_| is_kept());
+        let units = (0..=random.below(2)).map(|_| random.index(UNITS.len()));
+        self.units = (!random.once_in(5)).then(|| units.collect());
+        self.cgroups = some(random, 3, &WRITTEN_CGROUPS);
+    }
+
     fn failsafe(random: &Random, direction: Direction, number: usize) -> Self {
         let key = if direction == Direction::Inbound {
             "inbound"
@@ -404,8 +465,20 @@ fn is_in_unit(facts: &Facts<'_>, directories: &[&str]) -> bool {
         return facts.cgroup.is_some() || facts.unit.is_some();
     }
     let path = facts.cgroup.unwrap_or_default();
-    let parts = path.split('/').chain(facts.unit);
-    parts.into_iter().any(|part| directories.contains(&part))
+    // A slice lies in others by its name, where no path tells.
+    let slices = facts
+        .unit
+        .filter(|unit| facts.cgroup.is_none() && unit.strip_suffix(".slice").is_some());
+    let slices = slices.into_iter().flat_map(|unit| {
+        let dashes = unit.match_indices('-').map(|(at, _)| at);
+        dashes.map(|at| format!("{}.slice", &unit[..at]))
+    });
+    let mut parts = path
+        .split('/')
+        .chain(facts.unit)
+        .map(str::to_owned)
+        .chain(slices);
+    parts.any(|part| directories.contains(&&*part))
 }
 
 fn is_in_cgroup(facts: &Facts<'_>, cgroup: &str) -> bool {
@@ -433,7 +506,8 @@ pub(super) struct Words {
 }
 
 impl Words {
-    pub(super) fn random(random: &Random) -> Self {
+    /// `mostly_owners`: what rules ask is of owners for the most part, so that they overlap.
+    pub(super) fn random(random: &Random, mostly_owners: bool) -> Self {
         let with_udp = random.once_in(2);
         let with_inbound_exe = random.once_in(8);
         let mut rules = Vec::new();
@@ -445,6 +519,11 @@ impl Words {
         rules.extend(
             (0..count).map(|number| Rule::random(random, number, with_udp, with_inbound_exe)),
         );
+        if mostly_owners {
+            for rule in rules.iter_mut().filter(|rule| !rule.is_failsafe) {
+                rule.ask_of_owners(random);
+            }
+        }
         let default = || (random.once_in(2), random.once_in(2));
         Self {
             defaults: [default(), default(), default()],
