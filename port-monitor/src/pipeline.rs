@@ -209,7 +209,7 @@ impl Pipeline {
         }
     }
 
-    /// The same of all of them, and waits for what they wait for.
+    /// Takes up all events that are held back, and waits for what they wait for.
     pub fn resume_all(&mut self) {
         while self.inbound.as_mut().is_some_and(Inbound::wait) {
             self.resume();

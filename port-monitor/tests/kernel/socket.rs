@@ -377,7 +377,7 @@ impl Witness {
         self.accept_of(listener, Holder::Only(Box::new(self.owner()?)))
     }
 
-    /// The same at a listener that others have too, none before the others.
+    /// Accepts one connection at a listener that others have too, none before the others.
     pub(crate) fn accept_as_one_of_several(&self, listener: Listener) -> Result<()> {
         self.accept_of(listener, Holder::Several)
     }

@@ -24,7 +24,7 @@ pub(super) struct Entry {
     pub(super) by: Reason,
     /// What it says of the kernel itself: only about that, or about anybody else.
     pub(super) kernel: Option<bool>,
-    /// The same number as of others, of either policy, that match the same but for the time.
+    /// A number it shares with those of either policy that match as it does, but for the time.
     pub(super) alike: usize,
 }
 

@@ -265,7 +265,7 @@ pub(crate) fn accept_at_3(witness: &Witness) -> Result<()> {
     witness.accept_as_holder(handed_listener()?)
 }
 
-/// The same, where whoever handed it over has it too.
+/// Accepts at the listener that was handed over, which whoever did that has too.
 pub(crate) fn accept_at_3_of_several(witness: &Witness) -> Result<()> {
     witness.accept_as_one_of_several(handed_listener()?)
 }
