@@ -37,13 +37,16 @@ const STEP: usize = 5;
 /// A place in a pattern, by the pattern's number.
 type Place = (usize, usize);
 
-/// The patterns as one automaton that reads names which all of the first ones match.
+/// The patterns as one automaton that reads names which all of the first ones match. It
+/// guesses how those match, which takes as many states as they have places; as many as sets
+/// of places, 2^15 for `*a` and 15 `?`, it takes to know which of the others match.
 struct Automaton<'p> {
     patterns: Vec<&'p [u8]>,
     /// How many of the patterns must match.
     required: usize,
     /// How many of them, those that come next, must not.
     refused: usize,
+    /// One place of each that must match, and all places of the others.
     states: Vec<Vec<Place>>,
     edges: Vec<Edges>,
 }
@@ -51,14 +54,14 @@ struct Automaton<'p> {
 /// Where a state leads to.
 #[derive(Default)]
 struct Edges {
-    by_letter: BTreeMap<u8, Option<usize>>,
+    by_letter: BTreeMap<u8, Vec<usize>>,
     /// By any letter that no pattern asks for there.
-    other: Option<usize>,
+    other: Vec<usize>,
 }
 
 impl Edges {
-    fn to(&self, letter: u8) -> Option<usize> {
-        self.by_letter.get(&letter).copied().unwrap_or(self.other)
+    fn to(&self, letter: u8) -> &[usize] {
+        self.by_letter.get(&letter).unwrap_or(&self.other)
     }
 }
 
@@ -130,26 +133,32 @@ impl<'p> Automaton<'p> {
             states: Vec::new(),
             edges: Vec::new(),
         };
-        let mut begin = BTreeSet::new();
-        for pattern in 0..automaton.patterns.len() {
+        let mut begin: BTreeSet<Place> = (0..automaton.required).map(|at| (at, 0)).collect();
+        for pattern in automaton.required..automaton.patterns.len() {
             automaton.add((pattern, 0), &mut begin);
         }
         let begin: Vec<Place> = begin.into_iter().collect();
         let mut known = HashMap::from([(begin.clone(), 0)]);
         automaton.states.push(begin);
         while let Some(state) = automaton.states.get(automaton.edges.len()).cloned() {
-            let asked = state.iter().filter_map(|place| automaton.part(*place));
+            let mut places = BTreeSet::new();
+            for &place in &state {
+                automaton.add(place, &mut places);
+            }
+            let asked = places.iter().filter_map(|place| automaton.part(*place));
             let asked: BTreeSet<u8> = asked.filter(|part| !b"*?".contains(part)).collect();
-            spend(STEP * state.len() * (1 + asked.len()))?;
+            spend(STEP * places.len() * (1 + asked.len()))?;
             let mut edges = Edges::default();
             for &letter in &asked {
-                let next = automaton.step(&state, letter);
+                let next = automaton.step(&places, letter).into_iter();
                 let next = next.map(|next| automaton.number(next, &mut known));
-                edges.by_letter.insert(letter, next);
+                edges.by_letter.insert(letter, next.collect());
             }
-            let other = LETTERS.iter().find(|letter| !asked.contains(letter));
-            let next = other.and_then(|&letter| automaton.step(&state, letter));
-            edges.other = next.map(|next| automaton.number(next, &mut known));
+            if let Some(&other) = LETTERS.iter().find(|letter| !asked.contains(letter)) {
+                let next = automaton.step(&places, other).into_iter();
+                let next = next.map(|next| automaton.number(next, &mut known));
+                edges.other = next.collect();
+            }
             automaton.edges.push(edges);
             if automaton.states.len() > MAX_STATES {
                 return Err(TooManyOverlaps);
@@ -171,26 +180,34 @@ impl<'p> Automaton<'p> {
         }
     }
 
-    /// Where the letter leads to; `None` where something required no longer matches.
-    fn step(&self, state: &[Place], letter: u8) -> Option<Vec<Place>> {
-        let mut next = BTreeSet::new();
-        for &(pattern, at) in state {
-            match self.part((pattern, at)) {
-                Some(b'*') => self.add((pattern, at), &mut next),
-                Some(part) if part == b'?' || part == letter => {
-                    self.add((pattern, at + 1), &mut next);
-                }
-                _ => {}
+    /// Where the letter leads to from these places, by every guess; nowhere where
+    /// something required no longer matches.
+    fn step(&self, places: &BTreeSet<Place>, letter: u8) -> Vec<Vec<Place>> {
+        let mut guesses: Vec<BTreeSet<Place>> = vec![BTreeSet::new(); self.required];
+        let mut others = BTreeSet::new();
+        for &(pattern, at) in places {
+            let next = match self.part((pattern, at)) {
+                Some(b'*') => (pattern, at),
+                Some(part) if part == b'?' || part == letter => (pattern, at + 1),
+                _ => continue,
+            };
+            match guesses.get_mut(pattern) {
+                Some(guesses) => _ = guesses.insert(next),
+                None => self.add(next, &mut others),
             }
         }
-        let is_left = |required| {
-            next.range((required, 0)..(required + 1, 0))
-                .next()
-                .is_some()
-        };
-        (0..self.required)
-            .all(is_left)
-            .then(|| next.into_iter().collect())
+        let mut states: Vec<Vec<Place>> = vec![Vec::new()];
+        for guesses in guesses {
+            let with = |state: &Vec<Place>, guess: &Place| [&state[..], &[*guess]].concat();
+            let longer = states.iter();
+            let longer =
+                longer.flat_map(|state| guesses.iter().map(move |guess| with(state, guess)));
+            states = longer.collect();
+        }
+        for state in &mut states {
+            state.extend(&others);
+        }
+        states
     }
 
     fn number(&mut self, state: Vec<Place>, known: &mut HashMap<Vec<Place>, usize>) -> usize {
@@ -203,7 +220,11 @@ impl<'p> Automaton<'p> {
 
     /// The other patterns that match a name that ends in the state, if one may end there.
     fn accepted(&self, state: &[Place]) -> Option<Vec<usize>> {
-        let ended = state.iter().filter(|place| self.part(**place).is_none());
+        let has_ended = |&(pattern, at): &Place| {
+            let rest = self.patterns.get(pattern).and_then(|parts| parts.get(at..));
+            rest.is_some_and(|rest| rest.iter().all(|part| *part == b'*'))
+        };
+        let ended = state.iter().filter(|place| has_ended(place));
         let ended: BTreeSet<usize> = ended.map(|(pattern, _)| *pattern).collect();
         let others = self.required + self.refused;
         let is_name = (0..self.required).all(|pattern| ended.contains(&pattern))
@@ -229,8 +250,7 @@ impl<'p> Automaton<'p> {
     fn distances(&self, ends: &[usize]) -> Vec<Option<usize>> {
         let mut from: Vec<Vec<usize>> = vec![Vec::new(); self.states.len()];
         for (index, edges) in self.edges.iter().enumerate() {
-            let next = edges.by_letter.values().copied().chain([edges.other]);
-            for next in next.flatten() {
+            for &next in edges.by_letter.values().chain([&edges.other]).flatten() {
                 from[next].push(index);
             }
         }
@@ -261,8 +281,8 @@ struct Search<'s, F> {
     taken: &'s F,
     /// Names that were found and are taken.
     passed: Vec<String>,
-    /// States, and how many more letters lead to no name from there.
-    dead: HashSet<(usize, usize)>,
+    /// States that letters lead to, and how many more of these lead to no name from there.
+    dead: HashSet<(Vec<usize>, usize)>,
 }
 
 impl<F: Fn(&str) -> bool> Search<'_, F> {
@@ -309,13 +329,18 @@ impl<F: Fn(&str) -> bool> Search<'_, F> {
 
     fn name(&mut self) -> Option<String> {
         let shortest = self.distances.first().copied().flatten()?;
-        (shortest..=shortest + LONGER).find_map(|length| self.longer(0, length, &mut Vec::new()))
+        (shortest..=shortest + LONGER).find_map(|length| self.longer(&[0], length, &mut Vec::new()))
     }
 
     /// The first name of that many more letters that is not taken.
-    fn longer(&mut self, state: usize, left: usize, name: &mut Vec<u8>) -> Option<String> {
-        let distance = self.distances.get(state).copied().flatten()?;
-        if distance > left || self.dead.contains(&(state, left)) {
+    fn longer(&mut self, states: &[usize], left: usize, name: &mut Vec<u8>) -> Option<String> {
+        let is_near = |state: &usize| {
+            let distance = self.distances.get(*state).copied().flatten();
+            distance.is_some_and(|distance| distance <= left)
+        };
+        let near: BTreeSet<usize> = states.iter().copied().filter(is_near).collect();
+        let near: (Vec<usize>, usize) = (near.into_iter().collect(), left);
+        if near.0.is_empty() || self.dead.contains(&near) {
             return None;
         }
         if left == 0 {
@@ -328,14 +353,18 @@ impl<F: Fn(&str) -> bool> Search<'_, F> {
         }
         let passed = self.passed.len();
         let found = self.letters.iter().find_map(|&letter| {
-            let next = self.automaton.edges.get(state)?.to(letter)?;
+            let edges = near
+                .0
+                .iter()
+                .filter_map(|&state| self.automaton.edges.get(state));
+            let next: Vec<usize> = edges.flat_map(|edges| edges.to(letter)).copied().collect();
             name.push(letter);
-            let found = self.longer(next, left - 1, name);
+            let found = self.longer(&next, left - 1, name);
             name.pop();
             found
         });
         if found.is_none() && self.passed.len() == passed {
-            self.dead.insert((state, left));
+            self.dead.insert(near);
         }
         found
     }
@@ -358,6 +387,30 @@ mod tests {
         );
         assert_eq!(least_of(&["a*.service", "b*.service"], &[], &[]), [""; 0]);
         assert_eq!(least_of(&["a*.service", "a*.scope"], &[], &[]), [""; 0]);
+    }
+
+    #[test]
+    fn patterns_that_must_match_may_have_a_star_before_many_question_marks() {
+        let after = |letter: char, count: usize| format!("*{letter}{}.service", "?".repeat(count));
+        let (a, b) = (after('a', 40), after('b', 30));
+        let names = least_of(&[&a, &b], &["*.service", &after('a', 3)], &[]);
+        assert_eq!(names.len(), 1);
+        assert!(
+            [a, b]
+                .iter()
+                .all(|pattern| units::matches(pattern, &names[0]))
+        );
+        assert!(!units::matches(&after('a', 3), &names[0]));
+        // It takes no longer where the first names are taken.
+        let begin = format!("ax{}", "x".repeat(38));
+        let taken = LETTERS
+            .iter()
+            .map(|&letter| format!("{begin}{}.service", char::from(letter)));
+        let taken: Vec<String> = taken.collect();
+        let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
+        let names = least_of(&[&after('a', 40)], &[], &taken);
+        assert!(names.iter().all(|name| !taken.contains(&name.as_str())));
+        assert_eq!(names.len(), 1);
     }
 
     #[test]

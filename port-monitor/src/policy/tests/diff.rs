@@ -229,9 +229,16 @@ fn many_patterns_that_all_overlap_are_compared() {
 
 #[test]
 fn pattern_of_too_many_states_is_refused_in_one_line() {
-    let pattern = format!("unit = \"*a{}.service\"", "?".repeat(20));
-    let pattern = format!("version = 1\n{}", rule("a", "out", "deny", &pattern));
-    let refused = policy("version = 1\n").diff(&policy(&pattern), NOW_NS);
+    let end = format!("a{}.service", "?".repeat(20));
+    let pattern = rule("a", "out", "deny", &format!("unit = \"*{end}\""));
+    let told = told("", &pattern);
+    let unit = "axxxxxxxxxxxxxxxxxxxx.service";
+    assert_eq!(told, [format!("Deny out tcp 192.0.2.1:1 --unit {unit}")]);
+    // What earlier patterns hold together, a search would have to tell apart.
+    let earlier = format!("unit = [\"*?{end}\", \"{end}\"]");
+    let earlier = rule("b", "out", "allow", &earlier);
+    let patterns = format!("version = 1\n{earlier}{pattern}");
+    let refused = policy("version = 1\n").diff(&policy(&patterns), NOW_NS);
     let refused = refused.unwrap_err().to_string();
     assert!(
         refused.starts_with("the policies are not compared: "),
