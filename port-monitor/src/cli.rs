@@ -56,3 +56,63 @@ pub enum Command {
     #[command(name = "panic-open")]
     PanicOpen(commands::enforce::InstanceArgs),
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Arg, Command, CommandFactory as _};
+
+    use super::*;
+
+    /// Options whose values are names and paths that somebody else chose.
+    fn options_of_names(command: &Command, found: &mut Vec<(String, Arg)>) {
+        let takes_name = |arg: &&Arg| {
+            let names = arg.get_value_names().unwrap_or_default();
+            let kinds = ["NAME", "NAME|UID", "USER", "PATH", "FILE"];
+            let is_name = names.iter().any(|name| kinds.contains(&name.as_str()));
+            !arg.is_positional() && (is_name || arg.get_id() == "dir")
+        };
+        let named = command.get_arguments().filter(takes_name);
+        found.extend(named.map(|arg| (command.get_name().to_owned(), arg.clone())));
+        for command in command.get_subcommands() {
+            options_of_names(command, found);
+        }
+    }
+
+    #[test]
+    fn every_name_and_path_may_begin_with_a_hyphen() {
+        let mut found = Vec::new();
+        options_of_names(&Cli::command(), &mut found);
+        assert!(found.len() > 20, "{}", found.len());
+        for (command, arg) in found {
+            let refuses = !arg.is_allow_hyphen_values_set();
+            assert!(!refuses, "{command}: {}", arg.get_id());
+        }
+    }
+
+    #[test]
+    fn units_whose_names_begin_with_a_hyphen_are_taken_and_options_are_not_made_names() {
+        let takes = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        for unit in ["-.slice", "-.mount", "--odd.service"] {
+            for command in [
+                "policy explain out tcp 192.0.2.1:1",
+                "watch",
+                "audit",
+                "watch --comm -bash",
+            ] {
+                assert!(
+                    takes(&format!("port-monitor {command} --unit {unit}")),
+                    "{command}"
+                );
+            }
+        }
+        assert!(takes("port-monitor watch --output-file -x --policy -y"));
+        assert!(takes("port-monitor man --dir -x"));
+        assert!(takes("port-monitor apply --instance -x"));
+        assert!(!takes("port-monitor watch --output-file --verbose"));
+        assert!(!takes("port-monitor man --dir --help"));
+        assert!(!takes("port-monitor apply --instance --force"));
+        assert!(!takes(
+            "port-monitor policy explain out tcp 192.0.2.1:1 --no-such"
+        ));
+    }
+}

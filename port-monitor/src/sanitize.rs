@@ -56,6 +56,37 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
+/// Displays text as one word of a command line, as a shell reads it. What is hostile is
+/// written in bytes (`$'\x1b'`), which bash, zsh and ksh read.
+#[derive(Clone, Copy, Debug)]
+pub struct Quoted<'a>(pub &'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(text) = *self;
+        let is_bare = |c: char| c.is_ascii_alphanumeric() || "/._-:@%+=,".contains(c);
+        if !text.is_empty() && text.chars().all(is_bare) {
+            return f.write_str(text);
+        }
+        if !text.chars().any(is_hostile) {
+            return write!(f, "'{}'", text.replace('\'', r"'\''"));
+        }
+        f.write_str("$'")?;
+        for c in text.chars() {
+            match c {
+                '\'' | '\\' => write!(f, "\\{c}")?,
+                _ if is_hostile(c) => {
+                    for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                        write!(f, "\\x{byte:02x}")?;
+                    }
+                }
+                _ => f.write_char(c)?,
+            }
+        }
+        f.write_char('\'')
+    }
+}
+
 /// Whether all of `bytes` is printable ASCII, which needs no escapes.
 pub fn is_plain(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| matches!(byte, b' '..=b'~'))
@@ -104,6 +135,29 @@ mod tests {
         assert_eq!(
             escaped("a\u{202e}b\u{9b}c".as_bytes()),
             r"a\u{202e}b\u{9b}c"
+        );
+    }
+
+    #[test]
+    fn word_of_a_command_line_is_read_back_by_a_shell() {
+        for (word, quoted) in [
+            ("/usr/bin/app", "/usr/bin/app"),
+            ("-.slice", "-.slice"),
+            ("", "''"),
+            ("/opt/my app", "'/opt/my app'"),
+            (r"dev-by\x2duuid.swap", r"'dev-by\x2duuid.swap'"),
+            ("/opt/it's $HOME", r"'/opt/it'\''s $HOME'"),
+            ("/opt/früh*", "'/opt/früh*'"),
+        ] {
+            assert_eq!(Quoted(word).to_string(), quoted);
+            let mut shell = std::process::Command::new("sh");
+            let script = format!("printf %s {quoted}");
+            let output = shell.args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
+        }
+        assert_eq!(
+            Quoted("a'\n\\\u{202e}").to_string(),
+            r"$'a\'\x0a\\\xe2\x80\xae'"
         );
     }
 

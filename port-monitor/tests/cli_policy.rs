@@ -327,6 +327,10 @@ fn wrong_cases_are_refused_in_one_line_with_their_place() {
             "`peer` is missing",
         ),
         (
+            case("a", &format!("{out}port = 1\nkernel = true\nunit = \"a\"")),
+            "the kernel itself has no `unit` and no `exe`",
+        ),
+        (
             case("a", &format!("{out}port = 1\nuser = \"rooot\"")),
             "did you mean `root`?",
         ),

@@ -6,7 +6,7 @@
 #[path = "support/policy.rs"]
 mod support;
 
-use std::fs;
+use std::{fs, process::Command};
 
 use insta::assert_snapshot;
 use serde_json::{Value, json};
@@ -297,5 +297,66 @@ fn what_is_wrong_about_a_connection_is_told_by_its_value() {
         let told = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{told}");
         assert!(told.contains(problem), "{told}");
+    }
+}
+
+/// Words that a shell or clap could take for something else.
+const AWKWARD: &str = r#"
+[[rule]]
+name = "root"
+direction = "out"
+port = 1
+unit = "-.slice"
+action = "deny"
+[[rule]]
+name = "escaped"
+direction = "out"
+port = 2
+unit = 'dev-by\x2duuid.swap'
+action = "allow"
+[[rule]]
+name = "program"
+direction = "out"
+port = 3
+exe = "/opt/it's $HOME/a program"
+action = "allow"
+[[rule]]
+name = "place"
+direction = "in"
+port = 4
+cgroup = "/a b/*"
+user = 0
+action = "allow"
+[[rule]]
+name = "hyphen"
+direction = "listen"
+port = 5
+unit = "-?.mount"
+cgroup = "/x.slice"
+action = "deny"
+"#;
+
+#[test]
+fn witness_of_a_difference_is_a_command_line_that_explains_it() {
+    let head = "version = 1\n[default]\noutbound = { action = \"deny\" }\ninbound = { action = \
+                \"deny\" }\n";
+    let new = format!("{head}{AWKWARD}");
+    let dir = with_files(&[("old.toml", head), ("new.toml", &new)]);
+    let output = run(dir.path(), &["diff", "--json", "old.toml", "new.toml"]);
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let differences = report["differences"].as_array().unwrap();
+    assert_eq!(differences.len(), 6, "{report:#}");
+    for difference in differences {
+        let witness = difference["witness"].as_str().unwrap();
+        for (policy, decision) in [("old.toml", "old"), ("new.toml", "new")] {
+            let script = format!("\"$0\" policy explain {witness} --json --policy {policy}");
+            let mut shell = Command::new("sh");
+            let shell = shell.args(["-c", &script, env!("CARGO_BIN_EXE_port-monitor")]);
+            let output = shell.current_dir(dir.path()).output().unwrap();
+            let told = stdout(&output);
+            assert!(!told.is_empty(), "{script}: {}", stderr(&output));
+            let explained: Value = serde_json::from_str(&told).unwrap();
+            assert_eq!(explained["decided_by"], difference[decision], "{script}");
+        }
     }
 }

@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Command, CommandFactory as _};
+use clap::{
+    Command, CommandFactory as _,
+    builder::{PathBufValueParser, TypedValueParser as _},
+};
 use clap_mangen::{
     Man,
     roff::{Roff, bold, roman},
@@ -16,7 +19,7 @@ use clap_mangen::{
 use crate::{
     cli::Cli,
     exit_code::{ExitCode, Failure, OrExit as _},
-    sink::{fields::FIELDS, target::print},
+    sink::{args::new_path, fields::FIELDS, target::print},
 };
 
 /// What the foot of a page names.
@@ -26,7 +29,12 @@ const SOURCE: &str = concat!("port-monitor ", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Write a page for each command into this directory, for packages
-    #[arg(long, value_name = "DIR")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        allow_hyphen_values = true,
+        value_parser = PathBufValueParser::new().try_map(new_path)
+    )]
     dir: Option<PathBuf>,
 }
 

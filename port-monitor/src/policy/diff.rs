@@ -205,7 +205,7 @@ impl Comparison {
                 }
                 let earlier = self.meeting(earlier, pair)?;
                 let mut told = BTreeSet::new();
-                for candidate in self.owners(pair[0], pair[1])? {
+                for candidate in self.owners(pair, kernel)? {
                     let Candidate { who, named, .. } = &candidate;
                     for part in self.left(pair, &earlier, &candidate)? {
                         if !told.insert((who.clone(), part.words())) {

@@ -14,6 +14,7 @@ use super::{
     table::Owner,
     value,
 };
+use crate::sanitize::Quoted;
 
 /// One connection, as `port-monitor policy explain` takes it.
 #[derive(Clone, Copy, Debug)]
@@ -65,13 +66,15 @@ impl fmt::Display for Witness<'_> {
             if let Some(value) = value {
                 // The root cgroup is stored without its slash.
                 let value = if value.is_empty() { "/" } else { value };
-                write!(f, " --{flag} {value}")?;
+                write!(f, " --{flag} {}", Quoted(value))?;
             }
         }
         if self.is_kernel {
             f.write_str(" --kernel")?;
         }
-        exe.map_or(Ok(()), |exe| write!(f, " --exe {}", exe.display()))
+        exe.map_or(Ok(()), |exe| {
+            write!(f, " --exe {}", Quoted(&exe.to_string_lossy()))
+        })
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
+use clap::{
+    ValueEnum,
+    builder::{PathBufValueParser, TypedValueParser as _},
+};
 
 use super::{
     Sink, SinkKind,
@@ -66,7 +69,12 @@ pub struct Destination {
     /// Append to FILE instead of writing to standard output (`-`); SIGHUP opens it again
     ///
     /// So logrotate can move it away and send SIGHUP, or empty it (copytruncate).
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        allow_hyphen_values = true,
+        value_parser = PathBufValueParser::new().try_map(new_path)
+    )]
     output_file: Option<PathBuf>,
     /// Put the output file aside before it is larger than this (64K, 100M, 2G): the latest
     /// is FILE.1.gz
@@ -84,6 +92,15 @@ pub struct Destination {
     /// Begin the table with all that cannot be seen, not with how much that is
     #[arg(long)]
     pub verbose: bool,
+}
+
+/// The path of what will be made. It does not begin as an option does: a path that was
+/// forgotten must not make the option behind it one.
+pub fn new_path(path: PathBuf) -> Result<PathBuf, &'static str> {
+    if path.as_os_str().as_encoded_bytes().starts_with(b"--") {
+        return Err("an option, not a path: the path is missing, or begins with `./`");
+    }
+    Ok(path)
 }
 
 impl Destination {

@@ -78,7 +78,7 @@ struct FilterArgs {
 #[command(next_help_heading = "Policy")]
 struct PolicyArgs {
     /// Judge every listening socket by this policy, and mark violations
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     policy: Option<PathBuf>,
     /// Exit 1 if there was a violation
     #[arg(long, requires = "policy")]

@@ -43,7 +43,13 @@ mod session;
 #[derive(Debug, clap::Args)]
 pub struct InstanceArgs {
     /// The name it was applied under
-    #[arg(long = "instance", value_name = "NAME", default_value = DEFAULT_INSTANCE, value_parser = instance_name)]
+    #[arg(
+        long = "instance",
+        value_name = "NAME",
+        allow_hyphen_values = true,
+        default_value = DEFAULT_INSTANCE,
+        value_parser = instance_name
+    )]
     name: String,
 }
 
@@ -71,7 +77,7 @@ pub struct ApplyArgs {
     follow: bool,
     /// Hold only the processes of this cgroup v2 to the policy; needs an `--instance`
     /// of its own
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     cgroup: Option<PathBuf>,
     #[command(flatten)]
     instance: InstanceArgs,
@@ -89,6 +95,9 @@ pub struct StatusArgs {
 
 /// A name for a directory of a bpf file system, which allows no dot.
 fn instance_name(text: &str) -> Result<String, &'static str> {
+    if text.starts_with("--") {
+        return Err("an option, not a name: the name is missing");
+    }
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     if text.is_empty() || text.len() > 32 || !text.chars().all(is_plain) {
         return Err("not a name: up to 32 letters, digits and -");

@@ -214,10 +214,20 @@ fn try_case(
         _ => return Err("`peer` is missing".to_owned()),
     };
     let user = case.user.as_ref().map(uid).transpose()?;
-    let unit = case.unit.as_deref().map(super::unit).transpose()?;
-    let cgroup = case.cgroup.as_deref().map(super::cgroup).transpose()?;
-    let exe = case.exe.as_deref().map(absolute).transpose()?;
-    let exe = exe.map(Executable::named);
+    if case.kernel && (case.unit.is_some() || case.exe.is_some()) {
+        let problem = "the kernel itself has no `unit` and no `exe`: give its `cgroup`, if any";
+        return Err(problem.to_owned());
+    }
+    let unit = case.unit.as_deref().map(|unit| super::unit(unit, &Host));
+    let cgroup = case.cgroup.as_deref();
+    let cgroup = cgroup.map(|cgroup| super::cgroup(cgroup, &Host));
+    let (unit, cgroup) = (unit.transpose()?, cgroup.transpose()?);
+    let path = case.exe.as_deref().map(absolute).transpose()?;
+    let exe = path.map(|path| {
+        let exe = Executable::at(path, &Host);
+        exe.note(path);
+        exe
+    });
     expect_known(case.rule.as_deref(), policy)?;
     let explanation = policy.explain(&Facts {
         direction,
@@ -229,7 +239,7 @@ fn try_case(
         unit: unit.as_deref(),
         cgroup: cgroup.as_deref(),
         exe: exe.as_ref().map(|exe| &*exe.path),
-        exe_id: exe.as_ref().and_then(|exe| exe.file),
+        exe_id: exe.as_ref().and_then(Executable::id),
         is_kernel: case.kernel,
         now_ns: Host.now_ns(),
     });

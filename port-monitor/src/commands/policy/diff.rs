@@ -195,7 +195,7 @@ impl DifferenceReport {
             "{text}\n    old: {}\n    new: {}\n    such as: {}",
             self.old.text(),
             self.new.text(),
-            self.witness.escape_debug()
+            self.witness
         )
     }
 }

@@ -24,6 +24,7 @@ pub(super) struct ExportArgs {
     #[arg(
         long = "policy",
         value_name = "FILE",
+        allow_hyphen_values = true,
         default_value = "/etc/port-monitor/policy.toml"
     )]
     path: PathBuf,

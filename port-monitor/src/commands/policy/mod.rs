@@ -22,7 +22,7 @@ use crate::{
     exit_code::{ExitCode, Failure, OrExit as _},
     file_id::plain,
     policy::{
-        Diagnostic, Environment as _, Facts, Host, Policy, PolicyError, Style, are_one_stream,
+        Diagnostic, Environment, Facts, Host, Policy, PolicyError, Style, are_one_stream,
         network::{network, reached_by},
         problem::Problem,
         schema::json_schema,
@@ -93,6 +93,7 @@ struct FileArgs {
     #[arg(
         long = "policy",
         value_name = "FILE",
+        allow_hyphen_values = true,
         default_value = "/etc/port-monitor/policy.toml"
     )]
     path: PathBuf,
@@ -122,17 +123,17 @@ struct ExplainArgs {
     #[arg(value_name = "ADDR:PORT", value_parser = endpoint)]
     endpoint: SocketAddr,
     /// Who owns the connection; left out, rules that ask for a user do not match
-    #[arg(long, value_name = "NAME|UID")]
+    #[arg(long, value_name = "NAME|UID", allow_hyphen_values = true)]
     user: Option<String>,
     /// The owner's systemd unit, by any of its names; without a type, a service
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
     unit: Option<String>,
     /// The owner's cgroup v2 path, such as /system.slice/app.service
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     cgroup: Option<String>,
     /// The owner's executable: the file that PATH names on this host, by any of its names;
     /// where there is none, the path itself
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     exe: Option<PathBuf>,
     /// The kernel itself acts, as for an NFS mount: a thread of its own, which the defaults
     /// spare
@@ -146,11 +147,16 @@ struct ExplainArgs {
 struct TestArgs {
     /// Cases and what is expected of each; `-` is the standard input [default:
     /// policy.test.toml beside the policy]
-    #[arg(long, value_name = "FILE", conflicts_with = "replay")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        allow_hyphen_values = true,
+        conflicts_with = "replay"
+    )]
     cases: Option<PathBuf>,
     /// Connections recorded with `-o json`, or `-`: tell which of them the policy would
     /// deny
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     replay: Option<PathBuf>,
     #[command(flatten)]
     file: FileArgs,
@@ -355,28 +361,12 @@ impl DiagnosticReport {
 fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let path = &args.file.path;
     let policy = load(path)?;
-    let uid = args.user.as_deref().map(users::uid).transpose();
-    let uid = uid.map_err(Failure::usage)?;
-    let unit = args.unit.as_deref().map(unit).transpose();
-    let unit = unit.map_err(Failure::usage)?;
-    let cgroup = args.cgroup.as_deref().map(cgroup).transpose();
-    let cgroup = cgroup.map_err(Failure::usage)?;
-    let exe = args.exe.as_deref().map(Executable::named);
+    let owner = args.owner(&Host).map_err(Failure::usage)?;
+    if let Some((path, exe)) = args.exe.as_deref().zip(owner.exe.as_ref()) {
+        exe.note(path);
+    }
     let direction = args.direction.into();
-    let explanation = policy.explain(&Facts {
-        direction,
-        transport: args.transport.into(),
-        service_port: args.endpoint.port(),
-        peer: args.endpoint.ip(),
-        peer_is_self: is_this_host(args.endpoint.ip()),
-        uid,
-        unit: unit.as_deref(),
-        cgroup: cgroup.as_deref(),
-        exe: exe.as_ref().map(|exe| &*exe.path),
-        exe_id: exe.as_ref().and_then(|exe| exe.file),
-        is_kernel: args.kernel,
-        now_ns: Host.now_ns(),
-    });
+    let explanation = policy.explain(&args.facts(&owner, Host.now_ns()));
     let peer = args.endpoint.ip();
     let reached = reached_by(peer);
     let mut report = ExplainReport::of(&explanation, direction, path);
@@ -388,18 +378,69 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     })
 }
 
+/// An owner as rules are compared with it.
+struct Owner {
+    uid: Option<u32>,
+    unit: Option<String>,
+    cgroup: Option<String>,
+    exe: Option<Executable>,
+}
+
+impl ExplainArgs {
+    fn owner(&self, host: &impl Environment) -> Result<Owner, String> {
+        let uid = self.user.as_deref().map(users::uid).transpose();
+        let unit = self.unit.as_deref().map(|written| unit(written, host));
+        let cgroup = self.cgroup.as_deref().map(|written| cgroup(written, host));
+        Ok(Owner {
+            uid: uid.map_err(|error| error.to_string())?,
+            unit: unit.transpose()?,
+            cgroup: cgroup.transpose()?,
+            exe: self.exe.as_deref().map(|path| Executable::at(path, host)),
+        })
+    }
+
+    fn facts<'o>(&self, owner: &'o Owner, now_ns: i128) -> Facts<'o> {
+        let exe = owner.exe.as_ref();
+        Facts {
+            direction: self.direction.into(),
+            transport: self.transport.into(),
+            service_port: self.endpoint.port(),
+            peer: self.endpoint.ip(),
+            peer_is_self: is_this_host(self.endpoint.ip()),
+            uid: owner.uid,
+            unit: owner.unit.as_deref(),
+            cgroup: owner.cgroup.as_deref(),
+            exe: exe.map(|exe| &*exe.path),
+            exe_id: exe.and_then(Executable::id),
+            is_kernel: self.kernel,
+            now_ns,
+        }
+    }
+}
+
 /// An executable as rules are compared with it.
 struct Executable {
     path: PathBuf,
-    file: Option<FileId>,
+    file: io::Result<FileId>,
 }
 
 impl Executable {
-    /// The file that a path names; told where there is none, and only the path can be
-    /// compared.
-    fn named(path: &Path) -> Self {
-        let file = Host.executable(path);
-        if let Err(error) = &file {
+    /// The file that a path names.
+    fn at(path: &Path, host: &impl Environment) -> Self {
+        let absolute = path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Self {
+            path: plain(&absolute),
+            file: host.executable(path),
+        }
+    }
+
+    fn id(&self) -> Option<FileId> {
+        self.file.as_ref().ok().copied()
+    }
+
+    /// Tells where there is no file at the path, and only that can be compared.
+    fn note(&self, path: &Path) {
+        if let Err(error) = &self.file {
             let path = Escaped(path.as_os_str().as_encoded_bytes());
             let why = match error.kind() {
                 io::ErrorKind::NotFound => "is not on this host".to_owned(),
@@ -408,11 +449,6 @@ impl Executable {
             note(format_args!(
                 "{path} {why}: rules are compared with its path, not with the file"
             ));
-        }
-        let absolute = path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Self {
-            path: plain(&absolute),
-            file: file.ok(),
         }
     }
 }
@@ -435,17 +471,17 @@ fn expect_apart(a: &Path, b: &Path) -> Result<(), Failure> {
 
 /// The name that a unit runs under, whichever of its names is written; an error as a rule
 /// with that unit would be told.
-fn unit(written: &str) -> Result<String, String> {
+fn unit(written: &str, host: &impl Environment) -> Result<String, String> {
     let whole = units::completed(written)
         .ok_or_else(|| Problem::NotAUnit(written.to_owned()).with_help())?;
-    let names = Host.units().names(&whole);
+    let names = host.units().names(&whole);
     Ok(names.into_iter().next().unwrap_or_default())
 }
 
 /// The path of a cgroup as the kernel spells it.
-fn cgroup(written: &str) -> Result<String, String> {
+fn cgroup(written: &str, host: &impl Environment) -> Result<String, String> {
     if written.starts_with('/') {
-        return Ok(Host.units().cgroup(written));
+        return Ok(host.units().cgroup(written));
     }
     Err(Problem::RelativePath(written.to_owned()).to_string())
 }
@@ -471,4 +507,21 @@ const fn spelled(direction: Direction) -> &'static str {
         Direction::Outbound => "out",
         Direction::Listen => "listen",
     }
+}
+
+/// Has `try_on` the facts that the words after `policy explain` tell of on that host.
+#[cfg(test)]
+pub(crate) fn explained<T>(
+    words: &[String],
+    host: &impl Environment,
+    try_on: impl FnOnce(&Facts<'_>) -> T,
+) -> Result<T, String> {
+    use clap::{Args as _, FromArgMatches as _};
+    let command = ExplainArgs::augment_args(clap::Command::new("explain"));
+    let words = [&["explain".to_owned()], words].concat();
+    let matches = command.try_get_matches_from(words);
+    let matches = matches.map_err(|error| error.to_string())?;
+    let args = ExplainArgs::from_arg_matches(&matches).map_err(|error| error.to_string())?;
+    let owner = args.owner(host)?;
+    Ok(try_on(&args.facts(&owner, host.now_ns())))
 }

@@ -74,7 +74,12 @@ struct FilterArgs {
     owner: OwnerArgs,
     /// Names of the processes or threads that act, exactly as the kernel has them (15 bytes
     /// at most)
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
     comm: Vec<OsString>,
     /// Ports of either end: numbers, ranges a-b, service names, or a class
     /// (well-known, registered, dynamic)
@@ -107,14 +112,25 @@ pub(in crate::commands) struct OwnerArgs {
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = parse_pid)]
     pid: Vec<u32>,
     /// Users, by name or real uid
-    #[arg(short, long, value_name = "USER", value_delimiter = ',')]
+    #[arg(
+        short,
+        long,
+        value_name = "USER",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
     user: Vec<String>,
     /// cgroups and those below them, by path; those that come later too
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     cgroup: Vec<PathBuf>,
     /// systemd units, by name (services without a type, others with it), alias, template or
     /// pattern; those that start later too
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
     unit: Vec<String>,
 }
 
@@ -134,7 +150,7 @@ pub(in crate::commands) struct FamilyArgs {
 #[command(next_help_heading = "Policy")]
 pub(super) struct PolicyArgs {
     /// Judge every connection by this policy, and mark violations
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub(super) policy: Option<PathBuf>,
     /// Show only violations: what is allowed never leaves the kernel, as far as it can tell
     #[arg(long, requires = "policy")]
@@ -186,7 +202,7 @@ pub(in crate::commands) struct KernelArgs {
     #[arg(long, hide = true, default_value_t = 0)]
     test_listeners: u32,
     /// The kernel's BTF, instead of /sys/kernel/btf/vmlinux
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     btf: Option<PathBuf>,
 }
 

@@ -27,6 +27,11 @@ pub(super) struct Named {
 }
 
 impl Named {
+    /// A thread of the kernel runs no executable. The unit it is in is told by its cgroup.
+    const fn may_be_the_kernel(&self) -> bool {
+        self.unit.is_none() && self.exe.is_none()
+    }
+
     pub(super) fn owner(&self) -> Owner<'_> {
         Owner {
             unit: self.unit.as_deref(),
@@ -63,8 +68,13 @@ fn pairs(a: Option<&[u32]>, b: Option<&[u32]>) -> Vec<Vec<u32>> {
 }
 
 impl Comparison {
-    /// The owners whom both rules match and who are in the fewest scopes.
-    pub(super) fn owners(&self, a: &Rule, b: &Rule) -> Result<Vec<Candidate>, TooManyOverlaps> {
+    /// The owners whom both rules match and who are in the fewest scopes; of the kernel
+    /// itself, those that a thread of it may be.
+    pub(super) fn owners(
+        &self,
+        [a, b]: [&Rule; 2],
+        kernel: Option<bool>,
+    ) -> Result<Vec<Candidate>, TooManyOverlaps> {
         let list = |accepts: Accepts| accepts.of(&self.tables.scopes);
         let count = |accepts: Accepts| list(accepts).map_or(1, <[u32]>::len);
         self.spend(count(a.units).saturating_mul(count(b.units)))?;
@@ -102,7 +112,11 @@ impl Comparison {
                 scopes.any(|scope| candidate.scopes.contains(scope))
             })
         };
-        found.retain(|candidate| in_scope(candidate, a) && in_scope(candidate, b));
+        found.retain(|candidate| {
+            (kernel != Some(true) || candidate.named.may_be_the_kernel())
+                && in_scope(candidate, a)
+                && in_scope(candidate, b)
+        });
         self.least(found)
     }
 

@@ -350,6 +350,29 @@ fn the_kernel_itself_is_a_difference_of_its_own() {
 }
 
 #[test]
+fn the_kernel_itself_is_told_by_its_cgroup_and_runs_nothing() {
+    let denies = "[default]\noutbound = { action = \"deny\" }\n";
+    let by_unit = rule("a", "out", "deny", "unit = \"app.service\"");
+    let by_slice = rule("a", "out", "deny", "unit = \"-.slice\"");
+    let by_exe = rule("a", "out", "deny", "exe = \"/bin/perl\"");
+    // What is denied of loopback, too, is a difference of anybody.
+    let of_kernel = |rules: &str| -> Vec<String> {
+        let told = told(denies, &format!("{denies}{rules}"));
+        let of_kernel = |told: &String| told.contains("--kernel");
+        told.into_iter().filter(of_kernel).collect()
+    };
+    assert_eq!(
+        of_kernel(&by_unit),
+        ["Deny out tcp 192.0.2.1:1 --cgroup /app.service --kernel"]
+    );
+    assert_eq!(
+        of_kernel(&by_slice),
+        ["Deny out tcp 192.0.2.1:1 --cgroup / --kernel"]
+    );
+    assert_eq!(of_kernel(&by_exe), [""; 0]);
+}
+
+#[test]
 fn direction_of_a_difference_is_that_of_its_rules() {
     let inbound = rule(
         "a",

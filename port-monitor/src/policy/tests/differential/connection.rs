@@ -66,9 +66,13 @@ const ADDRESSES: [&str; 24] = [
 pub(super) fn connection(random: &Random) -> Facts<'static> {
     let drawn = flow(random);
     if random.once_in(8) {
+        // Threads of the kernel can be moved, and begin in the root.
+        let is_moved = random.once_in(3);
+        let cgroup = is_moved.then(|| random.one_of(&CGROUPS[1..]));
         return Facts {
-            uid: Some(0),
-            cgroup: Some("/"),
+            uid: Some(if is_moved { random.one_of(&[0, 33]) } else { 0 }),
+            unit: cgroup.and_then(innermost_unit),
+            cgroup: Some(cgroup.unwrap_or("/")),
             exe: None,
             is_kernel: true,
             ..drawn

@@ -3,8 +3,6 @@
 //! policy that nobody follows any more, the end of what is open, `diff` and `learn` against
 //! what a policy's words mean.
 
-use std::{net::SocketAddr, path::Path};
-
 use port_monitor_common::{
     generation::RULES,
     policy::{Action, Decider, Direction, Transport, Verdict},
@@ -17,6 +15,7 @@ use super::{
     tables::{Asked, Party, answer},
 };
 use crate::{
+    commands::policy::explained,
     policy::{
         Policy, Reason, Source,
         diff::{Difference, Uids},
@@ -304,63 +303,42 @@ fn check_diff(policies: [&Compiled; 2], connections: &[Facts<'_>]) {
     }
 }
 
-/// The example of a difference is decided as that says.
+/// The example of a difference is a command line of `policy explain`, and is decided as
+/// the difference says.
 fn check_witness(policies: [&Policy; 2], difference: &Difference) {
-    let from_ns = difference.from_ns.map_or(NOW_NS, i128::from);
-    let facts = Facts {
-        peer_is_self: difference.peers.example().is_self,
-        ..example(&difference.witness, from_ns)
-    };
-    let by = policies.map(|policy| policy.explain(&facts).reason);
     let texts = policies.map(|policy| &*policy.source.text).join("\n---\n");
-    assert_eq!(by, difference.by, "diff: {difference:#?} by\n{texts}");
+    let words = words_of_shell(&difference.witness);
+    let by = explained(&words, &World, |facts| {
+        let facts = Facts {
+            peer_is_self: difference.peers.example().is_self,
+            now_ns: difference.from_ns.map_or(NOW_NS, i128::from),
+            ..*facts
+        };
+        policies.map(|policy| policy.explain(&facts).reason)
+    });
+    assert_eq!(
+        by.as_ref(),
+        Ok(&difference.by),
+        "diff: {difference:#?} by\n{texts}"
+    );
 }
 
-/// The connection that a witness tells of, as `policy explain` takes it.
-fn example(witness: &str, now_ns: i128) -> Facts<'_> {
-    let mut words = witness.split(' ');
-    let mut next = || words.next().unwrap_or_default();
-    let direction = match next() {
-        "in" => Direction::Inbound,
-        "out" => Direction::Outbound,
-        _ => Direction::Listen,
-    };
-    let is_udp = next() == Transport::Udp.name();
-    let at: SocketAddr = next().parse().unwrap();
-    let mut facts = Facts {
-        direction,
-        transport: if is_udp {
-            Transport::Udp
+/// The words of a command line, with what is in single quotes as it is.
+fn words_of_shell(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    for (at, part) in line.split('\'').enumerate() {
+        let mut parts = part.split(' ');
+        let first = if at % 2 == 0 {
+            parts.next()
         } else {
-            Transport::Tcp
-        },
-        service_port: at.port(),
-        peer: at.ip(),
-        peer_is_self: false,
-        uid: None,
-        unit: None,
-        cgroup: None,
-        exe: None,
-        exe_id: None,
-        is_kernel: false,
-        now_ns,
-    };
-    while let Some(flag) = words.next() {
-        let mut value = || words.next();
-        match flag {
-            "--user" => facts.uid = value().map(|uid| uid.parse().unwrap()),
-            "--unit" => facts.unit = value(),
-            "--cgroup" => facts.cgroup = value(),
-            "--exe" => {
-                facts.exe = value().map(Path::new);
-                let file = |path| crate::policy::Environment::executable(&World, path).ok();
-                facts.exe_id = facts.exe.and_then(file);
-            }
-            "--kernel" => facts.is_kernel = true,
-            other => panic!("{other}"),
+            Some(part)
+        };
+        words.last_mut().unwrap().push_str(first.unwrap());
+        if at % 2 == 0 {
+            words.extend(parts.map(str::to_owned));
         }
     }
-    facts
+    words
 }
 
 /// The connection is one of those the difference is about, as far as the owner goes
