@@ -5,9 +5,9 @@
 #[path = "support/policy.rs"]
 mod support;
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{fmt::Write as _, fs, net::Ipv4Addr, path::Path};
 
-use support::{run, run_on_policy, with_policy};
+use support::{run, run_on_policy, stdout, with_policy};
 
 /// What any published list of bogons begins with.
 const BOGONS: &str = "version = 1\nmode = \"enforce\"\n[networks]\n\
@@ -204,4 +204,29 @@ fn long_list_is_checked_in_one_rule_and_in_several() {
         check(dir.path()),
         (Some(0), "policy.toml: ok, 3 rules\n".to_owned())
     );
+}
+
+#[test]
+fn rule_of_more_networks_than_it_once_held_is_one_for_every_command() {
+    let networks = |count: u32| {
+        let every_16th = (0..count).map(|n| Ipv4Addr::from(0x0a00_0000 + n * 16));
+        let quoted: Vec<String> = every_16th.map(|address| format!("\"{address}\"")).collect();
+        let list = quoted.join(",");
+        format!("{}[networks]\nb = [{list}]\n", denying("\"b\""))
+    };
+    let dir = with_policy(networks(4_097));
+    fs::write(dir.path().join("fewer.toml"), networks(4_096)).unwrap();
+    assert_eq!(
+        check(dir.path()),
+        (Some(0), "policy.toml: ok, 1 rule\n".to_owned())
+    );
+    assert!(denies(dir.path(), "10.1.0.0:443"));
+    assert!(!denies(dir.path(), "10.1.0.1:443"));
+    let output = run(dir.path(), &["diff", "policy.toml", "fewer.toml"]);
+    let told = stdout(&output);
+    assert!(told.starts_with("+ out port any to 10.1.0.0\n"), "{told}");
+    assert_eq!(told.matches("such as:").count(), 1, "{told}");
+    let output = run_on_policy(dir.path(), &["export", "nft"]);
+    let ruleset = stdout(&output);
+    assert_eq!(ruleset.matches("\t10.").count(), 4_097);
 }

@@ -300,6 +300,45 @@ fn what_is_wrong_about_a_connection_is_told_by_its_value() {
     }
 }
 
+#[test]
+fn every_rule_ends_when_it_says_for_every_command() {
+    let rules = |last_day: u32| -> String {
+        let days = (1..24).chain([last_day]);
+        let rule = |(number, day): (u32, u32)| {
+            format!(
+                "[[rule]]\nname = \"r{number}\"\ndirection = \"out\"\nport = {}\nuntil = \
+                 2100-01-{day:02}T00:00:00Z\naction = \"deny\"\n",
+                1000 + number
+            )
+        };
+        let rules: Vec<String> = (1..).zip(days).map(rule).collect();
+        format!("version = 1\n{}", rules.concat())
+    };
+    let dir = with_files(&[("policy.toml", &rules(24)), ("later.toml", &rules(25))]);
+    let on_policy = |args: &[&str]| {
+        stdout(&run(
+            dir.path(),
+            &[args, &["--policy", "policy.toml"]].concat(),
+        ))
+    };
+    assert_eq!(on_policy(&["check"]), "policy.toml: ok, 24 rules\n");
+    for number in 1..=24 {
+        let endpoint = format!("192.0.2.1:{}", 1000 + number);
+        let told = on_policy(&["explain", "out", "tcp", &endpoint]);
+        assert!(told.contains(&format!("decided by   r{number} ")), "{told}");
+    }
+    let told = stdout(&run(dir.path(), &["diff", "policy.toml", "later.toml"]));
+    let first = told.lines().next();
+    assert_eq!(
+        first,
+        Some("- out port 1024 to any from 2100-01-24T00:00:00Z until 2100-01-25T00:00:00Z"),
+        "{told}"
+    );
+    assert_eq!(told.matches("such as:").count(), 1, "{told}");
+    let ruleset = on_policy(&["export", "nft"]);
+    assert_eq!(ruleset.matches("meta time < ").count(), 24, "{ruleset}");
+}
+
 /// Words that a shell or clap could take for something else.
 const AWKWARD: &str = r#"
 [[rule]]
