@@ -6,7 +6,14 @@ use std::{
     process::ExitCode,
 };
 
-use port_monitor::{commands, usage};
+use port_monitor::{commands, sink::stdout, usage};
+
+/// What the C library runs before the standard library begins.
+#[used]
+// SAFETY: a function that takes nothing and asks for the flags of one descriptor, by a
+// system call of its own; of the standard library it uses nothing that has to begin.
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = stdout::note;
 
 fn main() -> ExitCode {
     let result = usage::parse(env::args_os()).and_then(commands::run);

@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use assert_cmd::cargo::cargo_bin;
@@ -176,5 +176,55 @@ fn a_full_disk_is_an_output_failure() {
             "{args:?}: {stderr}"
         );
         assert_eq!(stderr.lines().count(), 1, "{args:?}");
+    }
+}
+
+/// Runs the program with what a shell makes of these redirections.
+fn run_redirected(redirections: &str, args: &[&str]) -> Output {
+    Command::new("sh")
+        .args(["-c", &format!("exec \"$@\" {redirections}"), "sh"])
+        .arg(cargo_bin!("port-monitor"))
+        .args(args)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn closed_standard_output_is_an_output_failure() {
+    for args in [
+        &["man"][..],
+        &["schema"],
+        &["--version"],
+        &["--help"],
+        &["service", "443"],
+        &["policy", "schema"],
+        &["doctor"],
+        // Before anything is attached, or changed.
+        &["watch", "--duration", "1ms"],
+        &["audit", "-o", "json"],
+        &["apply", "no-such-file"],
+    ] {
+        for redirections in [">&-", "<&- >&-"] {
+            let output = run_redirected(redirections, args);
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(6), "{args:?}: {stderr}");
+            assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
+            assert!(
+                stderr.contains("standard output: it is closed: redirect it"),
+                "{args:?}: {stderr}"
+            );
+        }
+        let output = run_redirected(">&- 2>&-", args);
+        assert_eq!(output.status.code(), Some(6), "{args:?}");
+    }
+}
+
+#[test]
+fn standard_output_that_is_thrown_away_is_no_failure() {
+    // Python's and Node's /dev/null is open for reading too.
+    for redirections in [">/dev/null", "1<>/dev/null", "<&- 2>&-"] {
+        let output = run_redirected(redirections, &["schema"]);
+        assert_eq!(output.status.code(), Some(0), "{redirections}");
+        assert_eq!(output.stderr, b"", "{redirections}");
     }
 }

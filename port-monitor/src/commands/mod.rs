@@ -11,6 +11,7 @@ use crate::{
     cli::{Cli, Command},
     exit_code::{ExitCode, Failure, OrExit as _},
     logging,
+    sink::stdout::{self, Stdout},
 };
 
 pub mod audit;
@@ -36,18 +37,22 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         None => watch::run(&cli.watch),
         Some(Command::Watch(args)) => watch::run(&args),
         Some(Command::Audit(args)) => audit::run(&args),
-        Some(Command::Doctor(args)) => doctor::run(&args, io::stdout().lock()),
-        Some(Command::Service(args)) => service::run(&args, io::stdout().lock()),
+        Some(Command::Doctor(args)) => doctor::run(&args, Stdout::lock()),
+        Some(Command::Service(args)) => service::run(&args, Stdout::lock()),
         Some(Command::Exec(args)) => exec::run(&args),
         Some(Command::Schema) => schema::run(),
         Some(Command::Completions(args)) => completions::run(&args),
         Some(Command::Man(args)) => man::run(&args),
-        Some(Command::Policy(args)) => policy::run(&args, io::stdout().lock()),
-        Some(Command::Apply(args)) => enforce::apply(&args, io::stdout().lock()),
-        Some(Command::Confirm(args)) => enforce::confirm(&args, io::stdout().lock()),
-        Some(Command::Rollback(args)) => enforce::rollback(&args, io::stdout().lock()),
-        Some(Command::Status(args)) => enforce::status(&args, io::stdout().lock()),
-        Some(Command::PanicOpen(args)) => enforce::panic_open(&args, io::stdout().lock()),
+        Some(Command::Policy(args)) => policy::run(&args, Stdout::lock()),
+        Some(Command::Apply(args)) => {
+            // Before anything changes. What takes a policy back is done all the same.
+            written(stdout::check())?;
+            enforce::apply(&args, Stdout::lock())
+        }
+        Some(Command::Confirm(args)) => enforce::confirm(&args, Stdout::lock()),
+        Some(Command::Rollback(args)) => enforce::rollback(&args, Stdout::lock()),
+        Some(Command::Status(args)) => enforce::status(&args, Stdout::lock()),
+        Some(Command::PanicOpen(args)) => enforce::panic_open(&args, Stdout::lock()),
     }
 }
 

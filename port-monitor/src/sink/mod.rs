@@ -22,6 +22,7 @@ mod memo;
 #[cfg(test)]
 mod sample;
 pub mod schema;
+pub mod stdout;
 pub mod table;
 pub mod target;
 mod time;

@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::{
     file::{Limits, Log},
+    stdout,
     writer::Shortcut,
 };
 use crate::exit_code::{ExitCode, Failure};
@@ -65,7 +66,7 @@ enum Destination {
 impl Target {
     /// Standard output.
     pub fn stdout() -> Result<Self, TargetError> {
-        let fd = io::stdout().as_fd().try_clone_to_owned();
+        let fd = stdout::check().and_then(|()| io::stdout().as_fd().try_clone_to_owned());
         Ok(Self {
             to: Destination::Stream(fd.map_err(TargetError::Stdout)?.into()),
             name: "standard output".into(),
