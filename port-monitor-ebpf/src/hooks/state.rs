@@ -56,7 +56,9 @@ pub(crate) struct Listener {
     sockets: u32,
     /// What that process had executed by then: `task::exec_id`.
     exec_id: u32,
-    reserved: u32,
+    /// One of its sockets could not be counted: nobody knows to which of them a connection
+    /// comes.
+    is_ambiguous: u32,
 }
 
 const _: () = {
@@ -193,20 +195,40 @@ pub(crate) fn listens(sk: *const u8, event: &mut TcpEvent, task: *const u8) {
         Some(known) => unsafe { (*known).number },
         None => emit::connection_id::<Probe>(sk, emit::now_ns()) as u32 | 1,
     };
-    let counted = LISTENER_SOCKETS.insert(sk as u64, number, BPF_NOEXIST.into());
-    if counted == Err(EEXIST) {
+    let mut is_counted = false;
+    let is_noted = is_stored(Site::RememberOwner, || {
+        match LISTENER_SOCKETS.insert(sk as u64, number, BPF_NOEXIST.into()) {
+            Err(EEXIST) => {
+                is_counted = true;
+                Ok(())
+            }
+            result => result,
+        }
+    });
+    if is_counted {
         return;
     }
-    is_stored(Site::RememberOwner, || counted);
     if let Some(known) = known {
         // SAFETY: a map value; the fields are written by process-context hooks
         // of sockets that the port's bucket lock serialises.
-        unsafe { (*known).sockets += 1 };
+        let known = unsafe { &mut *known };
+        if is_noted {
+            known.sockets += 1;
+        } else {
+            known.is_ambiguous = 1;
+        }
         return;
     }
-    Listener::lend(event, number, task::exec_id(task), |listener| {
+    // What is not noted is not counted either: nobody would take it back.
+    if !is_noted {
+        return;
+    }
+    let is_listed = Listener::lend(event, number, task::exec_id(task), |listener| {
         is_stored(Site::RememberOwner, || LISTENERS.insert(key, listener, 0))
     });
+    if !is_listed {
+        removal(Site::ForgetOwner, || LISTENER_SOCKETS.remove(sk as u64));
+    }
 }
 
 #[inline(always)]
@@ -314,7 +336,8 @@ pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Op
     event.kind = EventKind::Accept as u8;
     event.flags = FLAG_INBOUND | ended;
     event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
-    let Some(listener) = find_listener(event) else {
+    let listener = find_listener(event).filter(|listener| listener.is_ambiguous == 0);
+    let Some(listener) = listener else {
         return Some(filter::unknown_owner_passes());
     };
     event.detail = listener.number;
