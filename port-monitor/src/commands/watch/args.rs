@@ -60,7 +60,8 @@ pub struct Args {
     ///
     /// Its standard output goes to standard error, so that standard output
     /// carries events only; with --output-file it is left alone. How it ended is
-    /// in the summary.
+    /// in the summary. What it leaves behind in the background, as `setsid -f`
+    /// does, is watched no longer than that.
     #[arg(last = true, value_name = "CMD", help_heading = "Command")]
     pub(super) command: Vec<OsString>,
 }
