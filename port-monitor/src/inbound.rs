@@ -41,9 +41,12 @@ const LEAST_PAUSE: Duration = Duration::from_millis(50);
 const HURRY: usize = PATIENCE / 8;
 /// How long a pause goes on before the questions are counted again.
 const SLICE: Duration = Duration::from_millis(10);
-/// How long a listener that nobody has open, and that nobody has closed, may be on its way
-/// from one to the other.
+/// How long a listener that nobody has open, and that nobody has closed, is on its way from
+/// one to the other as a rule. Where processors are busy, it may take longer: each time it is
+/// waited for [`CLOSING_FACTOR`] times as long as before, up to [`CLOSING_LATEST`].
 const CLOSING: Duration = Duration::from_millis(2);
+const CLOSING_FACTOR: u32 = 4;
+const CLOSING_LATEST: Duration = Duration::from_millis(128);
 
 /// Who answers.
 pub trait Source: Send {
@@ -382,8 +385,16 @@ fn find(source: &impl Source, questions: &[Question], before: &mut Seen) -> Vec<
     };
     let mut found = vec![Found::nobody(Missing::Unheld); questions.len()];
     let mut seen = look(&mut found);
-    if seen.is_ok() && found.iter().any(is_nowhere) {
-        thread::sleep(CLOSING);
+    let mut pause = CLOSING;
+    while let Ok(now) = &seen
+        && pause <= CLOSING_LATEST
+        && found
+            .iter()
+            .zip(questions)
+            .any(|(found, asked)| is_nowhere(found) && !is_closed(asked, now))
+    {
+        thread::sleep(pause);
+        pause *= CLOSING_FACTOR;
         seen = look(&mut found);
     }
     match seen {
@@ -396,6 +407,12 @@ fn find(source: &impl Source, questions: &[Question], before: &mut Seen) -> Vec<
         }
     }
     found
+}
+
+/// Somebody has closed a socket of the listener since the connection came.
+fn is_closed(question: &Question, seen: &Seen) -> bool {
+    let closer = seen.closed.get(&question.listener);
+    closer.is_some_and(|closer| closer.closed_ns >= question.ts_ns)
 }
 
 fn is_nowhere(found: &Found) -> bool {
