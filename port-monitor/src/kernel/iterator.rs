@@ -39,16 +39,31 @@ pub(super) fn load(
     name: &str,
     iterated: &str,
 ) -> Result<ProgramFd, KernelError> {
-    let failed = |error: ProgramError| KernelError::Snapshot(ladder::chain(&error));
+    let program = loaded(ebpf, btf, name, iterated)?;
+    let program = program.fd().map_err(failed)?.try_clone();
+    program.map_err(|error| KernelError::Snapshot(format!("iterate by {name}: {error}")))
+}
+
+/// Loads the program of an iterator over `iterated`, as aya names it, and hands it out.
+pub(super) fn loaded<'e>(
+    ebpf: &'e mut Ebpf,
+    btf: &LazyBtf,
+    name: &str,
+    iterated: &str,
+) -> Result<&'e mut Iter, KernelError> {
     let program = ebpf
         .program_mut(name)
         .ok_or_else(|| KernelError::Snapshot(format!("no program {name}")))?;
     let program: &mut Iter = program.try_into().map_err(failed)?;
     let btf = btf.get().map_err(|error| failed(error.into()))?;
     program.load(iterated, btf).map_err(failed)?;
-    let program = program.fd().map_err(failed)?;
-    let program = program.try_clone();
-    program.map_err(|error| KernelError::Snapshot(format!("iterate by {name}: {error}")))
+    Ok(program)
+}
+
+/// What to say where a program of an iterator cannot be used.
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
+pub(super) fn failed(error: ProgramError) -> KernelError {
+    KernelError::Snapshot(ladder::chain(&error))
 }
 
 /// Ties a loaded program to a table, or to what is no table.

@@ -3,10 +3,7 @@
 
 use std::fs::File;
 
-use aya::{
-    Ebpf,
-    programs::{Iter, ProgramError},
-};
+use aya::Ebpf;
 
 use super::{KernelError, iterator, ladder, lazy_btf::LazyBtf};
 
@@ -46,13 +43,7 @@ fn run(
     name: &str,
     mut after_chunk: impl FnMut(),
 ) -> Result<(), KernelError> {
-    let failed = |error: ProgramError| KernelError::Snapshot(ladder::chain(&error));
-    let program = ebpf
-        .program_mut(name)
-        .ok_or_else(|| KernelError::Snapshot(format!("no program {name}")))?;
-    let program: &mut Iter = program.try_into().map_err(failed)?;
-    let btf = btf.get().map_err(|error| failed(error.into()))?;
-    program.load(ITERATED, btf).map_err(failed)?;
+    let program = iterator::loaded(ebpf, btf, name, ITERATED)?;
     // It is gone again before anybody could ask the kernel.
     let info = program.info().ok();
     if let Some(count) = info.and_then(|info| info.verified_instruction_count()) {
@@ -61,7 +52,7 @@ fn run(
     let link = program
         .attach()
         .and_then(|id| program.take_link(id))
-        .map_err(failed)?;
+        .map_err(iterator::failed)?;
     let mut file: File = link
         .into_file()
         .map_err(|error| KernelError::Snapshot(ladder::chain(&error)))?;
@@ -74,5 +65,5 @@ fn run(
         after_chunk();
     }
     after_chunk();
-    program.unload().map_err(failed)
+    program.unload().map_err(iterator::failed)
 }
