@@ -1,6 +1,8 @@
 //! The account of the monitor's programs: each look at something begins with [`look`],
 //! which counts it, and ends in exactly one of what `port_monitor_common::counters` has.
 
+use core::arch::asm;
+
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use port_monitor_common::{
     counters::{Extra, ROW},
@@ -8,7 +10,6 @@ use port_monitor_common::{
 };
 
 use crate::{
-    emit,
     globals::config,
     maps::{COUNTERS, FAILURES},
 };
@@ -52,7 +53,7 @@ impl Row {
     /// Adds one to a counter.
     #[inline(always)]
     pub(crate) fn count(self, index: u32) {
-        emit::add_one(self.at(index));
+        add_one(self.at(index));
     }
 
     #[inline(always)]
@@ -71,7 +72,7 @@ pub(crate) fn count_extra(extra: Extra) {
 #[inline(always)]
 pub(crate) fn add_extra(extra: Extra, more: u64) {
     if let Some(row) = Row::of_this_cpu() {
-        emit::add(row.at(extra as u32), more);
+        add(row.at(extra as u32), more);
     }
 }
 
@@ -123,7 +124,7 @@ pub(crate) fn failed(site: Site, error: i32) {
 extern "C" fn pm_failed(index: u64) -> u64 {
     for index in [index as u32, TOTAL] {
         if let Some(count) = FAILURES.get_ptr_mut(index) {
-            emit::add_one(count);
+            add_one(count);
         }
     }
     0
@@ -199,4 +200,22 @@ pub(crate) fn is_injected(site: Site) -> bool {
         return false;
     }
     FAILURES.get(INJECT).copied() == Some(site as u64 + 1)
+}
+
+/// Adds one to a number in a map.
+#[inline(always)]
+pub(crate) fn add_one(counter: *mut u64) {
+    add(counter, 1);
+}
+
+/// Adds to a number in a map. Atomic, because another hook may interrupt
+/// between load and store: tracing programs are preemptible.
+#[inline(always)]
+pub(crate) fn add(number: *mut u64, more: u64) {
+    // The target's core has no atomic add; this form of it needs no more
+    // than Linux 5.10 and the first BPF instruction set.
+    // SAFETY: a map value is valid for as long as the program runs.
+    unsafe {
+        asm!("lock *(u64 *)({number} + 0) += {more}", number = in(reg) number, more = in(reg) more);
+    }
 }

@@ -1,27 +1,22 @@
 //! The eBPF programs of port-monitor.
 //!
-//! `hooks/` has one file per place in the kernel; each hook reads the socket
-//! (`sock`), finds the owner (`task`), asks the policy (`verdict`) and the filters
-//! (`filter`), and writes the record (`emit`). Which hooks are loaded is the loader's choice: see
-//! `port-monitor/src/kernel/ladder.rs`.
+//! `monitor/` has one file per place in the kernel that is watched, `enforce/` one per place
+//! that may refuse a connection. A program of either reads the socket and finds the owner
+//! (`read`), asks the policy (`judge`) and the filters, and has the record written
+//! (`report`). Which programs are loaded is the loader's choice: see
+//! `port-monitor/src/kernel/backends/`.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
 
 mod account;
-mod emit;
-mod enforce;
-mod executable;
-mod filter;
+pub mod enforce;
 mod globals;
-mod hooks;
+pub mod judge;
 mod maps;
-mod mem;
-mod sent;
-mod sock;
-mod task;
-mod turn;
-mod verdict;
+mod monitor;
+pub mod read;
+pub mod report;
 
 /// The kernel's tracing helpers are for GPL-compatible programs; this crate is
 /// MIT OR GPL-2.0, which the kernel calls "Dual MIT/GPL".

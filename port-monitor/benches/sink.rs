@@ -13,10 +13,15 @@ use std::{env, sync::Arc};
 
 use jiff::tz::TimeZone;
 use port_monitor::{
-    classify,
-    event::decode,
-    record::{Field, Item, Parent, Process, Record},
-    sink::{Due, Lines, Sink, json::Json, table},
+    consume::{
+        Due, Lines, Sink,
+        lines::{json::Json, table},
+    },
+    events::{
+        decode::decode,
+        record::{Field, Item, Parent, Process, Record},
+    },
+    pipeline::classify,
 };
 use port_monitor_common::{ABI_VERSION, TcpEvent, event};
 use zerocopy::IntoBytes as _;

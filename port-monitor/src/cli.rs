@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{commands, exit_code::ExitCode};
+use crate::{base::exit_code::ExitCode, commands};
 
 /// Show every TCP connection this host opens and accepts, and hold it to a policy.
 #[derive(Debug, Parser)]
@@ -34,7 +34,7 @@ pub enum Command {
     /// Look up TCP ports and service names
     Service(commands::service::Args),
     /// Wait for the monitor, then become a command
-    #[command(name = crate::child::SUBCOMMAND, hide = true)]
+    #[command(name = crate::commands::child::SUBCOMMAND, hide = true)]
     Exec(commands::exec::Args),
     /// Print the JSON Schema of the lines `-o json` writes
     Schema,

@@ -1,43 +1,26 @@
 //! port-monitor: who talks to what on this host, live, held to a policy.
 //!
-//! Two one-way streets. **Events go up**: kernel hook → ring buffer →
-//! [`event`] (decode) → [`enrich`] → [`peers`] → [`classify`] → [`policy`]
-//! (verdict) → [`sink`]. **Policy goes down**: text → [`policy`] → decision function in
-//! `port-monitor-common`.
+//! Two one-way streets. **Events go up**: kernel hook → ring buffer ([`kernel`]) →
+//! [`pipeline`] (decode, enrich, pair, classify, verdict) → [`consume`]. **Policy goes
+//! down**: text → [`policy`] → tables that the kernel decides by.
 //!
-//! Invariants, checked by `cargo xtask tidy`:
+//! Each folder is a room. Which room may use which is a list in `xtask/src/tidy/graph.rs`;
+//! `cargo xtask tidy` holds the code to it, finds modules that lead in a circle, and prints
+//! the rooms, as `ARCHITECTURE.md` shows them. It checks too that
 //! - only `kernel/` imports aya;
-//! - only `sink/` and `main.rs` print;
-//! - [`policy`], [`classify`], [`event`], [`doors`] import neither `enrich`, `sink`
-//!   nor `kernel`: they need no kernel, clock or filesystem to test;
+//! - only `consume/`, `commands/` and what starts them print;
 //! - every module starts with `//!`, no file is longer than 600 lines.
 
-pub mod child;
-pub mod classify;
+pub mod base;
 pub mod cli;
-pub mod clock;
 pub mod commands;
-pub mod doors;
-pub mod duration;
-pub mod enrich;
-pub mod event;
-pub mod exit_code;
-pub mod file_id;
-pub mod filter;
-pub mod groups;
-pub mod inbound;
+pub mod consume;
+pub mod dispatch;
+pub mod events;
+pub mod host;
 pub mod kernel;
 pub mod logging;
-pub mod peers;
 pub mod pipeline;
 pub mod policy;
-pub mod port_set;
-pub mod record;
-pub mod sanitize;
-#[cfg(test)]
-mod seeded;
-pub mod services;
-pub mod sink;
-pub mod units;
+pub mod ports;
 pub mod usage;
-pub mod users;

@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use port_monitor::{commands, sink::stdout, usage};
+use port_monitor::{consume::output::stdout, dispatch, usage};
 
 /// What the C library runs before the standard library begins.
 #[used]
@@ -16,7 +16,7 @@ use port_monitor::{commands, sink::stdout, usage};
 static BEFORE_MAIN: extern "C" fn() = stdout::note;
 
 fn main() -> ExitCode {
-    let result = usage::parse(env::args_os()).and_then(commands::run);
+    let result = usage::parse(env::args_os()).and_then(dispatch::run);
     match result {
         Ok(code) => code.into(),
         Err(failure) => {

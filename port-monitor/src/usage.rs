@@ -11,10 +11,10 @@ use clap::{
 };
 
 use crate::{
+    base::exit_code::{ExitCode, Failure, OrExit as _},
     cli::Cli,
-    exit_code::{ExitCode, Failure, OrExit as _},
-    services::closest,
-    sink::target::print,
+    consume::output::target::print,
+    ports::services::closest,
 };
 
 /// Parses a command line, the program's own name first.
@@ -98,7 +98,7 @@ fn misspelt_subcommand(error: &Error, line: &[OsString]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::usage::*;
 
     fn mistake(line: &str) -> String {
         let words = line.split(' ').map(OsString::from);

@@ -4,7 +4,7 @@
 
 use std::{ffi::OsString, fs, path::Path, process::Command};
 
-use port_monitor::child::{ABANDONED, Child, StdoutTo};
+use port_monitor::commands::child::{ABANDONED, Child, StdoutTo};
 
 fn spawn(command: &[&str]) -> Child {
     let command: Vec<OsString> = command.iter().map(Into::into).collect();

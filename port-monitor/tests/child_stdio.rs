@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use port_monitor::child::{Child, StdoutTo};
+use port_monitor::commands::child::{Child, StdoutTo};
 use rustix::{
     io::dup,
     stdio::{dup2_stderr, dup2_stdin, dup2_stdout},

@@ -10,7 +10,7 @@ use std::{
 
 use assert_cmd::cargo::cargo_bin;
 use clap::CommandFactory as _;
-use port_monitor::{cli::Cli, exit_code::ExitCode};
+use port_monitor::{base::exit_code::ExitCode, cli::Cli};
 
 fn program(args: &[&str]) -> Command {
     let mut command = Command::new(cargo_bin!("port-monitor"));

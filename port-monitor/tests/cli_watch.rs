@@ -12,7 +12,7 @@ use std::{
     process::Command,
 };
 
-use port_monitor::filter;
+use port_monitor::commands::filter;
 use rustix::fs::{CWD, Mode, mkfifoat};
 use support::run_unprivileged;
 use tempfile::TempDir;

@@ -1,5 +1,5 @@
 //! `cargo xtask services`: write the TCP part of the IANA service registry as
-//! the table that `port_monitor::services` embeds.
+//! the table that `port_monitor::ports::services` embeds.
 //!
 //! The registry's data comes from the crate `iana-service`, so `Cargo.lock`
 //! says which snapshot it is, and `cargo update -p iana-service` takes a newer
@@ -14,7 +14,7 @@ use iana_service::{
 };
 
 /// The committed table, below the workspace's root.
-const TABLE: &str = "port-monitor/src/services/iana.tsv";
+const TABLE: &str = "port-monitor/src/ports/services/iana.tsv";
 
 /// Ports in use under another name than the registry's first one, which is
 /// what event lines show. Both names are registered, so both are found.

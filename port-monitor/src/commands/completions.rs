@@ -1,12 +1,11 @@
 //! `port-monitor completions SHELL`.
 
-use clap::{Command, CommandFactory as _};
+use clap::Command;
 use clap_complete::Shell;
 
 use crate::{
-    cli::Cli,
-    exit_code::{ExitCode, Failure},
-    sink::target::print,
+    base::exit_code::{ExitCode, Failure},
+    consume::output::target::print,
 };
 
 /// What the completed command line begins with.
@@ -20,9 +19,8 @@ pub struct Args {
     pub shell: Shell,
 }
 
-/// Prints the shell's completion script.
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let program = Cli::command();
+/// Prints the script by which the shell completes the command line of `program`.
+pub fn run(args: &Args, program: &Command) -> Result<ExitCode, Failure> {
     // The generators would offer hidden subcommands too.
     let shown = program.get_subcommands().filter(|it| !it.is_hide_set());
     let mut command = Command::new(PROGRAM)

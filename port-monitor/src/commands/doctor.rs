@@ -6,10 +6,10 @@ use std::{borrow::Cow, fs, io::Write, path::Path};
 use serde::Serialize;
 
 use crate::{
-    enrich::{cgroup::CgroupTree, process::v1_hierarchies},
-    exit_code::{ExitCode, Failure},
+    base::exit_code::{ExitCode, Failure},
+    events::record::Failed,
+    host::{cgroup::CgroupTree, process::v1_hierarchies},
     kernel::{self, Kernel, KernelError, Rung, SelfTest, Settings, filters::Filters, preflight},
-    record::Failed,
 };
 
 /// Flags of `doctor`.
@@ -89,7 +89,7 @@ pub fn run(args: &Args, mut out: impl Write) -> Result<ExitCode, Failure> {
     } else {
         print(&report, &mut out)
     };
-    super::written(written)?;
+    super::told::written(written)?;
     Ok(code)
 }
 

@@ -1,9 +1,9 @@
 //! `port-monitor __exec`: the process that becomes the command after `--`.
-//! Hidden: only [`crate::child`] starts it.
+//! Hidden: only [`crate::commands::child`] starts it.
 
 use std::{ffi::OsString, io, process};
 
-use crate::child::{self, ChildError};
+use crate::commands::child::{self, ChildError};
 
 /// Exit status of a command that cannot be run, as shells have it.
 const CANNOT_RUN: i32 = 126;

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{
-    Command, CommandFactory as _,
+    Command,
     builder::{PathBufValueParser, TypedValueParser as _},
 };
 use clap_mangen::{
@@ -17,9 +17,11 @@ use clap_mangen::{
 };
 
 use crate::{
-    cli::Cli,
-    exit_code::{ExitCode, Failure, OrExit as _},
-    sink::{args::new_path, fields::FIELDS, target::print},
+    base::exit_code::{ExitCode, Failure, OrExit as _},
+    consume::{
+        lines::fields::FIELDS,
+        output::{args::new_path, target::print},
+    },
 };
 
 /// What the foot of a page names.
@@ -39,20 +41,20 @@ pub struct Args {
 }
 
 /// Prints the page, or writes all of them.
-pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let whole = page(Cli::command()).or_exit(ExitCode::OutputFailed)?;
+pub fn run(args: &Args, program: Command) -> Result<ExitCode, Failure> {
+    let whole = page(program.clone()).or_exit(ExitCode::OutputFailed)?;
     let Some(dir) = &args.dir else {
         return print(&whole);
     };
-    write_pages(dir, &whole).or_exit(ExitCode::OutputFailed)?;
+    write_pages(dir, &whole, program).or_exit(ExitCode::OutputFailed)?;
     Ok(ExitCode::Ok)
 }
 
 /// Writes `whole` and a page for each command below `dir`, which is made where it is missing.
-fn write_pages(dir: &Path, whole: &[u8]) -> anyhow::Result<()> {
+fn write_pages(dir: &Path, whole: &[u8], program: Command) -> anyhow::Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     write_page(dir, "port-monitor.1", whole)?;
-    let mut command = Cli::command().disable_help_subcommand(true);
+    let mut command = program.disable_help_subcommand(true);
     command.build();
     let commands = command.get_subcommands();
     commands

@@ -1,8 +1,9 @@
 //! `port-monitor schema`: the JSON Schema of the event stream.
 
 use crate::{
-    exit_code::{ExitCode, Failure, OrExit as _},
-    sink::{schema::json_schema, target::print},
+    base::exit_code::{ExitCode, Failure, OrExit as _},
+    consume::output::target::print,
+    events::wire::json_schema,
 };
 
 /// Prints the schema.

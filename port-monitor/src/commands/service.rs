@@ -8,13 +8,15 @@ use std::{
 
 use serde::Serialize;
 
-use super::written;
+use super::told::written;
 use crate::{
-    classify::{EPHEMERAL_RANGE_FILE, parse_port_range},
-    exit_code::{ExitCode, Failure},
-    port_set::PortSet,
-    record::PortClass,
-    services::{self, Entry},
+    base::exit_code::{ExitCode, Failure},
+    events::record::PortClass,
+    pipeline::classify::{EPHEMERAL_RANGE_FILE, parse_port_range},
+    ports::{
+        port_set::PortSet,
+        services::{self, Entry},
+    },
 };
 
 /// Arguments of `service`.
@@ -164,7 +166,7 @@ fn write_json(ports: &[Facts], mut out: impl Write) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::commands::service::*;
 
     fn table(query: &str, ephemeral_range: Option<&RangeInclusive<u16>>) -> String {
         let ports: Vec<_> = query

@@ -13,8 +13,8 @@ use port_monitor_common::{
 };
 use rustix::mm::ProtFlags;
 
-use super::{KernelError, mapped::Mapped};
-use crate::record::{Failed, HookCount};
+use super::{error::KernelError, mapped::Mapped};
+use crate::events::record::{Failed, HookCount};
 
 /// The size of a map that has a row of `each` for every CPU the kernel may ever have.
 pub(super) fn of_each_cpu(each: u32) -> Result<u32, KernelError> {

@@ -18,11 +18,11 @@ use port_monitor_common::{
 use rustix::mm::ProtFlags;
 
 use super::{
-    KernelError,
     counters::{array, of_each_cpu},
+    error::KernelError,
     mapped::Mapped,
 };
-use crate::{enrich::Executables, event::Owner};
+use crate::{events::decode::Owner, host::executables::Executables};
 
 /// What is missing where paths cannot be noted, or are not what /proc says.
 pub(super) const NO_EXECUTABLES: &str =
@@ -157,7 +157,7 @@ fn whole(entry: &Executable) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::executables::*;
 
     fn entry(names: &[u8], flags: u32) -> Executable {
         let mut entry = Executable {

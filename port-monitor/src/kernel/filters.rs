@@ -16,8 +16,11 @@ use port_monitor_common::{
     policy::Network,
 };
 
-use super::groups;
-use crate::{event::Direction, groups::Groups, policy::network::spellings, port_set::PortSet};
+use super::{groups, maps::map};
+use crate::{
+    events::decode::Direction, host::groups::Groups, policy::text::network::spellings,
+    ports::port_set::PortSet,
+};
 
 /// An address family to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +102,6 @@ impl Filters {
         }
         Ok(())
     }
-}
-
-pub(super) fn map<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut aya::maps::Map, MapError> {
-    ebpf.map_mut(name).ok_or_else(|| MapError::InvalidName {
-        name: name.to_owned(),
-    })
 }
 
 fn insert_all<K: Pod + Eq + Hash>(ebpf: &mut Ebpf, name: &str, keys: &[K]) -> Result<(), MapError> {

@@ -9,9 +9,9 @@ use aya::{
 };
 use port_monitor_common::groups::{NAME_BYTES, Name, Named, ROOT, Row};
 
-use super::{filters::map, pod::Wire};
-use crate::{
-    enrich::cgroup::CgroupTree,
+use super::{maps::map, pod::Wire};
+use crate::host::{
+    cgroup::CgroupTree,
     groups::{Groups, Wanted},
 };
 

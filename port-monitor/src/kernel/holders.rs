@@ -8,16 +8,17 @@ use std::{
 };
 
 use aya::Ebpf;
-use port_monitor_common::{
-    config::OWNER_FILTERS, counters::Hook, event::EventKind, listener::Holder,
-};
+use port_monitor_common::listener::Holder;
 use zerocopy::FromBytes as _;
 
 use super::{
-    Kernel, KernelError, Rung, Settings, bpf, btf::Need, iterator, lazy_btf::LazyBtf, snapshot,
-    vmlinux::Types,
+    bpf,
+    btf::{Need, for_aya::LazyBtf},
+    error::KernelError,
+    host_btf::Types,
+    iterator, snapshot,
 };
-use crate::inbound::{Seen, Source, Wanted};
+use crate::host::holding::{Seen, Source};
 
 /// The programs that tell of each.
 pub(super) const PROGRAMS: [&str; 2] = [HOLDERS, CLOSERS];
@@ -36,31 +37,6 @@ pub struct Holders {
     /// Each look at all open files is a file of its own.
     open: OwnedFd,
     closed: OwnedFd,
-}
-
-impl Settings {
-    /// Whose inbound connections are is to be asked when they have come.
-    pub(super) fn asks_for_holders(&self, rung: Rung) -> Option<Wanted> {
-        let wanted = Wanted {
-            filters: self.filters.bits() & OWNER_FILTERS != 0,
-            accepts: self.kinds.contains(&EventKind::Accept),
-            ends: [EventKind::Close, EventKind::Progress]
-                .iter()
-                .any(|kind| self.kinds.contains(kind)),
-        };
-        (rung == Rung::Tracepoint && (wanted.accepts || wanted.ends)).then_some(wanted)
-    }
-}
-
-impl Kernel {
-    /// Beginnings of connections that were told for the sake of their ends: nobody asked
-    /// for them.
-    pub fn aside(&self) -> u64 {
-        if self.kinds.contains(&EventKind::Accept) {
-            return 0;
-        }
-        self.counters.hook(Hook::Accept).submitted
-    }
 }
 
 impl Holders {

@@ -12,7 +12,7 @@ use aya::{
     programs::{Iter, ProgramError, ProgramFd},
 };
 
-use super::{KernelError, bpf, ladder, lazy_btf::LazyBtf};
+use super::{bpf, btf::for_aya::LazyBtf, error::KernelError};
 
 /// What goes through a table, as aya names it.
 pub(super) const TABLE: &str = "bpf_map_elem";
@@ -63,7 +63,7 @@ pub(super) fn loaded<'e>(
 /// What to say where a program of an iterator cannot be used.
 #[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
 pub(super) fn failed(error: ProgramError) -> KernelError {
-    KernelError::Snapshot(ladder::chain(&error))
+    KernelError::Snapshot(crate::kernel::error::chain(&error))
 }
 
 /// Ties a loaded program to a table, or to what is no table.

@@ -5,7 +5,7 @@ use std::{io, os::fd::OwnedFd};
 
 use aya::Ebpf;
 
-use super::{KernelError, Needs, iterator, lazy_btf::LazyBtf, progress};
+use super::{backends::Needs, btf::for_aya::LazyBtf, error::KernelError, iterator, progress};
 
 /// The program that looks at what is remembered.
 pub(super) const PROGRAM: &str = "pm_left_it";

@@ -12,7 +12,7 @@ use aya::maps::{MapData, MapError};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::KernelError;
+use super::error::KernelError;
 
 const WORD: usize = size_of::<u64>();
 

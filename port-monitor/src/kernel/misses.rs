@@ -29,7 +29,7 @@ fn parse(fdinfo: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::misses::*;
 
     #[test]
     fn misses_are_found_among_the_other_lines() {

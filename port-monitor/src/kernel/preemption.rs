@@ -50,7 +50,7 @@ fn is_preemptible(models: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::preemption::*;
 
     #[test]
     fn the_active_model_is_the_one_in_parentheses() {

@@ -117,7 +117,7 @@ pub fn check() -> Result<(), PreflightError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::preflight::*;
 
     #[test]
     fn missing_capabilities_are_named() {

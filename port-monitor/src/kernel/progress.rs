@@ -10,7 +10,7 @@ use std::{
 use aya::Ebpf;
 use port_monitor_common::event::EventKind;
 
-use super::{KernelError, Settings, bpf, iterator, lazy_btf::LazyBtf};
+use super::{bpf, btf::for_aya::LazyBtf, error::KernelError, iterator, settings::Settings};
 
 /// The program that looks at what it goes through.
 pub(super) const PROGRAM: &str = "pm_progress_it";

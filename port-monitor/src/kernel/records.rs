@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use aya::maps::{MapData, RingBuf};
 
 use super::{Holders, ring};
-use crate::inbound::Wanted;
+use crate::host::holding::Wanted;
 
 /// What the programs report.
 pub struct Records {

@@ -2,7 +2,9 @@
 
 use port_monitor_common::{config::Config, event::EventKind};
 
-use super::{Rung, Settings, btf::Need, ladder::Needs, preemption, vmlinux::Types};
+use super::{
+    backend::Rung, backends::Needs, btf::Need, host_btf::Types, preemption, settings::Settings,
+};
 
 /// The settings; `executables` are the slots of each CPU for the paths of processes.
 pub(super) fn config(settings: &Settings, rung: Rung, executables: u32) -> Config {

@@ -5,7 +5,7 @@ use std::fs::File;
 
 use aya::Ebpf;
 
-use super::{KernelError, iterator, ladder, lazy_btf::LazyBtf};
+use super::{btf::for_aya::LazyBtf, error::KernelError, iterator};
 
 /// What the iterators go through, as aya names it.
 pub(super) const ITERATED: &str = "task_file";
@@ -55,7 +55,7 @@ fn run(
         .map_err(iterator::failed)?;
     let mut file: File = link
         .into_file()
-        .map_err(|error| KernelError::Snapshot(ladder::chain(&error)))?;
+        .map_err(|error| KernelError::Snapshot(crate::kernel::error::chain(&error)))?;
     loop {
         match iterator::read(&mut file, &mut [0; CHUNK]) {
             Ok(Some(0)) => break,

@@ -15,8 +15,8 @@ use port_monitor_common::{
 };
 use thiserror::Error;
 
-use super::{Environment, Facts, condition::spelled, value};
-use crate::services;
+use super::{Environment, Facts, rules::compile::condition::spelled, text::value};
+use crate::ports::services;
 
 /// More was seen than a policy can tell apart.
 #[derive(Debug, Error)]

@@ -8,7 +8,7 @@ use std::{
 
 use assert_cmd::cargo::cargo_bin;
 use clap::Parser as _;
-use port_monitor::{cli::Cli, exit_code::ExitCode};
+use port_monitor::{base::exit_code::ExitCode, cli::Cli};
 use serde_json::Value;
 
 use crate::pages::{Block, Page, blocks, code, commands, rows, sessions, workspace};

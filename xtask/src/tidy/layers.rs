@@ -1,19 +1,14 @@
-//! Who may use what: the walls between the layers.
+//! Who may load programs, and who may write to the terminal.
 
 use super::{Finding, source::SourceFile};
 
-/// Below the tool's sources: layers that need no kernel, clock or file system.
-const PURE_LAYERS: [&str; 4] = ["policy", "classify", "event", "doors"];
-const OUTER_LAYERS: [&str; 3] = ["enrich", "sink", "kernel"];
-
 /// Everything that writes to the terminal by design.
-const PRINTING_PATHS: [&str; 8] = [
+const PRINTING_PATHS: [&str; 7] = [
     "port-monitor/build.rs",
     "port-monitor/src/commands/",
+    "port-monitor/src/dispatch.rs",
     "port-monitor/src/main.rs",
-    "port-monitor/src/sink.rs",
-    "port-monitor/src/sink/",
-    "port-monitor/src/writer.rs",
+    "port-monitor/src/consume/",
     "port-monitor/tests/",
     "xtask/",
 ];
@@ -54,30 +49,9 @@ pub(super) fn only_the_outer_layers_print(files: &[SourceFile]) -> Vec<Finding> 
         })
         .flat_map(|file| {
             let lines = file.code().filter(|(_, line)| prints(line));
-            file.findings("only sinks, commands and main print", lines)
+            file.findings("only consumers, commands and main print", lines)
         })
         .collect()
-}
-
-pub(super) fn pure_layers_import_no_others(files: &[SourceFile]) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for file in files.iter().filter(|file| is_pure(&file.path)) {
-        let code: Vec<&str> = file.code().map(|(_, line)| line).collect();
-        for module in crate_modules(&code.join("\n")) {
-            if OUTER_LAYERS.contains(&&*module) {
-                findings.push(file.finding(format!("this layer must not import {module}")));
-            }
-        }
-    }
-    findings
-}
-
-fn is_pure(path: &str) -> bool {
-    PURE_LAYERS.iter().any(|layer| {
-        let module = path.strip_prefix("port-monitor/src/");
-        let rest = module.and_then(|module| module.strip_prefix(layer));
-        rest.is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
-    })
 }
 
 /// Whether `needle` is in `line` and is not the end of a longer name.
@@ -86,45 +60,6 @@ fn has_word(line: &str, needle: &str) -> bool {
         let before = line.get(..at).and_then(|text| text.chars().next_back());
         !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
     })
-}
-
-/// The modules a text names in its own crate, alone or in a braced list.
-fn crate_modules(code: &str) -> Vec<String> {
-    let mut modules = Vec::new();
-    for rest in code.split("crate::").skip(1) {
-        match rest.strip_prefix('{') {
-            Some(list) => modules.extend(top_level_names(list)),
-            None => modules.extend(leading_name(rest)),
-        }
-    }
-    modules
-}
-
-/// The first names of a braced import list, whose opening brace is gone.
-fn top_level_names(list: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut depth = 0_usize;
-    let mut is_start = true;
-    for (at, c) in list.char_indices() {
-        match c {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => is_start = true,
-            c if is_start && c.is_alphabetic() => {
-                names.extend(list.get(at..).and_then(leading_name));
-                is_start = false;
-            }
-            _ => {}
-        }
-    }
-    names
-}
-
-fn leading_name(text: &str) -> Option<String> {
-    let is_part = |c: char| c.is_alphanumeric() || c == '_';
-    let name = text.split(|c| !is_part(c)).next()?;
-    (!name.is_empty()).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -148,25 +83,26 @@ mod tests {
         let rule = only_the_outer_layers_print;
         breaks(
             rule,
-            "port-monitor/src/policy/parse.rs",
+            "port-monitor/src/policy/text/parse.rs",
             "  println!(\"x\");",
         );
-        breaks(rule, "port-monitor/src/event.rs", "io::stderr().lock()");
-        keeps(rule, "port-monitor/src/sink/table.rs", "println!(\"x\");");
+        breaks(
+            rule,
+            "port-monitor/src/events/record.rs",
+            "io::stderr().lock()",
+        );
+        keeps(
+            rule,
+            "port-monitor/src/consume/lines/table.rs",
+            "println!(\"x\");",
+        );
         keeps(rule, "port-monitor/src/cli.rs", "stdout().is_terminal()");
-        keeps(rule, "port-monitor/src/child.rs", "c.stdout(io::stderr());");
+        keeps(
+            rule,
+            "port-monitor/src/base/child.rs",
+            "c.stdout(io::stderr());",
+        );
         let tested = "fn f() {}\n#[cfg(test)]\nmod tests { fn g() { println!(); } }";
-        keeps(rule, "port-monitor/src/event.rs", tested);
-    }
-
-    #[test]
-    fn an_import_across_layers_is_found_alone_and_in_a_list() {
-        let rule = pure_layers_import_no_others;
-        let list = "use crate::{\n    event::{self, kernel_time},\n    sink::json,\n};";
-        let nested = "use crate::{event::{sink, kernel}, record::enrich};";
-        breaks(rule, "port-monitor/src/policy/mod.rs", list);
-        breaks(rule, "port-monitor/src/classify.rs", "crate::kernel::x()");
-        keeps(rule, "port-monitor/src/policy/mod.rs", nested);
-        keeps(rule, "port-monitor/src/pipeline.rs", list);
+        keeps(rule, "port-monitor/src/events/record.rs", tested);
     }
 }

@@ -1,7 +1,9 @@
 //! `cargo xtask tidy`: the rules of this code base that no lint knows.
 
 mod form;
+mod graph;
 mod layers;
+mod modules;
 mod places;
 mod prose;
 mod source;
@@ -19,7 +21,9 @@ type Rule = fn(&[SourceFile]) -> Vec<Finding>;
 const RULES: &[Rule] = &[
     layers::only_the_kernel_module_uses_aya,
     layers::only_the_outer_layers_print,
-    layers::pure_layers_import_no_others,
+    graph::modules_do_not_lead_back,
+    graph::rooms_use_what_they_may,
+    graph::the_page_shows_the_rooms,
     form::modules_open_with_documentation,
     form::doc_comments_stand_alone,
     form::files_are_short,
@@ -33,9 +37,11 @@ const RULES: &[Rule] = &[
     prose::pages_have_the_words_of_the_glossary,
 ];
 
-/// Applies every rule to every text file of the work tree.
+/// Prints the rooms and what they use, and applies every rule to every text file of the work
+/// tree.
 pub(crate) fn run() -> Result<Tally> {
     let files = work_tree()?;
+    print!("{}", graph::drawn(&files)?);
     let mut tally = Tally::default();
     for rule in RULES {
         let findings = rule(&files);

@@ -8,19 +8,23 @@ use std::{
 use port_monitor_common::event::EventKind;
 
 use crate::{
+    base::{
+        duration,
+        exit_code::{ExitCode, Failure},
+    },
     commands::watch::args::{FamilyArgs, KernelArgs, OwnerArgs},
-    doors::{Selection, SocketFamily},
-    duration,
-    exit_code::{ExitCode, Failure},
+    consume::{
+        self,
+        listeners::{
+            Listed, Listing, Violations,
+            uses::{Selection, SocketFamily},
+        },
+    },
     kernel::{
         Settings,
         filters::{Family, Filters},
     },
-    port_set::PortSet,
-    sink::{
-        self,
-        doors::{Listed, Listing, Violations},
-    },
+    ports::port_set::PortSet,
 };
 
 /// Flags of `audit`.
@@ -51,7 +55,7 @@ pub struct Args {
     #[command(flatten)]
     filters: FilterArgs,
     #[command(flatten)]
-    pub(super) destination: sink::args::Destination,
+    pub(super) destination: consume::output::args::Destination,
     #[command(flatten)]
     policy: PolicyArgs,
     #[command(flatten)]

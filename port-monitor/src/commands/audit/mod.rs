@@ -6,20 +6,17 @@ mod args;
 
 pub use args::Args;
 
-use super::{
-    policy,
-    watch::{
-        self,
-        session::{self, Session},
-        stop::{EarlyStop, StopSignals},
-    },
+use super::watch::{
+    self,
+    session::{self, Session},
+    stop::{EarlyStop, StopSignals},
 };
 use crate::{
-    clock,
-    exit_code::{ExitCode, Failure, OrExit as _},
-    filter,
+    base::exit_code::{ExitCode, Failure, OrExit as _},
+    commands::filter,
+    events::record::{Header, Item},
+    host::clock,
     pipeline::{Pipeline, Show},
-    record::{Header, Item},
 };
 
 /// Runs the audit.
@@ -33,7 +30,7 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     let violations = listing.violations.clone();
     let waiting = filter::missing(&listing.selection.groups);
     let policy_path = args.policy();
-    let policy = policy_path.map(policy::load).transpose()?;
+    let policy = policy_path.map(crate::commands::load::load).transpose()?;
     let (sink, output) = args.destination.open_doors(listing)?;
     let on_hangup = args.destination.on_hangup();
     // From here on a stop signal leads to an orderly end.

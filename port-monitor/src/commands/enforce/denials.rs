@@ -17,9 +17,10 @@ use zerocopy::IntoBytes as _;
 
 use super::report;
 use crate::{
-    clock, event,
+    base::sanitize::Escaped,
+    events::decode,
+    host::clock,
     kernel::enforcer::{Carried, Counts, PolicyId},
-    sanitize::Escaped,
 };
 
 /// How long it tells no more of a rule that it told of, so that a flood of denied
@@ -162,7 +163,7 @@ impl Display for Described<'_> {
             direction,
             ..
         } = *self.0;
-        let ip = event::ip(&addr::to_bytes(addr::canonical(peer)));
+        let ip = decode::ip(&addr::to_bytes(addr::canonical(peer)));
         let transport = if direction & DENIED_UDP == 0 {
             ""
         } else {
@@ -188,7 +189,7 @@ impl Display for Described<'_> {
 mod tests {
     use port_monitor_common::generation::{DENIES, Header, Hits, NAME_BYTES, RuleEntry};
 
-    use super::*;
+    use crate::commands::enforce::denials::*;
     use crate::kernel::enforcer::RuleHits;
 
     fn counts(telnet: u64, inbound: u64) -> Counts {

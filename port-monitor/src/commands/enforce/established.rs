@@ -15,11 +15,13 @@ use port_monitor_common::policy::{Direction, Mode, Transport};
 
 use super::now_ns;
 use crate::{
-    exit_code::{ExitCode, Failure, OrExit as _},
+    base::{
+        exit_code::{ExitCode, Failure, OrExit as _},
+        sanitize::Escaped,
+    },
+    events::record::Judgement,
     kernel::enforcer::{self, EnforcerError, OpenConnection},
-    policy::{Facts, Policy, Unknown, intent::Established},
-    record::Judgement,
-    sanitize::Escaped,
+    policy::{Facts, Policy, Unknown, rules::intent::Established},
 };
 
 /// Refuses a policy by which it cannot be told whether an open connection is denied.

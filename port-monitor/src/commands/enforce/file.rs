@@ -12,7 +12,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::policy::network_list::ListFile;
+use crate::policy::text::network_list::ListFile;
 
 /// How long the files must have been as they are: somebody may be writing one, and what is
 /// there of it by then may be a policy of fewer rules, or a list of fewer networks.
@@ -167,7 +167,7 @@ impl Watched {
 mod tests {
     use std::fs::FileTimes;
 
-    use super::*;
+    use crate::commands::enforce::file::*;
 
     struct Place {
         _dir: tempfile::TempDir,

@@ -27,11 +27,11 @@ use super::{
     lower, now_ns,
 };
 use crate::{
+    base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::watch::{session::block_on, stop},
-    exit_code::{ExitCode, Failure, OrExit as _},
+    host::units::{FilesStamp, Units},
     kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Unlocked},
     policy::{Host, Policy, Source},
-    units::{FilesStamp, Units},
 };
 
 /// How often the files and the host are looked at.
@@ -377,7 +377,7 @@ fn came_and_went(before: &[String], now: &[String]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::commands::enforce::follow::*;
 
     #[test]
     fn a_name_that_leads_nowhere_is_told_when_that_changes() {

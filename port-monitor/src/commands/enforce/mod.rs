@@ -14,20 +14,23 @@ use self::{
     denials::DenialLog,
     session::{Occasion, Way},
 };
-use super::{policy, written};
+use super::told::written;
 use crate::{
-    clock, duration,
-    exit_code::{ExitCode, Failure, OrExit as _},
-    filter,
+    base::{
+        duration,
+        exit_code::{ExitCode, Failure, OrExit as _},
+    },
+    commands::filter,
+    consume::output::stdout,
+    host::clock,
     kernel::enforcer::{
         Attempt, Carried, DEFAULT_INSTANCE, Enforcer, EnforcerError, HostPlaces, Instance,
         PolicyId, Watch,
     },
     policy::{
-        Policy,
-        intent::OnDaemonExit,
-        is_stream,
-        lower::{self, Lowered},
+        Policy, is_stream,
+        rules::intent::OnDaemonExit,
+        tables::lower::{self, Lowered},
     },
 };
 
@@ -107,6 +110,8 @@ fn instance_name(text: &str) -> Result<String, &'static str> {
 
 /// Puts a policy into force, and keeps it so with `--follow`.
 pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
+    // Before anything changes. What takes a policy back is done all the same.
+    written(stdout::check())?;
     if args.cgroup.is_some() && args.instance.name == DEFAULT_INSTANCE {
         return Err(Failure::usage(
             "--cgroup needs --instance NAME: without a name it is the whole host's policy",
@@ -148,7 +153,7 @@ impl Prepared {
     /// The file as it is now, and the lists of networks that it names, also where it is
     /// refused.
     fn read(args: &ApplyArgs, occasion: Occasion) -> (Vec<PathBuf>, Result<Self, Failure>) {
-        let (lists, policy) = policy::load_with_lists(&args.path);
+        let (lists, policy) = crate::commands::load::load_with_lists(&args.path);
         let prepared = policy.and_then(|policy| Self::of(policy, args, occasion));
         (lists, prepared)
     }
@@ -369,7 +374,7 @@ fn check_intent(policy: &Policy, args: &ApplyArgs) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::commands::enforce::*;
 
     #[test]
     fn names_are_what_a_bpf_file_system_takes() {

@@ -12,8 +12,8 @@ use port_monitor_common::generation::{
 use serde::Serialize;
 
 use crate::{
+    base::sanitize::Escaped,
     kernel::enforcer::{Counts, Lease, Status},
-    sanitize::Escaped,
 };
 
 /// The state of an enforcement.

@@ -11,17 +11,17 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-    Dir, Executable, FileArgs, TransportArg, expect_apart, explained::ReasonReport, json_line, load,
+    Dir, Executable, FileArgs, TransportArg, expect_apart, explained::ReasonReport, json_line,
 };
 use crate::{
-    commands::written,
-    exit_code::{ExitCode, Failure},
+    base::exit_code::{ExitCode, Failure},
+    commands::{load::load, told::written},
+    host::users,
     policy::{
-        Environment as _, Explanation, Facts, FileError, Host, Policy, Reason, problem::Problem,
-        read_bytes, toml_1_0,
+        Environment as _, Explanation, Facts, FileError, Host, Policy, Reason, read_bytes,
+        text::{problem::Problem, toml_1_0},
     },
-    services::{self, closest},
-    users,
+    ports::services::{self, closest},
 };
 
 /// The file's name where none is given, beside the policy.

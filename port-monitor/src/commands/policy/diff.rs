@@ -11,16 +11,17 @@ use jiff::Timestamp;
 use port_monitor_common::policy::{Direction, Transport};
 use serde::Serialize;
 
-use super::{expect_apart, explained::ReasonReport, json_line, load, spelled};
+use super::{expect_apart, explained::ReasonReport, json_line, spelled};
 use crate::{
+    base::exit_code::{ExitCode, Failure},
     commands::{
         enforce::established::{self, Denied, Found},
-        written,
+        load::load,
+        told::written,
     },
-    exit_code::{ExitCode, Failure},
     policy::{
         Environment as _, Host,
-        diff::{Difference, Uids},
+        analysis::diff::{Difference, Uids},
     },
 };
 

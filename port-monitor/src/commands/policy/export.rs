@@ -4,11 +4,10 @@ use std::{io::Write, path::PathBuf};
 
 use clap::ValueEnum;
 
-use super::load;
 use crate::{
-    commands::written,
-    exit_code::{ExitCode, Failure},
-    policy::{Environment as _, Host, nft::Inexpressible},
+    base::exit_code::{ExitCode, Failure},
+    commands::{load::load, told::written},
+    policy::{Environment as _, Host, export::nft::Inexpressible},
 };
 
 /// Arguments of `policy export`.

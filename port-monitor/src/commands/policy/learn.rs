@@ -4,9 +4,11 @@ use std::{io::Write, path::PathBuf, time::Duration};
 
 use super::{live, recording};
 use crate::{
-    commands::written,
-    duration,
-    exit_code::{ExitCode, Failure},
+    base::{
+        duration,
+        exit_code::{ExitCode, Failure},
+    },
+    commands::told::written,
     policy::{Host, Policy, Source, learn::Learner},
 };
 

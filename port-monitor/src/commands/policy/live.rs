@@ -5,15 +5,18 @@ use std::{io, time::Duration};
 use port_monitor_common::event::EventKind;
 
 use crate::{
-    commands::watch::{
-        session::{self, Session},
-        stop::{EarlyStop, StopSignals},
+    base::exit_code::{ExitCode, Failure, OrExit as _},
+    commands::{
+        policy::learned::Learned,
+        watch::{
+            session::{self, Session},
+            stop::{EarlyStop, StopSignals},
+        },
     },
-    exit_code::{ExitCode, Failure, OrExit as _},
+    consume::output::{args::OnHangup, writer::Output},
     kernel::Settings,
     pipeline::{Pipeline, Show},
     policy::learn::Learner,
-    sink::{args::OnHangup, learned::Learned, writer::Output},
 };
 
 /// The first event of a connection or a listener: each has one of these.

@@ -2,13 +2,11 @@
 //! it with another.
 
 use std::{
-    env,
-    io::{self, IsTerminal as _, Write},
+    io::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::{self, Path, PathBuf},
 };
 
-use anyhow::anyhow;
 use clap::{Subcommand, ValueEnum};
 use port_monitor_common::{
     event::FileId,
@@ -17,18 +15,21 @@ use port_monitor_common::{
 use serde::{Deserialize, Serialize};
 
 use self::explained::ExplainReport;
-use super::{note, written};
+use super::told::{note, written};
 use crate::{
-    exit_code::{ExitCode, Failure, OrExit as _},
-    file_id::plain,
-    policy::{
-        Diagnostic, Environment, Facts, Host, Policy, PolicyError, Style, are_one_stream,
-        network::{network, reached_by},
-        problem::Problem,
-        schema::json_schema,
+    base::{
+        exit_code::{ExitCode, Failure, OrExit as _},
+        sanitize::Escaped,
     },
-    sanitize::Escaped,
-    units, users,
+    host::{file_id::plain, units, users},
+    policy::{
+        Diagnostic, Environment, Facts, Host, Policy, PolicyError, are_one_stream,
+        text::{
+            network::{network, reached_by},
+            problem::Problem,
+            schema::json_schema,
+        },
+    },
 };
 
 mod cases;
@@ -36,6 +37,7 @@ mod diff;
 mod explained;
 mod export;
 mod learn;
+mod learned;
 mod live;
 mod recording;
 mod replay;
@@ -236,52 +238,6 @@ pub fn run(args: &Args, out: impl Write) -> Result<ExitCode, Failure> {
     }
 }
 
-/// Loads the policy a command is to use. Its warnings go to the standard error
-/// output, its errors into the failure.
-pub fn load(path: &Path) -> Result<Policy, Failure> {
-    load_with_lists(path).1
-}
-
-/// Loads the policy a command is to use, as [`load`] does, and tells the files with networks
-/// that it names, also where it is refused.
-pub fn load_with_lists(path: &Path) -> (Vec<PathBuf>, Result<Policy, Failure>) {
-    match Policy::load(path, &Host) {
-        Ok((policy, warnings)) => {
-            warn(&warnings);
-            let lists = policy.list_files().iter().map(|list| list.path.clone());
-            (lists.collect(), Ok(policy))
-        }
-        Err(PolicyError::Invalid(invalid)) => {
-            let failure = anyhow!(invalid.render(style()));
-            let failure = Failure::new(ExitCode::PolicyInvalid, failure);
-            (invalid.list_paths, Err(failure))
-        }
-        Err(error @ PolicyError::File { .. }) => (
-            Vec::new(),
-            Err(Failure::new(ExitCode::PolicyInvalid, error)),
-        ),
-    }
-}
-
-fn warn(warnings: &[Diagnostic]) {
-    let mut stderr = io::stderr().lock();
-    for warning in warnings {
-        // Whoever closed the standard error output does not want warnings.
-        if writeln!(stderr, "{}\n", warning.render(style())).is_err() {
-            break;
-        }
-    }
-}
-
-fn style() -> Style {
-    let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if io::stderr().is_terminal() && !no_color {
-        Style::Coloured
-    } else {
-        Style::Plain
-    }
-}
-
 fn schema(mut out: impl Write) -> Result<ExitCode, Failure> {
     let text = serde_json::to_string_pretty(&json_schema()).or_exit(ExitCode::OutputFailed)?;
     written(writeln!(out, "{text}"))
@@ -292,7 +248,7 @@ fn check(args: &CheckArgs, mut out: impl Write) -> Result<ExitCode, Failure> {
     if args.file.json {
         return check_json(path, out);
     }
-    let count = load(path)?.rule_count();
+    let count = super::load::load(path)?.rule_count();
     let noun = if count == 1 { "rule" } else { "rules" };
     written(writeln!(out, "{}: ok, {count} {noun}", path.display()))
 }
@@ -360,7 +316,7 @@ impl DiagnosticReport {
 
 fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     let path = &args.file.path;
-    let policy = load(path)?;
+    let policy = super::load::load(path)?;
     let owner = args.owner(&Host).map_err(Failure::usage)?;
     if let Some((path, exe)) = args.exe.as_deref().zip(owner.exe.as_ref()) {
         exe.note(path);

@@ -18,7 +18,7 @@ use port_monitor_common::{
 use serde::Deserialize;
 
 use crate::{
-    exit_code::Failure,
+    base::exit_code::Failure,
     policy::{Environment as _, Facts, Host},
 };
 

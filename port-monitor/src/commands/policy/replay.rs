@@ -12,12 +12,12 @@ use serde::Serialize;
 use super::{
     FileArgs, expect_apart,
     explained::ReasonReport,
-    json_line, load,
+    json_line,
     recording::{self, Account},
 };
 use crate::{
-    commands::written,
-    exit_code::{ExitCode, Failure},
+    base::exit_code::{ExitCode, Failure},
+    commands::{load::load, told::written},
     policy::{Facts, Policy},
 };
 

@@ -6,21 +6,24 @@ use clap::ValueEnum;
 use port_monitor_common::{event::EventKind, site::Site};
 
 use crate::{
-    commands::note,
-    duration,
-    event::Direction,
-    exit_code::{ExitCode, Failure},
-    filter::{self, FilterError},
-    groups::Groups,
+    base::{
+        duration,
+        exit_code::{ExitCode, Failure},
+    },
+    commands::{
+        filter::{self, FilterError},
+        told::note,
+    },
+    consume::{self, SinkKind},
+    events::{decode::Direction, record::Summary},
+    host::groups::Groups,
     kernel::{
         DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS,
         MAX_LATENCY, MIN_MAX_CONNECTIONS, Rung, Settings,
         faults::{Faults, PROGRAMS},
         filters::{Family, Filters},
     },
-    port_set::PortSet,
-    record::Summary,
-    sink::{self, SinkKind},
+    ports::port_set::PortSet,
 };
 
 /// More often nobody looks at open connections.
@@ -32,7 +35,7 @@ pub struct Args {
     #[command(flatten)]
     filters: FilterArgs,
     #[command(flatten)]
-    pub(super) output: sink::args::Args,
+    pub(super) output: consume::output::args::Args,
     /// Tell in JSON how processes were called (`process.args`), without passwords and tokens
     /// in their usual places
     #[arg(long = "process-args", help_heading = "Output")]
@@ -522,7 +525,7 @@ fn parse_ring_size(text: &str) -> Result<u32, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::commands::watch::args::*;
 
     #[test]
     fn events_wait_a_second_at_most() {

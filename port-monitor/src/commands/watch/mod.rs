@@ -13,13 +13,13 @@ use std::{path::Path, sync::Arc};
 use port_monitor_common::event::EventKind;
 
 use crate::{
-    child::{Child, StdoutTo},
-    clock,
-    exit_code::{ExitCode, Failure, OrExit as _},
+    base::exit_code::{ExitCode, Failure, OrExit as _},
+    commands::child::{Child, StdoutTo},
+    events::record::{Header, Item},
+    host::clock,
     kernel::{self, Kernel},
     pipeline::{Pipeline, Show},
-    policy::{Policy, lower::Lowered},
-    record::{Header, Item},
+    policy::{Policy, tables::lower::Lowered},
 };
 use session::Session;
 use stop::{EarlyStop, StopSignals};
@@ -83,7 +83,7 @@ fn load_policy(args: &Args) -> Result<Option<Policy>, Failure> {
     let Some(path) = &args.policy.policy else {
         return Ok(None);
     };
-    super::policy::load(path).map(Some)
+    super::load::load(path).map(Some)
 }
 
 /// The policy for the kernel side. One that is too large for its tables is judged by

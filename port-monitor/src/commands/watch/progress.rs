@@ -109,7 +109,7 @@ fn processor_time() -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::commands::watch::progress::*;
 
     #[test]
     fn a_look_takes_a_hundredth_of_the_time_at_most() {

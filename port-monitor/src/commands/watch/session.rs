@@ -18,17 +18,16 @@ use super::{
     stop::{StopSignals, Wish, heard},
 };
 use crate::{
-    child::Child,
-    clock,
-    exit_code::{ExitCode, Failure, OrExit as _},
-    inbound::Inbound,
+    base::exit_code::{ExitCode, Failure, OrExit as _},
+    commands::child::Child,
+    consume::{Due, output::writer::Output},
+    events::record::{Failed, HookCount, Item, Loss, LossCause, Summary},
+    host::clock,
     kernel::{
         Kernel, Records,
         ring::{BATCH, Ring},
     },
-    pipeline::{Pipeline, Tally},
-    record::{Failed, HookCount, Item, Loss, LossCause, Summary},
-    sink::{Due, writer::Output},
+    pipeline::{Pipeline, Tally, inbound::Inbound},
 };
 
 /// How often losses are looked for: a gap is shown within a second.

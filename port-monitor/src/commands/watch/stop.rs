@@ -15,9 +15,9 @@ use tokio::{
 };
 
 use crate::{
-    exit_code::{ExitCode, Failure, OrExit as _},
+    base::exit_code::{ExitCode, Failure, OrExit as _},
+    consume::output::args::OnHangup,
     kernel::{Kernel, Records, SelfTest, Settings},
-    sink::args::OnHangup,
 };
 
 /// SIGINT (Ctrl-C), SIGTERM and SIGHUP.
@@ -208,7 +208,7 @@ pub(super) fn exit_on_next_signal(on_hangup: OnHangup) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::commands::watch::stop::*;
 
     #[test]
     fn an_ignored_signal_is_told_by_its_bit() {

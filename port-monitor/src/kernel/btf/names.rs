@@ -58,7 +58,7 @@ fn place(text: &[u8]) -> (usize, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::btf::names::*;
 
     #[test]
     fn a_name_is_found_whole_and_alone() {

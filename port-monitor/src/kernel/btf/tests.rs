@@ -3,7 +3,7 @@
 use port_monitor_common::config::Offsets;
 use proptest::prelude::*;
 
-use super::*;
+use crate::kernel::btf::*;
 
 /// Writes BTF, so that the tests do not depend on the machine's kernel.
 #[derive(Default)]

@@ -208,7 +208,7 @@ fn topmost(mounts: &str) -> Option<Mount> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::enforcer::home::*;
 
     fn mount(device: &str) -> Mount {
         Mount {

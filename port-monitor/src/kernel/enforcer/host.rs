@@ -8,7 +8,10 @@ use std::{
 
 use port_monitor_common::{addr::v4_mapped, event::FileId};
 
-use crate::{clock::WallClock, enrich::cgroup::CgroupTree, file_id, policy::lower::Places};
+use crate::{
+    host::{cgroup::CgroupTree, clock::WallClock, file_id},
+    policy::tables::lower::Places,
+};
 
 /// This host.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +77,7 @@ fn local_v6(if_inet6: &str) -> impl Iterator<Item = [u8; 16]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::enforcer::host::*;
 
     #[test]
     fn local_addresses_are_those_of_hosts() {

@@ -28,8 +28,13 @@ use super::{
     tables::DENIALS,
 };
 use crate::{
-    enrich::cgroup::CgroupTree,
-    kernel::{self, KernelError, ladder::chain, object, vmlinux::Types},
+    host::cgroup::CgroupTree,
+    kernel::{
+        self,
+        error::{KernelError, chain},
+        host_btf::Types,
+        object,
+    },
 };
 
 /// The network namespaces whose closed ports may answer with RST: process 1's, which no
@@ -207,7 +212,7 @@ fn open_cgroup(wanted: Option<&Path>) -> Result<Cgroup, EnforcerError> {
 }
 
 fn load() -> Result<Ebpf, EnforcerError> {
-    let types = Types::read(Path::new(kernel::SYSTEM_BTF))?;
+    let types = Types::read(Path::new(kernel::error::SYSTEM_BTF))?;
     let hits = kernel::counters::of_each_cpu(SLOTS * TALLIES)?;
     let sizes = object::Sizes::enforcer(hits);
     let programs: Vec<_> = names().collect();
@@ -218,11 +223,11 @@ fn load() -> Result<Ebpf, EnforcerError> {
 /// Maps first, so that whoever finds a link finds what it asks.
 fn pin_all(ebpf: &mut Ebpf, dir: &Path, cgroup: &Cgroup) -> Result<(), EnforcerError> {
     for name in object::POLICY_MAPS.into_iter().chain(["pm_state", DENIALS]) {
-        let map = kernel::filters::map(ebpf, name).map_err(KernelError::from)?;
+        let map = kernel::maps::map(ebpf, name).map_err(KernelError::from)?;
         map.pin(dir.join(name))
             .map_err(|error| KernelError::Map(chain(&error)))?;
     }
-    let state = kernel::filters::map(ebpf, "pm_state").map_err(KernelError::from)?;
+    let state = kernel::maps::map(ebpf, "pm_state").map_err(KernelError::from)?;
     state
         .pin(dir.join(version_name()))
         .map_err(|error| KernelError::Map(chain(&error)))?;

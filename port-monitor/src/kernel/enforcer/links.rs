@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use aya::programs::links::{FdLink, PinnedLink};
 
 use super::EnforcerError;
-use crate::kernel::{KernelError, ladder::chain};
+use crate::kernel::error::{KernelError, chain};
 
 /// What a pinned link attaches its program to: a cgroup's id, or the inode number of a
 /// network namespace. `None` where the kernel has left the link there, attached to
@@ -48,7 +48,7 @@ fn place_of(fdinfo: &str, link_id: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::enforcer::links::*;
 
     #[test]
     fn a_link_attached_to_nothing_is_told_from_one_that_is() {

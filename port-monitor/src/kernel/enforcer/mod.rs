@@ -18,10 +18,10 @@ use port_monitor_common::{
 };
 use thiserror::Error;
 
-use super::{KernelError, bpf, preflight::PreflightError};
+use super::{bpf, error::KernelError, preflight::PreflightError};
 use crate::{
-    clock,
-    policy::lower::{LowerError, Lowered},
+    host::clock,
+    policy::tables::lower::{LowerError, Lowered},
 };
 
 mod attempt;

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::EnforcerError;
-use crate::enrich::cgroup::CgroupTree;
+use crate::host::cgroup::CgroupTree;
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` (`include/uapi/linux/sock_diag.h`).
 const LIST: u16 = 20;
@@ -373,7 +373,7 @@ fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::enforcer::sockets::*;
 
     fn socket_message() -> Vec<u8> {
         let mut body = vec![2, 1, 0, 0];

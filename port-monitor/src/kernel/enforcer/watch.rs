@@ -8,7 +8,7 @@ use port_monitor_common::generation::{Header, State};
 use rustix::mm::ProtFlags;
 
 use super::{
-    super::{KernelError, mapped::Mapped},
+    super::{error::KernelError, mapped::Mapped},
     EnforcerError, PolicyId, now_ms,
     slots::{self, StateWord},
 };

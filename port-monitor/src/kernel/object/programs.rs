@@ -173,7 +173,8 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 mod tests {
     use std::borrow::Cow;
 
-    use super::{super::OBJECT, *};
+    use super::super::OBJECT;
+    use crate::kernel::object::programs::*;
 
     fn names(object: &[u8]) -> Vec<String> {
         let programs = Elf::of(object).unwrap().programs().unwrap();

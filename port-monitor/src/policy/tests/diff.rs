@@ -11,10 +11,11 @@ use super::{
 };
 use crate::policy::{
     Policy,
-    cells::Place,
-    diff::{Difference, Uids},
-    problem::Problem,
-    value,
+    analysis::{
+        cells::Place,
+        diff::{Difference, Uids},
+    },
+    text::{problem::Problem, value},
 };
 
 const DENY: &str = "[default]\ninbound = { action = \"deny\" }\n\

@@ -13,8 +13,8 @@ use proptest::{
 };
 
 use super::super::{
-    index::Index,
-    table::{Tables, append},
+    rules::table::{Tables, append},
+    tables::index::Index,
 };
 
 /// Connections judged altogether, at least.

@@ -8,7 +8,7 @@ use port_monitor_common::{
 };
 
 use super::{
-    super::lower::{Lowered, Places},
+    super::tables::lower::{Lowered, Places},
     policy,
 };
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{Diagnostic, Environment, Facts, Invalid, Policy, Source};
-use crate::units::Units;
+use crate::host::units::Units;
 use port_monitor_common::{
     event::FileId,
     policy::{Direction, Transport},
@@ -66,7 +66,8 @@ impl Environment for TestHost {
     }
 
     fn nearest_service(&self, service: &str) -> Option<String> {
-        crate::services::closest(service, SERVICES.iter().map(|(name, _)| *name)).map(str::to_owned)
+        crate::ports::services::closest(service, SERVICES.iter().map(|(name, _)| *name))
+            .map(str::to_owned)
     }
 
     fn uid(&self, user: &str) -> Option<u32> {

@@ -8,12 +8,12 @@ use port_monitor_common::{
 use proptest::prelude::*;
 
 use super::{
-    super::{lower::Lowered, value},
+    super::{tables::lower::Lowered, text::value},
     Facts,
     oracle::{naive, world},
     tables::{Asked, Party, answer},
 };
-use crate::event::Stamp;
+use crate::events::decode::Stamp;
 
 /// The verdict as `port-monitor-ebpf/src/verdict.rs` finds it: `None` where it leaves
 /// that to userspace.

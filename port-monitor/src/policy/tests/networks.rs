@@ -19,10 +19,12 @@ use proptest::{
 use super::{Facts, NOW_NS, parse, rule};
 use crate::policy::{
     Policy, Reason,
-    cells::Place,
-    network::{merged, network, spellings},
-    problem::Problem,
-    value,
+    analysis::cells::Place,
+    text::{
+        network::{merged, network, spellings},
+        problem::Problem,
+        value,
+    },
 };
 
 pub(super) const SPECIAL: [&str; 22] = [

@@ -15,7 +15,7 @@ use super::{
     oracle::{naive, world},
     outbound, parse, policy, rule,
 };
-use crate::policy::nft::{Inexpressible, NftError};
+use crate::policy::export::nft::{Inexpressible, NftError};
 
 /// The entries of a set, or the one value in its place.
 fn entries<'r>(ruleset: &'r str, value: &'r str) -> Vec<&'r str> {

@@ -7,7 +7,7 @@ use port_monitor_common::policy::{Direction, Transport, Verdict};
 use proptest::prelude::*;
 
 use super::{Facts, facts, parse, rule};
-use crate::policy::problem::Problem;
+use crate::policy::text::problem::Problem;
 
 /// A rule in the words of the policy, and what the words mean.
 #[derive(Clone, Debug)]

@@ -27,16 +27,18 @@ use super::{
     parse, rule,
 };
 use crate::{
+    host::units::Units,
     policy::{
         Environment,
-        cells::{Interval, peer_intervals},
-        index::Index,
-        network::{network, spellings},
-        nft,
-        problem::Problem,
-        value,
+        analysis::cells::{Interval, peer_intervals},
+        export::nft,
+        tables::index::Index,
+        text::{
+            network::{network, spellings},
+            problem::Problem,
+            value,
+        },
     },
-    units::Units,
 };
 
 /// Random bases; each is tried with every length there is.

@@ -7,7 +7,7 @@ use boon::{Compiler, SchemaIndex, Schemas};
 use serde_json::Value;
 
 use super::parse;
-use crate::policy::{problem::Problem, schema::json_schema};
+use crate::policy::text::{problem::Problem, schema::json_schema};
 
 /// The problems of a policy's text.
 fn problems(text: &str) -> Vec<Problem> {

@@ -3,7 +3,7 @@
 use insta::assert_snapshot;
 
 use super::{parse, rule};
-use crate::policy::problem::Problem;
+use crate::policy::text::problem::Problem;
 
 fn rules(rules: &[(&str, &str)]) -> String {
     let mut text = "version = 1\n[default]\nlisten = { action = \"deny\" }\n".to_owned();

@@ -9,9 +9,9 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use super::super::{
     Diagnostic, Environment, Policy, Source,
-    lower::{Lowered, Places},
+    tables::lower::{Lowered, Places},
 };
-use crate::units::Units;
+use crate::host::units::Units;
 
 /// Policies tried, each with every owner there is.
 const POLICIES: usize = 300;

@@ -6,8 +6,8 @@ use port_monitor_common::policy::Verdict;
 
 use super::{outbound, policy, rule};
 use crate::{
+    base::seeded::{Random, seeded},
     policy::{Facts, Unknown},
-    seeded::{Random, seeded},
 };
 
 const RULES: [(&str, &str); 9] = [

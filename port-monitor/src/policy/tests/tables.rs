@@ -12,7 +12,7 @@ use port_monitor_common::{
     policy::{Action, Decider, Decision, DefaultAction, Direction},
 };
 
-use super::super::lower::Lowered;
+use super::super::tables::lower::Lowered;
 
 /// What a program asks.
 pub(super) struct Asked {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use port_monitor::policy::{Facts, Host, Policy, Reason, Source, nft::Inexpressible};
+use port_monitor::policy::{Facts, Host, Policy, Reason, Source, export::nft::Inexpressible};
 use port_monitor_common::policy::{Direction, Transport, Verdict};
 use serde_json::Value;
 

@@ -22,12 +22,12 @@ use port_monitor_common::{
 use self::find::{Doubt, Found, Session};
 use super::now_ns;
 use crate::{
-    exit_code::{ExitCode, Failure},
+    base::exit_code::{ExitCode, Failure},
     kernel::{
         enforcer::{self, OpenConnection, Sockets},
         preflight,
     },
-    policy::{Facts, Policy, Reason, lower::Lowered},
+    policy::{Facts, Policy, Reason, tables::lower::Lowered},
 };
 
 mod find;

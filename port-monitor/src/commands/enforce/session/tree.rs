@@ -228,7 +228,7 @@ pub(super) mod tests {
 
     use tempfile::TempDir;
 
-    use super::*;
+    use crate::commands::enforce::session::tree::*;
 
     /// `/dev/pts/3` and `/dev/tty1`, as `stat` numbers them.
     pub(crate) const PTS: u32 = 136 << 8 | 3;

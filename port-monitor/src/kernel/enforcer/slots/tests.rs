@@ -3,8 +3,10 @@
 
 use std::cell::{Cell, RefCell};
 
-use super::*;
-use crate::seeded::{Random, seeded};
+use crate::{
+    base::seeded::{Random, seeded},
+    kernel::enforcer::slots::*,
+};
 
 /// How many sequences.
 const SEQUENCES: u64 = 100_000;

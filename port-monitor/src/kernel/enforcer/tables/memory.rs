@@ -13,7 +13,7 @@ use super::{
     super::{Enforcer, EnforcerError, install::file_error},
     DENIALS,
 };
-use crate::kernel::{KernelError, object::POLICY_MAPS};
+use crate::kernel::{error::KernelError, object::POLICY_MAPS};
 
 /// Those of the maps that hold a table for each slot.
 const IN_EACH_SLOT: [&str; 5] = [
@@ -79,7 +79,7 @@ fn in_fdinfo(text: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::kernel::enforcer::tables::memory::*;
 
     #[test]
     fn memory_is_what_the_descriptor_says() {

@@ -12,7 +12,7 @@ use super::{
     host::file,
     world::{CGROUPS, EXES, port},
 };
-use crate::seeded::Random;
+use crate::base::seeded::Random;
 
 /// Cgroups made later, which no rule names.
 const NEWER: [&str; 3] = [

@@ -9,8 +9,8 @@ use super::{
     world::{CGROUPS, EXES},
 };
 use crate::{
-    policy::{Environment, lower::Places},
-    units::Units,
+    host::units::Units,
+    policy::{Environment, tables::lower::Places},
 };
 
 /// This world: a host with those units, cgroups and files, whose clock stands still.

@@ -9,20 +9,20 @@ use port_monitor_common::{
 };
 
 use super::{
-    super::{lower::Lowered, value},
+    super::{tables::lower::Lowered, text::value},
     Facts, NOW_NS,
     monitor::stamp,
     tables::{Asked, Party, answer},
 };
 use crate::{
+    base::seeded::{Random, seeded},
     commands::policy::explained,
     policy::{
         Policy, Reason, Source,
-        diff::{Difference, Uids},
+        analysis::diff::{Difference, Uids},
         learn::Learner,
-        problem::Problem,
+        text::problem::Problem,
     },
-    seeded::{Random, seeded},
 };
 
 mod connection;
@@ -250,7 +250,7 @@ fn number_failsafe(rules: &mut [Rule]) {
 
 /// As a hook asks, which knows its owner's cgroup, and no path of an executable.
 fn asked(facts: &Facts<'_>) -> Option<Asked> {
-    use crate::policy::lower::Places as _;
+    use crate::policy::tables::lower::Places as _;
     let path = facts.cgroup?;
     let is_by_path = facts.exe.is_some() && facts.exe_id.is_none();
     if is_by_path && facts.direction != Direction::Inbound {

@@ -6,8 +6,11 @@ use port_monitor_common::policy::{Action, Direction, Transport};
 
 use super::super::{Facts, NOW_NS};
 use crate::{
-    policy::{cells::Place, diff::Who, value},
-    seeded::Random,
+    base::seeded::Random,
+    policy::{
+        analysis::{cells::Place, diff::Who},
+        text::value,
+    },
 };
 
 /// The cgroups that are there when a policy is compiled and applied; their ids count from 1.

@@ -1,9 +1,7 @@
 //! Sessions that are found, or not, on hosts made up for it.
 
-use super::{
-    super::tree::tests::{FakeProc, PTS, TTY},
-    *,
-};
+use super::super::tree::tests::{FakeProc, PTS, TTY};
+use crate::commands::enforce::session::find::*;
 
 const UNIT: &str = "/system.slice/ssh.service";
 

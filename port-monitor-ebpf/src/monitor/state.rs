@@ -1,0 +1,300 @@
+//! `inet_sock_set_state`, all by itself: the tracepoint rung.
+//!
+//! Attempts at CLOSE→`SYN_SENT`, in the connecting thread, before the kernel
+//! chooses a local port. Inbound connections at `SYN_RECV`→ESTABLISHED, in
+//! softirq: they are told with the listener's number, and userspace asks who has it open.
+
+use core::mem::{MaybeUninit, offset_of};
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::BPF_NOEXIST,
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
+use port_monitor_common::{
+    counters::Watcher,
+    event::{EventKind, Owner, TcpEvent},
+    listener::{HOLDER_NOT_ALONE, HOLDER_OPENED, HOLDER_PASSES, Holder},
+    site::Site,
+    tcp_state::TcpState,
+};
+
+use crate::{
+    account::{self, Look, Removal, Stop, is_stored, readable, removal},
+    maps::{CLOSERS, ESTABLISHED, LISTENER_SOCKETS, LISTENERS, values::Listener},
+    monitor::{
+        connect, listen,
+        outcome::{event_change, state_change},
+    },
+    read::{
+        mem::{self, Direct, Probe},
+        sock::{self, Addr},
+        task,
+    },
+    report::{connection, emit, filter, listeners},
+};
+
+const _: () = {
+    let end = offset_of!(TcpEvent, owner) + size_of::<Listener>();
+    assert!(end == offset_of!(TcpEvent, local_addr) + size_of::<Addr>());
+    assert!(offset_of!(Listener, number) == size_of::<Owner>());
+};
+
+impl Listener {
+    /// Hands `keep` the event's owner as the one who made a listener's first socket listen.
+    /// The event stays as it was.
+    #[inline(always)]
+    fn lend<R>(
+        event: &mut TcpEvent,
+        number: u32,
+        exec_id: u32,
+        keep: impl FnOnce(&Self) -> R,
+    ) -> R {
+        let listener = (&raw mut *event)
+            .cast::<u8>()
+            .wrapping_add(offset_of!(TcpEvent, owner))
+            .cast::<Self>();
+        // The address.
+        // SAFETY: within the event, as asserted above.
+        let rest = unsafe { &raw mut (*listener).number }.cast::<[u64; 2]>();
+        // SAFETY: as above; aligned to 8 like the owner.
+        let before = unsafe { rest.read_volatile() };
+        // SAFETY: as above.
+        unsafe {
+            rest.cast::<[u32; 4]>()
+                .write_volatile([number, 1, exec_id, 0])
+        };
+        // SAFETY: as above; any bytes are a value of it.
+        let result = keep(unsafe { &*listener });
+        // SAFETY: as above.
+        unsafe { rest.write_volatile(before) };
+        result
+    }
+}
+
+/// What a process does with its own socket. Softirqs that interrupt it run
+/// `pm_remote_rt`: two programs, because the kernel lets none interrupt itself.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn pm_local_rt(ctx: RawTracePointContext) -> i32 {
+    account::look(|| try_local(&ctx, state_change(&ctx)));
+    0
+}
+
+/// What a process does with its own socket, where the kernel may preempt a task in the
+/// middle of a program, and skips the next one's: by a perf event, which runs with
+/// preemption off.
+#[tracepoint(category = "sock", name = "inet_sock_set_state")]
+fn pm_local_tp(ctx: TracePointContext) -> u32 {
+    account::look(|| try_local(&ctx, event_change(&ctx)?));
+    0
+}
+
+#[inline(always)]
+fn try_local(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpState)) -> Look {
+    let is_unlisten = old == TcpState::LISTEN && new == TcpState::CLOSE;
+    let is_local = new == TcpState::SYN_SENT || new == TcpState::LISTEN || is_unlisten;
+    if !is_local || !sock::is_tcp::<Probe>(sk) {
+        return Err(Stop::NotOurs);
+    }
+    let mut slot = MaybeUninit::uninit();
+    let event = emit::record(&mut slot, EventKind::Connect);
+    readable(sock::read::<Probe>(sk, event), Site::Socket)?;
+    if new == TcpState::SYN_SENT {
+        task::read_current::<Direct>(&mut event.owner);
+        connect::attempt::<Probe>(ctx, sk, event)
+    } else if new == TcpState::LISTEN {
+        task::read_current::<Probe>(&mut event.owner);
+        listens(sk, event, task::current());
+        listen::opened(ctx, sk, event)
+    } else {
+        event.local_port = readable(sock::lasting_local_port::<Probe>(sk), Site::Socket)?;
+        unlisten(sk, event);
+        Err(Stop::NotOurs)
+    }
+}
+
+/// What a peer's packet does with a socket: the outcome of an attempt, an inbound
+/// connection, the end of either.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn pm_remote_rt(ctx: RawTracePointContext) -> i32 {
+    account::look(|| try_remote(&ctx, state_change(&ctx)));
+    0
+}
+
+#[inline(always)]
+fn try_remote(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpState)) -> Look {
+    if old == TcpState::SYN_RECV
+        && let Some(seen) = ESTABLISHED.get_ptr_mut(0)
+        // Softirqs, which complete handshakes, are not preempted: what the other
+        // program saw last on this CPU, it saw just now. The thread that closes a
+        // connection before that moves to another CPU between the two at worst.
+        // SAFETY: this CPU's value of a map.
+        && unsafe { seen.replace(0) } == sk as u64
+    {
+        return Err(Stop::NotOurs);
+    }
+    connection::changed::<true, { Watcher::Remote.proof() }>(ctx, sk, old, new)
+}
+
+/// What a peer's packet does with a socket, where the kernel may preempt a task in the
+/// middle of `pm_remote_rt`: by a perf event, which comes before it. Each change is reported
+/// once.
+#[tracepoint(category = "sock", name = "inet_sock_set_state")]
+fn pm_remote_tp(ctx: TracePointContext) -> u32 {
+    account::look(|| try_remote_event(&ctx));
+    0
+}
+
+#[inline(always)]
+fn try_remote_event(ctx: &TracePointContext) -> Look {
+    let (sk, old, new) = event_change(ctx)?;
+    if old == TcpState::SYN_RECV
+        && let Some(seen) = ESTABLISHED.get_ptr_mut(0)
+    {
+        // SAFETY: this CPU's value of a map.
+        unsafe { seen.write(sk as u64) };
+    }
+    connection::changed::<true, { Watcher::RemoteEvent.proof() }>(ctx, sk, old, new)
+}
+
+/// Notes who listens on `sk`, once: it may listen again, or be found with another process.
+#[inline(always)]
+pub(crate) fn listens(sk: *const u8, event: &mut TcpEvent, task: *const u8) {
+    const EEXIST: i32 = -17;
+    let key = listeners::key(event, sock::words(&event.local_addr));
+    let known = LISTENERS.get_ptr_mut(key);
+    let number = match known {
+        // SAFETY: a map value.
+        Some(known) => unsafe { (*known).number },
+        None => emit::connection_id::<Probe>(sk, emit::now_ns()) as u32 | 1,
+    };
+    let mut is_counted = false;
+    let is_noted = is_stored(Site::RememberOwner, || {
+        match LISTENER_SOCKETS.insert(sk as u64, number, BPF_NOEXIST.into()) {
+            Err(EEXIST) => {
+                is_counted = true;
+                Ok(())
+            }
+            result => result,
+        }
+    });
+    if is_counted {
+        return;
+    }
+    if let Some(known) = known {
+        // SAFETY: a map value; the fields are written by process-context hooks
+        // of sockets that the port's bucket lock serialises.
+        let known = unsafe { &mut *known };
+        if is_noted {
+            known.sockets += 1;
+        } else {
+            known.is_ambiguous = 1;
+        }
+        return;
+    }
+    // What is not noted is not counted either: nobody would take it back.
+    if !is_noted {
+        return;
+    }
+    let is_listed = Listener::lend(event, number, task::exec_id(task), |listener| {
+        is_stored(Site::RememberOwner, || LISTENERS.insert(key, listener, 0))
+    });
+    if !is_listed {
+        removal(Site::ForgetOwner, || LISTENER_SOCKETS.remove(sk as u64));
+    }
+}
+
+#[inline(always)]
+fn unlisten(sk: *const u8, event: &mut TcpEvent) {
+    // SAFETY: the number is copied before the entry can be removed.
+    let Some(number) = unsafe { LISTENER_SOCKETS.get(sk as u64) }.copied() else {
+        // It was not counted.
+        return;
+    };
+    let key = listeners::key(event, sock::words(&event.local_addr));
+    let known = LISTENERS.get_ptr_mut(key);
+    closes(sk, number, event, known);
+    if removal(Site::ForgetOwner, || LISTENER_SOCKETS.remove(sk as u64)) == Removal::Absent {
+        return;
+    }
+    if let Some(known) = known {
+        // SAFETY: as in `listens`.
+        let known = unsafe { &mut *known };
+        if known.sockets > 1 {
+            known.sockets -= 1;
+        } else {
+            removal(Site::ForgetOwner, || LISTENERS.remove(key));
+        }
+    }
+}
+
+/// Tells the sockets of a listener apart.
+#[inline(always)]
+pub(crate) fn socket_number(sk: *const u8) -> u32 {
+    emit::connection_id::<Probe>(sk, 0) as u32
+}
+
+/// Notes that the running thread closes a socket of the listener: of connections that came
+/// to it there may be no other trace by the time they are told of.
+#[inline(always)]
+fn closes(sk: *const u8, number: u32, event: &mut TcpEvent, known: Option<*mut Listener>) {
+    let task = task::current();
+    let (closed_ns, port) = (event.ts_ns, event.local_port.into());
+    let closer = holder(event);
+    closer.closed_ns = closed_ns;
+    closer.listener = number;
+    closer.port = port;
+    closer.socket = socket_number(sk);
+    closer.exec_id = task::exec_id(task);
+    // What the kernel's threads close, others have given up.
+    if !task::is_kernel_thread(task) {
+        task::read_current::<Probe>(&mut closer.owner);
+        closer.parent_tgid = task::parent_tgid(task).unwrap_or(0);
+        if filter::owner_passes(&closer.owner, || task) {
+            closer.flags = HOLDER_PASSES;
+        }
+        if let Some(known) = known {
+            // SAFETY: a map value.
+            compare(unsafe { &*known }, closer);
+        }
+    }
+    // SAFETY: a map value.
+    if let Some(other) = unsafe { CLOSERS.get(number) }
+        && (other.owner.tgid, other.owner.start_ns) != (closer.owner.tgid, closer.owner.start_ns)
+    {
+        closer.flags |= HOLDER_NOT_ALONE;
+    }
+    let closer = &*closer;
+    is_stored(Site::RememberOwner, || CLOSERS.insert(number, closer, 0));
+}
+
+/// Makes it a holder, in the place of an event's owner and addresses: there is no room for
+/// both on the stack.
+#[inline(always)]
+fn holder(event: &mut TcpEvent) -> &mut Holder {
+    const _: () = {
+        let start = offset_of!(TcpEvent, owner);
+        assert!(start % align_of::<Holder>() == 0);
+        assert!(start + size_of::<Holder>() <= size_of::<TcpEvent>());
+    };
+    let place = (&raw mut *event).cast::<u8>();
+    let place = place.wrapping_add(offset_of!(TcpEvent, owner));
+    // SAFETY: within the event, as asserted above.
+    mem::zeroed(unsafe { &mut *place.cast::<MaybeUninit<Holder>>() })
+}
+
+/// Whether the process that closes a listener made it listen. If it exits, it has no program
+/// any more; unless it has executed another since, it is the one it had then.
+#[inline(always)]
+fn compare(listener: &Listener, closer: &mut Holder) {
+    let memory = &listener.owner;
+    if (memory.tgid, memory.start_ns) != (closer.owner.tgid, closer.owner.start_ns) {
+        return;
+    }
+    closer.flags |= HOLDER_OPENED;
+    if closer.owner.exe_inode == 0 && listener.exec_id == closer.exec_id {
+        closer.owner.exe_inode = memory.exe_inode;
+        closer.owner.exe_device = memory.exe_device;
+    }
+}

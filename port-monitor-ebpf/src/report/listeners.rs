@@ -1,0 +1,71 @@
+//! Which listener a connection came to (tracepoint backend).
+
+use port_monitor_common::event::{EventKind, FLAG_INBOUND, OwnerSource, TcpEvent};
+
+use crate::{
+    maps::{
+        LISTENERS,
+        values::{Listener, ListenerKey},
+    },
+    read::{
+        mem::{self, Probe},
+        sock::{self, Addr, WILDCARD, WILDCARD_V4},
+        task,
+    },
+    report::{emit, filter},
+};
+
+/// Makes it the event of an inbound connection whose handshake is complete; what
+/// the owner filters say where nothing is known of who listens. Else they are asked when it
+/// is. `ended` is `FLAG_ENDED` where it is over.
+#[inline(always)]
+pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Option<bool> {
+    if !sock::is_tcp::<Probe>(sk) {
+        return None;
+    }
+    event.kind = EventKind::Accept as u8;
+    event.flags = FLAG_INBOUND | ended;
+    event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
+    let listener = find_listener(event).filter(|listener| listener.is_ambiguous == 0);
+    let Some(listener) = listener else {
+        return Some(filter::unknown_owner_passes());
+    };
+    event.detail = listener.number;
+    if task::is_monitor(listener.owner.tgid) {
+        mem::copy(&listener.owner, &mut event.owner);
+        event.owner_source = OwnerSource::Listener as u8;
+    }
+    Some(true)
+}
+
+/// The listener a connection came to: its very address, else a wildcard; an
+/// IPv6 wildcard takes IPv4 too.
+#[inline(always)]
+pub(crate) fn find_listener(event: &TcpEvent) -> Option<&'static Listener> {
+    let addr = sock::words(&event.local_addr);
+    lookup(event, addr)
+        .or_else(|| {
+            if sock::is_v4(&addr) {
+                lookup(event, WILDCARD_V4)
+            } else {
+                None
+            }
+        })
+        .or_else(|| lookup(event, WILDCARD))
+}
+
+#[inline(always)]
+fn lookup(event: &TcpEvent, addr: Addr) -> Option<&'static Listener> {
+    // SAFETY: the entry is read at once; a listener closed meanwhile leaves
+    // its last owner.
+    unsafe { LISTENERS.get(key(event, addr)) }
+}
+
+#[inline(always)]
+pub(crate) fn key(event: &TcpEvent, addr: Addr) -> ListenerKey {
+    ListenerKey {
+        addr,
+        netns_ino: event.netns_ino,
+        port: event.local_port.into(),
+    }
+}

@@ -1,0 +1,9 @@
+//! What every room may use: it knows nothing of connections, hosts or policies.
+
+pub(crate) mod ascii;
+pub mod duration;
+pub mod exit_code;
+pub mod sanitize;
+#[cfg(test)]
+pub(crate) mod seeded;
+pub(crate) mod time;

@@ -1,0 +1,236 @@
+//! One cell of the table: text written straight into the output buffer, and
+//! what is cut when it does not fit.
+
+use std::{fmt, io::Write as _, net::IpAddr};
+
+use unicode_width::UnicodeWidthChar as _;
+
+use crate::{
+    base::{ascii, sanitize, time::LocalClock},
+    events::record::Endpoint,
+};
+
+/// Columns of the terminal that `text` takes.
+fn width(text: &[u8]) -> usize {
+    if text.is_ascii() {
+        return text.len();
+    }
+    // Cells hold UTF-8 only: names are escaped on their way in.
+    String::from_utf8_lossy(text)
+        .chars()
+        .map(|c| c.width().unwrap_or(0))
+        .sum()
+}
+
+/// A cell being written.
+pub(crate) struct Cell<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    width: usize,
+    budget: usize,
+    clock: &'a mut LocalClock,
+}
+
+impl<'a> Cell<'a> {
+    /// A cell at the end of `out` that has room for `budget` columns.
+    pub(crate) fn new(out: &'a mut Vec<u8>, budget: usize, clock: &'a mut LocalClock) -> Self {
+        Self {
+            start: out.len(),
+            width: 0,
+            out,
+            budget,
+            clock,
+        }
+    }
+
+    /// Columns written so far.
+    pub(crate) const fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Columns left.
+    fn room(&self) -> usize {
+        self.budget.saturating_sub(self.width)
+    }
+
+    /// ASCII words of our own; never cut.
+    pub(crate) fn put(&mut self, text: &str) {
+        debug_assert!(text.is_ascii(), "{text:?} has another width");
+        self.out.extend_from_slice(text.as_bytes());
+        self.width += text.len();
+    }
+
+    /// A number; never cut, because half a number is another number.
+    pub(crate) fn number(&mut self, number: impl itoa::Integer) {
+        self.put(itoa::Buffer::new().format(number));
+    }
+
+    /// A value no stage could find out.
+    pub(crate) fn unknown(&mut self) {
+        self.put("?");
+    }
+
+    /// A value that does not exist here.
+    pub(crate) fn none(&mut self) {
+        self.put("-");
+    }
+
+    /// A port; `*` while the kernel has not chosen it.
+    pub(crate) fn port(&mut self, port: Option<u16>) {
+        match port {
+            Some(port) => {
+                let from = self.out.len();
+                ascii::push_u16(self.out, port);
+                self.width += self.out.len() - from;
+            }
+            None => self.put("*"),
+        }
+    }
+
+    /// Anything else of our own; never cut.
+    pub(crate) fn display(&mut self, value: &impl fmt::Display) {
+        let from = self.out.len();
+        // Writing into a Vec cannot fail.
+        let _ = write!(self.out, "{value}");
+        self.width += width(self.out.get(from..).unwrap_or_default());
+    }
+
+    /// The local time of day.
+    pub(crate) fn time_of_day(&mut self, wall_ns: i128) {
+        let time = self.clock.time_of_day(wall_ns).as_bytes();
+        self.out.extend_from_slice(time);
+        self.width += time.len();
+    }
+
+    /// A name from outside: escaped, and cut to the room that is left.
+    pub(crate) fn name(&mut self, name: &[u8]) {
+        let (from, room) = (self.out.len(), self.room());
+        if name.len() <= room && sanitize::is_plain(name) {
+            self.out.extend_from_slice(name);
+            self.width += name.len();
+            return;
+        }
+        sanitize::push(self.out, name);
+        self.width += cut(self.out, from, room);
+    }
+
+    /// A span of time in the largest unit that keeps two digits.
+    pub(crate) fn duration_us(&mut self, us: u64) {
+        let (number, unit, tenths) = match us {
+            0..1_000 => (us, "µs", None),
+            1_000..10_000 => (us / 1_000, "ms", Some(us / 100 % 10)),
+            10_000..1_000_000 => (us / 1_000, "ms", None),
+            1_000_000..10_000_000 => (us / 1_000_000, "s", Some(us / 100_000 % 10)),
+            _ => (us / 1_000_000, "s", None),
+        };
+        self.number(number);
+        if let Some(tenths) = tenths {
+            self.put(".");
+            self.number(tenths);
+        }
+        self.out.extend_from_slice(unit.as_bytes());
+        self.width += unit.chars().count();
+    }
+
+    /// A number of bytes in the largest unit (of 1,024) that keeps two digits.
+    pub(crate) fn size(&mut self, bytes: u64) {
+        const UNITS: [&str; 6] = ["K", "M", "G", "T", "P", "E"];
+        let mut unit = "";
+        let mut whole = bytes;
+        let mut tenths = 0;
+        for next in UNITS {
+            if whole < 1_024 {
+                break;
+            }
+            tenths = whole % 1_024 * 10 / 1_024;
+            whole /= 1_024;
+            unit = next;
+        }
+        self.number(whole);
+        if whole < 10 && !unit.is_empty() {
+            self.put(".");
+            self.number(tenths);
+        }
+        self.put(unit);
+    }
+
+    /// An address; never cut.
+    pub(crate) fn ip(&mut self, ip: IpAddr) {
+        let from = self.out.len();
+        ascii::push_ip(self.out, ip);
+        self.width += self.out.len() - from;
+    }
+
+    /// `10.0.0.1:80 http`, `[::1]:80`, `[fe80::1%3]:80`, `10.0.0.1:*`. Cut where
+    /// there is no room: first the service, then the address, never the port.
+    pub(crate) fn endpoint(&mut self, endpoint: Endpoint, service: Option<&str>) {
+        let Endpoint { ip, port, ifindex } = endpoint;
+        let v6 = ip.is_ipv6();
+        if v6 {
+            self.put("[");
+        }
+        self.ip(ip);
+        if let (IpAddr::V6(ip), Some(ifindex)) = (ip, ifindex)
+            && ip.is_unicast_link_local()
+        {
+            self.put("%");
+            self.number(ifindex);
+        }
+        let address_end = self.out.len();
+        self.put(if v6 { "]:" } else { ":" });
+        self.port(port);
+        self.cut_address(address_end);
+        if let Some(service) = service
+            && self.room() > 3
+        {
+            self.put(" ");
+            self.name(service.as_bytes());
+        }
+    }
+
+    /// Shortens the address that ends at `address_end` until address and port
+    /// fit, leaving at least one character of it.
+    fn cut_address(&mut self, address_end: usize) {
+        let excess = self.width.saturating_sub(self.budget);
+        if excess == 0 {
+            return;
+        }
+        // One more, for the ellipsis.
+        let kept = address_end
+            .saturating_sub(excess + 1)
+            .max(self.start + 2)
+            .min(address_end);
+        self.out.splice(kept..address_end, "…".bytes());
+        self.width = self.width + 1 + kept - address_end;
+    }
+
+    /// Cuts the whole cell to its budget; for the last one of a row.
+    pub(crate) fn cut_to_budget(&mut self) {
+        if self.width > self.budget {
+            self.width = cut(self.out, self.start, self.budget);
+        }
+    }
+}
+
+/// Cuts the text of `out` from byte `from` on to `room` columns, of which the
+/// last is then an ellipsis. Says how wide the text is now.
+fn cut(out: &mut Vec<u8>, from: usize, room: usize) -> usize {
+    let text = out.get(from..).unwrap_or_default();
+    let whole = width(text);
+    if whole <= room {
+        return whole;
+    }
+    let mut kept = 0;
+    let mut columns = 0;
+    for c in String::from_utf8_lossy(text).chars() {
+        let next = columns + c.width().unwrap_or(0);
+        if next >= room {
+            break;
+        }
+        columns = next;
+        kept += c.len_utf8();
+    }
+    out.truncate(from + kept);
+    out.extend_from_slice("…".as_bytes());
+    columns + 1
+}

@@ -1,0 +1,206 @@
+//! JSON Lines in Elastic Common Schema shape. The shape is in [`crate::events::wire`];
+//! here it is filled in: for events by hand in `connection`, for the few other
+//! lines by serializing it.
+
+#[cfg(test)]
+pub(crate) mod any;
+mod connection;
+mod ip;
+mod line;
+mod owner;
+mod port;
+mod spec;
+
+use self::connection::Connections;
+pub(crate) use self::spec::connection;
+use crate::{
+    base::time::Rfc3339,
+    consume::{Lines, Sink},
+    events::{
+        record::{Header, Item, Loss, Summary},
+        wire::{self, Ecs, Kind, Line, VERSION, facts},
+    },
+};
+
+/// Writes JSON Lines.
+#[derive(Debug)]
+pub struct Json {
+    /// From the header: every line names the host.
+    host: String,
+    connections: Connections,
+}
+
+impl Json {
+    /// A stream that has not begun.
+    pub fn new() -> Self {
+        Self {
+            host: String::new(),
+            connections: Connections::new("", None),
+        }
+    }
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sink for Json {
+    fn write(&mut self, lines: &mut Lines, item: Item<'_>) {
+        let out = &mut lines.bytes;
+        let host = wire::Host { name: &self.host };
+        match item {
+            Item::Header(header) => {
+                self.host.clone_from(&header.host);
+                self.connections = Connections::new(&header.host, header.policy.as_deref());
+                line::serialize(out, &Line::Start(start(header)));
+            }
+            Item::Event(record) => self.connections.write(out, record),
+            Item::Loss(loss) => line::serialize(out, &Line::Loss(loss_line(loss, host))),
+            Item::Summary(summary) => {
+                line::serialize(out, &Line::Summary(summary_line(summary, host)));
+            }
+        }
+        out.push(b'\n');
+        if let Item::Event(_) = item {
+            lines.count_event();
+        }
+    }
+}
+
+/// Appends a line that is not an event's.
+pub(crate) fn push_line(out: &mut Vec<u8>, line: &Line<'_>) {
+    line::serialize(out, line);
+    out.push(b'\n');
+}
+
+fn start(header: &Header) -> wire::Start<'_> {
+    let Header {
+        wall_ns,
+        boot_ns: _,
+        version,
+        host,
+        kernel,
+        boot_id,
+        backend,
+        blind_spots,
+        unproven,
+        waiting,
+        policy,
+    } = header;
+    wire::Start {
+        timestamp: Rfc3339(*wall_ns),
+        ecs: Ecs::CURRENT,
+        event: wire::StreamEvent {
+            kind: Kind::State,
+            action: wire::StartAction::Start,
+            dataset: wire::StreamDataset::Stream,
+        },
+        agent: wire::Agent {
+            kind: "port-monitor",
+            version,
+        },
+        host: wire::StartHost {
+            name: host,
+            boot: wire::Boot { id: boot_id },
+            os: wire::Os { kernel },
+        },
+        port_monitor: facts::StartFacts {
+            schema: VERSION,
+            backend,
+            blind_spots,
+            unproven,
+            waiting,
+            policy: policy.as_deref(),
+        },
+    }
+}
+
+fn loss_line<'a>(loss: &Loss, host: wire::Host<'a>) -> wire::LossLine<'a> {
+    let Loss {
+        wall_ns,
+        lost,
+        total,
+        cause,
+    } = *loss;
+    wire::LossLine {
+        timestamp: Rfc3339(wall_ns),
+        ecs: Ecs::CURRENT,
+        event: wire::StreamEvent {
+            kind: Kind::Event,
+            action: wire::LossAction::Loss,
+            dataset: wire::StreamDataset::Stream,
+        },
+        host,
+        port_monitor: facts::LossFacts {
+            schema: VERSION,
+            lost,
+            total,
+            cause: cause.into(),
+        },
+    }
+}
+
+/// The account.
+pub(crate) fn summary_line<'a>(summary: &Summary, host: wire::Host<'a>) -> wire::SummaryLine<'a> {
+    wire::SummaryLine {
+        timestamp: Rfc3339(summary.wall_ns),
+        ecs: Ecs::CURRENT,
+        event: wire::StreamEvent {
+            kind: Kind::Metric,
+            action: wire::SummaryAction::Summary,
+            dataset: wire::StreamDataset::Stream,
+        },
+        host,
+        port_monitor: summary_facts(summary),
+    }
+}
+
+fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
+    let Summary {
+        wall_ns: _,
+        duration,
+        looks: _,
+        not_ours,
+        failures,
+        hooks,
+        received,
+        undecodable,
+        hidden,
+        shown,
+        dropped,
+        violations,
+        accept_preattach,
+        command_status,
+    } = summary;
+    facts::SummaryFacts {
+        schema: VERSION,
+        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        entered: summary.entered(),
+        not_ours: *not_ours,
+        gave_up: summary.gave_up(),
+        seen: summary.seen(),
+        shown: *shown,
+        filtered: summary.filtered(),
+        lost: summary.lost(),
+        adds_up: summary.adds_up(),
+        hooks: hooks
+            .iter()
+            .map(|(hook, count)| (hook.name(), count.into()))
+            .collect(),
+        received: *received,
+        undecodable: *undecodable,
+        dropped: *dropped,
+        hidden: *hidden,
+        violations: *violations,
+        accept_preattach: *accept_preattach,
+        table_full: summary.table_full(),
+        command_status: *command_status,
+        failures: failures.iter().map(Into::into).collect(),
+        audit: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

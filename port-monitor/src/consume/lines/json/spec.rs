@@ -1,0 +1,391 @@
+//! What the line of an event must be: [`wire::Connection`], filled in field by
+//! field. The sink writes the same by hand; an audit's doors begin with it.
+
+use std::borrow::Cow;
+
+use port_monitor_common::{
+    event::{FileId, OwnerSource},
+    policy::Verdict,
+};
+
+use super::connection::state_name;
+use crate::{
+    base::time::Rfc3339,
+    consume::lines::{
+        errno,
+        fields::{CLOSED, service_port},
+    },
+    events::{
+        community_id::CommunityId,
+        decode::{Action, Comm, Direction, Event, Owner},
+        record::{Container, Header, Judgement, Peer, Process, Record},
+        wire::{
+            self, Connection, Ecs, Kind, VERSION,
+            facts::{self, Decimal, Facts, Hex, HexBytes, Reason},
+        },
+    },
+};
+
+/// The line of `record` in a stream that began with `header`.
+pub(crate) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connection<'a> {
+    let Record {
+        event,
+        wall_ns,
+        process,
+        peer: _,
+        ports: _,
+        judgement,
+    } = record;
+    let (source, destination) = ends(event);
+    let owner = event.owner.as_ref();
+    let container = process.container.as_ref();
+    Connection {
+        timestamp: Rfc3339(*wall_ns),
+        ecs: Ecs::CURRENT,
+        event: connection_event(event.action, judgement.as_ref()),
+        network: network(event, source.as_ref(), &destination),
+        source,
+        destination,
+        process: owner.map(|owner| shown_process(owner, record)),
+        user: owner.map(|owner| wire::User {
+            id: Decimal(owner.uid.into()),
+            name: process.user.as_deref(),
+        }),
+        group: owner.map(|owner| wire::Group {
+            id: Decimal(owner.gid.into()),
+        }),
+        container: container.map(|container| wire::Container {
+            id: &container.id,
+            runtime: container.runtime,
+        }),
+        orchestrator: container.and_then(orchestrator),
+        host: wire::Host { name: &header.host },
+        rule: judgement.as_ref().map(|judgement| wire::Rule {
+            name: judgement.rule.as_deref(),
+            ruleset: header.policy.as_deref(),
+        }),
+        error: error(event.action),
+        port_monitor: facts(record),
+    }
+}
+
+fn connection_event(event_action: Action, judgement: Option<&Judgement>) -> wire::ConnectionEvent {
+    use wire::{ConnectionAction, EventType, Outcome};
+    let (action, event_type, outcome) = match event_action {
+        Action::Connect => (
+            ConnectionAction::Connect,
+            EventType::Start,
+            Outcome::Unknown,
+        ),
+        Action::Connected { .. } => (
+            ConnectionAction::Connected,
+            EventType::Info,
+            Outcome::Success,
+        ),
+        Action::Failed { .. } => (ConnectionAction::Failed, EventType::End, Outcome::Failure),
+        Action::Accept => (ConnectionAction::Accept, EventType::Start, Outcome::Success),
+        Action::Close(close) => (
+            ConnectionAction::Close,
+            EventType::End,
+            match close.errno {
+                None => Outcome::Success,
+                Some(_) => Outcome::Failure,
+            },
+        ),
+        Action::Preexisting { .. } => (
+            ConnectionAction::Preexisting,
+            EventType::Info,
+            Outcome::Unknown,
+        ),
+        Action::Listen => (ConnectionAction::Listen, EventType::Start, Outcome::Success),
+        Action::Unlisten => (ConnectionAction::Unlisten, EventType::End, Outcome::Success),
+        Action::Restored => (
+            ConnectionAction::Restored,
+            EventType::Start,
+            Outcome::Success,
+        ),
+        Action::Progress(_) => (
+            ConnectionAction::Progress,
+            EventType::Info,
+            Outcome::Unknown,
+        ),
+    };
+    let about = match event_action {
+        Action::Listen | Action::Unlisten => EventType::Info,
+        _ => EventType::Connection,
+    };
+    let duration = event_action.carried().and_then(|close| close.duration_ns);
+    let kind = if judgement.is_some_and(Judgement::is_violation) {
+        Kind::Alert
+    } else {
+        Kind::Event
+    };
+    wire::ConnectionEvent {
+        kind,
+        category: [wire::Category::Network],
+        types: [about, event_type],
+        action,
+        outcome,
+        duration,
+        dataset: wire::ConnectionDataset::Connection,
+    }
+}
+
+/// Source and destination: the initiator is the source, whoever we are.
+fn ends(event: &Event) -> (Option<wire::End>, wire::End) {
+    let close = event.action.carried();
+    let local = wire::End {
+        ip: event.local_ip,
+        port: event.local_port,
+        bytes: close.map(|close| close.bytes_sent),
+    };
+    let remote = wire::End {
+        ip: event.remote_ip,
+        port: Some(event.remote_port),
+        bytes: close.map(|close| close.bytes_received),
+    };
+    match event.direction() {
+        Direction::Outbound => (Some(local), remote),
+        Direction::Inbound if event.action.is_listener() => (None, local),
+        Direction::Inbound => (Some(remote), local),
+    }
+}
+
+fn network(event: &Event, source: Option<&wire::End>, destination: &wire::End) -> wire::Network {
+    wire::Network {
+        transport: wire::Transport::Tcp,
+        family: if event.local_ip.is_ipv4() {
+            wire::Family::Ipv4
+        } else {
+            wire::Family::Ipv6
+        },
+        direction: match event.direction() {
+            Direction::Outbound => wire::Direction::Egress,
+            Direction::Inbound => wire::Direction::Ingress,
+        },
+        community_id: source.and_then(|source| {
+            let (source_port, destination_port) = source.port.zip(destination.port)?;
+            let destination = (destination.ip, destination_port);
+            Some(CommunityId::of((source.ip, source_port), destination))
+        }),
+    }
+}
+
+fn shown_process<'a>(owner: &'a Owner, record: &'a Record) -> wire::Process<'a> {
+    let Record { event, process, .. } = record;
+    let age_ns = |start_ns: u64| i128::from(event.ts_ns) - i128::from(start_ns);
+    let name = |comm: Comm| Cow::Owned(String::from_utf8_lossy(comm.as_bytes()).into_owned());
+    let parent = process.parent.map(|parent| wire::Parent {
+        pid: parent.pid,
+        name: parent.named.map(|(comm, _)| name(comm)),
+        start: parent
+            .named
+            .map(|(_, start_ns)| Rfc3339(record.wall_ns - age_ns(start_ns))),
+    });
+    wire::Process {
+        pid: owner.pid,
+        thread: wire::Thread {
+            id: owner.tid,
+            name: name(owner.comm),
+        },
+        name: record.process_name().map(name),
+        executable: exe_bytes(process).map(String::from_utf8_lossy),
+        args: process.args.as_deref(),
+        parent,
+        start: Rfc3339(record.wall_ns - age_ns(owner.start_ns)),
+    }
+}
+
+fn exe_bytes(process: &Process) -> Option<&[u8]> {
+    let exe = process.exe.known()?;
+    Some(exe.as_os_str().as_encoded_bytes())
+}
+
+fn orchestrator(container: &Container) -> Option<wire::Orchestrator<'_>> {
+    let id = container.pod_uid.as_deref()?;
+    Some(wire::Orchestrator {
+        kind: "kubernetes",
+        resource: wire::Resource { kind: "pod", id },
+    })
+}
+
+fn error(action: Action) -> Option<wire::Failure<'static>> {
+    let errno = match action {
+        Action::Failed { errno } => errno,
+        Action::Close(close) => Some(close.errno?),
+        Action::Connect
+        | Action::Accept
+        | Action::Connected { .. }
+        | Action::Preexisting { .. }
+        | Action::Listen
+        | Action::Unlisten
+        | Action::Restored
+        | Action::Progress(_) => return None,
+    };
+    Some(match errno {
+        None => wire::Failure {
+            code: None,
+            message: CLOSED,
+        },
+        Some(errno) => wire::Failure {
+            code: Some(errno::name(errno).map_or_else(|| errno.to_string().into(), Cow::Borrowed)),
+            message: errno::word(errno).unwrap_or(errno::UNKNOWN),
+        },
+    })
+}
+
+fn peer_process(peer: &Peer) -> facts::PeerProcess<'_> {
+    facts::PeerProcess {
+        pid: peer.pid,
+        name: String::from_utf8_lossy(peer.comm.as_bytes()),
+        executable: exe_bytes(&peer.process).map(String::from_utf8_lossy),
+        start_boottime_ns: Decimal(peer.start_ns),
+    }
+}
+
+fn facts(record: &Record) -> Facts<'_> {
+    let Record {
+        event,
+        process,
+        peer,
+        ports,
+        judgement,
+        ..
+    } = record;
+    let owner = event.owner.as_ref();
+    let verdict = judgement.as_ref().map(|judgement| judgement.verdict);
+    let (close, carried) = (event.action.close(), event.action.carried());
+    Facts {
+        schema: VERSION,
+        id: Hex(event.id),
+        boottime_ns: Decimal(event.ts_ns),
+        cpu: event.cpu,
+        netns: event.netns_ino,
+        ifindex: event.ifindex,
+        owner_source: owner_source(owner),
+        holders: Some(event.listener.holders).filter(|&holders| holders > 1),
+        process_start_boottime_ns: owner.map(|owner| Decimal(owner.start_ns)),
+        exe: owner.and_then(|owner| owner.exe).map(exe),
+        kernel: owner.is_some_and(|owner| owner.is_kernel),
+        cgroup: owner.map(|owner| facts::Cgroup {
+            id: Decimal(owner.cgroup_id),
+            path: process.cgroup.as_deref(),
+        }),
+        unit: process.unit.as_deref(),
+        peer_process: peer.as_deref().map(peer_process),
+        local: ports.local.as_ref().map(Into::into),
+        remote: ports.remote.as_ref().map(Into::into),
+        service: service_port(record).map(Into::into),
+        port_class: service_port(record).map(|port| port.class.into()),
+        v4_mapped: event.v4_mapped,
+        handshake_us: match event.action {
+            Action::Connected { handshake_us } => handshake_us,
+            _ => None,
+        },
+        state: match event.action {
+            Action::Preexisting { state, .. } => Some(state_name(state)),
+            _ => None,
+        },
+        closed_by: close.map(|close| close.closed_by.into()),
+        retransmits: carried.map(|carried| carried.retransmits),
+        rtt_us: carried.and_then(|carried| carried.rtt_us),
+        closing_pid: close.and_then(|close| close.closing_pid),
+        verdict: verdict.map(|verdict| match verdict {
+            Verdict::Allow => facts::Verdict::Allow,
+            Verdict::Deny | Verdict::AuditDeny => facts::Verdict::Violation,
+        }),
+        enforcement: verdict.and_then(|verdict| match verdict {
+            Verdict::Allow => None,
+            Verdict::AuditDeny => Some(facts::Enforcement::Observe),
+            Verdict::Deny => Some(facts::Enforcement::Enforce),
+        }),
+        preattach: event.preattach,
+        missing: missing(record),
+        raw: raw(record),
+    }
+}
+
+fn owner_source(owner: Option<&Owner>) -> facts::OwnerSource {
+    match owner.map(|owner| owner.source) {
+        Some(OwnerSource::Connect) => facts::OwnerSource::Connect,
+        Some(OwnerSource::Accept) => facts::OwnerSource::Accept,
+        Some(OwnerSource::Listener) => facts::OwnerSource::Listener,
+        Some(OwnerSource::Holder) => facts::OwnerSource::Holder,
+        Some(OwnerSource::Unknown) | None => facts::OwnerSource::Unknown,
+    }
+}
+
+fn missing(record: &Record) -> facts::Missing {
+    let Record { event, process, .. } = record;
+    let exe_reason = process.exe.missing().map(Reason::from);
+    let unchosen = event.local_port.is_none().then_some(Reason::NotChosen);
+    let (source_port, destination_port) = match event.direction() {
+        Direction::Outbound => (unchosen, None),
+        Direction::Inbound => (None, unchosen),
+    };
+    let ports_only = facts::Missing {
+        source_port,
+        destination_port,
+        ..facts::Missing::default()
+    };
+    if event.owner.is_none() {
+        return facts::Missing {
+            pid: Some(exe_reason.unwrap_or(Reason::NoOwner)),
+            ..ports_only
+        };
+    }
+    let absent = |is_none: bool, reason| is_none.then_some(reason);
+    facts::Missing {
+        executable: exe_reason,
+        user_name: absent(
+            process.user.is_none(),
+            process
+                .user_missing
+                .map_or(Reason::UnknownUser, Reason::from),
+        ),
+        cgroup_path: absent(
+            process.cgroup.is_none(),
+            process
+                .cgroup_missing()
+                .map_or(Reason::NotFound, Reason::from),
+        ),
+        container_id: process.container_missing.map(Reason::from),
+        ..ports_only
+    }
+}
+
+fn raw(record: &Record) -> facts::Raw<'_> {
+    fn not_utf8(bytes: &[u8]) -> Option<HexBytes<'_>> {
+        let is_utf8 = std::str::from_utf8(bytes).is_ok();
+        (!is_utf8).then_some(HexBytes(bytes.into()))
+    }
+    let hex = |comm: Comm| {
+        let HexBytes(bytes) = not_utf8(comm.as_bytes())?;
+        Some(HexBytes(Cow::Owned(bytes.into_owned())))
+    };
+    let owner = record.event.owner.as_ref();
+    let parent = record.process.parent.filter(|_| owner.is_some());
+    facts::Raw {
+        thread_name: owner.and_then(|owner| hex(owner.comm)),
+        name: record.process_name().and_then(hex),
+        parent_name: parent
+            .and_then(|parent| parent.named)
+            .and_then(|(comm, _)| hex(comm)),
+        executable: exe_bytes(&record.process).and_then(not_utf8),
+        peer_name: record
+            .peer
+            .as_ref()
+            .and_then(|peer| not_utf8(peer.comm.as_bytes())),
+        peer_executable: record
+            .peer
+            .as_ref()
+            .and_then(|peer| exe_bytes(&peer.process).and_then(not_utf8)),
+    }
+}
+
+const fn exe(file: FileId) -> facts::Exe {
+    facts::Exe {
+        device: facts::Device(file.device),
+        inode: Decimal(file.inode),
+    }
+}

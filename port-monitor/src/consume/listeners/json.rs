@@ -1,0 +1,167 @@
+//! An audit as JSON lines.
+
+use std::time::Duration;
+
+use super::{Audit, has_known_uses};
+use crate::{
+    base::time::Rfc3339,
+    consume::{
+        Lines, Sink as _,
+        lines::json::{self, Json},
+        listeners::uses::{self, Door},
+    },
+    events::{
+        record::Item,
+        wire::{
+            Category, Connection, EventType, Host, Kind, Line,
+            facts::Facts,
+            listeners::{
+                AuditFacts, DoorAction, DoorDataset, DoorEvent, DoorFacts, DoorLine, Scope, Uses,
+            },
+        },
+    },
+};
+
+/// Writes JSON lines.
+#[derive(Debug, Default)]
+pub(super) struct JsonForm {
+    json: Json,
+}
+
+impl JsonForm {
+    /// A line as in every stream.
+    pub(super) fn stream(&mut self, lines: &mut Lines, item: Item<'_>) {
+        self.json.write(lines, item);
+    }
+
+    /// The doors, and the account.
+    pub(super) fn audit(out: &mut Vec<u8>, audit: &Audit<'_>) {
+        for door in &audit.doors {
+            json::push_line(out, &Line::Door(line(audit, door)));
+        }
+        let host = Host {
+            name: &audit.header.host,
+        };
+        let mut summary = json::summary_line(&audit.summary, host);
+        summary.port_monitor.audit = Some(facts(audit));
+        json::push_line(out, &Line::Summary(summary));
+    }
+}
+
+fn facts(audit: &Audit<'_>) -> AuditFacts {
+    let super::Totals {
+        open,
+        closed,
+        unknown_use,
+        forgotten,
+        strays,
+    } = audit.totals;
+    let scopes = uses::Scope::ALL.iter().map(|scope| scope.name());
+    AuditFacts {
+        listed: audit.doors.len(),
+        open: scopes.zip(open).collect(),
+        closed,
+        forgotten,
+        unknown_use,
+        stray_accepts: strays,
+    }
+}
+
+/// The line of a door: what the line of its event says, and how it was used.
+fn line<'a>(audit: &Audit<'a>, door: &'a Door) -> DoorLine<'a> {
+    let Connection {
+        timestamp: _,
+        ecs,
+        event: _,
+        network,
+        source: _,
+        destination,
+        process,
+        user,
+        group,
+        container,
+        orchestrator,
+        host,
+        rule,
+        error: _,
+        port_monitor,
+    } = json::connection(audit.header, &door.record);
+    DoorLine {
+        timestamp: Rfc3339(audit.summary.wall_ns),
+        ecs,
+        event: DoorEvent {
+            kind: if door.is_violation() {
+                Kind::Alert
+            } else {
+                Kind::State
+            },
+            category: [Category::Network],
+            types: [EventType::Info],
+            action: DoorAction::Door,
+            dataset: DoorDataset::Door,
+        },
+        network,
+        destination,
+        process,
+        user,
+        group,
+        container,
+        orchestrator,
+        host,
+        rule,
+        port_monitor: door_facts(audit, door, port_monitor),
+    }
+}
+
+fn door_facts<'a>(audit: &Audit<'_>, door: &Door, facts: Facts<'a>) -> DoorFacts<'a> {
+    let is_known = audit.listing.watch.is_some() && has_known_uses(door);
+    DoorFacts {
+        schema: facts.schema,
+        id: facts.id,
+        netns: facts.netns,
+        ifindex: facts.ifindex,
+        owner_source: facts.owner_source,
+        process_start_boottime_ns: facts.process_start_boottime_ns,
+        cgroup: facts.cgroup,
+        unit: facts.unit,
+        local: facts.local,
+        service: facts.service,
+        port_class: facts.port_class,
+        scope: match door.scope() {
+            uses::Scope::Any => Scope::Any,
+            uses::Scope::Public => Scope::Public,
+            uses::Scope::Private => Scope::Private,
+            uses::Scope::Loopback => Scope::Loopback,
+        },
+        opened: door.opened_ns().map(Rfc3339),
+        closed: door.closed_ns().map(Rfc3339),
+        watched_ms: milliseconds(audit.watched(door)),
+        uses: is_known.then(|| uses(&door.uses)),
+        verdict: facts.verdict,
+        enforcement: facts.enforcement,
+        missing: facts.missing,
+        raw: facts.raw,
+    }
+}
+
+fn uses(uses: &uses::Uses) -> Uses {
+    let uses::Uses {
+        accepts,
+        first_ns,
+        last_ns,
+        peers,
+        is_shared,
+    } = uses;
+    Uses {
+        accepts: *accepts,
+        first_accept: first_ns.map(Rfc3339),
+        last_accept: last_ns.map(Rfc3339),
+        distinct_peers: peers.count(),
+        distinct_peers_capped: peers.is_capped(),
+        shared: *is_shared,
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

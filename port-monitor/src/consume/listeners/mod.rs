@@ -1,0 +1,252 @@
+//! The audit: counts the events of a run into doors, and writes those at the
+//! end. Which of them is decided here, how they look in `table` and `json`.
+
+mod json;
+mod table;
+#[cfg(test)]
+mod tests;
+pub mod uses;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use self::{json::JsonForm, table::TableForm};
+use super::{Lines, Sink};
+use crate::{
+    base::time,
+    consume::listeners::uses::{Door, Doors, Scope, Selection},
+    events::record::{Header, Item, Summary},
+};
+
+/// Doors that break the policy, counted while they are found; read when the run
+/// is over.
+#[derive(Clone, Debug, Default)]
+pub struct Violations(Arc<AtomicU64>);
+
+impl Violations {
+    /// How many there are.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn count_one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Which doors are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// All of them, with their use.
+    Used,
+    /// Those nobody used.
+    Unused,
+}
+
+/// What an audit lists.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// The doors that are meant.
+    pub selection: Selection,
+    /// Which of them are listed.
+    pub listed: Listed,
+    /// Also those that closed and break no policy.
+    pub with_closed: bool,
+    /// How long is watched; `None` for a look at what listens now.
+    pub watch: Option<Duration>,
+    /// Where violations are counted.
+    pub violations: Violations,
+}
+
+impl Listing {
+    fn lists(&self, door: &Door) -> bool {
+        let is_meant = match self.listed {
+            Listed::Used => true,
+            Listed::Unused => has_known_uses(door) && door.uses.accepts == 0,
+        };
+        let is_open = door.closed_ns().is_none();
+        is_meant && (is_open || self.with_closed || door.is_violation())
+    }
+}
+
+/// Whether the use of a door can be told: an accept finds it by its port.
+const fn has_known_uses(door: &Door) -> bool {
+    door.record.event.local_port.is_some()
+}
+
+/// Writes an audit.
+#[derive(Debug)]
+pub struct DoorSink {
+    listing: Listing,
+    doors: Doors,
+    header: Option<Header>,
+    form: Form,
+}
+
+#[derive(Debug)]
+enum Form {
+    Table(TableForm),
+    Json(JsonForm),
+}
+
+/// Everything there is to write at the end.
+#[derive(Debug)]
+struct Audit<'a> {
+    header: &'a Header,
+    listing: &'a Listing,
+    /// The listed doors, network namespace by network namespace, the most exposed
+    /// first.
+    doors: Vec<&'a Door>,
+    totals: Totals,
+    /// With the doors for violations.
+    summary: Summary,
+}
+
+impl Audit<'_> {
+    /// How long a door was watched.
+    fn watched(&self, door: &Door) -> Duration {
+        door.watched(self.header.wall_ns, self.summary.wall_ns)
+    }
+}
+
+/// The doors that are meant, listed or not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    /// Open ones, by [`Scope::ALL`].
+    open: [u64; Scope::ALL.len()],
+    closed: u64,
+    /// Open ones whose use cannot be told.
+    unknown_use: u64,
+    /// Closed ones that are not known any more.
+    forgotten: u64,
+    /// Accepts at no door that is known.
+    strays: u64,
+}
+
+impl Totals {
+    fn of(doors: &Doors, selection: &Selection) -> Self {
+        let mut totals = Self {
+            forgotten: doors.forgotten,
+            strays: doors.strays,
+            ..Self::default()
+        };
+        for door in doors.iter().filter(|door| selection.takes(&door.record)) {
+            if door.closed_ns().is_some() {
+                totals.closed += 1;
+                continue;
+            }
+            totals.unknown_use += u64::from(!has_known_uses(door));
+            for (scope, count) in Scope::ALL.iter().zip(&mut totals.open) {
+                *count += u64::from(*scope == door.scope());
+            }
+        }
+        totals
+    }
+}
+
+impl DoorSink {
+    /// An audit as a table for a terminal of `width` columns, or for none.
+    pub fn table(listing: Listing, width: Option<usize>, color: bool, verbose: bool) -> Self {
+        let mut form = TableForm::new(width, color, time::zone());
+        form.verbose = verbose;
+        Self::new(listing, Form::Table(form))
+    }
+
+    /// An audit as JSON lines.
+    pub fn json(listing: Listing) -> Self {
+        Self::new(listing, Form::Json(JsonForm::default()))
+    }
+
+    fn new(listing: Listing, form: Form) -> Self {
+        Self {
+            listing,
+            doors: Doors::default(),
+            header: None,
+            form,
+        }
+    }
+
+    fn event(&mut self, record: &crate::events::record::Record) {
+        let began_ns = self.header.as_ref().map(|header| header.boot_ns);
+        // What is older than the audit was reported before it began: by the clock that
+        // nobody sets.
+        if !self.doors.is_settled() && began_ns.is_some_and(|began| record.event.ts_ns > began) {
+            self.doors.settle();
+        }
+        self.doors.take(record);
+        let event = &record.event;
+        let judgement = record.judgement.as_ref();
+        if event.action.is_listener()
+            && !event.action.is_end()
+            && judgement.is_some_and(crate::events::record::Judgement::is_violation)
+            && self.listing.selection.takes(record)
+        {
+            self.listing.violations.count_one();
+        }
+    }
+
+    fn summary(&mut self, out: &mut Vec<u8>, summary: &Summary) {
+        self.doors.settle();
+        let Some(header) = &self.header else {
+            return;
+        };
+        let listing = &self.listing;
+        let is_listed = |door: &&Door| listing.selection.takes(&door.record) && listing.lists(door);
+        let mut doors: Vec<&Door> = self.doors.iter().filter(is_listed).collect();
+        doors.sort_by_key(|door| {
+            let event = &door.record.event;
+            let at = (event.local_port, event.local_ip, event.ts_ns, event.id);
+            (event.netns_ino, door.scope(), at)
+        });
+        let audit = Audit {
+            header,
+            listing,
+            doors,
+            totals: Totals::of(&self.doors, &listing.selection),
+            summary: Summary {
+                violations: listing.violations.get(),
+                ..summary.clone()
+            },
+        };
+        match &mut self.form {
+            Form::Table(table) => table.audit(out, &audit),
+            Form::Json(_) => JsonForm::audit(out, &audit),
+        }
+    }
+}
+
+impl Sink for DoorSink {
+    fn write(&mut self, lines: &mut Lines, item: Item<'_>) {
+        match item {
+            Item::Event(record) => {
+                self.event(record);
+                lines.count_event();
+            }
+            Item::Summary(summary) => self.summary(&mut lines.bytes, summary),
+            Item::Header(header) => {
+                self.header = Some(header.clone());
+                match &mut self.form {
+                    Form::Table(table) => {
+                        table.header(&mut lines.bytes, header, self.listing.watch);
+                    }
+                    Form::Json(json) => json.stream(lines, item),
+                }
+            }
+            Item::Loss(loss) => match &mut self.form {
+                Form::Table(table) => table.loss(&mut lines.bytes, loss),
+                Form::Json(json) => json.stream(lines, item),
+            },
+        }
+    }
+
+    fn resize(&mut self, _lines: &mut Lines, width: usize) {
+        if let Form::Table(table) = &mut self.form {
+            table.width = Some(width);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What happened: the one set of types that all rooms speak of events by.
+
+pub(crate) mod community_id;
+pub mod decode;
+pub mod record;
+pub mod wire;

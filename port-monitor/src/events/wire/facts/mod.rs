@@ -1,0 +1,596 @@
+//! What JSON lines carry under `port_monitor`: the facts the Elastic Common
+//! Schema has no name for.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt};
+
+use port_monitor_common::event;
+use schemars::JsonSchema;
+use serde::{Serialize, Serializer};
+
+use self::failure::Failure;
+use super::listeners::AuditFacts;
+use crate::events::record;
+
+mod failure;
+
+/// Of the start line.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct StartFacts<'a> {
+    pub(crate) schema: u32,
+    /// How events are captured: fentry, kprobe or tracepoint.
+    pub(crate) backend: &'a str,
+    /// What cannot be seen on this kernel, a sentence each.
+    pub(crate) blind_spots: &'a [String],
+    /// What the self-test could not prove, and why, a sentence each.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub(crate) unproven: &'a [String],
+    /// Units and cgroups of the filter that were not there yet.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub(crate) waiting: &'a [String],
+    /// The policy file in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) policy: Option<&'a str>,
+}
+
+/// Of a connection.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Facts<'a> {
+    pub(crate) schema: u32,
+    /// Joins the events of one connection end, within a stream.
+    #[schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$"))]
+    pub(crate) id: Hex,
+    /// Time of the event, ns since boot (`CLOCK_BOOTTIME`).
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    pub(crate) boottime_ns: Decimal,
+    /// The CPU the event was seen on.
+    pub(crate) cpu: u16,
+    /// Inode number of the socket's network namespace.
+    pub(crate) netns: u32,
+    /// The interface the socket is bound to: the zone of link-local addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ifindex: Option<u32>,
+    /// How the owner is known.
+    pub(crate) owner_source: OwnerSource,
+    /// Processes that had the listener open when the connection came; only on the tracepoint
+    /// backend, and where they are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) holders: Option<u32>,
+    /// Start of the process, ns since boot: with the pid, a name no other process
+    /// of this boot ever has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("pattern" = "^[0-9]+$"))]
+    pub(crate) process_start_boottime_ns: Option<Decimal>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cgroup: Option<Cgroup<'a>>,
+    /// The file the process executes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exe: Option<Exe>,
+    /// A thread of the kernel acts, which the defaults of a policy spare.
+    #[serde(skip_serializing_if = "is_false")]
+    pub(crate) kernel: bool,
+    /// The systemd unit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<&'a str>,
+    /// The owner of the other end, where that is known to be on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer_process: Option<PeerProcess<'a>>,
+    /// This host's port; absent while the kernel has not chosen it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) local: Option<Port>,
+    /// The peer's port; absent where a socket listens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) remote: Option<Port>,
+    /// The service: of the remote port outbound, of the local one inbound.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) service: Option<Service>,
+    /// The class of the service's port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) port_class: Option<PortClass>,
+    /// An IPv6 socket that speaks IPv4; the addresses are shown as IPv4.
+    pub(crate) v4_mapped: bool,
+    /// From the attempt to the established connection, µs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) handshake_us: Option<u32>,
+    /// The socket's TCP state when it was found; only of a preexisting one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) state: Option<&'static str>,
+    /// Who ended the connection first; only of a close.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) closed_by: Option<ClosedBy>,
+    /// Segments sent again over the connection's life; of a close, or so far, of progress.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retransmits: Option<u32>,
+    /// Smoothed round-trip time, µs; of a close or progress, where one was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rtt_us: Option<u32>,
+    /// Process id of who closed this end, where that is not the owner: the socket
+    /// was passed on, inherited, or destroyed from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) closing_pid: Option<u32>,
+    /// Absent without a policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) verdict: Option<Verdict>,
+    /// What was done about a violation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) enforcement: Option<Enforcement>,
+    /// Only the second of two hooks saw the accept: the thread was asleep in
+    /// accept before the monitor attached, or the kernel skipped the first.
+    pub(crate) preattach: bool,
+    /// Fields without a value, and why.
+    #[serde(skip_serializing_if = "Missing::is_empty")]
+    pub(crate) missing: Missing,
+    /// Fields that are not UTF-8, as hexadecimal bytes; above they are with
+    /// replacement characters.
+    #[serde(skip_serializing_if = "Raw::is_empty")]
+    pub(crate) raw: Raw<'a>,
+}
+
+/// Of a loss line.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct LossFacts {
+    pub(crate) schema: u32,
+    /// Events lost since the last gap of this cause.
+    pub(crate) lost: u64,
+    /// Events lost to this cause since the start.
+    pub(crate) total: u64,
+    pub(crate) cause: LossCause,
+}
+
+/// Of the summary line. `entered = not_ours + gave_up + seen`, and
+/// `seen = shown + filtered + lost`.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct SummaryFacts {
+    pub(crate) schema: u32,
+    pub(crate) duration_ms: u64,
+    /// Times that the kernel came to a hook; some changes pass several of them.
+    pub(crate) entered: u64,
+    /// Of those: nothing to report, reported by another hook, or the self-test's.
+    pub(crate) not_ours: u64,
+    /// Of those: what had to be read could not be, see `failures`.
+    pub(crate) gave_up: u64,
+    /// Events of the kinds asked for.
+    pub(crate) seen: u64,
+    /// Events written to the output; in an audit, those it has counted.
+    pub(crate) shown: u64,
+    /// Events kept back by filters.
+    pub(crate) filtered: u64,
+    /// Events lost.
+    pub(crate) lost: u64,
+    /// The account is exact, in total and for every hook.
+    pub(crate) adds_up: bool,
+    /// The kernel's counters by hook.
+    pub(crate) hooks: BTreeMap<&'static str, HookRow>,
+    /// Events read from the kernel's ring.
+    pub(crate) received: u64,
+    /// Of those lost: records this version cannot read.
+    pub(crate) undecodable: u64,
+    /// Of those lost: what the output took too slowly, or failed to take.
+    pub(crate) dropped: u64,
+    /// Of those filtered: kept back in userspace.
+    pub(crate) hidden: u64,
+    /// Events that broke the policy, shown or not; the end of a connection is not
+    /// another one.
+    pub(crate) violations: u64,
+    /// Accepts only the second hook saw: by threads asleep in accept since before
+    /// the start, or where the kernel skipped the first.
+    pub(crate) accept_preattach: u64,
+    /// Times a kernel table was full: outcomes, ends or owners are missing.
+    pub(crate) table_full: u64,
+    /// How the command ended: its exit status, or 128 + signal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) command_status: Option<i32>,
+    /// What failed in the kernel, where anything did.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) failures: Vec<Failure>,
+    /// Only of an audit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) audit: Option<AuditFacts>,
+}
+
+/// A hook's counters. `hit = filtered + reserve_failed + submitted`; what the
+/// kernel skipped comes on top.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct HookRow {
+    hit: u64,
+    filtered: u64,
+    /// Lost: the ring was full.
+    reserve_failed: u64,
+    submitted: u64,
+    /// Lost: the kernel skipped the program.
+    skipped: u64,
+    adds_up: bool,
+}
+
+impl From<&record::HookCount> for HookRow {
+    fn from(count: &record::HookCount) -> Self {
+        let record::HookCount {
+            hit,
+            filtered,
+            reserve_failed,
+            submitted,
+            skipped,
+        } = *count;
+        Self {
+            hit,
+            filtered,
+            reserve_failed,
+            submitted,
+            skipped,
+            adds_up: count.adds_up(),
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+/// Which file it is, whatever its name: as the kernel numbers it, until the next boot.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Exe {
+    /// The device: major and minor number.
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+:[0-9]+$"))]
+    pub(crate) device: Device,
+    /// The inode number.
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    pub(crate) inode: Decimal,
+}
+
+/// A cgroup of the v2 hierarchy.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Cgroup<'a> {
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    pub(crate) id: Decimal,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<&'a str>,
+}
+
+/// The owner of the other end of a connection within this host.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct PeerProcess<'a> {
+    pub(crate) pid: u32,
+    /// Name of the thread that acted at that end.
+    pub(crate) name: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) executable: Option<Cow<'a, str>>,
+    /// Start of the process, ns since boot.
+    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    pub(crate) start_boottime_ns: Decimal,
+}
+
+/// One end's port, classified.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Port {
+    #[serde(rename = "port_class")]
+    class: PortClass,
+    service: Service,
+    /// The client's end, in this host's range of ephemeral ports.
+    ephemeral: bool,
+}
+
+impl From<&record::PortInfo> for Port {
+    fn from(info: &record::PortInfo) -> Self {
+        Self {
+            class: info.class.into(),
+            service: info.into(),
+            ephemeral: info.ephemeral,
+        }
+    }
+}
+
+/// The ranges of RFC 6335.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PortClass {
+    WellKnown,
+    Registered,
+    Dynamic,
+}
+
+impl From<record::PortClass> for PortClass {
+    fn from(class: record::PortClass) -> Self {
+        match class {
+            record::PortClass::WellKnown => Self::WellKnown,
+            record::PortClass::Registered => Self::Registered,
+            record::PortClass::Dynamic => Self::Dynamic,
+        }
+    }
+}
+
+/// What a port is usually for: a guess by its number, not a protocol seen.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Service {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'static str>,
+    /// Where the name comes from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<ServiceOrigin>,
+    status: ServiceStatus,
+}
+
+impl From<&record::PortInfo> for Service {
+    fn from(info: &record::PortInfo) -> Self {
+        Self {
+            name: info.service.map(|(name, _)| name),
+            origin: info.service.map(|(_, origin)| match origin {
+                record::ServiceOrigin::Policy => ServiceOrigin::Policy,
+                record::ServiceOrigin::DeFacto => ServiceOrigin::DeFacto,
+                record::ServiceOrigin::Iana => ServiceOrigin::Iana,
+            }),
+            status: match info.status {
+                record::ServiceStatus::Assigned => ServiceStatus::Assigned,
+                record::ServiceStatus::Reserved => ServiceStatus::Reserved,
+                record::ServiceStatus::Unassigned => ServiceStatus::Unassigned,
+            },
+        }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum ServiceOrigin {
+    /// The policy file.
+    Policy,
+    /// Common use.
+    DeFacto,
+    /// The IANA registry.
+    Iana,
+}
+
+/// The port in the IANA registry.
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum ServiceStatus {
+    Assigned,
+    Reserved,
+    Unassigned,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ClosedBy {
+    /// Not known.
+    Unknown,
+    /// This host: its FIN came first.
+    Local,
+    /// The peer: its FIN came first.
+    Peer,
+    /// The peer, by RST.
+    PeerReset,
+    /// This host, by RST.
+    LocalReset,
+    /// Nobody: the peer did not answer any more.
+    Timeout,
+    /// Nobody: a process took the socket away by `TCP_REPAIR`, without a packet.
+    TakenAway,
+}
+
+impl From<event::ClosedBy> for ClosedBy {
+    fn from(by: event::ClosedBy) -> Self {
+        match by {
+            event::ClosedBy::Unknown => Self::Unknown,
+            event::ClosedBy::Local => Self::Local,
+            event::ClosedBy::Peer => Self::Peer,
+            event::ClosedBy::PeerReset => Self::PeerReset,
+            event::ClosedBy::LocalReset => Self::LocalReset,
+            event::ClosedBy::Timeout => Self::Timeout,
+            event::ClosedBy::TakenAway => Self::TakenAway,
+        }
+    }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OwnerSource {
+    /// The thread that called connect.
+    Connect,
+    /// The thread that called accept.
+    Accept,
+    /// The process that made the socket listen; of a connection on the tracepoint backend,
+    /// one that had it open when the connection came.
+    Listener,
+    /// A process that had the socket open when the monitor started.
+    Holder,
+    /// No hook saw the owner.
+    Unknown,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    Allow,
+    Violation,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Enforcement {
+    /// The policy only observes: the connection went on.
+    Observe,
+    /// The connection was refused.
+    Enforce,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LossCause {
+    /// The kernel's ring buffer was full.
+    RingFull,
+    /// The kernel skipped the program.
+    ProgramSkipped,
+    /// The output took the lines too slowly.
+    OutputSlow,
+    /// Records this version cannot read.
+    Undecodable,
+}
+
+impl From<record::LossCause> for LossCause {
+    fn from(cause: record::LossCause) -> Self {
+        match cause {
+            record::LossCause::RingFull => Self::RingFull,
+            record::LossCause::ProgramSkipped => Self::ProgramSkipped,
+            record::LossCause::OutputSlow => Self::OutputSlow,
+            record::LossCause::Undecodable => Self::Undecodable,
+        }
+    }
+}
+
+/// Fields that have a value nobody could find out. Never a field that has fields of its
+/// own: to a reader that takes dots for objects it would be both.
+#[derive(Default, PartialEq, Serialize, JsonSchema)]
+pub(crate) struct Missing {
+    /// Also hides the rest of the process, the user and the group.
+    #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
+    pub(crate) pid: Option<Reason>,
+    #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
+    pub(crate) executable: Option<Reason>,
+    #[serde(rename = "user.name", skip_serializing_if = "Option::is_none")]
+    pub(crate) user_name: Option<Reason>,
+    #[serde(rename = "source.port", skip_serializing_if = "Option::is_none")]
+    pub(crate) source_port: Option<Reason>,
+    #[serde(rename = "destination.port", skip_serializing_if = "Option::is_none")]
+    pub(crate) destination_port: Option<Reason>,
+    /// Also hides the unit, the container and the pod.
+    #[serde(
+        rename = "port_monitor.cgroup.path",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) cgroup_path: Option<Reason>,
+    /// Also hides the unit: this host has them in hierarchies of version 1.
+    #[serde(rename = "container.id", skip_serializing_if = "Option::is_none")]
+    pub(crate) container_id: Option<Reason>,
+}
+
+impl Missing {
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Why a field has no value.
+#[derive(Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Reason {
+    /// No hook saw the owner.
+    NoOwner,
+    /// Several processes have the listener open, and no one can be named before the others.
+    Shared,
+    /// No process has the listener open any more.
+    Unheld,
+    /// The process ended before it could be looked up.
+    Exited,
+    /// The process executes another program by now.
+    Executed,
+    /// The kernel refused the look-up.
+    Denied,
+    /// A kernel thread has none.
+    KernelThread,
+    /// The look-up takes long: later lines have it.
+    Late,
+    /// Not in this host's user database.
+    UnknownUser,
+    /// The kernel has not chosen it yet.
+    NotChosen,
+    /// The look-up found nothing.
+    NotFound,
+}
+
+impl From<record::Missing> for Reason {
+    fn from(reason: record::Missing) -> Self {
+        match reason {
+            record::Missing::NoOwner => Self::NoOwner,
+            record::Missing::Shared => Self::Shared,
+            record::Missing::Unheld => Self::Unheld,
+            record::Missing::Exited => Self::Exited,
+            record::Missing::Executed => Self::Executed,
+            record::Missing::Denied => Self::Denied,
+            record::Missing::KernelThread => Self::KernelThread,
+            record::Missing::Late => Self::Late,
+        }
+    }
+}
+
+/// The bytes of fields that are not UTF-8.
+#[derive(Default, PartialEq, Serialize, JsonSchema)]
+pub(crate) struct Raw<'a> {
+    #[serde(
+        rename = "process.thread.name",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(crate) thread_name: Option<HexBytes<'a>>,
+    #[serde(rename = "process.name", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub(crate) name: Option<HexBytes<'a>>,
+    #[serde(
+        rename = "process.parent.name",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(crate) parent_name: Option<HexBytes<'a>>,
+    #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub(crate) executable: Option<HexBytes<'a>>,
+    #[serde(
+        rename = "port_monitor.peer_process.name",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(crate) peer_name: Option<HexBytes<'a>>,
+    #[serde(
+        rename = "port_monitor.peer_process.executable",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<String>")]
+    pub(crate) peer_executable: Option<HexBytes<'a>>,
+}
+
+impl Raw<'_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A 64-bit number: a string, because many readers keep numbers as doubles.
+pub(crate) struct Decimal(pub(crate) u64);
+
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Major and minor number of a device.
+pub(crate) struct Device(pub(crate) u32);
+
+impl Serialize for Device {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}:{}", self.0 >> 20, self.0 & 0xf_ffff))
+    }
+}
+
+/// Sixteen hexadecimal digits.
+pub(crate) struct Hex(pub(crate) u64);
+
+impl Serialize for Hex {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:016x}", self.0))
+    }
+}
+
+/// Two hexadecimal digits a byte.
+#[derive(PartialEq)]
+pub(crate) struct HexBytes<'a>(pub(crate) Cow<'a, [u8]>);
+
+impl fmt::Display for HexBytes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for HexBytes<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -1,0 +1,16 @@
+//! What this host is: its control groups, units, users, processes and clocks.
+//!
+//! Reads /proc, /sys and the user database; knows no eBPF and no policy.
+
+pub(crate) mod cgroup;
+pub mod clock;
+pub(crate) mod container;
+pub mod executables;
+pub mod file_id;
+pub mod groups;
+pub mod holding;
+pub(crate) mod process;
+pub(crate) mod secrets;
+pub(crate) mod unit;
+pub mod units;
+pub mod users;

@@ -1,0 +1,431 @@
+//! The ladder of backends: which programs each rung needs, and how they are
+//! attached. A rung is chosen by really loading and attaching it.
+
+use std::{any::Any, iter};
+
+use aya::{
+    Ebpf,
+    programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint, TracePoint},
+};
+use port_monitor_common::{counters::Watcher, event::EventKind};
+
+use self::hooks::{
+    AGAIN, AGAIN_PREEMPTIBLE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE,
+    GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL,
+    NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME, Otherwise, Place, QUEUE_BLIND, REMOTE,
+    SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
+};
+use super::{
+    backend::{Rung, RungError},
+    btf::for_aya::LazyBtf,
+    error::chain,
+    executables::NO_EXECUTABLES,
+    snapshot,
+};
+
+mod hooks;
+
+pub(super) use self::hooks::{NO_LISTEN, NO_UNSENT};
+
+impl Rung {
+    /// Every sentence this rung may say of what it cannot see, as docs/kernels.md
+    /// lists them. Which of them hold depends on the kernel.
+    pub fn blind_spots(self) -> Vec<&'static str> {
+        match self {
+            Self::Fentry => vec![
+                NO_GRAFT,
+                NO_UNSENT,
+                NO_LISTEN,
+                NO_PERF_EVENTS,
+                NO_EXECUTABLES,
+            ],
+            Self::Kprobe => vec![FEW_RETURN_PROBES, NO_UNSENT, NO_LISTEN, NO_EXECUTABLES],
+            Self::Tracepoint => [
+                NO_LOCAL_PORT,
+                UNSENT_BLIND,
+                LISTEN_BLIND,
+                QUEUE_BLIND,
+                NO_PERF_EVENTS,
+                NO_EXECUTABLES,
+            ]
+            .into_iter()
+            .chain(LISTENER_BLIND)
+            .collect(),
+        }
+    }
+}
+
+/// Those for what only some kinds of event tell, where they are wanted; of the
+/// pair those that this kernel has functions for.
+fn further_hooks(unsent: &[Hook], listen: [Hook; 2], needs: &Needs) -> Vec<Hook> {
+    let mut hooks = Vec::new();
+    if needs.wants_unsent() {
+        hooks.extend(unsent);
+    }
+    if needs.wants_listeners() {
+        hooks.extend(listen.into_iter().take(needs.listen_functions));
+    }
+    hooks
+}
+
+/// What a rung needs to know of the kernel and of the run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Needs {
+    /// Parameters of `inet_csk_accept`: 4 before Linux 6.10, 2 since.
+    pub(super) accept_params: Option<usize>,
+    /// Follow a process tree.
+    pub(super) tree: bool,
+    /// The kernel may preempt a task in the middle of a trampoline program.
+    pub(super) preemptible: bool,
+    /// Perf events of state changes have their fields where they can be read.
+    pub(super) state_events: bool,
+    /// Functions that enter a listener into the kernel's table: `inet_hash`, and
+    /// `inet6_hash` where IPv6 has one of its own.
+    pub(super) listen_functions: usize,
+    /// The kinds of event that are wanted: [`EventKind::bit`].
+    pub(super) kinds: u32,
+}
+
+impl Needs {
+    fn wants(&self, kinds: &[EventKind]) -> bool {
+        kinds.iter().any(|kind| self.kinds & kind.bit() != 0)
+    }
+
+    /// Something is to be told, or remembered, beyond attempts and accepts.
+    pub(super) fn wants_outcomes(&self) -> bool {
+        let beginnings = EventKind::Connect.bit() | EventKind::Accept.bit();
+        self.kinds & !beginnings != 0
+    }
+
+    /// Attempts are to be told that fail before their SYN, or wait with it for the first
+    /// write.
+    pub(super) fn wants_unsent(&self) -> bool {
+        self.wants(&[EventKind::Connect, EventKind::Failed])
+    }
+
+    /// Something is to be told of sockets that begin to listen.
+    pub(super) fn wants_listeners(&self) -> bool {
+        self.wants(&[
+            EventKind::Listen,
+            EventKind::Unlisten,
+            EventKind::Preexisting,
+        ])
+    }
+}
+
+fn hooks_of(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
+    let mut hooks = Vec::new();
+    if needs.tree {
+        hooks.extend(TREE);
+    }
+    match rung {
+        Rung::Fentry => hooks.extend(fentry_hooks(needs)?),
+        Rung::Kprobe => {
+            hooks.push(GRAFT_ALONE);
+            hooks.extend(outcome_hooks(needs));
+            hooks.push(required("pm_connect_kp", Place::KProbe("tcp_connect")));
+            hooks.extend(further_hooks(&UNSENT_PROBES, LISTEN_PROBES, needs));
+        }
+        Rung::Tracepoint => {
+            // Attempts that are seen have their outcome seen: what sees it comes first.
+            if needs.preemptible {
+                hooks.extend(TRACEPOINT_PREEMPTIBLE);
+            } else {
+                hooks.extend([AGAIN, LOCAL, REMOTE]);
+            }
+        }
+    }
+    Ok(hooks)
+}
+
+/// The kernel's functions that trampolines may be attached to, on whatever kernel and
+/// in whatever run.
+pub(super) const FUNCTIONS: [&str; 10] = [
+    "inet_csk_accept",
+    "security_sock_graft",
+    "tcp_connect",
+    "security_socket_connect",
+    "tcp_v4_pre_connect",
+    "tcp_v6_pre_connect",
+    "tcp_v4_connect",
+    "tcp_v6_connect",
+    "inet_hash",
+    "inet6_hash",
+];
+
+/// Those of [`FUNCTIONS`] that trampolines may be attached to in this run.
+pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
+    let hooks = with_substitutes(Rung::Fentry, needs).into_iter();
+    let functions = hooks.filter_map(|hook| match hook.place {
+        Place::FEntry(function) | Place::FExit(function) => Some(function),
+        Place::KProbe(_) | Place::RawTracePoint(_) | Place::TracePoint(..) => None,
+    });
+    functions.collect()
+}
+
+/// The programs that may be attached on this rung.
+pub(super) fn programs(rung: Rung, needs: &Needs) -> Vec<&'static str> {
+    let hooks = with_substitutes(rung, needs).into_iter();
+    hooks.map(|hook| hook.program).collect()
+}
+
+/// The hooks of a rung, and those that may stand in for them.
+fn with_substitutes(rung: Rung, needs: &Needs) -> Vec<Hook> {
+    let hooks = hooks_of(rung, needs).unwrap_or_default().into_iter();
+    let substitutes = hooks.flat_map(|hook| {
+        iter::successors(Some(hook), |hook| match hook.otherwise {
+            Otherwise::Instead(substitute) => Some(*substitute),
+            Otherwise::Refuse | Otherwise::Blind(_) => None,
+        })
+    });
+    substitutes.collect()
+}
+
+fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, RungError> {
+    let accept = required(accept_program(needs)?, Place::FExit("inet_csk_accept"));
+    let (graft, connect, unsent, listen): (_, _, &[_], _) = if needs.preemptible {
+        let (graft, connect) = (GRAFT_PREEMPTIBLE, CONNECT_PREEMPTIBLE);
+        (graft, connect, &UNSENT_PROBES, LISTEN_PROBES)
+    } else {
+        (GRAFT, CONNECT, &UNSENT, LISTEN)
+    };
+    let mut hooks = vec![graft, accept];
+    hooks.extend(outcome_hooks(needs));
+    hooks.push(connect);
+    hooks.extend(further_hooks(unsent, listen, needs));
+    Ok(hooks)
+}
+
+/// Those that see how attempts and connections end, and stand in for each other. Every
+/// change of a socket's state runs them all: only for who wants to know.
+fn outcome_hooks(needs: &Needs) -> impl Iterator<Item = Hook> {
+    let is_wanted = needs.wants_outcomes();
+    let preemptible = needs.preemptible.then_some(AGAIN_PREEMPTIBLE);
+    let hooks = [OUTCOME, AGAIN].into_iter().chain(preemptible);
+    hooks.filter(move |_| is_wanted)
+}
+
+/// The fexit program whose result slot fits this kernel's prototype.
+pub(super) fn accept_program(needs: &Needs) -> Result<&'static str, RungError> {
+    match needs.accept_params {
+        Some(4) => Ok("pm_accept_fe4"),
+        Some(2) => Ok("pm_accept_fe2"),
+        other => Err(RungError {
+            rung: Rung::Fentry,
+            reason: format!("inet_csk_accept has {other:?} parameters; 2 and 4 are known"),
+        }),
+    }
+}
+
+/// The programs that follow the cgroups of a filter.
+pub(super) const FOLLOW: [&str; GROUPS.len()] =
+    [GROUPS[0].program, GROUPS[1].program, GROUPS[2].program];
+
+/// Loads and attaches what follows the cgroups of a filter: they are to be known before
+/// anything is filtered.
+pub(super) fn follow(ebpf: &mut Ebpf, btf: &LazyBtf, rung: Rung) -> Result<Links, RungError> {
+    let mut links = Links::default();
+    for hook in &GROUPS {
+        attach_hook(ebpf, btf, hook, &mut links, &mut Vec::new())
+            .map_err(|reason| RungError { rung, reason })?;
+    }
+    Ok(links)
+}
+
+/// Loads and attaches every program of `rung`, beside those in `links`; all of them, or
+/// none. Returns what the rung cannot see on this kernel.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    btf: &LazyBtf,
+    rung: Rung,
+    needs: &Needs,
+    mut links: Links,
+) -> Result<(Links, Vec<String>), RungError> {
+    let mut blind = match rung {
+        Rung::Fentry | Rung::Kprobe => Vec::new(),
+        Rung::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND, QUEUE_BLIND]
+            .iter()
+            .chain(&LISTENER_BLIND)
+            .map(ToString::to_string)
+            .collect(),
+    };
+    let mut knows_listeners = false;
+    for hook in hooks_of(rung, needs)? {
+        let hook = if needs.state_events {
+            Some(hook)
+        } else {
+            hook.without_state_events(&mut blind)
+        };
+        let Some(hook) = hook else {
+            continue;
+        };
+        if SEE_INBOUND.contains(&hook.program) && !knows_listeners {
+            // Whoever listens is to be known before connections come in.
+            knows_listeners = true;
+            snapshot::listeners(ebpf, btf).map_err(|error| RungError {
+                rung,
+                reason: error.to_string(),
+            })?;
+        }
+        if let Err(reason) = attach_hook(ebpf, btf, &hook, &mut links, &mut blind) {
+            return Err(RungError { rung, reason });
+        }
+    }
+    Ok((links, blind))
+}
+
+/// Attaches a hook or what stands in for it.
+fn attach_hook(
+    ebpf: &mut Ebpf,
+    btf: &LazyBtf,
+    hook: &Hook,
+    links: &mut Links,
+    blind: &mut Vec<String>,
+) -> Result<(), String> {
+    let failure = match attach_one(ebpf, btf, hook) {
+        Ok(link) => {
+            if links.without != Some(hook.program) {
+                links.kept.push(link);
+            }
+            links.programs.push(hook.program);
+            blind.extend(hook.blind.map(str::to_owned));
+            return Ok(());
+        }
+        Err(error) => describe(hook, &error),
+    };
+    match hook.otherwise {
+        Otherwise::Refuse => Err(failure),
+        Otherwise::Blind(blind_spot) => {
+            log::debug!("{failure}");
+            if blind.iter().all(|known| known != blind_spot) {
+                blind.push(blind_spot.to_owned());
+            }
+            Ok(())
+        }
+        Otherwise::Instead(substitute) => {
+            log::debug!("{failure}");
+            attach_hook(ebpf, btf, substitute, links, blind)
+        }
+    }
+}
+
+/// The attachments of a rung; dropping it detaches its programs, which stay
+/// loaded.
+#[derive(Default)]
+pub(super) struct Links {
+    kept: Vec<Box<dyn Any>>,
+    programs: Vec<&'static str>,
+    /// One that is not to stay attached, for tests.
+    without: Option<&'static str>,
+}
+
+impl Links {
+    /// These links, but one program's, which does not work, for tests.
+    pub(super) fn without(self, program: Option<&'static str>) -> Self {
+        Self {
+            without: program,
+            ..self
+        }
+    }
+
+    /// The programs that are attached and see the changes of sockets' states beside others,
+    /// with their names.
+    pub(super) fn watchers(&self) -> Vec<(Watcher, &'static str)> {
+        let all = Watcher::ALL.into_iter();
+        all.filter(|(_, name)| self.programs.contains(name))
+            .collect()
+    }
+}
+
+fn attach_one(ebpf: &mut Ebpf, btf: &LazyBtf, hook: &Hook) -> Result<Box<dyn Any>, ProgramError> {
+    let program = ebpf
+        .program_mut(hook.program)
+        .ok_or(ProgramError::UnexpectedProgramType)?;
+    Ok(match hook.place {
+        Place::FEntry(function) => {
+            let program: &mut FEntry = program.try_into()?;
+            program.load(function, btf.get()?)?;
+            let link = program.attach()?;
+            Box::new(program.take_link(link)?)
+        }
+        Place::FExit(function) => {
+            let program: &mut FExit = program.try_into()?;
+            program.load(function, btf.get()?)?;
+            let link = program.attach()?;
+            Box::new(program.take_link(link)?)
+        }
+        Place::KProbe(function) => {
+            let program: &mut KProbe = program.try_into()?;
+            load_once(program.load())?;
+            let link = program.attach(function, 0)?;
+            Box::new(program.take_link(link)?)
+        }
+        Place::RawTracePoint(name) => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            program.load()?;
+            let link = program.attach(name)?;
+            Box::new(program.take_link(link)?)
+        }
+        Place::TracePoint(category, name) => {
+            let program: &mut TracePoint = program.try_into()?;
+            load_once(program.load())?;
+            let link = program.attach(category, name)?;
+            Box::new(program.take_link(link)?)
+        }
+    })
+}
+
+/// A program that is at several places is loaded for the first of them.
+fn load_once(loaded: Result<(), ProgramError>) -> Result<(), ProgramError> {
+    match loaded {
+        Err(ProgramError::AlreadyLoaded) => Ok(()),
+        loaded => loaded,
+    }
+}
+
+/// The kernel's answer in one line: the verifier's log goes to the debug log.
+fn describe(hook: &Hook, error: &ProgramError) -> String {
+    let place = match hook.place {
+        Place::FEntry(name)
+        | Place::FExit(name)
+        | Place::KProbe(name)
+        | Place::RawTracePoint(name)
+        | Place::TracePoint(_, name) => name,
+    };
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            log::debug!("{}: verifier: {verifier_log}", hook.program);
+            format!("load {} for {place}: {io_error}", hook.program)
+        }
+        error => format!("attach {} to {place}: {}", hook.program, chain(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kernel::backends::*;
+
+    #[test]
+    fn every_function_of_a_trampoline_is_looked_up() {
+        let kinds = EventKind::ALL
+            .iter()
+            .fold(0, |bits, kind| bits | kind.bit());
+        for (accept_params, preemptible) in [(2, false), (2, true), (4, false), (4, true)] {
+            let needs = Needs {
+                accept_params: Some(accept_params),
+                tree: true,
+                preemptible,
+                state_events: true,
+                listen_functions: 2,
+                kinds,
+            };
+            let mut wanted = trampolines(&needs);
+            assert!(wanted.iter().all(|name| FUNCTIONS.contains(name)));
+            wanted.dedup();
+            assert_eq!(wanted.len() == FUNCTIONS.len(), !preemptible);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The embedded eBPF object: loads its maps, with the run's settings as
+//! read-only globals. Programs are loaded by the ladder.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use port_monitor_common::{
+    config::{Config, Offsets},
+    event::ABI_SYMBOL,
+    generation::{MASKS, PORT_WORDS, RULES},
+};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::{pod::Wire, ring::VIOLATIONS, settings::MIN_RING_BYTES};
+use programs::Few;
+
+mod programs;
+
+/// The committed object; the build script has checked it against its sources.
+static OBJECT: &[u8] = include_bytes_aligned!(env!("PORT_MONITOR_BPF_OBJECT"));
+
+/// The maps whose size depends on what the object is used for. The kernel allocates
+/// all of a map at once.
+pub(super) struct Sizes {
+    entries: Vec<(&'static str, u32)>,
+    /// Those whose entries it allocates one by one. No program of a tracepoint or kprobe
+    /// may use one on a kernel with `PREEMPT_RT` before Linux 6.1.
+    late: &'static [&'static str],
+}
+
+/// What only enforcement asks, beside `pm_state`.
+pub(super) const POLICY_MAPS: [&str; 12] = [
+    "pm_policies",
+    "pm_rules",
+    "pm_masks",
+    "pm_ports",
+    "pm_ends",
+    "pm_networks_v4",
+    "pm_networks_v6",
+    "pm_users",
+    "pm_groups",
+    "pm_exes",
+    "pm_self",
+    "pm_hits",
+];
+
+/// The ring of denials: with their headers, 4,096 of them.
+const DENIALS_BYTES: u32 = 256 << 10;
+
+/// What only the monitor fills.
+const MONITOR_MAPS: [&str; 20] = [
+    "pm_counters",
+    "pm_failures",
+    "pm_connections",
+    "pm_reported",
+    "pm_connecting",
+    "pm_listening",
+    "pm_listeners",
+    "pm_listener_sks",
+    "pm_closers",
+    "pm_pids",
+    "pm_uids",
+    "pm_comms",
+    "pm_cgroups",
+    "pm_nodes",
+    "pm_patterns",
+    "pm_tree",
+    "pm_port_sets",
+    "pm_remote_nets",
+    "pm_state",
+    "pm_executables",
+];
+
+impl Sizes {
+    /// Of the monitor. `ring_bytes` is the ring's, `connections` the ends it
+    /// remembers, `counters` the counters of all CPUs.
+    pub(super) fn monitor(ring_bytes: u32, connections: u32, counters: u32) -> Self {
+        let unused = POLICY_MAPS.map(|name| (name, 1));
+        let sizes = [
+            ("pm_events", ring_bytes),
+            (VIOLATIONS, MIN_RING_BYTES),
+            ("pm_connections", connections),
+            ("pm_counters", counters),
+        ];
+        Self {
+            entries: unused.into_iter().chain(sizes).collect(),
+            late: &[],
+        }
+    }
+
+    /// With a policy, whose violations have a ring of their own as large as the other.
+    pub(super) fn with_policy(mut self, ring_bytes: u32) -> Self {
+        self.entries.extend([
+            ("pm_rules", RULES),
+            ("pm_masks", MASKS),
+            ("pm_ports", PORT_WORDS),
+            (VIOLATIONS, ring_bytes),
+        ]);
+        self
+    }
+
+    /// With so many slots for what processes execute.
+    pub(super) fn with_executables(mut self, slots: u32) -> Self {
+        self.entries.push(("pm_executables", slots));
+        self
+    }
+
+    /// Without the tree of a command.
+    pub(super) fn without_tree(mut self) -> Self {
+        self.entries.push(("pm_tree", 1));
+        self
+    }
+
+    /// Without a filter of cgroups.
+    pub(super) fn without_groups(mut self) -> Self {
+        self.entries.extend([("pm_cgroups", 1), ("pm_nodes", 1)]);
+        self
+    }
+
+    /// With a filter of cgroups that has so many names to look for, and rows.
+    pub(super) fn with_groups(mut self, names: u32, rows: u32) -> Self {
+        let names = [("pm_names", names.max(1)), ("pm_patterns", rows.max(1))];
+        self.entries.extend(names);
+        self
+    }
+
+    /// With room for no more than so many listeners, for tests.
+    pub(super) fn with_listeners(mut self, entries: u32) -> Self {
+        self.entries.push(("pm_listening", entries));
+        self
+    }
+
+    /// Of enforcement; `hits` are the counters of all CPUs.
+    pub(super) fn enforcer(hits: u32) -> Self {
+        let unused = MONITOR_MAPS.map(|name| (name, 1));
+        let sizes = [
+            ("pm_events", DENIALS_BYTES),
+            (VIOLATIONS, MIN_RING_BYTES),
+            ("pm_hits", hits),
+        ];
+        Self {
+            entries: unused.into_iter().chain(sizes).collect(),
+            late: &["pm_self"],
+        }
+    }
+}
+
+/// Creates the object's maps, for these settings, and takes these programs from it.
+///
+/// `log_level` is aya-log's: 0 for off, 5 for trace.
+pub(super) fn load(
+    offsets: &Offsets,
+    config: &Config,
+    sizes: &Sizes,
+    log_level: u8,
+    programs: &[&str],
+) -> Result<Ebpf, EbpfError> {
+    let mut few = Few::of(OBJECT, programs);
+    if let Some(few) = &mut few {
+        for map in sizes.late {
+            // It takes more memory otherwise.
+            let _ = few.allocate_late(map);
+        }
+    }
+    let offsets = Wire(*offsets);
+    let config = Wire(*config);
+    let abi = u32::from(port_monitor_common::ABI_VERSION);
+    let mut loader = new_loader();
+    for &(map, entries) in &sizes.entries {
+        loader.map_max_entries(map, entries);
+    }
+    loader
+        .btf(None)
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("CONFIG", &config, true)
+        .override_global(ABI_SYMBOL, &abi, true)
+        .override_global(aya_log::LEVEL, &log_level, true)
+        .load(few.as_ref().map_or(OBJECT, Few::bytes))
+}
+
+static OPENING: Mutex<()> = Mutex::new(());
+
+/// Held by a thread while it opens files beside the one that loads the programs.
+pub(super) fn opening() -> MutexGuard<'static, ()> {
+    OPENING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// aya's loader, kept from reading the kernel's BTF: it would parse all of it, a
+/// third of what a start takes, for the relocations that our object does not have.
+/// It takes a file that cannot be opened for BTF that is not there.
+///
+/// The limit is the whole process's: no other thread may open files meanwhile. Of those
+/// there are by then, one writes to an output that is open, and the self-test's asks
+/// with [`opening`].
+fn new_loader() -> EbpfLoader<'static> {
+    let _opening = opening();
+    let limit = getrlimit(Resource::Nofile);
+    let none = Rlimit {
+        current: Some(0),
+        ..limit
+    };
+    let is_limited = setrlimit(Resource::Nofile, none).is_ok();
+    let loader = EbpfLoader::new();
+    if is_limited && let Err(error) = setrlimit(Resource::Nofile, limit) {
+        log::warn!("set the limit of open files back: {error}");
+    }
+    loader
+}

@@ -1,0 +1,217 @@
+//! What a port number alone tells: its class, its service, and whether it is
+//! the passing port of a client. Pure.
+
+use std::ops::RangeInclusive;
+
+use crate::{
+    events::{
+        decode::{Direction, Event},
+        record::{PortClass, PortInfo, Ports},
+    },
+    ports::services,
+};
+
+impl PortClass {
+    /// Every class, in order of ports.
+    pub const ALL: [Self; 3] = [Self::WellKnown, Self::Registered, Self::Dynamic];
+
+    /// The class of `port`.
+    pub const fn of(port: u16) -> Self {
+        match port {
+            0..=1023 => Self::WellKnown,
+            1024..=49151 => Self::Registered,
+            49152.. => Self::Dynamic,
+        }
+    }
+
+    /// The ports of the class.
+    pub const fn ports(self) -> RangeInclusive<u16> {
+        match self {
+            Self::WellKnown => 0..=1023,
+            Self::Registered => 1024..=49151,
+            Self::Dynamic => 49152..=u16::MAX,
+        }
+    }
+
+    /// The class as the command line, policies, tables and JSON spell it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::WellKnown => "well-known",
+            Self::Registered => "registered",
+            Self::Dynamic => "dynamic",
+        }
+    }
+}
+
+/// Both ports of an event, classified. `ephemeral_range` are the ports this
+/// host gives to clients ([`parse_port_range`]).
+pub fn ports(event: &Event, ephemeral_range: &RangeInclusive<u16>) -> Ports {
+    let inbound = event.direction() == Direction::Inbound;
+    let info = |port, client_end| port_info(port, client_end && ephemeral_range.contains(&port));
+    Ports {
+        local: event.local_port.map(|port| info(port, !inbound)),
+        remote: (!event.action.is_listener()).then(|| info(event.remote_port, inbound)),
+    }
+}
+
+fn port_info(port: u16, ephemeral: bool) -> PortInfo {
+    let (service, status) = services::lookup(port);
+    PortInfo {
+        port,
+        class: PortClass::of(port),
+        service,
+        status,
+        ephemeral,
+    }
+}
+
+/// Where the kernel tells the ports it gives to clients.
+pub const EPHEMERAL_RANGE_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+/// The range in the text of [`EPHEMERAL_RANGE_FILE`]: first and last port.
+pub fn parse_port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let mut ports = text.split_whitespace().map(str::parse);
+    match (ports.next(), ports.next(), ports.next()) {
+        (Some(Ok(first)), Some(Ok(last)), None) => Some(first..=last),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use crate::events::{
+        decode::Action,
+        record::{ServiceOrigin, ServiceStatus},
+    };
+    use crate::pipeline::classify::*;
+
+    fn event(action: Action, local_port: Option<u16>, remote_port: u16) -> Event {
+        Event {
+            action,
+            id: 1,
+            ts_ns: 0,
+            cpu: 0,
+            owner: None,
+            local_ip: Ipv4Addr::LOCALHOST.into(),
+            local_port,
+            remote_ip: Ipv4Addr::LOCALHOST.into(),
+            remote_port,
+            v4_mapped: false,
+            netns_ino: 0,
+            ifindex: None,
+            preattach: false,
+            listener: crate::events::decode::Listener::default(),
+            ended: false,
+            canary: false,
+            stamp: None,
+        }
+    }
+
+    /// Whether the local and the remote end are ephemeral.
+    fn ephemeral(
+        action: Action,
+        local_port: u16,
+        remote_port: u16,
+    ) -> (Option<bool>, Option<bool>) {
+        let ports = ports(
+            &event(action, Some(local_port), remote_port),
+            &(32768..=60999),
+        );
+        (
+            ports.local.map(|port| port.ephemeral),
+            ports.remote.map(|port| port.ephemeral),
+        )
+    }
+
+    #[test]
+    fn classes_change_at_1024_and_49152() {
+        for (port, class) in [
+            (0, PortClass::WellKnown),
+            (1023, PortClass::WellKnown),
+            (1024, PortClass::Registered),
+            (49151, PortClass::Registered),
+            (49152, PortClass::Dynamic),
+            (65535, PortClass::Dynamic),
+        ] {
+            assert_eq!(PortClass::of(port), class, "{port}");
+        }
+    }
+
+    #[test]
+    fn class_is_that_of_its_ports() {
+        for class in PortClass::ALL {
+            assert!(class.ports().all(|port| PortClass::of(port) == class));
+        }
+        let count: usize = PortClass::ALL.map(|class| class.ports().len()).iter().sum();
+        assert_eq!(count, 65536);
+    }
+
+    #[test]
+    fn both_ends_are_classified() {
+        let ports = ports(&event(Action::Connect, Some(50_000), 23), &(32768..=60999));
+        assert_eq!(
+            ports,
+            Ports {
+                local: Some(PortInfo {
+                    port: 50_000,
+                    class: PortClass::Dynamic,
+                    service: None,
+                    status: ServiceStatus::Unassigned,
+                    ephemeral: true,
+                }),
+                remote: Some(PortInfo {
+                    port: 23,
+                    class: PortClass::WellKnown,
+                    service: Some(("telnet", ServiceOrigin::Iana)),
+                    status: ServiceStatus::Assigned,
+                    ephemeral: false,
+                }),
+            }
+        );
+    }
+
+    #[test]
+    fn only_the_clients_end_is_ephemeral() {
+        assert_eq!(
+            ephemeral(Action::Connect, 40_000, 40_000),
+            (Some(true), Some(false))
+        );
+        assert_eq!(
+            ephemeral(Action::Accept, 40_000, 40_000),
+            (Some(false), Some(true))
+        );
+    }
+
+    #[test]
+    fn client_port_outside_the_range_is_not_ephemeral() {
+        for (port, expected) in [(32767, false), (32768, true), (60999, true), (61000, false)] {
+            assert_eq!(
+                ephemeral(Action::Connect, port, 80),
+                (Some(expected), Some(false))
+            );
+        }
+    }
+
+    #[test]
+    fn port_the_kernel_has_not_chosen_is_not_classified() {
+        let ports = ports(&event(Action::Connect, None, 443), &(32768..=60999));
+        assert_eq!(ports.local, None);
+    }
+
+    #[test]
+    fn a_listener_has_no_remote_port() {
+        let ports = ports(&event(Action::Listen, Some(22), 0), &(32768..=60999));
+        assert_eq!(ports.remote, None);
+        assert_eq!(ports.local.map(|port| port.ephemeral), Some(false));
+    }
+
+    #[test]
+    fn ephemeral_range_is_read_as_the_kernel_writes_it() {
+        assert_eq!(parse_port_range("32768\t60999\n"), Some(32768..=60999));
+        for text in ["", "32768", "32768 x", "32768 70000", "1 2 3"] {
+            assert_eq!(parse_port_range(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! Whose connections are, by what the kernel tells.
+
+use std::sync::Mutex;
+
+use port_monitor_common::event;
+
+use crate::pipeline::inbound::*;
+
+const LISTENER: u32 = 7;
+const PORT: u32 = 80;
+const CAME_NS: u64 = 1_000;
+
+/// A process that has a socket of the listener open.
+fn holder(pid: u32, parent: u32, socket: u32) -> Holder {
+    Holder {
+        owner: event::Owner {
+            tgid: pid,
+            tid: pid,
+            start_ns: pid.into(),
+            exe_inode: 5,
+            cgroup_id: 9,
+            ..event::Owner::default()
+        },
+        listener: LISTENER,
+        port: PORT,
+        parent_tgid: parent,
+        flags: HOLDER_PASSES,
+        socket,
+        ..Holder::default()
+    }
+}
+
+fn closer(pid: u32, socket: u32, closed_ns: u64) -> Holder {
+    Holder {
+        closed_ns,
+        flags: HOLDER_PASSES | HOLDER_OPENED,
+        ..holder(pid, 1, socket)
+    }
+}
+
+fn question() -> Question {
+    Question {
+        id: 1,
+        listener: LISTENER,
+        port: PORT,
+        ts_ns: CAME_NS,
+    }
+}
+
+/// Who is named, or why nobody is; and how many have the listener open.
+fn judged(holders: &[Holder], closer: Option<Holder>) -> (Result<u32, Missing>, u32) {
+    let closer = closer.filter(|closer| closer.closed_ns >= CAME_NS);
+    let found = judge(&question(), holders, closer.as_ref(), &[]);
+    (found.owner.map(|owner| owner.pid), found.holders)
+}
+
+#[test]
+fn the_only_holder_is_named_however_often_it_has_the_socket() {
+    let other_listener = Holder {
+        listener: 8,
+        ..holder(20, 1, 1)
+    };
+    let other_port = Holder {
+        port: 81,
+        ..holder(21, 1, 1)
+    };
+    let holders = [
+        holder(10, 1, 1),
+        holder(10, 1, 1),
+        other_listener,
+        other_port,
+    ];
+    assert_eq!(judged(&holders, None), (Ok(10), 1));
+}
+
+#[test]
+fn of_a_family_the_one_that_all_others_have_it_from_is_named() {
+    let family = [holder(12, 10, 1), holder(10, 1, 1), holder(13, 12, 1)];
+    assert_eq!(judged(&family, None), (Ok(10), 3));
+    // It is gone: none of the others comes first.
+    let orphans = [holder(12, 10, 1), holder(13, 10, 1)];
+    assert_eq!(judged(&orphans, None), (Err(Missing::Shared), 2));
+}
+
+#[test]
+fn of_different_programs_or_cgroups_none_is_named() {
+    let mut child = holder(12, 10, 1);
+    child.owner.exe_inode = 6;
+    let holders = [holder(10, 1, 1), child];
+    assert_eq!(judged(&holders, None), (Err(Missing::Shared), 2));
+    child.owner = holder(12, 10, 1).owner;
+    child.owner.cgroup_id = 8;
+    let holders = [holder(10, 1, 1), child];
+    assert_eq!(judged(&holders, None), (Err(Missing::Shared), 2));
+}
+
+#[test]
+fn with_several_sockets_the_one_that_has_all_is_named() {
+    let apart = [holder(10, 1, 1), holder(12, 10, 2)];
+    assert_eq!(judged(&apart, None), (Err(Missing::Shared), 2));
+    let all = [holder(10, 1, 1), holder(10, 1, 2), holder(12, 10, 2)];
+    assert_eq!(judged(&all, None), (Ok(10), 2));
+}
+
+#[test]
+fn whoever_closed_it_after_the_connection_came_had_it() {
+    let late = closer(10, 1, CAME_NS);
+    assert_eq!(judged(&[], Some(late)), (Ok(10), 1));
+    let early = closer(10, 1, CAME_NS - 1);
+    assert_eq!(judged(&[], Some(early)), (Err(Missing::Unheld), 0));
+    // Another socket of the listener is still open elsewhere.
+    let elsewhere = [holder(20, 1, 2)];
+    assert_eq!(judged(&elsewhere, Some(late)), (Err(Missing::Shared), 2));
+    assert_eq!(judged(&elsewhere, Some(early)), (Ok(20), 1));
+    let not_alone = Holder {
+        flags: late.flags | HOLDER_NOT_ALONE,
+        ..late
+    };
+    assert_eq!(judged(&[], Some(not_alone)), (Err(Missing::Shared), 1));
+    // The kernel itself closed it.
+    let kernel = Holder {
+        owner: event::Owner::default(),
+        ..late
+    };
+    assert_eq!(judged(&[], Some(kernel)), (Err(Missing::Unheld), 0));
+}
+
+#[test]
+fn whoever_closed_it_last_is_named_only_if_no_other_may_have_had_it() {
+    let inherited = Holder {
+        flags: HOLDER_PASSES,
+        ..closer(10, 1, CAME_NS)
+    };
+    let named = |before: &[Holder]| {
+        let found = judge(&question(), &[], Some(&inherited), before);
+        found.owner.map(|owner| owner.pid)
+    };
+    assert_eq!(named(&[]), Err(Missing::Unheld));
+    assert_eq!(named(&[holder(10, 1, 1)]), Ok(10));
+    let with_another = [holder(10, 1, 1), holder(11, 1, 1)];
+    assert_eq!(named(&with_another), Err(Missing::Unheld));
+    // It is shown all the same where the filters let pass what that one does.
+    let passes = |closer: &Holder| judge(&question(), &[], Some(closer), &[]).passes;
+    assert!(passes(&inherited));
+    let kept_back = Holder {
+        flags: 0,
+        ..inherited
+    };
+    assert!(!passes(&kept_back));
+}
+
+#[test]
+fn whoever_is_younger_than_the_connection_did_not_have_it() {
+    let mut child = holder(12, 10, 1);
+    child.owner.start_ns = CAME_NS + 1;
+    assert_eq!(judged(&[holder(10, 1, 1), child], None), (Ok(10), 1));
+    assert_eq!(judged(&[child], None), (Err(Missing::Unheld), 0));
+}
+
+#[test]
+fn filters_let_pass_what_they_let_pass_of_whoever_it_may_be() {
+    let kept_back = Holder {
+        flags: 0,
+        ..holder(12, 1, 1)
+    };
+    let passes = |holders: &[Holder]| judge(&question(), holders, None, &[]).passes;
+    assert!(passes(&[holder(10, 1, 1)]));
+    assert!(passes(&[holder(10, 1, 1), holder(12, 1, 1)]));
+    assert!(!passes(&[holder(10, 1, 1), kept_back]));
+    assert!(!passes(&[kept_back]));
+    assert!(!passes(&[]));
+}
+
+#[test]
+fn a_program_is_lent_to_who_exits_unless_it_executed_another() {
+    let mut exits = closer(10, 1, CAME_NS);
+    exits.owner.exe_inode = 0;
+    let before = [holder(10, 1, 1)];
+    assert_eq!(with_program(exits, &before).owner.exe_inode, 5);
+    exits.exec_id += 1;
+    assert_eq!(with_program(exits, &before).owner.exe_inode, 0);
+}
+
+#[test]
+fn many_who_wait_end_a_pause() {
+    let (sender, questions) = mpsc::channel();
+    let ask = |count: usize| (0..count).for_each(|_| sender.send(question()).unwrap());
+    ask(3);
+    let few = gather(question(), &questions, Instant::now());
+    assert_eq!(few.len(), 4);
+    ask(HURRY);
+    let long = Instant::now() + Duration::from_hours(1);
+    assert_eq!(gather(question(), &questions, long).len(), HURRY + 1);
+}
+
+#[test]
+fn of_an_owner_of_many_connections_there_is_one_copy() {
+    let mut owners = Owners::default();
+    let found = |pid| judge(&question(), &[holder(pid, 1, 1)], None, &[]);
+    for id in 0..1_000 {
+        owners.remember(id, found(10 + u32::try_from(id % 8).unwrap()));
+    }
+    for id in 0..1_000 {
+        assert_eq!(Arc::strong_count(&owners.young[&id]), 1_000 / 8 + 1);
+    }
+    for pid in 100..100 + u32::try_from(RECENT).unwrap() {
+        owners.remember(2_000, found(pid));
+    }
+    assert_eq!(owners.recent.len(), RECENT);
+    assert_eq!(owners.recall(7), Some(found(17)));
+    assert_eq!(owners.recall(7), None);
+}
+
+/// Answers in turn.
+struct Script(Mutex<Vec<Vec<Holder>>>);
+
+impl Source for Script {
+    fn look(&self) -> io::Result<Seen> {
+        let holders = self.0.lock().unwrap().pop().unwrap_or_default();
+        Ok(Seen::new(holders, vec![]))
+    }
+}
+
+fn accept(id: u64) -> Event {
+    let wire = port_monitor_common::TcpEvent {
+        abi: port_monitor_common::ABI_VERSION,
+        kind: 2,
+        family: event::AF_INET,
+        id,
+        flags: event::FLAG_INBOUND,
+        ts_ns: CAME_NS,
+        detail: LISTENER,
+        local_port: 80,
+        ..port_monitor_common::TcpEvent::default()
+    };
+    crate::events::decode::decode(zerocopy::IntoBytes::as_bytes(&wire)).unwrap()
+}
+
+fn end(id: u64) -> Event {
+    carried(id, event::EventKind::Close)
+}
+
+fn carried(id: u64, kind: event::EventKind) -> Event {
+    let wire = event::CloseEvent {
+        event: port_monitor_common::TcpEvent {
+            abi: port_monitor_common::ABI_VERSION,
+            kind: kind as u8,
+            family: event::AF_INET,
+            id,
+            flags: event::FLAG_INBOUND,
+            ..port_monitor_common::TcpEvent::default()
+        },
+        stats: event::CloseStats {
+            closer_tgid: 10,
+            ..event::CloseStats::default()
+        },
+    };
+    crate::events::decode::decode(zerocopy::IntoBytes::as_bytes(&wire)).unwrap()
+}
+
+#[test]
+fn where_the_kernel_refuses_to_tell_nobody_is_named_and_nothing_waits() {
+    for filters in [false, true] {
+        let wanted = Wanted { filters, ..ALL };
+        let mut inbound = Inbound::new(None::<Script>, wanted).unwrap();
+        for event in [accept(1), end(1)] {
+            inbound.take(event);
+            let told = inbound.pop().unwrap();
+            assert_eq!((told.event.owner, told.missing), (None, Missing::NoOwner));
+            assert_eq!(told.is_filtered, filters);
+        }
+        assert!(!inbound.wait());
+    }
+}
+
+/// All that comes out of these events.
+fn told(scans: Vec<Vec<Holder>>, wanted: Wanted, events: &[Event]) -> Vec<Told> {
+    let mut inbound = Inbound::new(Some(Script(Mutex::new(scans))), wanted).unwrap();
+    for event in events {
+        inbound.take(*event);
+    }
+    let mut told = Vec::new();
+    while inbound.wait() {
+        told.extend(std::iter::from_fn(|| inbound.pop()));
+    }
+    told
+}
+
+const ALL: Wanted = Wanted {
+    filters: false,
+    accepts: true,
+    ends: true,
+};
+
+#[test]
+fn the_end_is_of_whom_the_beginning_was_and_order_is_kept() {
+    let scans = vec![vec![holder(10, 1, 1)]; 3];
+    let told = told(scans, ALL, &[end(3), accept(1), end(1), end(2)]);
+    let seen: Vec<_> = told
+        .iter()
+        .map(|told| (told.event.id, told.event.owner.map(|owner| owner.pid)))
+        .collect();
+    assert_eq!(seen, [(3, None), (1, Some(10)), (1, Some(10)), (2, None)]);
+    let closing: Vec<_> = told
+        .iter()
+        .filter_map(|told| told.event.action.close()?.closing_pid)
+        .collect();
+    // Whoever closed it is told where that is not its owner.
+    assert_eq!(closing, [10, 10]);
+    assert!(!told.iter().any(|told| told.is_filtered || told.is_aside));
+}
+
+#[test]
+fn progress_is_of_whom_the_beginning_was_as_often_as_it_is_told() {
+    let progress = carried(1, event::EventKind::Progress);
+    let events = [accept(1), progress, progress, end(1), progress];
+    let told = told(vec![vec![holder(10, 1, 1)]; 2], ALL, &events);
+    let seen: Vec<_> = told
+        .iter()
+        .map(|told| told.event.owner.map(|owner| owner.pid))
+        .collect();
+    assert_eq!(seen, [Some(10), Some(10), Some(10), Some(10), None]);
+}
+
+#[test]
+fn what_is_over_when_it_is_told_has_its_end_too() {
+    let over = Event {
+        ended: true,
+        ..accept(1)
+    };
+    let told = told(vec![vec![holder(10, 1, 1)]], ALL, &[over, end(1)]);
+    let seen: Vec<_> = told
+        .iter()
+        .map(|told| told.event.owner.map(|owner| owner.pid))
+        .collect();
+    assert_eq!(seen, [Some(10), Some(10)]);
+}
+
+#[test]
+fn what_nobody_asked_for_is_aside_and_what_filters_keep_back_is_so_to_the_end() {
+    let wanted = Wanted {
+        filters: true,
+        accepts: false,
+        ends: true,
+    };
+    let kept_back = Holder {
+        flags: 0,
+        ..holder(10, 1, 1)
+    };
+    let told = told(vec![vec![kept_back]; 2], wanted, &[accept(1), end(1)]);
+    let seen: Vec<_> = told
+        .iter()
+        .map(|told| (told.is_aside, told.is_filtered))
+        .collect();
+    assert_eq!(seen, [(true, true), (false, true)]);
+}
+
+#[test]
+fn a_listener_on_its_way_from_one_to_the_other_is_looked_for_again() {
+    // As often as processors that are busy may take.
+    for looks_in_vain in [1, 3] {
+        // The last is the first answer.
+        let mut scans = vec![vec![holder(10, 1, 1)]];
+        scans.resize(1 + looks_in_vain, vec![]);
+        let told = told(scans, ALL, &[accept(1)]);
+        let owner = told[0].event.owner.map(|owner| owner.pid);
+        assert_eq!(owner, Some(10), "{looks_in_vain}");
+        assert_eq!(told[0].event.listener.holders, 1);
+    }
+}

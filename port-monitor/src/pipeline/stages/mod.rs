@@ -1,0 +1,505 @@
+//! The one place the order of the stages is written: decode → enrich →
+//! pair → classify → verdict → sink. And the userspace half of the accounting.
+
+mod held;
+
+use std::{
+    collections::{HashSet, VecDeque},
+    fs,
+    ops::RangeInclusive,
+    path::Path,
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    consume::{
+        Due, Lines, Sink,
+        output::writer::{Output, Refused},
+    },
+    events::{
+        decode::{Action, Event, decode},
+        record::{Item, Judgement, Missing, Process, Record},
+    },
+    host::{
+        clock::{self, WallClock},
+        executables::Executables,
+    },
+    pipeline::{
+        enrich::Enricher,
+        inbound::{Inbound, Told},
+        pairing::Peers,
+    },
+    policy::{Facts, Policy},
+};
+
+use super::classify;
+use held::Held;
+
+/// Which of the events that reach userspace are shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Show {
+    /// Only those that break the policy.
+    pub only_violations: bool,
+    /// No more than so many.
+    pub limit: Option<u64>,
+}
+
+/// What became of the records read from the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Records read, the canary's not counted.
+    pub received: u64,
+    /// Records of another layout or kind.
+    pub undecodable: u64,
+    /// Events not shown, by [`Show`], and the progress of what has just ended.
+    pub hidden: u64,
+    /// Events handed to the sink.
+    pub formatted: u64,
+    /// Of those, events the output refused because it is too slow or has ended.
+    pub refused: u64,
+    /// Events that broke the policy, shown or not.
+    pub violations: u64,
+}
+
+/// From record to line.
+pub struct Pipeline {
+    enricher: Enricher,
+    /// `None` where the records tell whose inbound connections are.
+    inbound: Option<Inbound>,
+    /// Events whose process is being looked up, and those behind them.
+    held: VecDeque<Held>,
+    /// What is written depends on what is looked up.
+    is_patient: bool,
+    /// `None` where nobody asks for peers.
+    peers: Option<Peers>,
+    /// Events the kernel has lost, as last told.
+    gaps: u64,
+    clock: WallClock,
+    /// The host's `ip_local_port_range`.
+    ephemeral: RangeInclusive<u16>,
+    policy: Option<Policy>,
+    show: Show,
+    sink: Box<dyn Sink>,
+    tally: Tally,
+    chunk: Lines,
+    /// Connections that have ended since a look at open ones began.
+    ended: Option<HashSet<u64>>,
+}
+
+impl Pipeline {
+    /// A pipeline that ends in `sink`.
+    pub fn new(policy: Option<Policy>, show: Show, sink: Box<dyn Sink>) -> Self {
+        Self {
+            enricher: Enricher::new(Path::new("/proc")),
+            inbound: None,
+            held: VecDeque::new(),
+            is_patient: false,
+            peers: None,
+            gaps: 0,
+            clock: WallClock::sample(),
+            ephemeral: ephemeral_range(),
+            policy,
+            show,
+            sink,
+            tally: Tally::default(),
+            chunk: Lines::default(),
+            ended: None,
+        }
+    }
+
+    /// Finds the owners of both ends of connections within this host. Every end of
+    /// a connection must be among the events.
+    pub fn pair_ends(&mut self) {
+        self.peers = Some(Peers::new());
+    }
+
+    /// Asks whose inbound connections are: the records do not tell.
+    pub fn ask(&mut self, inbound: Inbound) {
+        self.inbound = Some(inbound);
+    }
+
+    /// Told when events that waited for their owners can be shown.
+    pub fn answered(&self) -> Option<Arc<Notify>> {
+        self.inbound.as_ref().map(Inbound::answered)
+    }
+
+    /// Looks up the arguments of processes, too.
+    pub fn tell_args(&mut self) {
+        self.enricher.tell_args();
+    }
+
+    /// Asks these first for what processes execute.
+    pub fn ask_executables(&mut self, executables: Arc<dyn Executables>) {
+        self.enricher.ask_executables(executables);
+    }
+
+    /// The kernel has lost so many events by now.
+    pub fn note_gaps(&mut self, gaps: u64) {
+        if gaps != self.gaps {
+            self.gaps = gaps;
+            if let Some(peers) = &mut self.peers {
+                peers.distrust(clock::boot_ns());
+            }
+        }
+    }
+
+    /// What became of the records so far.
+    pub const fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// As many events were shown as were asked for.
+    pub fn is_done(&self) -> bool {
+        self.show
+            .limit
+            .is_some_and(|limit| self.tally.formatted >= limit)
+    }
+
+    /// Wall-clock time of a `CLOCK_BOOTTIME` ns.
+    pub const fn wall_ns(&self, boot_ns: u64) -> i128 {
+        self.clock.wall_ns(boot_ns)
+    }
+
+    /// Follows the wall clock, should somebody have set it.
+    pub fn resample_clock(&mut self) {
+        self.clock = self.clock.resample();
+    }
+
+    /// Takes one ring buffer record through every stage.
+    pub fn take(&mut self, record: &[u8]) {
+        match &decode(record) {
+            Ok(event) if event.canary => {}
+            // In the ring's order: others may wait for their owners.
+            Ok(event) if self.is_over(event) => {
+                self.tally.received += 1;
+                self.tally.hidden += 1;
+            }
+            Ok(event) => match &mut self.inbound {
+                None => {
+                    self.tally.received += 1;
+                    self.take_event(event, Missing::NoOwner);
+                }
+                Some(inbound) => {
+                    self.tally.received += u64::from(!inbound.is_aside(event));
+                    inbound.take(*event);
+                    self.resume();
+                }
+            },
+            Err(error) => {
+                log::warn!("{error}");
+                self.tally.received += 1;
+                self.tally.undecodable += 1;
+            }
+        }
+    }
+
+    /// Takes the events on that have waited for their owners.
+    pub fn resume(&mut self) {
+        while let Some(told) = self.inbound.as_mut().and_then(Inbound::pop) {
+            let Told {
+                event,
+                missing,
+                is_filtered,
+                is_aside,
+            } = told;
+            if is_aside {
+                continue;
+            }
+            if is_filtered {
+                self.tally.hidden += 1;
+            } else {
+                self.take_event(&event, missing);
+            }
+        }
+    }
+
+    /// Takes up all events that are held back, and waits for what they wait for.
+    pub fn resume_all(&mut self) {
+        while self.inbound.as_mut().is_some_and(Inbound::wait) {
+            self.resume();
+        }
+    }
+
+    /// An event whose process is being looked up is held back, and those after it.
+    fn take_event(&mut self, event: &Event, missing: Missing) {
+        match self.find(event, missing) {
+            Some(process) if self.held.is_empty() => self.tell(event, process),
+            _ => self.held.push_back(Held {
+                event: *event,
+                missing,
+                since: Instant::now(),
+            }),
+        }
+    }
+
+    /// What is known of the event's process; `None` while it is looked up.
+    fn find(&mut self, event: &Event, missing: Missing) -> Option<Arc<Process>> {
+        match &event.owner {
+            Some(owner) => self.enricher.find(owner),
+            None => Some(self.enricher.nobody(missing)),
+        }
+    }
+
+    fn tell(&mut self, event: &Event, process: Arc<Process>) {
+        let peers = self.peers.as_mut();
+        let peer = peers.and_then(|peers| peers.see(event, &process));
+        let wall_ns = self.clock.wall_ns(event.ts_ns);
+        let ports = classify::ports(event, &self.ephemeral);
+        let judgement = self.policy.as_ref().map(|policy| match event.stamp {
+            Some(stamp) => policy.judgement(stamp),
+            None => policy.judge(&Facts::of(event, &process, wall_ns)),
+        });
+        let is_violation = judgement.as_ref().is_some_and(Judgement::is_violation);
+        let is_new = !event.action.is_told_again();
+        self.tally.violations += u64::from(is_violation && is_new);
+        let is_kept_back = self.show.only_violations && !is_violation;
+        if self.is_done() || is_kept_back {
+            self.tally.hidden += 1;
+            return;
+        }
+        let record = Record {
+            event: *event,
+            wall_ns,
+            process,
+            peer,
+            ports,
+            judgement,
+        };
+        self.sink.write(&mut self.chunk, Item::Event(&record));
+        self.tally.formatted += 1;
+    }
+
+    /// A look at what open connections have carried begins.
+    pub fn begin_progress(&mut self) {
+        self.ended = Some(HashSet::new());
+    }
+
+    /// All that the look has told was taken.
+    pub fn end_progress(&mut self) {
+        self.ended = None;
+    }
+
+    /// The progress of a connection that has ended while it was looked at: its end was told.
+    fn is_over(&mut self, event: &Event) -> bool {
+        let Some(ended) = &mut self.ended else {
+            return false;
+        };
+        match event.action {
+            Action::Close(_) => {
+                ended.insert(event.id);
+                false
+            }
+            Action::Progress(_) => ended.contains(&event.id),
+            _ => false,
+        }
+    }
+
+    /// Writes something other than an event, after the events before it.
+    /// Returns whether the output took it.
+    pub fn say(&mut self, output: &Output, item: Item<'_>) -> bool {
+        self.release(output, Due::Now);
+        self.sink.write(&mut self.chunk, item);
+        self.flush(output)
+    }
+
+    /// Hands the events the sink holds back to the output, as far as they are
+    /// `due`, after those before them.
+    pub fn release(&mut self, output: &Output, due: Due) {
+        self.sink.release(&mut self.chunk, due);
+        self.flush(output);
+    }
+
+    /// Follows the size of the terminal.
+    pub fn resize(&mut self, output: &Output, width: usize) {
+        self.sink.release(&mut self.chunk, Due::Now);
+        self.sink.resize(&mut self.chunk, width);
+        self.flush(output);
+    }
+
+    /// Bytes that are formatted and not handed to the output yet.
+    pub const fn waiting_bytes(&self) -> usize {
+        self.chunk.len()
+    }
+
+    /// Hands what is formatted to the output. What that refuses is counted, and
+    /// the answer is false.
+    pub fn flush(&mut self, output: &Output) -> bool {
+        self.flush_by(output, Output::try_push)
+    }
+
+    /// Hands formatted events from before the start to the output, however many wait: they
+    /// are not more than there are sockets.
+    pub fn flush_early(&mut self, output: &Output) {
+        self.flush_by(output, Output::push);
+    }
+
+    fn flush_by(
+        &mut self,
+        output: &Output,
+        push: impl FnOnce(&Output, Lines) -> Result<(), Refused>,
+    ) -> bool {
+        if self.chunk.is_empty() && self.chunk.events() == 0 {
+            return true;
+        }
+        let chunk = std::mem::replace(&mut self.chunk, output.buffer());
+        let events = chunk.events();
+        let is_taken = push(output, chunk).is_ok();
+        if !is_taken {
+            self.tally.refused += events;
+        }
+        is_taken
+    }
+}
+
+/// The ports this host gives to clients.
+fn ephemeral_range() -> RangeInclusive<u16> {
+    let text = fs::read_to_string(classify::EPHEMERAL_RANGE_FILE).unwrap_or_default();
+    // The kernel's default, where /proc does not tell (`net/ipv4/af_inet.c`).
+    classify::parse_port_range(&text).unwrap_or(32_768..=60_999)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::{Read as _, Seek as _},
+        time::Duration,
+    };
+
+    use jiff::tz::TimeZone;
+    use port_monitor_common::{
+        ABI_VERSION, TcpEvent,
+        event::{AF_INET, CloseEvent, EventKind},
+    };
+    use zerocopy::IntoBytes as _;
+
+    use crate::pipeline::stages::*;
+    use crate::{
+        consume::{
+            lines::table::{Options, Table},
+            output::writer::Counts,
+        },
+        events::record::{Loss, LossCause},
+    };
+
+    const PATIENCE: Duration = Duration::from_mins(1);
+
+    /// A pipeline that took `count` attempts of one second, and ends in a table
+    /// that counts rows.
+    fn after(count: u16, show: Show) -> Pipeline {
+        let table = Table::new(Options {
+            width: None,
+            color: false,
+            verbose: true,
+            aggregate: true,
+            fields: Vec::new(),
+            zone: TimeZone::UTC,
+        });
+        let mut pipeline = Pipeline::new(None, show, Box::new(table));
+        let into_second = pipeline.wall_ns(0).rem_euclid(1_000_000_000);
+        let ts_ns = 1_000_000_000 - u64::try_from(into_second).unwrap();
+        for number in 0..count {
+            let event = TcpEvent {
+                abi: ABI_VERSION,
+                kind: 1,
+                family: AF_INET,
+                ts_ns: ts_ns + u64::from(number),
+                local_port: number,
+                remote_port: 80,
+                ..TcpEvent::default()
+            };
+            pipeline.take(event.as_bytes());
+        }
+        pipeline
+    }
+
+    fn loss() -> Loss {
+        Loss {
+            wall_ns: 0,
+            lost: 1,
+            total: 1,
+            cause: LossCause::RingFull,
+        }
+    }
+
+    #[test]
+    fn events_held_back_come_before_whatever_is_none() {
+        let mut file = tempfile::tempfile().unwrap();
+        let output = Output::start("test".into(), file.try_clone().unwrap()).unwrap();
+        let mut pipeline = after(1_000, Show::default());
+        pipeline.flush(&output);
+        assert!(output.drain(PATIENCE).written < 1_000);
+        assert!(pipeline.say(&output, Item::Loss(&loss())));
+        let (counts, result) = output.finish(PATIENCE);
+        result.unwrap();
+        assert_eq!(counts.written, 1_000);
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        let last_two: Vec<_> = text.lines().rev().take(2).collect();
+        assert!(last_two[0].starts_with("# "), "{text}");
+        assert!(last_two[1].contains("  x 9"), "{text}");
+    }
+
+    #[test]
+    fn progress_is_not_told_after_the_end() {
+        let record = |kind: EventKind, id| {
+            let event = TcpEvent {
+                abi: ABI_VERSION,
+                kind: kind as u8,
+                family: AF_INET,
+                id,
+                ..TcpEvent::default()
+            };
+            CloseEvent {
+                event,
+                ..CloseEvent::default()
+            }
+        };
+        let mut pipeline = after(0, Show::default());
+        pipeline.begin_progress();
+        for (kind, id) in [
+            (EventKind::Progress, 1),
+            (EventKind::Close, 1),
+            (EventKind::Progress, 1),
+            (EventKind::Progress, 2),
+        ] {
+            pipeline.take(record(kind, id).as_bytes());
+        }
+        let tally = pipeline.tally();
+        assert_eq!((tally.formatted, tally.hidden, tally.received), (3, 1, 4));
+        pipeline.end_progress();
+        pipeline.take(record(EventKind::Progress, 1).as_bytes());
+        assert_eq!(pipeline.tally().hidden, 1);
+    }
+
+    #[test]
+    fn a_limit_is_exact_whatever_is_held_back() {
+        let show = Show {
+            limit: Some(137),
+            ..Show::default()
+        };
+        let output = Output::start("test".into(), std::io::sink()).unwrap();
+        let mut pipeline = after(1_000, show);
+        assert!(pipeline.is_done());
+        pipeline.release(&output, Due::Now);
+        assert_eq!(output.drain(PATIENCE).written, 137);
+        assert_eq!(pipeline.tally().hidden, 1_000 - 137);
+    }
+
+    #[test]
+    fn events_held_back_are_dropped_with_an_output_that_fails() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let output = Output::start("test".into(), full).unwrap();
+        let mut pipeline = after(1_000, Show::default());
+        pipeline.release(&output, Due::Now);
+        let counts = Counts {
+            written: 0,
+            dropped: 1_000,
+        };
+        assert_eq!(output.drain(PATIENCE), counts);
+    }
+}

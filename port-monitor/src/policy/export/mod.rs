@@ -1,0 +1,3 @@
+//! A policy in the words of another tool.
+
+pub mod nft;
