@@ -11,6 +11,9 @@ pub const HOLDER_PASSES: u32 = 1;
 pub const HOLDER_NOT_ALONE: u32 = 1 << 1;
 /// [`Holder::flags`]: whoever closed it is the process that made it listen.
 pub const HOLDER_OPENED: u32 = 1 << 2;
+/// [`Holder::flags`]: the monitor closed it, which looked at it in the moment in which the
+/// process that had it open let go of it: the one that it has told of last.
+pub const HOLDER_LOOKED: u32 = 1 << 3;
 
 /// A process that has a listening socket open, or has closed it.
 #[derive(
@@ -18,7 +21,7 @@ pub const HOLDER_OPENED: u32 = 1 << 2;
 )]
 #[repr(C)]
 pub struct Holder {
-    /// The process; all zeroes where the kernel itself closed the socket.
+    /// The process; all zeroes where the kernel itself or the monitor closed the socket.
     pub owner: Owner,
     /// When it closed the socket, `CLOCK_BOOTTIME` ns; zero: it has it open.
     pub closed_ns: u64,

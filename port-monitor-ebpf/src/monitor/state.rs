@@ -15,7 +15,7 @@ use aya_ebpf::{
 use port_monitor_common::{
     counters::Watcher,
     event::{EventKind, Owner, TcpEvent},
-    listener::{HOLDER_NOT_ALONE, HOLDER_OPENED, HOLDER_PASSES, Holder},
+    listener::{HOLDER_LOOKED, HOLDER_NOT_ALONE, HOLDER_OPENED, HOLDER_PASSES, Holder},
     site::Site,
     tcp_state::TcpState,
 };
@@ -247,8 +247,11 @@ fn closes(sk: *const u8, number: u32, event: &mut TcpEvent, known: Option<*mut L
     closer.port = port;
     closer.socket = socket_number(sk);
     closer.exec_id = task::exec_id(task);
-    // What the kernel's threads close, others have given up.
-    if !task::is_kernel_thread(task) {
+    // What the kernel's threads close, others have given up. So has whoever let go of it while
+    // this program's iterator held it: its reader closes it then (`task_file_seq_next`).
+    if task::is_monitor(task::current_tgid()) {
+        closer.flags = HOLDER_LOOKED;
+    } else if !task::is_kernel_thread(task) {
         task::read_current::<Probe>(&mut closer.owner);
         closer.parent_tgid = task::parent_tgid(task).unwrap_or(0);
         if filter::owner_passes(&closer.owner, || task) {

@@ -28,6 +28,12 @@ pub(crate) fn current() -> *const u8 {
     unsafe { bpf_get_current_task() as *const u8 }
 }
 
+/// The running thread's process.
+#[inline(always)]
+pub(crate) fn current_tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
 /// The monitor itself is running.
 #[inline(always)]
 pub(crate) fn is_monitor(tgid: u32) -> bool {

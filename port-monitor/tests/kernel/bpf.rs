@@ -6,13 +6,12 @@ use std::{
     fs, io,
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     path::Path,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::process::poll_until;
+use crate::process::wait_until;
 
 /// Kinds of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,7 +94,7 @@ pub(crate) fn held_by(pid: u32) -> Result<Objects> {
 /// Waits until none of the objects is there any more; the kernel frees them
 /// some time after the last descriptor is closed.
 pub(crate) fn await_gone(objects: &Objects) -> Result<()> {
-    poll_until(Duration::from_mins(1), || {
+    wait_until(|| {
         for &(kind, id) in objects {
             if open(kind, id)?.is_some() {
                 return Ok(false);

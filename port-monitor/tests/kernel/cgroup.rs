@@ -4,12 +4,11 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 
-use crate::process::poll_until;
+use crate::process::wait_until;
 
 /// A container id as Docker makes them: 64 hexadecimal digits.
 pub(crate) const CONTAINER_ID: &str =
@@ -132,7 +131,7 @@ impl Cgroups {
             self.top.clone(),
         ] {
             let dir = directory(&path)?;
-            poll_until(Duration::from_secs(10), || Ok(is_gone(&dir)))
+            wait_until(|| Ok(is_gone(&dir)))
                 .with_context(|| format!("remove {}", dir.display()))?;
         }
         Ok(())

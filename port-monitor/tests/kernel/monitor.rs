@@ -19,13 +19,10 @@ use rustix::process::{Pid, Signal};
 use crate::{
     json::{Line, Summary},
     lab::Lab,
-    process::poll_until,
+    process::{PATIENCE, wait_until},
     rung::Rung,
     workload::{RUNNER_PID, runner_pid},
 };
-
-/// No step of a monitor takes longer, even in an emulated guest.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Exit status: cannot attach.
 pub(crate) const CANNOT_ATTACH: i32 = 3;
@@ -115,8 +112,7 @@ impl Watch {
     pub(crate) fn start_into_file(self, lab: &Lab) -> Result<Monitor> {
         let path = lab.new_path("json");
         let mut monitor = self.arg("--output-file").arg(&path).spawn(|_| true)?;
-        poll_until(PATIENCE, || {
-            thread::sleep(Duration::from_millis(10));
+        wait_until(|| {
             if let Ok(file) = fs::File::open(&path) {
                 monitor.first_line.clear();
                 BufReader::new(file).read_line(&mut monitor.first_line)?;

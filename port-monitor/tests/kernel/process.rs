@@ -183,6 +183,15 @@ pub(crate) fn pin(cpu: usize) -> Result<()> {
     rustix::thread::sched_setaffinity(None, &set).with_context(|| format!("pin to cpu {cpu}"))
 }
 
+/// Longer than anything takes that will happen, also where processors are busy: whoever has
+/// waited so long waits for what never comes.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
+
+/// Asks until it is so: however long it takes.
+pub(crate) fn wait_until(ask: impl FnMut() -> Result<bool>) -> Result<()> {
+    poll_until(PATIENCE, ask)
+}
+
 /// Asks again and again, giving the CPU away in between, until the answer is
 /// yes.
 pub(crate) fn poll_until(limit: Duration, mut ask: impl FnMut() -> Result<bool>) -> Result<()> {
@@ -191,7 +200,8 @@ pub(crate) fn poll_until(limit: Duration, mut ask: impl FnMut() -> Result<bool>)
         if Instant::now() > deadline {
             bail!("not within {limit:?}");
         }
-        std::thread::yield_now();
+        // Others need the processor to get there.
+        std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }

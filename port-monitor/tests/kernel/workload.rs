@@ -6,14 +6,13 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     fact::{Fact, Witness},
-    process::{await_release, say},
+    process::{PATIENCE, await_release, say},
     scenarios::{
         self, begun, closing, crowd, doors, early, executables, fastopen, holding, mixture,
         opening, owners, progress, repair, sounding, tree,
@@ -58,9 +57,6 @@ const EXTRA: &[(&str, Perform)] = &[
     ("accept-at-3", holding::accept_at_3),
     ("accept-at-3-of-several", holding::accept_at_3_of_several),
 ];
-
-/// A workload that takes longer, or longer from one step to the next, hangs.
-const PATIENCE: Duration = Duration::from_mins(2);
 
 fn find(name: &str) -> Option<Perform> {
     let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name);

@@ -3,7 +3,7 @@
 //! answer, in their order.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io, mem,
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use std::{
 
 use port_monitor_common::{
     event::OwnerSource,
-    listener::{HOLDER_NOT_ALONE, HOLDER_OPENED, HOLDER_PASSES, Holder},
+    listener::{HOLDER_LOOKED, HOLDER_NOT_ALONE, HOLDER_OPENED, HOLDER_PASSES, Holder},
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
@@ -49,7 +49,9 @@ const SLICE: Duration = Duration::from_millis(10);
 /// waited for [`CLOSING_FACTOR`] times as long as before, up to [`CLOSING_LATEST`].
 const CLOSING: Duration = Duration::from_millis(2);
 const CLOSING_FACTOR: u32 = 4;
-const CLOSING_LATEST: Duration = Duration::from_millis(128);
+const CLOSING_LATEST: Duration = Duration::from_millis(512);
+/// Listeners that are known to be where no look finds them.
+const HIDDEN: usize = 1 << 10;
 
 /// Whose a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,11 +298,11 @@ fn answer_all(
     answered: &Notify,
 ) {
     let mut rested = Instant::now();
-    let mut before = Seen::default();
+    let mut memory = Memory::default();
     while let Ok(first) = questions.recv() {
         let batch = gather(first, questions, rested);
         let begin = processor_time();
-        let found = find(source, &batch, &mut before);
+        let found = find(source, &batch, &mut memory);
         let busy = processor_time().saturating_sub(begin);
         rested = Instant::now() + LEAST_PAUSE.max(busy * PAUSE_FACTOR);
         for (question, found) in batch.iter().zip(found) {
@@ -309,6 +311,26 @@ fn answer_all(
             }
         }
         answered.notify_one();
+    }
+}
+
+/// What earlier looks have shown.
+#[derive(Default)]
+struct Memory {
+    /// The last of them.
+    before: Seen,
+    /// Listeners that were waited for in vain: nobody has them open who could be found, and
+    /// nobody has closed them. They are not waited for again.
+    hidden: HashSet<u32>,
+}
+
+impl Memory {
+    /// Takes a listener that was waited for in vain.
+    fn hide(&mut self, listener: u32) {
+        if self.hidden.len() >= HIDDEN {
+            self.hidden.clear();
+        }
+        self.hidden.insert(listener);
     }
 }
 
@@ -332,8 +354,9 @@ fn processor_time() -> Duration {
     Duration::from_secs(seconds) + Duration::from_nanos(time.tv_nsec.unsigned_abs())
 }
 
-/// The answers. `before` is what the last look has shown, and this one then.
-fn find(source: &impl Source, questions: &[Question], before: &mut Seen) -> Vec<Found> {
+/// The answers, one for each question.
+fn find(source: &impl Source, questions: &[Question], memory: &mut Memory) -> Vec<Found> {
+    let before = &memory.before;
     let look = |found: &mut [Found]| {
         let seen = source.look()?;
         let open = found.iter_mut().zip(questions);
@@ -345,19 +368,30 @@ fn find(source: &impl Source, questions: &[Question], before: &mut Seen) -> Vec<
     let mut found = vec![Found::nobody(Missing::Unheld); questions.len()];
     let mut seen = look(&mut found);
     let mut pause = CLOSING;
-    while let Ok(now) = &seen
-        && pause <= CLOSING_LATEST
-        && found
-            .iter()
-            .zip(questions)
-            .any(|(found, asked)| is_nowhere(found) && !is_closed(asked, now))
-    {
+    let mut in_vain = Vec::new();
+    while let Ok(now) = &seen {
+        let asked = found.iter().zip(questions);
+        let on_its_way = asked.filter(|(found, asked)| is_nowhere(found) && !is_closed(asked, now));
+        in_vain = on_its_way.map(|(_, asked)| asked.listener).collect();
+        if pause > CLOSING_LATEST || in_vain.iter().all(|one| memory.hidden.contains(one)) {
+            break;
+        }
         thread::sleep(pause);
         pause *= CLOSING_FACTOR;
         seen = look(&mut found);
     }
     match seen {
-        Ok(seen) => *before = seen,
+        Ok(seen) => {
+            for (found, asked) in found.iter().zip(questions) {
+                if !is_nowhere(found) {
+                    memory.hidden.remove(&asked.listener);
+                }
+            }
+            for listener in in_vain {
+                memory.hide(listener);
+            }
+            memory.before = seen;
+        }
         Err(error) => {
             log::warn!("look who has listeners open: {error}");
             for found in found.iter_mut().filter(|found| is_nowhere(found)) {
@@ -382,13 +416,27 @@ fn answer(question: &Question, seen: &Seen, before: &Seen) -> Found {
     let before = before.of(question.listener);
     let closer = seen.closed.get(&question.listener).copied();
     let closer = closer.filter(|closer| closer.closed_ns >= question.ts_ns);
-    let closer = closer.map(|closer| with_program(closer, before));
+    let closer = closer.map(|closer| with_program(in_place_of_us(closer, before), before));
     judge(
         question,
         seen.of(question.listener),
         closer.as_ref(),
         before,
     )
+}
+
+/// Where the monitor closed it while it looked, the process that had it until then.
+fn in_place_of_us(closer: Holder, before: &[Holder]) -> Holder {
+    if closer.flags & HOLDER_LOOKED == 0 {
+        return closer;
+    }
+    let mut holders = before.iter().rev();
+    let last = holders.find(|holder| (holder.socket, holder.port) == (closer.socket, closer.port));
+    last.map_or(closer, |last| Holder {
+        closed_ns: closer.closed_ns,
+        flags: last.flags | closer.flags & HOLDER_NOT_ALONE,
+        ..*last
+    })
 }
 
 /// A process that exits has no program any more when its sockets are closed: it is the one

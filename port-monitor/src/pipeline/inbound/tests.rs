@@ -150,6 +150,31 @@ fn whoever_closed_it_last_is_named_only_if_no_other_may_have_had_it() {
 }
 
 #[test]
+fn whoever_let_go_of_it_while_the_monitor_looked_had_it() {
+    let monitor = Holder {
+        owner: event::Owner::default(),
+        flags: HOLDER_LOOKED,
+        ..closer(0, 1, CAME_NS)
+    };
+    let named = |before: &[Holder], now: &[Holder]| {
+        let before = Seen::new(before.to_vec(), vec![]);
+        let seen = Seen::new(now.to_vec(), vec![monitor]);
+        let found = answer(&question(), &seen, &before);
+        (found.owner.map(|owner| owner.pid), found.holders)
+    };
+    let had = holder(10, 1, 1);
+    // The look that it came in between.
+    assert_eq!(named(&[], &[had]), (Ok(10), 1));
+    // The one before.
+    assert_eq!(named(&[had], &[]), (Ok(10), 1));
+    // Another had it as well.
+    let other = holder(11, 1, 1);
+    assert_eq!(named(&[other, had], &[]), (Err(Missing::Unheld), 0));
+    // It was another socket.
+    assert_eq!(named(&[holder(10, 1, 2)], &[]), (Err(Missing::Unheld), 0));
+}
+
+#[test]
 fn whoever_is_younger_than_the_connection_did_not_have_it() {
     let mut child = holder(12, 10, 1);
     child.owner.start_ns = CAME_NS + 1;
@@ -358,7 +383,7 @@ fn what_nobody_asked_for_is_aside_and_what_filters_keep_back_is_so_to_the_end() 
 #[test]
 fn a_listener_on_its_way_from_one_to_the_other_is_looked_for_again() {
     // As often as processors that are busy may take.
-    for looks_in_vain in [1, 3] {
+    for looks_in_vain in [1, 5] {
         // The last is the first answer.
         let mut scans = vec![vec![holder(10, 1, 1)]];
         scans.resize(1 + looks_in_vain, vec![]);
@@ -367,4 +392,30 @@ fn a_listener_on_its_way_from_one_to_the_other_is_looked_for_again() {
         assert_eq!(owner, Some(10), "{looks_in_vain}");
         assert_eq!(told[0].event.listener.holders, 1);
     }
+}
+
+#[test]
+fn a_listener_that_was_waited_for_in_vain_is_not_waited_for_again() {
+    let looks = 7;
+    let scans = vec![vec![]; 2 * looks];
+    let script = Script(Mutex::new(scans));
+    let mut memory = Memory::default();
+    let mut left = |listener| {
+        let asked = Question {
+            listener,
+            ..question()
+        };
+        let found = find(&script, &[asked], &mut memory);
+        assert_eq!(found[0].owner, Err(Missing::Unheld));
+        script.0.lock().unwrap().len()
+    };
+    let after_first = left(LISTENER);
+    assert!(after_first < 2 * looks - 3, "{after_first}");
+    assert_eq!(left(LISTENER), after_first - 1);
+    // What is hidden says nothing of another.
+    assert!(left(LISTENER + 1) < after_first - 4);
+    for listener in 0..=u32::try_from(HIDDEN).unwrap() {
+        memory.hide(listener);
+    }
+    assert!(memory.hidden.len() <= HIDDEN);
 }

@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{
     flood,
-    monitor::{PATIENCE, forward},
-    process::terminal,
+    monitor::forward,
+    process::{PATIENCE, terminal},
 };
 
 /// Connections while the reader is stopped: more than its ring has room for.

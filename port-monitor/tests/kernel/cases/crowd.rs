@@ -1,7 +1,7 @@
 //! Many connections open at once: what they cost, and what becomes of those the
 //! kernel's table has no room for.
 
-use std::{fs, time::Duration};
+use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -9,14 +9,12 @@ use crate::{
     json::{Line, Summary},
     lab::Lab,
     monitor::{Monitor, Watch},
+    process::PATIENCE,
     report::Verdict,
     rung::Rung,
     scenarios::crowd::{self, LARGE, SHARE, SMALL, shares},
     workload::Workload,
 };
-
-/// No step of the crowd takes longer.
-const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Connections the table of `table_full` has room for.
 const ROOM: u64 = 32;

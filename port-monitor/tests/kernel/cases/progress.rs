@@ -8,6 +8,7 @@ use crate::{
     json::Line,
     lab::Lab,
     monitor::{Monitor, Watch},
+    process::PATIENCE,
     report::Verdict,
     rung::Rung,
     scenarios::{
@@ -16,9 +17,6 @@ use crate::{
     },
     workload::Workload,
 };
-
-/// How long the monitor may be silent.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A look takes a hundredth of a processor at most; everything else that a monitor does while
 /// nothing happens, and the clock's steps, as much again.

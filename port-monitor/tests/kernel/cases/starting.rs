@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 use crate::{
-    bpf, cgroup, enforce::Enforced, json::Line, lab::Lab, process::poll_until, report::Verdict,
+    bpf, cgroup, enforce::Enforced, json::Line, lab::Lab, process::wait_until, report::Verdict,
     rung::Rung, scenarios::places,
 };
 
@@ -337,7 +337,7 @@ pub(super) fn signal(lab: &Lab) -> Result<Verdict> {
         let mut child = spawn(lab, &mut command, lab.sure_rung(), &[])?;
         let pid = child.id();
         // However long it takes until then.
-        poll_until(GUEST_LIMIT, || {
+        wait_until(|| {
             let has_ended = child.try_wait()?.is_some();
             ensure!(!has_ended, "the monitor ended by itself");
             Ok(is_connecting(pid))

@@ -20,10 +20,12 @@ use super::{
     this_program,
     vector::About,
 };
-use crate::{bpf, cgroup, lab::Lab, process::poll_until, report::Verdict};
-
-/// How long it may take to notice something.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::{
+    bpf, cgroup,
+    lab::Lab,
+    process::{PATIENCE, wait_until},
+    report::Verdict,
+};
 
 /// How long it may take to do what it must not do: it looks every second.
 const LOOKS: Duration = Duration::from_millis(2_500);
@@ -263,7 +265,7 @@ pub(crate) fn missing(lab: &Lab) -> Result<Verdict> {
         ),
     );
     let dir = cgroup::directory(&unit)?;
-    poll_until(PATIENCE, || Ok(fs::remove_dir(&dir).is_ok())).context("empty the cgroup")?;
+    wait_until(|| Ok(fs::remove_dir(&dir).is_ok())).context("empty the cgroup")?;
     let mut hammer = Hammer::start(&enforced, &ports)?;
     let follower = Follower::start(&enforced, &text, "--no-confirm")?;
     hammer.expect_held()?;
@@ -382,7 +384,7 @@ pub(super) fn told(line: &str) -> Result<(u64, u64)> {
 
 /// As a service manager does.
 fn start_anew(dir: &Path) -> Result<()> {
-    poll_until(PATIENCE, || Ok(fs::remove_dir(dir).is_ok())).context("empty the cgroup")?;
+    wait_until(|| Ok(fs::remove_dir(dir).is_ok())).context("empty the cgroup")?;
     fs::create_dir(dir).with_context(|| format!("create {}", dir.display()))
 }
 

@@ -22,7 +22,7 @@ use super::{
     hammer::{Hammer, Ports},
     life::{denying, expect_failure, harmless},
 };
-use crate::{bpf, lab::Lab, process::poll_until, report::Verdict};
+use crate::{bpf, lab::Lab, process::wait_until, report::Verdict};
 
 /// How long it may take, whoever holds the lock.
 const PROMPT: Duration = Duration::from_secs(1);
@@ -164,10 +164,8 @@ pub(crate) fn during_apply(lab: &Lab) -> Result<Verdict> {
         let mut child = apply(&enforced, &path)?;
         let attempt = format!("{INSTANCE}_applying_{}", child.id());
         // One that ends before anybody looks is over all the same.
-        poll_until(Duration::from_mins(1), || {
-            Ok(pinned().contains(&attempt) || child.try_wait()?.is_some())
-        })
-        .context("no sign of an apply")?;
+        wait_until(|| Ok(pinned().contains(&attempt) || child.try_wait()?.is_some()))
+            .context("no sign of an apply")?;
         thread::sleep(takes * round / rounds);
         // Where nothing was there yet, there is the attempt.
         let _ = enforced.command("panic-open").output()?;

@@ -20,7 +20,11 @@ use super::{
     hammer::{Hammer, Ports},
     life::{denying, harmless, policy, rule},
 };
-use crate::{lab::Lab, process::poll_until, report::Verdict};
+use crate::{
+    lab::Lab,
+    process::{poll_until, wait_until},
+    report::Verdict,
+};
 
 /// What a policy says of its follower.
 const LEASE: Duration = Duration::from_secs(3);
@@ -137,7 +141,7 @@ pub(crate) fn early_hangup(lab: &Lab) -> Result<Verdict> {
         super::INSTANCE,
         follower.pid()
     );
-    poll_until(Duration::from_mins(1), || Ok(fs::exists(&attempt)?)).context("not begun")?;
+    wait_until(|| Ok(fs::exists(&attempt)?)).context("not begun")?;
     follower.signal(Signal::HUP)?;
     drop(lock);
     follower.hear(": applied, ")?;

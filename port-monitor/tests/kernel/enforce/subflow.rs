@@ -6,7 +6,6 @@ use std::{
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::{AsFd, AsRawFd as _},
     process::{Child, ChildStdout, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,14 +14,11 @@ use rustix::net::{accept, connect, listen};
 use super::{Enforced, enter, life::rule, mptcp_pm, this_program};
 use crate::{
     lab::Lab,
-    process::{poll_until, say},
+    process::{say, wait_until},
     report::Verdict,
     scenarios::places,
     socket::{V4, any_port, bind, local, open_mptcp},
 };
-
-/// How long a subflow may take: it is opened when the connection has been used.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where the peer says that it can be reached too.
 const ANNOUNCED: SocketAddr = SocketAddr::new(IpAddr::V4(places::SECOND_ADDRESS), 4_444);
@@ -131,7 +127,7 @@ pub(crate) fn is_judged(lab: &Lab) -> Result<Verdict> {
     let named = |action| rule("announced", ANNOUNCED.port(), action);
     let enforced = Enforced::new(lab, &policy("deny", &named("allow")))?;
     let mut open = Connection::open(&enforced)?;
-    poll_until(PATIENCE, || Ok(open.subflows()? > 0)).context("no subflow where one may be")?;
+    wait_until(|| Ok(open.subflows()? > 0)).context("no subflow where one may be")?;
     ensure!(enforced.hits("announced")? > 0, "not by the rule");
     drop(open);
 
@@ -144,10 +140,8 @@ pub(crate) fn is_judged(lab: &Lab) -> Result<Verdict> {
     ] {
         enforced.apply(&text, &["--no-confirm"])?;
         let mut open = Connection::open(&enforced)?;
-        poll_until(PATIENCE, || {
-            Ok(open.subflows()? > 0 || enforced.hits(decides)? > 0)
-        })
-        .with_context(|| format!("{decides} decides nothing"))?;
+        wait_until(|| Ok(open.subflows()? > 0 || enforced.hits(decides)? > 0))
+            .with_context(|| format!("{decides} decides nothing"))?;
         ensure!(open.subflows()? == 0, "a subflow in spite of {decides}");
     }
     Ok(Verdict::pass())

@@ -17,8 +17,8 @@ use rustix::process::{Pid, Signal};
 use crate::{
     bpf,
     lab::Lab,
-    monitor::{PATIENCE, forward},
-    process::terminal,
+    monitor::forward,
+    process::{PATIENCE, terminal},
 };
 
 /// A running tool. Dropping it ends it.

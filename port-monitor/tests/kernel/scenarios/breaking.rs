@@ -12,7 +12,7 @@ use rustix::{event::PollFlags, io::Errno, net::sockopt};
 use crate::{
     diag,
     fact::Witness,
-    process::poll_until,
+    process::wait_until,
     scenarios::{
         closing::{FROM_CLIENT, FROM_SERVER, swapped, used},
         places,
@@ -74,8 +74,7 @@ pub(super) fn timed_out(witness: &Witness) -> Result<()> {
 
     expect_error(&mut idle, Errno::TIMEDOUT)?;
     // It asked once, and then sent an RST, which may come later than the client knows.
-    poll_until(Duration::from_secs(10), || Ok(dropped(&idle_server)? == 2))
-        .context("wait for the RST that is not heard")?;
+    wait_until(|| Ok(dropped(&idle_server)? == 2)).context("wait for the RST that is not heard")?;
     witness.closed(idle_ends, (FROM_CLIENT, FROM_SERVER), client_saw)?;
     learn_too_late(&mut idle_server)?;
     let sent = FROM_SERVER + 1;

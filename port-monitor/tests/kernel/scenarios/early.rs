@@ -1,13 +1,13 @@
 //! What began before the monitor: listeners, and threads asleep in accept.
 
-use std::{fs, net::SocketAddr, os::fd::OwnedFd, sync::mpsc, thread, time::Duration};
+use std::{fs, net::SocketAddr, os::fd::OwnedFd, sync::mpsc, thread};
 
 use anyhow::{Context as _, Result, anyhow};
 use rustix::net::sockopt;
 
 use crate::{
     fact::Witness,
-    process::{Gate, await_go, fork, poll_until, say, set_comm},
+    process::{Gate, await_go, fork, say, set_comm, wait_until},
     socket::{Listener, V4, any_port, bind, local, open},
 };
 
@@ -30,7 +30,7 @@ pub(crate) fn asleep_in_accept(witness: &Witness) -> Result<()> {
             })
             .collect();
         for tid in tids.iter().take(SLEEPERS) {
-            poll_until(Duration::from_secs(10), || is_in_accept(tid))?;
+            wait_until(|| is_in_accept(tid))?;
         }
         say("ready")?;
         await_go()?;

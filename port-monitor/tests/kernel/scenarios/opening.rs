@@ -17,7 +17,7 @@ use rustix::{
 use crate::{
     bulk::{End, Many},
     fact::{Fact, Witness},
-    process::{await_go, poll_until, say},
+    process::{await_go, say, wait_until},
     scenarios::{closing::expect_end, reuse::await_gone},
     socket::{Listener, V4, any_port},
 };
@@ -64,7 +64,7 @@ fn open(listener: &Listener) -> Result<(Vec<TcpStream>, Vec<TcpStream>)> {
             clients.extend(opener.join().map_err(|_| anyhow!("thread panicked"))??);
         }
         let all_are_in = || Ok(accepted.load(Ordering::Relaxed) == clients.len());
-        poll_until(Duration::from_secs(10), all_are_in).context("accept them all")?;
+        wait_until(all_are_in).context("accept them all")?;
         rustix::net::shutdown(&listener.socket, Shutdown::Read)?;
         let servers = acceptor.join().map_err(|_| anyhow!("thread panicked"))??;
         told?;

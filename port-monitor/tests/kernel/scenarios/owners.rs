@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, anyhow};
 use crate::{
     bulk::{End, Many},
     fact::{Fact, Witness},
-    process::{Forked, fork, pin, poll_until, set_comm},
+    process::{Forked, fork, pin, set_comm, wait_until},
     scenarios::{closing::expect_end, places},
     socket::Listener,
     workload::{limit_time, unlimit_time},
@@ -51,7 +51,7 @@ pub(crate) fn exchange(witness: &Witness) -> Result<()> {
         limit_time();
         // Others' may take longer: of peers that do not answer.
         let is_over = || Ok(orphans()? <= before);
-        poll_until(Duration::from_secs(30), is_over).context("wait for the ends")
+        wait_until(is_over).context("wait for the ends")
     })
 }
 

@@ -4,7 +4,6 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -12,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::{
     fact::Witness,
-    process::poll_until,
+    process::wait_until,
     scenarios::{
         breaking::expect_error,
         closing::{expect_end, swapped},
@@ -32,7 +31,7 @@ pub(super) fn overflows(witness: &Witness) -> Result<()> {
     let listener = patient_listener(witness)?;
     let (late, early) = overflow(witness, &listener)?;
     let drops = || Ok(counter("ListenOverflows")? > 0);
-    poll_until(Duration::from_secs(10), drops).context("wait for the overflow")?;
+    wait_until(drops).context("wait for the overflow")?;
     for client in early {
         serve(witness, &listener, client, false)?;
     }
@@ -72,7 +71,7 @@ fn overflow(witness: &Witness, listener: &Listener) -> Result<(TcpStream, Vec<Tc
         .map(|number| {
             let client = talking(witness.connect(listener.at)?.into())?;
             let is_held = || Ok(waiting(listener)? == number);
-            poll_until(Duration::from_secs(10), is_held).context("wait in the queue")?;
+            wait_until(is_held).context("wait in the queue")?;
             Ok(client)
         })
         .collect::<Result<Vec<_>>>()?;

@@ -4,7 +4,6 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpStream,
     process::Command,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::{
     fact::Witness,
-    process::poll_until,
+    process::wait_until,
     qdisc,
     scenarios::{
         breaking::expect_error,
@@ -82,7 +81,7 @@ fn refuses(
     let written = flood(&client, bytes)?;
     let first = attempted(&client)?;
     let is_tried_again = || Ok(attempted(&client)? > first);
-    poll_until(Duration::from_secs(30), is_tried_again).context("wait for refusals")?;
+    wait_until(is_tried_again).context("wait for refusals")?;
     ensure!(unsent(&client)? == written, "something left");
     reset(client)?;
     witness.closed(ends, (FROM_CLIENT, 0), ("local-reset", ""))?;

@@ -5,7 +5,6 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::closing::{FROM_CLIENT, FROM_SERVER, connect, expect_end, swapped, used};
 use crate::{
     fact::{Ending, Witness},
-    process::{await_go, poll_until, say},
+    process::{await_go, say, wait_until},
     socket::{Ends, V4, V6, any_port, bind, info, local, open, peer, set_tcp},
 };
 
@@ -108,7 +107,7 @@ fn end_repair(socket: OwnedFd) -> Result<TcpStream> {
 
 /// Waits until the peer has acknowledged everything.
 fn await_quiet(socket: &OwnedFd) -> Result<()> {
-    poll_until(Duration::from_secs(10), || Ok(unsent(socket)? == 0)).context("wait for the peer")
+    wait_until(|| Ok(unsent(socket)? == 0)).context("wait for the peer")
 }
 
 fn get_scales(socket: &OwnedFd) -> Result<(u32, u32)> {

@@ -13,7 +13,7 @@ use rustix::net::sockopt;
 
 use crate::{
     fact::Witness,
-    process::poll_until,
+    process::wait_until,
     scenarios::{closing::expect_end, places},
     socket::{Listener, V4, any_port, bind, local, open},
 };
@@ -88,5 +88,5 @@ fn end(mut first: TcpStream, mut second: TcpStream) -> Result<()> {
 
 /// Waits until the connection is over for the kernel too.
 pub(super) fn await_gone(end: &TcpStream) -> Result<()> {
-    poll_until(Duration::from_secs(10), || Ok(end.peer_addr().is_err())).context("wait for the end")
+    wait_until(|| Ok(end.peer_addr().is_err())).context("wait for the end")
 }

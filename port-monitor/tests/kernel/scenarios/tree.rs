@@ -1,12 +1,10 @@
 //! A command and its descendants, for `-- CMD` and `--pid`.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 
 use crate::{
     fact::Witness,
-    process::{Gate, await_go, exit_now, fork, poll_until},
+    process::{Gate, await_go, exit_now, fork, wait_until},
     socket::V4,
 };
 
@@ -25,9 +23,7 @@ pub(crate) fn descendants(witness: &Witness) -> Result<()> {
         rustix::process::setsid()?;
         let parent = rustix::process::getpid();
         let _daemon = fork(|| {
-            poll_until(Duration::from_secs(10), || {
-                Ok(rustix::process::getppid() != Some(parent))
-            })?;
+            wait_until(|| Ok(rustix::process::getppid() != Some(parent)))?;
             witness.pair(V4)?;
             connected.open()
         })?;

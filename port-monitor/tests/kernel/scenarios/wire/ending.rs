@@ -164,9 +164,7 @@ pub(crate) fn late(witness: &Witness) -> Result<()> {
         // What the host did not read is why it resets.
         let (host, mut peer) = arrived(witness, device, place)?;
         peer.say(ACK, b"unread")?;
-        crate::process::poll_until(super::PATIENCE, || {
-            Ok(rustix::io::ioctl_fionread(&host)? == 6)
-        })?;
+        crate::process::wait_until(|| Ok(rustix::io::ioctl_fionread(&host)? == 6))?;
         drop(host);
         peer.hear(RST | ACK)?;
         witness.closed(peer.ends(), (0, 6), ("local-reset", ""))

@@ -15,7 +15,7 @@ mod segment;
 use std::{
     mem,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -32,6 +32,7 @@ use self::{
 };
 use crate::{
     fact::{Ending, Witness},
+    process::PATIENCE,
     socket::{Ends, Listener, any_port, bind, local, open_with},
 };
 
@@ -46,9 +47,6 @@ const PLACES: [(IpAddr, IpAddr); 2] = [
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2)),
     ),
 ];
-
-/// How long to wait for a segment. The kernel repeats a SYN after a second.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where a script's numbers begin.
 const FIRST_SEQ: u32 = 1_000_000;
