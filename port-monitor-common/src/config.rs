@@ -3,6 +3,8 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::numbered::{bits, numbered};
+
 /// Byte offsets of the kernel fields the programs read, from the running
 /// kernel's BTF. Rust has no CO-RE relocation, so userspace resolves them.
 #[derive(
@@ -170,35 +172,38 @@ pub struct Offsets {
     pub task_exec_id: u32,
 }
 
-/// [`Config::filters`]: only processes in the `PIDS` map.
-pub const FILTER_PID: u32 = 1;
-/// [`Config::filters`]: only real uids in the `UIDS` map.
-pub const FILTER_UID: u32 = 1 << 1;
-/// [`Config::filters`]: only threads whose name, or whose process's, is in the `COMMS` map.
-pub const FILTER_COMM: u32 = 1 << 2;
-/// [`Config::filters`]: only cgroups in the `CGROUPS` map and their descendants.
-pub const FILTER_CGROUP: u32 = 1 << 3;
-/// [`Config::filters`]: only processes in the `TREE` map.
-pub const FILTER_TREE: u32 = 1 << 4;
-/// [`Config::filters`]: local port in its set of `PORT_SETS`.
-pub const FILTER_LOCAL_PORT: u32 = 1 << 5;
-/// [`Config::filters`]: remote port in its set of `PORT_SETS`.
-pub const FILTER_REMOTE_PORT: u32 = 1 << 6;
-/// [`Config::filters`]: either port in its set of `PORT_SETS`.
-pub const FILTER_ANY_PORT: u32 = 1 << 7;
-/// [`Config::filters`]: remote address in the `REMOTE_NETS` trie.
-pub const FILTER_REMOTE_NET: u32 = 1 << 8;
-/// [`Config::filters`]: no IPv6 (IPv4-mapped counts as IPv4).
-pub const FILTER_ONLY_V4: u32 = 1 << 9;
-/// [`Config::filters`]: no IPv4 (IPv4-mapped counts as IPv4).
-pub const FILTER_ONLY_V6: u32 = 1 << 10;
-/// [`Config::filters`]: no inbound connections.
-pub const FILTER_ONLY_OUT: u32 = 1 << 11;
-/// [`Config::filters`]: no outbound connections.
-pub const FILTER_ONLY_IN: u32 = 1 << 12;
-
-/// [`Config::filters`]: nothing that the policy allows.
-pub const FILTER_ONLY_DENIED: u32 = 1 << 13;
+bits! {
+    u32 {
+        /// [`Config::filters`]: only processes in the `PIDS` map.
+        FILTER_PID = 0,
+        /// [`Config::filters`]: only real uids in the `UIDS` map.
+        FILTER_UID = 1,
+        /// [`Config::filters`]: only threads whose name, or whose process's, is in the `COMMS` map.
+        FILTER_COMM = 2,
+        /// [`Config::filters`]: only cgroups in the `CGROUPS` map and their descendants.
+        FILTER_CGROUP = 3,
+        /// [`Config::filters`]: only processes in the `TREE` map.
+        FILTER_TREE = 4,
+        /// [`Config::filters`]: local port in its set of `PORT_SETS`.
+        FILTER_LOCAL_PORT = 5,
+        /// [`Config::filters`]: remote port in its set of `PORT_SETS`.
+        FILTER_REMOTE_PORT = 6,
+        /// [`Config::filters`]: either port in its set of `PORT_SETS`.
+        FILTER_ANY_PORT = 7,
+        /// [`Config::filters`]: remote address in the `REMOTE_NETS` trie.
+        FILTER_REMOTE_NET = 8,
+        /// [`Config::filters`]: no IPv6 (IPv4-mapped counts as IPv4).
+        FILTER_ONLY_V4 = 9,
+        /// [`Config::filters`]: no IPv4 (IPv4-mapped counts as IPv4).
+        FILTER_ONLY_V6 = 10,
+        /// [`Config::filters`]: no inbound connections.
+        FILTER_ONLY_OUT = 11,
+        /// [`Config::filters`]: no outbound connections.
+        FILTER_ONLY_IN = 12,
+        /// [`Config::filters`]: nothing that the policy allows.
+        FILTER_ONLY_DENIED = 13,
+    }
+}
 
 /// The filters that ask who owns the socket rather than where it leads.
 pub const OWNER_FILTERS: u32 = FILTER_PID | FILTER_UID | FILTER_COMM | FILTER_CGROUP | FILTER_TREE;
@@ -231,16 +236,22 @@ pub struct Config {
     pub executables: u32,
 }
 
-/// `PORT_SETS`: the set of local ports.
-pub const PORT_SET_LOCAL: u32 = 0;
-/// `PORT_SETS`: the set of remote ports.
-pub const PORT_SET_REMOTE: u32 = 1;
-/// `PORT_SETS`: the set either port may be in.
-pub const PORT_SET_ANY: u32 = 2;
+numbered! {
+    /// A set of ports in `PORT_SETS`.
+    pub enum PortFilter: u32 {
+        /// The local port is in it.
+        Local = 0,
+        /// The remote port is in it.
+        Remote = 1,
+        /// Either port is in it.
+        Any = 2,
+    }
+}
+
 /// Words of 64 ports in one set.
 pub const PORT_SET_WORDS: u32 = 1024;
 /// Words in `PORT_SETS`.
-pub const PORT_SETS_WORDS: u32 = 3 * PORT_SET_WORDS;
+pub const PORT_SETS_WORDS: u32 = PortFilter::COUNT as u32 * PORT_SET_WORDS;
 
 /// Levels of the cgroup tree the cgroup filter climbs at most.
 pub const CGROUP_DEPTH: u32 = 16;

@@ -17,6 +17,7 @@ pub mod generation;
 pub mod groups;
 pub mod listener;
 pub mod mask;
+mod numbered;
 pub mod pages;
 pub mod policy;
 pub mod site;

@@ -4,7 +4,10 @@
 //!
 //! Ordered first match; the direction's default decides what no rule matches.
 
-use crate::addr::{self, as_v4};
+use crate::{
+    addr::{self, as_v4},
+    numbered::numbered,
+};
 pub use crate::{
     decision::{Decider, Decision, DefaultAction},
     transport::{PortRange, Transport},
@@ -56,21 +59,16 @@ impl Mode {
     }
 }
 
-/// What a rule is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Direction {
-    /// A peer connects to this host.
-    Inbound = 0,
-    /// This host connects to a peer.
-    Outbound = 1,
-    /// A process opens a port.
-    Listen = 2,
-}
-
-impl Direction {
-    /// Every direction, in numeric order.
-    pub const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::Listen];
+numbered! {
+    /// What a rule is about.
+    pub enum Direction: u8 {
+        /// A peer connects to this host.
+        Inbound = 0,
+        /// This host connects to a peer.
+        Outbound = 1,
+        /// A process opens a port.
+        Listen = 2,
+    }
 }
 
 /// All addresses of one family with a common prefix.
