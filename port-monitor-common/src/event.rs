@@ -10,12 +10,21 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::numbered::{bits, numbered};
 
+/// [`ABI_VERSION`], where a literal is needed.
+#[macro_export]
+macro_rules! abi_version {
+    () => {
+        6
+    };
+}
+
 /// The layout version in [`TcpEvent::abi`], and the one the loader asks the
 /// object for before it loads it.
-pub const ABI_VERSION: u8 = 6;
+pub const ABI_VERSION: u8 = abi_version!();
 
-/// The symbol an object of this layout has; the loader asks for it by name.
-pub const ABI_SYMBOL: &str = "PM_ABI_6";
+/// The symbol an object of this layout has; the loader asks for it by name, so that an
+/// object of another layout is refused.
+pub const ABI_SYMBOL: &str = concat!("PM_ABI_", abi_version!());
 
 /// The size of a [`TcpEvent`] in bytes.
 pub const EVENT_SIZE: usize = 152;

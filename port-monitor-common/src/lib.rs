@@ -18,6 +18,7 @@ pub mod groups;
 pub mod listener;
 pub mod mask;
 mod numbered;
+pub mod offsets;
 pub mod pages;
 pub mod policy;
 pub mod site;

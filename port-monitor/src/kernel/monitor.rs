@@ -8,9 +8,10 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use port_monitor_common::{
-    config::{FILTER_CGROUP, Offsets},
+    config::FILTER_CGROUP,
     counters::{Extra, Hook},
     event::EventKind,
+    offsets::Offsets,
 };
 
 use super::{

@@ -5,9 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
 use port_monitor_common::{
-    config::{Config, Offsets},
+    config::Config,
     event::ABI_SYMBOL,
     generation::{MASKS, PORT_WORDS, RULES},
+    offsets::Offsets,
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
