@@ -13,8 +13,9 @@ use port_monitor_common::offsets::Offsets;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::{
+    aya_workarounds::forged_btf::LazyBtf,
     backends,
-    btf::{self, Btf, Found, Function, Need, for_aya::LazyBtf},
+    btf::{self, Btf, Found, Function, Need},
     error::KernelError,
     iterator,
     preflight::PreflightError,

@@ -15,9 +15,10 @@ use port_monitor_common::{
 };
 
 use super::{
+    aya_workarounds::forged_btf::LazyBtf,
     backend::{Rung, RungError},
     backends::{self, Links, Needs},
-    btf::{self, Need, for_aya::LazyBtf},
+    btf::{self, Need},
     counters::{self, Counters},
     enforcer,
     error::{KernelError, SYSTEM_BTF, chain, kernel_release},

@@ -7,6 +7,7 @@ mod modules;
 mod places;
 mod prose;
 mod source;
+mod workarounds;
 
 use std::{fs, process::Command};
 
@@ -21,6 +22,7 @@ type Rule = fn(&[SourceFile]) -> Vec<Finding>;
 const RULES: &[Rule] = &[
     layers::only_the_kernel_module_uses_aya,
     layers::only_the_outer_layers_print,
+    workarounds::workarounds_say_what_ends_them,
     graph::modules_do_not_lead_back,
     graph::rooms_use_what_they_may,
     graph::the_page_shows_the_rooms,

@@ -16,8 +16,8 @@ use self::hooks::{
     SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
 };
 use super::{
+    aya_workarounds::forged_btf::LazyBtf,
     backend::{Rung, RungError},
-    btf::for_aya::LazyBtf,
     error::chain,
     executables::NO_EXECUTABLES,
     snapshot,

@@ -13,7 +13,6 @@ use thiserror::Error;
 
 use self::names::Names;
 
-pub(crate) mod for_aya;
 mod names;
 mod offsets;
 
