@@ -3,6 +3,7 @@
 mod form;
 mod graph;
 mod layers;
+pub(crate) mod layout;
 mod modules;
 mod places;
 mod prose;
@@ -22,6 +23,7 @@ type Rule = fn(&[SourceFile]) -> Vec<Finding>;
 const RULES: &[Rule] = &[
     layers::only_the_kernel_module_uses_aya,
     layers::only_the_outer_layers_print,
+    layout::layouts_that_change_have_a_new_number,
     workarounds::workarounds_say_what_ends_them,
     graph::modules_do_not_lead_back,
     graph::rooms_use_what_they_may,
