@@ -39,6 +39,7 @@ const RULES: &[Rule] = &[
     places::no_machine_paths,
     places::only_known_hosts,
     prose::pages_have_the_words_of_the_glossary,
+    prose::files_that_pages_name_exist,
 ];
 
 /// Prints the rooms and what they use, and applies every rule to every text file of the work
