@@ -5,7 +5,10 @@ use port_monitor_common::policy::{Accepts, Action, Decider, OwnerCondition, Rule
 
 use crate::{
     events::record::Judgement,
-    policy::{Facts, Policy},
+    policy::{
+        Facts, Policy,
+        conditions::{Part, about},
+    },
 };
 
 /// What is not known of an owner; its facts say nothing of it then.
@@ -26,10 +29,10 @@ impl Unknown {
 
     /// What the condition asks is not known.
     const fn hides(self, condition: OwnerCondition) -> bool {
-        match condition {
-            OwnerCondition::User => self.user,
-            OwnerCondition::Unit | OwnerCondition::Cgroup => self.cgroup,
-            OwnerCondition::Exe => false,
+        match about(condition).of {
+            Part::User => self.user,
+            Part::Cgroup => self.cgroup,
+            Part::Other => false,
         }
     }
 }

@@ -15,6 +15,7 @@ use thiserror::Error;
 use crate::policy::{
     Policy,
     analysis::cells::LOOPBACK,
+    conditions::about,
     rules::{compile::condition::spelled, intent::Refusal},
     text::value,
 };
@@ -427,15 +428,11 @@ enum Ports {
 fn beyond_nft(rule: &Rule) -> Option<&'static str> {
     // The user is what can be matched, of what this host sends.
     let mut asked = OwnerCondition::scopes().chain([OwnerCondition::User]);
-    asked.find_map(|condition| match condition {
-        _ if !rule.asks([condition]) => None,
-        OwnerCondition::User if rule.direction != Direction::Inbound => None,
-        OwnerCondition::User => Some("the user of an inbound connection"),
-        OwnerCondition::Unit => Some("a systemd unit"),
-        // It takes the path for the cgroup that has it when the ruleset is loaded.
-        OwnerCondition::Cgroup => Some("a cgroup by its path"),
-        OwnerCondition::Exe => Some("an executable"),
-    })
+    let beyond = asked.find(|&condition| {
+        let is_user = condition == OwnerCondition::User;
+        rule.asks([condition]) && !(is_user && rule.direction != Direction::Inbound)
+    });
+    beyond.map(|condition| about(condition).beyond_nft)
 }
 
 /// The address of the peer, as nftables calls it.

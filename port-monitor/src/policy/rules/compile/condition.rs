@@ -28,23 +28,38 @@ use crate::{
     ports::services::closest,
 };
 
+/// The keys of a rule but for those of its owner.
+const OTHER_KEYS: [&str; 10] = [
+    "name",
+    "direction",
+    "service",
+    "port",
+    "proto",
+    "from",
+    "to",
+    "until",
+    "action",
+    "alert",
+];
+
+/// The keys of a rule.
+const KEYS: [&str; OTHER_KEYS.len() + OwnerCondition::COUNT] = {
+    let mut keys = [""; OTHER_KEYS.len() + OwnerCondition::COUNT];
+    let (mut n, mut condition) = (0, 0);
+    while n < OTHER_KEYS.len() {
+        keys[n] = OTHER_KEYS[n];
+        n += 1;
+    }
+    while condition < OwnerCondition::COUNT {
+        keys[n] = OwnerCondition::ALL[condition].key();
+        condition += 1;
+        n += 1;
+    }
+    keys
+};
+
 const RULE: Schema = Schema {
-    known: &[
-        "name",
-        "direction",
-        "service",
-        "port",
-        "proto",
-        "from",
-        "to",
-        "user",
-        "unit",
-        "cgroup",
-        "exe",
-        "until",
-        "action",
-        "alert",
-    ],
+    known: &KEYS,
     unsupported: &[
         ("comm", "any process can rename itself; use `exe` or `unit`"),
         (

@@ -6,7 +6,8 @@ use port_monitor_common::policy::{OwnerCondition, Rule};
 
 use super::Compiler;
 use crate::policy::{
-    limits::{CGROUPS, EXES, Limit, TooMany, UNITS, USERS},
+    conditions::about,
+    limits::{Limit, TooMany},
     text::problem::Problem,
 };
 
@@ -15,7 +16,7 @@ use crate::policy::{
 pub(crate) fn report(compiler: &mut Compiler<'_>) {
     let tables = compiler.tables.view();
     let found = OwnerCondition::ALL.map(|condition| {
-        first_beyond(tables.rules, limit(condition), |rule| {
+        first_beyond(tables.rules, about(condition).limit, |rule| {
             let entries = rule.owner(condition).of(tables.owners).unwrap_or_default();
             entries.iter().copied()
         })
@@ -26,15 +27,6 @@ pub(crate) fn report(compiler: &mut Compiler<'_>) {
         compiler
             .diagnostics
             .report(span.unwrap_or_default(), problem);
-    }
-}
-
-const fn limit(condition: OwnerCondition) -> Limit {
-    match condition {
-        OwnerCondition::User => USERS,
-        OwnerCondition::Unit => UNITS,
-        OwnerCondition::Cgroup => CGROUPS,
-        OwnerCondition::Exe => EXES,
     }
 }
 
