@@ -5,38 +5,30 @@
 //! `entered = not ours + gave up + canary + hits`, where `gave up` is what failed at the
 //! [`Site`](crate::site::Site)s that end a look.
 
-/// A place in the kernel that reports events; one row of counters each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum Hook {
-    /// A connection attempt: `tcp_connect`, or CLOSE→`SYN_SENT` on the
-    /// tracepoint rung.
-    Connect = 0,
-    /// An accepted connection: `inet_csk_accept`, `security_sock_graft`, or
-    /// `SYN_RECV`→ESTABLISHED on the tracepoint rung.
-    Accept = 1,
-    /// The outcome of an attempt: `SYN_SENT`→ESTABLISHED or →CLOSE.
-    Outcome = 2,
-    /// The end of a connection: →CLOSE.
-    Close = 3,
-    /// The look at the open sockets at the start, and at what open connections have carried
-    /// so far.
-    Snapshot = 4,
-    /// A socket that begins to listen, `inet_hash` or →LISTEN, or ends to.
-    Listen = 5,
+use crate::numbered::numbered;
+
+numbered! {
+    /// A place in the kernel that reports events; one row of counters each.
+    pub enum Hook: u32 {
+        /// A connection attempt: `tcp_connect`, or CLOSE→`SYN_SENT` on the
+        /// tracepoint rung.
+        Connect = 0,
+        /// An accepted connection: `inet_csk_accept`, `security_sock_graft`, or
+        /// `SYN_RECV`→ESTABLISHED on the tracepoint rung.
+        Accept = 1,
+        /// The outcome of an attempt: `SYN_SENT`→ESTABLISHED or →CLOSE.
+        Outcome = 2,
+        /// The end of a connection: →CLOSE.
+        Close = 3,
+        /// The look at the open sockets at the start, and at what open connections have carried
+        /// so far.
+        Snapshot = 4,
+        /// A socket that begins to listen, `inet_hash` or →LISTEN, or ends to.
+        Listen = 5,
+    }
 }
 
 impl Hook {
-    /// Every hook, in row order.
-    pub const ALL: [Self; 6] = [
-        Self::Connect,
-        Self::Accept,
-        Self::Outcome,
-        Self::Close,
-        Self::Snapshot,
-        Self::Listen,
-    ];
-
     /// The name users see.
     pub const fn name(self) -> &'static str {
         match self {
@@ -50,81 +42,82 @@ impl Hook {
     }
 }
 
-/// What a hook did with an event; a column of the counters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum Counter {
-    /// The hook ran for an event of a kind that was asked for.
-    Hit = 0,
-    /// A filter kept the event back.
-    Filtered = 1,
-    /// The ring was full: the event is lost.
-    ReserveFailed = 2,
-    /// The event went into the ring.
-    Submitted = 3,
+numbered! {
+    /// What a hook did with an event; a column of the counters.
+    pub enum Counter: u32 {
+        /// The hook ran for an event of a kind that was asked for.
+        Hit = 0,
+        /// A filter kept the event back.
+        Filtered = 1,
+        /// The ring was full: the event is lost.
+        ReserveFailed = 2,
+        /// The event went into the ring.
+        Submitted = 3,
+    }
 }
 
-/// Counters outside the rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum Extra {
-    /// Accepts that only `security_sock_graft` saw: the accepting thread was
-    /// asleep in `accept` when the return probe was attached, or the kernel
-    /// skipped that program.
-    AcceptPreattach = 24,
-    /// Looks of programs, at a change of a socket, a call, or a file, that ended with an
-    /// event or gave up.
-    Ours = 25,
-    /// All other looks: there was nothing to report: another protocol, a change
-    /// that is no event, an event that nobody asked for or that another program reports.
-    NotOurs = 26,
-    /// Events of the start-up canary; they are in no other counter.
-    Canary = 27,
-    /// How often each [`Watcher`] saw that a connection of the start-up canary was there.
-    Proofs = 28,
-    /// Outcomes and ends for which the kernel skipped every program that sees them, found
-    /// out later: of what is still remembered as an attempt when its connection ends, and
-    /// of what is still remembered when another socket has its address, or at the stop. An
-    /// attempt of which neither the outcome nor the end was seen is one of them.
-    Unseen = 29,
+numbered! {
+    /// Counters outside the rows.
+    pub enum Extra: u32 {
+        /// Accepts that only `security_sock_graft` saw: the accepting thread was
+        /// asleep in `accept` when the return probe was attached, or the kernel
+        /// skipped that program.
+        AcceptPreattach = 0,
+        /// Looks of programs, at a change of a socket, a call, or a file, that ended with an
+        /// event or gave up.
+        Ours = 1,
+        /// All other looks: there was nothing to report: another protocol, a change
+        /// that is no event, an event that nobody asked for or that another program reports.
+        NotOurs = 2,
+        /// Events of the start-up canary; they are in no other counter.
+        Canary = 3,
+        /// How often each [`Watcher`] saw that a connection of the start-up canary was there.
+        Proofs = 4,
+        /// Outcomes and ends for which the kernel skipped every program that sees them, found
+        /// out later: of what is still remembered as an attempt when its connection ends, and
+        /// of what is still remembered when another socket has its address, or at the stop. An
+        /// attempt of which neither the outcome nor the end was seen is one of them.
+        Unseen = 5,
+    }
 }
 
-/// A program that is not proved by a record: others beside it see the same, or it has
-/// nothing to report of a connection that comes to its end. Each is proved by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum Watcher {
-    /// `pm_outcome_rt`
-    Outcome = 0,
-    /// `pm_again_rt`
-    Again = 1,
-    /// `pm_again_tp`
-    AgainEvent = 2,
-    /// `pm_remote_rt`
-    Remote = 3,
-    /// `pm_remote_tp`
-    RemoteEvent = 4,
-    /// `pm_graft_fe` or `pm_graft_mkp`, beside the program at the return of accept.
-    Graft = 5,
-    /// `pm_denied_fe` or `pm_denied_krp`, which report only what a security module denies.
-    Denied = 6,
+numbered! {
+    /// A program that is not proved by a record: others beside it see the same, or it has
+    /// nothing to report of a connection that comes to its end. Each is proved by itself.
+    pub enum Watcher: u32 {
+        /// `pm_outcome_rt`
+        Outcome = 0,
+        /// `pm_again_rt`
+        Again = 1,
+        /// `pm_again_tp`
+        AgainEvent = 2,
+        /// `pm_remote_rt`
+        Remote = 3,
+        /// `pm_remote_tp`
+        RemoteEvent = 4,
+        /// `pm_graft_fe` or `pm_graft_mkp`, beside the program at the return of accept.
+        Graft = 5,
+        /// `pm_denied_fe` or `pm_denied_krp`, which report only what a security module denies.
+        Denied = 6,
+    }
 }
 
 impl Watcher {
-    /// Every one, and the names of its programs, of which one is attached.
-    pub const ALL: [(Self, &'static str); 9] = [
-        (Self::Outcome, "pm_outcome_rt"),
-        (Self::Again, "pm_again_rt"),
-        (Self::AgainEvent, "pm_again_tp"),
-        (Self::Remote, "pm_remote_rt"),
-        (Self::RemoteEvent, "pm_remote_tp"),
-        (Self::Graft, "pm_graft_fe"),
-        (Self::Graft, "pm_graft_mkp"),
-        (Self::Denied, "pm_denied_fe"),
-        (Self::Denied, "pm_denied_krp"),
-    ];
+    /// Its programs, of which one is attached.
+    pub const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Outcome => &["pm_outcome_rt"],
+            Self::Again => &["pm_again_rt"],
+            Self::AgainEvent => &["pm_again_tp"],
+            Self::Remote => &["pm_remote_rt"],
+            Self::RemoteEvent => &["pm_remote_tp"],
+            Self::Graft => &["pm_graft_fe", "pm_graft_mkp"],
+            Self::Denied => &["pm_denied_fe", "pm_denied_krp"],
+        }
+    }
+
     /// Bits of [`Extra::Proofs`] for each.
-    const BITS: u32 = 9;
+    const BITS: u32 = u64::BITS / Self::COUNT as u32;
 
     /// What one proof adds to [`Extra::Proofs`].
     pub const fn proof(self) -> u64 {
@@ -137,18 +130,47 @@ impl Watcher {
     }
 }
 
+/// Counters of one CPU.
+const SLOTS: usize = Hook::COUNT * Counter::COUNT + Extra::COUNT;
+
 /// Slots of one CPU: more than there are counters, so that no two CPUs write to
 /// neighbouring cache lines.
-pub const ROW: usize = 32;
+pub const ROW: usize = (SLOTS + 2).next_multiple_of(8);
 
 /// The index of one hook's counter.
 #[inline(always)]
 pub const fn slot(hook: Hook, counter: Counter) -> u32 {
-    hook as u32 * 4 + counter as u32
+    hook as u32 * Counter::COUNT as u32 + counter as u32
 }
 
-const _: () = assert!(slot(Hook::Listen, Counter::Submitted) < Extra::AcceptPreattach as u32);
-const _: () = assert!((Extra::Unseen as usize) < ROW);
+/// The index of a counter outside the rows: behind those of all hooks.
+#[inline(always)]
+pub const fn extra_slot(extra: Extra) -> u32 {
+    (Hook::COUNT * Counter::COUNT) as u32 + extra as u32
+}
+
+/// Every counter has a slot of its own, and all of them lie in the row of a CPU.
+const _: () = {
+    let mut is_taken = [false; ROW];
+    let mut hook = 0;
+    while hook < Hook::COUNT {
+        let mut counter = 0;
+        while counter < Counter::COUNT {
+            let slot = slot(Hook::ALL[hook], Counter::ALL[counter]) as usize;
+            assert!(!is_taken[slot], "two counters share a slot");
+            is_taken[slot] = true;
+            counter += 1;
+        }
+        hook += 1;
+    }
+    let mut extra = 0;
+    while extra < Extra::COUNT {
+        let slot = extra_slot(Extra::ALL[extra]) as usize;
+        assert!(!is_taken[slot], "two counters share a slot");
+        is_taken[slot] = true;
+        extra += 1;
+    }
+};
 
 #[cfg(test)]
 mod tests {
@@ -156,10 +178,10 @@ mod tests {
 
     #[test]
     fn proofs_of_one_watcher_are_not_anothers() {
-        for (watcher, _) in Watcher::ALL {
+        for watcher in Watcher::ALL {
             // A few tries, each seen a few times.
             let proofs = 200 * watcher.proof();
-            for (other, _) in Watcher::ALL {
+            for other in Watcher::ALL {
                 assert_eq!(other.is_proved(proofs), other == watcher);
             }
         }

@@ -5,7 +5,7 @@ use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::addr::Words;
+use crate::{addr::Words, policy::Direction};
 
 /// [`Denial::direction`]: it is about UDP.
 pub const DENIED_UDP: u8 = 1 << 7;
@@ -29,13 +29,14 @@ pub struct Denial {
     pub tally: u32,
     /// The service port, host byte order.
     pub port: u16,
-    /// A [`Direction`](crate::policy::Direction) by number, and [`DENIED_UDP`].
+    /// A [`Direction`] by number, and [`DENIED_UDP`].
     pub direction: u8,
     /// The slot of the policy.
     pub slot: u8,
 }
 
 const _: () = {
+    assert!(Direction::COUNT <= DENIED_UDP as usize);
     assert!(size_of::<Denial>() == 56);
     assert!(offset_of!(Denial, tgid) == 40);
 };

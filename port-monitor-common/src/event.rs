@@ -8,12 +8,23 @@ use core::mem::{offset_of, size_of};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::numbered::{bits, numbered};
+
+/// [`ABI_VERSION`], where a literal is needed.
+#[macro_export]
+macro_rules! abi_version {
+    () => {
+        6
+    };
+}
+
 /// The layout version in [`TcpEvent::abi`], and the one the loader asks the
 /// object for before it loads it.
-pub const ABI_VERSION: u8 = 6;
+pub const ABI_VERSION: u8 = abi_version!();
 
-/// The symbol an object of this layout has; the loader asks for it by name.
-pub const ABI_SYMBOL: &str = "PM_ABI_6";
+/// The symbol an object of this layout has; the loader asks for it by name, so that an
+/// object of another layout is refused.
+pub const ABI_SYMBOL: &str = concat!("PM_ABI_", abi_version!());
 
 /// The size of a [`TcpEvent`] in bytes.
 pub const EVENT_SIZE: usize = 152;
@@ -25,159 +36,108 @@ pub const AF_INET: u8 = 2;
 /// `AF_INET6` in [`TcpEvent::family`].
 pub const AF_INET6: u8 = 10;
 
-/// What happened; the values of [`TcpEvent::kind`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum EventKind {
-    /// A connection attempt by this host.
-    Connect = 1,
-    /// A connection accepted by this host.
-    Accept = 2,
-    /// The handshake of an attempt is complete.
-    Connected = 3,
-    /// An attempt came to nothing.
-    Failed = 4,
-    /// An established connection has ended: the record is a [`CloseEvent`].
-    Close = 5,
-    /// A socket was there before the monitor.
-    Preexisting = 6,
-    /// A socket listens from now on.
-    Listen = 7,
-    /// A socket does not listen any more.
-    Unlisten = 8,
-    /// A connection was put into a socket by `TCP_REPAIR`, without a handshake.
-    Restored = 9,
-    /// An established connection is still open: the record is a [`CloseEvent`] without an end.
-    Progress = 10,
+numbered! {
+    /// What happened; the values of [`TcpEvent::kind`].
+    pub enum EventKind: u8 {
+        /// A connection attempt by this host.
+        Connect = 1,
+        /// A connection accepted by this host.
+        Accept = 2,
+        /// The handshake of an attempt is complete.
+        Connected = 3,
+        /// An attempt came to nothing.
+        Failed = 4,
+        /// An established connection has ended: the record is a [`CloseEvent`].
+        Close = 5,
+        /// A socket was there before the monitor.
+        Preexisting = 6,
+        /// A socket listens from now on.
+        Listen = 7,
+        /// A socket does not listen any more.
+        Unlisten = 8,
+        /// A connection was put into a socket by `TCP_REPAIR`, without a handshake.
+        Restored = 9,
+        /// An established connection is still open: the record is a [`CloseEvent`] without an end.
+        Progress = 10,
+    }
 }
 
 impl EventKind {
-    /// Every kind, in numeric order.
-    pub const ALL: [Self; 10] = [
-        Self::Connect,
-        Self::Accept,
-        Self::Connected,
-        Self::Failed,
-        Self::Close,
-        Self::Preexisting,
-        Self::Listen,
-        Self::Unlisten,
-        Self::Restored,
-        Self::Progress,
-    ];
-
     /// The bit of this kind in [`crate::config::Config::kinds`].
     #[inline(always)]
     pub const fn bit(self) -> u32 {
         1 << self as u8
     }
+}
 
-    /// The kind numbered `raw`; `None` for a number this version does not know.
-    pub const fn from_raw(raw: u8) -> Option<Self> {
-        match raw {
-            1 => Some(Self::Connect),
-            2 => Some(Self::Accept),
-            3 => Some(Self::Connected),
-            4 => Some(Self::Failed),
-            5 => Some(Self::Close),
-            6 => Some(Self::Preexisting),
-            7 => Some(Self::Listen),
-            8 => Some(Self::Unlisten),
-            9 => Some(Self::Restored),
-            10 => Some(Self::Progress),
-            _ => None,
-        }
+const _: () = assert!(EventKind::COUNT < u32::BITS as usize, "a kind has no bit");
+
+numbered! {
+    /// How the owner in a record is known; the values of [`TcpEvent::owner`].
+    pub enum OwnerSource: u8 {
+        /// Not known: the owner fields are zero.
+        Unknown = 0,
+        /// The thread that called connect.
+        Connect = 1,
+        /// The thread that called accept.
+        Accept = 2,
+        /// The thread that made the socket listen; the accepting one may be another.
+        Listener = 3,
+        /// A process that had the socket open when the monitor started.
+        Holder = 4,
     }
 }
 
-/// How the owner in a record is known; the values of [`TcpEvent::owner`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum OwnerSource {
-    /// Not known: the owner fields are zero.
-    Unknown = 0,
-    /// The thread that called connect.
-    Connect = 1,
-    /// The thread that called accept.
-    Accept = 2,
-    /// The thread that made the socket listen; the accepting one may be another.
-    Listener = 3,
-    /// A process that had the socket open when the monitor started.
-    Holder = 4,
-}
-
-impl OwnerSource {
-    /// The source numbered `raw`; `None` for a number this version does not know.
-    pub const fn from_raw(raw: u8) -> Option<Self> {
-        match raw {
-            0 => Some(Self::Unknown),
-            1 => Some(Self::Connect),
-            2 => Some(Self::Accept),
-            3 => Some(Self::Listener),
-            4 => Some(Self::Holder),
-            _ => None,
-        }
+numbered! {
+    /// Who ended a connection first; the values of [`CloseStats::closed_by`].
+    pub enum ClosedBy: u8 {
+        /// Not known.
+        Unknown = 0,
+        /// This end: it sent a FIN before it got one.
+        Local = 1,
+        /// The peer: its FIN came first.
+        Peer = 2,
+        /// The peer, by RST.
+        PeerReset = 3,
+        /// This end, by RST: closed with data unread or `SO_LINGER` zero, or
+        /// destroyed from outside.
+        LocalReset = 4,
+        /// Nobody: the peer did not answer any more, or could not be reached.
+        Timeout = 5,
+        /// Nobody: a process took the socket away by `TCP_REPAIR`, without a packet.
+        TakenAway = 6,
     }
 }
 
-/// Who ended a connection first; the values of [`CloseStats::closed_by`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum ClosedBy {
-    /// Not known.
-    Unknown = 0,
-    /// This end: it sent a FIN before it got one.
-    Local = 1,
-    /// The peer: its FIN came first.
-    Peer = 2,
-    /// The peer, by RST.
-    PeerReset = 3,
-    /// This end, by RST: closed with data unread or `SO_LINGER` zero, or
-    /// destroyed from outside.
-    LocalReset = 4,
-    /// Nobody: the peer did not answer any more, or could not be reached.
-    Timeout = 5,
-    /// Nobody: a process took the socket away by `TCP_REPAIR`, without a packet.
-    TakenAway = 6,
-}
-
-impl ClosedBy {
-    /// The value numbered `raw`; `None` for a number this version does not know.
-    pub const fn from_raw(raw: u8) -> Option<Self> {
-        match raw {
-            0 => Some(Self::Unknown),
-            1 => Some(Self::Local),
-            2 => Some(Self::Peer),
-            3 => Some(Self::PeerReset),
-            4 => Some(Self::LocalReset),
-            5 => Some(Self::Timeout),
-            6 => Some(Self::TakenAway),
-            _ => None,
-        }
+bits! {
+    u16 {
+        /// [`TcpEvent::flags`]: the record belongs to the start-up canary.
+        FLAG_CANARY = 0,
+        /// [`TcpEvent::flags`]: the local port is not chosen yet, so it is zero.
+        FLAG_LOCAL_PORT_UNBOUND = 1,
+        /// [`TcpEvent::flags`]: only `security_sock_graft` saw this accept: the thread
+        /// was asleep in accept when the return probe was attached, or the kernel
+        /// skipped that program.
+        FLAG_PREATTACH = 2,
+        /// [`TcpEvent::flags`]: a peer opened the connection.
+        FLAG_INBOUND = 3,
+        /// [`TcpEvent::flags`]: of an accept, the peer had reset the connection before.
+        FLAG_ENDED = 4,
+        /// [`TcpEvent::flags`]: the policy decided, by [`Owner::rule`]. Without it there is no
+        /// policy, or it asks for what only userspace can tell.
+        FLAG_JUDGED = 5,
+        /// [`TcpEvent::flags`]: the policy does not want it; only with [`FLAG_JUDGED`].
+        FLAG_DENIED = 6,
     }
 }
 
-/// [`TcpEvent::flags`]: the record belongs to the start-up canary.
-pub const FLAG_CANARY: u16 = 1;
-/// [`TcpEvent::flags`]: the local port is not chosen yet, so it is zero.
-pub const FLAG_LOCAL_PORT_UNBOUND: u16 = 2;
-/// [`TcpEvent::flags`]: only `security_sock_graft` saw this accept: the thread
-/// was asleep in accept when the return probe was attached, or the kernel
-/// skipped that program.
-pub const FLAG_PREATTACH: u16 = 4;
-/// [`TcpEvent::flags`]: a peer opened the connection.
-pub const FLAG_INBOUND: u16 = 8;
-/// [`TcpEvent::flags`]: of an accept, the peer had reset the connection before.
-pub const FLAG_ENDED: u16 = 16;
-/// [`TcpEvent::flags`]: the policy decided, by [`Owner::rule`]. Without it there is no
-/// policy, or it asks for what only userspace can tell.
-pub const FLAG_JUDGED: u16 = 32;
-/// [`TcpEvent::flags`]: the policy does not want it; only with [`FLAG_JUDGED`].
-pub const FLAG_DENIED: u16 = 64;
-
-/// [`Owner::flags`]: the kernel itself acts, which the defaults of a policy spare: a thread
-/// of its own, but for the later subflows of a process's MPTCP connection.
-pub const OWNER_KERNEL: u16 = 1;
+bits! {
+    u16 {
+        /// [`Owner::flags`]: the kernel itself acts, which the defaults of a policy spare: a thread
+        /// of its own, but for the later subflows of a process's MPTCP connection.
+        OWNER_KERNEL = 0,
+    }
+}
 
 /// Which file it is, whatever its name: as the kernel numbers it, on this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -352,14 +312,11 @@ mod tests {
         for kind in EventKind::ALL {
             assert_eq!(EventKind::from_raw(kind as u8), Some(kind));
         }
-        for raw in 0..=4 {
-            assert_eq!(
-                OwnerSource::from_raw(raw).map(|source| source as u8),
-                Some(raw)
-            );
+        for source in OwnerSource::ALL {
+            assert_eq!(OwnerSource::from_raw(source as u8), Some(source));
         }
-        for raw in 0..=6 {
-            assert_eq!(ClosedBy::from_raw(raw).map(|by| by as u8), Some(raw));
+        for by in ClosedBy::ALL {
+            assert_eq!(ClosedBy::from_raw(by as u8), Some(by));
         }
         assert_eq!(ClosedBy::from_raw(7), None);
         assert_eq!(EventKind::from_raw(0), None);

@@ -8,6 +8,8 @@ use core::mem::offset_of;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use crate::numbered::bits;
+
 /// Bytes of one name with the NUL behind it: `NAME_MAX` and one.
 pub const NAME_BYTES: usize = 256;
 /// Bytes after which no further name is written. A power of two.
@@ -15,12 +17,16 @@ pub const NAMES_BYTES: usize = 512;
 /// Names and mount points that are climbed at most.
 pub const CLIMB: u32 = 32;
 
-/// [`Executable::flags`]: the file is not to be found by this path any more.
-pub const DELETED: u32 = 1;
-/// [`Executable::flags`]: the file never had a path, only a name.
-pub const NAMELESS: u32 = 1 << 1;
-/// [`Executable::flags`]: there is more than was written, or it could not be read.
-pub const CUT: u32 = 1 << 2;
+bits! {
+    u32 {
+        /// [`Executable::flags`]: the file is not to be found by this path any more.
+        DELETED = 0,
+        /// [`Executable::flags`]: the file never had a path, only a name.
+        NAMELESS = 1,
+        /// [`Executable::flags`]: there is more than was written, or it could not be read.
+        CUT = 2,
+    }
+}
 
 /// What a process executes.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]

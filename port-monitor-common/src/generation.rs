@@ -12,8 +12,9 @@ use core::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::{
+    numbered::{bits, numbered},
     pages,
-    policy::{MAX_RULES, Transport},
+    policy::{Direction, MAX_RULES, Transport},
 };
 
 /// Version of everything in this module: maps of another one are not touched.
@@ -33,9 +34,11 @@ pub const NETWORKS: u32 = 1 << 19;
 pub const OWNERS: u32 = 65_536;
 /// Addresses of this host.
 pub const ADDRESSES: u32 = 65_536;
+/// Ports of one transport.
+const PORTS: u32 = 1 << 16;
 /// Words that hold the masks of all ports, four in each: bits 0–15 the lowest port's.
 /// Ports are those that [`Transport::port`] names.
-pub const PORT_WORDS: u32 = (Transport::Udp.ports().last + 1) / 4;
+pub const PORT_WORDS: u32 = Transport::COUNT as u32 * PORTS / 4;
 /// Counters of one policy: one for each rule, and the [`Tally`]s.
 pub const TALLIES: u32 = RULES + 8;
 /// Levels of the cgroup tree that are looked at, below the root.
@@ -210,33 +213,45 @@ pub const ON_EXIT_OPEN: u8 = 1;
 /// [`Header::on_exit`]: nothing but its failsafe is allowed.
 pub const ON_EXIT_CLOSED: u8 = 2;
 
-/// [`Header::asks`]: some rule asks for a user.
-pub const ASKS_USER: u8 = 1;
-/// [`Header::asks`]: some rule asks for an executable.
-pub const ASKS_EXE: u8 = 2;
-/// [`Header::asks`]: listeners may be denied.
-pub const ASKS_LISTEN: u8 = 4;
-/// [`Header::asks`]: some rule asks for a peer on this host.
-pub const ASKS_SELF: u8 = 8;
-
-/// [`Header::asks`]: UDP that this host sends is judged.
-pub const ASKS_UDP: u8 = 16;
-/// [`Header::asks`]: nothing asks about inbound connections. No rule is about one, and
-/// what they are allowed by is their default.
-pub const INBOUND_OPEN: u8 = 32;
+bits! {
+    u8 {
+        /// [`Header::asks`]: some rule asks for a user.
+        ASKS_USER = 0,
+        /// [`Header::asks`]: some rule asks for an executable.
+        ASKS_EXE = 1,
+        /// [`Header::asks`]: listeners may be denied.
+        ASKS_LISTEN = 2,
+        /// [`Header::asks`]: some rule asks for a peer on this host.
+        ASKS_SELF = 3,
+        /// [`Header::asks`]: UDP that this host sends is judged.
+        ASKS_UDP = 4,
+        /// [`Header::asks`]: nothing asks about inbound connections. No rule is about one, and
+        /// what they are allowed by is their default.
+        INBOUND_OPEN = 5,
+    }
+}
 
 /// [`Header::style`]: a denied SYN is answered by RST.
 pub const STYLE_RESET: u8 = 0;
 /// [`Header::style`]: a denied SYN is not answered.
 pub const STYLE_DROP: u8 = 1;
 
-/// [`Header::defaults`], [`RuleEntry::flags`]: deny.
-pub const DENIES: u8 = 1;
-/// [`Header::defaults`]: loopback peers are not spared.
-pub const FILTERS_LOOPBACK: u8 = 2;
-/// [`RuleEntry::flags`]: the rule asks who owns the connection; of a policy of the
-/// monitor, for what only userspace can tell.
-pub const ASKS_OWNER: u8 = 2;
+bits! {
+    u8 {
+        /// [`Header::defaults`], [`RuleEntry::flags`]: deny.
+        DENIES = 0,
+        /// [`Header::defaults`]: loopback peers are not spared.
+        FILTERS_LOOPBACK = 1,
+    }
+}
+bits! {
+    u8 {
+        /// [`RuleEntry::flags`]: the rule asks who owns the connection; of a policy of the
+        /// monitor, for what only userspace can tell.
+        ASKS_OWNER = 1,
+    }
+}
+const _: () = assert!(DENIES & ASKS_OWNER == 0);
 
 /// A policy but for its tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -334,22 +349,22 @@ pub struct ExeKey {
     pub reserved: u32,
 }
 
-/// What decided where no rule did: counters behind those of the rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Tally {
-    /// The default for inbound connections.
-    DefaultInbound = 0,
-    /// The default for outbound connections.
-    DefaultOutbound = 1,
-    /// The default for listeners.
-    DefaultListen = 2,
-    /// A default that spares loopback peers.
-    Loopback = 3,
-    /// A default that spares the kernel's own connections.
-    KernelThread = 4,
-    /// Tables that contradict each other: never, or a bug.
-    Broken = 5,
+numbered! {
+    /// What decided where no rule did: counters behind those of the rules.
+    pub enum Tally: u32 {
+        /// The default for inbound connections.
+        DefaultInbound = 0,
+        /// The default for outbound connections.
+        DefaultOutbound = 1,
+        /// The default for listeners.
+        DefaultListen = 2,
+        /// A default that spares loopback peers.
+        Loopback = 3,
+        /// A default that spares the kernel's own connections.
+        KernelThread = 4,
+        /// Tables that contradict each other: never, or a bug.
+        Broken = 5,
+    }
 }
 
 /// How often something decided.
@@ -366,6 +381,18 @@ pub struct Hits {
 
 const _: () = {
     assert!(RULES as usize == MAX_RULES);
+    // The programs count a default by the number of its direction.
+    assert!(Tally::DefaultInbound as u32 == Direction::Inbound as u32);
+    assert!(Tally::DefaultOutbound as u32 == Direction::Outbound as u32);
+    assert!(Tally::DefaultListen as u32 == Direction::Listen as u32);
+    assert!(Tally::Loopback as usize == Direction::COUNT);
+    // Every tally has a counter, and `Owner::rule` holds its number.
+    assert!(RULES as usize + Tally::COUNT <= TALLIES as usize);
+    assert!(TALLIES <= u16::MAX as u32);
+    // A slot is four bits of a `State`.
+    assert!(SLOTS <= 1 << 4);
+    // `Header::defaults` has room for each.
+    assert!(Direction::COUNT <= Header::NONE.defaults.len());
     assert!(size_of::<Header>() == 328);
     assert!(offset_of!(Header, other_network) == 8);
     assert!(offset_of!(Header, mode) == 44);

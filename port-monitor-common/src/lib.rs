@@ -17,6 +17,8 @@ pub mod generation;
 pub mod groups;
 pub mod listener;
 pub mod mask;
+mod numbered;
+pub mod offsets;
 pub mod pages;
 pub mod policy;
 pub mod site;

@@ -3,17 +3,21 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::event::Owner;
+use crate::{event::Owner, numbered::bits};
 
-/// [`Holder::flags`]: the owner filters let it pass.
-pub const HOLDER_PASSES: u32 = 1;
-/// [`Holder::flags`]: of those who closed, others closed sockets of this listener before.
-pub const HOLDER_NOT_ALONE: u32 = 1 << 1;
-/// [`Holder::flags`]: whoever closed it is the process that made it listen.
-pub const HOLDER_OPENED: u32 = 1 << 2;
-/// [`Holder::flags`]: the monitor closed it, which looked at it in the moment in which the
-/// process that had it open let go of it: the one that it has told of last.
-pub const HOLDER_LOOKED: u32 = 1 << 3;
+bits! {
+    u32 {
+        /// [`Holder::flags`]: the owner filters let it pass.
+        HOLDER_PASSES = 0,
+        /// [`Holder::flags`]: of those who closed, others closed sockets of this listener before.
+        HOLDER_NOT_ALONE = 1,
+        /// [`Holder::flags`]: whoever closed it is the process that made it listen.
+        HOLDER_OPENED = 2,
+        /// [`Holder::flags`]: the monitor closed it, which looked at it in the moment in which
+        /// the process that had it open let go of it: the one that it has told of last.
+        HOLDER_LOOKED = 3,
+    }
+}
 
 /// A process that has a listening socket open, or has closed it.
 #[derive(

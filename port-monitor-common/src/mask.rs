@@ -18,6 +18,8 @@ const PART: usize = 2;
 /// The parts of a [`Mask`].
 pub const PARTS: usize = WORDS / PART;
 const _: () = assert!(PARTS * PART == WORDS);
+// `Mask::filled` has a bit for each word.
+const _: () = assert!(WORDS <= u64::BITS as usize);
 
 /// A set of rules: bit `n % 64` of word `n / 64` is rule `n`, and bit `n` of `filled` is
 /// set where word `n` is not zero.

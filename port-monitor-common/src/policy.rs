@@ -4,7 +4,10 @@
 //!
 //! Ordered first match; the direction's default decides what no rule matches.
 
-use crate::addr::{self, as_v4};
+use crate::{
+    addr::{self, as_v4},
+    numbered::numbered,
+};
 pub use crate::{
     decision::{Decider, Decision, DefaultAction},
     transport::{PortRange, Transport},
@@ -56,21 +59,16 @@ impl Mode {
     }
 }
 
-/// What a rule is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Direction {
-    /// A peer connects to this host.
-    Inbound = 0,
-    /// This host connects to a peer.
-    Outbound = 1,
-    /// A process opens a port.
-    Listen = 2,
-}
-
-impl Direction {
-    /// Every direction, in numeric order.
-    pub const ALL: [Self; 3] = [Self::Inbound, Self::Outbound, Self::Listen];
+numbered! {
+    /// What a rule is about.
+    pub enum Direction: u8 {
+        /// A peer connects to this host.
+        Inbound = 0,
+        /// This host connects to a peer.
+        Outbound = 1,
+        /// A process opens a port.
+        Listen = 2,
+    }
 }
 
 /// All addresses of one family with a common prefix.
@@ -198,16 +196,83 @@ pub struct Rule {
     pub ports: Accepts,
     /// Peers, in [`Rules::peers`].
     pub peers: Accepts,
-    /// Owners, in [`Rules::uids`].
-    pub uids: Accepts,
-    /// Units, in [`Rules::scopes`].
-    pub units: Accepts,
-    /// cgroups, in [`Rules::scopes`].
-    pub cgroups: Accepts,
-    /// Executables, in [`Rules::scopes`].
-    pub exes: Accepts,
+    /// By [`OwnerCondition`], in [`Rules::owners`].
+    pub owners: [Accepts; OwnerCondition::COUNT],
     /// The rule ends here, ns since the Unix epoch; `i64::MAX` is never.
     pub until_ns: i64,
+}
+
+impl Rule {
+    /// What matches all of a direction, for good.
+    pub const fn any(direction: Direction, action: Action) -> Self {
+        Self {
+            direction,
+            action,
+            ports: Accepts::Any,
+            peers: Accepts::Any,
+            owners: [Accepts::Any; OwnerCondition::COUNT],
+            until_ns: i64::MAX,
+        }
+    }
+
+    /// What it asks of the owner by this condition.
+    #[inline]
+    pub const fn owner(&self, condition: OwnerCondition) -> Accepts {
+        self.owners[condition as usize]
+    }
+
+    /// It asks something of the owner by one of these conditions.
+    pub fn asks(&self, conditions: impl IntoIterator<Item = OwnerCondition>) -> bool {
+        let mut conditions = conditions.into_iter();
+        conditions.any(|condition| self.owner(condition) != Accepts::Any)
+    }
+}
+
+numbered! {
+    /// What a rule may ask of the owner of a connection.
+    pub enum OwnerCondition: u8 {
+        /// The real user: entries are uids.
+        User = 0,
+        /// The systemd unit.
+        Unit = 1,
+        /// The cgroup.
+        Cgroup = 2,
+        /// The executable.
+        Exe = 3,
+    }
+}
+
+impl OwnerCondition {
+    /// Those whose entries are numbers that the compiler gives to names, which are among
+    /// [`Facts::scopes`] of whoever they are about.
+    pub fn scopes() -> impl Iterator<Item = Self> + Clone {
+        Self::ALL
+            .into_iter()
+            .filter(|condition| *condition != Self::User)
+    }
+
+    /// Those of [`OwnerCondition::scopes`] of which an owner is in one at most.
+    pub fn singles() -> impl Iterator<Item = Self> + Clone {
+        Self::scopes().filter(|condition| !matches!(condition, Self::Unit | Self::Cgroup))
+    }
+
+    /// As the policy spells it.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Unit => "unit",
+            Self::Cgroup => "cgroup",
+            Self::Exe => "exe",
+        }
+    }
+
+    /// What it is about, in a word.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Exe => "executable",
+            other => other.key(),
+        }
+    }
 }
 
 /// What is known of one connection.
@@ -244,14 +309,8 @@ pub enum Condition {
     Port,
     /// [`Rule::peers`].
     Peer,
-    /// [`Rule::uids`].
-    User,
-    /// [`Rule::units`].
-    Unit,
-    /// [`Rule::cgroups`].
-    Cgroup,
-    /// [`Rule::exes`].
-    Exe,
+    /// [`Rule::owners`].
+    Owner(OwnerCondition),
 }
 
 /// The defaults of all directions.
@@ -290,10 +349,8 @@ pub struct Rules<'a> {
     pub ports: &'a [PortRange],
     /// [`Rule::peers`].
     pub peers: &'a [Peer],
-    /// [`Rule::uids`].
-    pub uids: &'a [u32],
-    /// [`Rule::units`], [`Rule::cgroups`], [`Rule::exes`].
-    pub scopes: &'a [u32],
+    /// [`Rule::owners`].
+    pub owners: &'a [u32],
 }
 
 impl Rules<'_> {
@@ -336,7 +393,6 @@ impl Rules<'_> {
 
     /// The first condition of `rule` that does not hold; `None` is a match.
     pub fn mismatch(&self, rule: &Rule, facts: &Facts<'_>) -> Option<Condition> {
-        let in_scope = |accepts: Accepts| accepts.any(self.scopes, |id| facts.scopes.contains(id));
         if rule.direction != facts.direction {
             return Some(Condition::Direction);
         }
@@ -352,16 +408,16 @@ impl Rules<'_> {
         if !rule.peers.any(self.peers, |peer| peer.matches(facts)) {
             return Some(Condition::Peer);
         }
-        if !rule.uids.any(self.uids, |&uid| facts.uid == Some(uid)) {
-            return Some(Condition::User);
-        }
-        if !in_scope(rule.units) {
-            return Some(Condition::Unit);
-        }
-        if !in_scope(rule.cgroups) {
-            return Some(Condition::Cgroup);
-        }
-        (!in_scope(rule.exes)).then_some(Condition::Exe)
+        let mut owners = OwnerCondition::ALL.into_iter();
+        let wrong = owners.find(|&condition| {
+            !rule
+                .owner(condition)
+                .any(self.owners, |entry| match condition {
+                    OwnerCondition::User => facts.uid == Some(*entry),
+                    _ => facts.scopes.contains(entry),
+                })
+        });
+        wrong.map(Condition::Owner)
     }
 }
 
@@ -389,17 +445,7 @@ mod tests {
         action: Action::Deny,
         filters_loopback: false,
     };
-    const ANY_OUT: Rule = Rule {
-        direction: Direction::Outbound,
-        action: Action::Deny,
-        ports: Accepts::Any,
-        peers: Accepts::Any,
-        uids: Accepts::Any,
-        units: Accepts::Any,
-        cgroups: Accepts::Any,
-        exes: Accepts::Any,
-        until_ns: i64::MAX,
-    };
+    const ANY_OUT: Rule = Rule::any(Direction::Outbound, Action::Deny);
     const SSH_OUT: Facts<'static> = Facts {
         direction: Direction::Outbound,
         service_port: 22,
@@ -425,8 +471,7 @@ mod tests {
                 last: 25,
             }],
             peers: &[],
-            uids: &[],
-            scopes: &[],
+            owners: &[],
         }
     }
 

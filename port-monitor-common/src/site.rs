@@ -1,82 +1,60 @@
 //! The places in the eBPF object where a map or a helper may answer with an error. Each
 //! has a number, and its failures are counted by errno.
 
-/// A place in the object that may fail. Numbers are only ever appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum Site {
-    /// A field of a socket could not be read.
-    Socket = 0,
-    /// The process that holds a socket older than the monitor could not be read.
-    Holder = 1,
-    /// The arguments of `connect` could not be read.
-    Call = 2,
-    /// The fields of a tracepoint's event could not be read.
-    Event = 3,
-    /// A process that is forked could not be told.
-    Process = 4,
-    /// An attempt or a connection could not be put into the table of connections: its
-    /// outcome or its end is not reported.
-    Remember = 5,
-    /// It could not be taken out of that table. What is reported of it is reported once
-    /// all the same.
-    Forget = 6,
-    /// A listener could not be put into the table of listening sockets: its end is not
-    /// reported.
-    RememberListener = 7,
-    /// It could not be taken out of that table, likewise.
-    ForgetListener = 8,
-    /// The owner of a listener could not be stored (tracepoint rung).
-    RememberOwner = 9,
-    /// The owner of a listener that has ended stays (tracepoint rung).
-    ForgetOwner = 10,
-    /// The arguments of a `connect` could not be kept until it returns: it is not told
-    /// if it fails before its SYN.
-    RememberCall = 11,
-    /// They could not be taken out again.
-    ForgetCall = 12,
-    /// A process of the watched tree could not be followed.
-    Follow = 13,
-    /// A process of the watched tree that has ended stays in its table.
-    Unfollow = 14,
-    /// The look at the open files could not report its progress.
-    Progress = 15,
-    /// A cgroup that comes or goes could not be told: the filter does not know it.
-    Group = 16,
-    /// A new cgroup that the filter means could not be put into its table.
-    RememberGroup = 17,
-    /// A cgroup of the filter that is gone stays in its table.
-    ForgetGroup = 18,
-    /// The path of what a process executes could not be read, or is too long
-    /// (`ENAMETOOLONG`): it is told if /proc still has it.
-    Executable = 19,
+use crate::numbered::numbered;
+
+numbered! {
+    /// A place in the object that may fail. Numbers are only ever appended.
+    pub enum Site: u32 {
+        /// A field of a socket could not be read.
+        Socket = 0,
+        /// The process that holds a socket older than the monitor could not be read.
+        Holder = 1,
+        /// The arguments of `connect` could not be read.
+        Call = 2,
+        /// The fields of a tracepoint's event could not be read.
+        Event = 3,
+        /// A process that is forked could not be told.
+        Process = 4,
+        /// An attempt or a connection could not be put into the table of connections: its
+        /// outcome or its end is not reported.
+        Remember = 5,
+        /// It could not be taken out of that table. What is reported of it is reported once
+        /// all the same.
+        Forget = 6,
+        /// A listener could not be put into the table of listening sockets: its end is not
+        /// reported.
+        RememberListener = 7,
+        /// It could not be taken out of that table, likewise.
+        ForgetListener = 8,
+        /// The owner of a listener could not be stored (tracepoint rung).
+        RememberOwner = 9,
+        /// The owner of a listener that has ended stays (tracepoint rung).
+        ForgetOwner = 10,
+        /// The arguments of a `connect` could not be kept until it returns: it is not told
+        /// if it fails before its SYN.
+        RememberCall = 11,
+        /// They could not be taken out again.
+        ForgetCall = 12,
+        /// A process of the watched tree could not be followed.
+        Follow = 13,
+        /// A process of the watched tree that has ended stays in its table.
+        Unfollow = 14,
+        /// The look at the open files could not report its progress.
+        Progress = 15,
+        /// A cgroup that comes or goes could not be told: the filter does not know it.
+        Group = 16,
+        /// A new cgroup that the filter means could not be put into its table.
+        RememberGroup = 17,
+        /// A cgroup of the filter that is gone stays in its table.
+        ForgetGroup = 18,
+        /// The path of what a process executes could not be read, or is too long
+        /// (`ENAMETOOLONG`): it is told if /proc still has it.
+        Executable = 19,
+    }
 }
 
 impl Site {
-    /// Every site, by number.
-    pub const ALL: [Self; 20] = [
-        Self::Socket,
-        Self::Holder,
-        Self::Call,
-        Self::Event,
-        Self::Process,
-        Self::Remember,
-        Self::Forget,
-        Self::RememberListener,
-        Self::ForgetListener,
-        Self::RememberOwner,
-        Self::ForgetOwner,
-        Self::RememberCall,
-        Self::ForgetCall,
-        Self::Follow,
-        Self::Unfollow,
-        Self::Progress,
-        Self::Group,
-        Self::RememberGroup,
-        Self::ForgetGroup,
-        Self::Executable,
-    ];
-
     /// The name users see.
     pub const fn name(self) -> &'static str {
         match self {
@@ -128,9 +106,7 @@ impl Site {
 pub const ERRNOS: u32 = 128;
 
 /// Counters of all sites.
-pub const FAILURES: u32 = (Site::Executable as u32 + 1) * ERRNOS;
-
-const _: () = assert!(Site::ALL.len() == Site::Executable as usize + 1);
+pub const FAILURES: u32 = Site::COUNT as u32 * ERRNOS;
 
 /// The place of the one number after the counters: one more than the [`Site`] that is to
 /// fail, in tests.

@@ -1,20 +1,20 @@
 //! Transports, and the one line of numbers that the ports of all of them are on.
 
-/// What carries a connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u32)]
-pub enum Transport {
-    /// TCP, by itself or through MPTCP.
-    #[default]
-    Tcp = 0,
-    /// UDP.
-    Udp = 1,
+use crate::numbered::numbered;
+
+numbered! {
+    /// What carries a connection.
+    #[derive(Default)]
+    pub enum Transport: u32 {
+        /// TCP, by itself or through MPTCP.
+        #[default]
+        Tcp = 0,
+        /// UDP.
+        Udp = 1,
+    }
 }
 
 impl Transport {
-    /// Every transport, in numeric order.
-    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
-
     /// The name of a port beside those of other transports: they are one line of
     /// numbers, TCP's first.
     #[inline]
@@ -33,10 +33,9 @@ impl Transport {
     /// Transport and port of what [`port`](Self::port) has named.
     #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
     pub const fn of(named: u32) -> (Self, u16) {
-        let transport = if named >> 16 == 0 {
-            Self::Tcp
-        } else {
-            Self::Udp
+        let transport = match Self::from_raw(named >> 16) {
+            Some(transport) => transport,
+            None => Self::Tcp,
         };
         (transport, named as u16)
     }

@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use port_monitor_common::{
-    counters::{Extra, ROW},
+    counters::{Extra, ROW, extra_slot},
     site::{INJECT, Site, TOTAL, failure},
 };
 
@@ -72,7 +72,7 @@ pub(crate) fn count_extra(extra: Extra) {
 #[inline(always)]
 pub(crate) fn add_extra(extra: Extra, more: u64) {
     if let Some(row) = Row::of_this_cpu() {
-        add(row.at(extra as u32), more);
+        add(row.at(extra_slot(extra)), more);
     }
 }
 

@@ -3,33 +3,21 @@
 
 use core::ptr::read_volatile;
 
-use port_monitor_common::config::{Config, Offsets};
+use port_monitor_common::{abi_version, config::Config, offsets::Offsets};
+use zerocopy::FromZeros;
 
-/// The loader asks for this symbol by name: an object of another layout has
-/// none. See `port_monitor_common::event::ABI_SYMBOL`.
-#[unsafe(no_mangle)]
-static PM_ABI_6: u32 = port_monitor_common::ABI_VERSION as u32;
-
-const _: () = assert!(port_monitor_common::ABI_VERSION == 6, "rename PM_ABI_6");
+/// The symbol that the loader asks for: `port_monitor_common::event::ABI_SYMBOL`.
+#[unsafe(export_name = concat!("PM_ABI_", abi_version!()))]
+static PM_ABI: u32 = port_monitor_common::ABI_VERSION as u32;
 
 #[unsafe(no_mangle)]
-static OFFSETS: Offsets = zeroed_offsets();
+static OFFSETS: Offsets = zeroed();
 
 #[unsafe(no_mangle)]
-static CONFIG: Config = Config {
-    salt: 0,
-    self_tgid: 0,
-    kinds: 0,
-    filters: 0,
-    trace: 0,
-    judge: 0,
-    inject: 0,
-    sees_calls: 0,
-    executables: 0,
-};
+static CONFIG: Config = zeroed();
 
-const fn zeroed_offsets() -> Offsets {
-    // SAFETY: `Offsets` is plain integers: all zeroes is a value of it.
+const fn zeroed<T: FromZeros>() -> T {
+    // SAFETY: all zeroes is a value of what is `FromZeros`.
     unsafe { core::mem::zeroed() }
 }
 

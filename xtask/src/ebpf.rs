@@ -17,6 +17,11 @@ use crate::{
 #[path = "../../port-monitor/build/digest.rs"]
 mod digest;
 
+/// The SHA-256 of some bytes, in hex.
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
+    digest::of_bytes(bytes)
+}
+
 /// bpf-linker's version, and the LLVM it is built on.
 const LINKER_VERSION: &str = "0.13.0";
 const LLVM: &str = "/usr/lib/llvm-22";

@@ -59,6 +59,8 @@ enum Command {
     Man,
     /// Check the rules of this code base that no lint knows
     Tidy,
+    /// Note the numbers and digests of the layouts that programs share
+    Layouts(tidy::layout::Args),
 }
 
 fn main() -> Result<ExitCode> {
@@ -72,6 +74,7 @@ fn main() -> Result<ExitCode> {
         Command::Services(args) => done(services::run(&args)?),
         Command::Man => done(man::run()?),
         Command::Tidy => exit_code(tidy::run()?),
+        Command::Layouts(args) => done(tidy::layout::write(&args)?),
     })
 }
 

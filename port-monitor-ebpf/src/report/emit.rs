@@ -9,7 +9,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use port_monitor_common::{
     ABI_VERSION, TcpEvent,
-    counters::{Counter, Extra, Hook, slot},
+    counters::{Counter, Extra, Hook, extra_slot, slot},
     event::{CloseEvent, EventKind, FLAG_CANARY, FLAG_DENIED, FLAG_LOCAL_PORT_UNBOUND},
 };
 use zerocopy::FromZeros;
@@ -143,7 +143,7 @@ fn emit_by<T: AsMut<TcpEvent>>(
     let is_canary = task::is_monitor(event.owner.tgid);
     if is_canary {
         event.flags |= FLAG_CANARY;
-        row.count(Extra::Canary as u32);
+        row.count(extra_slot(Extra::Canary));
     } else {
         if config!(kinds) & 1 << event.kind == 0 {
             return Err(Stop::NotOurs);

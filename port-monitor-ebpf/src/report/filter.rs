@@ -8,7 +8,7 @@ use port_monitor_common::{
         FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_DENIED,
         FILTER_ONLY_IN, FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID,
         FILTER_REMOTE_NET, FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, OWNER_FILTERS,
-        PORT_SET_ANY, PORT_SET_LOCAL, PORT_SET_REMOTE, PORT_SET_WORDS,
+        PORT_SET_WORDS, PortFilter,
     },
     event::{FLAG_DENIED, FLAG_INBOUND, FLAG_JUDGED, Owner, TcpEvent},
 };
@@ -76,17 +76,19 @@ fn family_passes(flow: &TcpEvent) -> bool {
 
 #[inline(always)]
 fn ports_pass(flow: &TcpEvent) -> bool {
-    !(on(FILTER_LOCAL_PORT) && !in_set(PORT_SET_LOCAL, flow.local_port)
-        || on(FILTER_REMOTE_PORT) && !in_set(PORT_SET_REMOTE, flow.remote_port)
+    !(on(FILTER_LOCAL_PORT) && !in_set(PortFilter::Local, flow.local_port)
+        || on(FILTER_REMOTE_PORT) && !in_set(PortFilter::Remote, flow.remote_port)
         || on(FILTER_ANY_PORT)
-            && !in_set(PORT_SET_ANY, flow.local_port)
-            && !in_set(PORT_SET_ANY, flow.remote_port))
+            && !in_set(PortFilter::Any, flow.local_port)
+            && !in_set(PortFilter::Any, flow.remote_port))
 }
 
 #[inline(always)]
-fn in_set(set: u32, port: u16) -> bool {
+fn in_set(set: PortFilter, port: u16) -> bool {
     let port = u32::from(port);
-    let word = PORT_SETS.get(set * PORT_SET_WORDS + port / 64).copied();
+    let word = PORT_SETS
+        .get(set as u32 * PORT_SET_WORDS + port / 64)
+        .copied();
     word.is_some_and(|word| word >> (port % 64) & 1 == 1)
 }
 

@@ -8,7 +8,7 @@ use aya::{
     maps::{Map, MapData, MapError},
 };
 use port_monitor_common::{
-    counters::{Counter, Extra, Hook, ROW, slot},
+    counters::{Counter, Extra, Hook, ROW, extra_slot, slot},
     site::{ERRNOS, INJECT, Site, TOTAL},
 };
 use rustix::mm::ProtFlags;
@@ -86,7 +86,7 @@ impl Counters {
 
     /// A counter outside the rows.
     pub fn extra(&self, extra: Extra) -> u64 {
-        self.sum(extra as u32)
+        self.sum(extra_slot(extra))
     }
 
     /// Events that hooks have seen.

@@ -11,9 +11,9 @@ use std::{
 
 use aya::Ebpf;
 use port_monitor_common::{
-    config::Offsets,
     event::FileId,
     executable::{CUT, DELETED, Executable, NAMELESS, process, slot, stamp},
+    offsets::Offsets,
 };
 use rustix::mm::ProtFlags;
 

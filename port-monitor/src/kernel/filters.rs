@@ -10,8 +10,7 @@ use port_monitor_common::{
     config::{
         FILTER_ANY_PORT, FILTER_CGROUP, FILTER_COMM, FILTER_LOCAL_PORT, FILTER_ONLY_DENIED,
         FILTER_ONLY_IN, FILTER_ONLY_OUT, FILTER_ONLY_V4, FILTER_ONLY_V6, FILTER_PID,
-        FILTER_REMOTE_NET, FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, PORT_SET_ANY,
-        PORT_SET_LOCAL, PORT_SET_REMOTE, PORT_SET_WORDS,
+        FILTER_REMOTE_NET, FILTER_REMOTE_PORT, FILTER_TREE, FILTER_UID, PORT_SET_WORDS, PortFilter,
     },
     policy::Network,
 };
@@ -92,9 +91,9 @@ impl Filters {
         insert_all(ebpf, "pm_uids", &self.uids)?;
         insert_all(ebpf, "pm_comms", &self.comms)?;
         groups::write(ebpf, &self.groups)?;
-        write_ports(ebpf, PORT_SET_LOCAL, self.local_ports.as_ref())?;
-        write_ports(ebpf, PORT_SET_REMOTE, self.remote_ports.as_ref())?;
-        write_ports(ebpf, PORT_SET_ANY, self.any_ports.as_ref())?;
+        write_ports(ebpf, PortFilter::Local, self.local_ports.as_ref())?;
+        write_ports(ebpf, PortFilter::Remote, self.remote_ports.as_ref())?;
+        write_ports(ebpf, PortFilter::Any, self.any_ports.as_ref())?;
         let mut nets = LpmTrie::<_, [u8; 16], u8>::try_from(map(ebpf, "pm_remote_nets")?)?;
         // The programs compare the address as it is on the socket.
         for (prefix_len, first) in self.remote_nets.iter().flat_map(spellings) {
@@ -116,12 +115,12 @@ fn insert<M: std::borrow::BorrowMut<MapData>, K: Pod>(
     set.insert(key, 1, 0)
 }
 
-fn write_ports(ebpf: &mut Ebpf, set: u32, ports: Option<&PortSet>) -> Result<(), MapError> {
+fn write_ports(ebpf: &mut Ebpf, set: PortFilter, ports: Option<&PortSet>) -> Result<(), MapError> {
     let Some(ports) = ports else {
         return Ok(());
     };
     let mut array = Array::<_, u64>::try_from(map(ebpf, "pm_port_sets")?)?;
-    for (index, word) in (set * PORT_SET_WORDS..).zip(ports.words().iter()) {
+    for (index, word) in (set as u32 * PORT_SET_WORDS..).zip(ports.words().iter()) {
         if *word != 0 {
             array.set(index, word, 0)?;
         }

@@ -12,10 +12,7 @@ use port_monitor_common::listener::Holder;
 use zerocopy::FromBytes as _;
 
 use super::{
-    bpf,
-    btf::{Need, for_aya::LazyBtf},
-    error::KernelError,
-    host_btf::Types,
+    aya_workarounds::forged_btf::LazyBtf, bpf, btf::Need, error::KernelError, host_btf::Types,
     iterator, snapshot,
 };
 use crate::host::holding::{Seen, Source};

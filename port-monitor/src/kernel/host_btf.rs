@@ -9,12 +9,13 @@ use std::{
     ptr::{self, NonNull},
 };
 
-use port_monitor_common::config::Offsets;
+use port_monitor_common::offsets::Offsets;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::{
+    aya_workarounds::forged_btf::LazyBtf,
     backends,
-    btf::{self, Btf, Found, Function, Need, for_aya::LazyBtf},
+    btf::{self, Btf, Found, Function, Need},
     error::KernelError,
     iterator,
     preflight::PreflightError,
@@ -57,11 +58,8 @@ impl Types {
     fn of(bytes: impl Deref<Target = [u8]>) -> Result<Self, btf::BtfError> {
         let names: Vec<_> = backends::FUNCTIONS
             .into_iter()
-            .chain([
-                snapshot::ITERATOR,
-                iterator::TABLE_FUNCTION,
-                btf::TYPED_TASK,
-            ])
+            .chain([snapshot::ITERATOR, iterator::TABLE_FUNCTION])
+            .chain(btf::functions())
             .collect();
         let btf = Btf::parse(bytes, &names)?;
         let functions = names

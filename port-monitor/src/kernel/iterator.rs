@@ -12,7 +12,7 @@ use aya::{
     programs::{Iter, ProgramError, ProgramFd},
 };
 
-use super::{bpf, btf::for_aya::LazyBtf, error::KernelError};
+use super::{aya_workarounds::forged_btf::LazyBtf, bpf, error::KernelError};
 
 /// What goes through a table, as aya names it.
 pub(super) const TABLE: &str = "bpf_map_elem";

@@ -5,7 +5,9 @@ use std::{io, os::fd::OwnedFd};
 
 use aya::Ebpf;
 
-use super::{backends::Needs, btf::for_aya::LazyBtf, error::KernelError, iterator, progress};
+use super::{
+    aya_workarounds::forged_btf::LazyBtf, backends::Needs, error::KernelError, iterator, progress,
+};
 
 /// The program that looks at what is remembered.
 pub(super) const PROGRAM: &str = "pm_left_it";

@@ -2,6 +2,7 @@
 //! attaches, proves it with the canary, and hands out ring and counters.
 //! Dropping [`Kernel`] detaches everything.
 
+mod aya_workarounds;
 mod backend;
 mod backends;
 mod bpf;

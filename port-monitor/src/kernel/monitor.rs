@@ -8,15 +8,17 @@ use aya::{
 };
 use aya_log::EbpfLogger;
 use port_monitor_common::{
-    config::{FILTER_CGROUP, Offsets},
+    config::FILTER_CGROUP,
     counters::{Extra, Hook},
     event::EventKind,
+    offsets::Offsets,
 };
 
 use super::{
+    aya_workarounds::forged_btf::LazyBtf,
     backend::{Rung, RungError},
     backends::{self, Links, Needs},
-    btf::{self, Need, for_aya::LazyBtf},
+    btf::{self, Need},
     counters::{self, Counters},
     enforcer,
     error::{KernelError, SYSTEM_BTF, chain, kernel_release},

@@ -10,7 +10,9 @@ use std::{
 use aya::Ebpf;
 use port_monitor_common::event::EventKind;
 
-use super::{bpf, btf::for_aya::LazyBtf, error::KernelError, iterator, settings::Settings};
+use super::{
+    aya_workarounds::forged_btf::LazyBtf, bpf, error::KernelError, iterator, settings::Settings,
+};
 
 /// The program that looks at what it goes through.
 pub(super) const PROGRAM: &str = "pm_progress_it";

@@ -5,7 +5,7 @@ use std::fs::File;
 
 use aya::Ebpf;
 
-use super::{btf::for_aya::LazyBtf, error::KernelError, iterator};
+use super::{aya_workarounds::forged_btf::LazyBtf, error::KernelError, iterator};
 
 /// What the iterators go through, as aya names it.
 pub(super) const ITERATED: &str = "task_file";

@@ -10,7 +10,10 @@ use std::{
 
 use port_monitor_common::{
     event::FileId,
-    policy::{self as decision, Action, Decider, Direction, Mode, PortRange, Transport, canonical},
+    policy::{
+        self as decision, Action, Decider, Direction, Mode, OwnerCondition, PortRange, Transport,
+        canonical,
+    },
 };
 use thiserror::Error;
 
@@ -187,7 +190,7 @@ impl Policy {
     /// Some rule asks for an executable.
     pub fn asks_for_executables(&self) -> bool {
         let mut rules = self.tables.rules.iter();
-        rules.any(|rule| rule.exes != decision::Accepts::Any)
+        rules.any(|rule| rule.asks([OwnerCondition::Exe]))
     }
 
     /// Its text, and where that was read.
@@ -297,6 +300,29 @@ pub struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
+    /// A connection or a listener of which nothing more is known, at the beginning of time.
+    pub const fn new(
+        direction: Direction,
+        transport: Transport,
+        service_port: u16,
+        peer: IpAddr,
+    ) -> Self {
+        Self {
+            direction,
+            transport,
+            service_port,
+            peer,
+            peer_is_self: false,
+            uid: None,
+            unit: None,
+            cgroup: None,
+            exe: None,
+            exe_id: None,
+            is_kernel: false,
+            now_ns: 0,
+        }
+    }
+
     /// The facts of an event.
     pub fn of(event: &Event, process: &'a Process, wall_ns: i128) -> Self {
         Self {

@@ -10,6 +10,7 @@
 
 pub mod analysis;
 mod compiled;
+pub(crate) mod conditions;
 pub mod explain;
 pub mod export;
 pub mod learn;

@@ -3,10 +3,12 @@
 mod form;
 mod graph;
 mod layers;
+pub(crate) mod layout;
 mod modules;
 mod places;
 mod prose;
 mod source;
+mod workarounds;
 
 use std::{fs, process::Command};
 
@@ -21,6 +23,8 @@ type Rule = fn(&[SourceFile]) -> Vec<Finding>;
 const RULES: &[Rule] = &[
     layers::only_the_kernel_module_uses_aya,
     layers::only_the_outer_layers_print,
+    layout::layouts_that_change_have_a_new_number,
+    workarounds::workarounds_say_what_ends_them,
     graph::modules_do_not_lead_back,
     graph::rooms_use_what_they_may,
     graph::the_page_shows_the_rooms,
@@ -35,6 +39,7 @@ const RULES: &[Rule] = &[
     places::no_machine_paths,
     places::only_known_hosts,
     prose::pages_have_the_words_of_the_glossary,
+    prose::files_that_pages_name_exist,
 ];
 
 /// Prints the rooms and what they use, and applies every rule to every text file of the work

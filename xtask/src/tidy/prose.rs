@@ -22,6 +22,40 @@ pub(super) fn pages_have_the_words_of_the_glossary(files: &[SourceFile]) -> Vec<
     files.iter().filter(is_held).flat_map(findings).collect()
 }
 
+/// Where paths begin that a page may name.
+const CRATES: [&str; 4] = [
+    "port-monitor/",
+    "port-monitor-common/",
+    "port-monitor-ebpf/",
+    "xtask/",
+];
+
+/// Files and folders that the pages name are there.
+pub(super) fn files_that_pages_name_exist(files: &[SourceFile]) -> Vec<Finding> {
+    let is_held = |file: &&SourceFile| file.is_prose() && !EXEMPT.contains(&&*file.path);
+    let mut findings = Vec::new();
+    for file in files.iter().filter(is_held) {
+        for (line, text) in file.lines() {
+            let quoted = text.split('`').skip(1).step_by(2);
+            let paths = quoted.filter(|text| CRATES.iter().any(|name| text.starts_with(name)));
+            for path in paths.filter(|path| !is_there(path, files)) {
+                findings.push(Finding {
+                    line,
+                    ..file.finding(format!("name a file that exists: there is no {path}"))
+                });
+            }
+        }
+    }
+    findings
+}
+
+fn is_there(path: &str, files: &[SourceFile]) -> bool {
+    let folder = format!("{}/", path.trim_end_matches('/'));
+    files
+        .iter()
+        .any(|file| file.path == path || file.path.starts_with(&folder))
+}
+
 fn findings(file: &SourceFile) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut is_code = false;
@@ -65,6 +99,16 @@ mod tests {
         paths,
         tidy::{breaks, keeps},
     };
+
+    #[test]
+    fn a_file_that_is_not_there_is_found() {
+        let rule = files_that_pages_name_exist;
+        breaks(rule, "docs/a.md", "see `xtask/src/gone.rs`");
+        keeps(rule, "docs/a.md", "see `port-monitor enforce` and `docs`");
+        let page = SourceFile::new("docs/a.md", "`xtask/src/`, `xtask/src/main.rs`");
+        let files = [page, SourceFile::new("xtask/src/main.rs", "")];
+        assert_eq!(rule(&files), []);
+    }
 
     #[test]
     fn other_words_are_found_outside_of_code() {

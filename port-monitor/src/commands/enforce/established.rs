@@ -283,18 +283,11 @@ fn facts(connection: &OpenConnection) -> Facts<'_> {
         (Direction::Outbound, remote.port())
     };
     Facts {
-        direction,
-        transport: Transport::Tcp,
-        service_port,
-        peer: remote.ip(),
         peer_is_self: remote.ip() == local.ip(),
         uid: connection.has_user().then_some(connection.uid),
-        unit: None,
         cgroup: connection.cgroup.as_deref(),
-        exe: None,
-        exe_id: None,
-        is_kernel: false,
         now_ns: i128::from(now_ns()),
+        ..Facts::new(direction, Transport::Tcp, service_port, remote.ip())
     }
 }
 

@@ -229,11 +229,9 @@ fn try_case(
         exe
     });
     expect_known(case.rule.as_deref(), policy)?;
+    let transport = case.proto.into();
+    let port = port(&case.port, policy, transport)?;
     let explanation = policy.explain(&Facts {
-        direction,
-        transport: case.proto.into(),
-        service_port: port(&case.port, policy, case.proto.into())?,
-        peer,
         peer_is_self: case.peer_is_self,
         uid: user,
         unit: unit.as_deref(),
@@ -242,6 +240,7 @@ fn try_case(
         exe_id: exe.as_ref().and_then(Executable::id),
         is_kernel: case.kernel,
         now_ns: Host.now_ns(),
+        ..Facts::new(direction, transport, port, peer)
     });
     let decided = decided(&explanation);
     let by = match &explanation.reason {

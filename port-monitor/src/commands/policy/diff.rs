@@ -1,14 +1,14 @@
 //! `policy diff`: the connections two policies decide differently.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
 use jiff::Timestamp;
-use port_monitor_common::policy::{Direction, Transport};
+use port_monitor_common::policy::{Direction, OwnerCondition, Transport};
 use serde::Serialize;
 
 use super::{expect_apart, explained::ReasonReport, json_line, spelled};
@@ -94,7 +94,9 @@ struct DifferenceReport {
     users: UsersReport,
     units: BTreeSet<String>,
     cgroup: Option<String>,
-    exe: Option<String>,
+    /// What an owner is in one of at most, by key.
+    #[serde(flatten)]
+    singles: BTreeMap<&'static str, Option<String>>,
     /// Only of the kernel itself, or only of anybody else; null for either.
     kernel: Option<bool>,
     from: Option<Timestamp>,
@@ -160,7 +162,9 @@ impl DifferenceReport {
                 "" => "/".to_owned(),
                 path => path.to_owned(),
             }),
-            exe: who.exe.clone(),
+            singles: OwnerCondition::singles()
+                .map(|condition| (condition.key(), who.singles.get(&condition).cloned()))
+                .collect(),
             kernel: difference.kernel,
             from: difference.from_ns.and_then(time),
             until: difference.until_ns.and_then(time),
@@ -180,7 +184,8 @@ impl DifferenceReport {
         words.extend(peers.map(|peers| format!("{side} {}", peers.join(", "))));
         words.extend(self.users.text());
         words.extend(self.units.iter().map(|unit| format!("unit {unit}")));
-        for (key, value) in [("cgroup", &self.cgroup), ("exe", &self.exe)] {
+        let singles = self.singles.iter().map(|(key, value)| (*key, value));
+        for (key, value) in [("cgroup", &self.cgroup)].into_iter().chain(singles) {
             let value = value.as_ref();
             words.extend(value.map(|value| format!("{key} {}", value.escape_debug())));
         }

@@ -161,9 +161,6 @@ const fn differs(condition: Condition) -> &'static str {
         Condition::Until => "expired",
         Condition::Port => "port",
         Condition::Peer => "peer",
-        Condition::User => "user",
-        Condition::Unit => "unit",
-        Condition::Cgroup => "cgroup",
-        Condition::Exe => "executable",
+        Condition::Owner(condition) => condition.word(),
     }
 }

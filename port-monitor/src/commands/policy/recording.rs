@@ -257,11 +257,8 @@ fn facts(line: &Line, recorded: Option<FileId>) -> Result<Facts<'_>, String> {
     let process = line.process.as_ref();
     let exe = process.and_then(|process| process.executable.as_deref());
     let cgroup = line.port_monitor.cgroup.as_ref();
+    let port = service.port.unwrap_or_default();
     Ok(Facts {
-        direction,
-        transport: Transport::Tcp,
-        service_port: service.port.unwrap_or_default(),
-        peer: peer.ip,
         peer_is_self: direction != Direction::Listen && peer.ip == local.ip,
         uid: user.transpose().map_err(|_| "user.id is no number")?,
         unit: line.port_monitor.unit.as_deref(),
@@ -270,5 +267,6 @@ fn facts(line: &Line, recorded: Option<FileId>) -> Result<Facts<'_>, String> {
         exe_id: recorded.or_else(|| exe.and_then(|exe| Host.executable(exe).ok())),
         is_kernel: line.port_monitor.kernel,
         now_ns: line.timestamp.as_nanosecond(),
+        ..Facts::new(direction, Transport::Tcp, port, peer.ip)
     })
 }

@@ -134,15 +134,12 @@ pub(crate) fn closed() -> Record {
     let mut record = connected();
     record.wall_ns += 8_100_000_000;
     record.event.action = Action::Close(Close {
-        direction: Direction::Outbound,
         duration_ns: Some(8_123_456_789),
         bytes_received: 86_016,
         bytes_sent: 1_234,
         retransmits: 2,
         rtt_us: Some(11_900),
-        closed_by: ClosedBy::Local,
-        closing_pid: None,
-        errno: None,
+        ..Close::new(Direction::Outbound, ClosedBy::Local)
     });
     record
 }

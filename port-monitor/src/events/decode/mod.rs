@@ -87,6 +87,23 @@ pub struct Close {
     pub errno: Option<i32>,
 }
 
+impl Close {
+    /// An end of which nothing more is known.
+    pub const fn new(direction: Direction, closed_by: ClosedBy) -> Self {
+        Self {
+            direction,
+            duration_ns: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            retransmits: 0,
+            rtt_us: None,
+            closed_by,
+            closing_pid: None,
+            errno: None,
+        }
+    }
+}
+
 impl Action {
     /// The event's name, as `--events` and JSON spell it.
     pub const fn name(self) -> &'static str {

@@ -27,11 +27,9 @@ fn close_event() -> CloseEvent {
             bytes_received: 1 << 33,
             bytes_sent: 7,
             retransmits: 3,
-            srtt_us: 0,
             closed_by: ClosedBy::PeerReset as u8,
-            restored: 0,
-            reserved: [0; 2],
             closer_tgid: 77,
+            ..CloseStats::default()
         },
     }
 }
@@ -40,15 +38,13 @@ fn close_event() -> CloseEvent {
 fn an_end_comes_out_as_it_went_in() {
     let event = decode(close_event().as_bytes()).unwrap();
     let close = Close {
-        direction: Direction::Inbound,
         duration_ns: Some(1 << 40),
         bytes_received: 1 << 33,
         bytes_sent: 7,
         retransmits: 3,
-        rtt_us: None,
-        closed_by: ClosedBy::PeerReset,
         closing_pid: Some(77),
         errno: Some(104),
+        ..Close::new(Direction::Inbound, ClosedBy::PeerReset)
     };
     assert_eq!(event.action, Action::Close(close));
     assert_eq!(event.direction(), Direction::Inbound);

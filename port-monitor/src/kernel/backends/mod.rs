@@ -16,8 +16,8 @@ use self::hooks::{
     SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
 };
 use super::{
+    aya_workarounds::forged_btf::LazyBtf,
     backend::{Rung, RungError},
-    btf::for_aya::LazyBtf,
     error::chain,
     executables::NO_EXECUTABLES,
     snapshot,
@@ -331,7 +331,8 @@ impl Links {
     /// The programs that are attached and see the changes of sockets' states beside others,
     /// with their names.
     pub(super) fn watchers(&self) -> Vec<(Watcher, &'static str)> {
-        let all = Watcher::ALL.into_iter();
+        let of = |watcher: Watcher| watcher.programs().iter().map(move |&name| (watcher, name));
+        let all = Watcher::ALL.into_iter().flat_map(of);
         all.filter(|(_, name)| self.programs.contains(name))
             .collect()
     }

@@ -11,13 +11,13 @@ use std::ops::Deref;
 
 use thiserror::Error;
 
-use self::{names::Names, offsets::STRUCTS};
+use self::names::Names;
 
-pub(crate) mod for_aya;
 mod names;
 mod offsets;
 
-pub use offsets::{Found, Need, TYPED_TASK, offsets};
+pub use offsets::{Found, functions, offsets};
+pub use port_monitor_common::offsets::Need;
 
 pub(super) const MAGIC: u16 = 0xeb9f;
 pub(super) const VERSION: u8 = 1;
@@ -90,7 +90,7 @@ pub struct Btf<B> {
     places: Vec<usize>,
     /// How many types there are.
     count: usize,
-    /// Those of [`STRUCTS`].
+    /// Those that [`offsets`] looks into.
     structs: Vec<Named>,
     /// Those that were asked for.
     functions: Vec<Named>,
@@ -170,7 +170,8 @@ impl<B: Deref<Target = [u8]>> Btf<B> {
         let header = btf.word(4)? as usize;
         let types = btf.section(header, 8)?;
         btf.strings = btf.section(header, 16)?;
-        btf.index(types, &Names::new(&STRUCTS), &Names::new(functions))?;
+        let structs = offsets::structs();
+        btf.index(types, &Names::new(&structs), &Names::new(functions))?;
         Ok(btf)
     }
 

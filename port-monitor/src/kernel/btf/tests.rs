@@ -1,6 +1,6 @@
 //! BTF written by the tests themselves, whole, odd and broken.
 
-use port_monitor_common::config::Offsets;
+use port_monitor_common::offsets::{Offsets, Place};
 use proptest::prelude::*;
 
 use crate::kernel::btf::*;
@@ -52,6 +52,14 @@ impl Writer {
         self.composite(4, name, &members)
     }
 
+    fn has_structure(&self, name: &str) -> bool {
+        let whole = [name.as_bytes(), b"\0"].concat();
+        let is_it = |&[at, info, _]: &[u32; 3]| {
+            info >> 24 == 4 && self.strings[at as usize..].starts_with(&whole)
+        };
+        self.types.iter().any(is_it)
+    }
+
     fn finish(&self, word: fn(u32) -> [u8; 4]) -> Vec<u8> {
         let mut types = Vec::new();
         for (head, body) in self.types.iter().zip(&self.bodies) {
@@ -81,22 +89,25 @@ fn parse(bytes: Vec<u8>) -> Result<Btf<Vec<u8>>, BtfError> {
     Btf::parse(bytes, &["inet_csk_accept", "inet_csk", "sought", "absent"])
 }
 
-/// What is read of `tcp_sock`, wherever.
-fn tcp_sock(int: u32) -> Vec<(&'static str, u32, u32)> {
-    let fields = [
-        "srtt_us",
-        "bytes_received",
-        "bytes_sent",
-        "bytes_retrans",
-        "bytes_acked",
-        "snd_una",
-        "snd_nxt",
-        "write_seq",
-        "total_retrans",
-        "fastopen_rsk",
-        "packets_out",
-    ];
-    (200..).zip(fields).map(|(i, n)| (n, int, i * 8)).collect()
+/// The fields of a struct that are looked for and lie in it directly.
+fn fields_of(name: &str) -> Vec<&'static str> {
+    let fields = Offsets::PLACES.iter().filter_map(|(place, _)| match place {
+        Place::Field(path) => path.strip_prefix(name)?.strip_prefix('.'),
+        _ => None,
+    });
+    fields.filter(|field| !field.contains('.')).collect()
+}
+
+/// The structs that are looked for and not written yet, with their fields wherever.
+fn others(w: &mut Writer, int: u32) {
+    for name in offsets::structs() {
+        let fields = fields_of(name);
+        if fields.is_empty() || w.has_structure(name) {
+            continue;
+        }
+        let members: Vec<_> = (200..).zip(fields).map(|(i, n)| (n, int, i * 8)).collect();
+        w.structure(name, &members);
+    }
 }
 
 /// Sockets below TCP.
@@ -158,7 +169,6 @@ fn kernel() -> Writer {
     let mut w = Writer::default();
     let int = w.int();
     sockets(&mut w, int);
-    w.structure("tcp_sock", &tcp_sock(int));
     let ns = w.structure("ns_common", &[("inum", int, 24)]);
     w.structure("net", &[("ns", ns, 152)]);
     w.structure("signal_struct", &[("live", int, 4)]);
@@ -193,10 +203,14 @@ fn kernel() -> Writer {
         "real_parent",
         "self_exec_id",
     ];
-    let members: Vec<_> = (0..).zip(tasks).map(|(i, n)| (n, int, i * 8)).collect();
+    let more = fields_of("task_struct").into_iter();
+    let more = more.filter(|field| !tasks.contains(field));
+    let tasks = (0..).zip(tasks.into_iter().chain(more));
+    let members: Vec<_> = tasks.map(|(i, n)| (n, int, i * 8)).collect();
     let randomized = w.structure("", &members);
     w.structure("task_struct", &[("", randomized, 1256)]);
     state_event(&mut w, 8);
+    others(&mut w, int);
     let prototype = w.add("", 13 << 24 | 2, int, vec![0, int, 0, int]);
     w.add("inet_csk_accept", 12 << 24 | 1, prototype, vec![]);
     w
@@ -267,6 +281,8 @@ fn kernel_without_mounts_has_all_but_paths() {
     };
     assert!(error.to_string().contains("mount"), "{error}");
     assert_eq!(offsets.mm_exe_file, 928);
+    // Whoever asks whether paths can be read looks at one of them.
+    assert_eq!((offsets.file_mnt, offsets.mount_point), (0, 0));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::{
         cgroup::CgroupTree,
         process::{own_cgroup_path, own_start_ticks, ticks},
     },
-    kernel::{error::CanaryError, object},
+    kernel::{aya_workarounds::file_limit, error::CanaryError},
 };
 
 fn is_failed(event: &Event) -> bool {
@@ -48,7 +48,7 @@ pub(super) struct Truth {
 impl Truth {
     /// The truth about the calling thread.
     pub(super) fn read() -> Result<Self, CanaryError> {
-        let _opening = object::opening();
+        let _opening = file_limit::opening();
         let read =
             |path: &'static str| fs::read(path).map_err(|error| CanaryError::Truth { path, error });
         let netns = "/proc/thread-self/ns/net";

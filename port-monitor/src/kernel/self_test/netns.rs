@@ -9,7 +9,7 @@ use rustix::{
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
 
-use crate::kernel::object;
+use crate::kernel::aya_workarounds::file_limit;
 
 /// `RTM_NEWLINK` (`include/uapi/linux/rtnetlink.h`).
 const NEW_LINK: u16 = 16;
@@ -28,7 +28,7 @@ const IPV6_IS_OFF: &str = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
 
 /// Moves the calling thread into a new network namespace. On error it is where it was.
 pub(super) fn enter_private() -> io::Result<()> {
-    let opening = object::opening();
+    let opening = file_limit::opening();
     let home = File::open("/proc/thread-self/ns/net")?;
     drop(opening);
     // SAFETY: of what a process shares between its threads, only the network namespace
@@ -42,7 +42,7 @@ pub(super) fn enter_private() -> io::Result<()> {
 }
 
 fn set_loopback_up() -> io::Result<()> {
-    let opening = object::opening();
+    let opening = file_limit::opening();
     // Without a protocol it is `NETLINK_ROUTE`.
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,

@@ -25,17 +25,7 @@ const OPEN: Action = Action::Preexisting {
     direction: Direction::Outbound,
     state: TcpState::ESTABLISHED,
 };
-const CLOSE: Action = Action::Close(Close {
-    direction: Direction::Outbound,
-    duration_ns: None,
-    bytes_received: 0,
-    bytes_sent: 0,
-    retransmits: 0,
-    rtt_us: None,
-    closed_by: ClosedBy::Local,
-    closing_pid: None,
-    errno: None,
-});
+const CLOSE: Action = Action::Close(Close::new(Direction::Outbound, ClosedBy::Local));
 
 /// An end of process `pid`, at a time that passes from event to event.
 struct Host {

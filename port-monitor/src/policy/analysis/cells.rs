@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use port_monitor_common::{
     addr::v4_mapped,
-    policy::{Accepts, MAX_RULES, Network, Peer, Rule, Rules},
+    policy::{Accepts, MAX_RULES, Network, OwnerCondition, Peer, Rule, Rules},
 };
 
 const WORDS: usize = MAX_RULES / 64;
@@ -65,7 +65,7 @@ pub(crate) struct Place {
 
 /// The uids `rule` accepts; `None` is one that no rule names.
 pub(crate) fn uids(rules: &Rules<'_>, rule: &Rule, others: &RuleSet) -> Vec<CellOf<Option<u32>>> {
-    let named = |rule: &Rule| rule.uids.of(rules.uids);
+    let named = |rule: &Rule| rule.owner(OwnerCondition::User).of(rules.owners);
     let uids: BTreeSet<Option<u32>> = match named(rule) {
         Some(uids) => uids.iter().copied().map(Some).collect(),
         None => members(rules, others)

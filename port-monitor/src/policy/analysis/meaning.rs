@@ -3,7 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
-use port_monitor_common::policy::{Accepts, Direction, Rule};
+use port_monitor_common::policy::{Accepts, Direction, OwnerCondition, Rule};
 
 use crate::policy::Policy;
 
@@ -26,17 +26,17 @@ impl Policy {
             action,
             ports,
             peers,
-            uids,
-            units,
-            cgroups,
-            exes,
+            owners: _,
             until_ns,
         } = *rule;
         let tables = &self.tables;
-        let scopes = [units, cgroups, exes].map(|accepts| {
-            let numbers = accepts.of(&tables.scopes);
-            set(numbers.map(|numbers| numbers.iter().map(|&scope| self.scopes.name(scope))))
-        });
+        let uids = rule.owner(OwnerCondition::User);
+        let scopes: Vec<Option<u64>> = OwnerCondition::scopes()
+            .map(|condition| {
+                let numbers = rule.owner(condition).of(&tables.owners);
+                set(numbers.map(|numbers| numbers.iter().map(|&scope| self.scopes.name(scope))))
+            })
+            .collect();
         let mut hasher = DefaultHasher::new();
         // Any port of UDP too, where that is judged.
         let is_of_udp =
@@ -44,7 +44,7 @@ impl Policy {
         (direction, action, until_ns, is_of_udp).hash(&mut hasher);
         set(ports.of(&tables.ports)).hash(&mut hasher);
         set(peers.of(&tables.peers)).hash(&mut hasher);
-        set(uids.of(&tables.uids)).hash(&mut hasher);
+        set(uids.of(&tables.owners)).hash(&mut hasher);
         scopes.hash(&mut hasher);
         hasher.finish()
     }

@@ -1,11 +1,14 @@
 //! The policy's word on a connection of whose owner not everything is known: where all that
 //! may be comes to the same.
 
-use port_monitor_common::policy::{Accepts, Action, Decider, Rule};
+use port_monitor_common::policy::{Accepts, Action, Decider, OwnerCondition, Rule};
 
 use crate::{
     events::record::Judgement,
-    policy::{Facts, Policy},
+    policy::{
+        Facts, Policy,
+        conditions::{Part, about},
+    },
 };
 
 /// What is not known of an owner; its facts say nothing of it then.
@@ -21,8 +24,16 @@ pub struct Unknown {
 
 impl Unknown {
     fn is_asked_by(self, rule: &Rule) -> bool {
-        self.user && rule.uids != Accepts::Any
-            || self.cgroup && [rule.units, rule.cgroups] != [Accepts::Any; 2]
+        rule.asks(OwnerCondition::ALL.into_iter().filter(|&of| self.hides(of)))
+    }
+
+    /// What the condition asks is not known.
+    const fn hides(self, condition: OwnerCondition) -> bool {
+        match about(condition).of {
+            Part::User => self.user,
+            Part::Cgroup => self.cgroup,
+            Part::Other => false,
+        }
     }
 }
 
@@ -39,11 +50,10 @@ impl Policy {
         let mut certain = None;
         for (index, rule) in rules.rules.iter().enumerate() {
             let mut asked = *rule;
-            if unknown.user {
-                asked.uids = Accepts::Any;
-            }
-            if unknown.cgroup {
-                (asked.units, asked.cgroups) = (Accepts::Any, Accepts::Any);
+            for condition in OwnerCondition::ALL {
+                if unknown.hides(condition) {
+                    asked.owners[condition as usize] = Accepts::Any;
+                }
             }
             if rules.mismatch(&asked, &facts).is_some() {
                 continue;

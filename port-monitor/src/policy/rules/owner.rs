@@ -1,14 +1,35 @@
-//! The conditions on the owner of a connection: units, cgroups and executables. What is
+//! The conditions on the owner of a connection: users, units, cgroups and executables. What is
 //! not there now may come later, so it is told and the rule stands.
+
+use port_monitor_common::policy::OwnerCondition;
 
 use super::compile::Compiler;
 use crate::{
     host::file_id::plain,
-    policy::text::{parse::Value, problem::Problem, value},
+    policy::text::{
+        parse::{Value, integer, text, wrong_type},
+        problem::Problem,
+        value,
+    },
+    ports::services::closest,
 };
 
 impl Compiler<'_> {
-    pub(crate) fn unit(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
+    /// Reads an entry of a condition on the owner, which has a number from then on.
+    pub(crate) fn owner(
+        &mut self,
+        condition: OwnerCondition,
+        item: &Value<'_>,
+    ) -> Result<u32, Problem> {
+        match condition {
+            OwnerCondition::User => self.uid(item),
+            OwnerCondition::Unit => self.unit(item),
+            OwnerCondition::Cgroup => self.cgroup(item),
+            OwnerCondition::Exe => self.exe(item),
+        }
+    }
+
+    fn unit(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
         let name = value::unit(item)?;
         if !self.units().knows(&name) {
             self.diagnostics
@@ -18,7 +39,7 @@ impl Compiler<'_> {
         Ok(self.scopes.unit(&names))
     }
 
-    pub(crate) fn cgroup(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
+    fn cgroup(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
         let written = value::path(item)?;
         let path = self.units().cgroup(written);
         let meant = if path.is_empty() { "/" } else { &path };
@@ -42,7 +63,7 @@ impl Compiler<'_> {
         Ok(self.scopes.cgroup(&path))
     }
 
-    pub(crate) fn exe(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
+    fn exe(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
         let path = value::path(item)?.trim_end_matches('/');
         let file = self.env.executable(path.as_ref());
         if let Err(error) = &file {
@@ -61,5 +82,26 @@ impl Compiler<'_> {
                 .scopes
                 .exe(&plain(path.as_ref()).to_string_lossy(), None)),
         }
+    }
+
+    fn uid(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
+        if let Some(number) = integer(item) {
+            return number
+                .and_then(|number| {
+                    u32::try_from(number)
+                        .ok()
+                        .filter(|&uid| uid != u32::MAX)
+                        .ok_or_else(|| number.to_string())
+                })
+                .map_err(Problem::UidOutOfRange);
+        }
+        let name = text(item).map_err(|_| wrong_type(item, "a user name or a uid"))?;
+        self.env.uid(name).ok_or_else(|| Problem::UnknownUser {
+            name: name.to_owned(),
+            nearest: self.suggestion(|known| {
+                let users = known.users().iter().map(String::as_str);
+                closest(name, users).map(str::to_owned)
+            }),
+        })
     }
 }

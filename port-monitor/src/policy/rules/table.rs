@@ -2,13 +2,14 @@
 //! the numbers that stand for units, cgroups and executables in it.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     path::{Path, PathBuf},
 };
 
 use port_monitor_common::{
     event::FileId,
-    policy::{Accepts, Defaults, Peer, PortRange, Rule, Rules},
+    policy::{Accepts, Defaults, OwnerCondition, Peer, PortRange, Rule, Rules},
 };
 
 use crate::host::units::{self, ROOT_SLICE};
@@ -22,14 +23,14 @@ pub(crate) struct Tables {
     pub(crate) rules: Vec<Rule>,
     pub(crate) ports: Vec<PortRange>,
     pub(crate) peers: Vec<Peer>,
-    pub(crate) uids: Vec<u32>,
-    pub(crate) scopes: Vec<u32>,
+    /// What rules ask of owners: uids, and the numbers of [`Scopes`].
+    pub(crate) owners: Vec<u32>,
 }
 
 impl Tables {
     /// The length of all lists together, but for that of peers.
     pub(crate) const fn entries(&self) -> usize {
-        self.ports.len() + self.uids.len() + self.scopes.len()
+        self.ports.len() + self.owners.len()
     }
 
     pub(crate) fn view(&self) -> Rules<'_> {
@@ -39,8 +40,7 @@ impl Tables {
             rules: &self.rules,
             ports: &self.ports,
             peers: &self.peers,
-            uids: &self.uids,
-            scopes: &self.scopes,
+            owners: &self.owners,
         }
     }
 }
@@ -71,6 +71,38 @@ pub(crate) struct Owner<'a> {
     pub(crate) exe: Option<&'a Path>,
     /// Which file that is; where it is known the path says nothing more.
     pub(crate) exe_id: Option<FileId>,
+}
+
+impl<'a> Owner<'a> {
+    /// With this name for what the condition is about.
+    #[must_use]
+    pub(crate) fn with(self, condition: OwnerCondition, name: &'a str) -> Self {
+        match condition {
+            OwnerCondition::User => self,
+            OwnerCondition::Unit => Self {
+                unit: Some(name),
+                ..self
+            },
+            OwnerCondition::Cgroup => Self {
+                cgroup: Some(name),
+                ..self
+            },
+            OwnerCondition::Exe => Self {
+                exe: Some(Path::new(name)),
+                ..self
+            },
+        }
+    }
+
+    /// The name that is known by the condition.
+    pub(crate) fn name(&self, condition: OwnerCondition) -> Option<Cow<'a, str>> {
+        match condition {
+            OwnerCondition::User => None,
+            OwnerCondition::Unit => self.unit.map(Cow::Borrowed),
+            OwnerCondition::Cgroup => self.cgroup.map(Cow::Borrowed),
+            OwnerCondition::Exe => self.exe.map(Path::to_string_lossy),
+        }
+    }
 }
 
 /// The units, cgroups and executables that rules name, numbered. What several names mean
@@ -189,12 +221,25 @@ impl Scopes {
         number
     }
 
-    /// The number of an executable of other rules.
-    pub(crate) fn adopt_exe(&mut self, from: &Self, path: &str) -> u32 {
-        let other = from.exes.get(Path::new(path));
-        let mut files = from.files.iter();
-        let file = files.find(|(_, number)| Some(*number) == other);
-        self.exe(path, file.map(|(&file, _)| file))
+    /// The number of what has this number among other scopes; `None` where nothing has.
+    pub(crate) fn adopt(
+        &mut self,
+        from: &Self,
+        condition: OwnerCondition,
+        scope: u32,
+    ) -> Option<u32> {
+        Some(match condition {
+            OwnerCondition::User => scope,
+            OwnerCondition::Unit => self.unit(from.unit_names(scope)),
+            OwnerCondition::Cgroup => self.cgroup(from.name(scope)?),
+            OwnerCondition::Exe => {
+                let path = from.name(scope)?;
+                let other = from.exes.get(Path::new(path));
+                let mut files = from.files.iter();
+                let file = files.find(|(_, number)| Some(*number) == other);
+                self.exe(path, file.map(|(&file, _)| file))
+            }
+        })
     }
 
     /// Some rule asks for a unit or a cgroup.

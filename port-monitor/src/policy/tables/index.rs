@@ -8,7 +8,7 @@ use std::{
 
 use port_monitor_common::{
     mask::{Accepting, Mask},
-    policy::{Accepts, Direction, Facts, Network, Peer, Rule, Rules, Transport},
+    policy::{Accepts, Direction, Facts, Network, OwnerCondition, Peer, Rule, Rules, Transport},
 };
 
 use super::stretches;
@@ -32,9 +32,8 @@ pub(crate) struct Index {
     pub(crate) users: HashMap<u32, u32>,
     /// The mask of users no rule names, and of unknown ones.
     pub(crate) other_user: u32,
-    pub(crate) units: Scoped,
-    pub(crate) cgroups: Scoped,
-    pub(crate) exes: Scoped,
+    /// By condition; users are above.
+    scoped: [Scoped; OwnerCondition::COUNT],
     /// When rules end, earliest first.
     pub(crate) ends: Vec<(i64, usize)>,
 }
@@ -51,7 +50,7 @@ pub(crate) struct Networks {
 
 /// Masks by what an owner belongs to several of.
 #[derive(Debug)]
-pub(crate) struct Scoped {
+struct Scoped {
     /// Rules that do not ask.
     any: Mask,
     by_scope: HashMap<u32, Mask>,
@@ -63,17 +62,18 @@ impl Index {
         table.number(Mask::NONE);
         let directions = Direction::ALL
             .map(|direction| table.number(collect(rules, |rule| rule.direction == direction)));
-        let users = by_value(rules.rules, rules.uids, |rule| rule.uids);
-        let no_user = collect(rules, |rule| rule.uids == Accepts::Any);
+        let user = |rule: &Rule| rule.owner(OwnerCondition::User);
+        let users = by_value(rules.rules, rules.owners, user);
+        let no_user = collect(rules, |rule| user(rule) == Accepts::Any);
         let mut ends: Vec<_> = (0..)
             .zip(rules.rules)
             .filter(|(_, rule)| rule.until_ns != i64::MAX)
             .map(|(index, rule)| (rule.until_ns, index))
             .collect();
         ends.sort_unstable();
-        let scoped = |accepts: fn(&Rule) -> Accepts| Scoped {
-            any: collect(rules, |rule| accepts(rule) == Accepts::Any),
-            by_scope: by_value(rules.rules, rules.scopes, accepts),
+        let scoped = |condition| Scoped {
+            any: collect(rules, |rule| !rule.asks([condition])),
+            by_scope: by_value(rules.rules, rules.owners, |rule| rule.owner(condition)),
         };
         Self {
             directions,
@@ -93,9 +93,7 @@ impl Index {
                 })
                 .collect(),
             other_user: table.number(no_user),
-            units: scoped(|rule| rule.units),
-            cgroups: scoped(|rule| rule.cgroups),
-            exes: scoped(|rule| rule.exes),
+            scoped: OwnerCondition::ALL.map(scoped),
             ends,
             masks: table.masks,
         }
@@ -156,16 +154,31 @@ impl Index {
             },
             user: self.mask(user.copied().unwrap_or(self.other_user)),
             group: &group,
-            exe: &self.exes.of(facts.scopes),
+            exe: &self.singles(facts.scopes),
         };
         accepting.first()
     }
 
     /// The mask of whatever is in these units and cgroups.
     pub(crate) fn group(&self, scopes: &[u32]) -> Mask {
-        let mut mask = self.units.of(scopes);
-        mask.intersect(&self.cgroups.of(scopes));
+        let mut mask = self.scoped(OwnerCondition::Unit, scopes);
+        mask.intersect(&self.scoped(OwnerCondition::Cgroup, scopes));
         mask
+    }
+
+    /// The mask of whatever is in these of what an owner is in one of at most.
+    fn singles(&self, scopes: &[u32]) -> Mask {
+        let masks = OwnerCondition::singles().map(|condition| self.scoped(condition, scopes));
+        let both = |mut mask: Mask, other| {
+            mask.intersect(&other);
+            mask
+        };
+        masks.reduce(both).unwrap_or(Mask::NONE)
+    }
+
+    /// The mask of whatever is in these, by one condition.
+    pub(crate) fn scoped(&self, condition: OwnerCondition, scopes: &[u32]) -> Mask {
+        self.scoped[condition as usize].of(scopes)
     }
 
     fn mask(&self, number: u32) -> &Mask {
@@ -174,7 +187,7 @@ impl Index {
 }
 
 impl Scoped {
-    pub(crate) fn of(&self, scopes: &[u32]) -> Mask {
+    fn of(&self, scopes: &[u32]) -> Mask {
         let mut mask = self.any;
         for scope in scopes.iter().filter_map(|scope| self.by_scope.get(scope)) {
             mask.unite(scope);

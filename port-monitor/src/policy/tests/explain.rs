@@ -1,6 +1,6 @@
 //! The explanation names what decides, what would be next, and why not earlier.
 
-use port_monitor_common::policy::{Action, Condition, Verdict};
+use port_monitor_common::policy::{Action, Condition, OwnerCondition, Verdict};
 
 use super::{inbound, outbound, policy, rule};
 use crate::policy::Reason;
@@ -45,7 +45,10 @@ fn explanation_names_the_rule_its_line_and_the_next_candidate() {
         .iter()
         .map(|(rule, condition)| (&*rule.name, *condition))
         .collect();
-    assert_eq!(passed_over, [("by-user", Condition::User)]);
+    assert_eq!(
+        passed_over,
+        [("by-user", Condition::Owner(OwnerCondition::User))]
+    );
 
     let elsewhere = policy.explain(&outbound("11.0.0.1", 22));
     assert_eq!(

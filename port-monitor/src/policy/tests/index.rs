@@ -118,10 +118,8 @@ impl World {
             action: self.one_of(&[Action::Allow, Action::Deny]),
             ports: append(&mut tables.ports, ports),
             peers: append(&mut tables.peers, peers),
-            uids: append(&mut tables.uids, uids.filter(|_| self.number(2) == 0)),
-            units: append(&mut tables.scopes, units),
-            cgroups: append(&mut tables.scopes, cgroups),
-            exes: append(&mut tables.scopes, exes),
+            owners: [uids.filter(|_| self.number(2) == 0), units, cgroups, exes]
+                .map(|entries| append(&mut tables.owners, entries)),
             until_ns: if self.number(4) == 0 {
                 self.time()
             } else {
@@ -145,8 +143,7 @@ impl World {
             rules: Vec::new(),
             ports: Vec::new(),
             peers: Vec::new(),
-            uids: Vec::new(),
-            scopes: Vec::new(),
+            owners: Vec::new(),
         };
         for _ in 0..rules {
             let rule = self.rule(&mut tables);

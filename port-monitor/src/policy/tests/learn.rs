@@ -28,18 +28,12 @@ struct Seen {
 impl Seen {
     fn facts(&self) -> Facts<'_> {
         Facts {
-            exe_id: None,
-            is_kernel: false,
-            direction: self.direction,
-            transport: Transport::Tcp,
-            service_port: self.port,
-            peer: self.peer,
-            peer_is_self: false,
             uid: self.uid,
             unit: self.unit.as_deref(),
             cgroup: self.cgroup.as_deref(),
             exe: self.exe.as_deref(),
             now_ns: NOW_NS,
+            ..Facts::new(self.direction, Transport::Tcp, self.port, self.peer)
         }
     }
 }

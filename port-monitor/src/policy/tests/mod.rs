@@ -127,18 +127,11 @@ fn rule(name: &str, direction: &str, action: &str, rest: &str) -> String {
 fn facts(direction: Direction, peer: &str, service_port: u16) -> Facts<'static> {
     let peer: IpAddr = peer.parse().unwrap();
     Facts {
-        direction,
-        transport: Transport::Tcp,
-        service_port,
-        peer,
-        peer_is_self: false,
         uid: Some(1001),
-        unit: None,
         cgroup: Some("/user.slice"),
         exe: Some(Path::new("/usr/bin/curl")),
-        exe_id: None,
-        is_kernel: false,
         now_ns: NOW_NS,
+        ..Facts::new(direction, Transport::Tcp, service_port, peer)
     }
 }
 

@@ -240,18 +240,8 @@ fn merged_networks_hold_the_same_and_are_apart() {
 
 fn facts(peer: IpAddr) -> Facts<'static> {
     Facts {
-        direction: Direction::Outbound,
-        transport: Transport::Tcp,
-        service_port: 443,
-        peer,
-        peer_is_self: false,
-        uid: None,
-        unit: None,
-        cgroup: None,
-        exe: None,
-        exe_id: None,
-        is_kernel: false,
         now_ns: NOW_NS,
+        ..Facts::new(Direction::Outbound, Transport::Tcp, 443, peer)
     }
 }
 

@@ -59,15 +59,8 @@ fn index(networks: &[Network]) -> Index {
     let peers: Vec<Peer> = networks.iter().copied().map(Peer::Network).collect();
     let rules: Vec<Rule> = (0..u32::try_from(peers.len()).unwrap())
         .map(|start| Rule {
-            direction: Direction::Outbound,
-            action: Action::Deny,
-            ports: Accepts::Any,
             peers: Accepts::OneOf { start, len: 1 },
-            uids: Accepts::Any,
-            units: Accepts::Any,
-            cgroups: Accepts::Any,
-            exes: Accepts::Any,
-            until_ns: i64::MAX,
+            ..Rule::any(Direction::Outbound, Action::Deny)
         })
         .collect();
     Index::of(&Rules {
@@ -80,8 +73,7 @@ fn index(networks: &[Network]) -> Index {
         rules: &rules,
         ports: &[],
         peers: &peers,
-        uids: &[],
-        scopes: &[],
+        owners: &[],
     })
 }
 

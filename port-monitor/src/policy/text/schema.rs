@@ -3,7 +3,10 @@
 //!
 //! Tests hold its keys and words to those the parser knows.
 
+use port_monitor_common::policy::OwnerCondition;
 use serde_json::{Map, Value, json};
+
+use crate::policy::conditions::{About, about};
 
 /// The schema, for a policy as JSON; editors read TOML that way.
 pub fn json_schema() -> Value {
@@ -165,6 +168,12 @@ fn conditions() -> Map<String, Value> {
         }
         list
     };
+    let owners = OwnerCondition::ALL.map(|condition| {
+        let About {
+            entry, description, ..
+        } = about(condition);
+        (condition.key(), described(entry, description))
+    });
     let peers = "Networks of the policy, addresses, CIDRs, or `self` for this host.";
     [
         (
@@ -184,25 +193,9 @@ fn conditions() -> Map<String, Value> {
         ("proto", described("proto", "Transports.")),
         ("from", described("text", peers)),
         ("to", described("text", peers)),
-        (
-            "user",
-            described(
-                "user",
-                "Users of this host by name, in quotes; uids as numbers.",
-            ),
-        ),
-        (
-            "unit",
-            described(
-                "unit",
-                "systemd units by any of their names, services without a type; `*` and `?` match \
-                as in file names, `worker@.service` matches every instance.",
-            ),
-        ),
-        ("cgroup", described("path", "cgroup v2 paths.")),
-        ("exe", described("path", "Executables.")),
     ]
     .into_iter()
+    .chain(owners)
     .map(|(key, value)| (key.to_owned(), value))
     .collect()
 }

@@ -48,18 +48,15 @@ fn load(policy: &Policy, dir: &Path) -> String {
 fn explained(policy: &Policy, attempt: &Attempt) -> (String, bool) {
     let is_own = OWN.iter().any(|own| own.parse() == Ok(attempt.peer));
     let explanation = policy.explain(&Facts {
-        direction: attempt.direction,
-        transport: Transport::Tcp,
-        service_port: attempt.port,
-        peer: attempt.peer,
         peer_is_self: is_own,
         uid: Some(attempt.uid),
-        unit: None,
-        cgroup: None,
-        exe: None,
-        exe_id: None,
-        is_kernel: false,
         now_ns: now_ns(),
+        ..Facts::new(
+            attempt.direction,
+            Transport::Tcp,
+            attempt.port,
+            attempt.peer,
+        )
     });
     let by = match explanation.reason {
         Reason::Rule(rule) => rule.name.to_string(),

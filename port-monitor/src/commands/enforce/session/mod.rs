@@ -116,20 +116,14 @@ fn refusal(policy: &Policy, session: &Session, held: Option<&Path>) -> Option<Re
             Direction::Listen => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             Direction::Inbound | Direction::Outbound => session.peer.ip(),
         };
+        let port = session.local.port();
         let explanation = policy.explain(&Facts {
-            direction,
-            transport: Transport::Tcp,
-            service_port: session.local.port(),
-            peer,
             peer_is_self: peer == session.local.ip(),
             uid: owner.uid,
-            unit: None,
             cgroup: owner.cgroup.as_deref(),
-            // The kernel does not know it of a listener.
-            exe: None,
-            exe_id: None,
-            is_kernel: false,
             now_ns: i128::from(now_ns()),
+            // The kernel does not know the executable of a listener.
+            ..Facts::new(direction, Transport::Tcp, port, peer)
         });
         (explanation.verdict == Verdict::Deny).then_some(explanation.reason)
     })

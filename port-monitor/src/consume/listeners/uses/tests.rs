@@ -5,9 +5,9 @@ use std::sync::Arc;
 use port_monitor_common::tcp_state::TcpState;
 
 use crate::{
-    consume::listeners::uses::*,
+    consume::{lines::sample, listeners::uses::*},
     events::{
-        decode::{Comm, Direction, Owner},
+        decode::{Direction, Owner},
         record::{Field, Missing, Ports, Process},
     },
     host::groups::{Group, Meant},
@@ -27,19 +27,12 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
             action,
             id,
             ts_ns: second * SECOND,
-            cpu: 0,
             owner: Some(Owner {
-                source,
                 pid,
                 tid: pid,
                 start_ns: 1,
-                comm: Comm::default(),
-                process_comm: Comm::default(),
                 uid: pid + 1_000,
-                gid: 0,
-                cgroup_id: 0,
-                exe: None,
-                is_kernel: false,
+                ..Owner::of(&port_monitor_common::event::Owner::default(), source)
             }),
             local_ip,
             local_port: Some(80),
@@ -48,14 +41,8 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             },
             remote_port: 0,
-            v4_mapped: false,
             netns_ino: 1,
-            ifindex: None,
-            preattach: false,
-            listener: crate::events::decode::Listener::default(),
-            ended: false,
-            canary: false,
-            stamp: None,
+            ..sample::listening().event
         },
         wall_ns: i128::from(second * SECOND),
         process: Arc::new(Process {

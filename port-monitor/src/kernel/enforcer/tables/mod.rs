@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, io::ErrorKind, os::fd::AsFd as _, path::Pa
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, HashOfMaps, InnerMap, Map, MapData, MapError, RingBuf},
+    maps::{Array, HashMap, InnerMap, Map, MapData, MapError, RingBuf},
 };
 use port_monitor_common::{
     addr,
@@ -22,6 +22,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     super::{
+        aya_workarounds::slot_tables::InEachSlot,
         bpf::{self, MapShape},
         error::KernelError,
         mapped::Mapped,
@@ -34,9 +35,6 @@ use crate::policy::tables::lower::Lowered;
 mod memory;
 
 type Words = [u32; 4];
-/// A table of each slot: an array of maps, by the methods of a hash, for aya's array
-/// cannot take one away.
-type InEachSlot<Table> = HashOfMaps<MapData, u32, Table>;
 type Pages<Page> = Array<MapData, Wire<Page>>;
 
 /// The maps of an instance.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use port_monitor_common::policy::{
-    Accepts, Action, Direction, MAX_RULES, PortRange, Rule, Rules, Transport,
+    Accepts, Action, Direction, MAX_RULES, OwnerCondition, PortRange, Rule, Rules, Transport,
 };
 use thiserror::Error;
 
@@ -89,8 +89,8 @@ pub struct Who {
     pub units: BTreeSet<String>,
     /// In this cgroup.
     pub cgroup: Option<String>,
-    /// Running this.
-    pub exe: Option<String>,
+    /// Of these, by what of them it is in: running this executable.
+    pub singles: BTreeMap<OwnerCondition, String>,
 }
 
 impl Policy {
@@ -100,8 +100,7 @@ impl Policy {
             rules: Vec::new(),
             ports: Vec::new(),
             peers: Vec::new(),
-            uids: Vec::new(),
-            scopes: Vec::new(),
+            owners: Vec::new(),
             defaults: self.tables.defaults,
             judges_udp: self.tables.judges_udp || other.tables.judges_udp,
         };
@@ -241,11 +240,9 @@ impl Comparison {
     }
 
     fn meet(&self, a: &Rule, b: &Rule) -> Result<bool, TooManyOverlaps> {
-        let lists = a
-            .uids
-            .of(&self.tables.uids)
-            .zip(b.uids.of(&self.tables.uids));
-        self.spend(lists.map_or(0, |(a, b)| a.len() + b.len()))?;
+        let uids = |rule: &Rule| length(rule.owner(OwnerCondition::User), &self.tables);
+        let lists = uids(a).zip(uids(b));
+        self.spend(lists.map_or(0, |(a, b)| a + b))?;
         Ok(overlap::meet(a, b, &self.view(&[])))
     }
 
@@ -286,16 +283,12 @@ impl Comparison {
         self.spend(earlier.len())?;
         let scopes = &candidate.scopes;
         let in_scope = |accepts: Accepts| {
-            let named = accepts.of(&self.tables.scopes);
+            let named = accepts.of(&self.tables.owners);
             named.is_none_or(|named| named.iter().any(|scope| scopes.contains(scope)))
         };
         let earlier: Vec<Rule> = earlier
             .iter()
-            .filter(|rule| {
-                [rule.units, rule.cgroups, rule.exes]
-                    .into_iter()
-                    .all(in_scope)
-            })
+            .filter(|rule| OwnerCondition::scopes().all(|of| in_scope(rule.owner(of))))
             .copied()
             .collect();
         let rules = self.view(&earlier);
@@ -322,7 +315,7 @@ impl Comparison {
         pair: [&Rule; 2],
         rules: &Rules<'_>,
     ) -> Result<Vec<(Uids, RuleSet)>, TooManyOverlaps> {
-        let named = |rule: &Rule| rule.uids.of(&self.tables.uids);
+        let named = |rule: &Rule| rule.owner(OwnerCondition::User).of(&self.tables.owners);
         let mut of_any = RuleSet::default();
         for (index, rule) in rules.rules.iter().enumerate() {
             of_any.set(index, named(rule).is_none());
@@ -361,6 +354,11 @@ impl Comparison {
         });
         Ok(groups.collect())
     }
+}
+
+/// How many entries there are; `None` for "any".
+fn length(accepts: Accepts, tables: &Tables) -> Option<usize> {
+    accepts.of(&tables.owners).map(<[u32]>::len)
 }
 
 /// Whether the entry says something of the kernel itself, of anybody else, or of either.

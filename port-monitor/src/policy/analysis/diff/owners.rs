@@ -1,12 +1,9 @@
 //! The owners that tell two rules from all others: whoever both rules match is in all the
 //! scopes of one of these, which is one that may be.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use port_monitor_common::policy::{Accepts, Rule};
+use port_monitor_common::policy::{OwnerCondition, Rule};
 
 use super::{Comparison, TooManyOverlaps, Who, names};
 use crate::{
@@ -23,22 +20,28 @@ const MAX_COMPARED: usize = 2_048;
 pub(crate) struct Named {
     unit: Option<String>,
     cgroup: Option<String>,
-    exe: Option<String>,
+    singles: Singles,
 }
+
+/// What an owner is in one of at most, by name.
+type Singles = BTreeMap<OwnerCondition, String>;
 
 impl Named {
     /// A thread of the kernel runs no executable. The unit it is in is told by its cgroup.
-    const fn may_be_the_kernel(&self) -> bool {
-        self.unit.is_none() && self.exe.is_none()
+    fn may_be_the_kernel(&self) -> bool {
+        self.unit.is_none() && !self.singles.contains_key(&OwnerCondition::Exe)
     }
 
     pub(crate) fn owner(&self) -> Owner<'_> {
-        Owner {
+        let placed = Owner {
             unit: self.unit.as_deref(),
             cgroup: self.cgroup.as_deref(),
-            exe: self.exe.as_deref().map(Path::new),
-            exe_id: None,
-        }
+            ..Owner::default()
+        };
+        let singles = self.singles.iter();
+        singles.fold(placed, |owner, (&condition, name)| {
+            owner.with(condition, name)
+        })
     }
 }
 
@@ -67,6 +70,17 @@ fn pairs(a: Option<&[u32]>, b: Option<&[u32]>) -> Vec<Vec<u32>> {
     both.chain(apart).collect()
 }
 
+/// Each of these with each of the names.
+fn combined(all: &[Singles], condition: OwnerCondition, names: &[Option<&str>]) -> Vec<Singles> {
+    let with = |singles: &Singles, name: Option<&str>| {
+        let mut singles = singles.clone();
+        singles.extend(name.map(|name| (condition, name.to_owned())));
+        singles
+    };
+    let each = |singles| names.iter().map(move |name| with(singles, *name));
+    all.iter().flat_map(each).collect()
+}
+
 impl Comparison {
     /// The owners whom both rules match and who are in the fewest scopes; of the kernel
     /// itself, those that a thread of it may be.
@@ -75,39 +89,40 @@ impl Comparison {
         [a, b]: [&Rule; 2],
         kernel: Option<bool>,
     ) -> Result<Vec<Candidate>, TooManyOverlaps> {
-        let list = |accepts: Accepts| accepts.of(&self.tables.scopes);
-        let count = |accepts: Accepts| list(accepts).map_or(1, <[u32]>::len);
-        self.spend(count(a.units).saturating_mul(count(b.units)))?;
-        let units = pairs(list(a.units), list(b.units));
-        let cgroups = self.common_cgroups(list(a.cgroups), list(b.cgroups));
-        let exes = match (list(a.exes), list(b.exes)) {
-            (None, None) => vec![None],
-            (Some(list), None) | (None, Some(list)) => self.names_of(list),
-            (Some(a), Some(b)) => {
-                let b: BTreeSet<u32> = b.iter().copied().collect();
-                let both: Vec<u32> = a.iter().copied().filter(|exe| b.contains(exe)).collect();
-                self.names_of(&both)
-            }
-        };
+        let list = |rule: &Rule, of| rule.owner(of).of(&self.tables.owners);
+        let count = |rule: &Rule, of| list(rule, of).map_or(1, <[u32]>::len);
+        let lists = |of| (list(a, of), list(b, of));
+        let by_unit = count(a, OwnerCondition::Unit);
+        self.spend(by_unit.saturating_mul(count(b, OwnerCondition::Unit)))?;
+        let (of_a, of_b) = lists(OwnerCondition::Unit);
+        let units = pairs(of_a, of_b);
+        let (of_a, of_b) = lists(OwnerCondition::Cgroup);
+        let cgroups = self.common_cgroups(of_a, of_b);
+        let mut singles = vec![Singles::new()];
+        for condition in OwnerCondition::singles() {
+            let (of_a, of_b) = lists(condition);
+            let names = self.common_names(of_a, of_b);
+            singles = combined(&singles, condition, &names);
+        }
         // Of one owner: its scopes are looked up and compared with what the two rules ask.
-        let asked = [a, b].map(|rule| count(rule.units) + count(rule.cgroups) + count(rule.exes));
-        let cost = 100 + asked.iter().sum::<usize>() + 20 * self.scopes.pattern_count();
+        let asked = OwnerCondition::scopes().map(|of| count(a, of) + count(b, of));
+        let cost = 100 + asked.sum::<usize>() + 20 * self.scopes.pattern_count();
         let mut found = Vec::new();
         for cgroup in &cgroups {
             for units in &units {
                 for named in self.named(*cgroup, units)? {
-                    self.spend(cost.saturating_mul(exes.len()))?;
+                    self.spend(cost.saturating_mul(singles.len()))?;
                     let who = self.who(*cgroup, units);
-                    found.extend(exes.iter().map(|exe| {
-                        let exe = exe.map(str::to_owned);
-                        self.candidate(&who, named.clone(), exe)
-                    }));
+                    let singles = singles.iter();
+                    found.extend(
+                        singles.map(|singles| self.candidate(&who, named.clone(), singles)),
+                    );
                 }
             }
         }
         let in_scope = |candidate: &Candidate, rule: &Rule| {
-            let accepts = [rule.units, rule.cgroups, rule.exes];
-            accepts.into_iter().filter_map(list).all(|scopes| {
+            let mut asked = OwnerCondition::scopes().filter_map(|of| list(rule, of));
+            asked.all(|scopes| {
                 let mut scopes = scopes.iter();
                 scopes.any(|scope| candidate.scopes.contains(scope))
             })
@@ -125,12 +140,32 @@ impl Comparison {
         scopes.map(|&scope| self.scopes.name(scope)).collect()
     }
 
-    fn candidate(&self, who: &Who, named: Named, exe: Option<String>) -> Candidate {
+    /// The names in both lists; one that is none where both take any.
+    fn common_names(&self, a: Option<&[u32]>, b: Option<&[u32]>) -> Vec<Option<&str>> {
+        match (a, b) {
+            (None, None) => vec![None],
+            (Some(list), None) | (None, Some(list)) => self.names_of(list),
+            (Some(a), Some(b)) => {
+                let b: BTreeSet<u32> = b.iter().copied().collect();
+                let both: Vec<u32> = a
+                    .iter()
+                    .copied()
+                    .filter(|scope| b.contains(scope))
+                    .collect();
+                self.names_of(&both)
+            }
+        }
+    }
+
+    fn candidate(&self, who: &Who, named: Named, singles: &Singles) -> Candidate {
         let who = Who {
-            exe: exe.clone(),
+            singles: singles.clone(),
             ..who.clone()
         };
-        let named = Named { exe, ..named };
+        let named = Named {
+            singles: singles.clone(),
+            ..named
+        };
         let scopes = self.scopes.of(named.owner()).into_iter().collect();
         Candidate { who, named, scopes }
     }
@@ -195,7 +230,7 @@ impl Comparison {
         Who {
             units: names.map(str::to_owned).collect(),
             cgroup: cgroup.map(str::to_owned),
-            exe: None,
+            singles: Singles::new(),
         }
     }
 

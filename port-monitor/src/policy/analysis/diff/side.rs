@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use port_monitor_common::{
     addr::v4_mapped,
-    policy::{Accepts, Action, DefaultAction, Direction, Network, Peer, Rule, Transport},
+    policy::{
+        Accepts, Action, DefaultAction, Direction, Network, OwnerCondition, Peer, Rule, Transport,
+    },
 };
 
 use crate::policy::{
@@ -48,7 +50,7 @@ impl Side {
             let udp = append(&mut tables.ports, Some(vec![Transport::Udp.ports()]));
             let unjudged = Rule {
                 ports: udp,
-                ..any(Direction::Outbound, Action::Allow)
+                ..Rule::any(Direction::Outbound, Action::Allow)
             };
             rules.push(Entry::new(unjudged, Reason::Unjudged));
         }
@@ -98,13 +100,11 @@ pub(crate) fn number_alike(sides: &mut [Side; 2], tables: &Tables) {
                 }))
             }
         };
-        let owners = [rule.units, rule.cgroups, rule.exes];
         let what = (
             rule.direction as u8,
             rule.ports.of(&tables.ports),
             peers,
-            rule.uids.of(&tables.uids),
-            owners.map(|accepts| accepts.of(&tables.scopes)),
+            rule.owners.map(|accepts| accepts.of(&tables.owners)),
         );
         let new = numbers.len();
         entry.alike = *numbers.entry(what).or_insert(new);
@@ -125,68 +125,29 @@ const fn moved(accepts: Accepts, before: u32) -> Accepts {
 /// The rule, with copies of what it points to but for its peers.
 fn adopted(rule: &Rule, policy: &Policy, tables: &mut Tables, scopes: &mut Scopes) -> Rule {
     let from = &policy.tables;
-    let names = |accepts: Accepts| -> Option<Vec<&str>> {
-        let numbers = accepts.of(&from.scopes)?.iter();
-        Some(
-            numbers
-                .filter_map(|&scope| policy.scopes.name(scope))
-                .collect(),
-        )
-    };
-    let mut numbers = |accepts: Accepts, number: fn(&mut Scopes, &str) -> u32| {
-        names(accepts)
-            .map(|names| -> Vec<u32> { names.iter().map(|name| number(scopes, name)).collect() })
-    };
-    let cgroups = numbers(rule.cgroups, Scopes::cgroup);
-    let exes = names(rule.exes).map(|names| {
-        let names = names.iter();
-        names
-            .map(|name| scopes.adopt_exe(&policy.scopes, name))
-            .collect()
-    });
-    let units = rule.units.of(&from.scopes).map(|units| {
-        let names = units.iter().map(|&unit| policy.scopes.unit_names(unit));
-        names.map(|names| scopes.unit(names)).collect()
+    let owners = OwnerCondition::ALL.map(|condition| {
+        let entries = rule.owner(condition).of(&from.owners)?.iter();
+        let adopted = entries.filter_map(|&entry| scopes.adopt(&policy.scopes, condition, entry));
+        Some(adopted.collect())
     });
     Rule {
         ports: append(
             &mut tables.ports,
             rule.ports.of(&from.ports).map(<[_]>::to_vec),
         ),
-        uids: append(
-            &mut tables.uids,
-            rule.uids.of(&from.uids).map(<[_]>::to_vec),
-        ),
-        units: append(&mut tables.scopes, units),
-        cgroups: append(&mut tables.scopes, cgroups),
-        exes: append(&mut tables.scopes, exes),
+        owners: owners.map(|entries| append(&mut tables.owners, entries)),
         ..*rule
-    }
-}
-
-/// What matches all of a direction.
-const fn any(direction: Direction, action: Action) -> Rule {
-    Rule {
-        direction,
-        action,
-        ports: Accepts::Any,
-        peers: Accepts::Any,
-        uids: Accepts::Any,
-        units: Accepts::Any,
-        cgroups: Accepts::Any,
-        exes: Accepts::Any,
-        until_ns: i64::MAX,
     }
 }
 
 /// The default of a direction as rules that come last.
 fn default_rules(direction: Direction, default: DefaultAction, tables: &mut Tables) -> Vec<Entry> {
     let by = Reason::Default(default.action);
-    let mut default_entry = Entry::new(any(direction, default.action), by);
+    let mut default_entry = Entry::new(Rule::any(direction, default.action), by);
     if default.action == Action::Allow {
         return vec![default_entry];
     }
-    let any = any(direction, Action::Allow);
+    let any = Rule::any(direction, Action::Allow);
     let mut entries = Vec::new();
     // What listens has no peer that could be on loopback.
     if !default.filters_loopback && direction != Direction::Listen {

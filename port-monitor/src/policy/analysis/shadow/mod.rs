@@ -8,7 +8,7 @@
 
 use std::{cell::Cell, collections::HashSet};
 
-use port_monitor_common::policy::{Accepts, Decider, Rule, Rules};
+use port_monitor_common::policy::{Accepts, Decider, OwnerCondition, Rule, Rules};
 
 pub(crate) mod overlap;
 
@@ -106,7 +106,7 @@ impl<'a> Analysis<'a> {
             self.spend(pairs(|rule| rule.ports))?;
             // Peers are compared in one walk over both lists.
             self.spend((length(rule.peers) + length(other.peers)) / 16)?;
-            self.spend(pairs(|rule| rule.uids))?;
+            self.spend(pairs(|rule| rule.owner(OwnerCondition::User)))?;
             set.set(at, overlap::meet(rule, other, &self.rules));
         }
         Ok(set)
@@ -129,15 +129,12 @@ impl<'a> Analysis<'a> {
         for owner in overlap::owners(self, rule) {
             let scopes = self.scopes.of(owner);
             self.spend(1 + others.len())?;
-            let in_scope = |accepts: Accepts| {
-                let named = accepts.of(self.rules.scopes);
-                named.is_none_or(|named| named.iter().any(|scope| scopes.contains(scope)))
-            };
             let matching = others.filtered(|other| {
                 self.rules.rules.get(other).is_some_and(|other| {
-                    [other.units, other.cgroups, other.exes]
-                        .into_iter()
-                        .all(in_scope)
+                    OwnerCondition::scopes().all(|condition| {
+                        let named = other.owner(condition).of(self.rules.owners);
+                        named.is_none_or(|named| named.iter().any(|scope| scopes.contains(scope)))
+                    })
                 })
             });
             if search.through_uids(&matching)? {
@@ -250,7 +247,9 @@ impl<'a> Search<'a> {
         if others.meets(&self.cover_uids) {
             return Ok(false);
         }
-        let uids = self.analysis.length(others, |rule| rule.uids);
+        let uids = self
+            .analysis
+            .length(others, |rule| rule.owner(OwnerCondition::User));
         self.analysis.spend((1 + uids) * (1 + others.len()))?;
         for (_, matching) in cells::uids(&self.analysis.rules, self.rule, others) {
             if self.through_ports(&matching)? {

@@ -1,10 +1,11 @@
 //! Two rules at a time: does one hold all that the other matches, and which
 //! connection do both match.
 
-use std::{collections::HashSet, fmt, net::SocketAddr, path::Path};
+use std::{collections::HashSet, fmt, net::SocketAddr};
 
 use port_monitor_common::policy::{
-    Accepts, Decider, Direction, Facts, Peer, PortRange, Rule, Rules, Transport, is_loopback,
+    Accepts, Decider, Direction, Facts, OwnerCondition, Peer, PortRange, Rule, Rules, Transport,
+    is_loopback,
 };
 
 use super::Analysis;
@@ -58,22 +59,24 @@ impl fmt::Display for Witness<'_> {
         if let Some(uid) = self.uid {
             write!(f, " --user {uid}")?;
         }
-        let Owner {
-            unit, cgroup, exe, ..
-        } = self.owner;
-        for (flag, value) in [("unit", unit), ("cgroup", cgroup)] {
-            if let Some(value) = value {
-                // The root cgroup is stored without its slash.
-                let value = if value.is_empty() { "/" } else { value };
-                write!(f, " --{flag} {}", Quoted(value))?;
-            }
+        for condition in [OwnerCondition::Unit, OwnerCondition::Cgroup] {
+            self.write_owner(condition, f)?;
         }
         if self.is_kernel {
             f.write_str(" --kernel")?;
         }
-        exe.map_or(Ok(()), |exe| {
-            write!(f, " --exe {}", Quoted(&exe.to_string_lossy()))
-        })
+        OwnerCondition::singles().try_for_each(|condition| self.write_owner(condition, f))
+    }
+}
+
+impl Witness<'_> {
+    fn write_owner(&self, condition: OwnerCondition, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(value) = self.owner.name(condition) else {
+            return Ok(());
+        };
+        // The root cgroup is stored without its slash.
+        let value = if value.is_empty() { "/" } else { &*value };
+        write!(f, " --{} {}", condition.key(), Quoted(value))
     }
 }
 
@@ -101,7 +104,7 @@ pub(crate) fn find<'a>(
 pub(crate) fn meet(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
     common_port(a.ports.of(rules.ports), b.ports.of(rules.ports)).is_some()
         && common_place(a.peers.of(rules.peers), b.peers.of(rules.peers)).is_some()
-        && common_uid(a.uids.of(rules.uids), b.uids.of(rules.uids)).is_ok()
+        && common_uid([a, b], rules).is_ok()
 }
 
 /// A connection that both rules match, as far as it is easily found.
@@ -111,7 +114,7 @@ pub(crate) fn common<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<
         direction: a.direction,
         port: common_port(a.ports.of(rules.ports), b.ports.of(rules.ports))?,
         place: common_place(a.peers.of(rules.peers), b.peers.of(rules.peers))?,
-        uid: common_uid(a.uids.of(rules.uids), b.uids.of(rules.uids)).ok()?,
+        uid: common_uid([a, b], rules).ok()?,
         owner: common_owner(analysis, a, b)?,
         is_kernel: false,
         now_ns: a.until_ns.min(b.until_ns) - 1,
@@ -184,7 +187,7 @@ fn inside((first, last): Interval) -> [u8; 16] {
 
 fn common_owner<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<Owner<'a>> {
     let scope = |a: Accepts, b: Accepts, same: &dyn Fn(u32, u32) -> bool| {
-        let scopes = analysis.rules.scopes;
+        let scopes = analysis.rules.owners;
         common_entry(a.of(scopes), b.of(scopes), |&a, &b| same(a, b))
             .map(|scope| scope.and_then(|scope| analysis.scopes.name(scope)))
             .ok()
@@ -194,19 +197,25 @@ fn common_owner<'a>(analysis: &Analysis<'a>, a: &Rule, b: &Rule) -> Option<Owner
         let rest = name(inner).strip_prefix(name(outer));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
-    let cgroup =
-        scope(a.cgroups, b.cgroups, &inside).or_else(|| scope(b.cgroups, a.cgroups, &inside));
-    Some(Owner {
-        unit: scope(a.units, b.units, &|a, b| a == b)?,
-        cgroup: cgroup?,
-        exe: scope(a.exes, b.exes, &|a, b| a == b)?.map(Path::new),
-        exe_id: None,
-    })
+    let same = |a: u32, b: u32| a == b;
+    let mut owner = Owner::default();
+    for condition in OwnerCondition::scopes() {
+        let (a, b) = (a.owner(condition), b.owner(condition));
+        let name = match condition {
+            OwnerCondition::Cgroup => scope(a, b, &inside).or_else(|| scope(b, a, &inside)),
+            _ => scope(a, b, &same),
+        };
+        if let Some(name) = name? {
+            owner = owner.with(condition, name);
+        }
+    }
+    Some(owner)
 }
 
 /// As [`common_entry`], of long lists too.
-fn common_uid(a: Option<&[u32]>, b: Option<&[u32]>) -> Result<Option<u32>, Disjoint> {
+fn common_uid(pair: [&Rule; 2], rules: &Rules<'_>) -> Result<Option<u32>, Disjoint> {
     const LONG: usize = 64;
+    let [a, b] = pair.map(|rule| rule.owner(OwnerCondition::User).of(rules.owners));
     match (a, b) {
         (Some(a), Some(b)) if a.len().min(b.len()) > LONG => {
             let b: HashSet<u32> = b.iter().copied().collect();
@@ -241,41 +250,33 @@ fn pairs<'a, T>(a: &'a [T], b: &'a [T]) -> impl Iterator<Item = (&'a T, &'a T)> 
 /// The owners that tell `rule` from others: those with no more about them than
 /// it asks for.
 pub(crate) fn owners<'a>(analysis: &Analysis<'a>, rule: &Rule) -> impl Iterator<Item = Owner<'a>> {
-    let names = |accepts: Accepts| -> Vec<Option<&'a str>> {
-        match accepts.of(analysis.rules.scopes) {
-            None => vec![None],
-            Some(scopes) => scopes
-                .iter()
-                .map(|&scope| analysis.scopes.name(scope))
-                .collect(),
-        }
-    };
-    let (units, cgroups, exes) = (names(rule.units), names(rule.cgroups), names(rule.exes));
-    exes.into_iter().flat_map(move |exe| {
-        let units = units.clone();
-        cgroups.clone().into_iter().flat_map(move |cgroup| {
-            units.clone().into_iter().map(move |unit| Owner {
-                unit,
-                cgroup,
-                exe: exe.map(Path::new),
-                exe_id: None,
-            })
-        })
-    })
+    let mut owners = vec![Owner::default()];
+    for condition in OwnerCondition::scopes() {
+        let Some(scopes) = rule.owner(condition).of(analysis.rules.owners) else {
+            continue;
+        };
+        let names = scopes.iter().map(|&scope| analysis.scopes.name(scope));
+        let names: Vec<Option<&'a str>> = names.collect();
+        let with = |owner: Owner<'a>| {
+            let named = names.iter();
+            named.map(move |name| name.map_or(owner, |name| owner.with(condition, name)))
+        };
+        owners = owners.into_iter().flat_map(with).collect();
+    }
+    owners.into_iter()
 }
 
 /// Every connection `b` matches, `a` matches too, as far as single entries
 /// tell.
 fn covers(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
-    let scopes =
-        |a: Accepts, b: Accepts| subset(a.of(rules.scopes), b.of(rules.scopes), |a, b| a == b);
+    let owners = |condition| {
+        let [a, b] = [a, b].map(|rule| rule.owner(condition).of(rules.owners));
+        subset(a, b, |a, b| a == b)
+    };
     a.until_ns >= b.until_ns
         && covers_ports(a, b, rules)
         && covers_peers(a, b, rules)
-        && covers_uids(a, b, rules)
-        && scopes(a.units, b.units)
-        && scopes(a.cgroups, b.cgroups)
-        && scopes(a.exes, b.exes)
+        && OwnerCondition::ALL.into_iter().all(owners)
 }
 
 pub(crate) fn covers_ports(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
@@ -293,7 +294,8 @@ pub(crate) fn covers_peers(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
 }
 
 pub(crate) fn covers_uids(a: &Rule, b: &Rule, rules: &Rules<'_>) -> bool {
-    subset(a.uids.of(rules.uids), b.uids.of(rules.uids), |a, b| a == b)
+    let [a, b] = [a, b].map(|rule| rule.owner(OwnerCondition::User).of(rules.owners));
+    subset(a, b, |a, b| a == b)
 }
 
 fn subset<T>(a: Option<&[T]>, b: Option<&[T]>, holds: impl Fn(&T, &T) -> bool) -> bool {

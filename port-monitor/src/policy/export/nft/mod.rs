@@ -7,12 +7,15 @@ use std::{
     fmt::Write as _,
 };
 
-use port_monitor_common::policy::{Accepts, Action, Direction, PortRange, Rule, Transport};
+use port_monitor_common::policy::{
+    Accepts, Action, Direction, OwnerCondition, PortRange, Rule, Transport,
+};
 use thiserror::Error;
 
 use crate::policy::{
     Policy,
     analysis::cells::LOOPBACK,
+    conditions::about,
     rules::{compile::condition::spelled, intent::Refusal},
     text::value,
 };
@@ -290,7 +293,7 @@ impl Export<'_> {
                 Some(format!("tcp dport {}", set(ranges.into_iter().map(range))))
             }
         };
-        let uids = rule.uids.of(&self.policy.tables.uids);
+        let uids = self.uids(rule);
         let uids = uids.map(|uids| {
             let uids: BTreeSet<u32> = uids.iter().copied().collect();
             format!("meta skuid {}", set(uids.iter().map(u32::to_string)))
@@ -360,7 +363,6 @@ impl Export<'_> {
     }
 
     fn ports_and_users_meet(&self, rule: &Rule, other: &Rule) -> bool {
-        let tables = &self.policy.tables;
         let ports_meet = match (self.ports(rule), self.ports(other)) {
             (Some(Ports::OneOf(ports)), Some(Ports::OneOf(others))) => {
                 let meet = |a: &PortRange, b: &PortRange| a.first <= b.last && b.first <= a.last;
@@ -369,7 +371,7 @@ impl Export<'_> {
             (Some(_), Some(_)) => true,
             (None, _) | (_, None) => false,
         };
-        let users_meet = match (rule.uids.of(&tables.uids), other.uids.of(&tables.uids)) {
+        let users_meet = match (self.uids(rule), self.uids(other)) {
             (Some(uids), Some(others)) => {
                 let uids: BTreeSet<&u32> = uids.iter().collect();
                 others.iter().any(|uid| uids.contains(uid))
@@ -377,6 +379,12 @@ impl Export<'_> {
             _ => true,
         };
         ports_meet && users_meet
+    }
+
+    /// The users of a rule; `None` for any.
+    fn uids(&self, rule: &Rule) -> Option<&[u32]> {
+        let users = rule.owner(OwnerCondition::User);
+        users.of(&self.policy.tables.owners)
     }
 
     fn inexpressible(&self, index: usize, what: &'static str) -> NftError {
@@ -418,19 +426,13 @@ enum Ports {
 
 /// The condition of the rule that nftables cannot match.
 fn beyond_nft(rule: &Rule) -> Option<&'static str> {
-    let asks = |accepts: Accepts| accepts != Accepts::Any;
-    if asks(rule.units) {
-        Some("a systemd unit")
-    } else if asks(rule.cgroups) {
-        // It takes the path for the cgroup that has it when the ruleset is loaded.
-        Some("a cgroup by its path")
-    } else if asks(rule.exes) {
-        Some("an executable")
-    } else if asks(rule.uids) && rule.direction == Direction::Inbound {
-        Some("the user of an inbound connection")
-    } else {
-        None
-    }
+    // The user is what can be matched, of what this host sends.
+    let mut asked = OwnerCondition::scopes().chain([OwnerCondition::User]);
+    let beyond = asked.find(|&condition| {
+        let is_user = condition == OwnerCondition::User;
+        rule.asks([condition]) && !(is_user && rule.direction != Direction::Inbound)
+    });
+    beyond.map(|condition| about(condition).beyond_nft)
 }
 
 /// The address of the peer, as nftables calls it.

@@ -6,7 +6,9 @@ use std::{
     rc::Rc,
 };
 
-use port_monitor_common::policy::{Accepts, Action, Direction, Peer, PortRange, Rule, Transport};
+use port_monitor_common::policy::{
+    Accepts, Action, Direction, OwnerCondition, Peer, PortRange, Rule, Transport,
+};
 
 use super::{ACTIONS, Compiler};
 use crate::{
@@ -17,7 +19,7 @@ use crate::{
         },
         text::{
             network,
-            parse::{Schema, Section, Value, integer, items, text, word, wrong_type},
+            parse::{Schema, Section, Value, items, text, word},
             problem::Problem,
             until,
             value::{self, SELF},
@@ -26,23 +28,38 @@ use crate::{
     ports::services::closest,
 };
 
+/// The keys of a rule but for those of its owner.
+const OTHER_KEYS: [&str; 10] = [
+    "name",
+    "direction",
+    "service",
+    "port",
+    "proto",
+    "from",
+    "to",
+    "until",
+    "action",
+    "alert",
+];
+
+/// The keys of a rule.
+const KEYS: [&str; OTHER_KEYS.len() + OwnerCondition::COUNT] = {
+    let mut keys = [""; OTHER_KEYS.len() + OwnerCondition::COUNT];
+    let (mut n, mut condition) = (0, 0);
+    while n < OTHER_KEYS.len() {
+        keys[n] = OTHER_KEYS[n];
+        n += 1;
+    }
+    while condition < OwnerCondition::COUNT {
+        keys[n] = OwnerCondition::ALL[condition].key();
+        condition += 1;
+        n += 1;
+    }
+    keys
+};
+
 const RULE: Schema = Schema {
-    known: &[
-        "name",
-        "direction",
-        "service",
-        "port",
-        "proto",
-        "from",
-        "to",
-        "user",
-        "unit",
-        "cgroup",
-        "exe",
-        "until",
-        "action",
-        "alert",
-    ],
+    known: &KEYS,
     unsupported: &[
         ("comm", "any process can rename itself; use `exe` or `unit`"),
         (
@@ -163,15 +180,15 @@ impl Compiler<'_> {
     ) -> Option<Rule> {
         let ports = self.ports(section, direction);
         let peers = self.peers(section, direction);
-        let uids = self.list(section, "user", Self::uid);
-        let units = self.list(section, "unit", Self::unit);
-        let cgroups = self.list(section, "cgroup", Self::cgroup);
-        let exes = self.list(section, "exe", Self::exe);
-        let (ports, peers, uids) = (ports?, self.shared(section, peers?)?, uids?);
-        let (units, cgroups, exes) = (units?, cgroups?, exes?);
+        let owners = OwnerCondition::ALL.map(|condition| {
+            let read = |compiler: &mut Self, item: &Value<'_>| compiler.owner(condition, item);
+            self.list(section, condition.key(), read)
+        });
+        let (ports, peers) = (ports?, self.shared(section, peers?)?);
+        let are_read = owners.iter().all(Option::is_some);
         let direction = direction?;
         // Without a condition it cannot read, the rule would be another one.
-        if !section.sound || self.tables.entries() > MAX_ENTRIES {
+        if !are_read || !section.sound || self.tables.entries() > MAX_ENTRIES {
             return None;
         }
         let tables = &mut self.tables;
@@ -180,10 +197,7 @@ impl Compiler<'_> {
             action: Action::Allow,
             ports: append(&mut tables.ports, ports),
             peers,
-            uids: append(&mut tables.uids, uids),
-            units: append(&mut tables.scopes, units),
-            cgroups: append(&mut tables.scopes, cgroups),
-            exes: append(&mut tables.scopes, exes),
+            owners: owners.map(|entries| append(&mut tables.owners, entries.flatten())),
             until_ns: i64::MAX,
         };
         if tables.entries() > MAX_ENTRIES {
@@ -396,27 +410,6 @@ impl Compiler<'_> {
             }
             Err(problem) => Err(problem),
         }
-    }
-
-    fn uid(&mut self, item: &Value<'_>) -> Result<u32, Problem> {
-        if let Some(number) = integer(item) {
-            return number
-                .and_then(|number| {
-                    u32::try_from(number)
-                        .ok()
-                        .filter(|&uid| uid != u32::MAX)
-                        .ok_or_else(|| number.to_string())
-                })
-                .map_err(Problem::UidOutOfRange);
-        }
-        let name = text(item).map_err(|_| wrong_type(item, "a user name or a uid"))?;
-        self.env.uid(name).ok_or_else(|| Problem::UnknownUser {
-            name: name.to_owned(),
-            nearest: self.suggestion(|known| {
-                let users = known.users().iter().map(String::as_str);
-                closest(name, users).map(str::to_owned)
-            }),
-        })
     }
 
     /// The key of the rule's peers, where none of them ever is one.

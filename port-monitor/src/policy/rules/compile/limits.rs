@@ -2,11 +2,12 @@
 
 use std::{collections::HashSet, hash::Hash};
 
-use port_monitor_common::policy::Rule;
+use port_monitor_common::policy::{OwnerCondition, Rule};
 
 use super::Compiler;
 use crate::policy::{
-    limits::{CGROUPS, EXES, Limit, TooMany, UNITS, USERS},
+    conditions::about,
+    limits::{Limit, TooMany},
     text::problem::Problem,
 };
 
@@ -14,25 +15,12 @@ use crate::policy::{
 /// rules share those, and the compiler counts them.
 pub(crate) fn report(compiler: &mut Compiler<'_>) {
     let tables = compiler.tables.view();
-    let scope = |scope: &u32| Some(*scope);
-    let found = [
-        first_beyond(tables.rules, USERS, |rule| {
-            let uids = rule.uids.of(tables.uids).unwrap_or_default();
-            uids.iter().filter_map(scope)
-        }),
-        first_beyond(tables.rules, UNITS, |rule| {
-            let units = rule.units.of(tables.scopes).unwrap_or_default();
-            units.iter().filter_map(scope)
-        }),
-        first_beyond(tables.rules, CGROUPS, |rule| {
-            let cgroups = rule.cgroups.of(tables.scopes).unwrap_or_default();
-            cgroups.iter().filter_map(scope)
-        }),
-        first_beyond(tables.rules, EXES, |rule| {
-            let exes = rule.exes.of(tables.scopes).unwrap_or_default();
-            exes.iter().filter_map(scope)
-        }),
-    ];
+    let found = OwnerCondition::ALL.map(|condition| {
+        first_beyond(tables.rules, about(condition).limit, |rule| {
+            let entries = rule.owner(condition).of(tables.owners).unwrap_or_default();
+            entries.iter().copied()
+        })
+    });
     for (rule, too_many) in found.into_iter().flatten() {
         let span = compiler.rules.get(rule).map(|info| info.span.clone());
         let problem = Problem::TooMany(too_many);

@@ -11,7 +11,7 @@ use port_monitor_common::{
     },
     mask::Mask,
     pages::Ends,
-    policy::{Accepts, Action, Direction, Mode, Rule},
+    policy::{Action, Direction, Mode, OwnerCondition, Rule},
 };
 use thiserror::Error;
 
@@ -190,8 +190,7 @@ impl Policy {
         };
         let mut lowered = self.lowered(header, &times, table);
         for (entry, rule) in lowered.rules.iter_mut().zip(&self.tables.rules) {
-            let is_certain = [rule.units, rule.cgroups, rule.exes] == [Accepts::Any; 3]
-                && rule.until_ns == i64::MAX;
+            let is_certain = !rule.asks(OwnerCondition::scopes()) && rule.until_ns == i64::MAX;
             entry.flags &= !ASKS_OWNER;
             if !is_certain {
                 entry.flags |= ASKS_OWNER;
@@ -264,7 +263,7 @@ impl Policy {
         let rules = self.tables.rules.iter().zip(&self.rules);
         let wrong = rules
             .filter(|(rule, _)| rule.direction == Direction::Inbound)
-            .find(|(rule, _)| rule.exes != Accepts::Any);
+            .find(|(rule, _)| rule.asks([OwnerCondition::Exe]));
         wrong.map_or(Ok(()), |(_, info)| {
             Err(LowerError::InboundExe {
                 file: self.file(),
@@ -280,7 +279,7 @@ impl Policy {
         let mut table = Table::of(&self.index.masks);
         self.times(now_ns, i64::unsigned_abs, &mut table);
         for (_, exe) in self.scopes.exes() {
-            table.number(self.index.exes.of(&[exe]));
+            table.number(self.index.scoped(OwnerCondition::Exe, &[exe]));
         }
         limits::check(&[(table.masks.len(), limits::RULE_SETS)])
     }
@@ -306,8 +305,8 @@ impl Policy {
         let is_inbound_open = defaults.inbound.action == Action::Allow
             && !any(|rule| rule.direction == Direction::Inbound);
         [
-            (any(|rule| rule.uids != Accepts::Any), ASKS_USER),
-            (any(|rule| rule.exes != Accepts::Any), ASKS_EXE),
+            (any(|rule| rule.asks([OwnerCondition::User])), ASKS_USER),
+            (any(|rule| rule.asks([OwnerCondition::Exe])), ASKS_EXE),
             (may_deny_listeners, ASKS_LISTEN),
             (self.index.this_host != Mask::NONE, ASKS_SELF),
             (self.tables.judges_udp, ASKS_UDP),
@@ -355,8 +354,7 @@ impl Policy {
     fn lower_rules(&self) -> Vec<RuleEntry> {
         let rules = self.tables.rules.iter().zip(&self.rules);
         let entry = |(rule, info): (&Rule, &RuleInfo)| {
-            let owners = [rule.uids, rule.units, rule.cgroups, rule.exes];
-            let asks = owners.iter().any(|accepts| *accepts != Accepts::Any);
+            let asks = rule.asks(OwnerCondition::ALL);
             let mut name = [0; NAME_BYTES];
             for (to, from) in name.iter_mut().zip(info.name.as_bytes()) {
                 *to = *from;

@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use port_monitor_common::generation::{Header, LEVELS};
+use port_monitor_common::{
+    generation::{Header, LEVELS},
+    policy::OwnerCondition,
+};
 
 use super::{super::index::Table, Places};
 use crate::policy::{Policy, rules::table::Owner};
@@ -60,7 +63,7 @@ impl Policy {
         header: &mut Header,
         missing: &mut Vec<String>,
     ) -> Vec<(u32, u64, u32)> {
-        header.other_exe = table.number(self.index.exes.of(&[]));
+        header.other_exe = table.number(self.index.scoped(OwnerCondition::Exe, &[]));
         let mut files: BTreeMap<(u32, u64), Vec<u32>> = BTreeMap::new();
         let mut gone = BTreeSet::new();
         for (path, number) in self.scopes.exes() {
@@ -75,7 +78,7 @@ impl Policy {
         let files = files.into_iter();
         files
             .map(|((device, inode), numbers)| {
-                let mask = self.index.exes.of(&numbers);
+                let mask = self.index.scoped(OwnerCondition::Exe, &numbers);
                 (device, inode, table.number(mask))
             })
             .collect()

@@ -451,7 +451,7 @@ pub(super) fn is_within(facts: &Facts<'_>, who: &Who) -> bool {
     let exe = |told: &str| EXES.iter().find(|(path, _)| *path == told).expect("a file");
     who.units.iter().all(|told| is_in_unit(facts, unit(told).2))
         && who.cgroup.iter().all(|cgroup| is_in_cgroup(facts, cgroup))
-        && who.exe.iter().all(|told| is_exe(facts, *exe(told)))
+        && who.singles.values().all(|told| is_exe(facts, *exe(told)))
 }
 
 /// The peer's address by which it is judged, and whether it is of this host.

@@ -1,16 +1,26 @@
-//! The kernel's functions as aya looks them up: made when first asked for, because
-//! only trampolines and iterators ask.
+//! BTF that has nothing but the functions which programs are attached to.
+//!
+//! Works around: to load a trampoline or an iterator, aya asks for a parsed BTF, in which it
+//! looks for the id of a function. Parsing all of the kernel's takes longer than all the rest
+//! of a start, and the ids are known already. It is made when first asked for.
+//!
+//! Since: this program loads such programs with aya; `FEntry::load` and `Iter::load` of aya,
+//! `Btf::id_by_type_name_kind` of aya-obj.
+//!
+//! Until: a program can be loaded by the id of a function.
+//!
+//! Looked at: aya 0.14.0
 
 use std::cell::OnceCell;
 
 use aya::{Btf, BtfError, Endianness};
 
-use super::{KIND_FUNC, MAGIC, TYPE_BYTES, VERSION};
+use crate::kernel::btf::{KIND_FUNC, MAGIC, TYPE_BYTES, VERSION};
 
 const HEADER_BYTES: usize = 24;
 
 /// Functions to be looked up.
-pub(crate) struct LazyBtf {
+pub(in crate::kernel) struct LazyBtf {
     /// Their names and ids.
     functions: Vec<(&'static str, u32)>,
     made: OnceCell<Btf>,
@@ -18,7 +28,7 @@ pub(crate) struct LazyBtf {
 
 impl LazyBtf {
     /// These functions of the kernel.
-    pub(crate) const fn new(functions: Vec<(&'static str, u32)>) -> Self {
+    pub(in crate::kernel) const fn new(functions: Vec<(&'static str, u32)>) -> Self {
         Self {
             functions,
             made: OnceCell::new(),
@@ -27,7 +37,7 @@ impl LazyBtf {
 
     /// All of the kernel's types would take longer to parse than all the rest of
     /// a start takes.
-    pub(crate) fn get(&self) -> Result<&Btf, BtfError> {
+    pub(in crate::kernel) fn get(&self) -> Result<&Btf, BtfError> {
         if let Some(made) = self.made.get() {
             return Ok(made);
         }
@@ -72,7 +82,7 @@ fn len(bytes: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use crate::kernel::btf::for_aya::*;
+    use crate::kernel::aya_workarounds::forged_btf::*;
 
     #[test]
     fn only_the_functions_asked_for_have_a_name_and_their_ids() {

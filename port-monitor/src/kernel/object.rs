@@ -1,24 +1,23 @@
 //! The embedded eBPF object: loads its maps, with the run's settings as
 //! read-only globals. Programs are loaded by the ladder.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use aya::{Ebpf, EbpfError, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, EbpfError, include_bytes_aligned};
 use port_monitor_common::{
-    config::{Config, Offsets},
+    config::Config,
     event::ABI_SYMBOL,
     generation::{MASKS, PORT_WORDS, RULES},
+    offsets::Offsets,
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-use super::{pod::Wire, ring::VIOLATIONS, settings::MIN_RING_BYTES};
-use programs::Few;
-
-mod programs;
+use super::{
+    aya_workarounds::{blanked_names::Few, file_limit},
+    pod::Wire,
+    ring::VIOLATIONS,
+    settings::MIN_RING_BYTES,
+};
 
 /// The committed object; the build script has checked it against its sources.
-static OBJECT: &[u8] = include_bytes_aligned!(env!("PORT_MONITOR_BPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = include_bytes_aligned!(env!("PORT_MONITOR_BPF_OBJECT"));
 
 /// The maps whose size depends on what the object is used for. The kernel allocates
 /// all of a map at once.
@@ -166,7 +165,7 @@ pub(super) fn load(
     let offsets = Wire(*offsets);
     let config = Wire(*config);
     let abi = u32::from(port_monitor_common::ABI_VERSION);
-    let mut loader = new_loader();
+    let mut loader = file_limit::new_loader();
     for &(map, entries) in &sizes.entries {
         loader.map_max_entries(map, entries);
     }
@@ -177,33 +176,4 @@ pub(super) fn load(
         .override_global(ABI_SYMBOL, &abi, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .load(few.as_ref().map_or(OBJECT, Few::bytes))
-}
-
-static OPENING: Mutex<()> = Mutex::new(());
-
-/// Held by a thread while it opens files beside the one that loads the programs.
-pub(super) fn opening() -> MutexGuard<'static, ()> {
-    OPENING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// aya's loader, kept from reading the kernel's BTF: it would parse all of it, a
-/// third of what a start takes, for the relocations that our object does not have.
-/// It takes a file that cannot be opened for BTF that is not there.
-///
-/// The limit is the whole process's: no other thread may open files meanwhile. Of those
-/// there are by then, one writes to an output that is open, and the self-test's asks
-/// with [`opening`].
-fn new_loader() -> EbpfLoader<'static> {
-    let _opening = opening();
-    let limit = getrlimit(Resource::Nofile);
-    let none = Rlimit {
-        current: Some(0),
-        ..limit
-    };
-    let is_limited = setrlimit(Resource::Nofile, none).is_ok();
-    let loader = EbpfLoader::new();
-    if is_limited && let Err(error) = setrlimit(Resource::Nofile, limit) {
-        log::warn!("set the limit of open files back: {error}");
-    }
-    loader
 }

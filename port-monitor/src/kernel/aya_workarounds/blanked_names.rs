@@ -1,5 +1,14 @@
-//! An object with only some of its programs. aya looks at every instruction of every
-//! program that it finds by name: most of them are for other kernels and other runs.
+//! An object in which only some of the programs have a name.
+//!
+//! Works around: aya copies and relocates every program that it finds by name in an object.
+//! Most of them are for other kernels and other runs. And the flags of a map can be set
+//! nowhere but in the object.
+//!
+//! Since: this program loads with aya; `Object::parse` of aya-obj, `EbpfLoader::load` of aya.
+//!
+//! Until: a loader takes the names of the programs to load, and the flags of a map.
+//!
+//! Looked at: aya 0.14.0
 
 use std::{iter::StepBy, ops::Range};
 
@@ -27,7 +36,7 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 const CALLED: &[u8] = b".text";
 
 /// A copy of an object, aligned as an ELF file is.
-pub(super) struct Few {
+pub(in crate::kernel) struct Few {
     words: Vec<u64>,
     length: usize,
 }
@@ -35,7 +44,7 @@ pub(super) struct Few {
 impl Few {
     /// `object` without the names of other programs than `wanted`; `None` if it is
     /// broken.
-    pub(super) fn of(object: &[u8], wanted: &[&str]) -> Option<Self> {
+    pub(in crate::kernel) fn of(object: &[u8], wanted: &[&str]) -> Option<Self> {
         let mut few = Self {
             words: vec![0; object.len().div_ceil(size_of::<u64>())],
             length: object.len(),
@@ -54,7 +63,7 @@ impl Few {
 
     /// Has the kernel allocate the entries of `map` when they are written; `None` if
     /// there is no such map.
-    pub(super) fn allocate_late(&mut self, map: &str) -> Option<()> {
+    pub(in crate::kernel) fn allocate_late(&mut self, map: &str) -> Option<()> {
         let at = Elf::of(self.bytes())?.map(map.as_bytes())? + MAP_FLAGS_AT;
         let bytes = self.words.as_mut_bytes();
         bytes
@@ -63,7 +72,7 @@ impl Few {
         Some(())
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(in crate::kernel) fn bytes(&self) -> &[u8] {
         &self.words.as_bytes()[..self.length]
     }
 }
@@ -173,8 +182,7 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 mod tests {
     use std::borrow::Cow;
 
-    use super::super::OBJECT;
-    use crate::kernel::object::programs::*;
+    use crate::kernel::{aya_workarounds::blanked_names::*, object::OBJECT};
 
     fn names(object: &[u8]) -> Vec<String> {
         let programs = Elf::of(object).unwrap().programs().unwrap();
