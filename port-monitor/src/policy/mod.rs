@@ -12,6 +12,8 @@ pub mod analysis;
 mod compiled;
 pub mod explain;
 pub mod export;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod learn;
 pub(crate) mod limits;
 pub mod rules;

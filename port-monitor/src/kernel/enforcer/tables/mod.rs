@@ -31,7 +31,7 @@ use super::{
 };
 use crate::policy::tables::lower::Lowered;
 
-mod memory;
+pub(in crate::kernel) mod memory;
 
 type Words = [u32; 4];
 /// A table of each slot: an array of maps, by the methods of a hash, for aya's array
