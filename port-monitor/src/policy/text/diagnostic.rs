@@ -223,18 +223,16 @@ impl Diagnostics {
     /// tells how many more there are.
     pub(crate) fn cut(&mut self, mark: usize, span: &Range<usize>) {
         let mut counts: HashMap<Discriminant<Problem>, usize> = HashMap::new();
-        let (mut index, mut more) = (0, 0);
-        self.found.retain(|diagnostic| {
-            index += 1;
-            if index <= mark {
-                return true;
-            }
+        let mut more = 0;
+        // Those before are not looked at: every list of every rule comes here.
+        let since = self.found.split_off(mark.min(self.found.len()));
+        self.found.extend(since.into_iter().filter(|diagnostic| {
             let count = counts.entry(mem::discriminant(&diagnostic.problem));
             let count = count.and_modify(|count| *count += 1).or_insert(1);
             let is_told = *count <= MOST_OF_A_KIND;
             more += usize::from(!is_told);
             is_told
-        });
+        }));
         if more > 0 {
             self.report(span.clone(), Problem::MoreInRule(more));
         }
