@@ -17,6 +17,9 @@ pub mod commands;
 pub mod consume;
 pub mod dispatch;
 pub mod events;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod host;
 pub mod kernel;
 pub mod logging;

@@ -6,8 +6,13 @@
 #[path = "support/policy.rs"]
 mod support;
 
-use std::{fs, process::Command};
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    process::Command,
+};
 
+use flate2::{Compression, write::GzEncoder};
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use support::{run, stderr, stdout, with_files};
@@ -208,6 +213,26 @@ fn recording_without_a_connection_teaches_nothing() {
     assert_eq!(
         stderr(&output),
         "port-monitor: learn from seen.json: there is no connection, so nothing would be learned\n"
+    );
+}
+
+#[test]
+fn a_line_that_no_memory_holds_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seen.json.gz");
+    let mut packed = GzEncoder::new(File::create(path).unwrap(), Compression::best());
+    for _ in 0..64 {
+        packed.write_all(&vec![b' '; 1 << 20]).unwrap();
+    }
+    packed.finish().unwrap();
+    let output = run(dir.path(), &["learn", "seen.json.gz"]);
+    assert_eq!(
+        (output.status.code(), &*stderr(&output)),
+        (
+            Some(2),
+            "port-monitor: read seen.json.gz: a line of it is longer than 1 MiB, so it is not \
+             one of `-o json`\n"
+        )
     );
 }
 

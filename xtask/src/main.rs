@@ -13,6 +13,7 @@ mod apt;
 mod artifacts;
 mod bench;
 mod ebpf;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod kernels;
@@ -53,6 +54,8 @@ enum Command {
     Bench(bench::Args),
     /// Build the eBPF object from source and write it beside its manifest
     BuildEbpf(ebpf::Args),
+    /// Have libFuzzer run the parsers of what others write
+    Fuzz(fuzz::Args),
     /// Write the table of IANA services
     Services(services::Args),
     /// Write the manual pages to target/man
@@ -71,6 +74,7 @@ fn main() -> Result<ExitCode> {
         Command::TestVm(args) => exit_code(test_vm::run(&args)?),
         Command::Bench(args) => done(bench::run(&args)?),
         Command::BuildEbpf(args) => done(ebpf::run(&args)?),
+        Command::Fuzz(args) => exit_code(fuzz::run(&args)?),
         Command::Services(args) => done(services::run(&args)?),
         Command::Man => done(man::run()?),
         Command::Tidy => exit_code(tidy::run()?),

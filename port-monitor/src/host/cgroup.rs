@@ -108,7 +108,7 @@ fn is_whole(mount: &Path) -> bool {
 
 /// The mount point in a line of mountinfo, if it mounts a cgroup v2 hierarchy from its
 /// root on: `41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw`.
-fn cgroup2_mount_point(line: &[u8]) -> Option<PathBuf> {
+pub(super) fn cgroup2_mount_point(line: &[u8]) -> Option<PathBuf> {
     let mut fields = line.split(|&byte| byte == b' ');
     let (root, mount_point) = (fields.nth(3)?, fields.next()?);
     let file_system = fields.skip_while(|field| *field != b"-").nth(1)?;

@@ -78,7 +78,7 @@ fn file_id(dir: impl AsFd, path: &Path, at: AtFlags, mounts: &str) -> io::Result
 }
 
 /// The device of a mount: `41 31 0:38 / /sys/fs/cgroup …`.
-fn device_of_mount(mounts: &str, id: u64) -> Option<(u32, u32)> {
+pub(super) fn device_of_mount(mounts: &str, id: u64) -> Option<(u32, u32)> {
     let line = mounts
         .lines()
         .find(|line| line.split(' ').next() == Some(&id.to_string()))?;

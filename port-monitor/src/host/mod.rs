@@ -7,6 +7,8 @@ pub mod clock;
 pub(crate) mod container;
 pub mod executables;
 pub mod file_id;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod groups;
 pub mod holding;
 pub(crate) mod process;

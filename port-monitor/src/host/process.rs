@@ -196,8 +196,11 @@ fn comm(dir: &OwnedFd) -> Option<Comm> {
 /// The arguments of a process without secrets, as many as fit a line; `None` of what has
 /// none, as a kernel's thread.
 fn args(dir: &OwnedFd) -> Option<Arc<[String]>> {
-    let text = read_file(dir, "cmdline").ok()?;
-    let shown = text.get(..ARGS_LIMIT).unwrap_or(&text);
+    args_in(&read_file(dir, "cmdline").ok()?)
+}
+
+pub(super) fn args_in(text: &[u8]) -> Option<Arc<[String]>> {
+    let shown = text.get(..ARGS_LIMIT).unwrap_or(text);
     let shown = shown.strip_suffix(b"\0").unwrap_or(shown);
     let args = shown.split(|&byte| byte == 0);
     let args: Vec<String> = args
@@ -240,7 +243,7 @@ pub(crate) fn v1_hierarchies(proc_root: &Path) -> Vec<&'static str> {
 
 impl Paths {
     /// From /proc/PID/cgroup.
-    fn parse(text: &[u8]) -> Self {
+    pub(super) fn parse(text: &[u8]) -> Self {
         let v1 = |name: &str| lines(text).find(|(names, _)| has(names, name));
         let found = TELLING.into_iter().filter_map(v1);
         Self {
@@ -286,7 +289,7 @@ fn errno(error: &io::Error) -> Errno {
 
 /// The fields of /proc/PID/stat we use.
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
+pub(super) struct Stat {
     parent_pid: Option<u32>,
     is_kernel_thread: bool,
     start_ticks: u64,
@@ -295,7 +298,7 @@ struct Stat {
 impl Stat {
     /// The second field is the process's own choice of name in parentheses and
     /// may itself hold parentheses, spaces and newlines: the last one closes it.
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         let close = text.iter().rposition(|&byte| byte == b')')?;
         let rest = str::from_utf8(text.get(close + 1..)?).ok()?;
         // proc_pid_stat(5) counts from 1, and `state` is its field 3.

@@ -55,7 +55,7 @@ impl Types {
         Ok(types)
     }
 
-    fn of(bytes: impl Deref<Target = [u8]>) -> Result<Self, btf::BtfError> {
+    pub(super) fn of(bytes: impl Deref<Target = [u8]>) -> Result<Self, btf::BtfError> {
         let names: Vec<_> = backends::FUNCTIONS
             .into_iter()
             .chain([snapshot::ITERATOR, iterator::TABLE_FUNCTION])

@@ -19,7 +19,7 @@ pub(super) fn of(program: &Program) -> u64 {
 }
 
 /// The line `recursion_misses:\t23`.
-fn parse(fdinfo: &str) -> u64 {
+pub(super) fn parse(fdinfo: &str) -> u64 {
     fdinfo
         .lines()
         .find_map(|line| line.strip_prefix("recursion_misses:"))

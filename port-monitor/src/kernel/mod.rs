@@ -13,6 +13,8 @@ pub mod error;
 mod executables;
 pub mod faults;
 pub mod filters;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod groups;
 mod holders;
 mod host_btf;

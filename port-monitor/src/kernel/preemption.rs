@@ -44,7 +44,7 @@ fn dynamic_model() -> io::Result<String> {
     Ok(models)
 }
 
-fn is_preemptible(models: &str) -> bool {
+pub(super) fn is_preemptible(models: &str) -> bool {
     !(models.contains("(none)") || models.contains("(voluntary)"))
 }
 

@@ -53,7 +53,7 @@ impl Capabilities {
         Self::parse(&status)
     }
 
-    fn parse(status: &str) -> Self {
+    pub(super) fn parse(status: &str) -> Self {
         let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
         let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
         Self(bits.unwrap_or(0))
@@ -90,7 +90,7 @@ pub fn lockdown() -> Option<String> {
 }
 
 /// The bracketed word: `none [integrity] confidentiality`.
-fn active_mode(modes: &str) -> Option<String> {
+pub(super) fn active_mode(modes: &str) -> Option<String> {
     let (_, rest) = modes.split_once('[')?;
     rest.split_once(']').map(|(mode, _)| mode.to_owned())
 }

@@ -153,7 +153,7 @@ impl Violations {
 }
 
 /// When the event of a record was, `CLOCK_BOOTTIME` ns; zero if it is none.
-fn time_of(record: &[u8]) -> u64 {
+pub(super) fn time_of(record: &[u8]) -> u64 {
     TcpEvent::read_from_prefix(record).map_or(0, |(event, _)| event.ts_ns)
 }
 

@@ -93,8 +93,13 @@ impl Invalid {
         let errors = self
             .diagnostics
             .iter()
-            .filter(|diagnostic| diagnostic.is_error())
-            .count();
+            .filter(|diagnostic| diagnostic.is_error());
+        let errors: usize = errors
+            .map(|diagnostic| match diagnostic.problem {
+                Problem::MoreErrors(more) => more,
+                _ => 1,
+            })
+            .sum();
         let noun = if errors == 1 { "error" } else { "errors" };
         let mut text = format!("{}: {errors} {noun}, nothing was applied", self.name);
         for diagnostic in &self.diagnostics {

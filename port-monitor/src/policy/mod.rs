@@ -13,6 +13,8 @@ mod compiled;
 pub(crate) mod conditions;
 pub mod explain;
 pub mod export;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 pub mod learn;
 pub(crate) mod limits;
 pub mod rules;

@@ -61,6 +61,20 @@ impl Lab {
         self.dir.path().join(format!("{number}.{kind}"))
     }
 
+    /// Removes the files of all that has ended well, which lie in the memory of a guest.
+    pub(crate) fn remove_files(&self) -> Result<()> {
+        for entry in fs::read_dir(self.dir.path()).context("read the temporary directory")? {
+            let path = entry?.path();
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.with_context(|| format!("remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     fn new_dir(&self) -> Result<PathBuf> {
         let path = self.new_path("facts");
         fs::create_dir(&path).with_context(|| format!("create {}", path.display()))?;

@@ -41,6 +41,8 @@ mod qdisc;
 mod report;
 mod rung;
 mod scenarios;
+#[path = "../support/signals.rs"]
+mod signals;
 mod socket;
 mod workload;
 
@@ -120,6 +122,7 @@ enum Role {
 }
 
 fn main() -> Result<ExitCode> {
+    signals::default_in_programs();
     let cli = Cli::parse();
     match &cli.role {
         Some(Role::Workload { name, facts }) => workload::perform(name, facts)?,

@@ -29,3 +29,5 @@ mod pages;
 #[expect(dead_code, reason = "the workloads of the kernel tests")]
 mod process;
 mod refusals;
+#[path = "../support/signals.rs"]
+mod signals;

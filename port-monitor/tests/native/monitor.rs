@@ -16,7 +16,10 @@ use rustix::{
 };
 use serde_json::Value;
 
-use crate::bpf::{self, Objects};
+use crate::{
+    bpf::{self, Objects},
+    signals,
+};
 
 /// A monitor that takes longer than this is ended, and the test fails.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -24,6 +27,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// `port-monitor`, which the tests need root for.
 pub(crate) fn port_monitor(args: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
     assert!(geteuid().is_root(), "run this test as root");
+    signals::default_in_programs();
     let mut command = Command::new(env!("CARGO_BIN_EXE_port-monitor"));
     command.args(args);
     command

@@ -60,6 +60,10 @@ const PROGRAM: House = House {
             &["base", "cli", "commands", "consume", "logging"],
         ),
         ("events", &["base", "ports"]),
+        (
+            "fuzz",
+            &["commands", "events", "host", "kernel", "pipeline", "policy"],
+        ),
         ("host", &["events", "ports"]),
         ("kernel", &["events", "host", "policy", "ports"]),
         (

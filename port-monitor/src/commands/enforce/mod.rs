@@ -40,7 +40,7 @@ mod file;
 mod follow;
 mod keeper;
 mod report;
-mod session;
+pub(super) mod session;
 
 /// Which enforcement is meant.
 #[derive(Debug, clap::Args)]

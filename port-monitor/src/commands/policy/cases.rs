@@ -43,7 +43,7 @@ struct Cases {
 /// A connection, and what the policy is to say of it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Case {
+pub(super) struct Case {
     name: String,
     direction: Dir,
     #[serde(default)]
@@ -106,7 +106,7 @@ struct Report {
 
 /// A case that did not come out as expected.
 #[derive(Serialize)]
-struct FailureReport {
+pub(super) struct FailureReport {
     name: String,
     file: String,
     line: usize,
@@ -170,7 +170,7 @@ fn read(path: &Path) -> Result<String, Failure> {
     String::from_utf8(bytes).map_err(|_| refuse(&"is not text"))
 }
 
-fn parse(path: &Path, text: &str) -> Result<Vec<Spanned<Case>>, Failure> {
+pub(super) fn parse(path: &Path, text: &str) -> Result<Vec<Spanned<Case>>, Failure> {
     let refuse = |start: usize, problem: &str| {
         let line = line_of(text, start);
         let problem = problem.replace('\n', "; ");
@@ -201,7 +201,7 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 /// What differs from what is expected; the file and line are left open. The error
 /// says what is wrong with the case itself.
-fn try_case(
+pub(super) fn try_case(
     case: &Case,
     policy: &Policy,
     policy_path: &Path,

@@ -36,6 +36,8 @@ mod cases;
 mod diff;
 mod explained;
 mod export;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod learn;
 mod learned;
 mod live;

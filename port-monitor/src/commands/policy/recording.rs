@@ -131,10 +131,13 @@ pub(super) fn read(recording: &Path, mut take: impl FnMut(&Facts<'_>)) -> Result
     } else {
         Box::new(File::open(recording).map_err(|error| refusal(recording, &error))?)
     };
-    let lines = unpacked(source).map_err(|error| refusal(recording, &error))?;
+    let mut lines = unpacked(source).map_err(|error| refusal(recording, &error))?;
     let mut reader = Reader::new();
-    for (number, line) in (1..).zip(lines.lines()) {
-        let text = line.map_err(|error| refusal(recording, &error))?;
+    let mut text = String::new();
+    for number in 1.. {
+        if !next_line(&mut lines, &mut text).map_err(|error| refusal(recording, &error))? {
+            break;
+        }
         reader.read_line(&text, &mut take).map_err(|error| {
             let place = format!("{}:{number}", recording.display());
             Failure::usage(format!("{place}: not a line of `-o json`: {error}"))
@@ -145,6 +148,10 @@ pub(super) fn read(recording: &Path, mut take: impl FnMut(&Facts<'_>)) -> Result
         lost: reader.lost,
     })
 }
+
+/// Many times what the longest line takes. A small file may unpack to a line that no memory
+/// holds.
+const MAX_LINE: u64 = 1 << 20;
 
 /// What files begin with that something else has compressed, and what reads them.
 const OTHERS: [(&[u8], &str); 3] = [
@@ -169,6 +176,17 @@ fn unpacked(mut source: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
     } else {
         Box::new(BufReader::new(whole))
     })
+}
+
+/// Reads the next line; false where there is none.
+fn next_line(lines: &mut impl BufRead, text: &mut String) -> io::Result<bool> {
+    text.clear();
+    lines.take(MAX_LINE + 1).read_line(text)?;
+    if text.len() as u64 > MAX_LINE {
+        let text = "a line of it is longer than 1 MiB, so it is not one of `-o json`";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(!text.is_empty())
 }
 
 /// The recording cannot be used.

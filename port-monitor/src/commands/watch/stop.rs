@@ -104,7 +104,7 @@ pub(in crate::commands) async fn heard(signal: &mut Heeded) {
 /// Whether a process of this /proc/PID/status was started to ignore the signal. A shell
 /// without job control ignores SIGINT and SIGQUIT together for all it runs behind an `&`,
 /// whatever that is: nobody's wish, and scripts end it by SIGINT all the same.
-fn is_unwanted(status: &str, kind: SignalKind) -> bool {
+pub(in crate::commands) fn is_unwanted(status: &str, kind: SignalKind) -> bool {
     let is_of_shell = kind == SignalKind::interrupt() && ignores(status, libc::SIGQUIT);
     ignores(status, kind.as_raw_value()) && !is_of_shell
 }

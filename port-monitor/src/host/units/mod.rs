@@ -14,7 +14,7 @@ use std::{
 
 use crate::host::cgroup::CgroupTree;
 
-mod name;
+pub(super) mod name;
 
 pub use name::{ROOT_SLICE, completed, matches, pattern, slices_around, slices_below, unescaped};
 

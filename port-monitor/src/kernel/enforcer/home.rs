@@ -187,14 +187,14 @@ fn mounts(process: &str) -> io::Result<String> {
 
 /// A part of a file system, wherever it is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Mount {
+pub(in crate::kernel) struct Mount {
     device: String,
     root: String,
 }
 
 /// The bpf file system at [`BPF_FS`], if that is what was mounted there last:
 /// `41 31 0:38 / /sys/fs/bpf rw - bpf bpf rw`.
-fn topmost(mounts: &str) -> Option<Mount> {
+pub(in crate::kernel) fn topmost(mounts: &str) -> Option<Mount> {
     let there = |line: &&str| line.split(' ').nth(4) == Some(BPF_FS);
     let line = mounts.lines().rfind(there)?;
     let mut fields = line.split(' ').skip(2);

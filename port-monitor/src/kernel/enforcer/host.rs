@@ -58,7 +58,7 @@ pub(super) fn addresses() -> Vec<[u8; 16]> {
 
 /// An address on a line of its own, and what it is on the next:
 /// `|-- 10.0.0.5`, `/32 host LOCAL`.
-fn local_v4(fib_trie: &str) -> impl Iterator<Item = [u8; 16]> {
+pub(in crate::kernel) fn local_v4(fib_trie: &str) -> impl Iterator<Item = [u8; 16]> {
     let lines = fib_trie.lines().map(str::trim);
     let pairs = lines.clone().zip(lines.skip(1));
     pairs.filter_map(|(addr, what)| {
@@ -68,7 +68,7 @@ fn local_v4(fib_trie: &str) -> impl Iterator<Item = [u8; 16]> {
 }
 
 /// `fe800000000000000000000000000001 02 40 20 80 eth0`.
-fn local_v6(if_inet6: &str) -> impl Iterator<Item = [u8; 16]> {
+pub(in crate::kernel) fn local_v6(if_inet6: &str) -> impl Iterator<Item = [u8; 16]> {
     if_inet6.lines().filter_map(|line| {
         let bits = u128::from_str_radix(line.split(' ').next()?, 16).ok()?;
         Some(Ipv6Addr::from_bits(bits).octets())

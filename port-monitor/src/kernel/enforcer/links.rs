@@ -33,7 +33,7 @@ pub(super) fn attached_to(path: &Path) -> Result<Option<u64>, EnforcerError> {
 
 /// What a descriptor's `fdinfo` says that this link is attached to, if it is this
 /// link's.
-fn place_of(fdinfo: &str, link_id: u32) -> Option<u64> {
+pub(in crate::kernel) fn place_of(fdinfo: &str, link_id: u32) -> Option<u64> {
     let value = |key: &str| {
         let mut lines = fdinfo.lines().filter_map(|line| line.split_once(':'));
         let (_, value) = lines.find(|(name, _)| *name == key)?;

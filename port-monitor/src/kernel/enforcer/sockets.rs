@@ -288,7 +288,7 @@ fn destroy(diagnosis: &OwnedFd, connection: &OpenConnection) -> io::Result<bool>
 }
 
 /// The first message: its kind, its body, and what comes after it.
-fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+pub(in crate::kernel) fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
     let body = bytes.get(HEADER..length)?;
@@ -297,13 +297,17 @@ fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
 }
 
 /// The errno of an acknowledgement; `None` is success.
-fn errno(body: &[u8]) -> Option<Errno> {
+pub(in crate::kernel) fn errno(body: &[u8]) -> Option<Errno> {
     let error = i32::from_ne_bytes(*body.first_chunk()?);
-    (error != 0).then(|| Errno::from_raw_os_error(-error))
+    // The library panics at what is no errno.
+    let known = error
+        .checked_neg()
+        .filter(|errno| (0..4_096).contains(errno));
+    (error != 0).then(|| known.map_or(Errno::IO, Errno::from_raw_os_error))
 }
 
 /// `struct inet_diag_msg`, and the attributes behind it.
-fn parse(body: &[u8]) -> Option<(TcpState, OpenConnection, u64)> {
+pub(in crate::kernel) fn parse(body: &[u8]) -> Option<(TcpState, OpenConnection, u64)> {
     let &[family, state, ..] = body.first_chunk::<4>()?;
     let id: &[u8; SOCKET_ID] = body.get(4..)?.first_chunk()?;
     let uid = u32::from_ne_bytes(*body.get(64..)?.first_chunk()?);
@@ -420,5 +424,16 @@ mod tests {
             assert!(parse(&whole[..length]).is_none(), "{length}");
         }
         assert!(message(&[0; 15]).is_none());
+    }
+
+    #[test]
+    fn what_is_no_errno_is_an_error_all_the_same() {
+        let read = |error: i32| errno(&error.to_ne_bytes());
+        assert_eq!(read(0), None);
+        assert_eq!(read(-2), Some(Errno::NOENT));
+        assert_eq!(read(-4_095), Some(Errno::from_raw_os_error(4_095)));
+        for error in [i32::MIN, -4_096, 1, i32::MAX] {
+            assert_eq!(read(error), Some(Errno::IO), "{error}");
+        }
     }
 }

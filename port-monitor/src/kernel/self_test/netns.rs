@@ -4,7 +4,6 @@
 use std::{fs, fs::File, io, os::fd::AsFd as _};
 
 use rustix::{
-    io::Errno,
     net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send},
     thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe},
 };
@@ -57,7 +56,7 @@ fn set_loopback_up() -> io::Result<()> {
     let error = answer.get(HEADER..length).and_then(<[u8]>::first_chunk);
     match error.map(|bytes| i32::from_ne_bytes(*bytes)) {
         Some(0) => Ok(()),
-        Some(error) => Err(Errno::from_raw_os_error(-error).into()),
+        Some(error) => Err(io::Error::from_raw_os_error(error.saturating_neg())),
         None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }

@@ -354,6 +354,30 @@ fn every_error_is_named_at_once_in_the_order_of_the_text() {
 }
 
 #[test]
+fn of_very_many_errors_the_first_are_told_and_the_others_counted() {
+    let keys = |count: usize| {
+        (0..count).fold("version = 1\n".to_owned(), |text, key| {
+            text + "k" + &key.to_string() + " = 1\n"
+        })
+    };
+    let whole = parse(&keys(100)).unwrap_err();
+    assert_eq!(whole.diagnostics.len(), 100);
+    let invalid = parse(&keys(5_000)).unwrap_err();
+    let told = &invalid.diagnostics;
+    assert_eq!(
+        (told.len(), told[99].line(), told[100].line()),
+        (101, 101, 102)
+    );
+    let more = "there are 4900 more errors from here on: mend those above first";
+    assert_eq!(told[100].problem.to_string(), more);
+    let said = invalid.to_string();
+    assert!(
+        said.starts_with("policy.toml: 5000 errors, nothing"),
+        "{said}"
+    );
+}
+
+#[test]
 fn column_counts_characters_and_long_files_keep_their_line_numbers() {
     let text = format!("version = 1\n{}mode = \"é\" # é\r\n", "#\n".repeat(5000));
     let invalid = parse(&text).unwrap_err();

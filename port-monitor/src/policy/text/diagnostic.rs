@@ -15,6 +15,10 @@ use super::problem::{Problem, Severity};
 /// Problems of one kind that are told of one list.
 const MOST_OF_A_KIND: usize = 20;
 
+/// Errors that are told of one policy. To show one takes as long as its line is, and a line
+/// may be all of a file.
+const MOST_ERRORS: usize = 100;
+
 /// Lines that are longer are shown in part, with so many bytes on both sides of the place.
 const LONG_LINE: usize = 400;
 
@@ -219,18 +223,16 @@ impl Diagnostics {
     /// tells how many more there are.
     pub(crate) fn cut(&mut self, mark: usize, span: &Range<usize>) {
         let mut counts: HashMap<Discriminant<Problem>, usize> = HashMap::new();
-        let (mut index, mut more) = (0, 0);
-        self.found.retain(|diagnostic| {
-            index += 1;
-            if index <= mark {
-                return true;
-            }
+        let mut more = 0;
+        // Those before are not looked at: every list of every rule comes here.
+        let since = self.found.split_off(mark.min(self.found.len()));
+        self.found.extend(since.into_iter().filter(|diagnostic| {
             let count = counts.entry(mem::discriminant(&diagnostic.problem));
             let count = count.and_modify(|count| *count += 1).or_insert(1);
             let is_told = *count <= MOST_OF_A_KIND;
             more += usize::from(!is_told);
             is_told
-        });
+        }));
         if more > 0 {
             self.report(span.clone(), Problem::MoreInRule(more));
         }
@@ -252,9 +254,20 @@ impl Diagnostics {
             .any(|diagnostic| diagnostic.problem.severity() == Severity::Error)
     }
 
-    /// Everything found, in the order of the text.
+    /// What was found, in the order of the text: of very many errors, the first ones and how
+    /// many more there are.
     pub(crate) fn into_sorted(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|diagnostic| diagnostic.order);
+        let errors = self.found.iter().filter(|found| found.is_error()).count();
+        let more = errors.saturating_sub(MOST_ERRORS);
+        let mut seen = 0;
+        self.found.retain_mut(|found| {
+            seen += usize::from(found.is_error());
+            if found.is_error() && seen == MOST_ERRORS + 1 {
+                found.problem = Problem::MoreErrors(more);
+            }
+            !found.is_error() || seen <= MOST_ERRORS + 1
+        });
         self.found
     }
 }

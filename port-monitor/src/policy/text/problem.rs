@@ -180,6 +180,9 @@ pub enum Problem {
     /// What is not told of a list one by one.
     #[error("{0} more of this list are like one of those told")]
     MoreInRule(usize),
+    /// What is not told of a policy one by one.
+    #[error("there are {0} more errors from here on: mend those above first")]
+    MoreErrors(usize),
     /// More networks than the tables hold.
     #[error("{0} different networks are more than the {MAX_NETWORKS} a policy may have")]
     TooManyNetworks(usize),

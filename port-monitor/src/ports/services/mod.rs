@@ -75,9 +75,15 @@ pub fn suggest(name: &str) -> Option<&'static str> {
     closest(name, DE_FACTO.names().chain(IANA.names()))
 }
 
+/// No name of anything is longer, and comparing takes as long as the word is.
+const LONGEST_WORD: usize = 255;
+
 /// The candidate that is the fewest typing mistakes away from `word`, the first
 /// one of equals; `None` when more than a third of the letters would be wrong.
 pub fn closest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > LONGEST_WORD {
+        return None;
+    }
     let word = word.to_ascii_lowercase();
     candidates
         .map(|candidate| {
@@ -185,6 +191,14 @@ mod tests {
         assert_eq!(ports("kafka"), [9092]);
         assert_eq!(ports("x11").len(), 64);
         assert_eq!(ports("no-such-service"), [0_u16; 0]);
+    }
+
+    #[test]
+    fn a_word_longer_than_any_name_is_like_none() {
+        let near = "x".repeat(LONGEST_WORD);
+        let name = format!("{near}y");
+        assert_eq!(closest(&near, [&*name].into_iter()), Some(&*name));
+        assert_eq!(closest(&name, [&*near].into_iter()), None);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(super) fn many_starts(lab: &Lab, rung: Rung) -> Result<Verdict> {
     for start in 1..=starts {
         let (ends, older) =
             during_one_start(lab, rung, SHORTLY).with_context(|| format!("start {start}"))?;
+        lab.remove_files()?;
         all += ends;
         all_older += older;
     }

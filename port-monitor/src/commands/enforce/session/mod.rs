@@ -31,7 +31,7 @@ use crate::{
 };
 
 mod find;
-mod tree;
+pub(in crate::commands) mod tree;
 
 /// When a policy comes into force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -198,14 +198,14 @@ impl Proc {
 
 /// The two ends of a connection that was accepted here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ends {
+pub(in crate::commands) struct Ends {
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
 }
 
 impl Ends {
     /// `192.0.2.7 51234 192.0.2.1 22`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(in crate::commands) fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ');
         let mut end = || {
             // A link-local address has its zone behind it.

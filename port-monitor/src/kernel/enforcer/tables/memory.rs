@@ -70,7 +70,7 @@ fn of_map(map: &MapData) -> Result<u64, EnforcerError> {
 }
 
 /// What a map's descriptor says of its memory: `memlock:`, a tab, `4096`.
-fn in_fdinfo(text: &str) -> Option<u64> {
+pub(in crate::kernel) fn in_fdinfo(text: &str) -> Option<u64> {
     let value = text
         .lines()
         .find_map(|line| line.strip_prefix("memlock:"))?;

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::policy::tables::lower::Lowered;
 
-mod memory;
+pub(in crate::kernel) mod memory;
 
 type Words = [u32; 4];
 type Pages<Page> = Array<MapData, Wire<Page>>;
