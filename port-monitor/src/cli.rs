@@ -52,7 +52,7 @@ pub enum Command {
     Rollback(commands::enforce::InstanceArgs),
     /// Tell which policy is in force, and how often each rule decided
     Status(commands::enforce::StatusArgs),
-    /// End enforcement: detach everything, let every connection be
+    /// End enforcement: detach everything, allow every connection
     #[command(name = "panic-open")]
     PanicOpen(commands::enforce::InstanceArgs),
 }

@@ -29,6 +29,7 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
         _ => Failure::usage(
             withdrawn(&error)
                 .or_else(|| misspelt_subcommand(&error, &line))
+                .or_else(|| policy_named_otherwise(&error, &line))
                 .unwrap_or_else(|| message(&error)),
         ),
     })
@@ -55,7 +56,13 @@ fn message(error: &Error) -> String {
     let paragraphs = text
         .split("\n\n")
         .take_while(|part| !part.starts_with("Usage: ") && !part.starts_with("For more "))
-        .map(|part| part.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+        .map(|part| {
+            let lines = part.lines().map(str::trim);
+            // What comes after `--` is a command to run, not the value of an option.
+            let lines = lines.filter(|line| !line.starts_with("tip: to pass '"));
+            lines.collect::<Vec<_>>().join(" ")
+        })
+        .filter(|part| !part.is_empty());
     let mut message = paragraphs.collect::<Vec<_>>().join("; ");
     // What a value has to look like is in the message itself.
     if !matches!(
@@ -96,6 +103,27 @@ fn misspelt_subcommand(error: &Error, line: &[OsString]) -> Option<String> {
     Some(format!("no subcommand `{word}`: {advice}"))
 }
 
+/// A policy that is named as another command takes it: some take a file, some `--policy`.
+fn policy_named_otherwise(error: &Error, line: &[OsString]) -> Option<String> {
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    if error.kind() != ErrorKind::UnknownArgument {
+        return None;
+    }
+    let commands = line.iter().skip(1).map(|word| word.to_str());
+    let commands: Vec<_> = commands.take(2).collect();
+    let instead = match commands.as_slice() {
+        [Some("apply"), ..] if word == "--policy" => "port-monitor apply FILE",
+        [Some("policy"), Some("diff")] if word == "--policy" => "port-monitor policy diff OLD NEW",
+        [Some("policy"), Some("check" | "test")] if !word.starts_with('-') => "--policy FILE",
+        _ => return None,
+    };
+    Some(format!(
+        "unexpected argument '{word}' found: name the policy so: {instead}"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::usage::*;
@@ -123,12 +151,45 @@ mod tests {
                 "the following required arguments were not provided: --policy <FILE>; see --help",
             ),
             (
+                "port-monitor --event failed",
+                "unexpected argument '--event' found; tip: a similar argument exists: '--events'; \
+                 see --help",
+            ),
+            (
+                "port-monitor --pid -1",
+                "unexpected argument '-1' found; see --help",
+            ),
+            (
                 "port-monitor watch extra",
                 "unexpected argument 'extra' found; see --help",
             ),
         ] {
             assert_eq!(mistake(line), message);
         }
+    }
+
+    #[test]
+    fn policy_named_as_another_command_takes_it_is_told_how() {
+        for (line, instead) in [
+            ("port-monitor policy check p.toml", "--policy FILE"),
+            ("port-monitor policy test p.toml", "--policy FILE"),
+            (
+                "port-monitor policy diff --policy p.toml",
+                "port-monitor policy diff OLD NEW",
+            ),
+            (
+                "port-monitor apply --policy p.toml",
+                "port-monitor apply FILE",
+            ),
+        ] {
+            let said = mistake(line);
+            let end = format!(" found: name the policy so: {instead}");
+            assert!(said.ends_with(&end), "{line}: {said}");
+        }
+        assert_eq!(
+            mistake("port-monitor apply a.toml b.toml"),
+            "unexpected argument 'b.toml' found; see --help"
+        );
     }
 
     #[test]

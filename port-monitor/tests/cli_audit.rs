@@ -72,7 +72,7 @@ fn contradictory_and_incomplete_flags_are_refused() {
 
 #[test]
 fn policy_and_output_are_opened_first() {
-    let missing = "missing: no such file (name one with --policy)";
+    let missing = "missing: no such file (check its name)";
     assert_refused(&["--policy", "missing"], POLICY_INVALID, missing);
     let nowhere = "output file /no/such/dir/out: No such file or directory (os error 2)";
     let args = ["--output-file", "/no/such/dir/out"];

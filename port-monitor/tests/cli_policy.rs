@@ -81,7 +81,7 @@ fn file_that_is_no_policy_is_refused_in_one_line() {
     for (dir, said) in [
         (
             tempfile::tempdir().unwrap(),
-            "no such file (name one with --policy)",
+            "no such file (check its name)",
         ),
         (directory, "is a directory, not a policy file"),
         (

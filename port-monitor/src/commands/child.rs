@@ -50,11 +50,14 @@ const DEFAULT_PATH: &str = "/bin:/usr/bin";
 #[derive(Debug, Error)]
 pub enum ChildError {
     /// Nothing to run.
-    #[error("no command after `--`")]
+    #[error("no command after `--`: write one there, or leave the `--` out")]
     Empty,
     /// No such program.
     #[error("run {0}: command not found (give its path, or check PATH)")]
     NotFound(String),
+    /// No such file, of a program that is named by its path.
+    #[error("run {0}: no such file (check the path)")]
+    NoFile(String),
     /// Not a program.
     #[error("run {0}: not an executable file (check its mode)")]
     NotExecutable(String),
@@ -228,7 +231,11 @@ fn receive_stdin() -> io::Result<Option<OwnedFd>> {
 
 /// Finds a mistyped command before anything is attached for it.
 fn check_program(program: &OsStr, path: Option<&OsStr>) -> Result<(), ChildError> {
-    let candidates: Vec<PathBuf> = if program.as_encoded_bytes().contains(&b'/') {
+    if program.is_empty() {
+        return Err(ChildError::Empty);
+    }
+    let is_path = program.as_encoded_bytes().contains(&b'/');
+    let candidates: Vec<PathBuf> = if is_path {
         vec![program.into()]
     } else {
         env::split_paths(path.unwrap_or(OsStr::new(DEFAULT_PATH)))
@@ -238,7 +245,12 @@ fn check_program(program: &OsStr, path: Option<&OsStr>) -> Result<(), ChildError
     let name = || program.to_string_lossy().into_owned();
     let mut found = candidates.iter().filter(|path| path.exists()).peekable();
     if found.peek().is_none() {
-        return Err(ChildError::NotFound(name()));
+        let error = if is_path {
+            ChildError::NoFile
+        } else {
+            ChildError::NotFound
+        };
+        return Err(error(name()));
     }
     let is_executable = |path: &PathBuf| path.is_file() && access(path, Access::EXEC_OK).is_ok();
     if found.any(is_executable) {
@@ -269,7 +281,11 @@ mod tests {
         );
         assert_eq!(
             check("./sh", "/bin"),
-            "run ./sh: command not found (give its path, or check PATH)"
+            "run ./sh: no such file (check the path)"
+        );
+        assert_eq!(
+            check("", "/bin"),
+            "no command after `--`: write one there, or leave the `--` out"
         );
     }
 

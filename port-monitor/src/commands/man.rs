@@ -105,11 +105,9 @@ fn page(command: Command) -> io::Result<Vec<u8>> {
             render_subcommand(&mut page, subcommand)?;
         }
     }
-    let fields = FIELDS.iter().map(|field| {
-        let unit = field.unit.map(|unit| format!(" ({unit})"));
-        let meaning = format!("{}{}", field.doc, unit.unwrap_or_default());
-        (field.name.to_owned(), meaning)
-    });
+    let fields = FIELDS
+        .iter()
+        .map(|field| (field.name.to_owned(), field.help()));
     list(&mut page, "FIELDS", fields)?;
     exit_status(&mut page)?;
     man.render_version_section(&mut page)?;

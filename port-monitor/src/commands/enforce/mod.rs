@@ -45,7 +45,7 @@ pub(super) mod session;
 /// Which enforcement is meant.
 #[derive(Debug, clap::Args)]
 pub struct InstanceArgs {
-    /// The name it was applied under
+    /// The name under which the policy is in force, beside others
     #[arg(
         long = "instance",
         value_name = "NAME",
@@ -201,6 +201,7 @@ impl Prepared {
         Ok(Applied {
             policy: self.policy,
             lowered: self.lowered,
+            name: self.instance.name,
             cgroup: self.instance.cgroup,
             confirm: self.confirm,
             carried,
@@ -214,6 +215,8 @@ impl Prepared {
 struct Applied {
     policy: Policy,
     lowered: Lowered,
+    /// The name it was applied under.
+    name: String,
     /// What is held to it, if it is not the whole host.
     cgroup: Option<PathBuf>,
     confirm: Option<Duration>,
@@ -246,10 +249,22 @@ impl Applied {
         let noun = if count == 1 { "rule" } else { "rules" };
         let undone = self.confirm.map_or_else(String::new, |confirm| {
             let seconds = confirm.as_secs();
-            format!("; undone in {seconds} s unless you run `port-monitor confirm`")
+            format!(
+                "; undone in {seconds} s unless you run `{}`",
+                confirm_line(&self.name)
+            )
         });
         let applied = writeln!(out, "{source}: applied, {count} {noun}{undone}");
         written(applied.and_then(|()| established::write(&ended, &mut out))).map(drop)
+    }
+}
+
+/// What keeps the policy that was applied under this name.
+fn confirm_line(instance: &str) -> String {
+    if instance == DEFAULT_INSTANCE {
+        "port-monitor confirm".to_owned()
+    } else {
+        format!("port-monitor confirm --instance {instance}")
     }
 }
 
@@ -381,6 +396,16 @@ mod tests {
         assert!(instance_name("web-1").is_ok());
         for bad in ["", "a.b", "a/b", "../x"] {
             assert!(instance_name(bad).is_err());
+        }
+    }
+
+    #[test]
+    fn confirm_is_told_as_it_has_to_be_typed() {
+        for (instance, line) in [
+            ("main", "port-monitor confirm"),
+            ("web", "port-monitor confirm --instance web"),
+        ] {
+            assert_eq!(confirm_line(instance), line);
         }
     }
 }

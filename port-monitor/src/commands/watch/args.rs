@@ -112,7 +112,7 @@ struct FilterArgs {
 /// Whose sockets are meant.
 #[derive(Debug, clap::Args)]
 pub(in crate::commands) struct OwnerArgs {
-    /// Process ids, of processes that are there
+    /// Process ids, of processes that run now
     #[arg(short, long, value_name = "PID", value_delimiter = ',', value_parser = parse_pid)]
     pid: Vec<u32>,
     /// Users, by name or real uid
@@ -156,7 +156,7 @@ pub(super) struct PolicyArgs {
     /// Judge every connection by this policy, and mark violations
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub(super) policy: Option<PathBuf>,
-    /// Show only violations: what is allowed never leaves the kernel, as far as it can tell
+    /// Show only violations: what the kernel can tell to be allowed never leaves it
     #[arg(long, requires = "policy")]
     pub(super) violations: bool,
     /// Exit 1 if there was a violation
@@ -188,8 +188,7 @@ pub(in crate::commands) struct KernelArgs {
         long,
         value_name = "N",
         default_value_t = DEFAULT_MAX_CONNECTIONS,
-        value_parser = clap::value_parser!(u32)
-            .range(i64::from(MIN_MAX_CONNECTIONS)..=i64::from(LIMIT_MAX_CONNECTIONS))
+        value_parser = parse_max_connections
     )]
     max_connections: u32,
     /// What the eBPF programs log to standard error: error, warn, info, debug,
@@ -453,6 +452,9 @@ impl From<EventArg> for EventKind {
     }
 }
 
+/// The largest ring: the largest power of two that its size can be.
+const MAX_RING_BYTES: u32 = 1 << 31;
+
 fn parse_pid(text: &str) -> Result<u32, &'static str> {
     let pid = text.parse().ok().filter(|&pid| pid > 0);
     pid.ok_or("not a process id: write a number as `ps` shows it")
@@ -461,6 +463,17 @@ fn parse_pid(text: &str) -> Result<u32, &'static str> {
 fn parse_count(text: &str) -> Result<u64, &'static str> {
     let count = text.parse().ok().filter(|&count| count > 0);
     count.ok_or("not a number of events: write 1 or more")
+}
+
+fn parse_max_connections(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok();
+    count
+        .filter(|count| (MIN_MAX_CONNECTIONS..=LIMIT_MAX_CONNECTIONS).contains(count))
+        .ok_or_else(|| {
+            format!(
+                "not a number of connections: write {MIN_MAX_CONNECTIONS} to {LIMIT_MAX_CONNECTIONS}"
+            )
+        })
 }
 
 fn parse_level(text: &str) -> Result<log::Level, &'static str> {
@@ -472,7 +485,8 @@ fn parse_level(text: &str) -> Result<log::Level, &'static str> {
 fn parse_latency(text: &str) -> Result<Duration, String> {
     let latency = duration::parse(text).map_err(|error| error.to_string())?;
     if latency > MAX_LATENCY {
-        return Err(format!("more than {} s", MAX_LATENCY.as_secs()));
+        let most = MAX_LATENCY.as_secs();
+        return Err(format!("more than {most} s: write {most}s or less"));
     }
     Ok(latency)
 }
@@ -500,25 +514,21 @@ fn parse_ring_size(text: &str) -> Result<u32, String> {
         "" | "b" => Some(1),
         "k" | "kb" | "kib" => Some(1 << 10),
         "m" | "mb" | "mib" => Some(1 << 20),
+        "g" | "gb" | "gib" => Some(1 << 30),
         _ => None,
     };
-    let size = digits
-        .parse()
-        .ok()
-        .zip(unit)
-        .and_then(|(size, unit): (u32, u32)| size.checked_mul(unit));
+    let size = digits.parse::<u64>().ok().zip(unit);
+    let size = size.map(|(size, unit): (u64, u64)| size.saturating_mul(unit));
     let page_bytes = u32::try_from(rustix::param::page_size()).unwrap_or(4_096);
-    match size {
-        Some(size) if size.is_power_of_two() && size >= page_bytes => Ok(size),
-        Some(size) => {
-            let next = size
-                .max(page_bytes)
-                .checked_next_power_of_two()
-                .unwrap_or(1 << 31);
+    match size.map(u32::try_from) {
+        Some(Ok(size)) if size.is_power_of_two() && size >= page_bytes => Ok(size),
+        Some(Ok(size)) if size <= MAX_RING_BYTES => {
+            let next = size.max(page_bytes).next_power_of_two();
             Err(format!(
                 "must be a power of two, {page_bytes} or more: try {next}"
             ))
         }
+        Some(_) => Err("more than 2 GiB: write 2G or less".to_owned()),
         None => Err("not a size: write 65536, 64K or 4M".to_owned()),
     }
 }
@@ -531,7 +541,10 @@ mod tests {
     fn events_wait_a_second_at_most() {
         assert_eq!(parse_latency("5ms"), Ok(Duration::from_millis(5)));
         assert_eq!(parse_latency("1s"), Ok(Duration::from_secs(1)));
-        assert_eq!(parse_latency("1001ms"), Err("more than 1 s".to_owned()));
+        assert_eq!(
+            parse_latency("1001ms"),
+            Err("more than 1 s: write 1s or less".to_owned())
+        );
         assert!(parse_latency("0s").is_err());
     }
 
@@ -557,8 +570,23 @@ mod tests {
             not_a_power,
             "must be a power of two, 4096 or more: try 8192"
         );
-        for wrong in ["", "K", "64X", "8G", "-4096", "99999999999"] {
-            assert!(parse_ring_size(wrong).is_err(), "{wrong}");
+        assert_eq!(parse_ring_size("2G"), Ok(1 << 31));
+        let too_small = parse_ring_size("0").unwrap_err();
+        assert_eq!(too_small, "must be a power of two, 4096 or more: try 4096");
+        for large in [
+            "8G",
+            "3G",
+            "64G",
+            "2147483649",
+            "99999999999",
+            "18446744073709551615K",
+        ] {
+            let error = parse_ring_size(large).unwrap_err();
+            assert_eq!(error, "more than 2 GiB: write 2G or less", "{large}");
+        }
+        for wrong in ["", "K", "64X", "-4096"] {
+            let error = parse_ring_size(wrong).unwrap_err();
+            assert_eq!(error, "not a size: write 65536, 64K or 4M", "{wrong}");
         }
     }
 }

@@ -93,11 +93,11 @@ pub struct Destination {
         long,
         value_name = "N",
         default_value_t = 5,
-        value_parser = clap::value_parser!(u32).range(1..=1_000),
+        value_parser = parse_keep,
         requires = "rotate_size"
     )]
     pub rotate_keep: u32,
-    /// Begin the table with all that cannot be seen, not with how much that is
+    /// Begin the table with a list of what cannot be seen, instead of a count
     #[arg(long)]
     pub verbose: bool,
 }
@@ -224,6 +224,13 @@ pub enum OnHangup {
     Stop,
     /// The output file was moved away: it is opened again.
     Reopen,
+}
+
+/// How many old files may be kept.
+fn parse_keep(text: &str) -> Result<u32, &'static str> {
+    let count = text.parse().ok();
+    let count = count.filter(|count| (1..=1_000).contains(count));
+    count.ok_or("not a number of files: write 1 to 1000")
 }
 
 /// A number of bytes with an optional K, M or G (KiB, MiB, GiB).

@@ -132,7 +132,9 @@ pub enum EnforcerError {
         reason: String,
     },
     /// Open connections could not be listed or ended.
-    #[error("end open connections: {0} (needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY)")]
+    #[error(
+        "list or end open connections: {0} (run it with sudo; it needs CAP_NET_ADMIN and CONFIG_INET_DIAG_DESTROY)"
+    )]
     Sockets(io::Error),
     /// The kernel did not wait for running programs.
     #[error("wait for running programs: {0}")]

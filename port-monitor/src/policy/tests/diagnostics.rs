@@ -323,6 +323,7 @@ fn legal_but_without_effect() {
             rule("old", "out", "deny", "until = 2026-01-31T00:00:00Z"),
             rule("quic", "in", "deny", "proto = \"udp\"\nport = 443"),
             rule("web", "out", "allow", "port = 443"),
+            rule("app", "in", "deny", "exe = \"/bin/a\""),
         ]
         .map(|rules| format!("version = 1\n{rules}"))
     ));

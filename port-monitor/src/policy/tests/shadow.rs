@@ -24,7 +24,10 @@ fn found(text: &str) -> (Vec<String>, Vec<String>) {
         match diagnostic.problem {
             Problem::Shadowed { name, .. } => shadowed.push(name),
             Problem::Overlap { name, .. } => overlapping.push(name),
-            Problem::UnknownUnit(_) | Problem::Expired { .. } | Problem::OnlyAllows(_) => {}
+            Problem::UnknownUnit(_)
+            | Problem::Expired { .. }
+            | Problem::InboundExe { .. }
+            | Problem::OnlyAllows(_) => {}
             other => panic!("{other}"),
         }
     }

@@ -19,8 +19,11 @@ const MAX_BYTES: u64 = 32 << 20;
 #[derive(Debug, Error)]
 pub enum FileError {
     /// Nothing of that name.
-    #[error("no such file (name one with --policy)")]
+    #[error("no such file (check its name)")]
     Missing,
+    /// No policy was named, and there is none where one is looked for then.
+    #[error("no such file (name the policy: --policy FILE, or FILE after `apply`)")]
+    NoDefault,
     /// Open or read failed.
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
@@ -40,6 +43,9 @@ pub enum FileError {
     #[error("is not text (byte {0}); a policy is UTF-8 text")]
     NotText(usize),
 }
+
+/// The policy that is read when none is named.
+const DEFAULT_POLICY: &str = "/etc/port-monitor/policy.toml";
 
 /// The name that means the standard input, as for most programs.
 const STANDARD_INPUT: &str = "-";
@@ -109,6 +115,9 @@ fn open(path: &Path, most: u64) -> Result<File, FileError> {
     };
     let file = match opened {
         Ok(fd) => File::from(fd),
+        Err(rustix::io::Errno::NOENT) if path == Path::new(DEFAULT_POLICY) => {
+            return Err(FileError::NoDefault);
+        }
         Err(rustix::io::Errno::NOENT) => return Err(FileError::Missing),
         Err(errno) => return Err(FileError::Io(errno.into())),
     };

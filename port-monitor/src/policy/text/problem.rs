@@ -351,6 +351,15 @@ pub enum Problem {
         /// The rule's.
         name: String,
     },
+    /// A rule for inbound connections that asks for an executable.
+    #[error(
+        "rule `{name}` asks for the executable of an inbound connection: the monitor judges by \
+         it, but `apply` refuses the policy"
+    )]
+    InboundExe {
+        /// The rule's.
+        name: String,
+    },
     /// A rule whose services have other transports than it names.
     #[error("rule `{name}` has no effect: its services have no port of the transport it names")]
     NoPort {
@@ -380,6 +389,7 @@ impl Problem {
             | Self::Expired { .. }
             | Self::Overlap { .. }
             | Self::NotWatched { .. }
+            | Self::InboundExe { .. }
             | Self::NoPort { .. }
             | Self::OnlyAllows(_)
             | Self::NotAnalysed => Severity::Warning,
@@ -513,6 +523,7 @@ impl Problem {
                 Some("leave the zone away: the offset alone says which time is meant")
             }
             Self::ExitTime(_) => Some("`apply --follow` gives a sign every second"),
+            Self::InboundExe { .. } => Some("use `user`, `unit` or `cgroup`"),
             Self::Expired { .. } => Some("delete it, or move its `until`"),
             Self::TooManyRules(_) => Some("join rules that differ in one value into a list"),
             Self::TooManyEntries(_) => Some(

@@ -80,6 +80,14 @@ impl Field {
         }
     }
 
+    /// What it shows, with the unit of its numbers.
+    pub fn help(&self) -> String {
+        match self.unit {
+            Some(unit) => format!("{} ({unit})", self.doc),
+            None => self.doc.to_owned(),
+        }
+    }
+
     /// Its width in a table of so many columns.
     pub(crate) const fn width(&self, table: usize) -> usize {
         let [narrow, normal, wide] = self.widths;
@@ -127,8 +135,8 @@ pub const FIELDS: &[Field] = &[
     Field::new("local", [15, 18, 22], From(width::WITH_BOTH_ENDS), "local address and port, with the service's name", local).differs(repeated::common_local, repeated::common_local),
     Field::new("remote", [23, 25, 32], Always, "remote address and port, with the service's name", remote).differs(repeated::common_remote, repeated::common_remote),
     Field::new("result", [9, 20, 20], Always, "how it went, and the rule a violation broke", result).differs(repeated::common_result, repeated::merged_result),
-    Field::new("timestamp", [30, 30, 30], OnRequest, "date and time, UTC, with nanoseconds", timestamp).differs(repeated::nothing, timestamp),
-    Field::new("event", [9, 9, 9], OnRequest, "connect, connected, failed, accept, close, preexisting, listen or unlisten", event),
+    Field::new("timestamp", [30, 30, 30], OnRequest, "date and time in UTC, to the nanosecond", timestamp).differs(repeated::nothing, timestamp),
+    Field::new("event", [9, 9, 9], OnRequest, "kind of event, one of those of --events, or progress", event),
     Field::new("handshake", [9, 9, 9], OnRequest, "time from the attempt to the established connection", handshake).unit("µs").differs(repeated::nothing, repeated::merged_handshake),
     Field::new("duration", [12, 12, 12], OnRequest, "how long the connection lasted, at its end", duration).unit("µs").differs(repeated::nothing, repeated::merged_duration),
     Field::new("bytes_in", [12, 12, 12], OnRequest, "payload bytes received, at the end", bytes_in).differs(repeated::nothing, bytes_in),
@@ -158,7 +166,7 @@ pub const FIELDS: &[Field] = &[
     Field::new("rule", [16, 16, 24], OnRequest, "the policy rule that decided", rule),
     Field::new("id", [16, 16, 16], OnRequest, "joins the events of one connection", id).differs(repeated::nothing, repeated::anything),
     Field::new("cpu", [3, 3, 3], OnRequest, "the CPU the event was seen on", cpu).differs(repeated::nothing, repeated::anything),
-    Field::new("owner", [8, 8, 8], OnRequest, "how the process is known: connect, accept, listener or holder", owner),
+    Field::new("owner", [8, 8, 8], OnRequest, "how the process is known: connect, accept, listener (whoever made the socket listen, or has it open) or holder (of a socket older than the monitor)", owner),
 ];
 
 /// Parses a name of `--fields`; clap lists the names, suggests the nearest and
@@ -167,7 +175,7 @@ pub fn parser() -> impl TypedValueParser<Value = &'static Field> {
     PossibleValuesParser::new(
         FIELDS
             .iter()
-            .map(|field| PossibleValue::new(field.name).help(field.doc)),
+            .map(|field| PossibleValue::new(field.name).help(field.help())),
     )
     .try_map(|name| {
         FIELDS

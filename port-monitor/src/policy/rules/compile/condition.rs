@@ -452,6 +452,8 @@ impl Compiler<'_> {
             } else {
                 ("name", Problem::NotWatched { name })
             }
+        } else if rule.direction == Direction::Inbound && section.get("exe").is_some() {
+            ("exe", Problem::InboundExe { name })
         } else {
             return;
         };
