@@ -1,4 +1,4 @@
-//! The shape of the JSON lines that only an audit has: those of its doors, and
+//! The shape of the JSON lines that only an audit has: those of its listeners, and
 //! what its summary says of them. The other lines are those of every stream.
 
 use std::{borrow::Cow, collections::BTreeMap};
@@ -59,7 +59,7 @@ pub(crate) struct DoorEvent {
     pub(crate) dataset: Word<DoorDataset>,
 }
 
-/// Of a door.
+/// Of a listener.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct DoorFacts<'a> {
     pub(crate) schema: u32,
@@ -121,7 +121,7 @@ pub(crate) struct DoorFacts<'a> {
     pub(crate) raw: Raw<'a>,
 }
 
-/// Connections accepted at a door while it was watched.
+/// Connections accepted at a listener while it was watched.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Uses {
     /// A lower bound where events were lost.
@@ -141,19 +141,19 @@ pub(crate) struct Uses {
     pub(crate) shared: bool,
 }
 
-/// What the summary of an audit says of doors.
+/// What the summary of an audit says of listeners.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct AuditFacts {
-    /// Lines of doors in the stream.
+    /// Lines of listeners in the stream.
     pub(crate) listed: usize,
-    /// Open doors by scope, listed or not.
+    /// Open listeners by scope, listed or not.
     pub(crate) open: BTreeMap<Cow<'static, str>, u64>,
-    /// Doors that closed during the audit.
+    /// Listeners that closed during the audit.
     pub(crate) closed: u64,
-    /// Closed doors that were forgotten, being too many.
+    /// Closed listeners that were forgotten, being too many.
     pub(crate) forgotten: u64,
-    /// Open doors whose port, and so whose use, is not known.
+    /// Open listeners whose port, and so whose use, is not known.
     pub(crate) unknown_use: u64,
-    /// Accepts that could not be assigned to a door.
+    /// Accepts that could not be assigned to a listener.
     pub(crate) stray_accepts: u64,
 }

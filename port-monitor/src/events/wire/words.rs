@@ -398,13 +398,13 @@ spelled! {
 
 spelled! {
     pub(crate) enum DoorAction {
-        Door = "door",
+        Door = "listener",
     }
 }
 
 spelled! {
     pub(crate) enum DoorDataset {
-        Door = "port_monitor.door",
+        Door = "port_monitor.listener",
     }
 }
 

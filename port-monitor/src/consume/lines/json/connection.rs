@@ -323,7 +323,7 @@ fn push_facts(
     let Record {
         event, judgement, ..
     } = record;
-    line.raw(r#","port_monitor":{"schema":1,"id":""#);
+    line.raw(r#","port_monitor":{"schema":2,"id":""#);
     line.hex(event.id);
     line.raw(r#"","boottime_ns":""#);
     line.number(event.ts_ns);

@@ -181,10 +181,8 @@ pub(crate) struct SummaryFacts {
     pub(crate) hooks: BTreeMap<Cow<'static, str>, HookRow>,
     /// Events read from the kernel's ring.
     pub(crate) received: u64,
-    /// Of those lost: records this version cannot read.
-    pub(crate) undecodable: u64,
-    /// Of those lost: what the output took too slowly, or failed to take.
-    pub(crate) dropped: u64,
+    /// Why events were lost.
+    pub(crate) lost_by_cause: LostByCause,
     /// Of those filtered: kept back in userspace.
     pub(crate) hidden: u64,
     /// Events that broke the policy, shown or not; the end of a connection is not
@@ -206,17 +204,43 @@ pub(crate) struct SummaryFacts {
     pub(crate) audit: Option<AuditFacts>,
 }
 
-/// A hook's counters. `hit = filtered + reserve_failed + submitted`; what the
+/// Events lost, by the words of a loss line's `cause`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct LostByCause {
+    /// The kernel's ring buffer was full.
+    ring_full: u64,
+    /// The kernel skipped the program.
+    program_skipped: u64,
+    /// Records this version cannot read.
+    undecodable: u64,
+    /// What the output took too slowly, or failed to take.
+    output_slow: u64,
+}
+
+impl From<&record::Summary> for LostByCause {
+    fn from(summary: &record::Summary) -> Self {
+        let counts = || summary.hooks.iter().map(|(_, count)| count);
+        Self {
+            ring_full: counts().map(|count| count.reserve_failed).sum(),
+            program_skipped: counts().map(|count| count.skipped).sum(),
+            undecodable: summary.undecodable,
+            output_slow: summary.dropped,
+        }
+    }
+}
+
+/// A hook's counters. `hit = filtered + ring_full + submitted`; what the
 /// kernel skipped comes on top.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct HookRow {
     hit: u64,
     filtered: u64,
     /// Lost: the ring was full.
-    reserve_failed: u64,
+    ring_full: u64,
     submitted: u64,
     /// Lost: the kernel skipped the program.
-    skipped: u64,
+    program_skipped: u64,
     adds_up: bool,
 }
 
@@ -232,9 +256,9 @@ impl From<&record::HookCount> for HookRow {
         Self {
             hit,
             filtered,
-            reserve_failed,
+            ring_full: reserve_failed,
             submitted,
-            skipped,
+            program_skipped: skipped,
             adds_up: count.adds_up(),
         }
     }
@@ -270,7 +294,7 @@ pub(crate) struct Cgroup<'a> {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct PeerProcess<'a> {
     pub(crate) pid: u32,
-    /// Name of the thread that acted at that end.
+    /// Name of the process when it acted at that end: that of its first thread.
     pub(crate) name: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) executable: Option<Cow<'a, str>>,
