@@ -228,8 +228,16 @@ fn lines_of_kinds_that_are_not_known_are_counted_and_end_nothing() {
 }
 
 #[test]
-fn recordings_of_the_first_schema_teach_and_are_judged() {
-    let recording = include_str!("data/schema-1.jsonl");
+fn recordings_of_every_schema_teach_and_are_judged() {
+    for recording in [
+        include_str!("data/schema-1.jsonl"),
+        include_str!("data/schema-2.jsonl"),
+    ] {
+        teaches_and_is_judged(recording);
+    }
+}
+
+fn teaches_and_is_judged(recording: &str) {
     let dir = with_files(&[("seen.json", recording)]);
     let output = run(dir.path(), &["learn", "seen.json"]);
     assert_eq!(

@@ -200,6 +200,9 @@ mod tests {
     /// A run and an audit, as the version wrote them that had schema 1.
     const SCHEMA_1: &str = include_str!("../../tests/data/schema-1.jsonl");
 
+    /// A run and an audit, as the version wrote them that brought schema 2.
+    const SCHEMA_2: &str = include_str!("../../tests/data/schema-2.jsonl");
+
     fn parsed(text: &str) -> Value {
         let Read::Line(line) = read(text).unwrap() else {
             panic!("unknown: {text}");
@@ -233,6 +236,16 @@ mod tests {
         ] {
             assert!(kinds.iter().any(|known| known == kind), "{kind}: {kinds:?}");
         }
+    }
+
+    #[test]
+    fn lines_of_schema_2_are_read_as_they_are() {
+        let mut count = 0;
+        for text in SCHEMA_2.lines() {
+            assert_eq!(parsed(text), serde_json::from_str::<Value>(text).unwrap());
+            count += 1;
+        }
+        assert_eq!(count, SCHEMA_1.lines().count());
     }
 
     #[test]
