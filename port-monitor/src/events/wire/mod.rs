@@ -50,6 +50,10 @@ pub fn json_schema() -> Schema {
 #[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(title = "port-monitor event stream")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time: it is written at once, or read into a box"
+)]
 pub(crate) enum Line<'a> {
     Start(Start<'a>),
     Connection(Connection<'a>),

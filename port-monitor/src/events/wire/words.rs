@@ -4,7 +4,7 @@
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
 pub(crate) use port_monitor_common::event::{ClosedBy, OwnerSource};
-use port_monitor_common::{policy, tcp_state::TcpState};
+use port_monitor_common::{policy::Verdict as Decision, tcp_state::TcpState};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 use serde_json::{Value, json};
@@ -168,14 +168,13 @@ impl<T: Spelled> JsonSchema for Word<T> {
             choice
         });
         let mut choices: Vec<Schema> = choices.collect();
-        let mut schema = match &mut choices[..] {
-            [only] => std::mem::take(only),
-            _ => {
-                let mut schema = Schema::default();
-                let choices = choices.into_iter().map(Value::from).collect();
-                schema.insert("oneOf".into(), Value::Array(choices));
-                schema
-            }
+        let mut schema = if let [only] = &mut choices[..] {
+            std::mem::take(only)
+        } else {
+            let mut schema = Schema::default();
+            let choices = choices.into_iter().map(Value::from).collect();
+            schema.insert("oneOf".into(), Value::Array(choices));
+            schema
         };
         describe(&mut schema, T::DOC);
         schema
@@ -323,11 +322,11 @@ spelled! {
     }
 }
 
-impl From<policy::Verdict> for Verdict {
-    fn from(verdict: policy::Verdict) -> Self {
+impl From<Decision> for Verdict {
+    fn from(verdict: Decision) -> Self {
         match verdict {
-            policy::Verdict::Allow => Self::Allow,
-            policy::Verdict::Deny | policy::Verdict::AuditDeny => Self::Violation,
+            Decision::Allow => Self::Allow,
+            Decision::Deny | Decision::AuditDeny => Self::Violation,
         }
     }
 }
@@ -343,11 +342,11 @@ spelled! {
 
 impl Enforcement {
     /// What was done, if the connection breaks the policy.
-    pub(crate) const fn of(verdict: policy::Verdict) -> Option<Self> {
+    pub(crate) const fn of(verdict: Decision) -> Option<Self> {
         match verdict {
-            policy::Verdict::Allow => None,
-            policy::Verdict::AuditDeny => Some(Self::Observe),
-            policy::Verdict::Deny => Some(Self::Enforce),
+            Decision::Allow => None,
+            Decision::AuditDeny => Some(Self::Observe),
+            Decision::Deny => Some(Self::Enforce),
         }
     }
 }

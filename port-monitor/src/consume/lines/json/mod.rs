@@ -9,8 +9,6 @@ mod ip;
 mod line;
 mod owner;
 mod port;
-#[cfg(test)]
-mod reading;
 mod spec;
 
 use std::borrow::Cow;

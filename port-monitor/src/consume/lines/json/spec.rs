@@ -75,11 +75,13 @@ fn connection_event(event_action: Action, judgement: Option<&Judgement>) -> wire
     let (event_type, outcome) = match event_action {
         Action::Connect => (EventType::Start, Outcome::Unknown),
         Action::Connected { .. } => (EventType::Info, Outcome::Success),
-        Action::Failed { .. } => (EventType::End, Outcome::Failure),
-        Action::Close(Close { errno: None, .. }) => (EventType::End, Outcome::Success),
-        Action::Close(Close { errno: Some(_), .. }) => (EventType::End, Outcome::Failure),
+        Action::Failed { .. } | Action::Close(Close { errno: Some(_), .. }) => {
+            (EventType::End, Outcome::Failure)
+        }
+        Action::Close(Close { errno: None, .. }) | Action::Unlisten => {
+            (EventType::End, Outcome::Success)
+        }
         Action::Preexisting { .. } | Action::Progress(_) => (EventType::Info, Outcome::Unknown),
-        Action::Unlisten => (EventType::End, Outcome::Success),
         Action::Accept | Action::Listen | Action::Restored => (EventType::Start, Outcome::Success),
     };
     let about = match event_action {

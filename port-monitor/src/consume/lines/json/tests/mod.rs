@@ -1,5 +1,7 @@
 //! The JSON stream: its lines, and every line against the published schema.
 
+mod reading;
+
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc, time::Duration};
 
 use boon::{Compiler, SchemaIndex, Schemas};
