@@ -2,7 +2,7 @@
 //! Callgrind counts those of a thousand events:
 //!
 //! ```text
-//! cargo bench --bench sink --no-run
+//! CARGO_PROFILE_BENCH_STRIP=none cargo bench --bench sink --no-run
 //! valgrind --tool=callgrind --toggle-collect='*take_all*' target/release/deps/sink-* json
 //! ```
 //!

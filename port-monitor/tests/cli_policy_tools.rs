@@ -203,6 +203,65 @@ fn learned_policy_has_its_evidence_and_denies_nothing_of_the_recording() {
 }
 
 #[test]
+fn lines_of_kinds_that_are_not_known_are_counted_and_end_nothing() {
+    let out = ["egress", "10.0.0.5 40000", "192.0.2.2 443"];
+    let known = recorded(1, "connect", out, "", ",\"new\":[{\"a\":1}]");
+    let recording = [
+        recorded(2, "sleep", out, "", ""),
+        known.replace("port_monitor.connection", "port_monitor.dns"),
+        recorded(3, "connect", ["sideways", out[1], out[2]], "", ""),
+        known,
+    ];
+    let dir = with_files(&[("seen.json", &recording.concat())]);
+    let told = "passed over 3 lines of kinds that this version does not know, the first of them \
+                `port_monitor.connection sleep`\n";
+    let output = run(dir.path(), &["learn", "seen.json"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(stderr(&output).ends_with(told), "{output:?}");
+    assert_eq!(stderr(&output).lines().count(), 1, "{output:?}");
+    fs::write(dir.path().join("learned.toml"), stdout(&output)).unwrap();
+    let mut replay = vec!["test", "--replay", "seen.json", "--policy", "learned.toml"];
+    let output = run(dir.path(), &replay);
+    let expected = format!("would have denied 0 of 1 connections and listeners\n{told}");
+    assert_eq!(stdout(&output), expected, "{output:?}");
+    replay.push("--json");
+    let output = run(dir.path(), &replay);
+    assert!(
+        stdout(&output).contains("\"unknown_lines\":3"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn recordings_of_every_schema_teach_and_are_judged() {
+    for recording in [
+        include_str!("data/schema-1.jsonl"),
+        include_str!("data/schema-2.jsonl"),
+    ] {
+        teaches_and_is_judged(recording);
+    }
+}
+
+fn teaches_and_is_judged(recording: &str) {
+    let dir = with_files(&[("seen.json", recording)]);
+    let output = run(dir.path(), &["learn", "seen.json"]);
+    assert_eq!(
+        (output.status.code(), stderr(&output)),
+        (Some(0), String::new())
+    );
+    let learned = stdout(&output);
+    assert!(learned.contains("/usr/bin/python3.11"), "{learned}");
+    fs::write(dir.path().join("learned.toml"), learned).unwrap();
+    let replay = ["test", "--replay", "seen.json", "--policy", "learned.toml"];
+    let output = run(dir.path(), &replay);
+    assert_eq!(
+        stdout(&output),
+        "would have denied 0 of 7 connections and listeners\n",
+        "{output:?}"
+    );
+}
+
+#[test]
 fn recording_without_a_connection_teaches_nothing() {
     let dir = with_files(&[("seen.json", SUMMARY)]);
     let output = run(dir.path(), &["learn", "seen.json"]);

@@ -3,9 +3,9 @@
 use std::{env, ffi::OsStr, fmt, io::Write as _};
 
 use jiff::{Timestamp, tz::TimeZone};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::ascii;
+use super::{ascii, from_text::from_text};
 use crate::base::sanitize::Escaped;
 
 const NS_PER_SECOND: i128 = 1_000_000_000;
@@ -134,7 +134,7 @@ pub(crate) const fn start_of_second(wall_ns: i128) -> i128 {
 
 /// A wall-clock time, ns since the Unix epoch, as RFC 3339 in UTC with all nine
 /// digits, so that lines sort as text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rfc3339(pub(crate) i128);
 
 impl fmt::Display for Rfc3339 {
@@ -146,6 +146,15 @@ impl fmt::Display for Rfc3339 {
 impl Serialize for Rfc3339 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Rfc3339 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "a time, as RFC 3339 has it", |text| {
+            let time: Timestamp = text.parse().ok()?;
+            Some(Self(time.as_nanosecond()))
+        })
     }
 }
 

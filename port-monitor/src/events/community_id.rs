@@ -4,8 +4,10 @@
 use std::{fmt, net::IpAddr};
 
 use base64::{Engine as _, display::Base64Display, engine::general_purpose::STANDARD};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha1::{Digest as _, Sha1};
+
+use crate::base::from_text::from_text;
 
 const TCP: u8 = 6;
 
@@ -52,6 +54,18 @@ impl fmt::Display for CommunityId {
 impl Serialize for CommunityId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for CommunityId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        from_text(deserializer, "a community ID of version 1", |text| {
+            // One more than fits: what the decoder asks for.
+            let mut hash = [0; 21];
+            let count = STANDARD.decode_slice(text.strip_prefix("1:")?, &mut hash);
+            let hash = hash.first_chunk().filter(|_| count == Ok(20))?;
+            Some(Self(*hash))
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What happened: the one set of types that all rooms speak of events by.
 
 pub(crate) mod community_id;
+pub(crate) mod compat;
 pub mod decode;
 pub mod record;
 pub mod wire;

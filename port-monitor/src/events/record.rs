@@ -58,22 +58,6 @@ pub enum Missing {
     Late,
 }
 
-impl Missing {
-    /// The reason as JSON spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::NoOwner => "no_owner",
-            Self::Shared => "shared",
-            Self::Unheld => "unheld",
-            Self::Exited => "exited",
-            Self::Executed => "executed",
-            Self::Denied => "denied",
-            Self::KernelThread => "kernel_thread",
-            Self::Late => "late",
-        }
-    }
-}
-
 /// A container the process runs in, as its cgroup path tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Container {
@@ -254,18 +238,6 @@ pub enum LossCause {
     OutputSlow,
     /// Records this version cannot read.
     Undecodable,
-}
-
-impl LossCause {
-    /// The cause as JSON spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::RingFull => "ring_full",
-            Self::ProgramSkipped => "program_skipped",
-            Self::OutputSlow => "output_slow",
-            Self::Undecodable => "undecodable",
-        }
-    }
 }
 
 /// A gap in the stream.

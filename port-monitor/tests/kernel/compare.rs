@@ -154,7 +154,7 @@ fn want_event(want: &mut impl FnMut(&str, Want), expected: &Expected) {
             want("error.code", Want::is(errno_name(errno)));
         }
     }
-    want("port_monitor.schema", Want::is(1));
+    want("port_monitor.schema", Want::is(2));
     want("port_monitor.id", Want::Text);
     want("port_monitor.boottime_ns", Want::Between(1, u64::MAX));
     let cpus = std::thread::available_parallelism().map_or(0, |cpus| cpus.get() as u64);

@@ -36,6 +36,9 @@ pub(super) fn run(args: &LearnArgs, mut out: impl Write) -> Result<ExitCode, Fai
         (Some(path), _) => {
             let mut learner = Learner::default();
             let account = recording::read(path, |facts| learner.take(facts, &Host))?;
+            if account.unknown.count > 0 {
+                log::warn!("{}: {}", path.display(), account.unknown);
+            }
             (learner, account.lost, path.display().to_string())
         }
         (None, duration) => {

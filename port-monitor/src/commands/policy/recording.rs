@@ -4,116 +4,28 @@ use std::{
     collections::HashSet,
     fmt,
     fs::{self, File},
-    io::{self, BufRead, BufReader, Cursor, Read},
-    net::IpAddr,
-    path::{Path, PathBuf},
+    io::{self, BufRead, BufReader, Cursor, Read as _},
+    path::Path,
 };
 
 use flate2::bufread::MultiGzDecoder;
-use jiff::Timestamp;
 use port_monitor_common::{
     event::FileId,
     policy::{Direction, Transport},
+    tcp_state::TcpState,
 };
-use serde::Deserialize;
 
 use crate::{
-    base::exit_code::Failure,
+    base::{exit_code::Failure, sanitize::Escaped},
+    events::{
+        compat::{self, Read},
+        wire::{
+            Connection, Line,
+            words::{self, ConnectionAction},
+        },
+    },
     policy::{Environment as _, Facts, Host},
 };
-
-/// The dataset of the lines that are about a connection or a listener.
-const CONNECTIONS: &str = "port_monitor.connection";
-
-/// What is read of a line: the names are those of `port-monitor schema`.
-#[derive(Deserialize)]
-struct Line {
-    #[serde(rename = "@timestamp")]
-    timestamp: Timestamp,
-    event: EventPart,
-    network: Option<NetworkPart>,
-    source: Option<End>,
-    destination: Option<End>,
-    process: Option<ProcessPart>,
-    user: Option<UserPart>,
-    host: Option<HostPart>,
-    port_monitor: OwnPart,
-}
-
-#[derive(Deserialize)]
-struct HostPart {
-    name: Option<String>,
-    /// Of the start.
-    boot: Option<BootPart>,
-}
-
-#[derive(Deserialize)]
-struct BootPart {
-    id: String,
-}
-
-#[derive(Deserialize)]
-struct EventPart {
-    action: String,
-    dataset: String,
-}
-
-#[derive(Deserialize)]
-struct NetworkPart {
-    direction: String,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-struct End {
-    ip: IpAddr,
-    port: Option<u16>,
-}
-
-#[derive(Deserialize)]
-struct ProcessPart {
-    executable: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct UserPart {
-    id: String,
-}
-
-#[derive(Deserialize)]
-struct OwnPart {
-    id: Option<String>,
-    cgroup: Option<CgroupPart>,
-    unit: Option<String>,
-    exe: Option<ExePart>,
-    #[serde(default)]
-    kernel: bool,
-    /// Of a preexisting socket.
-    state: Option<String>,
-    /// Of the summary.
-    lost: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct ExePart {
-    device: String,
-    inode: String,
-}
-
-impl ExePart {
-    fn file(&self) -> Option<FileId> {
-        let (major, minor) = self.device.split_once(':')?;
-        let (major, minor): (u32, u32) = (major.parse().ok()?, minor.parse().ok()?);
-        Some(FileId {
-            device: major << 20 | minor,
-            inode: self.inode.parse().ok()?,
-        })
-    }
-}
-
-#[derive(Deserialize)]
-struct CgroupPart {
-    path: Option<String>,
-}
 
 /// What a recording says of itself.
 #[derive(Debug, Default)]
@@ -122,11 +34,43 @@ pub(super) struct Account {
     pub(super) seen: usize,
     /// Events that are not in it; `None` where it has no summary.
     pub(super) lost: Option<u64>,
+    /// Lines of kinds that this version does not know.
+    pub(super) unknown: Unknown,
+}
+
+/// Lines that were passed over because a later version has more kinds of them.
+#[derive(Debug, Default)]
+pub(super) struct Unknown {
+    pub(super) count: usize,
+    /// The kind of the first.
+    first: String,
+}
+
+impl Unknown {
+    fn note(&mut self, kind: &str) {
+        if self.count == 0 {
+            kind.clone_into(&mut self.first);
+        }
+        self.count += 1;
+    }
+}
+
+impl fmt::Display for Unknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = if self.count == 1 { "line" } else { "lines" };
+        write!(
+            f,
+            "passed over {} {lines} of kinds that this version does not know, the first of them \
+             `{}`",
+            self.count,
+            Escaped(self.first.as_bytes())
+        )
+    }
 }
 
 /// Takes the facts of every connection and listener from the first line about it.
 pub(super) fn read(recording: &Path, mut take: impl FnMut(&Facts<'_>)) -> Result<Account, Failure> {
-    let source: Box<dyn Read> = if recording == Path::new("-") {
+    let source: Box<dyn io::Read> = if recording == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
         Box::new(File::open(recording).map_err(|error| refusal(recording, &error))?)
@@ -140,12 +84,13 @@ pub(super) fn read(recording: &Path, mut take: impl FnMut(&Facts<'_>)) -> Result
         }
         reader.read_line(&text, &mut take).map_err(|error| {
             let place = format!("{}:{number}", recording.display());
-            Failure::usage(format!("{place}: not a line of `-o json`: {error}"))
+            Failure::usage(format!("{place}: {error}"))
         })?;
     }
     Ok(Account {
         seen: reader.seen + reader.ids.len(),
         lost: reader.lost,
+        unknown: reader.unknown,
     })
 }
 
@@ -161,7 +106,7 @@ const OTHERS: [(&[u8], &str); 3] = [
 ];
 
 /// The lines of a recording that may be compressed, as old output files are.
-fn unpacked(mut source: impl Read + 'static) -> io::Result<Box<dyn BufRead>> {
+fn unpacked(mut source: impl io::Read + 'static) -> io::Result<Box<dyn BufRead>> {
     let mut magic = Vec::new();
     source.by_ref().take(4).read_to_end(&mut magic)?;
     let other = OTHERS.iter().find(|(begin, _)| magic.starts_with(begin));
@@ -198,8 +143,9 @@ pub(super) fn refusal(recording: &Path, error: &dyn fmt::Display) -> Failure {
 struct Reader {
     /// Of the runs before.
     seen: usize,
-    ids: HashSet<String>,
+    ids: HashSet<u64>,
     lost: Option<u64>,
+    unknown: Unknown,
     host: String,
     boot: String,
     /// It was made since this host's last boot; `None` where it does not say.
@@ -213,6 +159,7 @@ impl Reader {
             seen: 0,
             ids: HashSet::new(),
             lost: None,
+            unknown: Unknown::default(),
             host: read("/proc/sys/kernel/hostname").trim().to_owned(),
             boot: read("/proc/sys/kernel/random/boot_id").trim().to_owned(),
             is_of_this_boot: None,
@@ -220,47 +167,80 @@ impl Reader {
     }
 
     fn read_line(&mut self, text: &str, take: &mut impl FnMut(&Facts<'_>)) -> Result<(), String> {
-        let line: Line = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let boot = line.host.as_ref().and_then(|host| host.boot.as_ref());
-        if let Some(boot) = boot {
-            self.is_of_this_boot = Some(boot.id == self.boot);
-            // Another run: its ids are its own.
-            self.seen += self.ids.len();
-            self.ids.clear();
-        }
-        if line.event.dataset != CONNECTIONS {
-            if line.event.action == "summary" {
-                *self.lost.get_or_insert_default() += line.port_monitor.lost.unwrap_or_default();
+        let line = match compat::read(text).map_err(|error| error.to_string())? {
+            Read::Line(line) => line,
+            Read::Unknown(kind) => {
+                self.unknown.note(&kind);
+                return Ok(());
             }
-            return Ok(());
+        };
+        match &*line {
+            Line::Start(start) => self.begin(&start.host.boot.id),
+            Line::Summary(summary) => {
+                *self.lost.get_or_insert_default() += summary.port_monitor.lost;
+            }
+            Line::Connection(connection) => self.read_connection(connection, take)?,
+            // A loss is in the summary too, and a listener in the lines of its events.
+            Line::Loss(_) | Line::Door(_) => {}
         }
-        let id = line.port_monitor.id.clone().ok_or("no port_monitor.id")?;
-        if self.ids.insert(id) {
-            take(&facts(&line, self.recorded_exe(&line))?);
+        Ok(())
+    }
+
+    /// Another run begins: its ids are its own.
+    fn begin(&mut self, boot: &str) {
+        if !boot.is_empty() {
+            self.is_of_this_boot = Some(boot == self.boot);
+        }
+        self.seen += self.ids.len();
+        self.ids.clear();
+    }
+
+    fn read_connection(
+        &mut self,
+        line: &Connection<'_>,
+        take: &mut impl FnMut(&Facts<'_>),
+    ) -> Result<(), String> {
+        let Some(direction) = line.network.direction.known() else {
+            let direction = line.network.direction.text();
+            self.unknown.note(&format!("network.direction {direction}"));
+            return Ok(());
+        };
+        if self.ids.insert(line.port_monitor.id.0) {
+            take(&facts(line, direction, self.recorded_exe(line))?);
         }
         Ok(())
     }
 
     /// The file that was executed, where the numbers of files are this host's.
-    fn recorded_exe(&self, line: &Line) -> Option<FileId> {
-        let name = line.host.as_ref().and_then(|host| host.name.as_ref());
+    fn recorded_exe(&self, line: &Connection<'_>) -> Option<FileId> {
         let is_ours = self.is_of_this_boot;
-        if !is_ours.unwrap_or_else(|| name == Some(&self.host)) {
+        if !is_ours.unwrap_or_else(|| line.host.name == self.host) {
             return None;
         }
-        line.port_monitor.exe.as_ref().and_then(ExePart::file)
+        let exe = line.port_monitor.exe.as_ref()?;
+        Some(FileId {
+            device: exe.device.0,
+            inode: exe.inode.0,
+        })
     }
 }
 
-fn facts(line: &Line, recorded: Option<FileId>) -> Result<Facts<'_>, String> {
-    let network = line.network.as_ref().ok_or("no network")?;
-    let is_listening = line.port_monitor.state.as_deref() == Some("listen");
-    let (direction, local, remote) = match (&*line.event.action, &*network.direction) {
-        ("listen" | "unlisten", _) => (Direction::Listen, line.destination, None),
-        _ if is_listening => (Direction::Listen, line.destination, None),
-        (_, "ingress") => (Direction::Inbound, line.destination, line.source),
-        (_, "egress") => (Direction::Outbound, line.source, line.destination),
-        (_, other) => return Err(format!("unknown network.direction `{other}`")),
+fn facts<'a>(
+    line: &'a Connection<'_>,
+    direction: words::Direction,
+    recorded: Option<FileId>,
+) -> Result<Facts<'a>, String> {
+    let own = &line.port_monitor;
+    let is_listening = own.state.as_deref() == Some(words::state(TcpState::LISTEN));
+    let action = line.event.action.known();
+    let (source, destination) = (line.source.as_ref(), Some(&line.destination));
+    let (direction, local, remote) = match (action, direction) {
+        (Some(ConnectionAction::Listen | ConnectionAction::Unlisten), _) => {
+            (Direction::Listen, destination, None)
+        }
+        _ if is_listening => (Direction::Listen, destination, None),
+        (_, words::Direction::Ingress) => (Direction::Inbound, destination, source),
+        (_, words::Direction::Egress) => (Direction::Outbound, source, destination),
     };
     let local = local.ok_or("no local address")?;
     let peer = match direction {
@@ -271,20 +251,21 @@ fn facts(line: &Line, recorded: Option<FileId>) -> Result<Facts<'_>, String> {
         Direction::Outbound => peer,
         Direction::Inbound | Direction::Listen => local,
     };
-    let user = line.user.as_ref().map(|user| user.id.parse());
+    let uid = line.user.as_ref().map(|user| u32::try_from(user.id.0));
     let process = line.process.as_ref();
     let exe = process.and_then(|process| process.executable.as_deref());
-    let cgroup = line.port_monitor.cgroup.as_ref();
+    let exe = exe.map(Path::new);
+    let cgroup = own.cgroup.as_ref();
     let port = service.port.unwrap_or_default();
     Ok(Facts {
         peer_is_self: direction != Direction::Listen && peer.ip == local.ip,
-        uid: user.transpose().map_err(|_| "user.id is no number")?,
-        unit: line.port_monitor.unit.as_deref(),
+        uid: uid.transpose().map_err(|_| "user.id is no user's number")?,
+        unit: own.unit.as_deref(),
         cgroup: cgroup.and_then(|cgroup| cgroup.path.as_deref()),
         exe,
         exe_id: recorded.or_else(|| exe.and_then(|exe| Host.executable(exe).ok())),
-        is_kernel: line.port_monitor.kernel,
-        now_ns: line.timestamp.as_nanosecond(),
+        is_kernel: own.kernel,
+        now_ns: line.timestamp.0,
         ..Facts::new(direction, Transport::Tcp, port, peer.ip)
     })
 }

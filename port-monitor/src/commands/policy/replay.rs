@@ -29,6 +29,11 @@ struct Report {
     denied: usize,
     /// Events that are not in the recording, by its own account.
     lost: u64,
+    /// Lines of the recording that are of kinds this version does not know.
+    unknown_lines: usize,
+    /// How many, as a sentence.
+    #[serde(skip)]
+    unknown: Option<String>,
     by: Vec<Denials>,
 }
 
@@ -92,6 +97,8 @@ impl Tally {
             seen: account.seen,
             denied: self.denied,
             lost: account.lost.unwrap_or_default(),
+            unknown_lines: account.unknown.count,
+            unknown: (account.unknown.count > 0).then(|| account.unknown.to_string()),
             by,
         }
     }
@@ -113,6 +120,9 @@ impl Report {
                 "the recording lacks {} events that were lost",
                 self.lost
             )?;
+        }
+        if let Some(unknown) = &self.unknown {
+            writeln!(out, "{unknown}")?;
         }
         Ok(())
     }

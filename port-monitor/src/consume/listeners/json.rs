@@ -1,6 +1,6 @@
 //! An audit as JSON lines.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use super::{Audit, has_known_uses};
 use crate::{
@@ -13,11 +13,10 @@ use crate::{
     events::{
         record::Item,
         wire::{
-            Category, Connection, EventType, Host, Kind, Line,
+            Connection, Host, Line,
             facts::Facts,
-            listeners::{
-                AuditFacts, DoorAction, DoorDataset, DoorEvent, DoorFacts, DoorLine, Scope, Uses,
-            },
+            listeners::{AuditFacts, DoorEvent, DoorFacts, DoorLine, Uses},
+            words::{Category, DoorAction, DoorDataset, EventType, Kind, Scope},
         },
     },
 };
@@ -40,7 +39,7 @@ impl JsonForm {
             json::push_line(out, &Line::Door(line(audit, door)));
         }
         let host = Host {
-            name: &audit.header.host,
+            name: Cow::Borrowed(&audit.header.host),
         };
         let mut summary = json::summary_line(&audit.summary, host);
         summary.port_monitor.audit = Some(facts(audit));
@@ -56,7 +55,9 @@ fn facts(audit: &Audit<'_>) -> AuditFacts {
         forgotten,
         strays,
     } = audit.totals;
-    let scopes = uses::Scope::ALL.iter().map(|scope| scope.name());
+    let scopes = uses::Scope::ALL
+        .iter()
+        .map(|scope| Cow::Borrowed(scope.name()));
     AuditFacts {
         listed: audit.doors.len(),
         open: scopes.zip(open).collect(),
@@ -91,14 +92,14 @@ fn line<'a>(audit: &Audit<'a>, door: &'a Door) -> DoorLine<'a> {
         ecs,
         event: DoorEvent {
             kind: if door.is_violation() {
-                Kind::Alert
+                Kind::Alert.into()
             } else {
-                Kind::State
+                Kind::State.into()
             },
-            category: [Category::Network],
-            types: [EventType::Info],
-            action: DoorAction::Door,
-            dataset: DoorDataset::Door,
+            category: vec![Category::Network.into()],
+            types: vec![EventType::Info.into()],
+            action: DoorAction::Door.into(),
+            dataset: DoorDataset::Door.into(),
         },
         network,
         destination,
@@ -127,12 +128,7 @@ fn door_facts<'a>(audit: &Audit<'_>, door: &Door, facts: Facts<'a>) -> DoorFacts
         local: facts.local,
         service: facts.service,
         port_class: facts.port_class,
-        scope: match door.scope() {
-            uses::Scope::Any => Scope::Any,
-            uses::Scope::Public => Scope::Public,
-            uses::Scope::Private => Scope::Private,
-            uses::Scope::Loopback => Scope::Loopback,
-        },
+        scope: Scope::from(door.scope()).into(),
         opened: door.opened_ns().map(Rfc3339),
         closed: door.closed_ns().map(Rfc3339),
         watched_ms: milliseconds(audit.watched(door)),

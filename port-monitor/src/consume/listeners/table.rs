@@ -181,7 +181,7 @@ impl TableForm {
     fn totals(&mut self, out: &mut Vec<u8>, audit: &Audit<'_>) {
         let totals = &audit.totals;
         let open = totals.open.iter().sum();
-        let doors = plural(open, "door");
+        let doors = plural(open, "listener");
         let [any, public, private, loopback] = totals.open;
         let names = Scope::ALL.map(Scope::name);
         let [any_name, public_name, private_name, loopback_name] = names;
@@ -198,7 +198,7 @@ impl TableForm {
             self.comment(out, format_args!("{listed} unused in {span}"));
         }
         if totals.closed > 0 {
-            let (closed, doors) = (totals.closed, plural(totals.closed, "door"));
+            let (closed, doors) = (totals.closed, plural(totals.closed, "listener"));
             let hint = if audit.listing.with_closed {
                 ""
             } else {
@@ -235,23 +235,23 @@ impl TableForm {
         };
         remark(
             unknown,
-            "door",
+            "listener",
             " without a known port: whether they were used is not known",
         );
         remark(
             totals.strays,
             "accept",
-            " at sockets that are not known: counted at no door",
+            " at sockets that are not known: counted at no listener",
         );
         remark(
             totals.forgotten,
-            "closed door",
+            "closed listener",
             " forgotten: there were too many",
         );
         remark(
             summary.lost(),
             "event",
-            " lost: accept counts are lower bounds, and doors may be missing",
+            " lost: accept counts are lower bounds, and listeners may be missing",
         );
         remark(
             summary.table_full(),

@@ -201,7 +201,7 @@ fn only_selected_doors_are_listed_and_counted() {
     };
     let violations = ipv6.violations.clone();
     let text = table(ipv6, &records());
-    assert!(text.contains("# 0 doors: "), "{text}");
+    assert!(text.contains("# 0 listeners: "), "{text}");
     assert_eq!(violations.get(), 0);
 }
 
@@ -276,7 +276,7 @@ fn what_the_counts_lack_is_said() {
         " ~1      1     9m ",
         " ?       ?     ? ",
         "\n# ~ counts the accepts of all sockets",
-        "\n# 1 door without a known port",
+        "\n# 1 listener without a known port",
         "\n# 1 accept at sockets that are not known",
     ] {
         assert!(text.contains(part), "{part}: {text}");

@@ -105,22 +105,6 @@ impl Close {
 }
 
 impl Action {
-    /// The event's name, as `--events` and JSON spell it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Accept => "accept",
-            Self::Connected { .. } => "connected",
-            Self::Failed { .. } => "failed",
-            Self::Close(_) => "close",
-            Self::Preexisting { .. } => "preexisting",
-            Self::Listen => "listen",
-            Self::Unlisten => "unlisten",
-            Self::Restored => "restored",
-            Self::Progress(_) => "progress",
-        }
-    }
-
     /// Who opened the connection this event is about.
     pub const fn direction(self) -> Direction {
         match self {

@@ -1,25 +1,25 @@
-//! The shape of the JSON lines that only an audit has: those of its doors, and
+//! The shape of the JSON lines that only an audit has: those of its listeners, and
 //! what its summary says of them. The other lines are those of every stream.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     base::time::Rfc3339,
     events::wire::{
-        Category, Container, Ecs, End, EventType, Group, Host, Kind, Network, Orchestrator,
-        Process, Rule, User,
-        facts::{
-            Cgroup, Decimal, Enforcement, Hex, Missing, OwnerSource, Port, PortClass, Raw, Service,
-            Verdict,
+        Container, Ecs, End, Group, Host, Network, Orchestrator, Process, Rule, User,
+        facts::{Cgroup, Decimal, Hex, Missing, Port, Raw, Service},
+        words::{
+            Category, DoorAction, DoorDataset, Enforcement, EventType, Kind, OwnerSource,
+            PortClass, Scope, Verdict, Word,
         },
     },
 };
 
 /// A socket that listens, at the end of an audit.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct DoorLine<'a> {
     /// When the audit ended.
     #[serde(rename = "@timestamp")]
@@ -47,30 +47,20 @@ pub(crate) struct DoorLine<'a> {
     pub(crate) port_monitor: DoorFacts<'a>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct DoorEvent {
-    pub(crate) kind: Kind,
-    pub(crate) category: [Category; 1],
+    pub(crate) kind: Word<Kind>,
+    #[schemars(with = "[Word<Category>; 1]")]
+    pub(crate) category: Vec<Word<Category>>,
     #[serde(rename = "type")]
-    pub(crate) types: [EventType; 1],
-    pub(crate) action: DoorAction,
-    pub(crate) dataset: DoorDataset,
+    #[schemars(with = "[Word<EventType>; 1]")]
+    pub(crate) types: Vec<Word<EventType>>,
+    pub(crate) action: Word<DoorAction>,
+    pub(crate) dataset: Word<DoorDataset>,
 }
 
-#[derive(Serialize, JsonSchema)]
-pub(crate) enum DoorAction {
-    #[serde(rename = "door")]
-    Door,
-}
-
-#[derive(Serialize, JsonSchema)]
-pub(crate) enum DoorDataset {
-    #[serde(rename = "port_monitor.door")]
-    Door,
-}
-
-/// Of a door.
-#[derive(Serialize, JsonSchema)]
+/// Of a listener.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct DoorFacts<'a> {
     pub(crate) schema: u32,
     /// Names the listening socket, as in the events of a stream.
@@ -82,7 +72,7 @@ pub(crate) struct DoorFacts<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ifindex: Option<u32>,
     /// How the owner is known.
-    pub(crate) owner_source: OwnerSource,
+    pub(crate) owner_source: Word<OwnerSource>,
     /// Start of the process, ns since boot: with the pid, a name no other process
     /// of this boot ever has.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -92,7 +82,7 @@ pub(crate) struct DoorFacts<'a> {
     pub(crate) cgroup: Option<Cgroup<'a>>,
     /// The systemd unit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) unit: Option<&'a str>,
+    pub(crate) unit: Option<Cow<'a, str>>,
     /// The port; absent where it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) local: Option<Port>,
@@ -101,9 +91,9 @@ pub(crate) struct DoorFacts<'a> {
     pub(crate) service: Option<Service>,
     /// The class of the port.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) port_class: Option<PortClass>,
+    pub(crate) port_class: Option<Word<PortClass>>,
     /// Who can reach the address.
-    pub(crate) scope: Scope,
+    pub(crate) scope: Word<Scope>,
     /// When it opened; absent where that was before the audit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
@@ -119,20 +109,20 @@ pub(crate) struct DoorFacts<'a> {
     pub(crate) uses: Option<Uses>,
     /// Absent without a policy.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) verdict: Option<Verdict>,
+    pub(crate) verdict: Option<Word<Verdict>>,
     /// What is done about a violation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) enforcement: Option<Enforcement>,
+    pub(crate) enforcement: Option<Word<Enforcement>>,
     /// Fields without a value, and why.
-    #[serde(skip_serializing_if = "Missing::is_empty")]
+    #[serde(default, skip_serializing_if = "Missing::is_empty")]
     pub(crate) missing: Missing,
     /// Fields that are not UTF-8, as hexadecimal bytes.
-    #[serde(skip_serializing_if = "Raw::is_empty")]
+    #[serde(default, skip_serializing_if = "Raw::is_empty")]
     pub(crate) raw: Raw<'a>,
 }
 
-/// Connections accepted at a door while it was watched.
-#[derive(Serialize, JsonSchema)]
+/// Connections accepted at a listener while it was watched.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Uses {
     /// A lower bound where events were lost.
     pub(crate) accepts: u64,
@@ -151,33 +141,19 @@ pub(crate) struct Uses {
     pub(crate) shared: bool,
 }
 
-/// Who can reach a listening address.
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Scope {
-    /// It is every address of the host.
-    Any,
-    /// Whoever routes and firewalls let through.
-    Public,
-    /// Private networks (RFC 1918, RFC 4193, RFC 6598) and link-local ones.
-    Private,
-    /// This host only.
-    Loopback,
-}
-
-/// What the summary of an audit says of doors.
-#[derive(Serialize, JsonSchema)]
+/// What the summary of an audit says of listeners.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct AuditFacts {
-    /// Lines of doors in the stream.
+    /// Lines of listeners in the stream.
     pub(crate) listed: usize,
-    /// Open doors by scope, listed or not.
-    pub(crate) open: BTreeMap<&'static str, u64>,
-    /// Doors that closed during the audit.
+    /// Open listeners by scope, listed or not.
+    pub(crate) open: BTreeMap<Cow<'static, str>, u64>,
+    /// Listeners that closed during the audit.
     pub(crate) closed: u64,
-    /// Closed doors that were forgotten, being too many.
+    /// Closed listeners that were forgotten, being too many.
     pub(crate) forgotten: u64,
-    /// Open doors whose port, and so whose use, is not known.
+    /// Open listeners whose port, and so whose use, is not known.
     pub(crate) unknown_use: u64,
-    /// Accepts that could not be assigned to a door.
+    /// Accepts that could not be assigned to a listener.
     pub(crate) stray_accepts: u64,
 }

@@ -4,35 +4,33 @@
 //! the Elastic Common Schema; what it has no name for is under `port_monitor`.
 //!
 //! New fields may appear at any time and readers must ignore what they do not
-//! know; [`VERSION`] is raised when a field changes its meaning or goes.
-
-#![cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "events are written by hand, and compared with these types by tests"
-    )
-)]
+//! know; [`VERSION`] is raised when a field changes its meaning or goes, and
+//! `SCHEMA_CHANGES.md` says how.
 
 pub(crate) mod facts;
 pub(crate) mod listeners;
 mod portable;
 #[cfg(test)]
 mod tests;
+pub(crate) mod words;
 
 use std::{borrow::Cow, net::IpAddr};
 
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::wire::{
+use self::{
     facts::{Decimal, Facts, LossFacts, StartFacts, SummaryFacts},
     listeners::DoorLine,
+    words::{
+        Category, ConnectionAction, ConnectionDataset, Direction, EventType, Family, Kind,
+        LossAction, Outcome, Spelled, StartAction, StreamDataset, SummaryAction, Transport, Word,
+    },
 };
 use crate::{base::time::Rfc3339, events::community_id::CommunityId};
 
 /// `port_monitor.schema` of every line.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The release of the Elastic Common Schema the names are from.
 const ECS_VERSION: &str = "9.4.0";
@@ -49,9 +47,13 @@ pub fn json_schema() -> Schema {
 /// One line of port-monitor's JSON stream. The first line is a start, the last
 /// one a summary. A field that is absent has no value; where there is one that
 /// could not be found out, `port_monitor.missing` names the field and why.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(title = "port-monitor event stream")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one at a time: it is written at once, or read into a box"
+)]
 pub(crate) enum Line<'a> {
     Start(Start<'a>),
     Connection(Connection<'a>),
@@ -61,25 +63,29 @@ pub(crate) enum Line<'a> {
 }
 
 /// The start of the stream: what is watched, and how.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Start<'a> {
     #[serde(rename = "@timestamp")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub(crate) timestamp: Rfc3339,
+    #[serde(default)]
     pub(crate) ecs: Ecs,
     pub(crate) event: StreamEvent<StartAction>,
+    #[serde(default)]
     pub(crate) agent: Agent<'a>,
+    #[serde(default)]
     pub(crate) host: StartHost<'a>,
     pub(crate) port_monitor: StartFacts<'a>,
 }
 
 /// A connection attempt, its outcome, an accepted connection, the end of either,
 /// or a socket that listens.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Connection<'a> {
     #[serde(rename = "@timestamp")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub(crate) timestamp: Rfc3339,
+    #[serde(default)]
     pub(crate) ecs: Ecs,
     pub(crate) event: ConnectionEvent,
     pub(crate) network: Network,
@@ -98,6 +104,7 @@ pub(crate) struct Connection<'a> {
     pub(crate) container: Option<Container<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) orchestrator: Option<Orchestrator<'a>>,
+    #[serde(default)]
     pub(crate) host: Host<'a>,
     /// The policy's word; absent without a policy.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,199 +116,93 @@ pub(crate) struct Connection<'a> {
 }
 
 /// A gap: events that are missing from the stream.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct LossLine<'a> {
     #[serde(rename = "@timestamp")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub(crate) timestamp: Rfc3339,
+    #[serde(default)]
     pub(crate) ecs: Ecs,
     pub(crate) event: StreamEvent<LossAction>,
+    #[serde(default)]
     pub(crate) host: Host<'a>,
     pub(crate) port_monitor: LossFacts,
 }
 
 /// The end of the stream: the final account.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct SummaryLine<'a> {
     #[serde(rename = "@timestamp")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub(crate) timestamp: Rfc3339,
+    #[serde(default)]
     pub(crate) ecs: Ecs,
     pub(crate) event: StreamEvent<SummaryAction>,
+    #[serde(default)]
     pub(crate) host: Host<'a>,
     pub(crate) port_monitor: SummaryFacts,
 }
 
 /// The version of the field names.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Ecs {
-    version: &'static str,
+    version: Cow<'static, str>,
 }
 
 impl Ecs {
     pub(crate) const CURRENT: Self = Self {
-        version: ECS_VERSION,
+        version: Cow::Borrowed(ECS_VERSION),
     };
 }
 
-/// Kinds of lines.
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Kind {
-    /// A connection.
-    Event,
-    /// A connection that breaks the policy.
-    Alert,
-    /// Facts of the run.
-    State,
-    /// Final counts.
-    Metric,
-}
-
 /// A line about the stream itself.
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct StreamEvent<Action> {
-    pub(crate) kind: Kind,
-    pub(crate) action: Action,
-    pub(crate) dataset: StreamDataset,
-}
-
-#[derive(Serialize, JsonSchema)]
-pub(crate) enum StartAction {
-    #[serde(rename = "start")]
-    Start,
-}
-
-#[derive(Serialize, JsonSchema)]
-pub(crate) enum LossAction {
-    #[serde(rename = "loss")]
-    Loss,
-}
-
-#[derive(Serialize, JsonSchema)]
-pub(crate) enum SummaryAction {
-    #[serde(rename = "summary")]
-    Summary,
-}
-
-#[derive(Serialize, JsonSchema)]
-pub(crate) enum StreamDataset {
-    #[serde(rename = "port_monitor.stream")]
-    Stream,
-}
-
-#[derive(Serialize, JsonSchema)]
-pub(crate) enum ConnectionDataset {
-    #[serde(rename = "port_monitor.connection")]
-    Connection,
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(bound = "")]
+#[schemars(bound = "")]
+pub(crate) struct StreamEvent<Action: Spelled> {
+    #[serde(default)]
+    pub(crate) kind: Word<Kind>,
+    pub(crate) action: Word<Action>,
+    pub(crate) dataset: Word<StreamDataset>,
 }
 
 /// What happened to the connection.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ConnectionEvent {
-    pub(crate) kind: Kind,
-    pub(crate) category: [Category; 1],
-    #[serde(rename = "type")]
-    pub(crate) types: [EventType; 2],
-    pub(crate) action: ConnectionAction,
-    pub(crate) outcome: Outcome,
+    #[serde(default)]
+    pub(crate) kind: Word<Kind>,
+    #[serde(default)]
+    #[schemars(with = "[Word<Category>; 1]")]
+    pub(crate) category: Vec<Word<Category>>,
+    #[serde(rename = "type", default)]
+    #[schemars(with = "[Word<EventType>; 2]")]
+    pub(crate) types: Vec<Word<EventType>>,
+    pub(crate) action: Word<ConnectionAction>,
+    #[serde(default)]
+    pub(crate) outcome: Word<Outcome>,
     /// From the attempt or the accept to the end, ns; only of a close, and where
     /// the beginning was seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) duration: Option<u64>,
-    pub(crate) dataset: ConnectionDataset,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Category {
-    Network,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum EventType {
-    Connection,
-    /// The connection begins: an attempt, an accept, or it was restored. Or a socket listens.
-    Start,
-    /// More is known of an attempt; or, first of the two: a socket begins or ends
-    /// to listen.
-    Info,
-    /// It is over.
-    End,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ConnectionAction {
-    /// This host is about to send a SYN.
-    Connect,
-    /// The handshake of an attempt is complete.
-    Connected,
-    /// An attempt came to nothing.
-    Failed,
-    /// This host accepted a connection.
-    Accept,
-    /// An established connection has ended.
-    Close,
-    /// The socket was there before the monitor.
-    Preexisting,
-    /// A socket listens from now on.
-    Listen,
-    /// A socket does not listen any more.
-    Unlisten,
-    /// A process put a connection into a socket by `TCP_REPAIR`: no packet told its peer.
-    Restored,
-    /// A connection is still open, with `--progress`: what it has carried so far.
-    Progress,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Outcome {
-    Success,
-    Failure,
-    /// An attempt: the outcome is another event.
-    Unknown,
+    pub(crate) dataset: Word<ConnectionDataset>,
 }
 
 /// The flow.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Network {
-    pub(crate) transport: Transport,
-    #[serde(rename = "type")]
-    pub(crate) family: Family,
-    pub(crate) direction: Direction,
+    #[serde(default)]
+    pub(crate) transport: Word<Transport>,
+    #[serde(rename = "type", default)]
+    pub(crate) family: Word<Family>,
+    pub(crate) direction: Word<Direction>,
     /// Community ID, version 1, seed 0; absent while a port is not chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]
     pub(crate) community_id: Option<CommunityId>,
 }
 
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Transport {
-    Tcp,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Family {
-    Ipv4,
-    Ipv6,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Direction {
-    /// A peer opened the connection.
-    Ingress,
-    /// This host opened it.
-    Egress,
-}
-
 /// One end of the connection.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct End {
     pub(crate) ip: IpAddr,
     /// Absent while the kernel has not chosen it.
@@ -313,10 +214,12 @@ pub(crate) struct End {
 }
 
 /// The owner of this host's end.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Process<'a> {
+    #[serde(default)]
     pub(crate) pid: u32,
     /// The thread that acted.
+    #[serde(default)]
     pub(crate) thread: Thread<'a>,
     /// Name of the process: that of its first thread.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -326,21 +229,22 @@ pub(crate) struct Process<'a> {
     /// How it was called, without passwords and tokens in their usual places; only with
     /// `--process-args`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) args: Option<&'a [String]>,
+    pub(crate) args: Option<Cow<'a, [String]>>,
     /// By the time that the process was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<Parent<'a>>,
     #[schemars(with = "String", extend("format" = "date-time"))]
+    #[serde(default)]
     pub(crate) start: Rfc3339,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Thread<'a> {
     pub(crate) id: u32,
     pub(crate) name: Cow<'a, str>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Parent<'a> {
     pub(crate) pid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -351,89 +255,92 @@ pub(crate) struct Parent<'a> {
     pub(crate) start: Option<Rfc3339>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct User<'a> {
     #[schemars(with = "String")]
     pub(crate) id: Decimal,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) name: Option<&'a str>,
+    pub(crate) name: Option<Cow<'a, str>>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Group {
     #[schemars(with = "String")]
     pub(crate) id: Decimal,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Container<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) runtime: &'a str,
+    pub(crate) id: Cow<'a, str>,
+    pub(crate) runtime: Cow<'a, str>,
 }
 
 /// The Kubernetes pod of the container.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Orchestrator<'a> {
     #[serde(rename = "type")]
-    pub(crate) kind: &'static str,
+    pub(crate) kind: Cow<'static, str>,
     pub(crate) resource: Resource<'a>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Resource<'a> {
     #[serde(rename = "type")]
-    pub(crate) kind: &'static str,
+    pub(crate) kind: Cow<'static, str>,
     /// The pod's uid.
-    pub(crate) id: &'a str,
+    pub(crate) id: Cow<'a, str>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Host<'a> {
-    pub(crate) name: &'a str,
+    pub(crate) name: Cow<'a, str>,
 }
 
 /// The host, at the start of the stream.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct StartHost<'a> {
-    pub(crate) name: &'a str,
+    #[serde(default)]
+    pub(crate) name: Cow<'a, str>,
+    #[serde(default)]
     pub(crate) boot: Boot<'a>,
+    #[serde(default)]
     pub(crate) os: Os<'a>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Boot<'a> {
     /// Boot times and connection ids of the stream belong to this boot.
-    pub(crate) id: &'a str,
+    pub(crate) id: Cow<'a, str>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Os<'a> {
-    pub(crate) kernel: &'a str,
+    pub(crate) kernel: Cow<'a, str>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Agent<'a> {
     #[serde(rename = "type")]
-    pub(crate) kind: &'static str,
-    pub(crate) version: &'a str,
+    pub(crate) kind: Cow<'static, str>,
+    pub(crate) version: Cow<'a, str>,
 }
 
 /// What decided.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Rule<'a> {
     /// Absent when the direction's default decided.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) name: Option<&'a str>,
+    pub(crate) name: Option<Cow<'a, str>>,
     /// The policy file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) ruleset: Option<&'a str>,
+    pub(crate) ruleset: Option<Cow<'a, str>>,
 }
 
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Failure<'a> {
     /// The errno's name, or its number; absent when the socket was closed before
     /// any answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) code: Option<Cow<'a, str>>,
-    pub(crate) message: &'static str,
+    pub(crate) message: Cow<'static, str>,
 }

@@ -17,6 +17,8 @@ pub(crate) struct Portable;
 
 impl Transform for Portable {
     fn transform(&mut self, schema: &mut Schema) {
+        // What a reader of ours takes where a line was cut down is no part of the format.
+        schema.remove("default");
         translate_format(schema);
         leave_out_null(schema);
         transform_subschemas(self, schema);

@@ -16,7 +16,10 @@ use super::{
     play::{FROM_CLIENT, FROM_SERVER, Played, Reached},
 };
 use crate::{
-    events::decode::{Action, Direction, Event, Owner},
+    events::{
+        decode::{Action, Direction, Event, Owner},
+        wire::words::{ConnectionAction, Spelled as _},
+    },
     host::{
         cgroup::CgroupTree,
         process::{own_cgroup_path, own_start_ticks, ticks},
@@ -165,7 +168,7 @@ impl<'a> Expected<'a> {
         if self.unsent.is_some() && !events.iter().any(is_failed) {
             return Err(self.missing("failed"));
         }
-        let own = |event: &&Event| event.action.name() == "accept" && !event.preattach;
+        let own = |event: &&Event| event.action == Action::Accept && !event.preattach;
         match self.attached.accept {
             Some(program) if !events.iter().any(|event| own(&event)) => Err(CanaryError::Blind {
                 kernel: self.truth.kernel.clone(),
@@ -257,7 +260,7 @@ impl<'a> Expected<'a> {
     fn find<'e>(&self, events: &'e [Event], name: &'static str) -> Result<&'e Event, CanaryError> {
         events
             .iter()
-            .find(|event| event.action.name() == name)
+            .find(|event| ConnectionAction::from(event.action).word() == name)
             .ok_or_else(|| self.missing(name))
     }
 
@@ -362,7 +365,7 @@ impl<'a> Expected<'a> {
     ) -> CanaryError {
         CanaryError::Wrong {
             kernel: self.truth.kernel.clone(),
-            event: event.action.name(),
+            event: ConnectionAction::from(event.action).word(),
             field,
             reported: format!("{reported:?}"),
             truth: format!("{truth:?}"),

@@ -67,7 +67,7 @@ impl Truth<'_> {
 
     fn find<'l>(&self, lines: &'l [Line]) -> Option<&'l Line> {
         lines.iter().find(|line| {
-            line.action() == "door"
+            line.action() == "listener"
                 && line.destination() == Some(self.at)
                 && line.pid() == Some(self.owner.pid)
         })

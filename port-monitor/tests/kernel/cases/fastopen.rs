@@ -37,7 +37,7 @@ pub(super) fn door(lab: &Lab, rung: Rung) -> Result<Verdict> {
     });
     let accept = accept.context("nobody came in")?;
     let is_door = |line: &&Line| {
-        line.action() == "door"
+        line.action() == "listener"
             && line.destination() == Some(accept.local)
             && line.netns_ino() == Some(accept.netns_ino)
     };

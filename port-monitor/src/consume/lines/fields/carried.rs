@@ -4,7 +4,7 @@ use port_monitor_common::event::ClosedBy;
 
 use crate::{
     consume::lines::cell::Cell,
-    events::{decode::Close, record::Record},
+    events::{decode::Close, record::Record, wire::words::Spelled as _},
 };
 
 /// Writes what a connection has carried, at its end or so far, or `-` where nothing says.
@@ -54,7 +54,7 @@ pub(crate) fn rtt(cell: &mut Cell<'_>, record: &Record) {
 pub(crate) fn closed_by(cell: &mut Cell<'_>, record: &Record) {
     of_close(cell, record, |cell, close| match close.closed_by {
         ClosedBy::Unknown => cell.unknown(),
-        by => cell.put(closed_by_name(by)),
+        by => cell.put(by.word()),
     });
 }
 
@@ -63,19 +63,6 @@ pub(crate) fn closing_pid(cell: &mut Cell<'_>, record: &Record) {
         Some(pid) => cell.number(pid),
         None => cell.none(),
     });
-}
-
-/// Who ended a connection, as every output spells it.
-pub(crate) const fn closed_by_name(by: ClosedBy) -> &'static str {
-    match by {
-        ClosedBy::Unknown => "unknown",
-        ClosedBy::Local => "local",
-        ClosedBy::Peer => "peer",
-        ClosedBy::PeerReset => "peer-reset",
-        ClosedBy::LocalReset => "local-reset",
-        ClosedBy::Timeout => "timeout",
-        ClosedBy::TakenAway => "taken-away",
-    }
 }
 
 /// `8.1s 1.2K out 84K in`, and what ended it where that was not orderly.

@@ -7,9 +7,8 @@ mod carried;
 mod repeated;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use port_monitor_common::{event::OwnerSource, policy::Verdict, tcp_state::TcpState};
+use port_monitor_common::tcp_state::TcpState;
 
-pub(crate) use carried::closed_by_name;
 use carried::{
     bytes_in, bytes_out, closed_by, closing_pid, disorder, duration, ending, retransmits, rtt,
 };
@@ -19,7 +18,8 @@ use crate::{
     base::time::Rfc3339,
     events::{
         decode::{Action, Comm, Direction, Event, Owner},
-        record::{Container, Endpoint, PortClass, PortInfo, Record, ServiceStatus},
+        record::{Container, Endpoint, PortInfo, Record, ServiceStatus},
+        wire::words::{ConnectionAction, Spelled as _, Verdict},
     },
 };
 
@@ -197,15 +197,6 @@ pub(crate) const fn service_port(record: &Record) -> Option<&PortInfo> {
     match record.event.direction() {
         Direction::Outbound => record.ports.remote.as_ref(),
         Direction::Inbound => record.ports.local.as_ref(),
-    }
-}
-
-/// A port class as every output spells it.
-pub(crate) const fn class_name(class: PortClass) -> &'static str {
-    match class {
-        PortClass::WellKnown => "well-known",
-        PortClass::Registered => "registered",
-        PortClass::Dynamic => "dynamic",
     }
 }
 
@@ -408,13 +399,13 @@ fn service(cell: &mut Cell<'_>, record: &Record) {
 
 fn class(cell: &mut Cell<'_>, record: &Record) {
     match service_port(record) {
-        Some(port) => cell.put(class_name(port.class)),
+        Some(port) => cell.put(port.class.word()),
         None => cell.unknown(),
     }
 }
 
 fn event(cell: &mut Cell<'_>, record: &Record) {
-    cell.put(record.event.action.name());
+    cell.put(ConnectionAction::from(record.event.action).word());
 }
 
 fn handshake(cell: &mut Cell<'_>, record: &Record) {
@@ -496,8 +487,7 @@ pub(crate) fn rule(cell: &mut Cell<'_>, record: &Record) {
 
 pub(crate) fn verdict(cell: &mut Cell<'_>, record: &Record) {
     match record.judgement.as_ref().map(|judgement| judgement.verdict) {
-        Some(Verdict::Allow) => cell.put("allow"),
-        Some(Verdict::Deny | Verdict::AuditDeny) => cell.put("violation"),
+        Some(verdict) => cell.put(Verdict::from(verdict).word()),
         None => cell.none(),
     }
 }
@@ -510,19 +500,8 @@ fn cpu(cell: &mut Cell<'_>, record: &Record) {
     cell.number(record.event.cpu);
 }
 
-/// An owner source as every output spells it.
-pub(crate) const fn owner_source_name(source: OwnerSource) -> &'static str {
-    match source {
-        OwnerSource::Unknown => "unknown",
-        OwnerSource::Connect => "connect",
-        OwnerSource::Accept => "accept",
-        OwnerSource::Listener => "listener",
-        OwnerSource::Holder => "holder",
-    }
-}
-
 fn owner(cell: &mut Cell<'_>, record: &Record) {
     of_owner(cell, record, |cell, owner| {
-        cell.put(owner_source_name(owner.source));
+        cell.put(owner.source.word());
     });
 }

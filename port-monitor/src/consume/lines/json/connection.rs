@@ -6,8 +6,6 @@
 
 use std::net::IpAddr;
 
-use port_monitor_common::{event::OwnerSource, policy::Verdict, tcp_state::TcpState};
-
 use super::{
     ip::IpTexts,
     line::Line,
@@ -16,15 +14,12 @@ use super::{
 };
 use crate::{
     base::time::UtcClock,
-    consume::lines::{
-        errno,
-        fields::{CLOSED, closed_by_name},
-        memo::Memo,
-    },
+    consume::lines::{errno, fields::CLOSED, memo::Memo},
     events::{
         community_id::CommunityId,
         decode::{Action, Close, Direction, Event},
-        record::{Judgement, Missing, Peer, Record},
+        record::{Judgement, Peer, Record},
+        wire::words::{Enforcement, OwnerSource, Reason, Spelled as _, Verdict, state},
     },
 };
 
@@ -274,11 +269,6 @@ fn push_duration(line: &mut Line<'_>, close: &Close) {
     }
 }
 
-/// A TCP state as every output spells it.
-pub(crate) fn state_name(state: TcpState) -> &'static str {
-    state.name().unwrap_or("unknown")
-}
-
 /// What source and destination have sent, at the end of a connection or so far.
 pub(crate) const fn bytes(event: &Event) -> (Option<u64>, Option<u64>) {
     match event.action.carried() {
@@ -333,7 +323,7 @@ fn push_facts(
     let Record {
         event, judgement, ..
     } = record;
-    line.raw(r#","port_monitor":{"schema":1,"id":""#);
+    line.raw(r#","port_monitor":{"schema":2,"id":""#);
     line.hex(event.id);
     line.raw(r#"","boottime_ns":""#);
     line.number(event.ts_ns);
@@ -344,13 +334,11 @@ fn push_facts(
         line.raw(r#","ifindex":"#);
         line.number(ifindex);
     }
-    match event.owner.as_ref().map(|owner| owner.source) {
-        Some(OwnerSource::Connect) => line.raw(r#","owner_source":"connect""#),
-        Some(OwnerSource::Accept) => line.raw(r#","owner_source":"accept""#),
-        Some(OwnerSource::Listener) => line.raw(r#","owner_source":"listener""#),
-        Some(OwnerSource::Holder) => line.raw(r#","owner_source":"holder""#),
-        Some(OwnerSource::Unknown) | None => line.raw(r#","owner_source":"unknown""#),
-    }
+    let owner = event.owner.as_ref();
+    let source = owner.map_or(OwnerSource::Unknown, |owner| owner.source);
+    line.raw(r#","owner_source":""#);
+    line.raw(source.word());
+    line.raw("\"");
     if event.listener.holders > 1 {
         line.raw(r#","holders":"#);
         line.number(event.listener.holders);
@@ -367,11 +355,15 @@ fn push_facts(
         line.raw(r#","v4_mapped":false"#);
     }
     push_action(line, &event.action);
-    match judgement.as_ref().map(|judgement| judgement.verdict) {
-        Some(Verdict::Allow) => line.raw(r#","verdict":"allow""#),
-        Some(Verdict::AuditDeny) => line.raw(r#","verdict":"violation","enforcement":"observe""#),
-        Some(Verdict::Deny) => line.raw(r#","verdict":"violation","enforcement":"enforce""#),
-        None => {}
+    if let Some(judgement) = judgement {
+        line.raw(r#","verdict":""#);
+        line.raw(Verdict::from(judgement.verdict).word());
+        line.raw("\"");
+        if let Some(enforcement) = Enforcement::of(judgement.verdict) {
+            line.raw(r#","enforcement":""#);
+            line.raw(enforcement.word());
+            line.raw("\"");
+        }
     }
     if event.preattach {
         line.raw(r#","preattach":true"#);
@@ -405,14 +397,16 @@ fn push_action(line: &mut Line<'_>, action: &Action) {
             line.raw(r#","handshake_us":"#);
             line.number(*handshake_us);
         }
-        Action::Preexisting { state, .. } => {
+        Action::Preexisting {
+            state: tcp_state, ..
+        } => {
             line.raw(r#","state":""#);
-            line.raw(state_name(*state));
+            line.raw(state(*tcp_state));
             line.raw("\"");
         }
         Action::Close(close) => {
             line.raw(r#","closed_by":""#);
-            line.raw(closed_by_name(close.closed_by));
+            line.raw(close.closed_by.word());
             line.raw("\"");
             push_path(line, close);
             if let Some(pid) = close.closing_pid {
@@ -447,12 +441,12 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
         }
         is_first = false;
     };
-    let exe = process.exe.missing().map(Missing::name);
+    let exe = process.exe.missing().map(Reason::from);
     let has_owner = event.owner.is_some();
-    let mut put = |line: &mut Line<'_>, field: &str, reason: &str| {
+    let mut put = |line: &mut Line<'_>, field: &str, reason: Reason| {
         next(line);
         line.raw(field);
-        line.raw(reason);
+        line.raw(reason.word());
         line.raw("\"");
     };
     if has_owner {
@@ -460,33 +454,28 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
             put(line, r#""process.executable":""#, reason);
         }
     } else {
-        let reason = exe.unwrap_or(Missing::NoOwner.name());
+        let reason = exe.unwrap_or(Reason::NoOwner);
         put(line, r#""process.pid":""#, reason);
     }
     if has_owner && process.user.is_none() {
-        next(line);
-        line.raw(r#""user.name":""#);
-        line.raw(process.user_missing.map_or("unknown_user", Missing::name));
-        line.raw("\"");
+        let reason = process.user_missing;
+        let reason = reason.map_or(Reason::UnknownUser, Reason::from);
+        put(line, r#""user.name":""#, reason);
     }
     if event.local_port.is_none() {
-        next(line);
-        match event.direction() {
-            Direction::Outbound => line.raw(r#""source.port":"not_chosen""#),
-            Direction::Inbound => line.raw(r#""destination.port":"not_chosen""#),
-        }
+        let field = match event.direction() {
+            Direction::Outbound => r#""source.port":""#,
+            Direction::Inbound => r#""destination.port":""#,
+        };
+        put(line, field, Reason::NotChosen);
     }
     if has_owner && process.cgroup.is_none() {
-        next(line);
-        line.raw(r#""port_monitor.cgroup.path":""#);
-        line.raw(process.cgroup_missing().map_or("not_found", Missing::name));
-        line.raw("\"");
+        let reason = process.cgroup_missing();
+        let reason = reason.map_or(Reason::NotFound, Reason::from);
+        put(line, r#""port_monitor.cgroup.path":""#, reason);
     }
     if let Some(reason) = process.container_missing.filter(|_| has_owner) {
-        next(line);
-        line.raw(r#""container.id":""#);
-        line.raw(reason.name());
-        line.raw("\"");
+        put(line, r#""container.id":""#, reason.into());
     }
     if !is_first {
         line.raw("}");

@@ -11,6 +11,8 @@ mod owner;
 mod port;
 mod spec;
 
+use std::borrow::Cow;
+
 use self::connection::Connections;
 pub(crate) use self::spec::connection;
 use crate::{
@@ -18,7 +20,10 @@ use crate::{
     consume::{Lines, Sink},
     events::{
         record::{Header, Item, Loss, Summary},
-        wire::{self, Ecs, Kind, Line, VERSION, facts},
+        wire::{
+            self, Ecs, Line, VERSION, facts,
+            words::{Kind, LossAction, StartAction, StreamDataset, SummaryAction},
+        },
     },
 };
 
@@ -49,7 +54,9 @@ impl Default for Json {
 impl Sink for Json {
     fn write(&mut self, lines: &mut Lines, item: Item<'_>) {
         let out = &mut lines.bytes;
-        let host = wire::Host { name: &self.host };
+        let host = wire::Host {
+            name: Cow::Borrowed(&self.host),
+        };
         match item {
             Item::Header(header) => {
                 self.host.clone_from(&header.host);
@@ -93,26 +100,30 @@ fn start(header: &Header) -> wire::Start<'_> {
         timestamp: Rfc3339(*wall_ns),
         ecs: Ecs::CURRENT,
         event: wire::StreamEvent {
-            kind: Kind::State,
-            action: wire::StartAction::Start,
-            dataset: wire::StreamDataset::Stream,
+            kind: Kind::State.into(),
+            action: StartAction::Start.into(),
+            dataset: StreamDataset::Stream.into(),
         },
         agent: wire::Agent {
-            kind: "port-monitor",
-            version,
+            kind: Cow::Borrowed("port-monitor"),
+            version: Cow::Borrowed(version),
         },
         host: wire::StartHost {
-            name: host,
-            boot: wire::Boot { id: boot_id },
-            os: wire::Os { kernel },
+            name: Cow::Borrowed(host),
+            boot: wire::Boot {
+                id: Cow::Borrowed(boot_id),
+            },
+            os: wire::Os {
+                kernel: Cow::Borrowed(kernel),
+            },
         },
         port_monitor: facts::StartFacts {
             schema: VERSION,
-            backend,
-            blind_spots,
-            unproven,
-            waiting,
-            policy: policy.as_deref(),
+            backend: Cow::Borrowed(backend),
+            blind_spots: Cow::Borrowed(blind_spots),
+            unproven: Cow::Borrowed(unproven),
+            waiting: Cow::Borrowed(waiting),
+            policy: policy.as_deref().map(Cow::Borrowed),
         },
     }
 }
@@ -128,9 +139,9 @@ fn loss_line<'a>(loss: &Loss, host: wire::Host<'a>) -> wire::LossLine<'a> {
         timestamp: Rfc3339(wall_ns),
         ecs: Ecs::CURRENT,
         event: wire::StreamEvent {
-            kind: Kind::Event,
-            action: wire::LossAction::Loss,
-            dataset: wire::StreamDataset::Stream,
+            kind: Kind::Event.into(),
+            action: LossAction::Loss.into(),
+            dataset: StreamDataset::Stream.into(),
         },
         host,
         port_monitor: facts::LossFacts {
@@ -148,9 +159,9 @@ pub(crate) fn summary_line<'a>(summary: &Summary, host: wire::Host<'a>) -> wire:
         timestamp: Rfc3339(summary.wall_ns),
         ecs: Ecs::CURRENT,
         event: wire::StreamEvent {
-            kind: Kind::Metric,
-            action: wire::SummaryAction::Summary,
-            dataset: wire::StreamDataset::Stream,
+            kind: Kind::Metric.into(),
+            action: SummaryAction::Summary.into(),
+            dataset: StreamDataset::Stream.into(),
         },
         host,
         port_monitor: summary_facts(summary),
@@ -166,10 +177,10 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         failures,
         hooks,
         received,
-        undecodable,
+        undecodable: _,
         hidden,
         shown,
-        dropped,
+        dropped: _,
         violations,
         accept_preattach,
         command_status,
@@ -187,11 +198,10 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         adds_up: summary.adds_up(),
         hooks: hooks
             .iter()
-            .map(|(hook, count)| (hook.name(), count.into()))
+            .map(|(hook, count)| (Cow::Borrowed(hook.name()), count.into()))
             .collect(),
         received: *received,
-        undecodable: *undecodable,
-        dropped: *dropped,
+        lost_by_cause: summary.into(),
         hidden: *hidden,
         violations: *violations,
         accept_preattach: *accept_preattach,

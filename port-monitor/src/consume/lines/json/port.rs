@@ -6,7 +6,10 @@ use std::ptr;
 use super::line::Line;
 use crate::{
     consume::lines::memo::Memo,
-    events::record::{PortClass, PortInfo, Ports, ServiceOrigin, ServiceStatus},
+    events::{
+        record::{PortClass, PortInfo, Ports},
+        wire::words::Spelled as _,
+    },
 };
 
 /// The texts of the ports last seen.
@@ -112,11 +115,9 @@ fn push_port(line: &mut Line<'_>, port: &PortInfo) {
 }
 
 fn push_class(line: &mut Line<'_>, class: PortClass) {
-    match class {
-        PortClass::WellKnown => line.raw(r#""port_class":"well-known""#),
-        PortClass::Registered => line.raw(r#""port_class":"registered""#),
-        PortClass::Dynamic => line.raw(r#""port_class":"dynamic""#),
-    }
+    line.raw(r#""port_class":""#);
+    line.raw(class.word());
+    line.raw("\"");
 }
 
 fn push_service(line: &mut Line<'_>, port: &PortInfo) {
@@ -124,22 +125,21 @@ fn push_service(line: &mut Line<'_>, port: &PortInfo) {
     if let Some((name, origin)) = port.service {
         line.raw(r#""name":"#);
         line.string(name);
-        match origin {
-            ServiceOrigin::Policy => line.raw(r#","origin":"policy","#),
-            ServiceOrigin::DeFacto => line.raw(r#","origin":"de-facto","#),
-            ServiceOrigin::Iana => line.raw(r#","origin":"iana","#),
-        }
+        line.raw(r#","origin":""#);
+        line.raw(origin.word());
+        line.raw(r#"","#);
     }
-    match port.status {
-        ServiceStatus::Assigned => line.raw(r#""status":"assigned"}"#),
-        ServiceStatus::Reserved => line.raw(r#""status":"reserved"}"#),
-        ServiceStatus::Unassigned => line.raw(r#""status":"unassigned"}"#),
-    }
+    line.raw(r#""status":""#);
+    line.raw(port.status.word());
+    line.raw(r#""}"#);
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::consume::lines::json::port::*;
+    use crate::{
+        consume::lines::json::port::*,
+        events::record::{ServiceOrigin, ServiceStatus},
+    };
 
     fn text(texts: &mut PortTexts, port: u16, name: &'static str) -> String {
         let remote = PortInfo {

@@ -1,14 +1,10 @@
 //! What the line of an event must be: [`wire::Connection`], filled in field by
 //! field. The sink writes the same by hand; an audit's doors begin with it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
-use port_monitor_common::{
-    event::{FileId, OwnerSource},
-    policy::Verdict,
-};
+use port_monitor_common::event::FileId;
 
-use super::connection::state_name;
 use crate::{
     base::time::Rfc3339,
     consume::lines::{
@@ -17,11 +13,15 @@ use crate::{
     },
     events::{
         community_id::CommunityId,
-        decode::{Action, Comm, Direction, Event, Owner},
+        decode::{Action, Close, Comm, Direction, Event, Owner},
         record::{Container, Header, Judgement, Peer, Process, Record},
         wire::{
-            self, Connection, Ecs, Kind, VERSION,
-            facts::{self, Decimal, Facts, Hex, HexBytes, Reason},
+            self, Connection, Ecs, VERSION,
+            facts::{self, Decimal, Facts, Hex, HexBytes},
+            words::{
+                self, Category, ConnectionAction, ConnectionDataset, Enforcement, EventType,
+                Family, Kind, Outcome, OwnerSource, Reason, Transport, Verdict, Word,
+            },
         },
     },
 };
@@ -49,20 +49,22 @@ pub(crate) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connecti
         process: owner.map(|owner| shown_process(owner, record)),
         user: owner.map(|owner| wire::User {
             id: Decimal(owner.uid.into()),
-            name: process.user.as_deref(),
+            name: process.user.as_deref().map(Cow::Borrowed),
         }),
         group: owner.map(|owner| wire::Group {
             id: Decimal(owner.gid.into()),
         }),
         container: container.map(|container| wire::Container {
-            id: &container.id,
-            runtime: container.runtime,
+            id: Cow::Borrowed(&container.id),
+            runtime: Cow::Borrowed(container.runtime),
         }),
         orchestrator: container.and_then(orchestrator),
-        host: wire::Host { name: &header.host },
+        host: wire::Host {
+            name: Cow::Borrowed(&header.host),
+        },
         rule: judgement.as_ref().map(|judgement| wire::Rule {
-            name: judgement.rule.as_deref(),
-            ruleset: header.policy.as_deref(),
+            name: judgement.rule.as_deref().map(Cow::Borrowed),
+            ruleset: header.policy.as_deref().map(Cow::Borrowed),
         }),
         error: error(event.action),
         port_monitor: facts(record),
@@ -70,45 +72,17 @@ pub(crate) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connecti
 }
 
 fn connection_event(event_action: Action, judgement: Option<&Judgement>) -> wire::ConnectionEvent {
-    use wire::{ConnectionAction, EventType, Outcome};
-    let (action, event_type, outcome) = match event_action {
-        Action::Connect => (
-            ConnectionAction::Connect,
-            EventType::Start,
-            Outcome::Unknown,
-        ),
-        Action::Connected { .. } => (
-            ConnectionAction::Connected,
-            EventType::Info,
-            Outcome::Success,
-        ),
-        Action::Failed { .. } => (ConnectionAction::Failed, EventType::End, Outcome::Failure),
-        Action::Accept => (ConnectionAction::Accept, EventType::Start, Outcome::Success),
-        Action::Close(close) => (
-            ConnectionAction::Close,
-            EventType::End,
-            match close.errno {
-                None => Outcome::Success,
-                Some(_) => Outcome::Failure,
-            },
-        ),
-        Action::Preexisting { .. } => (
-            ConnectionAction::Preexisting,
-            EventType::Info,
-            Outcome::Unknown,
-        ),
-        Action::Listen => (ConnectionAction::Listen, EventType::Start, Outcome::Success),
-        Action::Unlisten => (ConnectionAction::Unlisten, EventType::End, Outcome::Success),
-        Action::Restored => (
-            ConnectionAction::Restored,
-            EventType::Start,
-            Outcome::Success,
-        ),
-        Action::Progress(_) => (
-            ConnectionAction::Progress,
-            EventType::Info,
-            Outcome::Unknown,
-        ),
+    let (event_type, outcome) = match event_action {
+        Action::Connect => (EventType::Start, Outcome::Unknown),
+        Action::Connected { .. } => (EventType::Info, Outcome::Success),
+        Action::Failed { .. } | Action::Close(Close { errno: Some(_), .. }) => {
+            (EventType::End, Outcome::Failure)
+        }
+        Action::Close(Close { errno: None, .. }) | Action::Unlisten => {
+            (EventType::End, Outcome::Success)
+        }
+        Action::Preexisting { .. } | Action::Progress(_) => (EventType::Info, Outcome::Unknown),
+        Action::Accept | Action::Listen | Action::Restored => (EventType::Start, Outcome::Success),
     };
     let about = match event_action {
         Action::Listen | Action::Unlisten => EventType::Info,
@@ -121,13 +95,13 @@ fn connection_event(event_action: Action, judgement: Option<&Judgement>) -> wire
         Kind::Event
     };
     wire::ConnectionEvent {
-        kind,
-        category: [wire::Category::Network],
-        types: [about, event_type],
-        action,
-        outcome,
+        kind: kind.into(),
+        category: vec![Category::Network.into()],
+        types: vec![about.into(), event_type.into()],
+        action: ConnectionAction::from(event_action).into(),
+        outcome: outcome.into(),
         duration,
-        dataset: wire::ConnectionDataset::Connection,
+        dataset: ConnectionDataset::Connection.into(),
     }
 }
 
@@ -153,16 +127,12 @@ fn ends(event: &Event) -> (Option<wire::End>, wire::End) {
 
 fn network(event: &Event, source: Option<&wire::End>, destination: &wire::End) -> wire::Network {
     wire::Network {
-        transport: wire::Transport::Tcp,
-        family: if event.local_ip.is_ipv4() {
-            wire::Family::Ipv4
-        } else {
-            wire::Family::Ipv6
+        transport: Transport::Tcp.into(),
+        family: match event.local_ip {
+            IpAddr::V4(_) => Family::Ipv4.into(),
+            IpAddr::V6(_) => Family::Ipv6.into(),
         },
-        direction: match event.direction() {
-            Direction::Outbound => wire::Direction::Egress,
-            Direction::Inbound => wire::Direction::Ingress,
-        },
+        direction: words::Direction::from(event.direction()).into(),
         community_id: source.and_then(|source| {
             let (source_port, destination_port) = source.port.zip(destination.port)?;
             let destination = (destination.ip, destination_port);
@@ -190,7 +160,7 @@ fn shown_process<'a>(owner: &'a Owner, record: &'a Record) -> wire::Process<'a> 
         },
         name: record.process_name().map(name),
         executable: exe_bytes(process).map(String::from_utf8_lossy),
-        args: process.args.as_deref(),
+        args: process.args.as_deref().map(Cow::Borrowed),
         parent,
         start: Rfc3339(record.wall_ns - age_ns(owner.start_ns)),
     }
@@ -204,8 +174,11 @@ fn exe_bytes(process: &Process) -> Option<&[u8]> {
 fn orchestrator(container: &Container) -> Option<wire::Orchestrator<'_>> {
     let id = container.pod_uid.as_deref()?;
     Some(wire::Orchestrator {
-        kind: "kubernetes",
-        resource: wire::Resource { kind: "pod", id },
+        kind: Cow::Borrowed("kubernetes"),
+        resource: wire::Resource {
+            kind: Cow::Borrowed("pod"),
+            id: Cow::Borrowed(id),
+        },
     })
 }
 
@@ -225,11 +198,11 @@ fn error(action: Action) -> Option<wire::Failure<'static>> {
     Some(match errno {
         None => wire::Failure {
             code: None,
-            message: CLOSED,
+            message: Cow::Borrowed(CLOSED),
         },
         Some(errno) => wire::Failure {
             code: Some(errno::name(errno).map_or_else(|| errno.to_string().into(), Cow::Borrowed)),
-            message: errno::word(errno).unwrap_or(errno::UNKNOWN),
+            message: Cow::Borrowed(errno::word(errno).unwrap_or(errno::UNKNOWN)),
         },
     })
 }
@@ -262,16 +235,18 @@ fn facts(record: &Record) -> Facts<'_> {
         cpu: event.cpu,
         netns: event.netns_ino,
         ifindex: event.ifindex,
-        owner_source: owner_source(owner),
+        owner_source: owner
+            .map_or(OwnerSource::Unknown, |owner| owner.source)
+            .into(),
         holders: Some(event.listener.holders).filter(|&holders| holders > 1),
         process_start_boottime_ns: owner.map(|owner| Decimal(owner.start_ns)),
         exe: owner.and_then(|owner| owner.exe).map(exe),
         kernel: owner.is_some_and(|owner| owner.is_kernel),
         cgroup: owner.map(|owner| facts::Cgroup {
             id: Decimal(owner.cgroup_id),
-            path: process.cgroup.as_deref(),
+            path: process.cgroup.as_deref().map(Cow::Borrowed),
         }),
-        unit: process.unit.as_deref(),
+        unit: process.unit.as_deref().map(Cow::Borrowed),
         peer_process: peer.as_deref().map(peer_process),
         local: ports.local.as_ref().map(Into::into),
         remote: ports.remote.as_ref().map(Into::into),
@@ -283,45 +258,34 @@ fn facts(record: &Record) -> Facts<'_> {
             _ => None,
         },
         state: match event.action {
-            Action::Preexisting { state, .. } => Some(state_name(state)),
+            Action::Preexisting { state, .. } => Some(Cow::Borrowed(words::state(state))),
             _ => None,
         },
         closed_by: close.map(|close| close.closed_by.into()),
         retransmits: carried.map(|carried| carried.retransmits),
         rtt_us: carried.and_then(|carried| carried.rtt_us),
         closing_pid: close.and_then(|close| close.closing_pid),
-        verdict: verdict.map(|verdict| match verdict {
-            Verdict::Allow => facts::Verdict::Allow,
-            Verdict::Deny | Verdict::AuditDeny => facts::Verdict::Violation,
-        }),
-        enforcement: verdict.and_then(|verdict| match verdict {
-            Verdict::Allow => None,
-            Verdict::AuditDeny => Some(facts::Enforcement::Observe),
-            Verdict::Deny => Some(facts::Enforcement::Enforce),
-        }),
+        verdict: verdict.map(|verdict| Verdict::from(verdict).into()),
+        enforcement: verdict.and_then(Enforcement::of).map(Word::Known),
         preattach: event.preattach,
         missing: missing(record),
         raw: raw(record),
     }
 }
 
-fn owner_source(owner: Option<&Owner>) -> facts::OwnerSource {
-    match owner.map(|owner| owner.source) {
-        Some(OwnerSource::Connect) => facts::OwnerSource::Connect,
-        Some(OwnerSource::Accept) => facts::OwnerSource::Accept,
-        Some(OwnerSource::Listener) => facts::OwnerSource::Listener,
-        Some(OwnerSource::Holder) => facts::OwnerSource::Holder,
-        Some(OwnerSource::Unknown) | None => facts::OwnerSource::Unknown,
-    }
-}
-
 fn missing(record: &Record) -> facts::Missing {
     let Record { event, process, .. } = record;
+    let known = |reason: Reason| Word::Known(reason);
     let exe_reason = process.exe.missing().map(Reason::from);
-    let unchosen = event.local_port.is_none().then_some(Reason::NotChosen);
+    let unchosen = || {
+        event
+            .local_port
+            .is_none()
+            .then_some(known(Reason::NotChosen))
+    };
     let (source_port, destination_port) = match event.direction() {
-        Direction::Outbound => (unchosen, None),
-        Direction::Inbound => (None, unchosen),
+        Direction::Outbound => (unchosen(), None),
+        Direction::Inbound => (None, unchosen()),
     };
     let ports_only = facts::Missing {
         source_port,
@@ -330,13 +294,13 @@ fn missing(record: &Record) -> facts::Missing {
     };
     if event.owner.is_none() {
         return facts::Missing {
-            pid: Some(exe_reason.unwrap_or(Reason::NoOwner)),
+            pid: Some(known(exe_reason.unwrap_or(Reason::NoOwner))),
             ..ports_only
         };
     }
-    let absent = |is_none: bool, reason| is_none.then_some(reason);
+    let absent = |is_none: bool, reason| is_none.then_some(known(reason));
     facts::Missing {
-        executable: exe_reason,
+        executable: exe_reason.map(known),
         user_name: absent(
             process.user.is_none(),
             process
@@ -349,7 +313,7 @@ fn missing(record: &Record) -> facts::Missing {
                 .cgroup_missing()
                 .map_or(Reason::NotFound, Reason::from),
         ),
-        container_id: process.container_missing.map(Reason::from),
+        container_id: process.container_missing.map(|reason| known(reason.into())),
         ..ports_only
     }
 }

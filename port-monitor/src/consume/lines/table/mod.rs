@@ -25,7 +25,10 @@ use crate::{
             width::{MARK_WIDTH, NARROWEST, NORMAL},
         },
     },
-    events::record::{Header, Item, Judgement, Loss, LossCause, Record, Summary},
+    events::{
+        record::{Header, Item, Judgement, Loss, LossCause, Record, Summary},
+        wire::words::{ConnectionAction, Spelled as _},
+    },
 };
 
 pub(crate) const RED: &str = "\x1b[31m";
@@ -330,7 +333,11 @@ impl Table {
         let (mark, _) = look(record);
         let mut key = vec![mark, u8::from(is_timed)];
         key.push(u8::from(record.event.owner.is_none()));
-        key.extend_from_slice(record.event.action.name().as_bytes());
+        key.extend_from_slice(
+            ConnectionAction::from(record.event.action)
+                .word()
+                .as_bytes(),
+        );
         if is_violation(record) {
             let mut cell = Cell::new(&mut key, usize::MAX, &mut self.clock);
             broken_rule(&mut cell, record);

@@ -13,6 +13,7 @@ use crate::{
     events::{
         decode::{Action, Event},
         record::{Judgement, Record},
+        wire::words::{self, Spelled as _},
     },
     host::groups::Groups,
 };
@@ -53,12 +54,18 @@ impl Scope {
     }
 
     /// The scope as every output spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Any => "any",
-            Self::Public => "public",
-            Self::Private => "private",
-            Self::Loopback => "loopback",
+    pub(crate) fn name(self) -> &'static str {
+        words::Scope::from(self).word()
+    }
+}
+
+impl From<Scope> for words::Scope {
+    fn from(scope: Scope) -> Self {
+        match scope {
+            Scope::Any => Self::Any,
+            Scope::Public => Self::Public,
+            Scope::Private => Self::Private,
+            Scope::Loopback => Self::Loopback,
         }
     }
 }

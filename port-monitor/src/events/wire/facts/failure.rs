@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::events::record;
 
 /// Calls of one kind that the kernel did not answer as they should be.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Failure {
     /// What was to be read or kept: `socket`, `remember`, `forget`…
-    site: &'static str,
+    site: Cow<'static, str>,
     /// The errno's name, such as `E2BIG` for a table that is full.
     errno: Cow<'static, str>,
     /// How often.
@@ -21,7 +21,7 @@ pub(crate) struct Failure {
 impl From<&record::Failed> for Failure {
     fn from(failed: &record::Failed) -> Self {
         Self {
-            site: failed.site.name(),
+            site: failed.site.name().into(),
             errno: failed.errno_name(),
             count: failed.count,
         }

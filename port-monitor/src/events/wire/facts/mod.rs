@@ -1,56 +1,71 @@
 //! What JSON lines carry under `port_monitor`: the facts the Elastic Common
 //! Schema has no name for.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap};
 
-use port_monitor_common::event;
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use self::failure::Failure;
-use super::listeners::AuditFacts;
+pub(crate) use self::number::{Decimal, Device, Hex, HexBytes};
+use super::{
+    listeners::AuditFacts,
+    words::{
+        ClosedBy, Enforcement, LossCause, OwnerSource, PortClass, Reason, ServiceOrigin,
+        ServiceStatus, Verdict, Word,
+    },
+};
 use crate::events::record;
 
 mod failure;
+mod number;
 
 /// Of the start line.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct StartFacts<'a> {
+    #[serde(default)]
     pub(crate) schema: u32,
     /// How events are captured: fentry, kprobe or tracepoint.
-    pub(crate) backend: &'a str,
+    #[serde(default)]
+    pub(crate) backend: Cow<'a, str>,
     /// What cannot be seen on this kernel, a sentence each.
-    pub(crate) blind_spots: &'a [String],
+    #[serde(default)]
+    pub(crate) blind_spots: Cow<'a, [String]>,
     /// What the self-test could not prove, and why, a sentence each.
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    pub(crate) unproven: &'a [String],
+    #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
+    pub(crate) unproven: Cow<'a, [String]>,
     /// Units and cgroups of the filter that were not there yet.
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    pub(crate) waiting: &'a [String],
+    #[serde(default, skip_serializing_if = "<[String]>::is_empty")]
+    pub(crate) waiting: Cow<'a, [String]>,
     /// The policy file in force.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) policy: Option<&'a str>,
+    pub(crate) policy: Option<Cow<'a, str>>,
 }
 
 /// Of a connection.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Facts<'a> {
+    #[serde(default)]
     pub(crate) schema: u32,
     /// Joins the events of one connection end, within a stream.
     #[schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$"))]
     pub(crate) id: Hex,
     /// Time of the event, ns since boot (`CLOCK_BOOTTIME`).
     #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    #[serde(default)]
     pub(crate) boottime_ns: Decimal,
     /// The CPU the event was seen on.
+    #[serde(default)]
     pub(crate) cpu: u16,
     /// Inode number of the socket's network namespace.
+    #[serde(default)]
     pub(crate) netns: u32,
     /// The interface the socket is bound to: the zone of link-local addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ifindex: Option<u32>,
     /// How the owner is known.
-    pub(crate) owner_source: OwnerSource,
+    #[serde(default)]
+    pub(crate) owner_source: Word<OwnerSource>,
     /// Processes that had the listener open when the connection came; only on the tracepoint
     /// backend, and where they are several.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,11 +81,11 @@ pub(crate) struct Facts<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) exe: Option<Exe>,
     /// A thread of the kernel acts, which the defaults of a policy spare.
-    #[serde(skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) kernel: bool,
     /// The systemd unit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) unit: Option<&'a str>,
+    pub(crate) unit: Option<Cow<'a, str>>,
     /// The owner of the other end, where that is known to be on this host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peer_process: Option<PeerProcess<'a>>,
@@ -85,18 +100,19 @@ pub(crate) struct Facts<'a> {
     pub(crate) service: Option<Service>,
     /// The class of the service's port.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) port_class: Option<PortClass>,
+    pub(crate) port_class: Option<Word<PortClass>>,
     /// An IPv6 socket that speaks IPv4; the addresses are shown as IPv4.
+    #[serde(default)]
     pub(crate) v4_mapped: bool,
     /// From the attempt to the established connection, µs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) handshake_us: Option<u32>,
     /// The socket's TCP state when it was found; only of a preexisting one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) state: Option<&'static str>,
+    pub(crate) state: Option<Cow<'static, str>>,
     /// Who ended the connection first; only of a close.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) closed_by: Option<ClosedBy>,
+    pub(crate) closed_by: Option<Word<ClosedBy>>,
     /// Segments sent again over the connection's life; of a close, or so far, of progress.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retransmits: Option<u32>,
@@ -109,36 +125,39 @@ pub(crate) struct Facts<'a> {
     pub(crate) closing_pid: Option<u32>,
     /// Absent without a policy.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) verdict: Option<Verdict>,
+    pub(crate) verdict: Option<Word<Verdict>>,
     /// What was done about a violation.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) enforcement: Option<Enforcement>,
+    pub(crate) enforcement: Option<Word<Enforcement>>,
     /// Only the second of two hooks saw the accept: the thread was asleep in
     /// accept before the monitor attached, or the kernel skipped the first.
+    #[serde(default)]
     pub(crate) preattach: bool,
     /// Fields without a value, and why.
-    #[serde(skip_serializing_if = "Missing::is_empty")]
+    #[serde(default, skip_serializing_if = "Missing::is_empty")]
     pub(crate) missing: Missing,
     /// Fields that are not UTF-8, as hexadecimal bytes; above they are with
     /// replacement characters.
-    #[serde(skip_serializing_if = "Raw::is_empty")]
+    #[serde(default, skip_serializing_if = "Raw::is_empty")]
     pub(crate) raw: Raw<'a>,
 }
 
 /// Of a loss line.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct LossFacts {
+    #[serde(default)]
     pub(crate) schema: u32,
     /// Events lost since the last gap of this cause.
     pub(crate) lost: u64,
     /// Events lost to this cause since the start.
     pub(crate) total: u64,
-    pub(crate) cause: LossCause,
+    pub(crate) cause: Word<LossCause>,
 }
 
 /// Of the summary line. `entered = not_ours + gave_up + seen`, and
 /// `seen = shown + filtered + lost`.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 pub(crate) struct SummaryFacts {
     pub(crate) schema: u32,
     pub(crate) duration_ms: u64,
@@ -159,13 +178,11 @@ pub(crate) struct SummaryFacts {
     /// The account is exact, in total and for every hook.
     pub(crate) adds_up: bool,
     /// The kernel's counters by hook.
-    pub(crate) hooks: BTreeMap<&'static str, HookRow>,
+    pub(crate) hooks: BTreeMap<Cow<'static, str>, HookRow>,
     /// Events read from the kernel's ring.
     pub(crate) received: u64,
-    /// Of those lost: records this version cannot read.
-    pub(crate) undecodable: u64,
-    /// Of those lost: what the output took too slowly, or failed to take.
-    pub(crate) dropped: u64,
+    /// Why events were lost.
+    pub(crate) lost_by_cause: LostByCause,
     /// Of those filtered: kept back in userspace.
     pub(crate) hidden: u64,
     /// Events that broke the policy, shown or not; the end of a connection is not
@@ -180,24 +197,50 @@ pub(crate) struct SummaryFacts {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) command_status: Option<i32>,
     /// What failed in the kernel, where anything did.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) failures: Vec<Failure>,
     /// Only of an audit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) audit: Option<AuditFacts>,
 }
 
-/// A hook's counters. `hit = filtered + reserve_failed + submitted`; what the
+/// Events lost, by the words of a loss line's `cause`.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(crate) struct LostByCause {
+    /// The kernel's ring buffer was full.
+    ring_full: u64,
+    /// The kernel skipped the program.
+    program_skipped: u64,
+    /// Records this version cannot read.
+    undecodable: u64,
+    /// What the output took too slowly, or failed to take.
+    output_slow: u64,
+}
+
+impl From<&record::Summary> for LostByCause {
+    fn from(summary: &record::Summary) -> Self {
+        let counts = || summary.hooks.iter().map(|(_, count)| count);
+        Self {
+            ring_full: counts().map(|count| count.reserve_failed).sum(),
+            program_skipped: counts().map(|count| count.skipped).sum(),
+            undecodable: summary.undecodable,
+            output_slow: summary.dropped,
+        }
+    }
+}
+
+/// A hook's counters. `hit = filtered + ring_full + submitted`; what the
 /// kernel skipped comes on top.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct HookRow {
     hit: u64,
     filtered: u64,
     /// Lost: the ring was full.
-    reserve_failed: u64,
+    ring_full: u64,
     submitted: u64,
     /// Lost: the kernel skipped the program.
-    skipped: u64,
+    program_skipped: u64,
     adds_up: bool,
 }
 
@@ -213,9 +256,9 @@ impl From<&record::HookCount> for HookRow {
         Self {
             hit,
             filtered,
-            reserve_failed,
+            ring_full: reserve_failed,
             submitted,
-            skipped,
+            program_skipped: skipped,
             adds_up: count.adds_up(),
         }
     }
@@ -227,7 +270,7 @@ const fn is_false(value: &bool) -> bool {
 }
 
 /// Which file it is, whatever its name: as the kernel numbers it, until the next boot.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Exe {
     /// The device: major and minor number.
     #[schemars(with = "String", extend("pattern" = "^[0-9]+:[0-9]+$"))]
@@ -238,19 +281,20 @@ pub(crate) struct Exe {
 }
 
 /// A cgroup of the v2 hierarchy.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Cgroup<'a> {
     #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    #[serde(default)]
     pub(crate) id: Decimal,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) path: Option<&'a str>,
+    pub(crate) path: Option<Cow<'a, str>>,
 }
 
 /// The owner of the other end of a connection within this host.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct PeerProcess<'a> {
     pub(crate) pid: u32,
-    /// Name of the thread that acted at that end.
+    /// Name of the process when it acted at that end: that of its first thread.
     pub(crate) name: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) executable: Option<Cow<'a, str>>,
@@ -260,10 +304,10 @@ pub(crate) struct PeerProcess<'a> {
 }
 
 /// One end's port, classified.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Port {
     #[serde(rename = "port_class")]
-    class: PortClass,
+    class: Word<PortClass>,
     service: Service,
     /// The client's end, in this host's range of ephemeral ports.
     ephemeral: bool,
@@ -279,187 +323,52 @@ impl From<&record::PortInfo> for Port {
     }
 }
 
-/// The ranges of RFC 6335.
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum PortClass {
-    WellKnown,
-    Registered,
-    Dynamic,
-}
-
-impl From<record::PortClass> for PortClass {
-    fn from(class: record::PortClass) -> Self {
-        match class {
-            record::PortClass::WellKnown => Self::WellKnown,
-            record::PortClass::Registered => Self::Registered,
-            record::PortClass::Dynamic => Self::Dynamic,
-        }
-    }
-}
-
 /// What a port is usually for: a guess by its number, not a protocol seen.
-#[derive(Serialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Service {
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'static str>,
+    name: Option<Cow<'static, str>>,
     /// Where the name comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    origin: Option<ServiceOrigin>,
-    status: ServiceStatus,
+    origin: Option<Word<ServiceOrigin>>,
+    status: Word<ServiceStatus>,
 }
 
 impl From<&record::PortInfo> for Service {
     fn from(info: &record::PortInfo) -> Self {
+        let (name, origin) = info.service.unzip();
         Self {
-            name: info.service.map(|(name, _)| name),
-            origin: info.service.map(|(_, origin)| match origin {
-                record::ServiceOrigin::Policy => ServiceOrigin::Policy,
-                record::ServiceOrigin::DeFacto => ServiceOrigin::DeFacto,
-                record::ServiceOrigin::Iana => ServiceOrigin::Iana,
-            }),
-            status: match info.status {
-                record::ServiceStatus::Assigned => ServiceStatus::Assigned,
-                record::ServiceStatus::Reserved => ServiceStatus::Reserved,
-                record::ServiceStatus::Unassigned => ServiceStatus::Unassigned,
-            },
-        }
-    }
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-enum ServiceOrigin {
-    /// The policy file.
-    Policy,
-    /// Common use.
-    DeFacto,
-    /// The IANA registry.
-    Iana,
-}
-
-/// The port in the IANA registry.
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-enum ServiceStatus {
-    Assigned,
-    Reserved,
-    Unassigned,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum ClosedBy {
-    /// Not known.
-    Unknown,
-    /// This host: its FIN came first.
-    Local,
-    /// The peer: its FIN came first.
-    Peer,
-    /// The peer, by RST.
-    PeerReset,
-    /// This host, by RST.
-    LocalReset,
-    /// Nobody: the peer did not answer any more.
-    Timeout,
-    /// Nobody: a process took the socket away by `TCP_REPAIR`, without a packet.
-    TakenAway,
-}
-
-impl From<event::ClosedBy> for ClosedBy {
-    fn from(by: event::ClosedBy) -> Self {
-        match by {
-            event::ClosedBy::Unknown => Self::Unknown,
-            event::ClosedBy::Local => Self::Local,
-            event::ClosedBy::Peer => Self::Peer,
-            event::ClosedBy::PeerReset => Self::PeerReset,
-            event::ClosedBy::LocalReset => Self::LocalReset,
-            event::ClosedBy::Timeout => Self::Timeout,
-            event::ClosedBy::TakenAway => Self::TakenAway,
-        }
-    }
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum OwnerSource {
-    /// The thread that called connect.
-    Connect,
-    /// The thread that called accept.
-    Accept,
-    /// The process that made the socket listen; of a connection on the tracepoint backend,
-    /// one that had it open when the connection came.
-    Listener,
-    /// A process that had the socket open when the monitor started.
-    Holder,
-    /// No hook saw the owner.
-    Unknown,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Verdict {
-    Allow,
-    Violation,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Enforcement {
-    /// The policy only observes: the connection went on.
-    Observe,
-    /// The connection was refused.
-    Enforce,
-}
-
-#[derive(Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum LossCause {
-    /// The kernel's ring buffer was full.
-    RingFull,
-    /// The kernel skipped the program.
-    ProgramSkipped,
-    /// The output took the lines too slowly.
-    OutputSlow,
-    /// Records this version cannot read.
-    Undecodable,
-}
-
-impl From<record::LossCause> for LossCause {
-    fn from(cause: record::LossCause) -> Self {
-        match cause {
-            record::LossCause::RingFull => Self::RingFull,
-            record::LossCause::ProgramSkipped => Self::ProgramSkipped,
-            record::LossCause::OutputSlow => Self::OutputSlow,
-            record::LossCause::Undecodable => Self::Undecodable,
+            name: name.map(Cow::Borrowed),
+            origin: origin.map(Word::Known),
+            status: info.status.into(),
         }
     }
 }
 
 /// Fields that have a value nobody could find out. Never a field that has fields of its
 /// own: to a reader that takes dots for objects it would be both.
-#[derive(Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Missing {
     /// Also hides the rest of the process, the user and the group.
     #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
-    pub(crate) pid: Option<Reason>,
+    pub(crate) pid: Option<Word<Reason>>,
     #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
-    pub(crate) executable: Option<Reason>,
+    pub(crate) executable: Option<Word<Reason>>,
     #[serde(rename = "user.name", skip_serializing_if = "Option::is_none")]
-    pub(crate) user_name: Option<Reason>,
+    pub(crate) user_name: Option<Word<Reason>>,
     #[serde(rename = "source.port", skip_serializing_if = "Option::is_none")]
-    pub(crate) source_port: Option<Reason>,
+    pub(crate) source_port: Option<Word<Reason>>,
     #[serde(rename = "destination.port", skip_serializing_if = "Option::is_none")]
-    pub(crate) destination_port: Option<Reason>,
+    pub(crate) destination_port: Option<Word<Reason>>,
     /// Also hides the unit, the container and the pod.
     #[serde(
         rename = "port_monitor.cgroup.path",
         skip_serializing_if = "Option::is_none"
     )]
-    pub(crate) cgroup_path: Option<Reason>,
+    pub(crate) cgroup_path: Option<Word<Reason>>,
     /// Also hides the unit: this host has them in hierarchies of version 1.
     #[serde(rename = "container.id", skip_serializing_if = "Option::is_none")]
-    pub(crate) container_id: Option<Reason>,
+    pub(crate) container_id: Option<Word<Reason>>,
 }
 
 impl Missing {
@@ -468,51 +377,8 @@ impl Missing {
     }
 }
 
-/// Why a field has no value.
-#[derive(Clone, Copy, PartialEq, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Reason {
-    /// No hook saw the owner.
-    NoOwner,
-    /// Several processes have the listener open, and no one can be named before the others.
-    Shared,
-    /// No process has the listener open any more.
-    Unheld,
-    /// The process ended before it could be looked up.
-    Exited,
-    /// The process executes another program by now.
-    Executed,
-    /// The kernel refused the look-up.
-    Denied,
-    /// A kernel thread has none.
-    KernelThread,
-    /// The look-up takes long: later lines have it.
-    Late,
-    /// Not in this host's user database.
-    UnknownUser,
-    /// The kernel has not chosen it yet.
-    NotChosen,
-    /// The look-up found nothing.
-    NotFound,
-}
-
-impl From<record::Missing> for Reason {
-    fn from(reason: record::Missing) -> Self {
-        match reason {
-            record::Missing::NoOwner => Self::NoOwner,
-            record::Missing::Shared => Self::Shared,
-            record::Missing::Unheld => Self::Unheld,
-            record::Missing::Exited => Self::Exited,
-            record::Missing::Executed => Self::Executed,
-            record::Missing::Denied => Self::Denied,
-            record::Missing::KernelThread => Self::KernelThread,
-            record::Missing::Late => Self::Late,
-        }
-    }
-}
-
 /// The bytes of fields that are not UTF-8.
-#[derive(Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Raw<'a> {
     #[serde(
         rename = "process.thread.name",
@@ -549,48 +415,5 @@ pub(crate) struct Raw<'a> {
 impl Raw<'_> {
     pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-}
-
-/// A 64-bit number: a string, because many readers keep numbers as doubles.
-pub(crate) struct Decimal(pub(crate) u64);
-
-impl Serialize for Decimal {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
-    }
-}
-
-/// Major and minor number of a device.
-pub(crate) struct Device(pub(crate) u32);
-
-impl Serialize for Device {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}:{}", self.0 >> 20, self.0 & 0xf_ffff))
-    }
-}
-
-/// Sixteen hexadecimal digits.
-pub(crate) struct Hex(pub(crate) u64);
-
-impl Serialize for Hex {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:016x}", self.0))
-    }
-}
-
-/// Two hexadecimal digits a byte.
-#[derive(PartialEq)]
-pub(crate) struct HexBytes<'a>(pub(crate) Cow<'a, [u8]>);
-
-impl fmt::Display for HexBytes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl Serialize for HexBytes<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
