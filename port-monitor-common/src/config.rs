@@ -84,7 +84,7 @@ numbered! {
 /// Words of 64 ports in one set.
 pub const PORT_SET_WORDS: u32 = 1024;
 /// Words in `PORT_SETS`.
-pub const PORT_SETS_WORDS: u32 = PortFilter::COUNT as u32 * PORT_SET_WORDS;
+pub const PORT_SETS_WORDS: u32 = PortFilter::COUNT_32 * PORT_SET_WORDS;
 
 /// Levels of the cgroup tree the cgroup filter climbs at most.
 pub const CGROUP_DEPTH: u32 = 16;

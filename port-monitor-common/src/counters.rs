@@ -117,7 +117,7 @@ impl Watcher {
     }
 
     /// Bits of [`Extra::Proofs`] for each.
-    const BITS: u32 = u64::BITS / Self::COUNT as u32;
+    const BITS: u32 = u64::BITS / Self::COUNT_32;
 
     /// What one proof adds to [`Extra::Proofs`].
     pub const fn proof(self) -> u64 {
@@ -140,13 +140,13 @@ pub const ROW: usize = (SLOTS + 2).next_multiple_of(8);
 /// The index of one hook's counter.
 #[inline(always)]
 pub const fn slot(hook: Hook, counter: Counter) -> u32 {
-    hook as u32 * Counter::COUNT as u32 + counter as u32
+    hook as u32 * Counter::COUNT_32 + counter as u32
 }
 
 /// The index of a counter outside the rows: behind those of all hooks.
 #[inline(always)]
 pub const fn extra_slot(extra: Extra) -> u32 {
-    (Hook::COUNT * Counter::COUNT) as u32 + extra as u32
+    Hook::COUNT_32 * Counter::COUNT_32 + extra as u32
 }
 
 /// Every counter has a slot of its own, and all of them lie in the row of a CPU.

@@ -38,7 +38,7 @@ pub const ADDRESSES: u32 = 65_536;
 const PORTS: u32 = 1 << 16;
 /// Words that hold the masks of all ports, four in each: bits 0–15 the lowest port's.
 /// Ports are those that [`Transport::port`] names.
-pub const PORT_WORDS: u32 = Transport::COUNT as u32 * PORTS / 4;
+pub const PORT_WORDS: u32 = Transport::COUNT_32 * PORTS / 4;
 /// Counters of one policy: one for each rule, and the [`Tally`]s.
 pub const TALLIES: u32 = RULES + 8;
 /// Levels of the cgroup tree that are looked at, below the root.

@@ -21,6 +21,12 @@ macro_rules! numbered {
             /// How many there are.
             pub const COUNT: usize = Self::ALL.len();
 
+            /// How many there are, where the kernel counts in 32 bits.
+            pub const COUNT_32: u32 = {
+                let [first, .., last] = Self::ALL;
+                last as u32 - first as u32 + 1
+            };
+
             /// All of them, in numeric order.
             pub const ALL: [Self; [$($value),+].len()] = [$(Self::$Variant),+];
 

@@ -106,7 +106,7 @@ impl Site {
 pub const ERRNOS: u32 = 128;
 
 /// Counters of all sites.
-pub const FAILURES: u32 = Site::COUNT as u32 * ERRNOS;
+pub const FAILURES: u32 = Site::COUNT_32 * ERRNOS;
 
 /// The place of the one number after the counters: one more than the [`Site`] that is to
 /// fail, in tests.

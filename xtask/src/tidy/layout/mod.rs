@@ -201,7 +201,10 @@ fn number(files: &[SourceFile], layout: &Numbered) -> Result<u64> {
     let file = files.iter().find(|file| file.path == layout.file);
     let file = file.with_context(|| format!("there is no {}", layout.file))?;
     let mut tokens = Vec::new();
-    flatten(file.text.parse().map_err(unreadable)?, &mut tokens);
+    flatten(
+        file.text.parse().map_err(|error| unreadable(&error))?,
+        &mut tokens,
+    );
     let mut tokens = tokens
         .into_iter()
         .skip_while(|token| token != layout.number);
@@ -209,7 +212,7 @@ fn number(files: &[SourceFile], layout: &Numbered) -> Result<u64> {
     number.with_context(|| format!("there is no {}", layout.number))
 }
 
-fn unreadable(error: proc_macro2::LexError) -> anyhow::Error {
+fn unreadable(error: &proc_macro2::LexError) -> anyhow::Error {
     anyhow::anyhow!("read the declarations: {error}")
 }
 
@@ -233,10 +236,10 @@ fn items(files: &[SourceFile]) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     for file in files {
         let is_in = |folder: &&str| file.path.starts_with(*folder) && file.has_extension("rs");
-        if ![COMMON, MAPS].iter().any(|folder| is_in(folder)) {
+        if ![COMMON, MAPS].iter().any(is_in) {
             continue;
         }
-        let tokens: TokenStream = file.text.parse().map_err(unreadable)?;
+        let tokens: TokenStream = file.text.parse().map_err(|error| unreadable(&error))?;
         let mut item = Vec::new();
         for token in tokens {
             let begins = item.iter().find_map(keyword).unwrap_or_default();

@@ -258,8 +258,8 @@ pub(crate) fn owners<'a>(analysis: &Analysis<'a>, rule: &Rule) -> impl Iterator<
         let names = scopes.iter().map(|&scope| analysis.scopes.name(scope));
         let names: Vec<Option<&'a str>> = names.collect();
         let with = |owner: Owner<'a>| {
-            let named = names.iter();
-            named.map(move |name| name.map_or(owner, |name| owner.with(condition, name)))
+            let each = names.iter();
+            each.map(move |name| name.map_or(owner, |name| owner.with(condition, name)))
         };
         owners = owners.into_iter().flat_map(with).collect();
     }
