@@ -23,6 +23,42 @@ pub(crate) trait Spelled: Copy + PartialEq + 'static {
 
     /// The value as every output spells it.
     fn word(self) -> &'static str;
+
+    /// The word and the quotation mark behind it, for the lines that are written by hand.
+    fn padded(self) -> &'static Padded;
+}
+
+/// A word and the quotation mark behind it, in as many bytes for each: that many are copied
+/// faster than just those of the word, whose number nobody knows beforehand.
+#[derive(Debug)]
+pub(crate) struct Padded {
+    bytes: [u8; Self::SIZE],
+    length: usize,
+}
+
+impl Padded {
+    const SIZE: usize = 24;
+
+    const fn new(word: &str) -> Self {
+        let word = word.as_bytes();
+        let mut bytes = [0; Self::SIZE];
+        let mut length = 0;
+        while length < word.len() {
+            bytes[length] = word[length];
+            length += 1;
+        }
+        bytes[length] = b'"';
+        length += 1;
+        Self { bytes, length }
+    }
+
+    /// Appends it.
+    #[inline(always)]
+    pub(crate) fn append(&self, to: &mut Vec<u8>) {
+        let length = to.len() + self.length;
+        to.extend_from_slice(&self.bytes);
+        to.truncate(length);
+    }
 }
 
 /// A value of a closed list.
@@ -75,6 +111,13 @@ macro_rules! spelled {
             fn word(self) -> &'static str {
                 match self {
                     $(Self::$value => $word),+
+                }
+            }
+
+            #[inline]
+            fn padded(self) -> &'static Padded {
+                match self {
+                    $(Self::$value => const { &Padded::new($word) }),+
                 }
             }
         }

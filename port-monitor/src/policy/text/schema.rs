@@ -141,7 +141,9 @@ fn apply() -> Value {
 fn failsafe() -> Value {
     let entry = || {
         let mut properties = conditions();
-        properties.retain(|key, _| !OF_OWNERS.contains(&key.as_str()));
+        // It asks nothing of owners.
+        let is_of_owner = |key: &str| OwnerCondition::ALL.iter().any(|of| of.key() == key);
+        properties.retain(|key, _| !is_of_owner(key));
         one_or_more(&json!({
             "type": "object",
             "properties": properties,
@@ -155,9 +157,6 @@ fn failsafe() -> Value {
         &[],
     )
 }
-
-/// The conditions that a `[failsafe]` entry does not have.
-const OF_OWNERS: [&str; 4] = ["user", "unit", "cgroup", "exe"];
 
 /// What a rule may ask of a connection.
 fn conditions() -> Map<String, Value> {

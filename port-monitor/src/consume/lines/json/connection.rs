@@ -19,7 +19,7 @@ use crate::{
         community_id::CommunityId,
         decode::{Action, Close, Direction, Event},
         record::{Judgement, Peer, Record},
-        wire::words::{Enforcement, OwnerSource, Reason, Spelled as _, Verdict, state},
+        wire::words::{Enforcement, OwnerSource, Reason, Verdict, state},
     },
 };
 
@@ -337,8 +337,7 @@ fn push_facts(
     let owner = event.owner.as_ref();
     let source = owner.map_or(OwnerSource::Unknown, |owner| owner.source);
     line.raw(r#","owner_source":""#);
-    line.raw(source.word());
-    line.raw("\"");
+    line.word(source);
     if event.listener.holders > 1 {
         line.raw(r#","holders":"#);
         line.number(event.listener.holders);
@@ -357,12 +356,10 @@ fn push_facts(
     push_action(line, &event.action);
     if let Some(judgement) = judgement {
         line.raw(r#","verdict":""#);
-        line.raw(Verdict::from(judgement.verdict).word());
-        line.raw("\"");
+        line.word(Verdict::from(judgement.verdict));
         if let Some(enforcement) = Enforcement::of(judgement.verdict) {
             line.raw(r#","enforcement":""#);
-            line.raw(enforcement.word());
-            line.raw("\"");
+            line.word(enforcement);
         }
     }
     if event.preattach {
@@ -406,8 +403,7 @@ fn push_action(line: &mut Line<'_>, action: &Action) {
         }
         Action::Close(close) => {
             line.raw(r#","closed_by":""#);
-            line.raw(close.closed_by.word());
-            line.raw("\"");
+            line.word(close.closed_by);
             push_path(line, close);
             if let Some(pid) = close.closing_pid {
                 line.raw(r#","closing_pid":"#);
@@ -446,8 +442,7 @@ fn push_missing(line: &mut Line<'_>, record: &Record) {
     let mut put = |line: &mut Line<'_>, field: &str, reason: Reason| {
         next(line);
         line.raw(field);
-        line.raw(reason.word());
-        line.raw("\"");
+        line.word(reason);
     };
     if has_owner {
         if let Some(reason) = exe {

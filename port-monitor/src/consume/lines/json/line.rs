@@ -8,7 +8,10 @@ use std::{
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
-use crate::base::{ascii, sanitize::is_hostile, time::UtcClock};
+use crate::{
+    base::{ascii, sanitize::is_hostile, time::UtcClock},
+    events::wire::words::Spelled,
+};
 
 /// Appends JSON to a buffer. What makes a document of it is the caller's.
 pub(crate) struct Line<'a>(pub(crate) &'a mut Vec<u8>);
@@ -25,6 +28,12 @@ impl Line<'_> {
     #[inline(always)]
     pub(crate) fn raw_bytes<const N: usize>(&mut self, json: &[u8; N]) {
         self.0.extend_from_slice(json);
+    }
+
+    /// A word of a closed list, and the quotation mark behind it.
+    #[inline(always)]
+    pub(crate) fn word(&mut self, value: impl Spelled) {
+        value.padded().append(self.0);
     }
 
     /// JSON rendered earlier.

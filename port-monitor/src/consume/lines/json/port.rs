@@ -6,10 +6,7 @@ use std::ptr;
 use super::line::Line;
 use crate::{
     consume::lines::memo::Memo,
-    events::{
-        record::{PortClass, PortInfo, Ports},
-        wire::words::Spelled as _,
-    },
+    events::record::{PortClass, PortInfo, Ports},
 };
 
 /// The texts of the ports last seen.
@@ -116,8 +113,7 @@ fn push_port(line: &mut Line<'_>, port: &PortInfo) {
 
 fn push_class(line: &mut Line<'_>, class: PortClass) {
     line.raw(r#""port_class":""#);
-    line.raw(class.word());
-    line.raw("\"");
+    line.word(class);
 }
 
 fn push_service(line: &mut Line<'_>, port: &PortInfo) {
@@ -126,12 +122,12 @@ fn push_service(line: &mut Line<'_>, port: &PortInfo) {
         line.raw(r#""name":"#);
         line.string(name);
         line.raw(r#","origin":""#);
-        line.raw(origin.word());
-        line.raw(r#"","#);
+        line.word(origin);
+        line.raw(",");
     }
     line.raw(r#""status":""#);
-    line.raw(port.status.word());
-    line.raw(r#""}"#);
+    line.word(port.status);
+    line.raw("}");
 }
 
 #[cfg(test)]

@@ -28,8 +28,8 @@ use crate::{
     ports::services::closest,
 };
 
-/// The keys of a rule but for those of its owner.
-const OTHER_KEYS: [&str; 10] = [
+/// The keys of a rule before those of its owner, and after them.
+const BEFORE_OWNER: [&str; 7] = [
     "name",
     "direction",
     "service",
@@ -37,22 +37,23 @@ const OTHER_KEYS: [&str; 10] = [
     "proto",
     "from",
     "to",
-    "until",
-    "action",
-    "alert",
 ];
+const AFTER_OWNER: [&str; 3] = ["until", "action", "alert"];
 
 /// The keys of a rule.
-const KEYS: [&str; OTHER_KEYS.len() + OwnerCondition::COUNT] = {
-    let mut keys = [""; OTHER_KEYS.len() + OwnerCondition::COUNT];
-    let (mut n, mut condition) = (0, 0);
-    while n < OTHER_KEYS.len() {
-        keys[n] = OTHER_KEYS[n];
-        n += 1;
-    }
-    while condition < OwnerCondition::COUNT {
-        keys[n] = OwnerCondition::ALL[condition].key();
-        condition += 1;
+const KEYS: [&str; BEFORE_OWNER.len() + OwnerCondition::COUNT + AFTER_OWNER.len()] = {
+    let mut keys = [""; BEFORE_OWNER.len() + OwnerCondition::COUNT + AFTER_OWNER.len()];
+    let owner = BEFORE_OWNER.len();
+    let after = owner + OwnerCondition::COUNT;
+    let mut n = 0;
+    while n < keys.len() {
+        keys[n] = if n < owner {
+            BEFORE_OWNER[n]
+        } else if n < after {
+            OwnerCondition::ALL[n - owner].key()
+        } else {
+            AFTER_OWNER[n - after]
+        };
         n += 1;
     }
     keys
