@@ -49,7 +49,7 @@ pub const OWNER_FILTERS: u32 = FILTER_PID | FILTER_UID | FILTER_COMM | FILTER_CG
 pub struct Config {
     /// Random, so that a connection id tells nothing of kernel addresses.
     pub salt: u64,
-    /// The monitor itself: its connections are the canary's.
+    /// The monitor itself: its connections are the self-test's.
     pub self_tgid: u32,
     /// The kinds wanted: [`crate::event::EventKind::bit`].
     pub kinds: u32,
@@ -57,7 +57,7 @@ pub struct Config {
     pub filters: u32,
     /// Non-zero: log every event and what became of it.
     pub trace: u32,
-    /// Non-zero: judge every event by the policy in slot 0.
+    /// Non-zero: judge every event by the policy in generation 0.
     pub judge: u32,
     /// Non-zero: fail where [`crate::site::INJECT`] says, for tests.
     pub inject: u32,

@@ -2,7 +2,7 @@
 //!
 //! Each hook has a row of four; userspace sums them over the CPUs. At rest
 //! `hit = filtered + reserve_failed + submitted` holds in every row, and over all of them
-//! `entered = not ours + gave up + canary + hits`, where `gave up` is what failed at the
+//! `entered = not ours + gave up + self-test + hits`, where `gave up` is what failed at the
 //! [`Site`](crate::site::Site)s that end a look.
 
 use crate::numbered::numbered;
@@ -11,10 +11,10 @@ numbered! {
     /// A place in the kernel that reports events; one row of counters each.
     pub enum Hook: u32 {
         /// A connection attempt: `tcp_connect`, or CLOSE→`SYN_SENT` on the
-        /// tracepoint rung.
+        /// tracepoint backend.
         Connect = 0,
         /// An accepted connection: `inet_csk_accept`, `security_sock_graft`, or
-        /// `SYN_RECV`→ESTABLISHED on the tracepoint rung.
+        /// `SYN_RECV`→ESTABLISHED on the tracepoint backend.
         Accept = 1,
         /// The outcome of an attempt: `SYN_SENT`→ESTABLISHED or →CLOSE.
         Outcome = 2,
@@ -69,9 +69,9 @@ numbered! {
         /// All other looks: there was nothing to report: another protocol, a change
         /// that is no event, an event that nobody asked for or that another program reports.
         NotOurs = 2,
-        /// Events of the start-up canary; they are in no other counter.
-        Canary = 3,
-        /// How often each [`Watcher`] saw that a connection of the start-up canary was there.
+        /// Events of the start-up self-test; they are in no other counter.
+        SelfTest = 3,
+        /// How often each [`Watcher`] saw that a connection of the start-up self-test was there.
         Proofs = 4,
         /// Outcomes and ends for which the kernel skipped every program that sees them, found
         /// out later: of what is still remembered as an attempt when its connection ends, and

@@ -31,8 +31,8 @@ pub struct Denial {
     pub port: u16,
     /// A [`Direction`] by number, and [`DENIED_UDP`].
     pub direction: u8,
-    /// The slot of the policy.
-    pub slot: u8,
+    /// The generation of the policy.
+    pub generation: u8,
 }
 
 const _: () = {

@@ -111,8 +111,8 @@ numbered! {
 
 bits! {
     u16 {
-        /// [`TcpEvent::flags`]: the record belongs to the start-up canary.
-        FLAG_CANARY = 0,
+        /// [`TcpEvent::flags`]: the record belongs to the start-up self-test.
+        FLAG_SELF_TEST = 0,
         /// [`TcpEvent::flags`]: the local port is not chosen yet, so it is zero.
         FLAG_LOCAL_PORT_UNBOUND = 1,
         /// [`TcpEvent::flags`]: only `security_sock_graft` saw this accept: the thread

@@ -1,11 +1,11 @@
 //! A compiled policy as it lies in the kernel's maps, and which one is in force.
 //!
-//! There is room for six policies, one in each slot: the one in force, what comes in its
+//! There is room for six generations: the one in force, what comes in its
 //! place when nobody follows it any more, the one before, the one before that while the
 //! one in force waits to be confirmed, and two being written. A verdict reads [`State`]
-//! once and looks at one slot only, so it is wholly of one policy. What a policy may have
+//! once and looks at one generation only, so it is wholly of one policy. What a policy may have
 //! many or few of, networks, users, cgroups and executables, lies in tables of its own,
-//! which are made as large as it needs and hang in the slot.
+//! which are made as large as it needs and hang in the generation.
 
 use core::mem::offset_of;
 
@@ -20,9 +20,9 @@ use crate::{
 /// Version of everything in this module: maps of another one are not touched.
 pub const GENERATION_ABI: u32 = 5;
 
-/// Policies there is room for: the four of a [`State`], and two more to write the next
+/// Generations there is room for: the four of a [`State`], and two more to write the next
 /// one into, and what comes when nobody follows it.
-pub const SLOTS: u32 = 6;
+pub const GENERATIONS: u32 = 6;
 /// Rules of one policy: [`MAX_RULES`].
 pub const RULES: u32 = 1_024;
 /// Masks of one policy.
@@ -48,14 +48,14 @@ pub const LEVELS: i32 = 16;
 ///
 /// | bits | |
 /// |---|---|
-/// | 0–3 | the slot in force |
-/// | 4–7 | the slot to fall back to at the deadline |
-/// | 8–11 | under a lease the slot of the policy before; else the slot that a lease would fall back to, the slot in force where there is to be none |
-/// | 12–15 | the slot of the policy before the one to fall back to |
+/// | 0–3 | the generation in force |
+/// | 4–7 | the generation to fall back to at the deadline |
+/// | 8–11 | under a lease the generation of the policy before; else the generation that a lease would fall back to, the generation in force where there is to be none |
+/// | 12–15 | the generation of the policy before the one to fall back to |
 /// | 16 | a lease: one falls back because nobody follows the policy; else because nobody confirms it |
 /// | 17– | when to fall back, `CLOCK_BOOTTIME` in milliseconds; zero is never |
 ///
-/// A verdict needs the first two and the last. No slot named here is ever written to.
+/// A verdict needs the first two and the last. No generation named here is ever written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State(pub u64);
 
@@ -63,45 +63,45 @@ impl State {
     const LEASE: u64 = 1 << 16;
     const DEADLINE: u32 = 17;
 
-    const fn new(slots: [u32; 4], deadline_ms: u64) -> Self {
-        let [slot, fallback, third, fourth] = slots;
-        let slots =
-            (slot & 0xf) | (fallback & 0xf) << 4 | (third & 0xf) << 8 | (fourth & 0xf) << 12;
-        Self(slots as u64 | deadline_ms << Self::DEADLINE)
+    const fn new(generations: [u32; 4], deadline_ms: u64) -> Self {
+        let [generation, fallback, third, fourth] = generations;
+        let generations =
+            (generation & 0xf) | (fallback & 0xf) << 4 | (third & 0xf) << 8 | (fourth & 0xf) << 12;
+        Self(generations as u64 | deadline_ms << Self::DEADLINE)
     }
 
-    /// This slot, for good.
-    pub const fn confirmed(slot: u32) -> Self {
-        Self::confirmed_after(slot, slot)
+    /// This generation, for good.
+    pub const fn confirmed(generation: u32) -> Self {
+        Self::confirmed_after(generation, generation)
     }
 
-    /// This slot, for good; `before` is remembered as what was in force before.
-    pub const fn confirmed_after(slot: u32, before: u32) -> Self {
-        Self::new([slot, before, slot, before], 0)
+    /// This generation, for good; `before` is remembered as what was in force before.
+    pub const fn confirmed_after(generation: u32, before: u32) -> Self {
+        Self::new([generation, before, generation, before], 0)
     }
 
-    /// This slot until `deadline_ms`, `fallback` from then on, before which `before` was
+    /// This generation until `deadline_ms`, `fallback` from then on, before which `before` was
     /// in force.
-    pub const fn until(slot: u32, fallback: u32, before: u32, deadline_ms: u64) -> Self {
-        Self::new([slot, fallback, slot, before], deadline_ms)
+    pub const fn until(generation: u32, fallback: u32, before: u32, deadline_ms: u64) -> Self {
+        Self::new([generation, fallback, generation, before], deadline_ms)
     }
 
-    /// Adds what comes in the place of the slot in force when nobody follows it.
+    /// Adds what comes in the place of the generation in force when nobody follows it.
     #[must_use]
     pub const fn with_exit(self, exit: u32) -> Self {
-        let slots = [self.slot(), self.fallback(), exit, self.fourth()];
-        Self::new(slots, self.deadline_ms())
+        let generations = [self.generation(), self.fallback(), exit, self.fourth()];
+        Self::new(generations, self.deadline_ms())
     }
 
-    /// This slot until `deadline_ms`, and then what comes when nobody follows it; for good
+    /// This generation until `deadline_ms`, and then what comes when nobody follows it; for good
     /// where nothing does.
     #[must_use]
     pub const fn leased_until(self, deadline_ms: u64) -> Self {
-        let (slot, before) = (self.slot(), self.before());
+        let (generation, before) = (self.generation(), self.before());
         match self.exit() {
-            None => Self::confirmed_after(slot, before),
+            None => Self::confirmed_after(generation, before),
             Some(exit) => {
-                let Self(word) = Self::new([slot, exit, before, before], deadline_ms);
+                let Self(word) = Self::new([generation, exit, before, before], deadline_ms);
                 Self(word | Self::LEASE)
             }
         }
@@ -111,7 +111,7 @@ impl State {
     /// way to, for good. A lease can be renewed at any time, so it stays one.
     #[must_use]
     pub const fn settled(self, now_ms: u64) -> Self {
-        if self.is_leased() || self.slot_at(now_ms) == self.slot() {
+        if self.is_leased() || self.generation_at(now_ms) == self.generation() {
             self
         } else {
             Self::confirmed_after(self.fallback(), self.fourth())
@@ -136,12 +136,17 @@ impl State {
         (self.0 >> 12 & 0xf) as u32
     }
 
-    /// Every slot that is in force, may come into force, or can be gone back to.
+    /// Every generation that is in force, may come into force, or can be gone back to.
     pub const fn used(self) -> [u32; 4] {
-        [self.slot(), self.fallback(), self.third(), self.fourth()]
+        [
+            self.generation(),
+            self.fallback(),
+            self.third(),
+            self.fourth(),
+        ]
     }
 
-    /// The slot of the policy before; the slot in force where there was none.
+    /// The generation of the policy before; the generation in force where there was none.
     pub const fn before(self) -> u32 {
         if self.is_leased() {
             self.third()
@@ -150,43 +155,43 @@ impl State {
         }
     }
 
-    /// The slot of the policy before the one to fall back to; that one's where there was
+    /// The generation of the policy before the one to fall back to; that one's where there was
     /// none.
     pub const fn before_fallback(self) -> u32 {
         self.fourth()
     }
 
-    /// The slot of what comes when nobody follows the policy.
+    /// The generation of what comes when nobody follows the policy.
     pub const fn exit(self) -> Option<u32> {
         let exit = if self.is_leased() {
             self.fallback()
         } else {
             self.third()
         };
-        if exit == self.slot() {
+        if exit == self.generation() {
             None
         } else {
             Some(exit)
         }
     }
 
-    /// The slot that decides at `now_ms`.
+    /// The generation that decides at `now_ms`.
     #[inline(always)]
-    pub const fn slot_at(self, now_ms: u64) -> u32 {
+    pub const fn generation_at(self, now_ms: u64) -> u32 {
         match self.deadline_ms() {
-            0 => self.slot(),
-            deadline if now_ms < deadline => self.slot(),
+            0 => self.generation(),
+            deadline if now_ms < deadline => self.generation(),
             _ => self.fallback(),
         }
     }
 
-    /// The slot in force before the deadline.
+    /// The generation in force before the deadline.
     #[inline(always)]
-    pub const fn slot(self) -> u32 {
+    pub const fn generation(self) -> u32 {
         (self.0 & 0xf) as u32
     }
 
-    /// The slot to fall back to.
+    /// The generation to fall back to.
     #[inline(always)]
     pub const fn fallback(self) -> u32 {
         (self.0 >> 4 & 0xf) as u32
@@ -319,7 +324,7 @@ impl Header {
 /// Longest name a rule's entry holds.
 pub const NAME_BYTES: usize = 55;
 
-/// One rule but for its conditions, by slot × [`MAX_RULES`] + rule.
+/// One rule but for its conditions, by generation × [`MAX_RULES`] + rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct RuleEntry {
@@ -389,8 +394,8 @@ const _: () = {
     // Every tally has a counter, and `Owner::rule` holds its number.
     assert!(RULES as usize + Tally::COUNT <= TALLIES as usize);
     assert!(TALLIES <= u16::MAX as u32);
-    // A slot is four bits of a `State`.
-    assert!(SLOTS <= 1 << 4);
+    // A generation is four bits of a `State`.
+    assert!(GENERATIONS <= 1 << 4);
     // `Header::defaults` has room for each.
     assert!(Direction::COUNT <= Header::NONE.defaults.len());
     assert!(size_of::<Header>() == 328);
@@ -411,9 +416,9 @@ mod tests {
     #[test]
     fn unconfirmed_policy_gives_way_at_its_deadline_and_not_before() {
         let state = State::until(2, 1, 3, 60_000);
-        assert_eq!(state.slot_at(59_999), 2);
-        assert_eq!(state.slot_at(60_000), 1);
-        assert_eq!((state.slot(), state.fallback()), (2, 1));
+        assert_eq!(state.generation_at(59_999), 2);
+        assert_eq!(state.generation_at(60_000), 1);
+        assert_eq!((state.generation(), state.fallback()), (2, 1));
         assert!(state.is_unconfirmed());
     }
 
@@ -430,20 +435,20 @@ mod tests {
 
     #[test]
     fn confirmed_policy_stays() {
-        assert_eq!(State::confirmed(1).slot_at(u64::MAX), 1);
+        assert_eq!(State::confirmed(1).generation_at(u64::MAX), 1);
         assert_eq!(State::confirmed(1).settled(u64::MAX), State::confirmed(1));
     }
 
     #[test]
     fn unfollowed_policy_gives_way_and_the_one_before_is_not_forgotten() {
         let unconfirmed = State::until(2, 1, 0, 60_000).with_exit(3);
-        assert_eq!(unconfirmed.slot_at(60_000), 1);
+        assert_eq!(unconfirmed.generation_at(60_000), 1);
         assert_eq!((unconfirmed.before(), unconfirmed.exit()), (1, Some(3)));
         assert!(!unconfirmed.is_leased());
 
         let leased = unconfirmed.leased_until(90_000);
-        assert_eq!(leased.slot_at(89_999), 2);
-        assert_eq!(leased.slot_at(90_000), 3);
+        assert_eq!(leased.generation_at(89_999), 2);
+        assert_eq!(leased.generation_at(90_000), 3);
         assert_eq!((leased.before(), leased.exit()), (1, Some(3)));
         assert!(leased.is_leased() && !leased.is_unconfirmed());
         assert_eq!(leased.leased_until(99_000).deadline_ms(), 99_000);

@@ -1,4 +1,4 @@
-//! Who has a listening socket open, as the eBPF programs of the tracepoint rung tell it:
+//! Who has a listening socket open, as the eBPF programs of the tracepoint backend tell it:
 //! to whom a connection came in is asked when it comes.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};

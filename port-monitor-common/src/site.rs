@@ -27,9 +27,9 @@ numbered! {
         RememberListener = 7,
         /// It could not be taken out of that table, likewise.
         ForgetListener = 8,
-        /// The owner of a listener could not be stored (tracepoint rung).
+        /// The owner of a listener could not be stored (tracepoint backend).
         RememberOwner = 9,
-        /// The owner of a listener that has ended stays (tracepoint rung).
+        /// The owner of a listener that has ended stays (tracepoint backend).
         ForgetOwner = 10,
         /// The arguments of a `connect` could not be kept until it returns: it is not told
         /// if it fails before its SYN.

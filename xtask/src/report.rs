@@ -88,9 +88,9 @@ impl fmt::Display for Tally {
 enum CaseResult {
     Pass,
     Fail,
-    /// The rung's known blind spot, which was shown to be exactly that.
+    /// The backend's known blind spot, which was shown to be exactly that.
     Blind,
-    /// The kernel lacks the rung.
+    /// The kernel lacks the backend.
     Skip,
 }
 
@@ -115,10 +115,10 @@ impl CaseResult {
     }
 }
 
-/// One case on one rung.
+/// One case on one backend.
 #[derive(Debug)]
 struct Case {
-    rung: String,
+    backend: String,
     name: String,
     result: CaseResult,
     text: String,
@@ -227,7 +227,7 @@ impl KernelReport {
     fn take_case(&mut self, rest: &str) -> Option<()> {
         let mut words = rest.splitn(4, ' ');
         self.cases.push(Case {
-            rung: words.next()?.to_owned(),
+            backend: words.next()?.to_owned(),
             name: words.next()?.to_owned(),
             result: CaseResult::parse(words.next()?)?,
             text: words.next().unwrap_or_default().to_owned(),
@@ -254,14 +254,14 @@ impl KernelReport {
         Some(())
     }
 
-    fn rungs(&self) -> Vec<&str> {
-        in_order(self.cases.iter().map(|case| case.rung.as_str()))
+    fn backends(&self) -> Vec<&str> {
+        in_order(self.cases.iter().map(|case| case.backend.as_str()))
     }
 
-    fn cell(&self, rung: &str, name: &str) -> &'static str {
+    fn cell(&self, backend: &str, name: &str) -> &'static str {
         self.cases
             .iter()
-            .find(|case| case.rung == rung && case.name == name)
+            .find(|case| case.backend == backend && case.name == name)
             .map_or("", |case| case.result.name())
     }
 }
@@ -276,7 +276,7 @@ pub(crate) fn render(reports: &[KernelReport]) -> Result<String, fmt::Error> {
                 writeln!(
                     text,
                     "{title}: {} {} {}: {}",
-                    report.kernel, case.rung, case.name, case.text
+                    report.kernel, case.backend, case.name, case.text
                 )?;
             }
         }
@@ -290,7 +290,7 @@ pub(crate) fn render(reports: &[KernelReport]) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
-/// Kernels and their rungs across, cases down.
+/// Kernels and their backends across, cases down.
 fn render_matrix(reports: &[KernelReport], text: &mut String) -> fmt::Result {
     let names = in_order(
         reports
@@ -300,10 +300,10 @@ fn render_matrix(reports: &[KernelReport], text: &mut String) -> fmt::Result {
     let mut rows = vec![vec![String::new()], vec!["case".to_owned()]];
     rows.extend(names.iter().map(|name| vec![(*name).to_owned()]));
     for report in reports {
-        for (index, rung) in report.rungs().into_iter().enumerate() {
+        for (index, backend) in report.backends().into_iter().enumerate() {
             let kernel = if index == 0 { &*report.kernel } else { "" };
-            let cells = names.iter().map(|name| report.cell(rung, name));
-            let column = [kernel, rung].into_iter().chain(cells);
+            let cells = names.iter().map(|name| report.cell(backend, name));
+            let column = [kernel, backend].into_iter().chain(cells);
             for (row, cell) in rows.iter_mut().zip(column) {
                 row.push(cell.to_owned());
             }
@@ -403,7 +403,7 @@ mod tests {
         whole.add(report("5.10", &parallel));
         assert_eq!(whole.tally(), tally(1, 1));
         assert_eq!(whole.instructions, [("on_connect".to_owned(), 321)]);
-        assert_eq!(whole.rungs(), ["fentry"]);
+        assert_eq!(whole.backends(), ["fentry"]);
     }
 
     fn tally(passed: u32, failed: u32) -> Tally {
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn the_matrix_has_kernels_and_rungs_across_and_cases_down() {
+    fn the_matrix_has_kernels_and_backends_across_and_cases_down() {
         let reports = [
             report(
                 "5.10",
@@ -423,16 +423,19 @@ mod tests {
                     "DONE 2 1",
                 ],
             ),
-            report("7.2", &["CASE fentry rung SKIP no trampolines", "DONE 0 0"]),
+            report(
+                "7.2",
+                &["CASE fentry backend SKIP no trampolines", "DONE 0 0"],
+            ),
         ];
         assert_eq!(
             render(&reports).unwrap(),
-            "      5.10            7.2\n\
-             case  fentry  kprobe  fentry\n\
-             ipv4  pass    blind\n\
-             ipv6  FAIL\n\
-             rung                  skip\n\
-             skipped: 7.2 fentry rung: no trampolines\n\
+            "         5.10            7.2\n\
+             case     fentry  kprobe  fentry\n\
+             ipv4     pass    blind\n\
+             ipv6     FAIL\n\
+             backend                  skip\n\
+             skipped: 7.2 fentry backend: no trampolines\n\
              failed: 5.10 fentry ipv6: pid 1, expected 2\n\
              failed: 7.2: no case ran\n\
              \n\
@@ -449,7 +452,7 @@ mod tests {
                 "INFO hello",
                 "CASE fentry a PASS",
                 "CASE kprobe a BLIND x",
-                "CASE tracepoint rung SKIP y",
+                "CASE tracepoint backend SKIP y",
                 "DONE 2 0",
             ],
         );

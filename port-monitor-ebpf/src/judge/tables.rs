@@ -5,8 +5,8 @@ use port_monitor_common::{
     addr,
     denial::Denial,
     generation::{
-        self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK, Header,
-        LEVELS, MODE_ENFORCE, MODE_NONE, SLOTS, State, TALLIES, Tally,
+        self, ASKS_EXE, ASKS_OWNER, ASKS_SELF, ASKS_USER, DENIES, ExeKey, FILTERS_LOOPBACK,
+        GENERATIONS, Header, LEVELS, MODE_ENFORCE, MODE_NONE, State, TALLIES, Tally,
     },
     mask::{Accepting, Mask, Part},
     pages::Page as _,
@@ -30,7 +30,7 @@ use crate::{
 
 /// Rules of each policy.
 const RULES_EACH: u32 = generation::RULES;
-/// The empty set of rules, in every slot.
+/// The empty set of rules, in every generation.
 const NO_RULE: u32 = 0;
 
 /// Whose connection it is.
@@ -76,7 +76,7 @@ pub(crate) struct Question {
 /// What was decided, and by what.
 #[derive(Clone, Copy)]
 pub(crate) struct Decision {
-    slot: u32,
+    generation: u32,
     /// A rule, or [`RULES_EACH`] and a [`Tally`].
     tally: u32,
     denies: bool,
@@ -126,7 +126,7 @@ impl Decision {
         let [high, low] = halves(&question.peer);
         let denies = u64::from(self.denies) << PACKET_DENIED;
         let what = u64::from(self.tally) | u64::from(question.port as u16) << 32 | denies;
-        let place = u64::from(self.slot) | u64::from(question.direction as u8) << 8;
+        let place = u64::from(self.generation) | u64::from(question.direction as u8) << 8;
         pm_note(self.now_ns, high, low, what, place);
     }
 
@@ -142,20 +142,22 @@ impl Decision {
             port: question.port as u16,
             // Transport and port share a number.
             direction: question.direction as u8 | ((question.port >> 16) as u8) << 7,
-            slot: self.slot as u8,
+            generation: self.generation as u8,
         }
     }
 
     #[inline(always)]
     fn count(&self) {
-        count(self.slot, self.tally, self.now_ns);
+        count(self.generation, self.tally, self.now_ns);
     }
 }
 
 /// Counts a decision.
 #[inline(always)]
-fn count(slot: u32, tally: u32, now_ns: u64) {
-    if let Some(hits) = HITS.get_ptr_mut((account::cpu() * SLOTS + slot) * TALLIES + tally) {
+fn count(generation: u32, tally: u32, now_ns: u64) {
+    if let Some(hits) =
+        HITS.get_ptr_mut((account::cpu() * GENERATIONS + generation) * TALLIES + tally)
+    {
         // SAFETY: a map value is valid for as long as the program runs.
         let (count, last) = unsafe { (&raw mut (*hits).count, &raw mut (*hits).last_ns) };
         account::add_one(count);
@@ -164,15 +166,15 @@ fn count(slot: u32, tally: u32, now_ns: u64) {
     }
 }
 
-/// The policy in force, and its slot.
+/// The policy in force, and its generation.
 #[inline(always)]
 pub(crate) fn policy(now_ns: u64) -> Option<(u32, &'static Header)> {
     let word = STATE.get_ptr(0)?;
     // SAFETY: a map value is valid for as long as the program runs.
     let state = State(unsafe { word.read_volatile() });
-    let slot = state.slot_at(now_ns / 1_000_000);
-    let header = POLICIES.get(slot)?;
-    (header.mode != MODE_NONE).then_some((slot, header))
+    let generation = state.generation_at(now_ns / 1_000_000);
+    let header = POLICIES.get(generation)?;
+    (header.mode != MODE_NONE).then_some((generation, header))
 }
 
 /// Decides; `None` where there is no policy, or it asks for what is not known.
@@ -196,27 +198,27 @@ pub(crate) fn judge<P: Party>(
 /// for each direction that have not ended.
 #[inline(always)]
 pub(crate) fn judge_peer<P: Party>(
-    (slot, header): (u32, &'static Header),
+    (generation, header): (u32, &'static Header),
     (now_ns, directions): (u64, u64),
     question: &Question,
     peer: Peer,
     party: &P,
 ) -> Option<Decision> {
     let decided = |(tally, denies)| Decision {
-        slot,
+        generation,
         tally,
         denies,
         enforces: header.mode == MODE_ENFORCE,
         now_ns,
     };
-    let Some(first) = first::<P>(slot, header, directions, question, peer, party) else {
+    let Some(first) = first::<P>(generation, header, directions, question, peer, party) else {
         // Tables that do not hold together decide for the policy's author.
         return Some(decided((RULES_EACH + Tally::Broken as u32, true)));
     };
     let Some(rule) = first else {
         return Some(decided(by_default(header, question, peer, party)));
     };
-    let flags = RULES.get(slot * RULES_EACH + rule)?.flags;
+    let flags = RULES.get(generation * RULES_EACH + rule)?.flags;
     if !P::IS_KNOWN && flags & ASKS_OWNER != 0 {
         return None;
     }
@@ -259,7 +261,7 @@ fn by_default<P: Party>(
 /// The first rule that matches; `None` where a table misses an entry.
 #[inline(always)]
 fn first<P: Party>(
-    slot: u32,
+    generation: u32,
     header: &'static Header,
     directions: u64,
     question: &Question,
@@ -268,16 +270,16 @@ fn first<P: Party>(
 ) -> Option<Option<u32>> {
     let direction = directions >> ((question.direction & 3) * 16) & 0xffff;
     let port = question.port;
-    let ports = PORTS.get(slot * generation::PORT_WORDS + port / 4)?;
+    let ports = PORTS.get(generation * generation::PORT_WORDS + port / 4)?;
     let port = *ports >> (port % 4 * 16) & 0xffff;
-    let (user, group, exe) = owner::<P>(slot, header, party);
+    let (user, group, exe) = owner::<P>(generation, header, party);
     let flow = packed([
         direction as u32,
         port as u32,
         peer.network(header),
         peer.this_host(),
     ]);
-    let owner = packed([user, group, exe, slot]);
+    let owner = packed([user, group, exe, generation]);
     match pm_first(flow, owner) {
         BROKEN => None,
         NONE => Some(None),
@@ -295,9 +297,14 @@ impl Peer {
     const NONE: Self = Self(1 << 33);
 
     #[inline(always)]
-    pub(crate) fn of(slot: u32, question: &Question) -> Self {
+    pub(crate) fn of(generation: u32, question: &Question) -> Self {
         let [high, low] = halves(&question.peer);
-        Self(pm_peer(slot.into(), high, low, question.is_self.into()))
+        Self(pm_peer(
+            generation.into(),
+            high,
+            low,
+            question.is_self.into(),
+        ))
     }
 
     #[inline(always)]
@@ -331,8 +338,8 @@ pub(crate) fn halves(addr: &Addr) -> [u64; 2] {
 /// reason as [`pm_first`].
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn pm_peer(slot: u64, high: u64, low: u64, is_self: u64) -> u64 {
-    let Some(header) = POLICIES.get(slot as u32) else {
+extern "C" fn pm_peer(generation: u64, high: u64, low: u64, is_self: u64) -> u64 {
+    let Some(header) = POLICIES.get(generation as u32) else {
         return 0;
     };
     let peer = [
@@ -341,8 +348,8 @@ extern "C" fn pm_peer(slot: u64, high: u64, low: u64, is_self: u64) -> u64 {
         low as u32,
         (low >> 32) as u32,
     ];
-    let peer = addr::canonical(peer).map(|word| mem::forget(word.into(), slot) as u32);
-    let network = match network(slot, &peer) {
+    let peer = addr::canonical(peer).map(|word| mem::forget(word.into(), generation) as u32);
+    let network = match network(generation, &peer) {
         NO_PAGE => header.other_network.into(),
         network => network,
     };
@@ -357,13 +364,13 @@ extern "C" fn pm_peer(slot: u64, high: u64, low: u64, is_self: u64) -> u64 {
 
 /// The mask of the networks an address is in; [`NO_PAGE`] where the policy names none.
 #[inline(always)]
-fn network(slot: u64, peer: &Addr) -> u64 {
+fn network(generation: u64, peer: &Addr) -> u64 {
     if addr::is_mapped(peer) {
         let addr = u32::from_be(peer[3]).into();
-        pm_page_v4(slot, pm_page_v4(slot, 0, addr), addr)
+        pm_page_v4(generation, pm_page_v4(generation, 0, addr), addr)
     } else {
         let [high, low] = halves(peer).map(u64::from_be);
-        pm_page_v6(slot, pm_page_v6(slot, 0, high, low), high, low)
+        pm_page_v6(generation, pm_page_v6(generation, 0, high, low), high, low)
     }
 }
 
@@ -371,12 +378,12 @@ fn network(slot: u64, peer: &Addr) -> u64 {
 /// page of this number.
 const NO_PAGE: u64 = u64::MAX;
 
-/// What a page of a slot's table of IPv4 addresses has for one. A function of its own for
+/// What a page of a generation's table of IPv4 addresses has for one. A function of its own for
 /// the same reason as [`pm_first`]: two pages are searched.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn pm_page_v4(slot: u64, page: u64, addr: u64) -> u64 {
-    let table = NETWORKS_V4.get(slot as u32);
+extern "C" fn pm_page_v4(generation: u64, page: u64, addr: u64) -> u64 {
+    let table = NETWORKS_V4.get(generation as u32);
     let page = table.and_then(|pages| pages.get(page as u32));
     page.map_or(NO_PAGE, |page| page.find(addr as u32).into())
 }
@@ -384,8 +391,8 @@ extern "C" fn pm_page_v4(slot: u64, page: u64, addr: u64) -> u64 {
 /// What a page of IPv6 networks has for an address, as [`pm_page_v4`] of IPv4.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn pm_page_v6(slot: u64, page: u64, high: u64, low: u64) -> u64 {
-    let table = NETWORKS_V6.get(slot as u32);
+extern "C" fn pm_page_v6(generation: u64, page: u64, high: u64, low: u64) -> u64 {
+    let table = NETWORKS_V6.get(generation as u32);
     let page = table.and_then(|pages| pages.get(page as u32));
     page.map_or(NO_PAGE, |page| page.find([high, low]).into())
 }
@@ -402,17 +409,17 @@ fn tell(denial: &Denial) {
 const PACKET_DENIED: u32 = 48;
 
 /// Counts what was decided of a packet, of which nobody is known, and tells of a denial: in
-/// `what` the counter, and the port from bit 32 on; in `place` the slot, and the direction
+/// `what` the counter, and the port from bit 32 on; in `place` the generation, and the direction
 /// from bit 8 on. A function of its own for the same reason as [`pm_first`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn pm_note(ts_ns: u64, high: u64, low: u64, what: u64, place: u64) -> u64 {
-    let (slot, tally) = (place as u8, what as u32);
+    let (generation, tally) = (place as u8, what as u32);
     if what >> PACKET_DENIED & 1 != 0 {
         // First: of what is counted nothing more is to come.
         tell(&packet_denial(ts_ns, [high, low], what, place));
     }
-    count(slot.into(), tally, ts_ns);
+    count(generation.into(), tally, ts_ns);
     0
 }
 
@@ -432,7 +439,7 @@ fn packet_denial(ts_ns: u64, [high, low]: [u64; 2], what: u64, place: u64) -> De
         tally: what as u32,
         port: (what >> 32) as u16,
         direction: (place >> 8) as u8,
-        slot: place as u8,
+        generation: place as u8,
     }
 }
 
@@ -448,16 +455,16 @@ fn packed([first, second, third, fourth]: [u32; 4]) -> u64 {
     u64::from(first) | u64::from(second) << 16 | u64::from(third) << 32 | u64::from(fourth) << 48
 }
 
-/// The mask of the owner's slot whose number is at this place.
+/// The mask of the owner's generation whose number is at this place.
 #[inline(always)]
 fn mask(numbers: u64, place: u32, owner: u64) -> Option<&'static Mask> {
-    let slot = (owner >> 48) as u32;
+    let generation = (owner >> 48) as u32;
     let number = (numbers >> (16 * place)) as u32 & 0xffff;
-    MASKS.get(slot * generation::MASKS + number)
+    MASKS.get(generation * generation::MASKS + number)
 }
 
 /// The first rule in the masks with these numbers: in `flow` of direction, port, network and
-/// this host, in `owner` of user, cgroup and executable, and the slot. A function that the
+/// this host, in `owner` of user, cgroup and executable, and the generation. A function that the
 /// verifier looks at by itself, once, whoever calls it: so its arguments are plain
 /// numbers, and its name is known to the linker.
 #[inline(never)]
@@ -515,13 +522,13 @@ fn first_in(flow: u64, owner: u64, part: usize) -> Option<u64> {
 
 /// The masks of user, cgroup and executable.
 #[inline(always)]
-fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, u32, u32) {
+fn owner<P: Party>(generation: u32, header: &Header, party: &P) -> (u32, u32, u32) {
     if !P::USER_IS_KNOWN {
         return (header.every, header.every, header.every);
     }
     let mut user = header.other_user;
     if header.asks & ASKS_USER != 0 {
-        if let Some(number) = USERS.get_value_ptr_mut(slot, &party.uid()) {
+        if let Some(number) = USERS.get_value_ptr_mut(generation, &party.uid()) {
             // SAFETY: a map value is valid for as long as the program runs.
             user = unsafe { number.read_volatile() };
         }
@@ -538,18 +545,18 @@ fn owner<P: Party>(slot: u32, header: &Header, party: &P) -> (u32, u32, u32) {
             device,
             reserved: 0,
         };
-        if let Some(number) = EXES.get_value_ptr_mut(slot, &key) {
+        if let Some(number) = EXES.get_value_ptr_mut(generation, &key) {
             // SAFETY: as above.
             exe = unsafe { number.read_volatile() };
         }
     }
-    (user, group(slot, header, party), exe)
+    (user, group(generation, header, party), exe)
 }
 
 /// The mask of the deepest cgroup that has one: it holds those of all it lies in.
 #[inline(always)]
-fn group<P: Party>(slot: u32, header: &Header, party: &P) -> u32 {
-    let Some(groups) = GROUPS.get(slot) else {
+fn group<P: Party>(generation: u32, header: &Header, party: &P) -> u32 {
+    let Some(groups) = GROUPS.get(generation) else {
         return header.other_group;
     };
     for up in 0..LEVELS {

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Where the loader puts the monitor's policy.
-const SLOT: u32 = 0;
+const GENERATION: u32 = 0;
 
 /// The owner of an event, as far as it is asked here.
 struct User {
@@ -90,16 +90,22 @@ fn judge(what: u64, high: u64, low: u64) -> Option<u64> {
         ],
         is_self: (what >> 24) as u32 & 1,
     };
-    let header = POLICIES.get(SLOT)?;
+    let header = POLICIES.get(GENERATION)?;
     // Of listeners no rule asks for a peer, and no default spares loopback.
-    let peer = Peer::of(SLOT, &question);
+    let peer = Peer::of(GENERATION, &question);
     let user = User {
         uid: (what >> 32) as u32,
         is_kernel: what >> 25 & 1 != 0,
     };
     // No rule of the monitor's ends: those that do are left to userspace.
-    let directions = ENDS.get(SLOT)?.endless();
-    let decision = tables::judge_peer((SLOT, header), (0, directions), &question, peer, &user)?;
+    let directions = ENDS.get(GENERATION)?.endless();
+    let decision = tables::judge_peer(
+        (GENERATION, header),
+        (0, directions),
+        &question,
+        peer,
+        &user,
+    )?;
     let denied = if decision.denies() { FLAG_DENIED } else { 0 };
     Some(u64::from(FLAG_JUDGED | denied) << 16 | u64::from(decision.tally()))
 }

@@ -12,7 +12,7 @@ use port_monitor_common::{
     config::PORT_SETS_WORDS,
     counters::ROW,
     executable::Executable,
-    generation::{self, ExeKey, GroupKey, Header, Hits, RuleEntry, SLOTS, TALLIES, UserKey},
+    generation::{self, ExeKey, GENERATIONS, GroupKey, Header, Hits, RuleEntry, TALLIES, UserKey},
     groups::{Name, Named, Row},
     listener::{Holder, MAX_CLOSED},
     mask::Mask,
@@ -66,7 +66,7 @@ pub(crate) static CONNECTING: LruHashMap<u32, Call> = LruHashMap::with_max_entri
 #[map(name = "pm_listening")]
 pub(crate) static LISTENING: HashMap<u64, Connection> = HashMap::with_max_entries(16_384, 0);
 
-/// Who listens where (tracepoint rung).
+/// Who listens where (tracepoint backend).
 #[map(name = "pm_listeners")]
 pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_entries(16_384, 0);
 
@@ -137,61 +137,63 @@ pub(crate) static REMOTE_NETS: LpmTrie<Addr, u8> =
 #[map(name = "pm_state")]
 pub(crate) static STATE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// The policies, by slot.
+/// The policies, by generation.
 #[map(name = "pm_policies")]
-pub(crate) static POLICIES: Array<Header> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
+pub(crate) static POLICIES: Array<Header> = Array::with_max_entries(GENERATIONS, BPF_F_MMAPABLE);
 
-/// Their rules, by slot and number.
+/// Their rules, by generation and number.
 #[map(name = "pm_rules")]
 pub(crate) static RULES: Array<RuleEntry> =
-    Array::with_max_entries(SLOTS * generation::RULES, BPF_F_MMAPABLE);
+    Array::with_max_entries(GENERATIONS * generation::RULES, BPF_F_MMAPABLE);
 
-/// Sets of rules, by slot and number; number 0 is the empty one.
+/// Sets of rules, by generation and number; number 0 is the empty one.
 #[map(name = "pm_masks")]
 pub(crate) static MASKS: Array<Mask> =
-    Array::with_max_entries(SLOTS * generation::MASKS, BPF_F_MMAPABLE);
+    Array::with_max_entries(GENERATIONS * generation::MASKS, BPF_F_MMAPABLE);
 
-/// The mask of every port, four in a word, by slot and port.
+/// The mask of every port, four in a word, by generation and port.
 #[map(name = "pm_ports")]
 pub(crate) static PORTS: Array<u64> =
-    Array::with_max_entries(SLOTS * generation::PORT_WORDS, BPF_F_MMAPABLE);
+    Array::with_max_entries(GENERATIONS * generation::PORT_WORDS, BPF_F_MMAPABLE);
 
-/// When their rules end, and the masks of the directions between two ends, by slot.
+/// When their rules end, and the masks of the directions between two ends, by generation.
 #[map(name = "pm_ends")]
-pub(crate) static ENDS: Array<Ends> = Array::with_max_entries(SLOTS, BPF_F_MMAPABLE);
+pub(crate) static ENDS: Array<Ends> = Array::with_max_entries(GENERATIONS, BPF_F_MMAPABLE);
 
-/// A table of each slot, as large as its policy needs; none where the policy has no use
+/// A table of each generation, as large as its policy needs; none where the policy has no use
 /// for it.
-type InEachSlot<Table> = ArrayOfMaps<Table, { SLOTS as usize }>;
+type InEachGeneration<Table> = ArrayOfMaps<Table, { GENERATIONS as usize }>;
 
 /// Pages, any number of them.
 type Pages<Page> = btf_maps::Array<Page, 1, { BPF_F_INNER_MAP as usize }>;
 
 /// The masks of IPv4 networks.
 #[btf_map(name = "pm_networks_v4")]
-pub(crate) static NETWORKS_V4: InEachSlot<Pages<PageV4>> = ArrayOfMaps::new();
+pub(crate) static NETWORKS_V4: InEachGeneration<Pages<PageV4>> = ArrayOfMaps::new();
 
 /// The masks of IPv6 networks.
 #[btf_map(name = "pm_networks_v6")]
-pub(crate) static NETWORKS_V6: InEachSlot<Pages<PageV6>> = ArrayOfMaps::new();
+pub(crate) static NETWORKS_V6: InEachGeneration<Pages<PageV6>> = ArrayOfMaps::new();
 
 /// The masks of users.
 #[btf_map(name = "pm_users")]
-pub(crate) static USERS: InEachSlot<btf_maps::HashMap<UserKey, u32, 1>> = ArrayOfMaps::new();
+pub(crate) static USERS: InEachGeneration<btf_maps::HashMap<UserKey, u32, 1>> = ArrayOfMaps::new();
 
 /// The masks of cgroups.
 #[btf_map(name = "pm_groups")]
-pub(crate) static GROUPS: InEachSlot<btf_maps::HashMap<GroupKey, u32, 1>> = ArrayOfMaps::new();
+pub(crate) static GROUPS: InEachGeneration<btf_maps::HashMap<GroupKey, u32, 1>> =
+    ArrayOfMaps::new();
 
 /// The masks of executables.
 #[btf_map(name = "pm_exes")]
-pub(crate) static EXES: InEachSlot<btf_maps::HashMap<ExeKey, u32, 1>> = ArrayOfMaps::new();
+pub(crate) static EXES: InEachGeneration<btf_maps::HashMap<ExeKey, u32, 1>> = ArrayOfMaps::new();
 
 /// This host's own addresses. For enforcement the loader has them allocated when they are
 /// written.
 #[map(name = "pm_self")]
 pub(crate) static SELF: HashMap<Addr, u8> = HashMap::with_max_entries(generation::ADDRESSES, 0);
 
-/// How often each rule decided, by CPU, slot and number; the loader sets the size.
+/// How often each rule decided, by CPU, generation and number; the loader sets the size.
 #[map(name = "pm_hits")]
-pub(crate) static HITS: Array<Hits> = Array::with_max_entries(SLOTS * TALLIES, BPF_F_MMAPABLE);
+pub(crate) static HITS: Array<Hits> =
+    Array::with_max_entries(GENERATIONS * TALLIES, BPF_F_MMAPABLE);

@@ -3,7 +3,7 @@
 //!
 //! A return probe does not see threads that were asleep in accept when it was
 //! attached; `graft` does. The kretprobe stands in for `graft` on the kprobe
-//! rung where the kernel has no `security_sock_graft`.
+//! backend where the kernel has no `security_sock_graft`.
 
 use core::mem::MaybeUninit;
 

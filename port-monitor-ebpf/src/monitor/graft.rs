@@ -3,7 +3,7 @@
 //!
 //! An entry hook, so it also sees threads that were asleep in accept before the
 //! attach. Beside the fexit of `accept` it reports only what that has not; on
-//! the kprobe rung it reports every accept, because the kernel has few return
+//! the kprobe backend it reports every accept, because the kernel has few return
 //! probes and each sleeping thread keeps one.
 
 use aya_ebpf::{

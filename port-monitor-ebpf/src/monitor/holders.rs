@@ -1,5 +1,5 @@
 //! `iter/task_file`: walks every open file at start-up and notes the listening sockets that
-//! are older than the monitor; and again when connections have come in (tracepoint rung),
+//! are older than the monitor; and again when connections have come in (tracepoint backend),
 //! to tell who has their listeners open. `iter/bpf_map_elem`: who has closed them.
 
 use core::{ffi::c_void, mem::MaybeUninit};

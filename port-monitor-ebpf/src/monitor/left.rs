@@ -69,7 +69,7 @@ fn is_over(sk: *const u8, entry: &Connection) -> bool {
         return true;
     }
     match state {
-        // What begins is noted before its state changes, on the tracepoint rung; an attempt
+        // What begins is noted before its state changes, on the tracepoint backend; an attempt
         // that fails within `connect` is over when that returns.
         TcpState::CLOSE => entry.is_open() || !sock::is_within_connect(sk),
         TcpState::LISTEN => !is_listener,

@@ -2,7 +2,7 @@
 //! chosen, in the listening thread (`net/ipv4/inet_hashtables.c`). The end is its
 //! LISTEN→CLOSE.
 //!
-//! On the tracepoint rung CLOSE→LISTEN, which comes before the port of a socket
+//! On the tracepoint backend CLOSE→LISTEN, which comes before the port of a socket
 //! that was never bound is chosen, and before the kernel may still refuse.
 
 use core::mem::MaybeUninit;

@@ -111,7 +111,7 @@ fn is_attempt(sk: *const u8, state: TcpState) -> bool {
 }
 
 /// A hook will see it begin, or just does: the attempt whose SYN is to be sent, and the
-/// listener that is to be entered into a table; on the tracepoint rung the Fast Open
+/// listener that is to be entered into a table; on the tracepoint backend the Fast Open
 /// connection whose handshake is to be complete.
 #[inline(always)]
 fn is_to_come(sk: *const u8, state: TcpState, is_attempt: bool) -> bool {

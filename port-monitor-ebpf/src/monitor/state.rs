@@ -1,4 +1,4 @@
-//! `inet_sock_set_state`, all by itself: the tracepoint rung.
+//! `inet_sock_set_state`, all by itself: the tracepoint backend.
 //!
 //! Attempts at CLOSE→`SYN_SENT`, in the connecting thread, before the kernel
 //! chooses a local port. Inbound connections at `SYN_RECV`→ESTABLISHED, in

@@ -290,7 +290,7 @@ pub(crate) fn report(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: 
     report_or::<false, 0>(ctx, sk, old, new)
 }
 
-/// Does what [`report`] does; on the tracepoint rung, a completed handshake that belongs to
+/// Does what [`report`] does; on the tracepoint backend, a completed handshake that belongs to
 /// no attempt is an inbound connection, and nobody sees what `connect` returns. All in one,
 /// so that there is one copy of what they share.
 #[inline(always)]

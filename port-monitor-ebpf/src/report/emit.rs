@@ -10,7 +10,7 @@ use aya_log_ebpf::debug;
 use port_monitor_common::{
     ABI_VERSION, TcpEvent,
     counters::{Counter, Extra, Hook, extra_slot, slot},
-    event::{CloseEvent, EventKind, FLAG_CANARY, FLAG_DENIED, FLAG_LOCAL_PORT_UNBOUND},
+    event::{CloseEvent, EventKind, FLAG_DENIED, FLAG_LOCAL_PORT_UNBOUND, FLAG_SELF_TEST},
 };
 use zerocopy::FromZeros;
 
@@ -140,17 +140,17 @@ fn emit_by<T: AsMut<TcpEvent>>(
 ) -> Look {
     let event = record.as_mut();
     let row = Row::of_this_cpu().ok_or(Stop::NotOurs)?;
-    let is_canary = task::is_monitor(event.owner.tgid);
-    if is_canary {
-        event.flags |= FLAG_CANARY;
-        row.count(extra_slot(Extra::Canary));
+    let is_self_test = task::is_monitor(event.owner.tgid);
+    if is_self_test {
+        event.flags |= FLAG_SELF_TEST;
+        row.count(extra_slot(Extra::SelfTest));
     } else {
         if config!(kinds) & 1 << event.kind == 0 {
             return Err(Stop::NotOurs);
         }
         row.count(slot(hook, Counter::Hit));
     }
-    let fate = if is_canary || owner_passes && filter::flow_passes(event) {
+    let fate = if is_self_test || owner_passes && filter::flow_passes(event) {
         if event.local_port == 0 {
             event.flags |= FLAG_LOCAL_PORT_UNBOUND;
         }
@@ -168,7 +168,7 @@ fn emit_by<T: AsMut<TcpEvent>>(
     } else {
         Counter::Filtered
     };
-    if is_canary {
+    if is_self_test {
         return Ok(());
     }
     row.count(slot(hook, fate));

@@ -100,7 +100,7 @@ fn net_passes(flow: &TcpEvent) -> bool {
             .is_some()
 }
 
-/// The attempt may pass once its local port is known: on the tracepoint rung
+/// The attempt may pass once its local port is known: on the tracepoint backend
 /// the port filters cannot judge an unbound socket.
 #[inline(always)]
 pub(crate) fn may_pass_when_bound(flow: &TcpEvent) -> bool {

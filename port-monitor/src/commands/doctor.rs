@@ -9,7 +9,7 @@ use crate::{
     base::exit_code::{ExitCode, Failure},
     events::record::Failed,
     host::{cgroup::CgroupTree, process::v1_hierarchies},
-    kernel::{self, Kernel, KernelError, Rung, SelfTest, Settings, filters::Filters, preflight},
+    kernel::{self, Backend, Kernel, KernelError, SelfTest, Settings, filters::Filters, preflight},
 };
 
 /// Flags of `doctor`.
@@ -26,7 +26,7 @@ struct Report {
     version: &'static str,
     kernel: String,
     checks: Vec<Check>,
-    backends: Vec<Backend>,
+    backends: Vec<Tried>,
     /// The backend that `--backend auto` takes.
     auto: Option<&'static str>,
 }
@@ -41,9 +41,9 @@ struct Check {
     remedy: Option<&'static str>,
 }
 
-/// One rung of the ladder, tried.
+/// A backend, tried.
 #[derive(Debug, Serialize)]
-struct Backend {
+struct Tried {
     name: &'static str,
     /// Why it cannot be used; `None` when it works.
     refused: Option<String>,
@@ -95,15 +95,15 @@ pub fn run(args: &Args, mut out: impl Write) -> Result<ExitCode, Failure> {
 
 fn examine() -> Report {
     let mut self_test = SelfTest::default();
-    let backends: Vec<_> = Rung::ALL
+    let backends: Vec<_> = Backend::ALL
         .into_iter()
-        .map(|rung| {
-            let backend = try_backend(rung, self_test.clone());
+        .map(|backend| {
+            let tried = try_backend(backend, self_test.clone());
             // What did not come to one backend's self-test will not come to the next.
-            if !backend.unproven.is_empty() {
+            if !tried.unproven.is_empty() {
                 self_test.patience = SelfTest::BRIEF;
             }
-            backend
+            tried
         })
         .collect();
     let auto = backends.iter().find(|backend| backend.refused.is_none());
@@ -200,9 +200,9 @@ fn sysctl(name: &'static str) -> Check {
 }
 
 /// Attaches a backend that keeps nothing, proves it, and detaches it.
-fn try_backend(rung: Rung, self_test: SelfTest) -> Backend {
+fn try_backend(backend: Backend, self_test: SelfTest) -> Tried {
     let settings = Settings {
-        backend: Some(rung),
+        backend: Some(backend),
         filters: Filters {
             tree: true,
             ..Filters::default()
@@ -216,16 +216,16 @@ fn try_backend(rung: Rung, self_test: SelfTest) -> Backend {
         verified_instructions,
     };
     match Kernel::start(&settings) {
-        Ok((kernel, _)) => Backend {
-            name: rung.name(),
+        Ok((kernel, _)) => Tried {
+            name: backend.name(),
             refused: None,
             blind_spots: kernel.blind_spots().to_vec(),
             unproven: kernel.unproven().to_vec(),
             failures: kernel.counters().failures().iter().map(failure).collect(),
             programs: kernel.programs().into_iter().map(program).collect(),
         },
-        Err(error) => Backend {
-            name: rung.name(),
+        Err(error) => Tried {
+            name: backend.name(),
             refused: Some(reason(&error)),
             blind_spots: Vec::new(),
             unproven: Vec::new(),
@@ -246,7 +246,7 @@ fn failure(failed: &Failed) -> KernelFailure {
 /// Why a backend is refused; the report names backend and kernel already.
 fn reason(error: &KernelError) -> String {
     match error {
-        KernelError::Rung { refusal, .. } => refusal.reason().to_owned(),
+        KernelError::Backend { refusal, .. } => refusal.reason().to_owned(),
         error => error.to_string(),
     }
 }

@@ -12,8 +12,8 @@ use serde_json::{Map, Value, de::StrRead};
 use crate::events::wire::{
     Line, VERSION,
     words::{
-        ConnectionAction, ConnectionDataset, DoorAction, DoorDataset, LossAction, LossCause,
-        Spelled, StartAction, StreamDataset, SummaryAction, Word,
+        ConnectionAction, ConnectionDataset, ListenerAction, ListenerDataset, LossAction,
+        LossCause, Spelled, StartAction, StreamDataset, SummaryAction, Word,
     },
 };
 
@@ -107,11 +107,11 @@ pub(crate) fn read(text: &str) -> Result<Read, ReadError> {
 /// to one that has the names of 2 already, nothing happens.
 fn from_1(document: &mut Value) {
     for (field, old, new) in [
-        ("/event/action", "door", DoorAction::Door.word()),
+        ("/event/action", "door", ListenerAction::Listener.word()),
         (
             "/event/dataset",
             "port_monitor.door",
-            DoorDataset::Door.word(),
+            ListenerDataset::Listener.word(),
         ),
     ] {
         if let Some(word) = document.pointer_mut(field)
@@ -179,8 +179,8 @@ fn line<'de, D: Deserializer<'de>>(
         Line::Summary(Deserialize::deserialize(document)?)
     } else if is::<ConnectionDataset>(dataset) && is::<ConnectionAction>(action) {
         Line::Connection(Deserialize::deserialize(document)?)
-    } else if is::<DoorDataset>(dataset) && is::<DoorAction>(action) {
-        Line::Door(Deserialize::deserialize(document)?)
+    } else if is::<ListenerDataset>(dataset) && is::<ListenerAction>(action) {
+        Line::Listener(Deserialize::deserialize(document)?)
     } else {
         return Ok(None);
     }))

@@ -215,9 +215,9 @@ pub struct Header {
     pub kernel: String,
     /// `/proc/sys/kernel/random/boot_id`: event ids and boot times belong to it.
     pub boot_id: String,
-    /// The rung in use: `fentry`, `kprobe`, `tracepoint`.
+    /// The backend in use: `fentry`, `kprobe`, `tracepoint`.
     pub backend: &'static str,
-    /// What this rung cannot see on this kernel, a sentence each.
+    /// What this backend cannot see on this kernel, a sentence each.
     pub blind_spots: Vec<String>,
     /// What the self-test could not prove, and why, a sentence each.
     pub unproven: Vec<String>,
@@ -341,7 +341,7 @@ pub struct Summary {
     /// Events written to the output.
     pub shown: u64,
     /// Events the output took too slowly, or failed to take.
-    pub dropped: u64,
+    pub lost_at_output: u64,
     /// Events that broke the policy, shown or not; the end of a connection is not
     /// another one.
     pub violations: u64,
@@ -367,13 +367,13 @@ impl Summary {
             + self.hidden
     }
 
-    /// Lost: program skipped, ring full, undecodable, or dropped on the way out.
+    /// Lost: program skipped, ring full, undecodable, or not written.
     pub fn lost(&self) -> u64 {
         let counts = self.hooks.iter().map(|(_, count)| count);
         let kernel: u64 = counts
             .map(|count| count.reserve_failed + count.skipped)
             .sum();
-        kernel + self.undecodable + self.dropped
+        kernel + self.undecodable + self.lost_at_output
     }
 
     /// Full kernel tables: attempts without an outcome, connections without an

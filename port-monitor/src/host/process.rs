@@ -219,7 +219,7 @@ fn executes(dir: &OwnedFd, path: &Path, exe: Option<FileId>) -> bool {
     exe.is_some() && now == exe
 }
 
-/// When this process started, in /proc's ticks since boot: what the canary
+/// When this process started, in /proc's ticks since boot: what the self-test
 /// compares the kernel's word with.
 pub(crate) fn own_start_ticks() -> Option<u64> {
     Stat::parse(&fs::read("/proc/self/stat").ok()?).map(|stat| stat.start_ticks)

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 /// A backend: a set of hooks that yields the same records as the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Rung {
+pub enum Backend {
     /// BPF trampolines on `tcp_connect`, `inet_csk_accept`,
     /// `security_sock_graft`: cheapest and most complete
     Fentry,
@@ -15,8 +15,8 @@ pub enum Rung {
     Tracepoint,
 }
 
-impl Rung {
-    /// Every rung, best first.
+impl Backend {
+    /// Every backend, best first.
     pub const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
 
     /// The name users see.
@@ -29,18 +29,18 @@ impl Rung {
     }
 }
 
-/// Why a rung was refused.
+/// Why a backend was refused.
 #[derive(Debug, Error)]
-#[error("{}: {reason}", rung.name())]
-pub struct RungError {
-    /// The rung.
-    pub rung: Rung,
+#[error("{}: {reason}", backend.name())]
+pub struct BackendError {
+    /// The backend.
+    pub backend: Backend,
     /// The hook that failed and the kernel's answer, one line.
     pub(super) reason: String,
 }
 
-impl RungError {
-    /// The hook that failed and the kernel's answer, without the rung's name.
+impl BackendError {
+    /// The hook that failed and the kernel's answer, without the backend's name.
     pub fn reason(&self) -> &str {
         &self.reason
     }

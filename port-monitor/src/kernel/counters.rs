@@ -118,7 +118,7 @@ impl Counters {
     /// Looks that programs began, and those of them that ended without an event: for there
     /// was nothing to report, or they were the self-test's.
     pub fn looks(&self) -> (u64, u64) {
-        let not_ours = self.extra(Extra::NotOurs) + self.extra(Extra::Canary);
+        let not_ours = self.extra(Extra::NotOurs) + self.extra(Extra::SelfTest);
         (
             self.extra(Extra::Ours) + self.extra(Extra::NotOurs),
             not_ours,

@@ -8,7 +8,7 @@ use std::{
 use aya::{EbpfError, maps::MapError};
 use thiserror::Error;
 
-use super::{backend::RungError, btf, preflight};
+use super::{backend::BackendError, btf, preflight};
 
 /// Where the kernel describes its own types.
 pub const SYSTEM_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -44,32 +44,32 @@ pub enum KernelError {
     /// A map could not be read or written.
     #[error("eBPF map: {0}")]
     Map(String),
-    /// No rung attaches; one reason each.
+    /// No backend attaches; one reason each.
     #[error("no backend attaches on kernel {kernel}: {reasons}")]
-    NoRung {
+    NoBackend {
         /// `uname -r`.
         kernel: String,
-        /// The rungs' reasons.
+        /// The backends' reasons.
         reasons: String,
     },
-    /// The rung asked for does not attach.
+    /// The backend asked for does not attach.
     #[error(
         "backend {} does not attach on kernel {kernel}: {}; try --backend auto",
-        refusal.rung.name(),
+        refusal.backend.name(),
         refusal.reason()
     )]
-    Rung {
+    Backend {
         /// `uname -r`.
         kernel: String,
-        /// The rung and its reason.
-        refusal: RungError,
+        /// The backend and its reason.
+        refusal: BackendError,
     },
     /// The sockets older than the monitor could not be listed.
     #[error("list the open sockets: {0}")]
     Snapshot(String),
     /// The self-test failed.
     #[error(transparent)]
-    Canary(#[from] CanaryError),
+    SelfTest(#[from] SelfTestError),
 }
 
 impl From<MapError> for KernelError {
@@ -116,9 +116,9 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text.replace('\n', " ")
 }
 
-/// What the canary found wrong.
+/// What the self-test found wrong.
 #[derive(Debug, Error)]
-pub enum CanaryError {
+pub enum SelfTestError {
     /// A field is not what it must be.
     #[error(
         "kernel {kernel} reports {field} {reported} for the monitor's own {event}, the truth is \

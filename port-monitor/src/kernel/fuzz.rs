@@ -9,9 +9,9 @@ use super::{
         tables::memory::in_fdinfo,
     },
     host_btf::Types,
-    misses, preemption,
+    preemption,
     preflight::{self, Capabilities},
-    ring,
+    ring, skips,
 };
 
 /// A record of the ring buffer.
@@ -56,7 +56,7 @@ pub(crate) fn text(bytes: &[u8]) {
     assert!(local_v6(&text).count() <= lines);
     place_of(&text, 7);
     in_fdinfo(&text);
-    misses::parse(&text);
+    skips::parse(&text);
     preflight::active_mode(&text);
     preemption::is_preemptible(&text);
 }

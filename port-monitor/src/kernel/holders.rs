@@ -1,5 +1,5 @@
 //! Who has a listener open now, and who closed it: asked of the kernel when connections
-//! have come in on the tracepoint rung.
+//! have come in on the tracepoint backend.
 
 use std::{
     fs::File,

@@ -1,5 +1,5 @@
-//! The only user of aya: loads the object, climbs down the ladder until a rung
-//! attaches, proves it with the canary, and hands out ring and counters.
+//! The only user of aya: loads the object, tries one backend after another until
+//! one attaches, proves it with the self-test, and hands out ring and counters.
 //! Dropping [`Kernel`] detaches everything.
 
 mod aya_workarounds;
@@ -22,7 +22,6 @@ mod iterator;
 mod left;
 mod mapped;
 mod maps;
-mod misses;
 mod monitor;
 mod object;
 mod pod;
@@ -34,10 +33,11 @@ pub mod ring;
 mod run;
 mod self_test;
 pub mod settings;
+mod skips;
 mod snapshot;
 
-pub use backend::{Rung, RungError};
-pub use error::{CanaryError, KernelError, SYSTEM_BTF, kernel_release};
+pub use backend::{Backend, BackendError};
+pub use error::{KernelError, SYSTEM_BTF, SelfTestError, kernel_release};
 pub use executables::Noted;
 pub use holders::Holders;
 pub use monitor::Kernel;

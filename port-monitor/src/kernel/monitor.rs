@@ -16,7 +16,7 @@ use port_monitor_common::{
 
 use super::{
     aya_workarounds::forged_btf::LazyBtf,
-    backend::{Rung, RungError},
+    backend::{Backend, BackendError},
     backends::{self, Links, Needs},
     btf::{self, Need},
     counters::{self, Counters},
@@ -27,15 +27,15 @@ use super::{
     holders::{self, Holders},
     host_btf::Types,
     left::{self, Left},
-    maps, misses,
+    maps,
     object::{self, Sizes},
     preflight,
     progress::{self, Progress},
     records::Records,
     ring, run,
-    self_test::{self, Canary, Findings, Watchers},
+    self_test::{self, Findings, Prepared, Watchers},
     settings::{MIN_MAX_CONNECTIONS, Settings},
-    snapshot,
+    skips, snapshot,
 };
 use crate::events::record::HookCount;
 
@@ -57,7 +57,7 @@ const OUTCOMES: [EventKind; 3] = [EventKind::Connected, EventKind::Failed, Event
 pub struct Kernel {
     ebpf: Ebpf,
     links: Links,
-    rung: Rung,
+    backend: Backend,
     kinds: Vec<EventKind>,
     blind_spots: Vec<String>,
     waiting: Vec<String>,
@@ -74,19 +74,19 @@ impl Kernel {
     pub fn start(settings: &Settings) -> Result<(Self, Records), KernelError> {
         preflight::check()?;
         // It finds its place while the programs are loaded.
-        let canary = Canary::prepare(&settings.self_test)?;
+        let prepared = Prepared::prepare(&settings.self_test)?;
         let path = settings.btf.clone().unwrap_or_else(|| SYSTEM_BTF.into());
         let types = Types::read(&path)?;
         check_needs(&types, settings).map_err(|error| KernelError::Btf { path, error })?;
         let needs = run::needs(&types, settings);
         let lazy_btf = types.lazy_btf(backends::trampolines(&needs));
-        let (mut ebpf, rung, attached, waiting) = climb(settings.backend, |rung| {
-            attach(&types.offsets, &needs, settings, &lazy_btf, rung)
+        let (mut ebpf, backend, attached, waiting) = choose(settings.backend, |backend| {
+            attach(&types.offsets, &needs, settings, &lazy_btf, backend)
         })?;
         let (links, mut blind_spots) = attached;
         let left = Left::wanted(&needs, &mut ebpf, &lazy_btf)?;
         let mut ask = || Holders::of(&types, &mut ebpf, &lazy_btf, &mut blind_spots);
-        let inbound = settings.asks_for_holders(rung);
+        let inbound = settings.asks_for_holders(backend);
         let inbound = inbound.map(|wanted| (wanted, ask()));
         // As large as the ring: where it is needed no more, the two are never both there.
         let older = settings.wants_older().then_some(lazy_btf);
@@ -97,13 +97,13 @@ impl Kernel {
         let violations = violations.map(|_| ring::take(&mut ebpf, ring::VIOLATIONS));
         let violations = violations.transpose()?;
         let mut early = Vec::new();
-        let older_listeners = older.as_ref().filter(|_| rung != Rung::Tracepoint);
+        let older_listeners = older.as_ref().filter(|_| backend != Backend::Tracepoint);
         older_listeners.map_or(Ok(()), |btf| snapshot::listeners(&mut ebpf, btf))?;
-        let attached = self_test::Attached::of(rung, &needs, &blind_spots);
+        let attached = self_test::Attached::of(backend, &needs, &blind_spots);
         // Before connections that are open fill the table.
         let watchers = Watchers::of(&links, &counters);
         let keep = |record: &[u8]| early.push(record.to_vec());
-        let self_test = canary.run(&mut records, attached, &watchers, keep)?;
+        let self_test = prepared.run(&mut records, attached, &watchers, keep)?;
         drop(watchers);
         let executables = Noted::trusted(&ebpf, &mut blind_spots);
         settings.faults.begin(&counters);
@@ -115,7 +115,7 @@ impl Kernel {
         let kernel = Self {
             ebpf,
             links,
-            rung,
+            backend,
             kinds: settings.kinds.clone(),
             blind_spots,
             waiting,
@@ -136,12 +136,12 @@ impl Kernel {
         Ok((kernel, records))
     }
 
-    /// The rung in use.
-    pub const fn rung(&self) -> Rung {
-        self.rung
+    /// The backend in use.
+    pub const fn backend(&self) -> Backend {
+        self.backend
     }
 
-    /// What this rung cannot see on this kernel, a sentence each.
+    /// What this backend cannot see on this kernel, a sentence each.
     pub fn blind_spots(&self) -> &[String] {
         &self.blind_spots
     }
@@ -236,9 +236,9 @@ impl Kernel {
     /// middle of a bpf(2). An accept with two hooks is lost only if both were
     /// skipped: at most as often as either.
     fn skipped_of(&self, hook: Hook) -> u64 {
-        let misses = |names: &[&str]| -> u64 {
+        let skips = |names: &[&str]| -> u64 {
             let programs = names.iter().filter_map(|name| self.ebpf.program(name));
-            programs.map(misses::of).sum()
+            programs.map(skips::of).sum()
         };
         let is_wanted = |kind: &EventKind| self.kinds.contains(kind);
         match hook {
@@ -247,13 +247,13 @@ impl Kernel {
             Hook::Listen if !is_wanted(&EventKind::Listen) => 0,
             Hook::Outcome if !OUTCOMES.iter().any(is_wanted) => 0,
             // An attempt that was not seen has no outcome either.
-            Hook::Connect | Hook::Outcome => misses(&["pm_connect_fe", "pm_connect_kp"]),
-            Hook::Accept if self.rung == Rung::Fentry => {
-                let returns = misses(&["pm_accept_fe4", "pm_accept_fe2"]);
-                returns.min(misses(&["pm_graft_fe", "pm_graft_mkp"]))
+            Hook::Connect | Hook::Outcome => skips(&["pm_connect_fe", "pm_connect_kp"]),
+            Hook::Accept if self.backend == Backend::Fentry => {
+                let returns = skips(&["pm_accept_fe4", "pm_accept_fe2"]);
+                returns.min(skips(&["pm_graft_fe", "pm_graft_mkp"]))
             }
-            Hook::Accept => misses(&["pm_graft_kp", "pm_accept_krp"]),
-            Hook::Listen => misses(&["pm_listen4_fe", "pm_listen6_fe", "pm_listen_kp"]),
+            Hook::Accept => skips(&["pm_graft_kp", "pm_accept_krp"]),
+            Hook::Listen => skips(&["pm_listen4_fe", "pm_listen6_fe", "pm_listen_kp"]),
             // The programs of a close run for every change of state, and stand in for each
             // other: what all of them missed is found out by what it leaves.
             Hook::Close => self.counters.extra(Extra::Unseen),
@@ -269,24 +269,24 @@ impl Kernel {
     }
 }
 
-/// A rung's programs: the object, the links with what the rung does not see, and which
+/// A backend's programs: the object, the links with what the backend does not see, and which
 /// cgroups of the filter are not there yet.
-type Attached = (Ebpf, Rung, (Links, Vec<String>), Vec<String>);
+type Attached = (Ebpf, Backend, (Links, Vec<String>), Vec<String>);
 
-/// Loads and attaches a rung.
+/// Loads and attaches a backend.
 fn attach(
     offsets: &Offsets,
     needs: &Needs,
     settings: &Settings,
     btf: &LazyBtf,
-    rung: Rung,
-) -> Result<Result<Attached, RungError>, KernelError> {
-    let mut ebpf = load(offsets, needs, settings, rung)?;
+    backend: Backend,
+) -> Result<Result<Attached, BackendError>, KernelError> {
+    let mut ebpf = load(offsets, needs, settings, backend)?;
     let groups = &settings.filters.groups;
     let (links, waiting) = if groups.is_empty() {
         (Links::default(), Vec::new())
     } else {
-        let links = match backends::follow(&mut ebpf, btf, rung) {
+        let links = match backends::follow(&mut ebpf, btf, backend) {
             Ok(links) => links,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -294,20 +294,20 @@ fn attach(
         (links, groups::find(&mut ebpf, groups)?)
     };
     let links = links.without(settings.faults.program);
-    let attached = backends::attach(&mut ebpf, btf, rung, needs, links);
-    Ok(attached.map(|attached| (ebpf, rung, attached, waiting)))
+    let attached = backends::attach(&mut ebpf, btf, backend, needs, links);
+    Ok(attached.map(|attached| (ebpf, backend, attached, waiting)))
 }
 
-/// The object with a rung's programs, and its maps as the run needs them, filters and
+/// The object with a backend's programs, and its maps as the run needs them, filters and
 /// policy written.
 fn load(
     offsets: &Offsets,
     needs: &Needs,
     settings: &Settings,
-    rung: Rung,
+    backend: Backend,
 ) -> Result<Ebpf, KernelError> {
     let counters = counters::of_each_cpu(1)?;
-    // Where nobody asks for more than beginnings, only the canary's own are remembered.
+    // Where nobody asks for more than beginnings, only the self-test's own are remembered.
     let connections = if needs.wants_outcomes() {
         settings.max_connections
     } else {
@@ -332,23 +332,23 @@ fn load(
         sizes = sizes.with_policy(settings.ring_bytes);
     }
     let log_level = settings.log_level.map_or(0, |level| level as u8);
-    let mut programs = backends::programs(rung, needs);
+    let mut programs = backends::programs(backend, needs);
     if !groups.is_empty() {
         programs.extend(backends::FOLLOW);
     }
-    if settings.wants_older() || rung == Rung::Tracepoint {
+    if settings.wants_older() || backend == Backend::Tracepoint {
         programs.extend(snapshot::PROGRAMS);
         programs.push(progress::PROGRAM);
     }
     if needs.wants_outcomes() {
         programs.push(left::PROGRAM);
     }
-    if settings.asks_for_holders(rung).is_some() {
+    if settings.asks_for_holders(backend).is_some() {
         programs.extend(holders::PROGRAMS);
     }
     let (executables, slots) = executables::slots_for(offsets)?;
     let sizes = sizes.with_executables(slots);
-    let config = run::config(settings, rung, executables);
+    let config = run::config(settings, backend, executables);
     let mut ebpf = object::load(offsets, &config, &sizes, log_level, &programs)?;
     settings.filters.write(&mut ebpf)?;
     if let Some(policy) = &settings.policy {
@@ -366,18 +366,18 @@ fn start_logger(settings: &Settings, ebpf: &mut Ebpf) -> Result<Option<Logger>, 
     logger.map_err(|error| KernelError::Load(chain(&error)))
 }
 
-/// Attaches the rung asked for, or the best one that attaches.
-fn climb<T>(
-    backend: Option<Rung>,
-    attach: impl Fn(Rung) -> Result<Result<T, RungError>, KernelError>,
+/// Attaches the backend asked for, or the best one that attaches.
+fn choose<T>(
+    backend: Option<Backend>,
+    attach: impl Fn(Backend) -> Result<Result<T, BackendError>, KernelError>,
 ) -> Result<T, KernelError> {
     let kernel = kernel_release();
-    if let Some(rung) = backend {
-        return attach(rung)?.map_err(|refusal| KernelError::Rung { kernel, refusal });
+    if let Some(backend) = backend {
+        return attach(backend)?.map_err(|refusal| KernelError::Backend { kernel, refusal });
     }
     let mut reasons = Vec::new();
-    for rung in Rung::ALL {
-        match attach(rung)? {
+    for backend in Backend::ALL {
+        match attach(backend)? {
             Ok(attached) => return Ok(attached),
             Err(error) => {
                 log::info!("{error}");
@@ -386,7 +386,7 @@ fn climb<T>(
         }
     }
     let reasons = reasons.join("; ");
-    Err(KernelError::NoRung { kernel, reasons })
+    Err(KernelError::NoBackend { kernel, reasons })
 }
 
 /// What this run asks for, this kernel has, or says what is missing.

@@ -1,5 +1,5 @@
 //! The embedded eBPF object: loads its maps, with the run's settings as
-//! read-only globals. Programs are loaded by the ladder.
+//! read-only globals. Programs are loaded by the backends.
 
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
 use port_monitor_common::{

@@ -15,7 +15,7 @@ pub struct Records {
     /// What of inbound connections is asked for, where the records do not tell whose they
     /// are; and who tells it, unless the kernel refuses that.
     pub inbound: Option<(Wanted, Option<Holders>)>,
-    /// What arrived while the canary ran, oldest first.
+    /// What arrived while the self-test ran, oldest first.
     pub early: Vec<Vec<u8>>,
 }
 

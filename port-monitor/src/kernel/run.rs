@@ -1,13 +1,13 @@
-//! What the eBPF programs are told of a run, and what a rung needs to know of it.
+//! What the eBPF programs are told of a run, and what a backend needs to know of it.
 
 use port_monitor_common::{config::Config, event::EventKind};
 
 use super::{
-    backend::Rung, backends::Needs, btf::Need, host_btf::Types, preemption, settings::Settings,
+    backend::Backend, backends::Needs, btf::Need, host_btf::Types, preemption, settings::Settings,
 };
 
 /// The settings; `executables` are the slots of each CPU for the paths of processes.
-pub(super) fn config(settings: &Settings, rung: Rung, executables: u32) -> Config {
+pub(super) fn config(settings: &Settings, backend: Backend, executables: u32) -> Config {
     let mut salt = [0; 8];
     if rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty()).is_err() {
         log::warn!("no random numbers: connection ids are not keyed");
@@ -15,7 +15,7 @@ pub(super) fn config(settings: &Settings, rung: Rung, executables: u32) -> Confi
     Config {
         salt: u64::from_ne_bytes(salt),
         self_tgid: std::process::id(),
-        kinds: match settings.asks_for_holders(rung) {
+        kinds: match settings.asks_for_holders(backend) {
             // Whose a connection was is known from its beginning.
             Some(_) => bits(&settings.kinds) | EventKind::Accept.bit(),
             None => bits(&settings.kinds),
@@ -27,12 +27,12 @@ pub(super) fn config(settings: &Settings, rung: Rung, executables: u32) -> Confi
             .into(),
         judge: settings.policy.is_some().into(),
         inject: settings.faults.site.is_some().into(),
-        sees_calls: (rung != Rung::Tracepoint).into(),
+        sees_calls: (backend != Backend::Tracepoint).into(),
         executables,
     }
 }
 
-/// What a rung needs to know.
+/// What a backend needs to know.
 pub(super) fn needs(types: &Types, settings: &Settings) -> Needs {
     let accept = types.function("inet_csk_accept");
     Needs {

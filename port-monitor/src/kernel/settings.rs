@@ -4,12 +4,12 @@ use std::{io::PipeReader, path::PathBuf, sync::Arc, time::Duration};
 
 use port_monitor_common::{config::OWNER_FILTERS, event::EventKind};
 
-use super::{backend::Rung, faults::Faults, filters::Filters};
+use super::{backend::Backend, faults::Faults, filters::Filters};
 use crate::{host::holding::Wanted, policy::tables::lower::Lowered};
 
 impl Settings {
     /// Whose inbound connections are is to be asked when they have come.
-    pub(super) fn asks_for_holders(&self, rung: Rung) -> Option<Wanted> {
+    pub(super) fn asks_for_holders(&self, backend: Backend) -> Option<Wanted> {
         let wanted = Wanted {
             filters: self.filters.bits() & OWNER_FILTERS != 0,
             accepts: self.kinds.contains(&EventKind::Accept),
@@ -17,7 +17,7 @@ impl Settings {
                 .iter()
                 .any(|kind| self.kinds.contains(kind)),
         };
-        (rung == Rung::Tracepoint && (wanted.accepts || wanted.ends)).then_some(wanted)
+        (backend == Backend::Tracepoint && (wanted.accepts || wanted.ends)).then_some(wanted)
     }
 }
 
@@ -40,7 +40,7 @@ pub const MAX_LATENCY: Duration = Duration::from_secs(1);
 /// More than any host has; the kernel takes 2.4 GB for them.
 pub const LIMIT_MAX_CONNECTIONS: u32 = 1 << 24;
 
-/// Enough for the canary's own connections.
+/// Enough for the self-test's own connections.
 pub const MIN_MAX_CONNECTIONS: u32 = 16;
 
 /// What sockets older than the monitor have.
@@ -54,8 +54,8 @@ const OLDER: [EventKind; 4] = [
 /// What to watch, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The rung to use; `None`: the best one that attaches.
-    pub backend: Option<Rung>,
+    /// The backend to use; `None`: the best one that attaches.
+    pub backend: Option<Backend>,
     /// The kinds of event to report.
     pub kinds: Vec<EventKind>,
     /// What to keep.

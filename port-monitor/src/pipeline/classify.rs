@@ -104,7 +104,7 @@ mod tests {
             preattach: false,
             listener: crate::events::decode::Listener::default(),
             ended: false,
-            canary: false,
+            self_test: false,
             stamp: None,
         }
     }

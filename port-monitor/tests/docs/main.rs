@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fs};
 use clap::CommandFactory as _;
 use port_monitor::{
     cli::Cli,
-    kernel::{DEFAULT_RING_BYTES, Rung},
+    kernel::{Backend, DEFAULT_RING_BYTES},
 };
 use port_monitor_common::event::EVENT_SIZE;
 
@@ -155,16 +155,25 @@ fn flags_of_other_programs_are_told_apart() {
 
 #[test]
 fn blind_spots_are_told_in_the_words_of_the_program() {
-    let known: BTreeSet<_> = Rung::ALL
+    let known: BTreeSet<_> = Backend::ALL
         .into_iter()
-        .flat_map(|rung| rung.blind_spots().into_iter().map(move |spot| (rung, spot)))
-        .map(|(rung, spot)| (format!("`{}`", rung.name()), spot))
+        .flat_map(|backend| {
+            backend
+                .blind_spots()
+                .into_iter()
+                .map(move |spot| (backend, spot))
+        })
+        .map(|(backend, spot)| (format!("`{}`", backend.name()), spot))
         .collect();
     let page = Page::read("docs/kernels.md");
     let rows = rows(&page.text, "| backend | cannot see | when |");
     let told: BTreeSet<_> = rows
         .iter()
-        .flat_map(|row| row[0].split(", ").map(|rung| (rung.to_owned(), &*row[1])))
+        .flat_map(|row| {
+            row[0]
+                .split(", ")
+                .map(|backend| (backend.to_owned(), &*row[1]))
+        })
         .collect();
     assert_eq!(told, known);
 }

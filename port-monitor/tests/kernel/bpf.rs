@@ -113,7 +113,7 @@ pub(crate) struct ProgramInfo {
     pub(crate) translated_bytes: u32,
     /// Times the kernel skipped the program, because the CPU was in the middle
     /// of it already; 0 before 5.12.
-    pub(crate) missed: u64,
+    pub(crate) skips: u64,
     /// Instructions the verifier walked through; 0 before 5.16.
     pub(crate) verified_insns: u32,
     /// How long it ran, ns, while the kernel measured that.
@@ -148,12 +148,12 @@ fn info(program: &OwnedFd) -> Result<ProgramInfo> {
     let translated_bytes = info.get(20..24).context("no size")?;
     let run_time_ns = info.get(192..200).context("no run time")?;
     let runs = info.get(200..208).context("no runs")?;
-    let missed = info.get(208..216).context("no misses")?;
+    let skips = info.get(208..216).context("no skips")?;
     let verified_insns = info.get(216..220).context("no count")?;
     Ok(ProgramInfo {
         name: String::from_utf8_lossy(name.unwrap_or_default()).into_owned(),
         translated_bytes: u32::from_ne_bytes(translated_bytes.try_into()?),
-        missed: u64::from_ne_bytes(missed.try_into()?),
+        skips: u64::from_ne_bytes(skips.try_into()?),
         run_time_ns: u64::from_ne_bytes(run_time_ns.try_into()?),
         runs: u64::from_ne_bytes(runs.try_into()?),
         verified_insns: u32::from_ne_bytes(verified_insns.try_into()?),

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail, ensure};
 
 use crate::{
+    backend::{Blind, Sight},
     compare::differences,
     expect::{Action, Expected, ends, pids, unseen},
     fact::{Closed, EITHER, Fact, Listen, Owner},
     json::{Line, Summary},
     monitor::Run,
-    rung::{Blind, Sight},
 };
 
 /// Mistakes told of one workload; the others are counted.

@@ -1,10 +1,10 @@
-//! From the truth to the records a rung must show.
+//! From the truth to the records a backend must show.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::{
+    backend::{Blind, Sight},
     fact::{Accept, Attempt, Ending, Fact, Holder, Listen, Owner, Reach},
-    rung::{Blind, Sight},
 };
 
 /// What a record is about.
@@ -53,7 +53,7 @@ pub(crate) enum LocalPort {
 #[derive(Clone, Debug)]
 pub(crate) struct Expected {
     pub(crate) action: Action,
-    /// `None` where the rung cannot know it.
+    /// `None` where the backend cannot know it.
     pub(crate) owner: Option<Owner>,
     /// `port_monitor.owner_source`.
     pub(crate) owner_source: &'static str,
@@ -67,7 +67,7 @@ pub(crate) struct Expected {
     /// `port_monitor.preattach`; `None`: either, because the kernel may have
     /// skipped the first hook.
     pub(crate) preattach: Option<bool>,
-    /// What the rung does not see here.
+    /// What the backend does not see here.
     pub(crate) blind: Option<Blind>,
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn ends(facts: &[Fact], sight: Sight) -> Vec<End> {
         .collect()
 }
 
-/// What the rung does not see of these facts at all.
+/// What the backend does not see of these facts at all.
 pub(crate) fn unseen(facts: &[Fact], sight: Sight) -> Option<Blind> {
     let is_unseen = |fact: &Fact| match fact {
         Fact::Attempt(attempt) => attempt.reach == Reach::Nothing && !sight.unsent,

@@ -128,12 +128,12 @@ impl Line {
         (self.text("port_monitor.verdict"), self.text("rule.name"))
     }
 
-    /// Header: the rung in use.
+    /// Header: the backend in use.
     pub(crate) fn backend(&self) -> &str {
         self.text("port_monitor.backend")
     }
 
-    /// Header: a sentence for each thing this rung cannot see.
+    /// Header: a sentence for each thing this backend cannot see.
     pub(crate) fn blind_spots(&self) -> Vec<&str> {
         self.sentences("port_monitor.blind_spots")
     }

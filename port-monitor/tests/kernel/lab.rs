@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    backend::Backend,
     cgroup::Cgroups,
     fact::{self, Fact},
     monitor::{Monitor, Run, Watch},
-    rung::Rung,
     workload::{Workload, facts_path},
 };
 
@@ -45,13 +45,13 @@ impl Lab {
         })
     }
 
-    /// The rung for what does not depend on one: of those this kernel is sure to
+    /// The backend for what does not depend on one: of those this kernel is sure to
     /// offer, the best.
-    pub(crate) const fn sure_rung(&self) -> Rung {
+    pub(crate) const fn sure_backend(&self) -> Backend {
         if self.native {
-            Rung::Tracepoint
+            Backend::Tracepoint
         } else {
-            Rung::Fentry
+            Backend::Fentry
         }
     }
 

@@ -1,11 +1,11 @@
 //! The kernel tests: real connections under the real monitor, every record
-//! compared with the truth field by field, on every rung the kernel offers.
+//! compared with the truth field by field, on every backend the kernel offers.
 //!
 //! A case is either a scenario ([`scenarios`]), a workload that is watched
-//! together with the others by one monitor per rung, or a case of its own
+//! together with the others by one monitor per backend, or a case of its own
 //! ([`cases`]). Workloads are this program again ([`workload`]), so that each has
 //! its own pids; they write down what is true ([`fact`]), from which follows what
-//! a rung must show ([`expect`], [`check`]).
+//! a backend must show ([`expect`], [`check`]).
 //!
 //! In a guest the monitor watches everything, and the account is exact. With
 //! `--native` the host is shared: only our own processes are watched, only
@@ -16,6 +16,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 
+mod backend;
 mod bench;
 mod bpf;
 mod btf;
@@ -39,18 +40,17 @@ mod oracle;
 mod process;
 mod qdisc;
 mod report;
-mod rung;
 mod scenarios;
 #[path = "../support/signals.rs"]
 mod signals;
 mod socket;
 mod workload;
 
+use backend::Backend;
 use cases::{Case, together};
 use enforce::{hammer, vector};
 use lab::Lab;
-use report::{ANY_RUNG, Report};
-use rung::Rung;
+use report::{ANY_BACKEND, Report};
 use scenarios::{Place, Scenario, Traits};
 
 /// Run port-monitor's kernel tests as root
@@ -65,9 +65,9 @@ struct Cli {
     /// This machine is shared: watch and touch only our own
     #[arg(long)]
     native: bool,
-    /// Rungs to test [default: all]
+    /// Backends to test [default: all]
     #[arg(long)]
-    rung: Vec<Rung>,
+    backend: Vec<Backend>,
     /// Run only a part of the cases [default: all]
     #[arg(long, value_enum)]
     part: Option<Part>,
@@ -151,19 +151,19 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         "kernel {}",
         rustix::system::uname().release().to_string_lossy()
     ))?;
-    let rungs = if cli.rung.is_empty() {
-        &Rung::ALL[..]
+    let backends = if cli.backend.is_empty() {
+        &Backend::ALL[..]
     } else {
-        &cli.rung
+        &cli.backend
     };
-    for &rung in rungs {
-        if let Err(error) = run_rung(cli, &lab, rung, &mut report) {
-            report_rung(&lab, rung, error, &mut report)?;
+    for &backend in backends {
+        if let Err(error) = run_backend(cli, &lab, backend, &mut report) {
+            report_backend(&lab, backend, error, &mut report)?;
         }
     }
     for case in chosen(cli, cases::ALL, Case::traits) {
         if let cases::Run::Once(run) = case.run {
-            report.case(ANY_RUNG, case.name, &run(&lab))?;
+            report.case(ANY_BACKEND, case.name, &run(&lab))?;
         }
     }
     let vectors: Vec<_> = vector::all()
@@ -179,34 +179,39 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     })
 }
 
-/// Runs everything that depends on the rung; an error ends the rung.
-fn run_rung(cli: &Cli, lab: &Lab, rung: Rung, report: &mut Report) -> Result<()> {
+/// Runs everything that depends on the backend; an error ends the backend.
+fn run_backend(cli: &Cli, lab: &Lab, backend: Backend, report: &mut Report) -> Result<()> {
     let scenarios: Vec<&Scenario> = chosen(cli, scenarios::ALL, Scenario::traits).collect();
     if !scenarios.is_empty() {
-        together::run(lab, rung, &scenarios, report)?;
+        together::run(lab, backend, &scenarios, report)?;
     }
     for case in chosen(cli, cases::ALL, Case::traits) {
-        if let cases::Run::EachRung(run) = case.run {
-            let result = run(lab, rung);
+        if let cases::Run::EachBackend(run) = case.run {
+            let result = run(lab, backend);
             if let Err(error) = &result
                 && report::refusal(error).is_some()
             {
                 return result.map(drop);
             }
-            report.case(rung.name(), case.name, &result)?;
+            report.case(backend.name(), case.name, &result)?;
         }
     }
     Ok(())
 }
 
-/// A rung that this kernel refuses is skipped on a shared host, whose kernel is
-/// not ours to choose; the guests' kernels offer every rung.
-fn report_rung(lab: &Lab, rung: Rung, error: anyhow::Error, report: &mut Report) -> Result<()> {
+/// A backend that this kernel refuses is skipped on a shared host, whose kernel is
+/// not ours to choose; the guests' kernels offer every backend.
+fn report_backend(
+    lab: &Lab,
+    backend: Backend,
+    error: anyhow::Error,
+    report: &mut Report,
+) -> Result<()> {
     match report::refusal(&error) {
-        Some(refused) if lab.native && rung != Rung::Tracepoint => {
-            report::skipped(rung.name(), refused)?;
+        Some(refused) if lab.native && backend != Backend::Tracepoint => {
+            report::skipped(backend.name(), refused)?;
         }
-        _ => report.case(rung.name(), "rung", &Err(error))?,
+        _ => report.case(backend.name(), "backend", &Err(error))?,
     }
     Ok(())
 }

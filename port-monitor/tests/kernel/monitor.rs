@@ -17,10 +17,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
 
 use crate::{
+    backend::Backend,
     json::{Line, Summary},
     lab::Lab,
     process::{PATIENCE, wait_until},
-    rung::Rung,
     workload::{RUNNER_PID, runner_pid},
 };
 
@@ -47,9 +47,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// JSON output of every kind of event on `rung`.
-    pub(crate) fn json(lab: &Lab, rung: Rung) -> Self {
-        Self::new(lab, rung.name(), "json")
+    /// JSON output of every kind of event on `backend`.
+    pub(crate) fn json(lab: &Lab, backend: Backend) -> Self {
+        Self::new(lab, backend.name(), "json")
     }
 
     /// Any backend and output.
@@ -58,8 +58,8 @@ impl Watch {
     }
 
     /// An audit, with JSON output.
-    pub(crate) fn audit(lab: &Lab, rung: Rung) -> Self {
-        Self::command(lab, "audit", rung.name(), "json")
+    pub(crate) fn audit(lab: &Lab, backend: Backend) -> Self {
+        Self::command(lab, "audit", backend.name(), "json")
     }
 
     fn command(lab: &Lab, subcommand: &str, backend: &str, output: &str) -> Self {

@@ -128,7 +128,7 @@ pub(crate) fn say(word: &str) -> Result<()> {
     Ok(())
 }
 
-/// A door between a process and its forks: each opening lets one pass.
+/// A gate between a process and its forks: each opening lets one pass.
 #[derive(Debug)]
 pub(crate) struct Gate {
     read: OwnedFd,

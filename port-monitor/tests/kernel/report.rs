@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Error, Result};
 
-use crate::{monitor::Refused, rung::Blind};
+use crate::{backend::Blind, monitor::Refused};
 
-/// The rung column of cases that do not depend on one.
-pub(crate) const ANY_RUNG: &str = "auto";
+/// The backend column of cases that do not depend on one.
+pub(crate) const ANY_BACKEND: &str = "auto";
 
 /// How a case that did not fail ended.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Report {
     /// the first one has the time of all.
     pub(crate) fn case(
         &mut self,
-        rung: &str,
+        backend: &str,
         name: &str,
         result: &Result<Verdict>,
     ) -> io::Result<()> {
@@ -70,7 +70,7 @@ impl Report {
         let took = now.duration_since(self.last);
         self.last = now;
         let text = one_line(&format!("{text} [{took:.1?}]"));
-        line(format_args!("CASE {rung} {name} {status} {text}"))
+        line(format_args!("CASE {backend} {name} {status} {text}"))
     }
 
     /// Prints the totals; whether nothing failed.
@@ -85,10 +85,13 @@ impl Report {
     }
 }
 
-/// Prints that this kernel does not offer a rung.
-pub(crate) fn skipped(rung: &str, refused: &Refused) -> io::Result<()> {
+/// Prints that this kernel does not offer a backend.
+pub(crate) fn skipped(backend: &str, refused: &Refused) -> io::Result<()> {
     let text = refused.to_string();
-    line(format_args!("CASE {rung} rung SKIP {}", one_line(&text)))
+    line(format_args!(
+        "CASE {backend} backend SKIP {}",
+        one_line(&text)
+    ))
 }
 
 /// The refusal behind an error, if that is what it is.

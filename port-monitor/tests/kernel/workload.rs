@@ -14,7 +14,7 @@ use crate::{
     fact::{Fact, Witness},
     process::{PATIENCE, await_release, say},
     scenarios::{
-        self, begun, closing, crowd, doors, early, executables, fastopen, holding, mixture,
+        self, begun, closing, crowd, early, executables, fastopen, holding, listeners, mixture,
         opening, owners, progress, repair, sounding, tree,
     },
 };
@@ -45,9 +45,9 @@ const EXTRA: &[(&str, Perform)] = &[
     ("live-100", crowd::small),
     ("live-10000", crowd::many),
     ("live-100000", crowd::large),
-    ("doors", doors::doors),
+    ("listeners", listeners::listeners),
     ("fastopen-deferred-before", fastopen::deferred_before),
-    ("fastopen-door", fastopen::door),
+    ("fastopen-gone-early", fastopen::gone_early),
     ("descendants", tree::descendants),
     ("parent-and-child", tree::parent_and_child),
     ("filters", mixture::filters),

@@ -1,4 +1,4 @@
-//! An audit of this host, of which only our own doors are looked at.
+//! An audit of this host, of which only our own listeners are looked at.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ version = 1
 mode = "observe"
 
 [[rule]]
-name = "no-doors"
+name = "no-listeners"
 direction = "listen"
 action = "deny"
 "#;
@@ -46,7 +46,7 @@ impl Audit {
         Self { child, stdout }
     }
 
-    /// Stops it as Ctrl-C does; the doors at our ports, in order, and the summary.
+    /// Stops it as Ctrl-C does; the listeners at our ports, in order, and the summary.
     fn stop(self, code: i32) -> (Vec<Value>, Value) {
         kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
         self.finish(code)
@@ -76,15 +76,15 @@ fn listen() -> (TcpListener, SocketAddr) {
     (listener, at)
 }
 
-/// The line of the door at `at`.
-fn door(lines: &[Value], at: SocketAddr) -> Option<&Value> {
+/// The line of the listener at `at`.
+fn listener(lines: &[Value], at: SocketAddr) -> Option<&Value> {
     lines
         .iter()
         .find(|line| line["destination"]["port"] == at.port())
 }
 
 #[test]
-fn audit_tells_used_doors_from_unused_ones() {
+fn audit_tells_used_listeners_from_unused_ones() {
     let dir = tempfile::tempdir().unwrap();
     let policy = dir.path().join("policy.toml");
     fs::write(&policy, POLICY).unwrap();
@@ -97,28 +97,28 @@ fn audit_tells_used_doors_from_unused_ones() {
     let clients = [(); 3].map(|()| TcpStream::connect(entered_at).unwrap());
     let accepted = [(); 3].map(|()| entered.accept().unwrap());
 
-    let (doors, summary) = all.stop(1);
+    let (listeners, summary) = all.stop(1);
     assert_eq!(summary["adds_up"], true, "{summary}");
     assert_eq!(summary["lost"], 0, "{summary}");
     for at in [entered_at, unused_at, late_at] {
-        let door = door(&doors, at).unwrap();
-        assert_eq!(door["process"]["pid"], std::process::id());
-        assert_eq!(door["port_monitor"]["scope"], "loopback");
-        assert_eq!(door["rule"]["name"], "no-doors");
-        let is_late = door["port_monitor"].get("opened").is_some();
-        assert_eq!(is_late, at == late_at, "{door}");
-        let uses = &door["port_monitor"]["uses"];
+        let listener = listener(&listeners, at).unwrap();
+        assert_eq!(listener["process"]["pid"], std::process::id());
+        assert_eq!(listener["port_monitor"]["scope"], "loopback");
+        assert_eq!(listener["rule"]["name"], "no-listeners");
+        let is_late = listener["port_monitor"].get("opened").is_some();
+        assert_eq!(is_late, at == late_at, "{listener}");
+        let uses = &listener["port_monitor"]["uses"];
         let expected = if at == entered_at { (3, 1) } else { (0, 0) };
         let expected = (json!(expected.0), json!(expected.1));
         assert_eq!(
             (&uses["accepts"], &uses["distinct_peers"]),
             (&expected.0, &expected.1),
-            "{door}"
+            "{listener}"
         );
     }
 
-    let (doors, _) = unused.stop(0);
-    let is_listed = [entered_at, unused_at, late_at].map(|at| door(&doors, at).is_some());
+    let (listeners, _) = unused.stop(0);
+    let is_listed = [entered_at, unused_at, late_at].map(|at| listener(&listeners, at).is_some());
     assert_eq!(is_listed, [false, true, true]);
     drop((late, clients, accepted));
 }
@@ -126,9 +126,9 @@ fn audit_tells_used_doors_from_unused_ones() {
 #[test]
 fn audit_without_a_time_is_a_look_at_what_listens() {
     let (_listener, at) = listen();
-    let (doors, summary) = Audit::start(&[]).finish(0);
-    let door = door(&doors, at).unwrap();
-    assert_eq!(door["port_monitor"].get("uses"), None);
-    assert_eq!(door["port_monitor"]["owner_source"], "holder");
+    let (listeners, summary) = Audit::start(&[]).finish(0);
+    let listener = listener(&listeners, at).unwrap();
+    assert_eq!(listener["port_monitor"].get("uses"), None);
+    assert_eq!(listener["port_monitor"]["owner_source"], "holder");
     assert_eq!(summary["adds_up"], true, "{summary}");
 }

@@ -1,7 +1,7 @@
 //! How the program starts and ends on this machine's kernel, seen from outside:
 //! exit status, standard error, what is left behind.
 //!
-//! It needs root, on any rung; `cargo test -p port-monitor --test native` runs it.
+//! It needs root, on any backend; `cargo test -p port-monitor --test native` runs it.
 //! Each monitor watches only the command it starts, which stays on loopback.
 
 #![expect(

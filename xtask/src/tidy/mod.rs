@@ -8,6 +8,7 @@ mod modules;
 mod places;
 mod prose;
 mod source;
+mod words;
 mod workarounds;
 
 use std::{fs, process::Command};
@@ -39,6 +40,8 @@ const RULES: &[Rule] = &[
     places::no_machine_paths,
     places::only_known_hosts,
     prose::pages_have_the_words_of_the_glossary,
+    words::code_has_the_words_of_the_glossary,
+    words::no_exception_is_stale,
     prose::files_that_pages_name_exist,
 ];
 

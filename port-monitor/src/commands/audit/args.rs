@@ -105,8 +105,8 @@ impl Args {
         self.duration.or(self.unused).unwrap_or_default()
     }
 
-    /// What the kernel side is to do. The owners and families of the doors are
-    /// chosen later: an accept belongs to its door whoever makes it.
+    /// What the kernel side is to do. The owners and families of the listeners are
+    /// chosen later: an accept belongs to its listener whoever makes it.
     pub(super) fn settings(&self) -> Settings {
         let mut kinds = vec![
             EventKind::Preexisting,

@@ -31,7 +31,7 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     let waiting = filter::missing(&listing.selection.groups);
     let policy_path = args.policy();
     let policy = policy_path.map(crate::commands::load::load).transpose()?;
-    let (sink, output) = args.destination.open_doors(listing)?;
+    let (sink, output) = args.destination.open_listeners(listing)?;
     let on_hangup = args.destination.on_hangup();
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new(on_hangup).or_exit(ExitCode::CannotAttach)?;

@@ -258,7 +258,7 @@ mod tests {
             tally: 1,
             port,
             direction: direction as u8,
-            slot: 0,
+            generation: 0,
         }
     }
 

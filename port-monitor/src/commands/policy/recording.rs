@@ -181,7 +181,7 @@ impl Reader {
             }
             Line::Connection(connection) => self.read_connection(connection, take)?,
             // A loss is in the summary too, and a listener in the lines of its events.
-            Line::Loss(_) | Line::Door(_) => {}
+            Line::Loss(_) | Line::Listener(_) => {}
         }
         Ok(())
     }

@@ -18,8 +18,8 @@ use crate::{
     events::{decode::Direction, record::Summary},
     host::groups::Groups,
     kernel::{
-        DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES, LIMIT_MAX_CONNECTIONS,
-        MAX_LATENCY, MIN_MAX_CONNECTIONS, Rung, Settings,
+        Backend, DEFAULT_LATENCY, DEFAULT_MAX_CONNECTIONS, DEFAULT_RING_BYTES,
+        LIMIT_MAX_CONNECTIONS, MAX_LATENCY, MIN_MAX_CONNECTIONS, Settings,
         faults::{Faults, PROGRAMS},
         filters::{Family, Filters},
     },
@@ -170,7 +170,7 @@ pub(super) struct PolicyArgs {
 pub(in crate::commands) struct KernelArgs {
     /// The hooks to use: auto takes the first that attach
     #[arg(long, value_name = "BACKEND", default_value = "auto")]
-    backend: Backend,
+    backend: BackendChoice,
     /// Size of the kernel's ring buffer, and of the one for violations: a power of two, 4K
     /// or more
     #[arg(long, value_name = "BYTES", value_parser = parse_ring_size)]
@@ -210,7 +210,7 @@ pub(in crate::commands) struct KernelArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Backend {
+enum BackendChoice {
     /// The first of the following that attaches
     Auto,
     /// BPF trampolines: cheapest, sees most
@@ -381,10 +381,10 @@ impl KernelArgs {
     ) -> Settings {
         Settings {
             backend: match self.backend {
-                Backend::Auto => None,
-                Backend::Fentry => Some(Rung::Fentry),
-                Backend::Kprobe => Some(Rung::Kprobe),
-                Backend::Tracepoint => Some(Rung::Tracepoint),
+                BackendChoice::Auto => None,
+                BackendChoice::Fentry => Some(Backend::Fentry),
+                BackendChoice::Kprobe => Some(Backend::Kprobe),
+                BackendChoice::Tracepoint => Some(Backend::Tracepoint),
             },
             kinds,
             filters,

@@ -125,7 +125,7 @@ pub(super) fn header(kernel: &Kernel, policy: Option<&Path>, wall_ns: i128) -> H
         host: uname.nodename().to_string_lossy().into_owned(),
         kernel: kernel::kernel_release(),
         boot_id: boot_id.unwrap_or_default().trim().to_owned(),
-        backend: kernel.rung().name(),
+        backend: kernel.backend().name(),
         blind_spots: kernel.blind_spots().to_vec(),
         unproven: kernel.unproven().to_vec(),
         waiting: kernel.waiting().to_vec(),

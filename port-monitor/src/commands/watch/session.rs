@@ -396,7 +396,7 @@ impl Session {
             undecodable: tally.undecodable,
             hidden: tally.hidden,
             shown: counts.written,
-            dropped: counts.dropped,
+            lost_at_output: counts.lost,
             violations: tally.violations,
             accept_preattach: extra(Extra::AcceptPreattach),
             command_status: self.command_status,

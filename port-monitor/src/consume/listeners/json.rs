@@ -8,15 +8,15 @@ use crate::{
     consume::{
         Lines, Sink as _,
         lines::json::{self, Json},
-        listeners::uses::{self, Door},
+        listeners::uses::{self, AuditedListener},
     },
     events::{
         record::Item,
         wire::{
             Connection, Host, Line,
             facts::Facts,
-            listeners::{AuditFacts, DoorEvent, DoorFacts, DoorLine, Uses},
-            words::{Category, DoorAction, DoorDataset, EventType, Kind, Scope},
+            listeners::{AuditFacts, ListenerEvent, ListenerFacts, ListenerLine, Uses},
+            words::{Category, EventType, Kind, ListenerAction, ListenerDataset, Scope},
         },
     },
 };
@@ -33,10 +33,10 @@ impl JsonForm {
         self.json.write(lines, item);
     }
 
-    /// The doors, and the account.
+    /// The listeners, and the account.
     pub(super) fn audit(out: &mut Vec<u8>, audit: &Audit<'_>) {
-        for door in &audit.doors {
-            json::push_line(out, &Line::Door(line(audit, door)));
+        for listener in &audit.listeners {
+            json::push_line(out, &Line::Listener(line(audit, listener)));
         }
         let host = Host {
             name: Cow::Borrowed(&audit.header.host),
@@ -59,7 +59,7 @@ fn facts(audit: &Audit<'_>) -> AuditFacts {
         .iter()
         .map(|scope| Cow::Borrowed(scope.name()));
     AuditFacts {
-        listed: audit.doors.len(),
+        listed: audit.listeners.len(),
         open: scopes.zip(open).collect(),
         closed,
         forgotten,
@@ -68,8 +68,8 @@ fn facts(audit: &Audit<'_>) -> AuditFacts {
     }
 }
 
-/// The line of a door: what the line of its event says, and how it was used.
-fn line<'a>(audit: &Audit<'a>, door: &'a Door) -> DoorLine<'a> {
+/// The line of a listener: what the line of its event says, and how it was used.
+fn line<'a>(audit: &Audit<'a>, listener: &'a AuditedListener) -> ListenerLine<'a> {
     let Connection {
         timestamp: _,
         ecs,
@@ -86,20 +86,20 @@ fn line<'a>(audit: &Audit<'a>, door: &'a Door) -> DoorLine<'a> {
         rule,
         error: _,
         port_monitor,
-    } = json::connection(audit.header, &door.record);
-    DoorLine {
+    } = json::connection(audit.header, &listener.record);
+    ListenerLine {
         timestamp: Rfc3339(audit.summary.wall_ns),
         ecs,
-        event: DoorEvent {
-            kind: if door.is_violation() {
+        event: ListenerEvent {
+            kind: if listener.is_violation() {
                 Kind::Alert.into()
             } else {
                 Kind::State.into()
             },
             category: vec![Category::Network.into()],
             types: vec![EventType::Info.into()],
-            action: DoorAction::Door.into(),
-            dataset: DoorDataset::Door.into(),
+            action: ListenerAction::Listener.into(),
+            dataset: ListenerDataset::Listener.into(),
         },
         network,
         destination,
@@ -110,13 +110,17 @@ fn line<'a>(audit: &Audit<'a>, door: &'a Door) -> DoorLine<'a> {
         orchestrator,
         host,
         rule,
-        port_monitor: door_facts(audit, door, port_monitor),
+        port_monitor: listener_facts(audit, listener, port_monitor),
     }
 }
 
-fn door_facts<'a>(audit: &Audit<'_>, door: &Door, facts: Facts<'a>) -> DoorFacts<'a> {
-    let is_known = audit.listing.watch.is_some() && has_known_uses(door);
-    DoorFacts {
+fn listener_facts<'a>(
+    audit: &Audit<'_>,
+    listener: &AuditedListener,
+    facts: Facts<'a>,
+) -> ListenerFacts<'a> {
+    let is_known = audit.listing.watch.is_some() && has_known_uses(listener);
+    ListenerFacts {
         schema: facts.schema,
         id: facts.id,
         netns: facts.netns,
@@ -128,11 +132,11 @@ fn door_facts<'a>(audit: &Audit<'_>, door: &Door, facts: Facts<'a>) -> DoorFacts
         local: facts.local,
         service: facts.service,
         port_class: facts.port_class,
-        scope: Scope::from(door.scope()).into(),
-        opened: door.opened_ns().map(Rfc3339),
-        closed: door.closed_ns().map(Rfc3339),
-        watched_ms: milliseconds(audit.watched(door)),
-        uses: is_known.then(|| uses(&door.uses)),
+        scope: Scope::from(listener.scope()).into(),
+        opened: listener.opened_ns().map(Rfc3339),
+        closed: listener.closed_ns().map(Rfc3339),
+        watched_ms: milliseconds(audit.watched(listener)),
+        uses: is_known.then(|| uses(&listener.uses)),
         verdict: facts.verdict,
         enforcement: facts.enforcement,
         missing: facts.missing,

@@ -1,4 +1,4 @@
-//! The audit: counts the events of a run into doors, and writes those at the
+//! The audit: counts the events of a run into listeners, and writes those at the
 //! end. Which of them is decided here, how they look in `table` and `json`.
 
 mod json;
@@ -19,11 +19,11 @@ use self::{json::JsonForm, table::TableForm};
 use super::{Lines, Sink};
 use crate::{
     base::time,
-    consume::listeners::uses::{Door, Doors, Scope, Selection},
+    consume::listeners::uses::{AuditedListener, AuditedListeners, Scope, Selection},
     events::record::{Header, Item, Summary},
 };
 
-/// Doors that break the policy, counted while they are found; read when the run
+/// Listeners that break the policy, counted while they are found; read when the run
 /// is over.
 #[derive(Clone, Debug, Default)]
 pub struct Violations(Arc<AtomicU64>);
@@ -39,7 +39,7 @@ impl Violations {
     }
 }
 
-/// Which doors are listed.
+/// Which listeners are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed {
     /// All of them, with their use.
@@ -51,7 +51,7 @@ pub enum Listed {
 /// What an audit lists.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// The doors that are meant.
+    /// The listeners that are meant.
     pub selection: Selection,
     /// Which of them are listed.
     pub listed: Listed,
@@ -64,26 +64,26 @@ pub struct Listing {
 }
 
 impl Listing {
-    fn lists(&self, door: &Door) -> bool {
+    fn lists(&self, listener: &AuditedListener) -> bool {
         let is_meant = match self.listed {
             Listed::Used => true,
-            Listed::Unused => has_known_uses(door) && door.uses.accepts == 0,
+            Listed::Unused => has_known_uses(listener) && listener.uses.accepts == 0,
         };
-        let is_open = door.closed_ns().is_none();
-        is_meant && (is_open || self.with_closed || door.is_violation())
+        let is_open = listener.closed_ns().is_none();
+        is_meant && (is_open || self.with_closed || listener.is_violation())
     }
 }
 
-/// Whether the use of a door can be told: an accept finds it by its port.
-const fn has_known_uses(door: &Door) -> bool {
-    door.record.event.local_port.is_some()
+/// Whether the use of a listener can be told: an accept finds it by its port.
+const fn has_known_uses(listener: &AuditedListener) -> bool {
+    listener.record.event.local_port.is_some()
 }
 
 /// Writes an audit.
 #[derive(Debug)]
-pub struct DoorSink {
+pub struct ListenerSink {
     listing: Listing,
-    doors: Doors,
+    listeners: AuditedListeners,
     header: Option<Header>,
     form: Form,
 }
@@ -99,22 +99,22 @@ enum Form {
 struct Audit<'a> {
     header: &'a Header,
     listing: &'a Listing,
-    /// The listed doors, network namespace by network namespace, the most exposed
+    /// The listed listeners, network namespace by network namespace, the most exposed
     /// first.
-    doors: Vec<&'a Door>,
+    listeners: Vec<&'a AuditedListener>,
     totals: Totals,
-    /// With the doors for violations.
+    /// With the listeners for violations.
     summary: Summary,
 }
 
 impl Audit<'_> {
-    /// How long a door was watched.
-    fn watched(&self, door: &Door) -> Duration {
-        door.watched(self.header.wall_ns, self.summary.wall_ns)
+    /// How long a listener was watched.
+    fn watched(&self, listener: &AuditedListener) -> Duration {
+        listener.watched(self.header.wall_ns, self.summary.wall_ns)
     }
 }
 
-/// The doors that are meant, listed or not.
+/// The listeners that are meant, listed or not.
 #[derive(Clone, Copy, Debug, Default)]
 struct Totals {
     /// Open ones, by [`Scope::ALL`].
@@ -124,32 +124,35 @@ struct Totals {
     unknown_use: u64,
     /// Closed ones that are not known any more.
     forgotten: u64,
-    /// Accepts at no door that is known.
+    /// Accepts at no listener that is known.
     strays: u64,
 }
 
 impl Totals {
-    fn of(doors: &Doors, selection: &Selection) -> Self {
+    fn of(listeners: &AuditedListeners, selection: &Selection) -> Self {
         let mut totals = Self {
-            forgotten: doors.forgotten,
-            strays: doors.strays,
+            forgotten: listeners.forgotten,
+            strays: listeners.strays,
             ..Self::default()
         };
-        for door in doors.iter().filter(|door| selection.takes(&door.record)) {
-            if door.closed_ns().is_some() {
+        for listener in listeners
+            .iter()
+            .filter(|listener| selection.takes(&listener.record))
+        {
+            if listener.closed_ns().is_some() {
                 totals.closed += 1;
                 continue;
             }
-            totals.unknown_use += u64::from(!has_known_uses(door));
+            totals.unknown_use += u64::from(!has_known_uses(listener));
             for (scope, count) in Scope::ALL.iter().zip(&mut totals.open) {
-                *count += u64::from(*scope == door.scope());
+                *count += u64::from(*scope == listener.scope());
             }
         }
         totals
     }
 }
 
-impl DoorSink {
+impl ListenerSink {
     /// An audit as a table for a terminal of `width` columns, or for none.
     pub fn table(listing: Listing, width: Option<usize>, color: bool, verbose: bool) -> Self {
         let mut form = TableForm::new(width, color, time::zone());
@@ -165,7 +168,7 @@ impl DoorSink {
     fn new(listing: Listing, form: Form) -> Self {
         Self {
             listing,
-            doors: Doors::default(),
+            listeners: AuditedListeners::default(),
             header: None,
             form,
         }
@@ -175,10 +178,11 @@ impl DoorSink {
         let began_ns = self.header.as_ref().map(|header| header.boot_ns);
         // What is older than the audit was reported before it began: by the clock that
         // nobody sets.
-        if !self.doors.is_settled() && began_ns.is_some_and(|began| record.event.ts_ns > began) {
-            self.doors.settle();
+        if !self.listeners.is_settled() && began_ns.is_some_and(|began| record.event.ts_ns > began)
+        {
+            self.listeners.settle();
         }
-        self.doors.take(record);
+        self.listeners.take(record);
         let event = &record.event;
         let judgement = record.judgement.as_ref();
         if event.action.is_listener()
@@ -191,23 +195,26 @@ impl DoorSink {
     }
 
     fn summary(&mut self, out: &mut Vec<u8>, summary: &Summary) {
-        self.doors.settle();
+        self.listeners.settle();
         let Some(header) = &self.header else {
             return;
         };
         let listing = &self.listing;
-        let is_listed = |door: &&Door| listing.selection.takes(&door.record) && listing.lists(door);
-        let mut doors: Vec<&Door> = self.doors.iter().filter(is_listed).collect();
-        doors.sort_by_key(|door| {
-            let event = &door.record.event;
+        let is_listed = |listener: &&AuditedListener| {
+            listing.selection.takes(&listener.record) && listing.lists(listener)
+        };
+        let mut listeners: Vec<&AuditedListener> =
+            self.listeners.iter().filter(is_listed).collect();
+        listeners.sort_by_key(|listener| {
+            let event = &listener.record.event;
             let at = (event.local_port, event.local_ip, event.ts_ns, event.id);
-            (event.netns_ino, door.scope(), at)
+            (event.netns_ino, listener.scope(), at)
         });
         let audit = Audit {
             header,
             listing,
-            doors,
-            totals: Totals::of(&self.doors, &listing.selection),
+            listeners,
+            totals: Totals::of(&self.listeners, &listing.selection),
             summary: Summary {
                 violations: listing.violations.get(),
                 ..summary.clone()
@@ -220,7 +227,7 @@ impl DoorSink {
     }
 }
 
-impl Sink for DoorSink {
+impl Sink for ListenerSink {
     fn write(&mut self, lines: &mut Lines, item: Item<'_>) {
         match item {
             Item::Event(record) => {

@@ -1,4 +1,4 @@
-//! An audit as a table: a door a line, `!` before one that breaks the policy,
+//! An audit as a table: a listener a line, `!` before one that breaks the policy,
 //! `#` before everything that is none.
 
 use std::{fmt, io::Write as _, time::Duration};
@@ -16,7 +16,7 @@ use crate::{
             table::{DIM, RED, RESET, YELLOW, loss_cause, plural, push_spaces},
             width::{MARK_WIDTH, NARROWEST, NORMAL},
         },
-        listeners::uses::{Door, Scope},
+        listeners::uses::{AuditedListener, Scope},
     },
     events::record::{Header, Loss},
 };
@@ -26,13 +26,13 @@ use crate::{
 struct Column {
     heading: &'static str,
     widths: [usize; 2],
-    write: fn(&mut Cell<'_>, &Audit<'_>, &Door),
+    write: fn(&mut Cell<'_>, &Audit<'_>, &AuditedListener),
 }
 
 const fn column(
     heading: &'static str,
     widths: [usize; 2],
-    write: fn(&mut Cell<'_>, &Audit<'_>, &Door),
+    write: fn(&mut Cell<'_>, &Audit<'_>, &AuditedListener),
 ) -> Column {
     Column {
         heading,
@@ -42,20 +42,20 @@ const fn column(
 }
 
 /// What every table begins with.
-const DOOR: [Column; 5] = [
-    column("SCOPE", [8, 8], |cell, _, door| {
-        cell.put(door.scope().name());
+const LISTENER: [Column; 5] = [
+    column("SCOPE", [8, 8], |cell, _, listener| {
+        cell.put(listener.scope().name());
     }),
-    column("LOCAL", [16, 24], |cell, _, door| {
-        fields::local(cell, &door.record);
+    column("LOCAL", [16, 24], |cell, _, listener| {
+        fields::local(cell, &listener.record);
     }),
-    column("PID", [6, 7], |cell, _, door| {
-        fields::pid(cell, &door.record);
+    column("PID", [6, 7], |cell, _, listener| {
+        fields::pid(cell, &listener.record);
     }),
-    column("PROCESS", [8, 12], |cell, _, door| {
-        fields::process(cell, &door.record);
+    column("PROCESS", [8, 12], |cell, _, listener| {
+        fields::process(cell, &listener.record);
     }),
-    column("OWNER", [9, 16], |cell, _, door| owner(cell, door)),
+    column("OWNER", [9, 16], |cell, _, listener| owner(cell, listener)),
 ];
 const USES: [Column; 3] = [
     column("ACCEPTS", [7, 7], accepts),
@@ -144,7 +144,7 @@ impl TableForm {
         );
     }
 
-    /// The doors, and what is to be said of them.
+    /// The listeners, and what is to be said of them.
     pub(super) fn audit(&mut self, out: &mut Vec<u8>, audit: &Audit<'_>) {
         let middle = match audit.listing.listed {
             Listed::Used => &USES[..],
@@ -154,24 +154,27 @@ impl TableForm {
         self.row(out, (b' ', None), &columns, |cell, column| {
             cell.name(column.heading.as_bytes());
         });
-        let mut netns = audit.doors.iter().map(|door| door.record.event.netns_ino);
+        let mut netns = audit
+            .listeners
+            .iter()
+            .map(|listener| listener.record.event.netns_ino);
         let first = netns.next();
         let is_several = netns.any(|other| Some(other) != first);
         let mut last = None;
-        for door in &audit.doors {
-            let netns = door.record.event.netns_ino;
+        for listener in &audit.listeners {
+            let netns = listener.record.event.netns_ino;
             if is_several && last.replace(netns) != Some(netns) {
                 self.comment(out, format_args!("network namespace {netns}"));
             }
-            let look = if door.is_violation() {
+            let look = if listener.is_violation() {
                 (b'!', Some(RED))
-            } else if door.record.event.owner.is_none() {
+            } else if listener.record.event.owner.is_none() {
                 (b' ', Some(YELLOW))
             } else {
                 (b' ', None)
             };
             self.row(out, look, &columns, |cell, column| {
-                (column.write)(cell, audit, door);
+                (column.write)(cell, audit, listener);
             });
         }
         self.totals(out, audit);
@@ -181,30 +184,33 @@ impl TableForm {
     fn totals(&mut self, out: &mut Vec<u8>, audit: &Audit<'_>) {
         let totals = &audit.totals;
         let open = totals.open.iter().sum();
-        let doors = plural(open, "listener");
+        let listeners = plural(open, "listener");
         let [any, public, private, loopback] = totals.open;
         let names = Scope::ALL.map(Scope::name);
         let [any_name, public_name, private_name, loopback_name] = names;
         self.comment(
             out,
             format_args!(
-                "{open} {doors}: {any} {any_name}, {public} {public_name}, {private} \
+                "{open} {listeners}: {any} {any_name}, {public} {public_name}, {private} \
                  {private_name}, {loopback} {loopback_name}"
             ),
         );
         if audit.listing.listed == Listed::Unused {
             let span = Span(audit.summary.duration);
-            let listed = audit.doors.len();
+            let listed = audit.listeners.len();
             self.comment(out, format_args!("{listed} unused in {span}"));
         }
         if totals.closed > 0 {
-            let (closed, doors) = (totals.closed, plural(totals.closed, "listener"));
+            let (closed, listeners) = (totals.closed, plural(totals.closed, "listener"));
             let hint = if audit.listing.with_closed {
                 ""
             } else {
                 " (--all lists them)"
             };
-            self.comment(out, format_args!("{closed} {doors} closed meanwhile{hint}"));
+            self.comment(
+                out,
+                format_args!("{closed} {listeners} closed meanwhile{hint}"),
+            );
         }
         if audit.header.policy.is_some() {
             let count = audit.summary.violations;
@@ -216,7 +222,11 @@ impl TableForm {
     /// What makes the table less than the whole truth.
     fn remarks(&mut self, out: &mut Vec<u8>, audit: &Audit<'_>) {
         let (totals, summary) = (&audit.totals, &audit.summary);
-        if audit.doors.iter().any(|door| door.uses.is_shared) {
+        if audit
+            .listeners
+            .iter()
+            .any(|listener| listener.uses.is_shared)
+        {
             self.comment(
                 out,
                 format_args!("~ counts the accepts of all sockets at that address together"),
@@ -286,7 +296,7 @@ impl TableForm {
 
     /// The columns that have room, and how wide they are.
     fn lay_out(&self, middle: &'static [Column]) -> Vec<(&'static Column, usize)> {
-        let columns = DOOR.iter().chain(middle).chain(&VERDICT);
+        let columns = LISTENER.iter().chain(middle).chain(&VERDICT);
         let is_wide = self.width.is_none_or(|width| width >= NORMAL);
         let mut columns: Vec<_> = columns
             .map(|column| (column, column.widths[usize::from(is_wide)]))
@@ -348,48 +358,53 @@ impl TableForm {
 }
 
 /// The unit or container; else the user.
-fn owner(cell: &mut Cell<'_>, door: &Door) {
-    let process = &door.record.process;
+fn owner(cell: &mut Cell<'_>, listener: &AuditedListener) {
+    let process = &listener.record.process;
     if process.unit.is_some() || process.container.is_some() {
-        fields::unit(cell, &door.record);
+        fields::unit(cell, &listener.record);
     } else {
-        fields::user(cell, &door.record);
+        fields::user(cell, &listener.record);
     }
 }
 
 /// Writes a fact of the use; `-` where nobody watched, `?` where it cannot be
 /// told.
-fn of_uses(cell: &mut Cell<'_>, audit: &Audit<'_>, door: &Door, write: impl FnOnce(&mut Cell<'_>)) {
+fn of_uses(
+    cell: &mut Cell<'_>,
+    audit: &Audit<'_>,
+    listener: &AuditedListener,
+    write: impl FnOnce(&mut Cell<'_>),
+) {
     if audit.listing.watch.is_none() {
         cell.none();
-    } else if has_known_uses(door) {
+    } else if has_known_uses(listener) {
         write(cell);
     } else {
         cell.unknown();
     }
 }
 
-fn accepts(cell: &mut Cell<'_>, audit: &Audit<'_>, door: &Door) {
-    of_uses(cell, audit, door, |cell| {
-        if door.uses.is_shared {
+fn accepts(cell: &mut Cell<'_>, audit: &Audit<'_>, listener: &AuditedListener) {
+    of_uses(cell, audit, listener, |cell| {
+        if listener.uses.is_shared {
             cell.put("~");
         }
-        cell.number(door.uses.accepts);
+        cell.number(listener.uses.accepts);
     });
 }
 
-fn peers(cell: &mut Cell<'_>, audit: &Audit<'_>, door: &Door) {
-    of_uses(cell, audit, door, |cell| {
-        cell.number(door.uses.peers.count());
-        if door.uses.peers.is_capped() {
+fn peers(cell: &mut Cell<'_>, audit: &Audit<'_>, listener: &AuditedListener) {
+    of_uses(cell, audit, listener, |cell| {
+        cell.number(listener.uses.peers.count());
+        if listener.uses.peers.is_capped() {
             cell.put("+");
         }
     });
 }
 
 /// How long before the end the last one came.
-fn last(cell: &mut Cell<'_>, audit: &Audit<'_>, door: &Door) {
-    of_uses(cell, audit, door, |cell| match door.uses.last_ns {
+fn last(cell: &mut Cell<'_>, audit: &Audit<'_>, listener: &AuditedListener) {
+    of_uses(cell, audit, listener, |cell| match listener.uses.last_ns {
         Some(last_ns) => {
             let ns = audit.summary.wall_ns - last_ns;
             let age = Duration::from_nanos(u64::try_from(ns).unwrap_or(0));
@@ -400,20 +415,20 @@ fn last(cell: &mut Cell<'_>, audit: &Audit<'_>, door: &Door) {
 }
 
 /// How long it was open, as far as that is known.
-fn open_for(cell: &mut Cell<'_>, audit: &Audit<'_>, door: &Door) {
-    cell.display(&Span(audit.watched(door)));
-    if door.is_older() {
+fn open_for(cell: &mut Cell<'_>, audit: &Audit<'_>, listener: &AuditedListener) {
+    cell.display(&Span(audit.watched(listener)));
+    if listener.is_older() {
         cell.put("+");
     }
 }
 
-fn verdict(cell: &mut Cell<'_>, _: &Audit<'_>, door: &Door) {
-    if door.is_violation() {
-        fields::rule(cell, &door.record);
+fn verdict(cell: &mut Cell<'_>, _: &Audit<'_>, listener: &AuditedListener) {
+    if listener.is_violation() {
+        fields::rule(cell, &listener.record);
     } else {
-        fields::verdict(cell, &door.record);
+        fields::verdict(cell, &listener.record);
     }
-    if door.closed_ns().is_some() {
+    if listener.closed_ns().is_some() {
         cell.put("  closed");
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 
 const SECOND_NS: i128 = 1_000_000_000;
 
-/// The event of a door at `ip`, `second` seconds after noon.
+/// The event of a listener at `ip`, `second` seconds after noon.
 fn at(mut record: Record, id: u64, ip: &str, second: i128) -> Record {
     record.wall_ns = NOON_NS + second * SECOND_NS;
     record.event.ts_ns = u64::try_from(1_000 + second).unwrap() * 1_000_000_000;
@@ -70,7 +70,7 @@ fn listing(listed: Listed) -> Listing {
     }
 }
 
-/// Ten minutes: a door used twice, one of another namespace opened meanwhile, a
+/// Ten minutes: a listener used twice, one of another namespace opened meanwhile, a
 /// forbidden one that nobody used, one that closed.
 fn records() -> Vec<Record> {
     let mut elsewhere = at(listening(), 2, "127.0.0.1", 300);
@@ -94,7 +94,7 @@ fn records() -> Vec<Record> {
 }
 
 /// What a sink writes of `records` in ten minutes.
-fn written(mut sink: DoorSink, records: &[Record]) -> String {
+fn written(mut sink: ListenerSink, records: &[Record]) -> String {
     let mut out = Lines::default();
     sink.write(&mut out, Item::Header(&header()));
     for record in records {
@@ -116,11 +116,11 @@ fn table(listing: Listing, records: &[Record]) -> String {
 fn table_of(width: usize, listing: Listing, records: &[Record]) -> String {
     let mut form = TableForm::new(Some(width), false, TimeZone::UTC);
     form.verbose = true;
-    written(DoorSink::new(listing, Form::Table(form)), records)
+    written(ListenerSink::new(listing, Form::Table(form)), records)
 }
 
 fn json_lines(listing: Listing, records: &[Record]) -> Vec<Value> {
-    let text = written(DoorSink::json(listing), records);
+    let text = written(ListenerSink::json(listing), records);
     text.lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
@@ -128,19 +128,19 @@ fn json_lines(listing: Listing, records: &[Record]) -> Vec<Value> {
 
 #[test]
 fn clock_that_is_set_back_holds_no_use_back() {
-    let mut sink = DoorSink::json(listing(Listed::Used));
+    let mut sink = ListenerSink::json(listing(Listed::Used));
     let mut out = Lines::default();
     sink.write(&mut out, Item::Header(&header()));
     sink.write(&mut out, Item::Event(&older(1, "0.0.0.0")));
-    assert!(!sink.doors.is_settled());
+    assert!(!sink.listeners.is_settled());
     let mut visit = client([10, 0, 0, 7].into(), 10);
     visit.wall_ns -= 3_600 * SECOND_NS;
     sink.write(&mut out, Item::Event(&visit));
-    assert!(sink.doors.is_settled());
+    assert!(sink.listeners.is_settled());
 }
 
 #[test]
-fn every_door_is_a_line_by_namespace_and_exposure() {
+fn every_listener_is_a_line_by_namespace_and_exposure() {
     let listing = listing(Listed::Used);
     let violations = listing.violations.clone();
     insta::assert_snapshot!(table(listing, &records()));
@@ -148,7 +148,7 @@ fn every_door_is_a_line_by_namespace_and_exposure() {
 }
 
 #[test]
-fn unused_doors_say_how_long_they_were_open() {
+fn unused_listeners_say_how_long_they_were_open() {
     insta::assert_snapshot!(table(listing(Listed::Unused), &records()));
 }
 
@@ -176,7 +176,7 @@ fn lines_fit_40_columns_and_more_but_for_the_rule() {
 }
 
 #[test]
-fn closed_doors_are_listed_on_request_and_where_they_are_violations() {
+fn closed_listeners_are_listed_on_request_and_where_they_are_violations() {
     let mut records = records();
     let all = Listing {
         with_closed: true,
@@ -191,7 +191,7 @@ fn closed_doors_are_listed_on_request_and_where_they_are_violations() {
 }
 
 #[test]
-fn only_selected_doors_are_listed_and_counted() {
+fn only_selected_listeners_are_listed_and_counted() {
     let ipv6 = Listing {
         selection: Selection {
             family: Some(SocketFamily::V6),
@@ -206,7 +206,7 @@ fn only_selected_doors_are_listed_and_counted() {
 }
 
 #[test]
-fn a_door_as_json_says_who_came_in() {
+fn a_listener_as_json_says_who_came_in() {
     let lines = json_lines(listing(Listed::Used), &records());
     let [start, visited, forbidden, elsewhere, summary] = &lines[..] else {
         panic!("{lines:#?}");
@@ -289,7 +289,7 @@ fn what_the_counts_lack_is_said() {
 #[test]
 fn lost_events_are_told_at_once_and_make_counts_lower_bounds() {
     let form = TableForm::new(Some(80), false, TimeZone::UTC);
-    let mut sink = DoorSink::new(listing(Listed::Used), Form::Table(form));
+    let mut sink = ListenerSink::new(listing(Listed::Used), Form::Table(form));
     let mut out = Lines::default();
     sink.write(&mut out, Item::Header(&header()));
     let loss = Loss {
@@ -326,9 +326,9 @@ proptest! {
         process.unit = Some(text.as_str().into());
         record.process = Arc::new(process);
         for sink in [
-            DoorSink::json(listing(Listed::Used)),
-            DoorSink::table(listing(Listed::Used), Some(80), false, true),
-            DoorSink::table(listing(Listed::Unused), None, false, true),
+            ListenerSink::json(listing(Listed::Used)),
+            ListenerSink::table(listing(Listed::Used), Some(80), false, true),
+            ListenerSink::table(listing(Listed::Unused), None, false, true),
         ] {
             let out = written(sink, std::slice::from_ref(&record));
             prop_assert!(!out.chars().any(|c| c != '\n' && is_hostile(c)), "{out:?}");

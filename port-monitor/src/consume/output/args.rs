@@ -26,7 +26,7 @@ use crate::{
             json::Json,
             table::{Options, Table},
         },
-        listeners::{DoorSink, Listing},
+        listeners::{ListenerSink, Listing},
     },
 };
 
@@ -170,12 +170,12 @@ enum Form {
 }
 
 impl Destination {
-    /// Opens it, as [`Args::open`] does, for the table of doors.
-    pub fn open_doors(&self, listing: Listing) -> Result<(Box<dyn Sink>, Output), Failure> {
+    /// Opens it, as [`Args::open`] does, for the table of listeners.
+    pub fn open_listeners(&self, listing: Listing) -> Result<(Box<dyn Sink>, Output), Failure> {
         self.open(|form| match form {
-            Form::Json => Box::new(DoorSink::json(listing)),
+            Form::Json => Box::new(ListenerSink::json(listing)),
             Form::Table { width, color } => {
-                Box::new(DoorSink::table(listing, width, color, self.verbose))
+                Box::new(ListenerSink::table(listing, width, color, self.verbose))
             }
         })
     }
@@ -296,7 +296,7 @@ mod tests {
         }
         let (counts, result) = output.finish(Duration::from_mins(1));
         result.unwrap();
-        assert_eq!((counts.written, counts.dropped), (1, 0));
+        assert_eq!((counts.written, counts.lost), (1, 0));
         std::fs::read_to_string(path).unwrap()
     }
 
@@ -383,7 +383,7 @@ mod tests {
         let (_, output) = args.open().unwrap();
         output.try_push(Lines::of(b"one\ntwo\n", 2)).unwrap();
         let (counts, result) = output.finish(Duration::from_mins(1));
-        assert_eq!((counts.written, counts.dropped), (0, 2));
+        assert_eq!((counts.written, counts.lost), (0, 2));
         let message = result.unwrap_err().to_string();
         assert!(
             message.starts_with("write /dev/full: No space left"),

@@ -8,8 +8,8 @@ use port_monitor_common::{
     addr::as_v4,
     event::{
         AF_INET, AF_INET6, CLOSE_EVENT_SIZE, CloseStats, ClosedBy, EVENT_SIZE, EventKind,
-        FLAG_CANARY, FLAG_DENIED, FLAG_ENDED, FLAG_INBOUND, FLAG_JUDGED, FLAG_LOCAL_PORT_UNBOUND,
-        FLAG_PREATTACH, FileId, OWNER_KERNEL, OwnerSource,
+        FLAG_DENIED, FLAG_ENDED, FLAG_INBOUND, FLAG_JUDGED, FLAG_LOCAL_PORT_UNBOUND,
+        FLAG_PREATTACH, FLAG_SELF_TEST, FileId, OWNER_KERNEL, OwnerSource,
     },
     tcp_state::TcpState,
 };
@@ -30,7 +30,7 @@ pub enum Direction {
 pub enum Action {
     /// A SYN is about to be sent.
     Connect,
-    /// The connection was accepted (on the tracepoint rung: established).
+    /// The connection was accepted (on the tracepoint backend: established).
     Accept,
     /// The handshake of an attempt is complete.
     Connected {
@@ -276,12 +276,12 @@ pub struct Event {
     pub cpu: u16,
     /// Whose socket it is; `None` when no hook saw the owner.
     pub owner: Option<Owner>,
-    /// The listener of an accept on the tracepoint rung.
+    /// The listener of an accept on the tracepoint backend.
     pub listener: Listener,
     /// Local address.
     pub local_ip: IpAddr,
     /// Local port; `None` while the kernel has not chosen one (an attempt on
-    /// the tracepoint rung).
+    /// the tracepoint backend).
     pub local_port: Option<u16>,
     /// Remote address; the unspecified one where the socket listens.
     pub remote_ip: IpAddr,
@@ -299,8 +299,8 @@ pub struct Event {
     pub preattach: bool,
     /// An accept: the peer had reset the connection before.
     pub ended: bool,
-    /// The event is the start-up canary's and belongs to no sink.
-    pub canary: bool,
+    /// The event is the start-up self-test's and belongs to no sink.
+    pub self_test: bool,
     /// The kernel side's verdict; `None` without a policy, or where that asks for what
     /// only userspace can tell.
     pub stamp: Option<Stamp>,
@@ -399,7 +399,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
         ifindex: (wire.ifindex != 0).then_some(wire.ifindex),
         preattach: wire.flags & FLAG_PREATTACH != 0,
         ended: wire.flags & FLAG_ENDED != 0,
-        canary: wire.flags & FLAG_CANARY != 0,
+        self_test: wire.flags & FLAG_SELF_TEST != 0,
         stamp: (wire.flags & FLAG_JUDGED != 0).then_some(Stamp {
             is_denied: wire.flags & FLAG_DENIED != 0,
             rule: wire.owner.rule,

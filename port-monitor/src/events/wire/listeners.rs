@@ -12,7 +12,7 @@ use crate::{
         Container, Ecs, End, Group, Host, Network, Orchestrator, Process, Rule, User,
         facts::{Cgroup, Decimal, Hex, Missing, Port, Raw, Service},
         words::{
-            Category, DoorAction, DoorDataset, Enforcement, EventType, Kind, OwnerSource,
+            Category, Enforcement, EventType, Kind, ListenerAction, ListenerDataset, OwnerSource,
             PortClass, Scope, Verdict, Word,
         },
     },
@@ -20,13 +20,13 @@ use crate::{
 
 /// A socket that listens, at the end of an audit.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub(crate) struct DoorLine<'a> {
+pub(crate) struct ListenerLine<'a> {
     /// When the audit ended.
     #[serde(rename = "@timestamp")]
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub(crate) timestamp: Rfc3339,
     pub(crate) ecs: Ecs,
-    pub(crate) event: DoorEvent,
+    pub(crate) event: ListenerEvent,
     pub(crate) network: Network,
     /// Where it listens.
     pub(crate) destination: End,
@@ -44,24 +44,24 @@ pub(crate) struct DoorLine<'a> {
     /// The policy's word; absent without a policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) rule: Option<Rule<'a>>,
-    pub(crate) port_monitor: DoorFacts<'a>,
+    pub(crate) port_monitor: ListenerFacts<'a>,
 }
 
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub(crate) struct DoorEvent {
+pub(crate) struct ListenerEvent {
     pub(crate) kind: Word<Kind>,
     #[schemars(with = "[Word<Category>; 1]")]
     pub(crate) category: Vec<Word<Category>>,
     #[serde(rename = "type")]
     #[schemars(with = "[Word<EventType>; 1]")]
     pub(crate) types: Vec<Word<EventType>>,
-    pub(crate) action: Word<DoorAction>,
-    pub(crate) dataset: Word<DoorDataset>,
+    pub(crate) action: Word<ListenerAction>,
+    pub(crate) dataset: Word<ListenerDataset>,
 }
 
 /// Of a listener.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
-pub(crate) struct DoorFacts<'a> {
+pub(crate) struct ListenerFacts<'a> {
     pub(crate) schema: u32,
     /// Names the listening socket, as in the events of a stream.
     #[schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$"))]

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     facts::{Decimal, Facts, LossFacts, StartFacts, SummaryFacts},
-    listeners::DoorLine,
+    listeners::ListenerLine,
     words::{
         Category, ConnectionAction, ConnectionDataset, Direction, EventType, Family, Kind,
         LossAction, Outcome, Spelled, StartAction, StreamDataset, SummaryAction, Transport, Word,
@@ -57,7 +57,7 @@ pub fn json_schema() -> Schema {
 pub(crate) enum Line<'a> {
     Start(Start<'a>),
     Connection(Connection<'a>),
-    Door(DoorLine<'a>),
+    Listener(ListenerLine<'a>),
     Loss(LossLine<'a>),
     Summary(SummaryLine<'a>),
 }

@@ -439,14 +439,14 @@ spelled! {
 }
 
 spelled! {
-    pub(crate) enum DoorAction {
-        Door = "listener",
+    pub(crate) enum ListenerAction {
+        Listener = "listener",
     }
 }
 
 spelled! {
-    pub(crate) enum DoorDataset {
-        Door = "port_monitor.listener",
+    pub(crate) enum ListenerDataset {
+        Listener = "port_monitor.listener",
     }
 }
 

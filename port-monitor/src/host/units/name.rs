@@ -10,12 +10,15 @@ const TYPES: [&str; 6] = ["service", "scope", "slice", "socket", "mount", "swap"
 /// Those that none do.
 const OTHER_TYPES: [&str; 5] = ["target", "timer", "path", "device", "automount"];
 
+/// Bytes of a unit's name at most (`UNIT_NAME_MAX` of systemd, which counts a NUL).
+const LONGEST: usize = 255;
+
 /// The whole name of the unit that people write: what has no type is a service, as for
 /// `systemctl`. `None` for what names no unit that processes run in, and for a pattern
 /// without a type, which may be meant for all of them.
 pub fn completed(written: &str) -> Option<Cow<'_, str>> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b":-_.\\@*?".contains(&byte);
-    if written.is_empty() || written.len() > 255 || !written.bytes().all(fits) {
+    if written.is_empty() || written.len() > LONGEST || !written.bytes().all(fits) {
         return None;
     }
     match written.rsplit_once('.') {
@@ -24,7 +27,10 @@ pub fn completed(written: &str) -> Option<Cow<'_, str>> {
         }
         Some((_, kind)) if OTHER_TYPES.contains(&kind) => None,
         _ if written.contains(['*', '?']) => None,
-        _ => Some(Cow::Owned(format!("{written}.service"))),
+        _ => {
+            let whole = format!("{written}.service");
+            (whole.len() <= LONGEST).then_some(Cow::Owned(whole))
+        }
     }
 }
 
@@ -173,6 +179,9 @@ mod tests {
         ] {
             assert_eq!(completed(written).as_deref(), whole, "{written}");
         }
+        let long = "a".repeat(LONGEST - ".service".len());
+        assert_eq!(completed(&long), Some(format!("{long}.service").into()));
+        assert_eq!(completed(&format!("{long}a")), None);
     }
 
     #[test]

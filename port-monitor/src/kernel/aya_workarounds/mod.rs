@@ -5,4 +5,4 @@
 pub(super) mod blanked_names;
 pub(super) mod file_limit;
 pub(super) mod forged_btf;
-pub(super) mod slot_tables;
+pub(super) mod generation_tables;

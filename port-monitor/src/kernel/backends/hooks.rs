@@ -1,4 +1,4 @@
-//! What there is to attach: programs, their places in the kernel, and what a rung does
+//! What there is to attach: programs, their places in the kernel, and what a backend does
 //! not see where one of them cannot be had.
 
 /// Where a program is attached.
@@ -18,15 +18,15 @@ pub(super) enum Place {
 pub(super) struct Hook {
     pub(super) program: &'static str,
     pub(super) place: Place,
-    /// What the rung does not see with this hook.
+    /// What the backend does not see with this hook.
     pub(super) blind: Option<&'static str>,
-    /// What becomes of the rung when this hook cannot be attached.
+    /// What becomes of the backend when this hook cannot be attached.
     pub(super) otherwise: Otherwise,
 }
 
 impl Hook {
     /// The hook, or what stands in for it where perf events of state changes cannot be
-    /// read; without it the rung may be blind.
+    /// read; without it the backend may be blind.
     pub(super) fn without_state_events(self, blind: &mut Vec<String>) -> Option<Self> {
         if !matches!(self.place, Place::TracePoint("sock", _)) {
             return Some(self);
@@ -45,7 +45,7 @@ impl Hook {
     }
 }
 
-/// What becomes of a rung without one of its hooks.
+/// What becomes of a backend without one of its hooks.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Otherwise {
     /// It is refused.
@@ -65,14 +65,14 @@ pub(super) const fn required(program: &'static str, place: Place) -> Hook {
     }
 }
 
-/// In no rung of its own: follows the process tree of a watched command.
+/// In no backend of its own: follows the process tree of a watched command.
 pub(super) const TREE: [Hook; 3] = [
     required("pm_free_rt", Place::RawTracePoint("sched_process_free")),
     required("pm_fork_rt", Place::RawTracePoint("sched_process_fork")),
     required("pm_exit_rt", Place::RawTracePoint("sched_process_exit")),
 ];
 
-/// In no rung of its own: follows the cgroups of the filter.
+/// In no backend of its own: follows the cgroups of the filter.
 pub(super) const GROUPS: [Hook; 3] = [
     required("pm_mkdir_rt", Place::RawTracePoint("cgroup_mkdir")),
     required("pm_match_rt", Place::RawTracePoint("cgroup_mkdir")),
@@ -85,13 +85,13 @@ const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
 /// Every change of a TCP socket's state, by perf events: they run with preemption off.
 const STATE_EVENT: Place = Place::TracePoint("sock", "inet_sock_set_state");
 
-/// Those that see inbound connections on the tracepoint rung.
+/// Those that see inbound connections on the tracepoint backend.
 pub(super) const SEE_INBOUND: [&str; 2] = ["pm_remote_tp", "pm_remote_rt"];
 
 pub(super) const LOCAL: Hook = required("pm_local_rt", STATE);
 pub(super) const REMOTE: Hook = required("pm_remote_rt", STATE);
 
-/// The tracepoint rung where the kernel skips a raw tracepoint's program while a
+/// The tracepoint backend where the kernel skips a raw tracepoint's program while a
 /// preempted task is in the middle of it. Perf events come first, and what they miss
 /// of softirqs that interrupt them is seen after them.
 pub(super) const TRACEPOINT_PREEMPTIBLE: [Hook; 4] = [
@@ -208,7 +208,7 @@ const fn listen(program: &'static str, place: Place) -> Hook {
 /// What is missing where `inet_hash` has no hook.
 pub(in crate::kernel) const NO_LISTEN: &str = "some sockets that begin to listen";
 
-/// What the tracepoint rung knows of them.
+/// What the tracepoint backend knows of them.
 pub(super) const LISTEN_BLIND: &str =
     "the port of a listener that never called bind, and whether the kernel then refused it";
 
@@ -216,7 +216,7 @@ pub(super) const LISTEN_BLIND: &str =
 pub(in crate::kernel) const NO_UNSENT: &str =
     "some attempts that fail before their SYN, or wait with it for the first write";
 
-/// What the tracepoint rung knows of them.
+/// What the tracepoint backend knows of them.
 pub(super) const UNSENT_BLIND: &str =
     "attempts that fail before their SYN; for want of a local address or port: their errno";
 
@@ -227,7 +227,7 @@ pub(super) const NO_GRAFT: &str = "accepts by threads that were waiting in accep
 pub(super) const FEW_RETURN_PROBES: &str =
     "accepts by threads that were waiting before the start or found no return probe free";
 
-/// What an attempt does not tell on the tracepoint rung.
+/// What an attempt does not tell on the tracepoint backend.
 pub(super) const NO_LOCAL_PORT: &str =
     "the local port of an attempt; the event of its outcome has it";
 
@@ -235,13 +235,13 @@ pub(super) const NO_LOCAL_PORT: &str =
 pub(super) const NO_PERF_EVENTS: &str = "some connections, where a task is preempted in the middle of a \
                               program and there are no perf events";
 
-/// What the tracepoint rung does not see of accepts.
+/// What the tracepoint backend does not see of accepts.
 pub(super) const LISTENER_BLIND: [&str; 2] = [
     "who accepts: established connections are shown, with the process that has the listener open",
     "who owns a listener that several programs share or that never called bind",
 ];
 
-/// What the tracepoint rung does not see of connections that are older than it: they belong
+/// What the tracepoint backend does not see of connections that are older than it: they belong
 /// to no process yet, and no state of theirs changes when they do.
 pub(super) const QUEUE_BLIND: &str =
     "connections that have waited to be accepted since before the start";

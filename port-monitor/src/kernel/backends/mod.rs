@@ -1,5 +1,5 @@
-//! The ladder of backends: which programs each rung needs, and how they are
-//! attached. A rung is chosen by really loading and attaching it.
+//! The backends: which programs each needs, and how they are
+//! attached. A backend is chosen by really loading and attaching it.
 
 use std::{any::Any, iter};
 
@@ -17,7 +17,7 @@ use self::hooks::{
 };
 use super::{
     aya_workarounds::forged_btf::LazyBtf,
-    backend::{Rung, RungError},
+    backend::{Backend, BackendError},
     error::chain,
     executables::NO_EXECUTABLES,
     snapshot,
@@ -27,8 +27,8 @@ mod hooks;
 
 pub(super) use self::hooks::{NO_LISTEN, NO_UNSENT};
 
-impl Rung {
-    /// Every sentence this rung may say of what it cannot see, as docs/kernels.md
+impl Backend {
+    /// Every sentence this backend may say of what it cannot see, as docs/kernels.md
     /// lists them. Which of them hold depends on the kernel.
     pub fn blind_spots(self) -> Vec<&'static str> {
         match self {
@@ -68,7 +68,7 @@ fn further_hooks(unsent: &[Hook], listen: [Hook; 2], needs: &Needs) -> Vec<Hook>
     hooks
 }
 
-/// What a rung needs to know of the kernel and of the run.
+/// What a backend needs to know of the kernel and of the run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Needs {
     /// Parameters of `inet_csk_accept`: 4 before Linux 6.10, 2 since.
@@ -113,20 +113,20 @@ impl Needs {
     }
 }
 
-fn hooks_of(rung: Rung, needs: &Needs) -> Result<Vec<Hook>, RungError> {
+fn hooks_of(backend: Backend, needs: &Needs) -> Result<Vec<Hook>, BackendError> {
     let mut hooks = Vec::new();
     if needs.tree {
         hooks.extend(TREE);
     }
-    match rung {
-        Rung::Fentry => hooks.extend(fentry_hooks(needs)?),
-        Rung::Kprobe => {
+    match backend {
+        Backend::Fentry => hooks.extend(fentry_hooks(needs)?),
+        Backend::Kprobe => {
             hooks.push(GRAFT_ALONE);
             hooks.extend(outcome_hooks(needs));
             hooks.push(required("pm_connect_kp", Place::KProbe("tcp_connect")));
             hooks.extend(further_hooks(&UNSENT_PROBES, LISTEN_PROBES, needs));
         }
-        Rung::Tracepoint => {
+        Backend::Tracepoint => {
             // Attempts that are seen have their outcome seen: what sees it comes first.
             if needs.preemptible {
                 hooks.extend(TRACEPOINT_PREEMPTIBLE);
@@ -155,7 +155,7 @@ pub(super) const FUNCTIONS: [&str; 10] = [
 
 /// Those of [`FUNCTIONS`] that trampolines may be attached to in this run.
 pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
-    let hooks = with_substitutes(Rung::Fentry, needs).into_iter();
+    let hooks = with_substitutes(Backend::Fentry, needs).into_iter();
     let functions = hooks.filter_map(|hook| match hook.place {
         Place::FEntry(function) | Place::FExit(function) => Some(function),
         Place::KProbe(_) | Place::RawTracePoint(_) | Place::TracePoint(..) => None,
@@ -163,15 +163,15 @@ pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
     functions.collect()
 }
 
-/// The programs that may be attached on this rung.
-pub(super) fn programs(rung: Rung, needs: &Needs) -> Vec<&'static str> {
-    let hooks = with_substitutes(rung, needs).into_iter();
+/// The programs that may be attached on this backend.
+pub(super) fn programs(backend: Backend, needs: &Needs) -> Vec<&'static str> {
+    let hooks = with_substitutes(backend, needs).into_iter();
     hooks.map(|hook| hook.program).collect()
 }
 
-/// The hooks of a rung, and those that may stand in for them.
-fn with_substitutes(rung: Rung, needs: &Needs) -> Vec<Hook> {
-    let hooks = hooks_of(rung, needs).unwrap_or_default().into_iter();
+/// The hooks of a backend, and those that may stand in for them.
+fn with_substitutes(backend: Backend, needs: &Needs) -> Vec<Hook> {
+    let hooks = hooks_of(backend, needs).unwrap_or_default().into_iter();
     let substitutes = hooks.flat_map(|hook| {
         iter::successors(Some(hook), |hook| match hook.otherwise {
             Otherwise::Instead(substitute) => Some(*substitute),
@@ -181,7 +181,7 @@ fn with_substitutes(rung: Rung, needs: &Needs) -> Vec<Hook> {
     substitutes.collect()
 }
 
-fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, RungError> {
+fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, BackendError> {
     let accept = required(accept_program(needs)?, Place::FExit("inet_csk_accept"));
     let (graft, connect, unsent, listen): (_, _, &[_], _) = if needs.preemptible {
         let (graft, connect) = (GRAFT_PREEMPTIBLE, CONNECT_PREEMPTIBLE);
@@ -206,12 +206,12 @@ fn outcome_hooks(needs: &Needs) -> impl Iterator<Item = Hook> {
 }
 
 /// The fexit program whose result slot fits this kernel's prototype.
-pub(super) fn accept_program(needs: &Needs) -> Result<&'static str, RungError> {
+pub(super) fn accept_program(needs: &Needs) -> Result<&'static str, BackendError> {
     match needs.accept_params {
         Some(4) => Ok("pm_accept_fe4"),
         Some(2) => Ok("pm_accept_fe2"),
-        other => Err(RungError {
-            rung: Rung::Fentry,
+        other => Err(BackendError {
+            backend: Backend::Fentry,
             reason: format!("inet_csk_accept has {other:?} parameters; 2 and 4 are known"),
         }),
     }
@@ -223,34 +223,38 @@ pub(super) const FOLLOW: [&str; GROUPS.len()] =
 
 /// Loads and attaches what follows the cgroups of a filter: they are to be known before
 /// anything is filtered.
-pub(super) fn follow(ebpf: &mut Ebpf, btf: &LazyBtf, rung: Rung) -> Result<Links, RungError> {
+pub(super) fn follow(
+    ebpf: &mut Ebpf,
+    btf: &LazyBtf,
+    backend: Backend,
+) -> Result<Links, BackendError> {
     let mut links = Links::default();
     for hook in &GROUPS {
         attach_hook(ebpf, btf, hook, &mut links, &mut Vec::new())
-            .map_err(|reason| RungError { rung, reason })?;
+            .map_err(|reason| BackendError { backend, reason })?;
     }
     Ok(links)
 }
 
-/// Loads and attaches every program of `rung`, beside those in `links`; all of them, or
-/// none. Returns what the rung cannot see on this kernel.
+/// Loads and attaches every program of `backend`, beside those in `links`; all of them, or
+/// none. Returns what the backend cannot see on this kernel.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     btf: &LazyBtf,
-    rung: Rung,
+    backend: Backend,
     needs: &Needs,
     mut links: Links,
-) -> Result<(Links, Vec<String>), RungError> {
-    let mut blind = match rung {
-        Rung::Fentry | Rung::Kprobe => Vec::new(),
-        Rung::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND, QUEUE_BLIND]
+) -> Result<(Links, Vec<String>), BackendError> {
+    let mut blind = match backend {
+        Backend::Fentry | Backend::Kprobe => Vec::new(),
+        Backend::Tracepoint => [NO_LOCAL_PORT, UNSENT_BLIND, LISTEN_BLIND, QUEUE_BLIND]
             .iter()
             .chain(&LISTENER_BLIND)
             .map(ToString::to_string)
             .collect(),
     };
     let mut knows_listeners = false;
-    for hook in hooks_of(rung, needs)? {
+    for hook in hooks_of(backend, needs)? {
         let hook = if needs.state_events {
             Some(hook)
         } else {
@@ -262,13 +266,13 @@ pub(super) fn attach(
         if SEE_INBOUND.contains(&hook.program) && !knows_listeners {
             // Whoever listens is to be known before connections come in.
             knows_listeners = true;
-            snapshot::listeners(ebpf, btf).map_err(|error| RungError {
-                rung,
+            snapshot::listeners(ebpf, btf).map_err(|error| BackendError {
+                backend,
                 reason: error.to_string(),
             })?;
         }
         if let Err(reason) = attach_hook(ebpf, btf, &hook, &mut links, &mut blind) {
-            return Err(RungError { rung, reason });
+            return Err(BackendError { backend, reason });
         }
     }
     Ok((links, blind))
@@ -309,7 +313,7 @@ fn attach_hook(
     }
 }
 
-/// The attachments of a rung; dropping it detaches its programs, which stay
+/// The attachments of a backend; dropping it detaches its programs, which stay
 /// loaded.
 #[derive(Default)]
 pub(super) struct Links {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use port_monitor_common::generation::{RULES, RuleEntry, TALLIES, Tally};
 
-use super::{slots::Change, tables::Tables};
+use super::{generations::Change, tables::Tables};
 
 /// How much of each count came from the policy before, by the number of the count.
 pub type Carried = HashMap<u32, u64>;
@@ -12,13 +12,13 @@ pub type Carried = HashMap<u32, u64>;
 /// The counts whose meaning is the same in both policies: their numbers in each.
 fn same(tables: &Tables, change: Change) -> Vec<(u32, u32)> {
     let Change { from, to } = change;
-    let [before, after] = [from, to].map(|slot| tables.header(slot));
+    let [before, after] = [from, to].map(|generation| tables.header(generation));
     // What was denied is not what would have been.
     if before.mode != after.mode {
         return Vec::new();
     }
-    let rules = |slot, count: u32| {
-        let rule = move |rule: u32| Some((tables.rule(slot, rule as usize)?, rule));
+    let rules = |generation, count: u32| {
+        let rule = move |rule: u32| Some((tables.rule(generation, rule as usize)?, rule));
         (0..count).filter_map(rule)
     };
     let key = |entry: RuleEntry| (entry.name, entry.meaning);

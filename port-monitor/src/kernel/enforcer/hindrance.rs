@@ -58,14 +58,14 @@ fn instances() -> Vec<(String, Tables)> {
 
 /// What denies, and how often it has.
 fn denials(tables: &Tables) -> HashMap<String, u64> {
-    let slot = tables.state().slot_at(now_ms());
-    let header = tables.header(slot);
+    let generation = tables.state().generation_at(now_ms());
+    let header = tables.header(generation);
     if header.mode != MODE_ENFORCE {
         return HashMap::new();
     }
     let rules = (0..header.rule_count as usize).filter_map(|rule| {
-        let entry = tables.rule(slot, rule)?;
-        let count = tables.hits(slot, rule).count;
+        let entry = tables.rule(generation, rule)?;
+        let count = tables.hits(generation, rule).count;
         (entry.flags & DENIES != 0).then(|| (format!("rule `{}`", name(&entry.name)), count))
     });
     let defaults = [
@@ -78,7 +78,7 @@ fn denials(tables: &Tables) -> HashMap<String, u64> {
         .zip(header.defaults)
         .filter(|(_, flags)| flags & DENIES != 0)
         .map(|((direction, tally), _)| {
-            let count = tables.tally(slot, tally).count;
+            let count = tables.tally(generation, tally).count;
             (format!("the {direction} default"), count)
         });
     rules.chain(defaults).collect()

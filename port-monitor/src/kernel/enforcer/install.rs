@@ -17,7 +17,8 @@ use aya::{
 use port_monitor_common::{
     config::Config,
     generation::{
-        ASKS_LISTEN, ASKS_UDP, GENERATION_ABI, Header, INBOUND_OPEN, SLOTS, STYLE_RESET, TALLIES,
+        ASKS_LISTEN, ASKS_UDP, GENERATION_ABI, GENERATIONS, Header, INBOUND_OPEN, STYLE_RESET,
+        TALLIES,
     },
 };
 
@@ -213,7 +214,7 @@ fn open_cgroup(wanted: Option<&Path>) -> Result<Cgroup, EnforcerError> {
 
 fn load() -> Result<Ebpf, EnforcerError> {
     let types = Types::read(Path::new(kernel::error::SYSTEM_BTF))?;
-    let hits = kernel::counters::of_each_cpu(SLOTS * TALLIES)?;
+    let hits = kernel::counters::of_each_cpu(GENERATIONS * TALLIES)?;
     let sizes = object::Sizes::enforcer(hits);
     let programs: Vec<_> = names().collect();
     let ebpf = object::load(&types.offsets, &Config::default(), &sizes, 0, &programs);

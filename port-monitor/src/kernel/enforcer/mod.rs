@@ -1,7 +1,7 @@
 //! Enforcement: programs that refuse what a policy denies, and the policies they
 //! ask. They are pinned, so that they outlive whoever put them there.
 //!
-//! A policy is written into a slot that no program looks at, and put into force by
+//! A policy is written into a generation that no program looks at, and put into force by
 //! one store. See `port_monitor_common::generation`.
 
 use std::{
@@ -27,6 +27,7 @@ use crate::{
 mod attempt;
 mod carry;
 mod counts;
+mod generations;
 mod grace;
 pub(super) mod hindrance;
 pub(super) mod home;
@@ -35,7 +36,6 @@ mod install;
 pub(super) mod links;
 mod lock;
 mod removal;
-mod slots;
 pub(super) mod sockets;
 pub(super) mod tables;
 mod watch;
@@ -43,11 +43,11 @@ mod watch;
 pub use attempt::Attempt;
 pub use carry::Carried;
 pub use counts::{Counts, Lease, PolicyId, RuleHits, Status};
+use generations::{Generations, Refused, StateWord, Terms};
 pub use home::{BPF_FS_VARIABLE, HomeError};
 pub use host::HostPlaces;
 use lock::Lock;
 pub use removal::Left;
-use slots::{Refused, Slots, StateWord, Terms};
 pub use sockets::{OpenConnection, Sockets, open as open_connections, sockets};
 use tables::Tables;
 pub(super) use tables::write_policy;
@@ -303,13 +303,13 @@ impl Enforcer {
             confirm_ms: confirm.map(millis),
             lease_ms: lease_of(&policy.header),
         };
-        let change = slots::apply(self, policy, terms);
+        let change = generations::apply(self, policy, terms);
         let change = self.or_ended(change)?;
         self.await_old_programs();
         self.or_ended(Ok(carry::same_rules(&self.tables, change)))
     }
 
-    /// Waits for programs that count in the slot before: the policy is in force, so what
+    /// Waits for programs that count in the generation before: the policy is in force, so what
     /// goes wrong here costs a few counts and nothing else.
     fn await_old_programs(&self) {
         if let Err(error) = self.wait_for_programs() {
@@ -325,7 +325,7 @@ impl Enforcer {
     /// Puts the policy in force into force anew, as this host is now. Its counts go on,
     /// and what was before stays what one can go back to.
     pub fn refresh(&mut self, policy: &Lowered) -> Result<(), EnforcerError> {
-        let change = slots::refresh(self, policy, lease_of(&policy.header))?;
+        let change = generations::refresh(self, policy, lease_of(&policy.header))?;
         self.await_old_programs();
         carry::all(&self.tables, change);
         Ok(())
@@ -333,21 +333,21 @@ impl Enforcer {
 
     /// The policy in force.
     pub fn in_force(&self) -> PolicyId {
-        let slot = self.tables.state().slot_at(now_ms());
-        PolicyId::of(&self.tables.header(slot))
+        let generation = self.tables.state().generation_at(now_ms());
+        PolicyId::of(&self.tables.header(generation))
     }
 
     /// The policy that is in force for good, or would be if somebody followed it.
     pub fn confirmed(&self) -> Option<PolicyId> {
         let state = self.tables.state().settled(now_ms());
         let is_confirmed = !state.is_unconfirmed();
-        is_confirmed.then(|| PolicyId::of(&self.tables.header(state.slot())))
+        is_confirmed.then(|| PolicyId::of(&self.tables.header(state.generation())))
     }
 
     /// The policy in force asks to be followed, and would stay all the same.
     pub fn is_unleased(&self) -> bool {
         let state = self.tables.state().settled(now_ms());
-        let header = self.tables.header(state.slot());
+        let header = self.tables.header(state.generation());
         lease_of(&header).is_some() && !state.is_leased()
     }
 
@@ -360,7 +360,8 @@ impl Enforcer {
     /// asked last.
     pub fn take_denials(&mut self, policy: PolicyId) -> Result<Vec<Denial>, EnforcerError> {
         let mut denials = self.tables.take_denials(&self.dir)?;
-        denials.retain(|denial| PolicyId::of(&self.tables.header(denial.slot.into())) == policy);
+        denials
+            .retain(|denial| PolicyId::of(&self.tables.header(denial.generation.into())) == policy);
         Ok(denials)
     }
 
@@ -376,13 +377,13 @@ impl Enforcer {
 
     /// Keeps the policy that waits for it.
     pub fn confirm(&self) -> Result<(), EnforcerError> {
-        let lease_of = |slot| slots::lease_ms(&self.tables.header(slot));
-        Ok(slots::confirm(self, lease_of)?)
+        let lease_of = |generation| generations::lease_ms(&self.tables.header(generation));
+        Ok(generations::confirm(self, lease_of)?)
     }
 
     /// Goes back to the policy before.
     pub fn rollback(&self) -> Result<(), EnforcerError> {
-        Ok(slots::rollback(self)?)
+        Ok(generations::rollback(self)?)
     }
 
     /// What is in force, and how often what decided.
@@ -390,10 +391,10 @@ impl Enforcer {
         let (state, now_ms) = (self.tables.state(), now_ms());
         let left = Duration::from_millis(state.deadline_ms().saturating_sub(now_ms));
         Ok(Status {
-            counts: self.counts(state.slot_at(now_ms)),
+            counts: self.counts(state.generation_at(now_ms)),
             unconfirmed: state.settled(now_ms).is_unconfirmed().then_some(left),
             lease: state.is_leased().then(|| Lease {
-                header: self.tables.header(state.slot()),
+                header: self.tables.header(state.generation()),
                 left,
             }),
             links: self.links()?,
@@ -403,23 +404,30 @@ impl Enforcer {
     /// How often what decided of a policy, while it is in force, or the one before.
     pub fn counts_of(&self, policy: PolicyId) -> Option<Counts> {
         let state = self.tables.state();
-        let slots = [state.slot_at(now_ms()), state.slot(), state.before()];
-        let is_it = |slot: &u32| PolicyId::of(&self.tables.header(*slot)) == policy;
-        slots.into_iter().find(is_it).map(|slot| self.counts(slot))
+        let generations = [
+            state.generation_at(now_ms()),
+            state.generation(),
+            state.before(),
+        ];
+        let is_it = |generation: &u32| PolicyId::of(&self.tables.header(*generation)) == policy;
+        generations
+            .into_iter()
+            .find(is_it)
+            .map(|generation| self.counts(generation))
     }
 
-    fn counts(&self, slot: u32) -> Counts {
-        let header = self.tables.header(slot);
+    fn counts(&self, generation: u32) -> Counts {
+        let header = self.tables.header(generation);
         let count = header.rule_count as usize;
         let rules = (0..count)
             .filter_map(|rule| {
                 Some(RuleHits {
-                    entry: self.tables.rule(slot, rule)?,
-                    hits: self.tables.hits(slot, rule),
+                    entry: self.tables.rule(generation, rule)?,
+                    hits: self.tables.hits(generation, rule),
                 })
             })
             .collect();
-        let tally = |tally: Tally| self.tables.tally(slot, tally);
+        let tally = |tally: Tally| self.tables.tally(generation, tally);
         Counts {
             header,
             rules,
@@ -449,7 +457,7 @@ impl StateWord for Enforcer {
     }
 }
 
-impl Slots for Enforcer {
+impl Generations for Enforcer {
     type Policy = Lowered;
     type Error = EnforcerError;
 
@@ -459,14 +467,14 @@ impl Slots for Enforcer {
             .map_err(EnforcerError::Grace)
     }
 
-    fn write(&mut self, slot: u32, policy: &Lowered) -> Result<(), EnforcerError> {
-        Ok(self.tables.write(slot, policy, policy.when_open())?)
+    fn write(&mut self, generation: u32, policy: &Lowered) -> Result<(), EnforcerError> {
+        Ok(self.tables.write(generation, policy, policy.when_open())?)
     }
 
-    fn write_exit(&mut self, slot: u32, policy: &Lowered) -> Result<(), EnforcerError> {
+    fn write_exit(&mut self, generation: u32, policy: &Lowered) -> Result<(), EnforcerError> {
         match policy.when_closed() {
-            Some((closed, ends)) => self.tables.write(slot, policy, (&closed, ends))?,
-            None => self.tables.clear(slot)?,
+            Some((closed, ends)) => self.tables.write(generation, policy, (&closed, ends))?,
+            None => self.tables.clear(generation)?,
         }
         Ok(())
     }
@@ -496,7 +504,7 @@ fn headers(policy: &Lowered) -> Vec<Header> {
 
 /// How long a policy stays without a sign of whoever follows it; `None` is for good.
 fn lease_of(header: &Header) -> Option<u64> {
-    (header.on_exit != ON_EXIT_ENFORCE).then(|| slots::lease_ms(header))
+    (header.on_exit != ON_EXIT_ENFORCE).then(|| generations::lease_ms(header))
 }
 
 fn now_ms() -> u64 {

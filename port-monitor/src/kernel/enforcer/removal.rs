@@ -14,8 +14,9 @@ use std::{
 use port_monitor_common::generation::State;
 
 use super::{
-    EnforcerError, attempt, bpf, grace, home, install,
-    slots::{self, StateWord as _},
+    EnforcerError, attempt, bpf,
+    generations::{self, StateWord as _},
+    grace, home, install,
     tables::Tables,
     watch::Watch,
 };
@@ -124,9 +125,9 @@ fn open_up(dir: &Path) -> Result<(), EnforcerError> {
     install::check_version(dir)?;
     let mut tables = Tables::open(dir)?;
     let watch = Watch::open(dir)?;
-    let [slot, _] = slots::free_slots(watch.state());
-    tables.clear(slot)?;
-    while !watch.exchange(watch.state(), State::confirmed(slot)) {}
+    let [generation, _] = generations::free_generations(watch.state());
+    tables.clear(generation)?;
+    while !watch.exchange(watch.state(), State::confirmed(generation)) {}
     Ok(())
 }
 

@@ -9,8 +9,9 @@ use rustix::mm::ProtFlags;
 
 use super::{
     super::{error::KernelError, mapped::Mapped},
-    EnforcerError, PolicyId, now_ms,
-    slots::{self, StateWord},
+    EnforcerError, PolicyId,
+    generations::{self, StateWord},
+    now_ms,
 };
 
 /// The state of an instance, mapped.
@@ -33,20 +34,20 @@ impl Watch {
 
     /// The policy decides now.
     pub fn is_in_force(&self, policy: PolicyId) -> bool {
-        self.is_in(self.state().slot_at(self.now_ms()), policy)
+        self.is_in(self.state().generation_at(self.now_ms()), policy)
     }
 
     /// A sign that the policy is followed. One that had to give way because there was none
     /// comes into force again; one that is not in force for good stays as it is.
     pub fn renew(&self, policy: PolicyId) {
-        slots::renew(self, |slot| {
-            let header = self.policies.get(slot as usize)?;
-            (PolicyId::of(&header) == policy).then(|| slots::lease_ms(&header))
+        generations::renew(self, |generation| {
+            let header = self.policies.get(generation as usize)?;
+            (PolicyId::of(&header) == policy).then(|| generations::lease_ms(&header))
         });
     }
 
-    fn is_in(&self, slot: u32, policy: PolicyId) -> bool {
-        let header = self.policies.get(slot as usize);
+    fn is_in(&self, generation: u32, policy: PolicyId) -> bool {
+        let header = self.policies.get(generation as usize);
         header.is_some_and(|header| PolicyId::of(&header) == policy)
     }
 }

@@ -11,7 +11,7 @@ use port_monitor_common::event::{ClosedBy, OwnerSource};
 use rustix::io::Errno;
 
 use super::{
-    super::backend::Rung,
+    super::backend::Backend,
     Attached,
     play::{FROM_CLIENT, FROM_SERVER, Played, Reached},
 };
@@ -24,7 +24,7 @@ use crate::{
         cgroup::CgroupTree,
         process::{own_cgroup_path, own_start_ticks, ticks},
     },
-    kernel::{aya_workarounds::file_limit, error::CanaryError},
+    kernel::{aya_workarounds::file_limit, error::SelfTestError},
 };
 
 fn is_failed(event: &Event) -> bool {
@@ -50,18 +50,19 @@ pub(super) struct Truth {
 
 impl Truth {
     /// The truth about the calling thread.
-    pub(super) fn read() -> Result<Self, CanaryError> {
+    pub(super) fn read() -> Result<Self, SelfTestError> {
         let _opening = file_limit::opening();
-        let read =
-            |path: &'static str| fs::read(path).map_err(|error| CanaryError::Truth { path, error });
+        let read = |path: &'static str| {
+            fs::read(path).map_err(|error| SelfTestError::Truth { path, error })
+        };
         let netns = "/proc/thread-self/ns/net";
         let netns_ino = fs::metadata(netns)
-            .map_err(|error| CanaryError::Truth { path: netns, error })?
+            .map_err(|error| SelfTestError::Truth { path: netns, error })?
             .ino();
         let comm = |path| {
             let mut comm = read(path)?;
             comm.pop();
-            Ok::<_, CanaryError>(comm)
+            Ok::<_, SelfTestError>(comm)
         };
         Ok(Self {
             kernel: crate::kernel::error::kernel_release(),
@@ -113,7 +114,7 @@ impl<'a> Expected<'a> {
         &self,
         reached: Reached,
         events: &[Event],
-    ) -> Result<(), CanaryError> {
+    ) -> Result<(), SelfTestError> {
         if reached >= Reached::Listening && self.attached.listen {
             self.check_listener(events)?;
         }
@@ -131,15 +132,15 @@ impl<'a> Expected<'a> {
         Ok(())
     }
 
-    fn check_connect(&self, events: &[Event]) -> Result<(), CanaryError> {
+    fn check_connect(&self, events: &[Event]) -> Result<(), SelfTestError> {
         let connect = self.find(events, "connect")?;
-        let bound = self.attached.rung != Rung::Tracepoint;
+        let bound = self.attached.backend != Backend::Tracepoint;
         self.check_ends(connect, self.client, self.server, bound)?;
         self.check_owner(connect, OwnerSource::Connect)
     }
 
     /// The attempt that was refused before its SYN, if its record is there.
-    fn check_unsent(&self, events: &[Event]) -> Result<(), CanaryError> {
+    fn check_unsent(&self, events: &[Event]) -> Result<(), SelfTestError> {
         let Some((to, errno)) = self.unsent else {
             return Ok(());
         };
@@ -161,7 +162,7 @@ impl<'a> Expected<'a> {
 
     /// What no record shows of a program that others may stand in for, or that the kernel
     /// may have skipped: tried again, it is to be shown.
-    pub(super) fn unshown(&self, reached: Reached, events: &[Event]) -> Result<(), CanaryError> {
+    pub(super) fn unshown(&self, reached: Reached, events: &[Event]) -> Result<(), SelfTestError> {
         if reached < Reached::End {
             return Ok(());
         }
@@ -170,7 +171,7 @@ impl<'a> Expected<'a> {
         }
         let own = |event: &&Event| event.action == Action::Accept && !event.preattach;
         match self.attached.accept {
-            Some(program) if !events.iter().any(|event| own(&event)) => Err(CanaryError::Blind {
+            Some(program) if !events.iter().any(|event| own(&event)) => Err(SelfTestError::Blind {
                 kernel: self.truth.kernel.clone(),
                 program,
             }),
@@ -178,10 +179,10 @@ impl<'a> Expected<'a> {
         }
     }
 
-    fn check_accept(&self, events: &[Event]) -> Result<(), CanaryError> {
+    fn check_accept(&self, events: &[Event]) -> Result<(), SelfTestError> {
         let accept = self.find(events, "accept")?;
         self.check_ends(accept, self.server, self.client, true)?;
-        let source = if self.attached.rung == Rung::Tracepoint {
+        let source = if self.attached.backend == Backend::Tracepoint {
             OwnerSource::Listener
         } else {
             OwnerSource::Accept
@@ -190,7 +191,7 @@ impl<'a> Expected<'a> {
     }
 
     /// The attempt has succeeded.
-    fn check_outcome(&self, events: &[Event]) -> Result<(), CanaryError> {
+    fn check_outcome(&self, events: &[Event]) -> Result<(), SelfTestError> {
         let connect = self.find(events, "connect")?;
         let connected = self.find(events, "connected")?;
         self.check_ends(connected, self.client, self.server, true)?;
@@ -199,7 +200,7 @@ impl<'a> Expected<'a> {
     }
 
     /// The listener has begun and ended to listen.
-    fn check_listener(&self, events: &[Event]) -> Result<(), CanaryError> {
+    fn check_listener(&self, events: &[Event]) -> Result<(), SelfTestError> {
         let nowhere = match self.server {
             SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
@@ -214,7 +215,7 @@ impl<'a> Expected<'a> {
     }
 
     /// Both ends have ended, each with what it knows of it.
-    fn check_ends_of_connection(&self, events: &[Event]) -> Result<(), CanaryError> {
+    fn check_ends_of_connection(&self, events: &[Event]) -> Result<(), SelfTestError> {
         let connect = self.find(events, "connect")?;
         let accept = self.find(events, "accept")?;
         let ours = [
@@ -245,8 +246,8 @@ impl<'a> Expected<'a> {
         Ok(())
     }
 
-    fn missing(&self, event: &'static str) -> CanaryError {
-        CanaryError::Missing {
+    fn missing(&self, event: &'static str) -> SelfTestError {
+        SelfTestError::Missing {
             kernel: self.truth.kernel.clone(),
             event,
             family: if self.server.is_ipv4() {
@@ -257,7 +258,11 @@ impl<'a> Expected<'a> {
         }
     }
 
-    fn find<'e>(&self, events: &'e [Event], name: &'static str) -> Result<&'e Event, CanaryError> {
+    fn find<'e>(
+        &self,
+        events: &'e [Event],
+        name: &'static str,
+    ) -> Result<&'e Event, SelfTestError> {
         events
             .iter()
             .find(|event| ConnectionAction::from(event.action).word() == name)
@@ -270,7 +275,7 @@ impl<'a> Expected<'a> {
         local: SocketAddr,
         remote: SocketAddr,
         bound: bool,
-    ) -> Result<(), CanaryError> {
+    ) -> Result<(), SelfTestError> {
         self.equal(event, "local address", event.local_ip, local.ip())?;
         self.equal(event, "remote address", event.remote_ip, remote.ip())?;
         self.equal(event, "local port", event.local_port.unwrap_or(0), {
@@ -286,7 +291,7 @@ impl<'a> Expected<'a> {
         self.equal(event, "bound interface", event.ifindex.unwrap_or(0), 0)
     }
 
-    fn check_owner(&self, event: &Event, source: OwnerSource) -> Result<(), CanaryError> {
+    fn check_owner(&self, event: &Event, source: OwnerSource) -> Result<(), SelfTestError> {
         let truth = self.truth;
         let Some(owner) = &event.owner else {
             return Err(self.wrong(event, "owner", &"nobody", &truth.pid));
@@ -344,7 +349,7 @@ impl<'a> Expected<'a> {
         field: &'static str,
         reported: T,
         truth: T,
-    ) -> Result<(), CanaryError> {
+    ) -> Result<(), SelfTestError> {
         if reported == truth {
             return Ok(());
         }
@@ -362,8 +367,8 @@ impl<'a> Expected<'a> {
         field: &'static str,
         reported: &dyn std::fmt::Debug,
         truth: &dyn std::fmt::Debug,
-    ) -> CanaryError {
-        CanaryError::Wrong {
+    ) -> SelfTestError {
+        SelfTestError::Wrong {
             kernel: self.truth.kernel.clone(),
             event: ConnectionAction::from(event.action).word(),
             field,

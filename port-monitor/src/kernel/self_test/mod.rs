@@ -1,4 +1,4 @@
-//! The canary: before the first event is shown, the monitor connects to itself
+//! The self-test: before the first event is shown, the monitor connects to itself
 //! and compares every field the kernel reports with the truth.
 //!
 //! An offset that is wrong by one field is a lie nobody sees; here it is a
@@ -22,11 +22,11 @@ use aya::maps::{MapData, RingBuf};
 use port_monitor_common::counters::{Extra, Watcher};
 
 use super::{
-    backend::Rung,
+    backend::Backend,
     backends::{self, Links, Needs},
     counters::Counters,
     enforcer::hindrance,
-    error::CanaryError,
+    error::SelfTestError,
     settings::SelfTest,
 };
 use crate::events::decode::{Event, decode};
@@ -39,10 +39,10 @@ mod unproven;
 use expected::{Expected, Truth};
 use play::{Obstacle, Patience, Played, Reached, play};
 
-/// How long the canary's events may take: they are in the ring by the time its
+/// How long the self-test's events may take: they are in the ring by the time its
 /// system calls return, unless another CPU is in the middle of a record.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How often the ring is read while the canary connects.
+/// How often the ring is read while the self-test connects.
 const LOOK: Duration = Duration::from_millis(1);
 /// How long the kernel may take to make a network namespace: it waits where others are
 /// being made and removed.
@@ -59,7 +59,7 @@ const EVENTS: usize = 2;
 const OUTCOME_EVENTS: usize = 3;
 const LISTEN_EVENTS: usize = 2;
 
-/// Where the canary connects to.
+/// Where the self-test connects to.
 const LOOPBACKS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::LOCALHOST),
     IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -68,7 +68,7 @@ const LOOPBACKS: [IpAddr; 2] = [
 /// What is attached, as far as it makes a difference here.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Attached {
-    pub(super) rung: Rung,
+    pub(super) backend: Backend,
     /// The hooks for outcomes and ends.
     pub(super) outcomes: bool,
     /// The hooks for sockets that begin to listen.
@@ -89,7 +89,7 @@ pub(super) struct Watchers<'a> {
 }
 
 impl<'a> Watchers<'a> {
-    /// Of a rung.
+    /// Of a backend.
     pub(super) fn of(links: &Links, counters: &'a Counters) -> Self {
         Self {
             attached: links.watchers(),
@@ -106,7 +106,7 @@ impl<'a> Watchers<'a> {
     }
 }
 
-/// What the canary proved, and did not.
+/// What the self-test proved, and did not.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     /// What could not be proved, and why, a sentence each.
@@ -116,12 +116,12 @@ pub(super) struct Findings {
 }
 
 /// A thread that is ready to connect.
-pub(super) struct Canary {
+pub(super) struct Prepared {
     /// Where to connect to, and how long to wait.
     orders: Sender<(IpAddr, Patience)>,
     /// What came of it, for each order.
     results: Receiver<Option<Played>>,
-    place: Receiver<Result<Place, CanaryError>>,
+    place: Receiver<Result<Place, SelfTestError>>,
     patience: Patience,
 }
 
@@ -132,9 +132,9 @@ struct Place {
     is_private: bool,
 }
 
-impl Canary {
+impl Prepared {
     /// Starts the thread, and lets it find a place to connect in.
-    pub(super) fn prepare(limits: &SelfTest) -> Result<Self, CanaryError> {
+    pub(super) fn prepare(limits: &SelfTest) -> Result<Self, SelfTestError> {
         let SelfTest { patience, stop } = limits.clone();
         let limit = patience;
         Self::spawn(Patience { limit, stop }, find_place)
@@ -143,8 +143,8 @@ impl Canary {
     /// Starts a thread that connects from where `find_place` leads it.
     fn spawn(
         patience: Patience,
-        find_place: fn() -> Result<Place, CanaryError>,
-    ) -> Result<Self, CanaryError> {
+        find_place: fn() -> Result<Place, SelfTestError>,
+    ) -> Result<Self, SelfTestError> {
         let (orders, ordered) = mpsc::channel();
         let (played, results) = mpsc::channel();
         let (found, place) = mpsc::channel();
@@ -158,7 +158,7 @@ impl Canary {
                     let _ = played.send(connect(addr, &patience, is_private));
                 }
             })
-            .map_err(CanaryError::Thread)?;
+            .map_err(SelfTestError::Thread)?;
         Ok(Self {
             orders,
             results,
@@ -169,7 +169,7 @@ impl Canary {
 
     /// Waits until the thread has found its place. One that takes too long is left
     /// behind, and another one connects from where the user is.
-    fn settle(self) -> Result<(Self, Place), CanaryError> {
+    fn settle(self) -> Result<(Self, Place), SelfTestError> {
         match self.place.recv_timeout(NAMESPACE_LIMIT) {
             Ok(place) => Ok((self, place?)),
             Err(RecvTimeoutError::Disconnected) => Err(thread_failed()),
@@ -190,16 +190,16 @@ impl Canary {
         attached: Attached,
         watchers: &Watchers,
         mut others: impl FnMut(&[u8]),
-    ) -> Result<Findings, CanaryError> {
-        let (canary, here) = self.settle()?;
-        let mut patience = canary.patience.clone();
+    ) -> Result<Findings, SelfTestError> {
+        let (prepared, here) = self.settle()?;
+        let mut patience = prepared.patience.clone();
         let mut whole = None;
         let mut blocked = Vec::new();
         let mut waited = Duration::ZERO;
         for addr in LOOPBACKS {
             let begin = Instant::now();
             let mut read = |events: &mut _| read(records, events, &mut others);
-            let played = canary.check(addr, &patience, attached, &here.truth, &mut read)?;
+            let played = prepared.check(addr, &patience, attached, &here.truth, &mut read)?;
             let Some(attempt) = played else {
                 log::info!("no IPv6 on loopback: the self-test is IPv4 only");
                 continue;
@@ -213,7 +213,7 @@ impl Canary {
             }
         }
         if let Some(addr) = whole {
-            canary.prove(addr, watchers, || {
+            prepared.prove(addr, watchers, || {
                 let mut events = Vec::new();
                 let count = attached.wanted(Reached::End, false);
                 collect(count, &mut events, |events| {
@@ -221,7 +221,7 @@ impl Canary {
                 });
             })?;
         }
-        let rules = canary.rules_in_the_way(&blocked);
+        let rules = prepared.rules_in_the_way(&blocked);
         Ok(Findings {
             unproven: unproven::sentences(&blocked, attached, &rules, here.is_private),
             waited,
@@ -237,7 +237,7 @@ impl Canary {
         attached: Attached,
         truth: &Truth,
         mut read: impl FnMut(&mut Vec<Event>),
-    ) -> Result<Option<Played>, CanaryError> {
+    ) -> Result<Option<Played>, SelfTestError> {
         let mut tries = RECORD_TRIES;
         loop {
             let mut events = Vec::new();
@@ -263,7 +263,7 @@ impl Canary {
         &self,
         order: (IpAddr, Patience),
         mut meanwhile: impl FnMut(),
-    ) -> Result<Option<Played>, CanaryError> {
+    ) -> Result<Option<Played>, SelfTestError> {
         self.orders.send(order).map_err(|_| thread_failed())?;
         loop {
             match self.results.recv_timeout(LOOK) {
@@ -281,7 +281,7 @@ impl Canary {
         addr: IpAddr,
         watchers: &Watchers,
         mut take: impl FnMut(),
-    ) -> Result<(), CanaryError> {
+    ) -> Result<(), SelfTestError> {
         for _ in 0..PROOF_TRIES {
             if watchers.blind().is_none() {
                 break;
@@ -290,7 +290,7 @@ impl Canary {
             take();
         }
         match watchers.blind() {
-            Some(program) => Err(CanaryError::Blind {
+            Some(program) => Err(SelfTestError::Blind {
                 kernel: crate::kernel::error::kernel_release(),
                 program,
             }),
@@ -318,12 +318,12 @@ impl Canary {
     }
 }
 
-fn thread_failed() -> CanaryError {
-    CanaryError::Thread(io::Error::other("it ended too early"))
+fn thread_failed() -> SelfTestError {
+    SelfTestError::Thread(io::Error::other("it ended too early"))
 }
 
 /// Moves the calling thread to where nothing stands in its way, if that is allowed.
-fn find_place() -> Result<Place, CanaryError> {
+fn find_place() -> Result<Place, SelfTestError> {
     let moved = netns::enter_private();
     if let Err(error) = &moved {
         log::info!("no network namespace of its own for the self-test: {error}");
@@ -332,7 +332,7 @@ fn find_place() -> Result<Place, CanaryError> {
 }
 
 /// Where the calling thread is.
-fn place(is_private: bool) -> Result<Place, CanaryError> {
+fn place(is_private: bool) -> Result<Place, SelfTestError> {
     Ok(Place {
         truth: Truth::read()?,
         is_private,
@@ -350,18 +350,18 @@ fn connect(addr: IpAddr, patience: &Patience, is_private: bool) -> Option<Played
 }
 
 impl Attached {
-    /// Of a rung with what it does not see.
-    pub(super) fn of(rung: Rung, needs: &Needs, blind_spots: &[String]) -> Self {
+    /// Of a backend with what it does not see.
+    pub(super) fn of(backend: Backend, needs: &Needs, blind_spots: &[String]) -> Self {
         let sees = |lack: &str| blind_spots.iter().all(|spot| spot != lack);
-        let is_tracepoint = rung == Rung::Tracepoint;
+        let is_tracepoint = backend == Backend::Tracepoint;
         Self {
-            rung,
+            backend,
             outcomes: is_tracepoint || needs.wants_outcomes(),
             listen: is_tracepoint || needs.wants_listeners() && sees(backends::NO_LISTEN),
             unsent: !is_tracepoint && needs.wants_unsent() && sees(backends::NO_UNSENT),
-            accept: match rung {
-                Rung::Fentry => backends::accept_program(needs).ok(),
-                Rung::Kprobe | Rung::Tracepoint => None,
+            accept: match backend {
+                Backend::Fentry => backends::accept_program(needs).ok(),
+                Backend::Kprobe | Backend::Tracepoint => None,
             },
         }
     }
@@ -381,7 +381,7 @@ impl Attached {
     }
 }
 
-/// Reads until as many of the canary's events are there as are wanted, or the deadline
+/// Reads until as many of the self-test's events are there as are wanted, or the deadline
 /// passes.
 fn collect(wanted: usize, events: &mut Vec<Event>, mut read: impl FnMut(&mut Vec<Event>)) {
     let deadline = Instant::now() + DEADLINE;
@@ -398,7 +398,7 @@ fn collect(wanted: usize, events: &mut Vec<Event>, mut read: impl FnMut(&mut Vec
 fn read(ring: &mut RingBuf<MapData>, events: &mut Vec<Event>, others: &mut impl FnMut(&[u8])) {
     while let Some(record) = ring.next() {
         match decode(&record) {
-            Ok(event) if event.canary => {
+            Ok(event) if event.self_test => {
                 log::debug!("self-test: {event:?}");
                 events.push(event);
             }

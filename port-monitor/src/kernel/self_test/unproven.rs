@@ -77,13 +77,13 @@ mod tests {
         time::Duration,
     };
 
-    use crate::kernel::backend::Rung;
+    use crate::kernel::backend::Backend;
     use crate::kernel::self_test::unproven::*;
 
     const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
     const ALL: Attached = Attached {
-        rung: Rung::Fentry,
+        backend: Backend::Fentry,
         outcomes: true,
         listen: true,
         unsent: true,

@@ -21,24 +21,30 @@ const THREADS: usize = 4;
 /// Rings when there is an answer, whoever gave it.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
-    rung: Mutex<bool>,
+    is_ringing: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Bell {
     fn ring(&self) {
-        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self
+            .is_ringing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
         self.changed.notify_all();
     }
 
-    /// Waits until it has rung since the last time, but not longer than `timeout`.
+    /// Waits until it rings, if it has not since the last time, but not longer than `timeout`.
     pub(crate) fn wait(&self, timeout: Duration) {
-        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ringing = self
+            .is_ringing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let waited = self
             .changed
-            .wait_timeout_while(rung, timeout, |rung| !*rung);
-        let (mut rung, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        *rung = false;
+            .wait_timeout_while(is_ringing, timeout, |is_ringing| !*is_ringing);
+        let (mut is_ringing, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *is_ringing = false;
     }
 }
 

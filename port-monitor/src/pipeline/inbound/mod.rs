@@ -1,4 +1,4 @@
-//! Whose an inbound connection is where the kernel side does not know (tracepoint rung): a
+//! Whose an inbound connection is where the kernel side does not know (tracepoint backend): a
 //! thread asks who has its listener open when it has come in, and events wait for the
 //! answer, in their order.
 

@@ -90,7 +90,7 @@ impl Host {
             preattach: false,
             listener: crate::events::decode::Listener::default(),
             ended: false,
-            canary: false,
+            self_test: false,
             stamp: None,
         }
     }

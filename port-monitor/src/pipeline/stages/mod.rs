@@ -50,7 +50,7 @@ pub struct Show {
 /// What became of the records read from the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Records read, the canary's not counted.
+    /// Records read, the self-test's not counted.
     pub received: u64,
     /// Records of another layout or kind.
     pub undecodable: u64,
@@ -171,7 +171,7 @@ impl Pipeline {
     /// Takes one ring buffer record through every stage.
     pub fn take(&mut self, record: &[u8]) {
         match &decode(record) {
-            Ok(event) if event.canary => {}
+            Ok(event) if event.self_test => {}
             // In the ring's order: others may wait for their owners.
             Ok(event) if self.is_over(event) => {
                 self.tally.received += 1;
@@ -491,14 +491,14 @@ mod tests {
     }
 
     #[test]
-    fn events_held_back_are_dropped_with_an_output_that_fails() {
+    fn events_held_back_are_lost_with_an_output_that_fails() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let output = Output::start("test".into(), full).unwrap();
         let mut pipeline = after(1_000, Show::default());
         pipeline.release(&output, Due::Now);
         let counts = Counts {
             written: 0,
-            dropped: 1_000,
+            lost: 1_000,
         };
         assert_eq!(output.drain(PATIENCE), counts);
     }

@@ -56,12 +56,10 @@ pub(super) fn flood(limit: &str, value: impl Display) -> Result<u64> {
 
 /// The programs the kernel skipped at times, and how often: what to look at when
 /// the account is wrong.
-pub(super) fn missed(monitor: &Monitor) -> Result<Vec<(String, u64)>> {
+pub(super) fn skips(monitor: &Monitor) -> Result<Vec<(String, u64)>> {
     let programs = bpf::programs(&bpf::held_by(monitor.pid())?)?;
-    let missed = programs.into_iter().filter(|program| program.missed > 0);
-    Ok(missed
-        .map(|program| (program.name, program.missed))
-        .collect())
+    let skips = programs.into_iter().filter(|program| program.skips > 0);
+    Ok(skips.map(|program| (program.name, program.skips)).collect())
 }
 
 /// Of this many connections at full speed each has all its events, and nothing is lost at
@@ -78,7 +76,7 @@ pub(super) fn full_speed(lab: &Lab, connections: u64) -> Result<Verdict> {
     let made = flood("--connections", connections)?;
     let took = begin.elapsed();
     ensure!(made == connections, "{made} connections made");
-    let missed = missed(&monitor)?;
+    let skips = skips(&monitor)?;
     let run = monitor.stop()?;
     let mut shown = BTreeMap::from(names.map(|event| (event, 0)));
     let mut others = Vec::new();
@@ -93,7 +91,7 @@ pub(super) fn full_speed(lab: &Lab, connections: u64) -> Result<Verdict> {
     let exact = format!("# seen {all} = shown {all} + filtered 0 + lost 0 ");
     ensure!(
         others.iter().any(|line| line.starts_with(&exact)) && shown == expected,
-        "{shown:?} in the table, {others:?}, {}; missed: {missed:?}",
+        "{shown:?} in the table, {others:?}, {}; skips: {skips:?}",
         run.stderr.trim()
     );
     run.expect_code(0)?;
@@ -126,7 +124,7 @@ pub(super) fn overload(lab: &Lab) -> Result<Verdict> {
             break;
         }
     }
-    let missed = missed(&monitor)?;
+    let skips = skips(&monitor)?;
     let mut run = monitor.stop()?;
     run.lines.splice(..0, early);
     run.expect_code(EVENTS_LOST)?;
@@ -135,7 +133,7 @@ pub(super) fn overload(lab: &Lab) -> Result<Verdict> {
     let Summary { seen, lost, .. } = summary;
     ensure!(
         seen == 2 * made && shown + lost == seen && summary.shown == shown && lost > 0,
-        "{made} connections, {shown} events in the stream, {summary:?}; missed: {missed:?}"
+        "{made} connections, {shown} events in the stream, {summary:?}; skips: {skips:?}"
     );
     ensure!(summary.adds_up && summary.filtered == 0, "{summary:?}");
     Ok(Verdict::Pass(format!(

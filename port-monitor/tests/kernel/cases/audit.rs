@@ -5,19 +5,19 @@ use std::{collections::BTreeSet, fs, net::SocketAddr};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    backend::Backend,
     fact::{Accept, Fact, Owner, netns_ino},
     json::Line,
     lab::Lab,
     monitor::Watch,
     report::Verdict,
-    rung::Rung,
     scenarios::identity::OTHER_USER,
 };
 
 /// Exit status: a violation was seen.
 const VIOLATION: i32 = 1;
 
-/// A door as the workload knows it.
+/// A listener as the workload knows it.
 #[derive(Debug)]
 struct Truth<'a> {
     owner: &'a Owner,
@@ -26,7 +26,7 @@ struct Truth<'a> {
 }
 
 impl Truth<'_> {
-    /// The doors and those who came in; a process has one at a port.
+    /// The listeners and those who came in; a process has one at a port.
     fn of(facts: &[Fact]) -> Vec<Truth<'_>> {
         let accepts = |owner: &Owner, at: SocketAddr| {
             let came_in = facts.iter().filter_map(|fact| match fact {
@@ -39,7 +39,7 @@ impl Truth<'_> {
             };
             came_in.filter(is_here).collect()
         };
-        let doors = facts.iter().filter_map(|fact| match fact {
+        let listeners = facts.iter().filter_map(|fact| match fact {
             Fact::Listen(listen) => Some(Truth {
                 owner: &listen.owner,
                 at: listen.at,
@@ -47,7 +47,7 @@ impl Truth<'_> {
             }),
             _ => None,
         });
-        doors.collect()
+        listeners.collect()
     }
 
     fn netns_ino(&self) -> Result<u64> {
@@ -73,7 +73,7 @@ impl Truth<'_> {
         })
     }
 
-    /// Every field of the door's line.
+    /// Every field of the listener's line.
     fn check(&self, line: &Line) -> Result<()> {
         let peers: BTreeSet<_> = self.accepts.iter().map(|one| one.remote.ip()).collect();
         let number = |field: &str| line.number(field);
@@ -146,16 +146,18 @@ fn policy() -> String {
     )
 }
 
-/// Every door has a line that says exactly whose it is and who came in; `--unused`
+/// Every listener has a line that says exactly whose it is and who came in; `--unused`
 /// lists the one nobody used; a forbidden one is a violation.
-pub(super) fn doors(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn listeners(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let path = lab.new_path("toml");
     fs::write(&path, policy())?;
-    let mut workload = lab.workload("doors")?;
+    let mut workload = lab.workload("listeners")?;
     workload.hear("ready")?;
-    let all = Watch::audit(lab, rung).args(["--duration", "1h", "--fail-on-violation"]);
+    let all = Watch::audit(lab, backend).args(["--duration", "1h", "--fail-on-violation"]);
     let mut all = all.arg("--policy").arg(&path).start()?;
-    let mut unused = Watch::audit(lab, rung).args(["--unused", "1h"]).start()?;
+    let mut unused = Watch::audit(lab, backend)
+        .args(["--unused", "1h"])
+        .start()?;
     workload.go()?;
     workload.hear("done")?;
     let all = all.stop()?;
@@ -166,14 +168,14 @@ pub(super) fn doors(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let (lines, summary) = all.read()?;
     ensure!(summary.adds_up && summary.lost == 0, "{summary:?}");
     let (unused_lines, _) = unused.read()?;
-    let doors = Truth::of(&facts);
-    ensure!(doors.len() == 7, "{} doors", doors.len());
-    for door in &doors {
-        let line = door
+    let listeners = Truth::of(&facts);
+    ensure!(listeners.len() == 7, "{} listeners", listeners.len());
+    for listener in &listeners {
+        let line = listener
             .find(&lines)
-            .with_context(|| format!("no line of {door:?}"))?;
-        door.check(line)?;
-        let is_forbidden = door.owner.uid == OTHER_USER;
+            .with_context(|| format!("no line of {listener:?}"))?;
+        listener.check(line)?;
+        let is_forbidden = listener.owner.uid == OTHER_USER;
         let expected = if is_forbidden {
             ("violation", "not-theirs")
         } else {
@@ -184,12 +186,12 @@ pub(super) fn doors(lab: &Lab, rung: Rung) -> Result<Verdict> {
             "not {expected:?}: {}",
             line.text
         );
-        let is_listed = door.find(&unused_lines).is_some();
+        let is_listed = listener.find(&unused_lines).is_some();
         ensure!(
-            is_listed == door.accepts.is_empty(),
-            "{door:?} is wrongly {}listed as unused",
+            is_listed == listener.accepts.is_empty(),
+            "{listener:?} is wrongly {}listed as unused",
             if is_listed { "" } else { "not " }
         );
     }
-    Ok(Verdict::Pass(format!("{} doors", doors.len())))
+    Ok(Verdict::Pass(format!("{} listeners", listeners.len())))
 }

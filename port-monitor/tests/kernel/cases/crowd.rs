@@ -6,12 +6,12 @@ use std::fs;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    backend::Backend,
     json::{Line, Summary},
     lab::Lab,
     monitor::{Monitor, Watch},
     process::PATIENCE,
     report::Verdict,
-    rung::Rung,
     scenarios::crowd::{self, LARGE, SHARE, SMALL, shares},
     workload::Workload,
 };
@@ -169,9 +169,9 @@ pub(super) fn live(lab: &Lab) -> Result<Verdict> {
 
 /// Connections beyond the table's room are shown and counted; their outcome and
 /// their end cannot be.
-pub(super) fn table_full(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn table_full(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let connections = u64::from(SMALL);
-    let (mut workload, mut monitor) = watch(lab, "live-100", rung.name(), ROOM, |_| true)?;
+    let (mut workload, mut monitor) = watch(lab, "live-100", backend.name(), ROOM, |_| true)?;
     for word in ["opened", "ended"] {
         workload.go()?;
         workload.hear(word)?;

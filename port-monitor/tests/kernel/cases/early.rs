@@ -3,35 +3,35 @@
 use anyhow::{Result, bail, ensure};
 
 use crate::{
+    backend::{Backend, Blind},
     check::Stream,
     fact::{Fact, Listen},
     json::Line,
     lab::Lab,
     monitor::Watch,
     report::Verdict,
-    rung::{Blind, Rung},
 };
 
-pub(super) fn asleep_in_accept(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    attach_late(lab, rung, "asleep-in-accept")?;
-    Ok(if rung.sight().lacks(Blind::Acceptor) {
+pub(super) fn asleep_in_accept(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    attach_late(lab, backend, "asleep-in-accept")?;
+    Ok(if backend.sight().lacks(Blind::Acceptor) {
         Verdict::Blind(Blind::Acceptor)
     } else {
         Verdict::pass()
     })
 }
 
-pub(super) fn already_listening(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    attach_late(lab, rung, "already-listening")?;
+pub(super) fn already_listening(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    attach_late(lab, backend, "already-listening")?;
     Ok(Verdict::pass())
 }
 
 /// Listeners that several processes shared are over for good when they are closed: who
 /// listens there next is who accepts.
-pub(super) fn shared_before(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn shared_before(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let mut workload = lab.workload("shared-before")?;
     workload.hear("ready")?;
-    let watch = Watch::json(lab, rung).args(["--events", "accept"]);
+    let watch = Watch::json(lab, backend).args(["--events", "accept"]);
     let mut monitor = lab.only(watch, workload.pid()).start()?;
     workload.go()?;
     workload.hear("done")?;
@@ -54,19 +54,19 @@ pub(super) fn shared_before(lab: &Lab, rung: Rung) -> Result<Verdict> {
 
 /// Both ends of a connection are reported at the start, with the process that
 /// holds them, and again when they end.
-pub(super) fn already_open(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn already_open(lab: &Lab, backend: Backend) -> Result<Verdict> {
     // And the listener.
-    check_older_ends(lab, rung, "already-open", 1)
+    check_older_ends(lab, backend, "already-open", 1)
 }
 
 /// Both ends of a connection that was put into its sockets before, one still in repair, are
 /// reported at the start, and again when they end.
-pub(super) fn already_restored(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    check_older_ends(lab, rung, "already-restored", 0)
+pub(super) fn already_restored(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    check_older_ends(lab, backend, "already-restored", 0)
 }
 
-fn check_older_ends(lab: &Lab, rung: Rung, name: &str, listeners: usize) -> Result<Verdict> {
-    let (stream, facts, pid) = watch_late(lab, rung, name)?;
+fn check_older_ends(lab: &Lab, backend: Backend, name: &str, listeners: usize) -> Result<Verdict> {
+    let (stream, facts, pid) = watch_late(lab, backend, name)?;
     let mut ends = 0;
     for fact in &facts {
         let Fact::Closed(closed) = fact else { continue };
@@ -114,16 +114,18 @@ fn check_older_listener(stream: &Stream, listen: &Listen) -> Result<()> {
     Ok(())
 }
 
-fn attach_late(lab: &Lab, rung: Rung, name: &str) -> Result<()> {
-    watch_late(lab, rung, name).map(drop)
+fn attach_late(lab: &Lab, backend: Backend, name: &str) -> Result<()> {
+    watch_late(lab, backend, name).map(drop)
 }
 
 /// Starts a workload that listens, then the monitor, and lets the workload go on.
 /// What the monitor said agrees with the facts; the workload's pid.
-fn watch_late(lab: &Lab, rung: Rung, name: &str) -> Result<(Stream, Vec<Fact>, u32)> {
+fn watch_late(lab: &Lab, backend: Backend, name: &str) -> Result<(Stream, Vec<Fact>, u32)> {
     let mut workload = lab.workload(name)?;
     workload.hear("ready")?;
-    let mut monitor = lab.only(Watch::json(lab, rung), workload.pid()).start()?;
+    let mut monitor = lab
+        .only(Watch::json(lab, backend), workload.pid())
+        .start()?;
     workload.go()?;
     workload.hear("done")?;
     let run = monitor.stop()?;
@@ -135,33 +137,35 @@ fn watch_late(lab: &Lab, rung: Rung, name: &str) -> Result<(Stream, Vec<Fact>, u
             check_older_listener(&stream, listen)?;
         }
     }
-    stream.check(&facts, rung.sight())?;
+    stream.check(&facts, backend.sight())?;
     stream.expect_nothing_else()?;
     Ok((stream, facts, workload.pid()))
 }
 
 /// What becomes of each end of the connections that had half begun, in the order of the
 /// workload's facts: its records, all of one id.
-const fn half_begun_records(rung: Rung) -> [&'static [&'static str]; 6] {
+const fn half_begun_records(backend: Backend) -> [&'static [&'static str]; 6] {
     const OLDER: &[&str] = &["preexisting", "close"];
     const OLDER_ATTEMPT: &[&str] = &["preexisting", "connected", "close"];
     const ARRIVAL: &[&str] = &["accept", "close"];
-    match rung {
+    match backend {
         // An accept is seen when it is made.
-        Rung::Fentry | Rung::Kprobe => {
+        Backend::Fentry | Backend::Kprobe => {
             [OLDER_ATTEMPT, ARRIVAL, OLDER_ATTEMPT, OLDER, OLDER, ARRIVAL]
         }
         // Changes of a state alone: a client is told to connect, a handshake completed. What
         // waits to be accepted belongs to no process.
-        Rung::Tracepoint => [OLDER_ATTEMPT, ARRIVAL, OLDER_ATTEMPT, ARRIVAL, OLDER, &[]],
+        Backend::Tracepoint => [OLDER_ATTEMPT, ARRIVAL, OLDER_ATTEMPT, ARRIVAL, OLDER, &[]],
     }
 }
 
 /// Whatever was half-way at the start is told once, and so is its end.
-pub(super) fn half_begun(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn half_begun(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let mut workload = lab.workload("half-begun")?;
     workload.hear("ready")?;
-    let mut monitor = lab.only(Watch::json(lab, rung), workload.pid()).start()?;
+    let mut monitor = lab
+        .only(Watch::json(lab, backend), workload.pid())
+        .start()?;
     workload.go()?;
     workload.hear("done")?;
     let (lines, _) = monitor.stop()?.read()?;
@@ -170,7 +174,7 @@ pub(super) fn half_begun(lab: &Lab, rung: Rung) -> Result<Verdict> {
         Fact::Closed(closed) => Some((closed.local, closed.remote)),
         _ => None,
     });
-    for (end, expected) in ends.zip(half_begun_records(rung)) {
+    for (end, expected) in ends.zip(half_begun_records(backend)) {
         let of_end: Vec<_> = lines
             .iter()
             .filter(|line| line.local_and_remote() == Some(end))

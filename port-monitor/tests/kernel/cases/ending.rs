@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use rustix::process::Signal;
 
 use crate::{
+    backend::Backend,
     bpf,
     cases::policy,
     check::Stream,
@@ -13,32 +14,31 @@ use crate::{
     lab::Lab,
     monitor::{Run, Watch},
     report::{self, Verdict},
-    rung::Rung,
 };
 
-pub(super) fn sigterm(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    ends_well(lab, rung, Signal::TERM)
+pub(super) fn sigterm(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    ends_well(lab, backend, Signal::TERM)
 }
 
-pub(super) fn sigint(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    ends_well(lab, rung, Signal::INT)
+pub(super) fn sigint(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    ends_well(lab, backend, Signal::INT)
 }
 
-pub(super) fn sigkill(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let run = end(lab, rung, Signal::KILL)?;
+pub(super) fn sigkill(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let run = end(lab, backend, Signal::KILL)?;
     run.expect_signal(Signal::KILL)?;
     Ok(Verdict::pass())
 }
 
 /// What a panic that aborts does.
-pub(super) fn sigabrt(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let run = end(lab, rung, Signal::ABORT)?;
+pub(super) fn sigabrt(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let run = end(lab, backend, Signal::ABORT)?;
     run.expect_signal(Signal::ABORT)?;
     Ok(Verdict::pass())
 }
 
-fn ends_well(lab: &Lab, rung: Rung, signal: Signal) -> Result<Verdict> {
-    let run = end(lab, rung, signal)?;
+fn ends_well(lab: &Lab, backend: Backend, signal: Signal) -> Result<Verdict> {
+    let run = end(lab, backend, signal)?;
     // Exit status 0, a summary, and an account that adds up.
     Stream::of(&run)?;
     Ok(Verdict::pass())
@@ -69,9 +69,9 @@ fn report_snapshot(stderr: &str) -> Result<()> {
 
 /// Ends an attached monitor by `signal` and waits until the kernel has freed
 /// everything it held.
-fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
+fn end(lab: &Lab, backend: Backend, signal: Signal) -> Result<Run> {
     // With a policy the programs are at their longest.
-    let watch = Watch::json(lab, rung)
+    let watch = Watch::json(lab, backend)
         .arg("--policy")
         .arg(policy::write(lab)?)
         .args(["--unit", "port-monitor-none@.service"])
@@ -100,11 +100,11 @@ fn end(lab: &Lab, rung: Rung, signal: Signal) -> Result<Run> {
 }
 
 /// The third record is not shown, and the monitor ends by itself.
-pub(super) fn count(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn count(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let mut workload = lab.workload("already-listening")?;
     workload.hear("ready")?;
     let mut monitor = lab
-        .only(Watch::json(lab, rung), workload.pid())
+        .only(Watch::json(lab, backend), workload.pid())
         .args(["--count", "2", "--events", "connect,connected,accept"])
         .start()?;
     workload.go()?;
@@ -119,10 +119,10 @@ pub(super) fn count(lab: &Lab, rung: Rung) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
-pub(super) fn duration(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn duration(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let begin = Instant::now();
     let mut monitor = lab
-        .only(Watch::json(lab, rung), std::process::id())
+        .only(Watch::json(lab, backend), std::process::id())
         .args(["--duration", "1s"])
         .start()?;
     let run = monitor.finish()?;

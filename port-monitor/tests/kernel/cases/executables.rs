@@ -2,11 +2,11 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{lab::Lab, monitor::Watch, report::Verdict, rung::Rung, scenarios::executables};
+use crate::{backend::Backend, lab::Lab, monitor::Watch, report::Verdict, scenarios::executables};
 
 /// Each attempt names the path that /proc had.
-pub(super) fn are_told(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let observed = lab.observe(Watch::json(lab, rung), &["executables"])?;
+pub(super) fn are_told(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let observed = lab.observe(Watch::json(lab, backend), &["executables"])?;
     // What went wrong there is told first.
     observed.facts("executables")?;
     let (lines, _) = observed.run.read()?;

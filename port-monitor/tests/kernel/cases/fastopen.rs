@@ -1,4 +1,4 @@
-//! TCP Fast Open beside what the monitor makes of connections: doors, a policy, what began
+//! TCP Fast Open beside what the monitor makes of connections: listeners, a policy, what began
 //! before the monitor.
 
 use std::fs;
@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    fact::Fact, json::Line, lab::Lab, monitor::Watch, report::Verdict, rung::Rung,
+    backend::Backend, fact::Fact, json::Line, lab::Lab, monitor::Watch, report::Verdict,
     workload::Workload,
 };
 
@@ -14,20 +14,24 @@ use crate::{
 const POLICY: &str = "version = 1\nmode = \"observe\"\n[[rule]]\nname = \"nobody\"\n\
                       direction = \"in\"\naction = \"deny\"\n";
 
-/// Who comes in by Fast Open and goes before the handshake is complete has used the door,
+/// Who comes in by Fast Open and goes before the handshake is complete has used the listener,
 /// and is judged.
-pub(super) fn door(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn gone_early(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let path = lab.new_path("toml");
     fs::write(&path, POLICY)?;
-    let mut workload = lab.workload("fastopen-door")?;
+    let mut workload = lab.workload("fastopen-gone-early")?;
     workload.hear("ready")?;
-    let mut all = Watch::audit(lab, rung).args(["--duration", "1h"]).start()?;
-    let mut unused = Watch::audit(lab, rung).args(["--unused", "1h"]).start()?;
-    let judged = Watch::json(lab, rung).arg("--policy").arg(&path);
+    let mut all = Watch::audit(lab, backend)
+        .args(["--duration", "1h"])
+        .start()?;
+    let mut unused = Watch::audit(lab, backend)
+        .args(["--unused", "1h"])
+        .start()?;
+    let judged = Watch::json(lab, backend).arg("--policy").arg(&path);
     let mut judged = lab.only(judged, workload.pid()).start()?;
     workload.go()?;
     workload.hear("done")?;
-    let (doors, _) = all.stop()?.read()?;
+    let (listeners, _) = all.stop()?.read()?;
     let (unused, _) = unused.stop()?.read()?;
     let (records, _) = judged.stop()?.read()?;
     let facts = workload.facts()?;
@@ -36,16 +40,16 @@ pub(super) fn door(lab: &Lab, rung: Rung) -> Result<Verdict> {
         _ => None,
     });
     let accept = accept.context("nobody came in")?;
-    let is_door = |line: &&Line| {
+    let is_listener = |line: &&Line| {
         line.action() == "listener"
             && line.destination() == Some(accept.local)
             && line.netns_ino() == Some(accept.netns_ino)
     };
-    let door = doors.iter().find(is_door).context("no door")?;
-    let accepts = door.number("port_monitor.uses.accepts");
-    ensure!(accepts == Some(1), "{accepts:?} accepts: {}", door.text);
-    if let Some(door) = unused.iter().find(is_door) {
-        bail!("unused: {}", door.text);
+    let listener = listeners.iter().find(is_listener).context("no listener")?;
+    let accepts = listener.number("port_monitor.uses.accepts");
+    ensure!(accepts == Some(1), "{accepts:?} accepts: {}", listener.text);
+    if let Some(listener) = unused.iter().find(is_listener) {
+        bail!("unused: {}", listener.text);
     }
     let is_it = |line: &&Line| {
         line.action() == "accept"
@@ -63,10 +67,12 @@ pub(super) fn door(lab: &Lab, rung: Rung) -> Result<Verdict> {
 
 /// An attempt that waits for its first write when the monitor starts is older than the
 /// monitor, and nothing else; its outcome is told.
-pub(super) fn deferred_before(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn deferred_before(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let mut workload = lab.workload("fastopen-deferred-before")?;
     workload.hear("ready")?;
-    let mut monitor = lab.only(Watch::json(lab, rung), workload.pid()).start()?;
+    let mut monitor = lab
+        .only(Watch::json(lab, backend), workload.pid())
+        .start()?;
     workload.go()?;
     workload.hear("done")?;
     let (records, _) = monitor.stop()?.read()?;

@@ -11,13 +11,13 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    backend::Backend,
     check::Stream,
     is_one_of,
     json::{Line, Summary},
     lab::Lab,
     monitor::{CANNOT_ATTACH, Refused, Run, Watch},
     report::Verdict,
-    rung::Rung,
     socket::{Refusing, V4},
 };
 
@@ -77,15 +77,21 @@ impl Told {
 }
 
 /// The generator's connections alone, under these faults.
-fn run_under(lab: &Lab, rung: Rung, faults: [&str; 2], code: i32) -> Result<Told> {
+fn run_under(lab: &Lab, backend: Backend, faults: [&str; 2], code: i32) -> Result<Told> {
     let connections = CONNECTIONS.to_string();
-    generate(lab, rung, faults, &["--connections", &connections], code)
+    generate(lab, backend, faults, &["--connections", &connections], code)
 }
 
 /// What the generator does, under these faults.
-fn generate(lab: &Lab, rung: Rung, faults: [&str; 2], load: &[&str], code: i32) -> Result<Told> {
+fn generate(
+    lab: &Lab,
+    backend: Backend,
+    faults: [&str; 2],
+    load: &[&str],
+    code: i32,
+) -> Result<Told> {
     let generator = env::current_exe()?;
-    let mut monitor = Watch::json(lab, rung)
+    let mut monitor = Watch::json(lab, backend)
         .args(["--fail-on-loss"])
         .args(faults)
         .arg("--")
@@ -99,15 +105,15 @@ fn generate(lab: &Lab, rung: Rung, faults: [&str; 2], load: &[&str], code: i32) 
 }
 
 /// Each site that can be made to fail.
-pub(super) fn are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let fault = |site| run_under(lab, rung, ["--test-fault", site], 0);
+pub(super) fn are_counted(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let fault = |site| run_under(lab, backend, ["--test-fault", site], 0);
     // An end is told once, though the table does not let the entry go.
     for site in ["forget", "forget_listener"] {
         let told = fault(site)?;
         told.expect(site, &whole())?;
         ensure!(told.failed(site, "EBUSY") > 0, "{:?}", told.failures);
     }
-    attempts_fail_once(lab, rung)?;
+    attempts_fail_once(lab, backend)?;
     let told = fault("remember")?;
     let beginnings = [("connect", CONNECTIONS), ("accept", CONNECTIONS)];
     told.expect("remember", &beginnings)?;
@@ -131,7 +137,7 @@ pub(super) fn are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
         told.failures
     );
     // What cannot be read is no event, but it is in the account, and a loss.
-    let told = run_under(lab, rung, ["--test-fault", "socket"], EVENTS_LOST)?;
+    let told = run_under(lab, backend, ["--test-fault", "socket"], EVENTS_LOST)?;
     let nothing = whole().map(|(action, _)| (action, 0));
     told.expect("socket", &nothing)?;
     let failed = told.failed("socket", "EFAULT");
@@ -145,9 +151,9 @@ pub(super) fn are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
 
 /// Attempts that are refused, which the table does not let go: two programs see each fail,
 /// and one tells of it.
-fn attempts_fail_once(lab: &Lab, rung: Rung) -> Result<()> {
+fn attempts_fail_once(lab: &Lab, backend: Backend) -> Result<()> {
     let refusing = Refusing::new(V4)?;
-    let watch = Watch::json(lab, rung).args(["--test-fault", "forget"]);
+    let watch = Watch::json(lab, backend).args(["--test-fault", "forget"]);
     let mut monitor = lab.only(watch, process::id()).start()?;
     for _ in 0..CONNECTIONS {
         let refused = TcpStream::connect(refusing.at);
@@ -180,10 +186,10 @@ fn whole() -> [(&'static str, u64); 6] {
 
 /// No program looks at changes of sockets' states: what all of them miss is counted as lost
 /// when the kernel uses the memory of a socket again, or at the stop.
-pub(super) fn unseen_ends_are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn unseen_ends_are_counted(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let connections = (10 * CONNECTIONS).to_string();
     let load = ["--connections", connections.as_str()];
-    let told = generate(lab, rung, ["--test-fault", "event"], &load, EVENTS_LOST)?;
+    let told = generate(lab, backend, ["--test-fault", "event"], &load, EVENTS_LOST)?;
     let unseen = ["connected", "failed", "close", "unlisten"].map(|kind| (kind, 0));
     told.expect("unseen", &unseen)?;
     let begun = told.count("connect") + told.count("accept") + told.count("listen");
@@ -200,14 +206,14 @@ pub(super) fn unseen_ends_are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> 
         told.summary
     );
     // Of a connection that lives on, no more than the outcome is missed.
-    leave_open(lab, rung, &["--test-fault", "event"], 1)?;
-    leave_open(lab, rung, &[], 0)?;
+    leave_open(lab, backend, &["--test-fault", "event"], 1)?;
+    leave_open(lab, backend, &[], 0)?;
     Ok(Verdict::Pass(format!("{lost} of {begun}")))
 }
 
 /// A connection and its listener, which are there beyond the stop, under these faults.
-fn leave_open(lab: &Lab, rung: Rung, faults: &[&str], lost: u64) -> Result<()> {
-    let watch = Watch::json(lab, rung).args(faults);
+fn leave_open(lab: &Lab, backend: Backend, faults: &[&str], lost: u64) -> Result<()> {
+    let watch = Watch::json(lab, backend).args(faults);
     let mut monitor = lab.only(watch, process::id()).start()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let opened = TcpStream::connect(listener.local_addr()?)?;
@@ -225,12 +231,12 @@ fn leave_open(lab: &Lab, rung: Rung, faults: &[&str], lost: u64) -> Result<()> {
 }
 
 /// A table of listeners with room for two.
-pub(super) fn full_tables_are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn full_tables_are_counted(lab: &Lab, backend: Backend) -> Result<Verdict> {
     const ROOM: u64 = 2;
     let room = ROOM.to_string();
     // So long that all of them listen at the same time.
     let load = ["--millis", "1000", "--rate", "20"];
-    let told = generate(lab, rung, ["--test-listeners", &room], &load, 0)?;
+    let told = generate(lab, backend, ["--test-listeners", &room], &load, 0)?;
     told.expect("listeners", &[("listen", LISTENERS), ("unlisten", ROOM)])?;
     let failed = told.failed("remember_listener", "E2BIG");
     ensure!(
@@ -244,40 +250,40 @@ pub(super) fn full_tables_are_counted(lab: &Lab, rung: Rung) -> Result<Verdict> 
 
 /// The arguments of a `connect` that cannot be taken out of their table, whose entry stays
 /// as where the kernel skips the probe of a return: each attempt is told once, and as it is.
-pub(super) fn calls_stay(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn calls_stay(lab: &Lab, backend: Backend) -> Result<Verdict> {
     const WORKLOADS: [&str; 2] = ["unreachable", "connect-ipv4"];
-    let watch = Watch::json(lab, rung).args(["--test-fault", "forget_call"]);
+    let watch = Watch::json(lab, backend).args(["--test-fault", "forget_call"]);
     let observed = lab.observe_tree(watch, &WORKLOADS, |_| Ok(()))?;
     let mut stream = Stream::of(&observed.run)?;
     for workload in WORKLOADS {
-        stream.check(&observed.facts(workload)?, rung.sight())?;
+        stream.check(&observed.facts(workload)?, backend.sight())?;
     }
     stream.expect_nothing_else()?;
     let told = Told::of(&observed.run)?;
     let failed = told.failed("forget_call", "EBUSY");
-    let is_right = match rung {
-        Rung::Kprobe => failed > 0,
+    let is_right = match backend {
+        Backend::Kprobe => failed > 0,
         // A trampoline reads them at the return itself; a preemptible kernel has kprobes there.
-        Rung::Fentry => true,
-        Rung::Tracepoint => failed == 0,
+        Backend::Fentry => true,
+        Backend::Tracepoint => failed == 0,
     };
     ensure!(is_right, "{failed} stay: {:?}", told.failures);
     Ok(Verdict::Pass(format!("{failed} times")))
 }
 
-/// Programs of a rung on this kernel that others stand in for, or that have nothing to
+/// Programs of a backend on this kernel that others stand in for, or that have nothing to
 /// report of a connection that comes to its end; and what the self-test says without them.
-fn hidden_programs(rung: Rung) -> Vec<(&'static str, &'static str)> {
+fn hidden_programs(backend: Backend) -> Vec<(&'static str, &'static str)> {
     const FAILED: &str = "no failed for the monitor's own IPv4 connection";
     let named = |names: &[&'static str]| names.iter().map(|&name| (name, name)).collect();
     let (is_old, is_new) = (is_one_of(&["6.1."]), is_one_of(&["7.2."]));
-    match rung {
-        Rung::Tracepoint if is_new => named(&["pm_again_tp", "pm_remote_tp", "pm_remote_rt"]),
-        Rung::Tracepoint => vec![
+    match backend {
+        Backend::Tracepoint if is_new => named(&["pm_again_tp", "pm_remote_tp", "pm_remote_rt"]),
+        Backend::Tracepoint => vec![
             ("pm_again_rt", "pm_again_rt"),
             ("pm_remote_rt", "no accept"),
         ],
-        Rung::Fentry if is_old => {
+        Backend::Fentry if is_old => {
             let mut hidden: Vec<_> = named(&[
                 "pm_accept_fe4",
                 "pm_graft_fe",
@@ -294,26 +300,26 @@ fn hidden_programs(rung: Rung) -> Vec<(&'static str, &'static str)> {
             ]);
             hidden
         }
-        Rung::Fentry if is_new => named(&["pm_accept_fe2", "pm_graft_mkp", "pm_denied_krp"]),
-        Rung::Kprobe if is_old || is_new => {
+        Backend::Fentry if is_new => named(&["pm_accept_fe2", "pm_graft_mkp", "pm_denied_krp"]),
+        Backend::Kprobe if is_old || is_new => {
             vec![
                 ("pm_denied_krp", "pm_denied_krp"),
                 ("pm_unsent_krp", FAILED),
             ]
         }
         // As on those two.
-        Rung::Fentry | Rung::Kprobe => Vec::new(),
+        Backend::Fentry | Backend::Kprobe => Vec::new(),
     }
 }
 
 /// Each program that does not work is found out at the start, and named.
-pub(super) fn programs_are_proved(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let hidden = hidden_programs(rung);
+pub(super) fn programs_are_proved(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let hidden = hidden_programs(backend);
     for (program, words) in &hidden {
         let args = ["watch", "--output", "json", "--duration", "1s"];
         let output = Command::new(&lab.program)
             .args(args)
-            .args(["--backend", rung.name(), "--test-program", program])
+            .args(["--backend", backend.name(), "--test-program", program])
             .output()
             .context("start port-monitor")?;
         let stderr = String::from_utf8_lossy(&output.stderr);

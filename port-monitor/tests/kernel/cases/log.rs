@@ -4,17 +4,17 @@
 use anyhow::{Result, ensure};
 
 use crate::{
+    backend::Backend,
     bpf,
     check::Stream,
     lab::Lab,
     monitor::{Run, Watch},
     report::Verdict,
-    rung::Rung,
 };
 
-pub(super) fn costs_nothing_when_off(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let (off, silent) = translated_bytes(lab, rung, &[])?;
-    let (on, talking) = translated_bytes(lab, rung, &["--bpf-log", "debug"])?;
+pub(super) fn costs_nothing_when_off(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let (off, silent) = translated_bytes(lab, backend, &[])?;
+    let (on, talking) = translated_bytes(lab, backend, &["--bpf-log", "debug"])?;
     let logged = |run: &Run| run.stderr.contains("port_monitor_ebpf");
     ensure!(!logged(&silent), "logged without --bpf-log");
     ensure!(logged(&talking), "nothing logged: {}", talking.stderr);
@@ -24,11 +24,11 @@ pub(super) fn costs_nothing_when_off(lab: &Lab, rung: Rung) -> Result<Verdict> {
 }
 
 /// The size of the programs as the kernel runs them, and the whole run.
-fn translated_bytes(lab: &Lab, rung: Rung, flags: &[&str]) -> Result<(u32, Run)> {
+fn translated_bytes(lab: &Lab, backend: Backend, flags: &[&str]) -> Result<(u32, Run)> {
     let mut workload = lab.workload("already-listening")?;
     workload.hear("ready")?;
     let mut monitor = lab
-        .only(Watch::json(lab, rung), workload.pid())
+        .only(Watch::json(lab, backend), workload.pid())
         .args(flags.iter().copied())
         .start()?;
     let programs = bpf::programs(&bpf::held_by(monitor.pid())?)?;

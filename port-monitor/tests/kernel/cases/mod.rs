@@ -3,10 +3,10 @@
 use anyhow::Result;
 
 use crate::{
+    backend::Backend,
     enforce::{self, asked, datagram, follow, life},
     lab::Lab,
     report::Verdict,
-    rung::Rung,
     scenarios::{Place, Traits},
 };
 
@@ -34,8 +34,8 @@ pub(crate) mod together;
 /// How a case is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Run {
-    /// On every rung.
-    EachRung(fn(&Lab, Rung) -> Result<Verdict>),
+    /// On every backend.
+    EachBackend(fn(&Lab, Backend) -> Result<Verdict>),
     /// Once per kernel.
     Once(fn(&Lab) -> Result<Verdict>),
 }
@@ -50,12 +50,12 @@ pub(crate) struct Case {
     pub(crate) run: Run,
 }
 
-const fn each_rung(name: &'static str, run: fn(&Lab, Rung) -> Result<Verdict>) -> Case {
+const fn each_backend(name: &'static str, run: fn(&Lab, Backend) -> Result<Verdict>) -> Case {
     Case {
         name,
         place: Place::Anywhere,
         parallel: false,
-        run: Run::EachRung(run),
+        run: Run::EachBackend(run),
     }
 }
 
@@ -125,44 +125,44 @@ impl Case {
 
 /// Every case, in the order of the matrix.
 pub(crate) const ALL: &[Case] = &[
-    each_rung("asleep-in-accept", early::asleep_in_accept),
-    each_rung("already-listening", early::already_listening),
-    each_rung("shared-before", early::shared_before),
-    each_rung("already-open", early::already_open),
-    each_rung("half-begun", early::half_begun),
-    each_rung("already-restored", early::already_restored),
-    each_rung("command-tree", command::tree),
-    each_rung("filter-pid", filters::pid),
-    each_rung("filter-user", filters::user),
-    each_rung("filter-comm", filters::comm),
-    each_rung("filter-comm-of-thread", filters::comm_of_thread),
-    each_rung("filter-port", filters::port),
-    each_rung("filter-port-name", filters::port_name),
-    each_rung("filter-local-port", filters::local_port),
-    each_rung("filter-remote-port-range", filters::remote_port_range),
-    each_rung("filter-remote-net", filters::remote_net),
-    each_rung("filter-direction-in", filters::inbound),
-    each_rung("filter-direction-out", filters::outbound),
-    each_rung("filter-ipv4", filters::ipv4),
-    each_rung("filter-ipv6", filters::ipv6),
-    each_rung("filter-cgroup", filters::cgroup),
-    each_rung("filter-unit", filters::unit),
-    each_rung("filter-events", filters::events),
-    each_rung("filter-beginnings", filters::beginnings),
-    each_rung("progress", progress::adds_up),
-    each_rung("progress-filter", progress::filtered),
+    each_backend("asleep-in-accept", early::asleep_in_accept),
+    each_backend("already-listening", early::already_listening),
+    each_backend("shared-before", early::shared_before),
+    each_backend("already-open", early::already_open),
+    each_backend("half-begun", early::half_begun),
+    each_backend("already-restored", early::already_restored),
+    each_backend("command-tree", command::tree),
+    each_backend("filter-pid", filters::pid),
+    each_backend("filter-user", filters::user),
+    each_backend("filter-comm", filters::comm),
+    each_backend("filter-comm-of-thread", filters::comm_of_thread),
+    each_backend("filter-port", filters::port),
+    each_backend("filter-port-name", filters::port_name),
+    each_backend("filter-local-port", filters::local_port),
+    each_backend("filter-remote-port-range", filters::remote_port_range),
+    each_backend("filter-remote-net", filters::remote_net),
+    each_backend("filter-direction-in", filters::inbound),
+    each_backend("filter-direction-out", filters::outbound),
+    each_backend("filter-ipv4", filters::ipv4),
+    each_backend("filter-ipv6", filters::ipv6),
+    each_backend("filter-cgroup", filters::cgroup),
+    each_backend("filter-unit", filters::unit),
+    each_backend("filter-events", filters::events),
+    each_backend("filter-beginnings", filters::beginnings),
+    each_backend("progress", progress::adds_up),
+    each_backend("progress-filter", progress::filtered),
     once("progress-10000", progress::of_many).native_only(),
-    each_rung("end-sigterm", ending::sigterm),
-    each_rung("end-sigkill", ending::sigkill),
-    each_rung("executables", executables::are_told),
-    each_rung("audit", audit::doors),
-    each_rung("fastopen-door", fastopen::door),
-    each_rung("fastopen-deferred-before", fastopen::deferred_before),
-    each_rung("open-during-start", opening::during_start),
-    each_rung("open-during-many-starts", opening::many_starts).on_request(),
-    each_rung("start-loopback-down", starting::loopback_down),
-    each_rung("start-packets-dropped", starting::packets_dropped),
-    each_rung("start-own-policy", starting::own_policy),
+    each_backend("end-sigterm", ending::sigterm),
+    each_backend("end-sigkill", ending::sigkill),
+    each_backend("executables", executables::are_told),
+    each_backend("audit", audit::listeners),
+    each_backend("fastopen-gone-early", fastopen::gone_early),
+    each_backend("fastopen-deferred-before", fastopen::deferred_before),
+    each_backend("open-during-start", opening::during_start),
+    each_backend("open-during-many-starts", opening::many_starts).on_request(),
+    each_backend("start-loopback-down", starting::loopback_down),
+    each_backend("start-packets-dropped", starting::packets_dropped),
+    each_backend("start-own-policy", starting::own_policy),
     once("start-firewall", starting::firewall).native_only(),
     once("start-without-ipv6", starting::without_ipv6).guest_only(),
     once("start-namespaces-refused", starting::namespaces_refused).guest_only(),
@@ -170,21 +170,30 @@ pub(crate) const ALL: &[Case] = &[
     once("start-duration", starting::duration),
     once("start-doctor", starting::doctor),
     once("start-audit", starting::audit),
-    each_rung("policy-stream", policy::stream).guest_only(),
-    each_rung("policy-owners", policy::owners).guest_only(),
-    // What depends neither on the rung nor on the kernel: this one will do.
-    once("end-sigint", |lab| ending::sigint(lab, lab.sure_rung())).native_only(),
-    once("end-sigabrt", |lab| ending::sigabrt(lab, lab.sure_rung())).native_only(),
-    once("end-count", |lab| ending::count(lab, lab.sure_rung())).native_only(),
-    once("end-duration", |lab| ending::duration(lab, lab.sure_rung())).native_only(),
-    each_rung("faults", faults::are_counted),
-    each_rung("unseen-ends", faults::unseen_ends_are_counted),
-    each_rung("fault-calls-stay", faults::calls_stay),
-    each_rung("start-proves-programs", faults::programs_are_proved),
-    each_rung("small-tables", faults::full_tables_are_counted),
-    once("table-full", |lab| crowd::table_full(lab, lab.sure_rung())).native_only(),
+    each_backend("policy-stream", policy::stream).guest_only(),
+    each_backend("policy-owners", policy::owners).guest_only(),
+    // What depends neither on the backend nor on the kernel: this one will do.
+    once("end-sigint", |lab| ending::sigint(lab, lab.sure_backend())).native_only(),
+    once("end-sigabrt", |lab| {
+        ending::sigabrt(lab, lab.sure_backend())
+    })
+    .native_only(),
+    once("end-count", |lab| ending::count(lab, lab.sure_backend())).native_only(),
+    once("end-duration", |lab| {
+        ending::duration(lab, lab.sure_backend())
+    })
+    .native_only(),
+    each_backend("faults", faults::are_counted),
+    each_backend("unseen-ends", faults::unseen_ends_are_counted),
+    each_backend("fault-calls-stay", faults::calls_stay),
+    each_backend("start-proves-programs", faults::programs_are_proved),
+    each_backend("small-tables", faults::full_tables_are_counted),
+    once("table-full", |lab| {
+        crowd::table_full(lab, lab.sure_backend())
+    })
+    .native_only(),
     once("bpf-log", |lab| {
-        log::costs_nothing_when_off(lab, lab.sure_rung())
+        log::costs_nothing_when_off(lab, lab.sure_backend())
     }),
     once("policy-fail-on-violation", policy::fail_on_violation).guest_only(),
     once("policy-violations-only", policy::violations_only).guest_only(),
@@ -244,11 +253,11 @@ pub(crate) const ALL: &[Case] = &[
     // Packets are handled under other processes on every kernel: one will do, whose
     // tasks are preempted in the middle of a program too.
     once("owners-10000", |lab| {
-        owners::are_right(lab, lab.sure_rung())
+        owners::are_right(lab, lab.sure_backend())
     })
     .on(&["7.2."])
     .parallel(),
-    each_rung("owners-of-each-rung", owners::are_right)
+    each_backend("owners-of-each-backend", owners::are_right)
         .guest_on_request()
         .parallel(),
     once("account-full-speed", |lab| {

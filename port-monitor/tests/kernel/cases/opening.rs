@@ -5,12 +5,12 @@ use std::{thread, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    backend::Backend,
     bulk::{self, RING_BYTES},
     cases::accounting,
     lab::Lab,
     monitor::Watch,
     report::Verdict,
-    rung::Rung,
 };
 
 /// How long connections are opened under the monitor, after its header.
@@ -19,28 +19,28 @@ const AFTER_START: Duration = Duration::from_secs(2);
 /// How long they are opened where the start is what counts, again and again.
 const SHORTLY: Duration = Duration::from_millis(200);
 
-/// How often [`many_starts`] starts the monitor on the rungs of a guest together, or on the
+/// How often [`many_starts`] starts the monitor on the backends of a guest together, or on the
 /// only one of this host.
 const STARTS: usize = 501;
 
 /// Each is reported once: as older than the monitor, or as it begins.
-pub(super) fn during_start(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let (ends, older) = during_one_start(lab, rung, AFTER_START)?;
+pub(super) fn during_start(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let (ends, older) = during_one_start(lab, backend, AFTER_START)?;
     Ok(Verdict::Pass(format!("{ends} ends, {older} of them older")))
 }
 
 /// Connections are opened during very many starts: what goes wrong once in a hundred is
 /// found.
-pub(super) fn many_starts(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn many_starts(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let starts = if lab.native {
         STARTS
     } else {
-        STARTS / Rung::ALL.len()
+        STARTS / Backend::ALL.len()
     };
     let (mut all, mut all_older) = (0, 0);
     for start in 1..=starts {
         let (ends, older) =
-            during_one_start(lab, rung, SHORTLY).with_context(|| format!("start {start}"))?;
+            during_one_start(lab, backend, SHORTLY).with_context(|| format!("start {start}"))?;
         lab.remove_files()?;
         all += ends;
         all_older += older;
@@ -52,12 +52,12 @@ pub(super) fn many_starts(lab: &Lab, rung: Rung) -> Result<Verdict> {
 
 /// The ends of the connections that are opened around one start, and how many are older
 /// than the monitor.
-fn during_one_start(lab: &Lab, rung: Rung, after: Duration) -> Result<(usize, usize)> {
+fn during_one_start(lab: &Lab, backend: Backend, after: Duration) -> Result<(usize, usize)> {
     let mut workloads = [
         lab.workload("open-and-hold")?,
         lab.workload("open-and-hold")?,
     ];
-    let mut watch = Watch::json(lab, rung).args(["--ring-size", RING_BYTES]);
+    let mut watch = Watch::json(lab, backend).args(["--ring-size", RING_BYTES]);
     for workload in &mut workloads {
         workload.hear("ready")?;
         watch = lab.only(watch, workload.pid());
@@ -68,13 +68,13 @@ fn during_one_start(lab: &Lab, rung: Rung, after: Duration) -> Result<(usize, us
         workload.go()?;
         workload.hear("done")?;
     }
-    // What a preemptible kernel skips on the tracepoint rung is seen by nothing
+    // What a preemptible kernel skips on the tracepoint backend is seen by nothing
     // else: each run leaves one end without a record, or half of it.
-    let missed = accounting::missed(&monitor)?;
-    let skipped: u64 = missed.iter().map(|(_, count)| count).sum();
-    let tolerated = match rung {
-        Rung::Tracepoint => 2 * usize::try_from(skipped)?,
-        Rung::Fentry | Rung::Kprobe => 0,
+    let skips = accounting::skips(&monitor)?;
+    let skipped: u64 = skips.iter().map(|(_, count)| count).sum();
+    let tolerated = match backend {
+        Backend::Tracepoint => 2 * usize::try_from(skipped)?,
+        Backend::Fentry | Backend::Kprobe => 0,
     };
     let run = monitor.stop()?;
     let mut facts = workloads[0].facts()?;
@@ -91,7 +91,7 @@ fn during_one_start(lab: &Lab, rung: Rung, after: Duration) -> Result<(usize, us
             && seen.close.pid() == Some(many.owner.pid);
         (!is_right).then(|| format!("not of {}: {seen:?}", many.owner.pid))
     })
-    .with_context(|| format!("the kernel skipped {missed:?}"))?;
+    .with_context(|| format!("the kernel skipped {skips:?}"))?;
     let older = records
         .iter()
         .filter(|record| record.action() == "preexisting")

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, Result};
 
 use crate::{
+    backend::Backend,
     check::Stream,
     expect::Action,
     fact::{Attempt, Fact},
@@ -17,7 +18,6 @@ use crate::{
         tool::Tool,
     },
     report::{self, Verdict},
-    rung::Rung,
 };
 
 /// What is watched: connections that begin and end in every way.
@@ -129,7 +129,7 @@ fn addresses(fact: &Fact) -> Option<(SocketAddr, SocketAddr)> {
 /// every record of ours to a line of theirs, or it is known why not.
 pub(super) fn compare(lab: &Lab) -> Result<Verdict> {
     // Ours first: its self-test is none of their business.
-    let mut monitor = Watch::json(lab, Rung::Fentry)
+    let mut monitor = Watch::json(lab, Backend::Fentry)
         .args(["--events", "connect,connected,failed,accept,close"])
         .start()?;
     let readers = start(lab)?;
@@ -152,7 +152,7 @@ pub(super) fn compare(lab: &Lab) -> Result<Verdict> {
     let mut stream = Stream::of(&run)?;
     for told in &facts {
         // None of the tools tells of what listens.
-        stream.check_kept(told, Rung::Fentry.sight(), |record| {
+        stream.check_kept(told, Backend::Fentry.sight(), |record| {
             record.action != Action::Listen
         })?;
     }

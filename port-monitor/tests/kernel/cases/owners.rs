@@ -5,20 +5,20 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    backend::{Backend, Blind},
     bulk::{self, End, Many, RING_BYTES, Seen},
     cases::accounting,
     fact::{Fact, Owner},
     lab::Lab,
     monitor::Watch,
     report::Verdict,
-    rung::{Blind, Rung},
     scenarios::owners::CONNECTIONS,
 };
 
 /// Every record names the thread that connected or accepted, though packets are
 /// handled under another process.
-pub(super) fn are_right(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let mut monitor = Watch::json(lab, rung)
+pub(super) fn are_right(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let mut monitor = Watch::json(lab, backend)
         .args(["--ring-size", RING_BYTES])
         .args(accounting::LATENCY)
         .start_into_file(lab)?;
@@ -27,7 +27,7 @@ pub(super) fn are_right(lab: &Lab, rung: Rung) -> Result<Verdict> {
     // What went wrong stands in its facts.
     let _ = workload.hear("done");
     let took = begin.elapsed();
-    let missed = accounting::missed(&monitor)?;
+    let skips = accounting::skips(&monitor)?;
     let run = monitor.stop()?;
     let facts = workload.facts()?;
     let listens = |fact: &Fact| match fact {
@@ -37,9 +37,9 @@ pub(super) fn are_right(lab: &Lab, rung: Rung) -> Result<Verdict> {
     let listener = facts.iter().find_map(listens).context("no listener")?;
     let records = bulk::read(&run)?;
     let ends = bulk::check(&records, &facts, 0, |many, end, seen| {
-        judge_owner(rung, &listener, many, end, seen)
+        judge_owner(backend, &listener, many, end, seen)
     })
-    .with_context(|| format!("the kernel skipped {missed:?}"))?;
+    .with_context(|| format!("the kernel skipped {skips:?}"))?;
     ensure!(ends == 2 * CONNECTIONS as usize, "{ends} ends");
     let count = records.len();
     Ok(Verdict::Pass(format!(
@@ -48,7 +48,7 @@ pub(super) fn are_right(lab: &Lab, rung: Rung) -> Result<Verdict> {
 }
 
 fn judge_owner(
-    rung: Rung,
+    backend: Backend,
     listener: &Owner,
     many: &Many,
     end: &End,
@@ -56,7 +56,7 @@ fn judge_owner(
 ) -> Option<String> {
     let (owner, source, beginning) = match many.inbound {
         false => (&many.owner, "connect", "connected"),
-        true if rung.sight().lacks(Blind::Acceptor) => (listener, "listener", "accept"),
+        true if backend.sight().lacks(Blind::Acceptor) => (listener, "listener", "accept"),
         true => (&many.owner, "accept", "accept"),
     };
     let closed_by = if end.closes_first { "local" } else { "peer" };

@@ -14,13 +14,13 @@ use rustix::process::Signal;
 
 use super::accounting;
 use crate::{
+    backend::Backend,
     check::{Stream, is_meant},
     expect::{Action, Expected, ends},
     json::Line,
     lab::Lab,
     monitor::Watch,
     report::Verdict,
-    rung::Rung,
     scenarios::{
         identity::OTHER_USER,
         mixture::{HIGH, ROOT_CLIENT, SERVER},
@@ -161,13 +161,16 @@ fn write_text(lab: &Lab, text: &str) -> Result<PathBuf> {
 
 /// Every event carries the right verdict and rule, and `policy explain` says
 /// the same of it.
-pub(super) fn stream(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn stream(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let policy = write(lab)?;
-    let watch = Watch::json(lab, rung).arg("--policy").arg(&policy);
+    let watch = Watch::json(lab, backend).arg("--policy").arg(&policy);
     let observed = lab.observe(watch, &["services"])?;
     let stream = Stream::of(&observed.run)?;
     let facts = observed.facts("services")?;
-    let expected: Vec<Expected> = ends(&facts, rung.sight()).into_iter().flatten().collect();
+    let expected: Vec<Expected> = ends(&facts, backend.sight())
+        .into_iter()
+        .flatten()
+        .collect();
     ensure!(
         stream.events().len() == expected.len(),
         "{} events, not {}",
@@ -223,15 +226,15 @@ fn truth_of_owners(record: &Expected, unit: &str) -> (bool, &'static str) {
 
 /// Rules that ask for what only userspace can tell decide as rightly as the others, and
 /// of what those rules leave open nothing is dropped on the way.
-pub(super) fn owners(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn owners(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let unit = lab.cgroups.unit();
     let policy = write_text(lab, OWNERS)?;
-    let watch = Watch::json(lab, rung).arg("--policy").arg(&policy);
+    let watch = Watch::json(lab, backend).arg("--policy").arg(&policy);
     let observed = lab.observe(watch.arg("--violations"), &["filters"])?;
     let stream = Stream::of(&observed.run)?;
     let facts = observed.facts("filters")?;
     let mut shown = 0;
-    for record in ends(&facts, rung.sight()).into_iter().flatten() {
+    for record in ends(&facts, backend.sight()).into_iter().flatten() {
         let truth = truth_of_owners(&record, &unit);
         if truth.0 {
             check_verdict(stream.events(), &record, truth)?;
@@ -248,8 +251,8 @@ pub(super) fn owners(lab: &Lab, rung: Rung) -> Result<Verdict> {
 
 /// However many allowed connections have no room in their ring, violations have.
 pub(super) fn flood(lab: &Lab) -> Result<Verdict> {
-    let rung = Rung::Fentry;
-    let mut monitor = Watch::json(lab, rung)
+    let backend = Backend::Fentry;
+    let mut monitor = Watch::json(lab, backend)
         .arg("--policy")
         .arg(write_text(lab, TELNET)?)
         .args(["--ring-size", "65536"])
@@ -262,7 +265,7 @@ pub(super) fn flood(lab: &Lab) -> Result<Verdict> {
     let run = monitor.stop()?;
     let (lines, summary) = run.read()?;
     ensure!(summary.lost > 0 && summary.adds_up, "{summary:?}");
-    let expected: Vec<Expected> = ends(&workload.facts()?, rung.sight())
+    let expected: Vec<Expected> = ends(&workload.facts()?, backend.sight())
         .into_iter()
         .flatten()
         .filter(|record| record.action != Action::Listen && record.service_port() == 23)

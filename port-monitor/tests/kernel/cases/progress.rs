@@ -5,12 +5,12 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
+    backend::Backend,
     json::Line,
     lab::Lab,
     monitor::{Monitor, Watch},
     process::PATIENCE,
     report::Verdict,
-    rung::Rung,
     scenarios::{
         closing::{FROM_CLIENT, FROM_SERVER},
         crowd,
@@ -24,8 +24,8 @@ const SHARE: f64 = 0.02;
 
 /// Two looks at each state of a connection tell the same, what is told only grows, and the
 /// last that is told is the end, which has all of it.
-pub(super) fn adds_up(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let (mut workload, mut monitor) = start(lab, rung, &[])?;
+pub(super) fn adds_up(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let (mut workload, mut monitor) = start(lab, backend, &[])?;
     let mut lines = Vec::new();
     workload.go()?;
     workload.hear("sent")?;
@@ -53,8 +53,8 @@ pub(super) fn adds_up(lab: &Lab, rung: Rung) -> Result<Verdict> {
 }
 
 /// What the filters keep back has no progress either.
-pub(super) fn filtered(lab: &Lab, rung: Rung) -> Result<Verdict> {
-    let (mut workload, mut monitor) = start(lab, rung, &["--direction", "out"])?;
+pub(super) fn filtered(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let (mut workload, mut monitor) = start(lab, backend, &["--direction", "out"])?;
     let mut lines = Vec::new();
     workload.go()?;
     workload.hear("sent")?;
@@ -123,10 +123,10 @@ pub(super) fn of_many(lab: &Lab) -> Result<Verdict> {
     )))
 }
 
-fn start(lab: &Lab, rung: Rung, args: &[&str]) -> Result<(Workload, Monitor)> {
+fn start(lab: &Lab, backend: Backend, args: &[&str]) -> Result<(Workload, Monitor)> {
     let mut workload = lab.workload("progress")?;
     workload.hear("ready")?;
-    let watch = Watch::json(lab, rung)
+    let watch = Watch::json(lab, backend)
         .args(["--progress", "100ms"])
         .args(args);
     let monitor = lab.only(watch, workload.pid()).start()?;

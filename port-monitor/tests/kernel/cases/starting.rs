@@ -13,8 +13,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 use crate::{
-    bpf, cgroup, enforce::Enforced, json::Line, lab::Lab, process::wait_until, report::Verdict,
-    rung::Rung, scenarios::places,
+    backend::Backend, bpf, cgroup, enforce::Enforced, json::Line, lab::Lab, process::wait_until,
+    report::Verdict, scenarios::places,
 };
 
 /// How long the header may take where nothing is emulated: what the program works and
@@ -112,9 +112,9 @@ struct Started {
 
 impl Started {
     /// Starts one, whose header must come in time.
-    fn new(lab: &Lab, rung: Rung, mut command: Command, args: &[&str]) -> Result<Self> {
+    fn new(lab: &Lab, backend: Backend, mut command: Command, args: &[&str]) -> Result<Self> {
         let since = Since::start();
-        let mut child = spawn(lab, &mut command, rung, args)?;
+        let mut child = spawn(lab, &mut command, backend, args)?;
         let mut rest = BufReader::new(child.stdout.take().context("no stdout")?);
         let mut line = String::new();
         rest.read_line(&mut line)?;
@@ -161,9 +161,9 @@ impl Started {
     }
 }
 
-fn spawn(lab: &Lab, command: &mut Command, rung: Rung, args: &[&str]) -> Result<Child> {
+fn spawn(lab: &Lab, command: &mut Command, backend: Backend, args: &[&str]) -> Result<Child> {
     command
-        .args(["watch", "--output", "json", "--backend", rung.name()])
+        .args(["watch", "--output", "json", "--backend", backend.name()])
         .args(args);
     // On a shared machine, nobody else.
     if lab.native {
@@ -201,9 +201,9 @@ fn in_namespace<T: Send>(
 }
 
 /// In a network namespace as `ip netns add` makes it.
-pub(super) fn loopback_down(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn loopback_down(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let started = in_namespace(places::enter_new_netns, || {
-        Started::new(lab, rung, command(lab, "")?, &["--duration", "1s"])
+        Started::new(lab, backend, command(lab, "")?, &["--duration", "1s"])
     });
     started?.expect_proved()
 }
@@ -217,7 +217,7 @@ pub(super) fn firewall(lab: &Lab) -> Result<Verdict> {
         let stderr = String::from_utf8_lossy(&nft.stderr);
         ensure!(nft.status.success(), "nft: {stderr}");
         let args = ["--duration", "1s"];
-        Started::new(lab, lab.sure_rung(), command(lab, "")?, &args)
+        Started::new(lab, lab.sure_backend(), command(lab, "")?, &args)
     });
     started?.expect_proved()
 }
@@ -230,9 +230,9 @@ fn silent(lab: &Lab) -> Result<String> {
 }
 
 /// In a unit with `IPAddressDeny=any`.
-pub(super) fn packets_dropped(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn packets_dropped(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let silent = command(lab, &silent(lab)?)?;
-    let started = Started::new(lab, rung, silent, &["--duration", "1s"])?;
+    let started = Started::new(lab, backend, silent, &["--duration", "1s"])?;
     started.expect_unproven(&[UNANSWERED, "IPv6", "IPAddressDeny="])?;
     let sentences = started.header.unproven().len();
     ensure!(sentences == 1, "{sentences} sentences for one reason");
@@ -241,7 +241,7 @@ pub(super) fn packets_dropped(lab: &Lab, rung: Rung) -> Result<Verdict> {
 }
 
 /// Under policies of our own, each of which denies the self-test in another way.
-pub(super) fn own_policy(lab: &Lab, rung: Rung) -> Result<Verdict> {
+pub(super) fn own_policy(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let head = "version = 1\nmode = \"enforce\"\n";
     let policies = [
         (
@@ -276,7 +276,7 @@ pub(super) fn own_policy(lab: &Lab, rung: Rung) -> Result<Verdict> {
     for (policy, words) in policies {
         enforced.apply(&format!("{head}{policy}"), &["--no-confirm"])?;
         let monitor = command(lab, &enforced.cgroup)?;
-        let started = Started::new(lab, rung, monitor, &["--duration", "1s"]);
+        let started = Started::new(lab, backend, monitor, &["--duration", "1s"]);
         let started = started.with_context(|| format!("under {policy}"))?;
         started.expect_unproven(&words)?;
         started.finish()?;
@@ -311,22 +311,22 @@ pub(super) fn without_ipv6(lab: &Lab) -> Result<Verdict> {
     let _new = Setting::new("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1")?;
     let _inherited = Setting::new("/proc/sys/net/core/devconf_inherit_init_net", "1")?;
     let args = ["--duration", "1s"];
-    Started::new(lab, lab.sure_rung(), command(lab, "")?, &args)?.expect_proved()
+    Started::new(lab, lab.sure_backend(), command(lab, "")?, &args)?.expect_proved()
 }
 
 /// Where nobody may make a network namespace: proved in the user's, or not at all.
 pub(super) fn namespaces_refused(lab: &Lab) -> Result<Verdict> {
     const MOST: &str = "/proc/sys/user/max_net_namespaces";
-    let rung = lab.sure_rung();
+    let backend = lab.sure_backend();
     let args = ["--duration", "1s"];
     let in_none = in_namespace(places::enter_new_netns, || {
         let _none = Setting::new(MOST, "0")?;
-        Started::new(lab, rung, command(lab, "")?, &args)
+        Started::new(lab, backend, command(lab, "")?, &args)
     })?;
     in_none.expect_unproven(&["Network is unreachable", "loopback interface"])?;
     in_none.finish()?;
     let _none = Setting::new(MOST, "0")?;
-    Started::new(lab, rung, command(lab, "")?, &args)?.expect_proved()
+    Started::new(lab, backend, command(lab, "")?, &args)?.expect_proved()
 }
 
 /// A signal in the middle of a self-test whose packets do not arrive.
@@ -334,7 +334,7 @@ pub(super) fn signal(lab: &Lab) -> Result<Verdict> {
     let silent = silent(lab)?;
     for signal in [Signal::TERM, Signal::INT] {
         let mut command = command(lab, &silent)?;
-        let mut child = spawn(lab, &mut command, lab.sure_rung(), &[])?;
+        let mut child = spawn(lab, &mut command, lab.sure_backend(), &[])?;
         let pid = child.id();
         // However long it takes until then.
         wait_until(|| {
@@ -383,7 +383,7 @@ fn is_connecting(pid: u32) -> bool {
 pub(super) fn duration(lab: &Lab) -> Result<Verdict> {
     let silent = command(lab, &silent(lab)?)?;
     let args = ["--duration", "2s"];
-    let started = Started::new(lab, lab.sure_rung(), silent, &args)?;
+    let started = Started::new(lab, lab.sure_backend(), silent, &args)?;
     started.expect_unproven(&[UNANSWERED])?;
     let summary = started.finish()?;
     let watched = summary.number("port_monitor.duration_ms");

@@ -5,26 +5,26 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 
 use crate::{
+    backend::{Backend, Blind},
     check::Stream,
     expect::Expected,
     fact::Fact,
     lab::Lab,
     monitor::Watch,
     report::{Report, Verdict},
-    rung::{Blind, Rung},
     scenarios::Scenario,
 };
 
 /// The case that nobody else's records are in the stream.
 pub(crate) const NOTHING_ELSE: &str = "nothing-else";
 
-/// The case that the header tells what the rung does not see.
+/// The case that the header tells what the backend does not see.
 pub(crate) const HEADER: &str = "header";
 
 /// Runs the scenarios and reports each.
 pub(crate) fn run(
     lab: &Lab,
-    rung: Rung,
+    backend: Backend,
     scenarios: &[&Scenario],
     report: &mut Report,
 ) -> Result<()> {
@@ -34,7 +34,7 @@ pub(crate) fn run(
         scenarios.iter().map(|scenario| scenario.name).collect()
     };
     let (waiting, others) = (names(&waiting), names(&others));
-    let observed = lab.observe_beside(Watch::json(lab, rung), &waiting, &others)?;
+    let observed = lab.observe_beside(Watch::json(lab, backend), &waiting, &others)?;
     let mut stream = Stream::of(&observed.run)?;
     for scenario in scenarios {
         let result = observed
@@ -45,10 +45,10 @@ pub(crate) fn run(
                 let is_shared = |fact: &Fact| matches!(fact, Fact::Listen(listen) if listen.bound);
                 let shared = facts.iter().any(is_shared);
                 let in_view = |record: &Expected| !lab.native || record.owner.is_some() || shared;
-                stream.check_kept(&facts, rung.sight(), in_view)
+                stream.check_kept(&facts, backend.sight(), in_view)
             })
-            .and_then(|met| judge(scenario, rung, &met));
-        report.case(rung.name(), scenario.name, &result)?;
+            .and_then(|met| judge(scenario, backend, &met));
+        report.case(backend.name(), scenario.name, &result)?;
     }
     let rest = stream.expect_nothing_else().and_then(|()| {
         let summary = stream.summary();
@@ -56,17 +56,17 @@ pub(crate) fn run(
         ensure!(exact, "nothing was filtered, yet {summary:?}");
         Ok(Verdict::Pass(format!("{} records", summary.shown)))
     });
-    report.case(rung.name(), NOTHING_ELSE, &rest)?;
+    report.case(backend.name(), NOTHING_ELSE, &rest)?;
     let header = observed.monitor.header();
-    let header = header.and_then(|header| check_header(&header, rung));
-    report.case(rung.name(), HEADER, &header)?;
+    let header = header.and_then(|header| check_header(&header, backend));
+    report.case(backend.name(), HEADER, &header)?;
     Ok(())
 }
 
-/// A scenario that shows a blind spot must have met it where the rung has it.
-fn judge(scenario: &Scenario, rung: Rung, met: &BTreeSet<Blind>) -> Result<Verdict> {
+/// A scenario that shows a blind spot must have met it where the backend has it.
+fn judge(scenario: &Scenario, backend: Backend, met: &BTreeSet<Blind>) -> Result<Verdict> {
     match scenario.shows {
-        Some(blind) if rung.sight().lacks(blind) => {
+        Some(blind) if backend.sight().lacks(blind) => {
             ensure!(met.contains(&blind), "not blind here: {}", blind.text());
             Ok(Verdict::Blind(blind))
         }
@@ -74,9 +74,9 @@ fn judge(scenario: &Scenario, rung: Rung, met: &BTreeSet<Blind>) -> Result<Verdi
     }
 }
 
-fn check_header(header: &crate::json::Line, rung: Rung) -> Result<Verdict> {
+fn check_header(header: &crate::json::Line, backend: Backend) -> Result<Verdict> {
     ensure!(
-        header.backend() == rung.name(),
+        header.backend() == backend.name(),
         "the header names {}",
         header.backend()
     );
@@ -84,7 +84,7 @@ fn check_header(header: &crate::json::Line, rung: Rung) -> Result<Verdict> {
     for blind in Blind::ALL {
         let told = spots.iter().any(|spot| spot.contains(blind.header_words()));
         ensure!(
-            told || !rung.sight().lacks(blind),
+            told || !backend.sight().lacks(blind),
             "the header does not say: {}; it says {spots:?}",
             blind.text()
         );

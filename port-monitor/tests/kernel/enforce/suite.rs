@@ -16,7 +16,7 @@ use super::{
 use crate::{
     cgroup::UNIT,
     lab::Lab,
-    report::{ANY_RUNG, Report, Verdict},
+    report::{ANY_BACKEND, Report, Verdict},
     socket::{V6, bind, open, set_tcp},
 };
 
@@ -158,7 +158,7 @@ pub(crate) fn run(lab: &Lab, vectors: &[&'static Vector], report: &mut Report) -
     let enforced = match enforced {
         Ok(enforced) => enforced,
         Err(error) => {
-            report.case(ANY_RUNG, "enforce-apply", &Err(error))?;
+            report.case(ANY_BACKEND, "enforce-apply", &Err(error))?;
             return Ok(());
         }
     };
@@ -174,9 +174,9 @@ pub(crate) fn run(lab: &Lab, vectors: &[&'static Vector], report: &mut Report) -
             Ok(command)
         };
         let checked = vector.check(lab.native, targets.base, command);
-        report.case(ANY_RUNG, vector.name, &checked.map(|()| Verdict::pass()))?;
+        report.case(ANY_BACKEND, vector.name, &checked.map(|()| Verdict::pass()))?;
     }
-    report.case(ANY_RUNG, "enforce-attached", &whole(&enforced))?;
+    report.case(ANY_BACKEND, "enforce-attached", &whole(&enforced))?;
     Ok(())
 }
 

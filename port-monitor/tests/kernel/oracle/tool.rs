@@ -78,7 +78,7 @@ impl Tool {
     /// How often the kernel has skipped one of its programs.
     pub(crate) fn skipped(&self) -> Result<u64> {
         let programs = bpf::programs(&bpf::held_by(self.child.id())?)?;
-        Ok(programs.iter().map(|program| program.missed).sum())
+        Ok(programs.iter().map(|program| program.skips).sum())
     }
 
     /// Ends it; every line after the header, of which it must have lost none.

@@ -47,7 +47,7 @@ pub(super) fn mapped_server(witness: &Witness) -> Result<()> {
     Ok(())
 }
 
-/// The client chose its own port: every rung knows it from the start.
+/// The client chose its own port: every backend knows it from the start.
 pub(super) fn bound(witness: &Witness) -> Result<()> {
     let listener = witness.listen(any_port(V4))?;
     let _client = witness.connect_from(any_port(V4), listener.at)?;

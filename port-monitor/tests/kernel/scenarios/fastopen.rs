@@ -67,7 +67,7 @@ pub(super) fn closed_early(witness: &Witness) -> Result<()> {
     server.read_exact(&mut [0; REQUEST.len()])?;
     server.write_all(ANSWER)?;
     drop(server);
-    // A rung without an acceptor learns of the connection when its end begins.
+    // A backend without an acceptor learns of the connection when its end begins.
     witness.accepted_too_late(&early.listener, (client_at, server_at))?;
     let mut client = complete(early.client)?;
     client.read_exact(&mut [0; ANSWER.len()])?;
@@ -92,7 +92,7 @@ pub(super) fn reset_early(witness: &Witness) -> Result<()> {
     let early = Early::begin(witness)?;
     drop(early.server);
     let (client_at, server_at) = (early.client_at, early.server_at);
-    // A rung without an acceptor learns of the connection when it is over.
+    // A backend without an acceptor learns of the connection when it is over.
     witness.accepted_too_late(&early.listener, (client_at, server_at))?;
     witness.closed(
         (server_at, client_at),
@@ -177,8 +177,8 @@ pub(crate) fn deferred_before(witness: &Witness) -> Result<()> {
     Ok(())
 }
 
-/// A door through which one comes by Fast Open, and goes before the handshake is complete.
-pub(crate) fn door(witness: &Witness) -> Result<()> {
+/// One comes by Fast Open, and goes before the handshake is complete.
+pub(crate) fn gone_early(witness: &Witness) -> Result<()> {
     let [listener, _] = listeners(witness)?;
     say("ready")?;
     await_go()?;

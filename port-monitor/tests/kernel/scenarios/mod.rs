@@ -1,7 +1,7 @@
 //! The scenarios one monitor watches together: each is a process of its own
 //! that makes connections and writes down what is true of them.
 
-use crate::{rung::Blind, workload::Perform};
+use crate::{backend::Blind, workload::Perform};
 
 pub(crate) mod accepting;
 pub(crate) mod begun;
@@ -9,12 +9,12 @@ pub(crate) mod breaking;
 pub(crate) mod closing;
 pub(crate) mod connecting;
 pub(crate) mod crowd;
-pub(crate) mod doors;
 pub(crate) mod early;
 pub(crate) mod executables;
 pub(crate) mod fastopen;
 pub(crate) mod holding;
 pub(crate) mod identity;
+pub(crate) mod listeners;
 pub(crate) mod listening;
 pub(crate) mod mixture;
 pub(crate) mod mptcp;
@@ -67,7 +67,7 @@ pub(crate) struct Scenario {
     pub(crate) run: Perform,
     /// Where it may run.
     pub(crate) place: Place,
-    /// The blind spot it shows on a rung that has it.
+    /// The blind spot it shows on a backend that has it.
     pub(crate) shows: Option<Blind>,
     /// It waits for the kernel to give something up: it runs beside the others.
     pub(crate) waits: bool,

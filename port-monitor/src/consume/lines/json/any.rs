@@ -214,7 +214,7 @@ prop_compose! {
             ifindex,
             preattach,
             ended,
-            canary: false,
+            self_test: false,
             stamp: None,
             listener: crate::events::decode::Listener { number: 0, holders },
         }

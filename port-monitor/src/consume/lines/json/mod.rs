@@ -180,7 +180,7 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         undecodable: _,
         hidden,
         shown,
-        dropped: _,
+        lost_at_output: _,
         violations,
         accept_preattach,
         command_status,

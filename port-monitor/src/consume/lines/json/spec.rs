@@ -1,5 +1,5 @@
 //! What the line of an event must be: [`wire::Connection`], filled in field by
-//! field. The sink writes the same by hand; an audit's doors begin with it.
+//! field. The sink writes the same by hand; an audit's listeners begin with it.
 
 use std::{borrow::Cow, net::IpAddr};
 

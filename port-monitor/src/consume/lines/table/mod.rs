@@ -423,7 +423,7 @@ impl Table {
             ),
         );
         if lost > 0 {
-            let (undecodable, output) = (summary.undecodable, summary.dropped);
+            let (undecodable, output) = (summary.undecodable, summary.lost_at_output);
             let rows = || summary.hooks.iter().map(|(_, count)| count);
             let ring: u64 = rows().map(|count| count.reserve_failed).sum();
             let skipped: u64 = rows().map(|count| count.skipped).sum();

@@ -468,7 +468,7 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
             skipped: 2,
         },
     );
-    summary.dropped = 3;
+    summary.lost_at_output = 3;
     summary.command_status = Some(137);
     summary.accept_preattach = 1;
     summary.failures = vec![Failed {

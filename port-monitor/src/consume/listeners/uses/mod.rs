@@ -1,5 +1,5 @@
 //! The listening sockets of the host: how exposed each is, whose it is, and who
-//! came in. Pure: events in, a table of doors out, no clock of its own.
+//! came in. Pure: events in, a table of listeners out, no clock of its own.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -18,10 +18,10 @@ use crate::{
     host::groups::Groups,
 };
 
-/// Peers told apart at one door; beyond that it is only known that there are
+/// Peers told apart at one listener; beyond that it is only known that there are
 /// more.
 pub const MAX_PEERS: usize = 4_096;
-/// Doors remembered after they closed; the oldest are forgotten first.
+/// Listeners remembered after they closed; the oldest are forgotten first.
 const MAX_CLOSED: usize = 4_096;
 
 /// Who can reach a listening address, as far as the address tells.
@@ -121,7 +121,7 @@ impl Peers {
     }
 }
 
-/// Connections accepted at a door while it was watched.
+/// Connections accepted at a listener while it was watched.
 #[derive(Clone, Debug, Default)]
 pub struct Uses {
     /// How many.
@@ -149,7 +149,7 @@ impl Uses {
 
 /// A listening socket.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct AuditedListener {
     /// The event that told of it: address, owner, verdict, opening time.
     pub record: Record,
     /// What it closed at, `CLOCK_BOOTTIME` and wall-clock ns.
@@ -158,7 +158,7 @@ pub struct Door {
     pub uses: Uses,
 }
 
-impl Door {
+impl AuditedListener {
     /// Who can reach it.
     pub const fn scope(&self) -> Scope {
         Scope::of(self.record.event.local_ip)
@@ -204,18 +204,21 @@ impl Door {
     /// How closely the address and device it listens at fit a connection that
     /// was accepted; `None` where they do not.
     fn fit(&self, accept: &Event) -> Option<(bool, bool)> {
-        let door = &self.record.event;
-        let takes_address = door.local_ip == accept.local_ip
-            || door.local_ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-            || door.local_ip == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && accept.local_ip.is_ipv4();
-        let fits = SocketFamily::of(door) == SocketFamily::of(accept)
+        let listener = &self.record.event;
+        let takes_address = listener.local_ip == accept.local_ip
+            || listener.local_ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            || listener.local_ip == IpAddr::V4(Ipv4Addr::UNSPECIFIED) && accept.local_ip.is_ipv4();
+        let fits = SocketFamily::of(listener) == SocketFamily::of(accept)
             && takes_address
-            && (door.ifindex.is_none() || door.ifindex == accept.ifindex);
-        fits.then_some((door.local_ip == accept.local_ip, door.ifindex.is_some()))
+            && (listener.ifindex.is_none() || listener.ifindex == accept.ifindex);
+        fits.then_some((
+            listener.local_ip == accept.local_ip,
+            listener.ifindex.is_some(),
+        ))
     }
 }
 
-/// Which doors to list, by whose they are and what they take. An empty list or
+/// Which listeners to list, by whose they are and what they take. An empty list or
 /// `None` takes all; different ones all have to match.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
@@ -263,25 +266,25 @@ struct Visit {
 /// Network namespace and local port.
 type Place = (u32, Option<u16>);
 
-/// The doors found so far.
+/// The listeners found so far.
 #[derive(Clone, Debug, Default)]
-pub struct Doors {
+pub struct AuditedListeners {
     /// By the id of the listening socket.
-    by_id: HashMap<u64, Door>,
+    by_id: HashMap<u64, AuditedListener>,
     places: HashMap<Place, Vec<u64>>,
     /// Closed ones, oldest first.
     closed: VecDeque<u64>,
-    /// Accepts from before every older door is known.
+    /// Accepts from before every older listener is known.
     held: Vec<Visit>,
     is_settled: bool,
-    /// Closed doors that had to be forgotten.
+    /// Closed listeners that had to be forgotten.
     pub forgotten: u64,
-    /// Accepts at no door that is known.
+    /// Accepts at no listener that is known.
     pub strays: u64,
 }
 
-impl Doors {
-    /// Takes an event; what is about no door is passed over.
+impl AuditedListeners {
+    /// Takes an event; what is about no listener is passed over.
     pub fn take(&mut self, record: &Record) {
         let event = record.event;
         let visit = Visit {
@@ -304,7 +307,7 @@ impl Doors {
         }
     }
 
-    /// Every door older than the audit has been told of: accepts that came before
+    /// Every listener older than the audit has been told of: accepts that came before
     /// find theirs now.
     pub fn settle(&mut self) {
         self.is_settled = true;
@@ -313,24 +316,24 @@ impl Doors {
         }
     }
 
-    /// Whether [`Doors::settle`] was called.
+    /// Whether [`AuditedListeners::settle`] was called.
     pub const fn is_settled(&self) -> bool {
         self.is_settled
     }
 
-    /// Every door, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Door> {
+    /// Every listener, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &AuditedListener> {
         self.by_id.values()
     }
 
     fn open(&mut self, record: &Record) {
         let event = &record.event;
-        let door = Door {
+        let listener = AuditedListener {
             record: record.clone(),
             closed: None,
             uses: Uses::default(),
         };
-        if self.by_id.insert(event.id, door).is_none() {
+        if self.by_id.insert(event.id, listener).is_none() {
             let place = (event.netns_ino, event.local_port);
             self.places.entry(place).or_default().push(event.id);
         }
@@ -338,10 +341,10 @@ impl Doors {
 
     fn close(&mut self, record: &Record) {
         let event = &record.event;
-        let Some(door) = self.by_id.get_mut(&event.id) else {
+        let Some(listener) = self.by_id.get_mut(&event.id) else {
             return;
         };
-        door.closed = Some((event.ts_ns, record.wall_ns));
+        listener.closed = Some((event.ts_ns, record.wall_ns));
         self.closed.push_back(event.id);
         if self.closed.len() > MAX_CLOSED
             && let Some(id) = self.closed.pop_front()
@@ -351,11 +354,14 @@ impl Doors {
     }
 
     fn forget(&mut self, id: u64) {
-        let Some(door) = self.by_id.remove(&id) else {
+        let Some(listener) = self.by_id.remove(&id) else {
             return;
         };
         self.forgotten += 1;
-        let place = (door.record.event.netns_ino, door.record.event.local_port);
+        let place = (
+            listener.record.event.netns_ino,
+            listener.record.event.local_port,
+        );
         if let Some(ids) = self.places.get_mut(&place) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -373,8 +379,8 @@ impl Doors {
         let fits: Vec<_> = ids
             .iter()
             .filter_map(|id| Some((*id, self.by_id.get(id)?)))
-            .filter(|(_, door)| door.was_open_at(event.ts_ns))
-            .filter_map(|(id, door)| Some((door.fit(event)?, id, door)))
+            .filter(|(_, listener)| listener.was_open_at(event.ts_ns))
+            .filter_map(|(id, listener)| Some((listener.fit(event)?, id, listener)))
             .collect();
         let Some(best) = fits.iter().map(|(fit, ..)| *fit).max() else {
             self.strays += 1;
@@ -383,7 +389,7 @@ impl Doors {
         let fits: Vec<_> = fits.into_iter().filter(|(fit, ..)| *fit == best).collect();
         let own: Vec<u64> = fits
             .iter()
-            .filter(|(_, _, door)| accepted_by_owner(door, event))
+            .filter(|(_, _, listener)| accepted_by_owner(listener, event))
             .map(|(_, id, _)| *id)
             .collect();
         let ids = match *own {
@@ -392,20 +398,20 @@ impl Doors {
         };
         let is_shared = ids.len() > 1;
         for id in ids {
-            if let Some(door) = self.by_id.get_mut(&id) {
-                door.uses.add(visit);
-                door.uses.is_shared |= is_shared;
+            if let Some(listener) = self.by_id.get_mut(&id) {
+                listener.uses.add(visit);
+                listener.uses.is_shared |= is_shared;
             }
         }
     }
 }
 
 /// Whether the process that listens is the one that accepted.
-fn accepted_by_owner(door: &Door, accept: &Event) -> bool {
-    match (&door.record.event.owner, &accept.owner) {
-        (Some(listener), Some(acceptor)) => {
+fn accepted_by_owner(listener: &AuditedListener, accept: &Event) -> bool {
+    match (&listener.record.event.owner, &accept.owner) {
+        (Some(owner), Some(acceptor)) => {
             acceptor.source == OwnerSource::Accept
-                && (listener.pid, listener.start_ns) == (acceptor.pid, acceptor.start_ns)
+                && (owner.pid, owner.start_ns) == (acceptor.pid, acceptor.start_ns)
         }
         _ => false,
     }

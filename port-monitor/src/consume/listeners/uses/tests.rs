@@ -1,4 +1,4 @@
-//! Scopes, the door an accept came in by, and who is told apart.
+//! Scopes, the listener an accept came in by, and who is told apart.
 
 use std::sync::Arc;
 
@@ -84,19 +84,19 @@ fn accept(pid: u32, ip: &str, peer: &str, second: u64) -> Record {
     record
 }
 
-fn doors(records: &[Record]) -> Doors {
-    let mut doors = Doors::default();
+fn listeners(records: &[Record]) -> AuditedListeners {
+    let mut listeners = AuditedListeners::default();
     for record in records {
-        doors.take(record);
+        listeners.take(record);
     }
-    doors.settle();
-    doors
+    listeners.settle();
+    listeners
 }
 
-/// The accepts counted at each door, and whether they are shared.
-fn counts<const N: usize>(doors: &Doors, ids: [u64; N]) -> [(u64, bool); N] {
+/// The accepts counted at each listener, and whether they are shared.
+fn counts<const N: usize>(listeners: &AuditedListeners, ids: [u64; N]) -> [(u64, bool); N] {
     ids.map(|id| {
-        let uses = &doors.by_id[&id].uses;
+        let uses = &listeners.by_id[&id].uses;
         (uses.accepts, uses.is_shared)
     })
 }
@@ -134,43 +134,43 @@ fn scope_is_who_can_reach_the_address() {
 
 #[test]
 fn an_accept_comes_in_at_the_very_address_before_the_wildcard() {
-    let doors = doors(&[
+    let listeners = listeners(&[
         older(1, 1, "0.0.0.0"),
         older(2, 1, "127.0.0.1"),
         accept(1, "127.0.0.1", "127.0.0.9", 6),
         accept(1, "10.0.0.5", "10.0.0.7", 7),
         accept(1, "10.0.0.5", "10.0.0.7", 8),
     ]);
-    assert_eq!(counts(&doors, [1, 2]), [(2, false), (1, false)]);
-    assert_eq!(doors.strays, 0);
+    assert_eq!(counts(&listeners, [1, 2]), [(2, false), (1, false)]);
+    assert_eq!(listeners.strays, 0);
 }
 
 #[test]
 fn ipv4_through_an_ipv6_socket_is_not_the_ipv4_wildcards() {
     let mut mapped = accept(2, "10.0.0.5", "10.0.0.7", 6);
     mapped.event.v4_mapped = true;
-    let doors = doors(&[
+    let listeners = listeners(&[
         older(1, 1, "0.0.0.0"),
         older(2, 2, "::"),
         mapped,
         accept(1, "10.0.0.5", "10.0.0.7", 6),
         accept(1, "10.0.0.5", "10.0.0.7", 6),
     ]);
-    assert_eq!(counts(&doors, [1, 2]), [(2, false), (1, false)]);
+    assert_eq!(counts(&listeners, [1, 2]), [(2, false), (1, false)]);
 }
 
 #[test]
 fn an_ipv6_socket_bound_to_an_ipv4_address_takes_its_connections() {
-    let mut door = older(1, 1, "127.0.0.1");
-    door.event.remote_ip = Ipv6Addr::UNSPECIFIED.into();
+    let mut listener = older(1, 1, "127.0.0.1");
+    listener.event.remote_ip = Ipv6Addr::UNSPECIFIED.into();
     let mut mapped = accept(1, "127.0.0.1", "127.0.0.1", 6);
     mapped.event.v4_mapped = true;
-    let doors = doors(&[door, older(2, 1, "::"), mapped]);
-    assert_eq!(counts(&doors, [1, 2]), [(1, false), (0, false)]);
+    let listeners = listeners(&[listener, older(2, 1, "::"), mapped]);
+    assert_eq!(counts(&listeners, [1, 2]), [(1, false), (0, false)]);
 }
 
 #[test]
-fn another_namespace_port_or_device_is_another_door() {
+fn another_namespace_port_or_device_is_another_listener() {
     let mut other_netns = older(1, 1, "0.0.0.0");
     other_netns.event.netns_ino = 2;
     let mut other_port = older(2, 1, "0.0.0.0");
@@ -179,7 +179,7 @@ fn another_namespace_port_or_device_is_another_door() {
     bound.event.ifindex = Some(7);
     let mut through_device = accept(1, "10.0.0.5", "10.0.0.7", 6);
     through_device.event.ifindex = Some(7);
-    let doors = doors(&[
+    let listeners = listeners(&[
         other_netns,
         other_port,
         bound,
@@ -189,8 +189,8 @@ fn another_namespace_port_or_device_is_another_door() {
         accept(1, "fd00::1", "fd00::2", 6),
     ]);
     let expected = [(0, false), (0, false), (1, false), (1, false)];
-    assert_eq!(counts(&doors, [1, 2, 3, 4]), expected);
-    assert_eq!(doors.strays, 1);
+    assert_eq!(counts(&listeners, [1, 2, 3, 4]), expected);
+    assert_eq!(listeners.strays, 1);
 }
 
 #[test]
@@ -198,9 +198,9 @@ fn of_sockets_that_share_an_address_the_acceptors_own_is_meant() {
     let [first, second] = [older(1, 1, "0.0.0.0"), older(2, 2, "0.0.0.0")];
     let own = accept(2, "10.0.0.5", "10.0.0.7", 6);
     let somebody = accept(3, "10.0.0.5", "10.0.0.8", 7);
-    let exact = doors(&[first.clone(), second.clone(), own.clone()]);
+    let exact = listeners(&[first.clone(), second.clone(), own.clone()]);
     assert_eq!(counts(&exact, [1, 2]), [(0, false), (1, false)]);
-    let shared = doors(&[first.clone(), second.clone(), own, somebody]);
+    let shared = listeners(&[first.clone(), second.clone(), own, somebody]);
     assert_eq!(counts(&shared, [1, 2]), [(1, true), (2, true)]);
 
     // A listener's owner is not who accepted.
@@ -208,23 +208,23 @@ fn of_sockets_that_share_an_address_the_acceptors_own_is_meant() {
     if let Some(owner) = &mut established.event.owner {
         owner.source = OwnerSource::Listener;
     }
-    let doors = doors(&[first, second, established]);
-    assert_eq!(counts(&doors, [1, 2]), [(1, true), (1, true)]);
+    let listeners = listeners(&[first, second, established]);
+    assert_eq!(counts(&listeners, [1, 2]), [(1, true), (1, true)]);
 }
 
 #[test]
-fn accepts_before_the_doors_are_known_find_theirs() {
-    let doors = doors(&[
+fn accepts_before_the_listeners_are_known_find_theirs() {
+    let listeners = listeners(&[
         accept(1, "127.0.0.1", "127.0.0.1", 4),
         older(1, 1, "0.0.0.0"),
         older(2, 1, "127.0.0.1"),
     ]);
-    assert_eq!(counts(&doors, [1, 2]), [(0, false), (1, false)]);
+    assert_eq!(counts(&listeners, [1, 2]), [(0, false), (1, false)]);
 }
 
 #[test]
-fn a_door_takes_what_came_while_it_was_open() {
-    let doors = doors(&[
+fn a_listener_takes_what_came_while_it_was_open() {
+    let listeners = listeners(&[
         older(1, 1, "0.0.0.0"),
         accept(1, "10.0.0.5", "10.0.0.7", 6),
         record(Action::Unlisten, 1, 1, "0.0.0.0", 7),
@@ -232,8 +232,8 @@ fn a_door_takes_what_came_while_it_was_open() {
         accept(1, "10.0.0.5", "10.0.0.7", 9),
         accept(1, "10.0.0.5", "10.0.0.8", 11),
     ]);
-    assert_eq!(counts(&doors, [1, 2]), [(1, false), (2, false)]);
-    let [first, second] = [1, 2].map(|id| &doors.by_id[&id]);
+    assert_eq!(counts(&listeners, [1, 2]), [(1, false), (2, false)]);
+    let [first, second] = [1, 2].map(|id| &listeners.by_id[&id]);
     let ns = |second: u64| i128::from(second * SECOND);
     assert_eq!((first.opened_ns(), first.closed_ns()), (None, Some(ns(7))));
     assert_eq!(
@@ -259,15 +259,18 @@ fn peers_are_told_apart_up_to_a_limit() {
 }
 
 #[test]
-fn closed_doors_are_forgotten_in_the_end() {
-    let mut doors = doors(&[]);
+fn closed_listeners_are_forgotten_in_the_end() {
+    let mut listeners = listeners(&[]);
     for id in 0..=MAX_CLOSED as u64 {
-        doors.take(&opens(id, 1, "0.0.0.0", id));
-        doors.take(&record(Action::Unlisten, id, 1, "0.0.0.0", id));
+        listeners.take(&opens(id, 1, "0.0.0.0", id));
+        listeners.take(&record(Action::Unlisten, id, 1, "0.0.0.0", id));
     }
-    assert_eq!((doors.iter().count(), doors.forgotten), (MAX_CLOSED, 1));
-    assert!(!doors.by_id.contains_key(&0));
-    assert_eq!(doors.places[&(1, Some(80))].len(), MAX_CLOSED);
+    assert_eq!(
+        (listeners.iter().count(), listeners.forgotten),
+        (MAX_CLOSED, 1)
+    );
+    assert!(!listeners.by_id.contains_key(&0));
+    assert_eq!(listeners.places[&(1, Some(80))].len(), MAX_CLOSED);
 }
 
 #[test]

@@ -32,7 +32,7 @@ const MAX_SPARE_BYTES: usize = 1 << 20;
 /// until one is quick again.
 const SLOW: Duration = Duration::from_millis(10);
 
-/// Why a chunk was not taken. Its events are counted as dropped.
+/// Why a chunk was not taken. Its events are counted as lost.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum Refused {
     /// The queue is full: the output is too slow.
@@ -53,22 +53,22 @@ pub enum WriteError {
         target: String,
     },
     /// Writing failed.
-    #[error("write {target}: {error}; events not written: {dropped}")]
+    #[error("write {target}: {error}; events not written: {lost}")]
     Failed {
         /// What was written to.
         target: String,
         /// The system's error.
         error: io::Error,
         /// Events that are missing from it.
-        dropped: u64,
+        lost: u64,
     },
     /// The reader took nothing until the time was up.
-    #[error("write {target}: its reader takes no data; events not written: up to {dropped}")]
+    #[error("write {target}: its reader takes no data; events not written: up to {lost}")]
     Stalled {
         /// What was written to.
         target: String,
         /// Events that are missing from it, or were in the write that hangs.
-        dropped: u64,
+        lost: u64,
     },
 }
 
@@ -89,7 +89,7 @@ pub struct Counts {
     /// Written, whole lines.
     pub written: u64,
     /// Not written: the queue was full, or the output failed.
-    pub dropped: u64,
+    pub lost: u64,
 }
 
 #[derive(Debug, Default)]
@@ -163,7 +163,7 @@ impl State {
 
     /// Ends the output: what is queued will never be written.
     fn fail(&mut self, error: io::Error) {
-        self.counts.dropped += self.pending;
+        self.counts.lost += self.pending;
         self.pending = 0;
         self.bytes = 0;
         self.queue.clear();
@@ -260,7 +260,7 @@ impl Output {
             None => Some(Refused::Full),
         };
         if let Some(refused) = refused {
-            state.counts.dropped += chunk.events();
+            state.counts.lost += chunk.events();
             state.recycle(chunk);
             return Err(refused);
         }
@@ -298,12 +298,12 @@ impl Output {
     }
 
     /// Waits until everything is written or lost, but not longer than `timeout`.
-    /// What is still on its way then counts as dropped.
+    /// What is still on its way then counts as lost.
     pub fn drain(&self, timeout: Duration) -> Counts {
         let state = self.wait_until_idle(timeout);
         Counts {
             written: state.counts.written,
-            dropped: state.counts.dropped + state.pending,
+            lost: state.counts.lost + state.pending,
         }
     }
 
@@ -322,11 +322,11 @@ impl Output {
             Some(error) => Err(WriteError::Failed {
                 target,
                 error,
-                dropped: counts.dropped,
+                lost: counts.lost,
             }),
             None if state.bytes > 0 => {
-                let dropped = counts.dropped;
-                return (counts, Err(WriteError::Stalled { target, dropped }));
+                let lost = counts.lost;
+                return (counts, Err(WriteError::Stalled { target, lost }));
             }
             None => Ok(()),
         };

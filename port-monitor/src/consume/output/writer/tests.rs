@@ -63,8 +63,8 @@ fn stepped(error: io::ErrorKind) -> (Output, Sender<usize>, Receiver<Vec<u8>>) {
     (Output::start("test".into(), writer).unwrap(), step, written)
 }
 
-fn counts(written: u64, dropped: u64) -> Counts {
-    Counts { written, dropped }
+fn counts(written: u64, lost: u64) -> Counts {
+    Counts { written, lost }
 }
 
 #[test]

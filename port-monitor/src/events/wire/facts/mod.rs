@@ -225,7 +225,7 @@ impl From<&record::Summary> for LostByCause {
             ring_full: counts().map(|count| count.reserve_failed).sum(),
             program_skipped: counts().map(|count| count.skipped).sum(),
             undecodable: summary.undecodable,
-            output_slow: summary.dropped,
+            output_slow: summary.lost_at_output,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::maps::{HashOfMaps, Map, MapData, MapError};
-use port_monitor_common::generation::SLOTS;
+use port_monitor_common::generation::GENERATIONS;
 
 use super::{
     super::{Enforcer, EnforcerError, install::file_error},
@@ -15,8 +15,8 @@ use super::{
 };
 use crate::kernel::{error::KernelError, object::POLICY_MAPS};
 
-/// Those of the maps that hold a table for each slot.
-const IN_EACH_SLOT: [&str; 5] = [
+/// Those of the maps that hold a table for each generation.
+const IN_EACH_GENERATION: [&str; 5] = [
     "pm_networks_v4",
     "pm_networks_v6",
     "pm_users",
@@ -38,19 +38,22 @@ fn of(dir: &Path) -> Result<u64, EnforcerError> {
     for name in POLICY_MAPS.into_iter().chain(["pm_state", DENIALS]) {
         bytes += of_map(&open(name)?)?;
     }
-    for name in IN_EACH_SLOT {
-        let slots = Map::HashOfMaps(open(name)?);
-        let slots: HashOfMaps<_, u32> = slots.try_into().map_err(KernelError::from)?;
-        for slot in 0..SLOTS {
-            bytes += of_slot(&slots, slot)?;
+    for name in IN_EACH_GENERATION {
+        let generations = Map::HashOfMaps(open(name)?);
+        let generations: HashOfMaps<_, u32> = generations.try_into().map_err(KernelError::from)?;
+        for generation in 0..GENERATIONS {
+            bytes += of_generation(&generations, generation)?;
         }
     }
     Ok(bytes)
 }
 
-/// Nothing where the slot is empty, or was emptied while this looked.
-fn of_slot(slots: &HashOfMaps<MapData, u32>, slot: u32) -> Result<u64, EnforcerError> {
-    match slots.get(&slot, 0) {
+/// Nothing where the generation is empty, or was emptied while this looked.
+fn of_generation(
+    generations: &HashOfMaps<MapData, u32>,
+    generation: u32,
+) -> Result<u64, EnforcerError> {
+    match generations.get(&generation, 0) {
         Ok(map) => of_map(&map),
         Err(MapError::KeyNotFound) => Ok(0),
         Err(MapError::SyscallError(error))

@@ -10,8 +10,8 @@ use port_monitor_common::{
     addr,
     denial::Denial,
     generation::{
-        ADDRESSES, ASKS_SELF, ExeKey, GroupKey, Header, Hits, MASKS, PORT_WORDS, RuleEntry, SLOTS,
-        State, TALLIES, Tally, UserKey,
+        ADDRESSES, ASKS_SELF, ExeKey, GENERATIONS, GroupKey, Header, Hits, MASKS, PORT_WORDS,
+        RuleEntry, State, TALLIES, Tally, UserKey,
     },
     mask::Mask,
     pages::{Ends, PageV4, PageV6},
@@ -22,7 +22,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{
     super::{
-        aya_workarounds::slot_tables::InEachSlot,
+        aya_workarounds::generation_tables::InEachGeneration,
         bpf::{self, MapShape},
         error::KernelError,
         mapped::Mapped,
@@ -47,11 +47,11 @@ pub(super) struct Tables {
     ports: Mapped<u64>,
     hits: Mapped<Hits>,
     ends: Mapped<Ends>,
-    networks_v4: InEachSlot<Pages<PageV4>>,
-    networks_v6: InEachSlot<Pages<PageV6>>,
-    users: InEachSlot<HashMap<MapData, UserKey, u32>>,
-    groups: InEachSlot<HashMap<MapData, GroupKey, u32>>,
-    exes: InEachSlot<HashMap<MapData, Wire<ExeKey>, u32>>,
+    networks_v4: InEachGeneration<Pages<PageV4>>,
+    networks_v6: InEachGeneration<Pages<PageV6>>,
+    users: InEachGeneration<HashMap<MapData, UserKey, u32>>,
+    groups: InEachGeneration<HashMap<MapData, GroupKey, u32>>,
+    exes: InEachGeneration<HashMap<MapData, Wire<ExeKey>, u32>>,
     own: HashMap<MapData, Words, u8>,
     denials: Option<Ring>,
 }
@@ -122,7 +122,7 @@ impl Tables {
         Ok(denials)
     }
 
-    /// Which slot is in force.
+    /// Which generation is in force.
     pub(super) fn state(&self) -> State {
         State(self.state.get(0).unwrap_or(0))
     }
@@ -133,20 +133,22 @@ impl Tables {
         self.state.exchange(0, 0, from.0, to.0)
     }
 
-    /// The policy in a slot.
-    pub(super) fn header(&self, slot: u32) -> Header {
-        self.policies.get(slot as usize).unwrap_or(Header::NONE)
+    /// The policy in a generation.
+    pub(super) fn header(&self, generation: u32) -> Header {
+        self.policies
+            .get(generation as usize)
+            .unwrap_or(Header::NONE)
     }
 
-    /// A rule of the policy in a slot.
-    pub(super) fn rule(&self, slot: u32, rule: usize) -> Option<RuleEntry> {
-        self.rules.get(slot as usize * MAX_RULES + rule)
+    /// A rule of the policy in a generation.
+    pub(super) fn rule(&self, generation: u32, rule: usize) -> Option<RuleEntry> {
+        self.rules.get(generation as usize * MAX_RULES + rule)
     }
 
     /// How often a rule decided.
-    pub(super) fn hits(&self, slot: u32, rule: usize) -> Hits {
-        let each = (SLOTS * TALLIES) as usize;
-        let first = (slot * TALLIES) as usize + rule;
+    pub(super) fn hits(&self, generation: u32, rule: usize) -> Hits {
+        let each = (GENERATIONS * TALLIES) as usize;
+        let first = (generation * TALLIES) as usize + rule;
         let cpus = (first..self.hits.len()).step_by(each);
         cpus.filter_map(|place| self.hits.get(place))
             .fold(Hits::default(), |all, hits| Hits {
@@ -156,17 +158,17 @@ impl Tables {
     }
 
     /// How often something else decided.
-    pub(super) fn tally(&self, slot: u32, tally: Tally) -> Hits {
-        self.hits(slot, MAX_RULES + tally as usize)
+    pub(super) fn tally(&self, generation: u32, tally: Tally) -> Hits {
+        self.hits(generation, MAX_RULES + tally as usize)
     }
 
-    /// Adds a count of a slot that no program looks at any more to one of another; gives
-    /// what was added. A count is its slot and its number.
+    /// Adds a count of a generation that no program looks at any more to one of another; gives
+    /// what was added. A count is its generation and its number.
     pub(super) fn add_hits(&self, from: (u32, u32), to: (u32, u32)) -> u64 {
-        let each = (SLOTS * TALLIES) as usize;
+        let each = (GENERATIONS * TALLIES) as usize;
         let mut added = 0;
         for cpu in (0..self.hits.len()).step_by(each) {
-            let place = |(slot, tally)| cpu + (slot * TALLIES + tally) as usize;
+            let place = |(generation, tally)| cpu + (generation * TALLIES + tally) as usize;
             let before = self.hits.get(place(from)).unwrap_or_default();
             self.hits.add(place(to), 0, before.count);
             self.hits.raise(place(to), 1, before.last_ns);
@@ -175,13 +177,13 @@ impl Tables {
         added
     }
 
-    /// Makes a slot that no program looks at say that there is no policy.
-    pub(super) fn clear(&mut self, slot: u32) -> Result<(), KernelError> {
-        self.policies.set(slot as usize, &Header::NONE);
-        self.hang(slot, &Variable::default())?;
-        let each = (SLOTS * TALLIES) as usize;
+    /// Makes a generation that no program looks at say that there is no policy.
+    pub(super) fn clear(&mut self, generation: u32) -> Result<(), KernelError> {
+        self.policies.set(generation as usize, &Header::NONE);
+        self.hang(generation, &Variable::default())?;
+        let each = (GENERATIONS * TALLIES) as usize;
         for cpu in (0..self.hits.len()).step_by(each) {
-            let first = cpu + (slot * TALLIES) as usize;
+            let first = cpu + (generation * TALLIES) as usize;
             for place in first..first + TALLIES as usize {
                 self.hits.set(place, &Hits::default());
             }
@@ -189,26 +191,26 @@ impl Tables {
         Ok(())
     }
 
-    /// Writes a policy into a slot that no program looks at, under this header.
+    /// Writes a policy into a generation that no program looks at, under this header.
     pub(super) fn write(
         &mut self,
-        slot: u32,
+        generation: u32,
         policy: &Lowered,
         (header, ends): (&Header, &Ends),
     ) -> Result<(), KernelError> {
-        self.clear(slot)?;
-        self.fill(slot, policy)?;
+        self.clear(generation)?;
+        self.fill(generation, policy)?;
         if header.asks & ASKS_SELF != 0 {
             self.write_own_addresses()?;
         }
-        self.ends.set(slot as usize, ends);
-        self.policies.set(slot as usize, header);
+        self.ends.set(generation as usize, ends);
+        self.policies.set(generation as usize, header);
         Ok(())
     }
 
-    /// Writes all but the header of a policy into an empty slot.
-    fn fill(&mut self, slot: u32, policy: &Lowered) -> Result<(), KernelError> {
-        let place = slot as usize;
+    /// Writes all but the header of a policy into an empty generation.
+    fn fill(&mut self, generation: u32, policy: &Lowered) -> Result<(), KernelError> {
+        let place = generation as usize;
         for (n, mask) in policy.masks.iter().enumerate() {
             self.masks.set(place * MASKS as usize + n, mask);
         }
@@ -218,16 +220,24 @@ impl Tables {
         for (n, rule) in policy.rules.iter().enumerate() {
             self.rules.set(place * MAX_RULES + n, rule);
         }
-        self.hang(slot, &Variable::of(policy)?)
+        self.hang(generation, &Variable::of(policy)?)
     }
 
-    /// Puts tables into a slot in place of those that are there, which end.
-    fn hang(&mut self, slot: u32, tables: &Variable) -> Result<(), KernelError> {
-        put(&mut self.networks_v4, slot, tables.networks_v4.as_ref())?;
-        put(&mut self.networks_v6, slot, tables.networks_v6.as_ref())?;
-        put(&mut self.users, slot, tables.users.as_ref())?;
-        put(&mut self.groups, slot, tables.groups.as_ref())?;
-        put(&mut self.exes, slot, tables.exes.as_ref())
+    /// Puts tables into a generation in place of those that are there, which end.
+    fn hang(&mut self, generation: u32, tables: &Variable) -> Result<(), KernelError> {
+        put(
+            &mut self.networks_v4,
+            generation,
+            tables.networks_v4.as_ref(),
+        )?;
+        put(
+            &mut self.networks_v6,
+            generation,
+            tables.networks_v6.as_ref(),
+        )?;
+        put(&mut self.users, generation, tables.users.as_ref())?;
+        put(&mut self.groups, generation, tables.groups.as_ref())?;
+        put(&mut self.exes, generation, tables.exes.as_ref())
     }
 
     /// Brings the list of this host's addresses up to date.
@@ -332,16 +342,16 @@ fn count(entries: usize) -> Option<u32> {
     u32::try_from(entries).ok().filter(|count| *count > 0)
 }
 
-/// Puts a table into a slot; takes away what is there where there is none.
+/// Puts a table into a generation; takes away what is there where there is none.
 fn put<T: InnerMap>(
-    slots: &mut InEachSlot<T>,
-    slot: u32,
+    generations: &mut InEachGeneration<T>,
+    generation: u32,
     table: Option<&T>,
 ) -> Result<(), KernelError> {
     if let Some(table) = table {
-        return Ok(slots.insert(slot, table, 0)?);
+        return Ok(generations.insert(generation, table, 0)?);
     }
-    match slots.remove(&slot) {
+    match generations.remove(&generation) {
         Err(MapError::SyscallError(error)) if error.io_error.kind() == ErrorKind::NotFound => {
             Ok(())
         }
@@ -349,7 +359,7 @@ fn put<T: InnerMap>(
     }
 }
 
-/// Writes the monitor's policy into slot 0 of a fresh object.
+/// Writes the monitor's policy into generation 0 of a fresh object.
 pub(in crate::kernel) fn write_policy(ebpf: &Ebpf, policy: &Lowered) -> Result<(), KernelError> {
     let mut tables = Tables::of(|name| {
         let Some(Map::Array(data) | Map::HashMap(data) | Map::ArrayOfMaps(data)) = ebpf.map(name)

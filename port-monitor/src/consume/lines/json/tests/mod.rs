@@ -18,7 +18,7 @@ use crate::{
                 summary, violation,
             },
         },
-        listeners::{DoorSink, Listed, Listing, Violations, uses::Selection},
+        listeners::{Listed, ListenerSink, Listing, Violations, uses::Selection},
     },
     events::{
         decode::Action,
@@ -102,7 +102,7 @@ fn every_line_of_an_audit_is_valid() {
     let records = [listening(), stranger, forbidden, accepted()];
     items.extend(records.iter().map(Item::Event));
     items.push(Item::Summary(&summary));
-    let mut sink = DoorSink::json(Listing {
+    let mut sink = ListenerSink::json(Listing {
         selection: Selection::default(),
         listed: Listed::Used,
         with_closed: true,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     consume::{
         lines::{json::*, sample},
-        listeners::{DoorSink, Listed, Listing, Violations, uses::Selection},
+        listeners::{Listed, ListenerSink, Listing, Violations, uses::Selection},
     },
     events::{
         compat::{Read, read},
@@ -79,7 +79,7 @@ prop_compose! {
 impl Stream {
     fn lines(&self) -> Vec<String> {
         let mut lines = self.written(&mut Json::new(), &self.records);
-        let mut audit = DoorSink::json(Listing {
+        let mut audit = ListenerSink::json(Listing {
             selection: Selection::default(),
             listed: Listed::Used,
             with_closed: true,
@@ -196,7 +196,7 @@ fn kind(line: &Line<'_>) -> &'static str {
     match line {
         Line::Start(_) => "Start",
         Line::Connection(_) => "Connection",
-        Line::Door(_) => "DoorLine",
+        Line::Listener(_) => "ListenerLine",
         Line::Loss(_) => "LossLine",
         Line::Summary(_) => "SummaryLine",
     }
@@ -204,9 +204,9 @@ fn kind(line: &Line<'_>) -> &'static str {
 
 /// What listeners share the types of with connections, but never have.
 const NEVER: [&str; 3] = [
-    "DoorLine /destination/bytes",
-    "DoorLine /network/community_id",
-    "DoorLine /port_monitor/missing/source.port",
+    "ListenerLine /destination/bytes",
+    "ListenerLine /network/community_id",
+    "ListenerLine /port_monitor/missing/source.port",
 ];
 
 /// A field that no random line ever has would be one that no test compares.
@@ -227,7 +227,13 @@ fn random_lines_have_every_field_of_the_schema_and_no_other() {
     }
     let root = json_schema().to_value();
     let mut published: BTreeSet<(String, String)> = BTreeSet::new();
-    for name in ["Start", "Connection", "DoorLine", "LossLine", "SummaryLine"] {
+    for name in [
+        "Start",
+        "Connection",
+        "ListenerLine",
+        "LossLine",
+        "SummaryLine",
+    ] {
         let mut fields = Fields::new();
         fields_of_schema(&root, &root["$defs"][name], "", &mut fields);
         assert!(fields.len() > 5, "{name}: {fields:?}");

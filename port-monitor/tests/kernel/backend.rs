@@ -1,4 +1,4 @@
-//! The rungs of the hook ladder, and what each is known not to see.
+//! The backends, and what each is known not to see.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 /// A way to attach, as `--backend` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Rung {
+pub(crate) enum Backend {
     /// Trampolines on the TCP functions.
     Fentry,
     /// Probes on the TCP functions.
@@ -15,7 +15,7 @@ pub(crate) enum Rung {
     Tracepoint,
 }
 
-/// Something the tracepoint rung does not see. Each is asserted to be exactly
+/// Something the tracepoint backend does not see. Each is asserted to be exactly
 /// so, and to be named in the stream's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Blind {
@@ -71,11 +71,11 @@ impl Blind {
     }
 }
 
-impl Rung {
-    /// Every rung, best first.
+impl Backend {
+    /// Every backend, best first.
     pub(crate) const ALL: [Self; 3] = [Self::Fentry, Self::Kprobe, Self::Tracepoint];
 
-    /// The rung as `--backend` and the stream's header spell it.
+    /// The backend as `--backend` and the stream's header spell it.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Fentry => "fentry",
@@ -84,7 +84,7 @@ impl Rung {
         }
     }
 
-    /// What the rung sees.
+    /// What the backend sees.
     pub(crate) const fn sight(self) -> Sight {
         match self {
             Self::Fentry => Sight {
@@ -112,11 +112,11 @@ impl Rung {
     }
 }
 
-/// What is seen where the rungs differ.
+/// What is seen where the backends differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each rung has its own set of them"
+    reason = "each backend has its own set of them"
 )]
 pub(crate) struct Sight {
     /// The local port of an attempt that the kernel chose.
@@ -144,7 +144,7 @@ impl Sight {
     }
 }
 
-impl fmt::Display for Rung {
+impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }

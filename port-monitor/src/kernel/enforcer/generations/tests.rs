@@ -1,11 +1,11 @@
 //! Random sequences of all that can happen to the policies of an instance, against a
-//! model that knows no slots.
+//! model that knows no generations.
 
 use std::cell::{Cell, RefCell};
 
 use crate::{
     base::seeded::{Random, seeded},
-    kernel::enforcer::slots::*,
+    kernel::enforcer::generations::*,
 };
 
 /// How many sequences.
@@ -13,7 +13,7 @@ const SEQUENCES: u64 = 100_000;
 /// How much happens in each.
 const LENGTH: u64 = 14;
 
-/// What is in a slot.
+/// What is in a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Content {
     Policy(u64),
@@ -26,7 +26,7 @@ enum Content {
 /// No policy: what an installation begins with.
 const NONE: Content = Content::Policy(0);
 
-/// What should happen, without slots and states.
+/// What should happen, without generations and states.
 #[derive(Clone, Copy, Debug)]
 struct Model {
     current: u64,
@@ -96,13 +96,13 @@ impl Model {
 #[derive(Debug)]
 struct Failed;
 
-/// Slots in memory. Time passes at every step, and whoever follows a policy renews its
+/// Generations in memory. Time passes at every step, and whoever follows a policy renews its
 /// lease at any of them.
 struct Memory<'r> {
     random: &'r Random,
     now_ms: Cell<u64>,
     state: Cell<State>,
-    contents: [Content; SLOTS as usize],
+    contents: [Content; GENERATIONS as usize],
     /// What programs that have not ended look at.
     looked_at: RefCell<Vec<u32>>,
     /// Steps until one fails.
@@ -118,7 +118,7 @@ impl<'r> Memory<'r> {
             random,
             now_ms: Cell::new(1),
             state: Cell::new(State(0)),
-            contents: [NONE; SLOTS as usize],
+            contents: [NONE; GENERATIONS as usize],
             looked_at: RefCell::default(),
             fails_in: Cell::new(None),
             lease_ms: None,
@@ -127,12 +127,12 @@ impl<'r> Memory<'r> {
     }
 
     fn in_force(&self) -> Content {
-        self.contents[self.state.get().slot_at(self.now_ms.get()) as usize]
+        self.contents[self.state.get().generation_at(self.now_ms.get()) as usize]
     }
 
     fn step(&self) -> Result<(), Failed> {
-        let slot = self.state.get().slot_at(self.now_ms.get());
-        self.looked_at.borrow_mut().push(slot);
+        let generation = self.state.get().generation_at(self.now_ms.get());
+        self.looked_at.borrow_mut().push(generation);
         self.now_ms.set(self.now_ms.get() + self.random.below(40));
         if self.random.below(4) == 0 {
             self.renew();
@@ -154,19 +154,19 @@ impl<'r> Memory<'r> {
         }
     }
 
-    fn fill(&mut self, slot: u32, content: Content) -> Result<(), Failed> {
+    fn fill(&mut self, generation: u32, content: Content) -> Result<(), Failed> {
         assert!(
-            !self.state.get().used().contains(&slot),
-            "slot {slot} is in use: {:?}",
+            !self.state.get().used().contains(&generation),
+            "generation {generation} is in use: {:?}",
             self.state.get()
         );
         assert!(
-            !self.looked_at.borrow().contains(&slot),
-            "a program looks at slot {slot}"
+            !self.looked_at.borrow().contains(&generation),
+            "a program looks at generation {generation}"
         );
-        self.contents[slot as usize] = Content::Torn;
+        self.contents[generation as usize] = Content::Torn;
         self.step()?;
-        self.contents[slot as usize] = content;
+        self.contents[generation as usize] = content;
         Ok(())
     }
 }
@@ -192,7 +192,7 @@ impl StateWord for Memory<'_> {
     }
 }
 
-impl Slots for Memory<'_> {
+impl Generations for Memory<'_> {
     type Policy = u64;
     type Error = Failed;
 
@@ -203,12 +203,12 @@ impl Slots for Memory<'_> {
         Ok(())
     }
 
-    fn write(&mut self, slot: u32, policy: &u64) -> Result<(), Failed> {
-        self.fill(slot, Content::Policy(*policy))
+    fn write(&mut self, generation: u32, policy: &u64) -> Result<(), Failed> {
+        self.fill(generation, Content::Policy(*policy))
     }
 
-    fn write_exit(&mut self, slot: u32, policy: &u64) -> Result<(), Failed> {
-        self.fill(slot, Content::Exit(*policy))
+    fn write_exit(&mut self, generation: u32, policy: &u64) -> Result<(), Failed> {
+        self.fill(generation, Content::Exit(*policy))
     }
 }
 
@@ -342,7 +342,7 @@ fn model_at(model: &Model, now_ms: u64) -> Content {
 }
 
 #[test]
-fn whatever_happens_in_force_is_what_a_model_without_slots_says() {
+fn whatever_happens_in_force_is_what_a_model_without_generations_says() {
     seeded(|seed| {
         for nth in 0..SEQUENCES {
             let seed = seed.wrapping_add(nth);
@@ -365,7 +365,7 @@ fn a_policy_is_never_written_where_one_is_in_force_or_would_be() {
         leased.leased_until(100),
         leased.leased_until(10),
     ] {
-        let [first, second] = free_slots(state);
+        let [first, second] = free_generations(state);
         assert_ne!(first, second);
         assert!(!state.used().contains(&first), "{state:?}");
         assert!(!state.used().contains(&second), "{state:?}");

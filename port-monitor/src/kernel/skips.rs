@@ -29,10 +29,10 @@ pub(super) fn parse(fdinfo: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::kernel::misses::*;
+    use crate::kernel::skips::*;
 
     #[test]
-    fn misses_are_found_among_the_other_lines() {
+    fn skips_are_found_among_the_other_lines() {
         let fdinfo = "pos:\t0\nprog_type:\t26\nrecursion_misses:\t23\nverified_insns:\t4\n";
         assert_eq!(parse(fdinfo), 23);
         assert_eq!(parse("pos:\t0\n"), 0);

@@ -11,5 +11,5 @@
 
 use aya::maps::{HashOfMaps, MapData};
 
-/// A table of each slot of the policies: an array of maps.
-pub(in crate::kernel) type InEachSlot<Table> = HashOfMaps<MapData, u32, Table>;
+/// A table of each generation: an array of maps.
+pub(in crate::kernel) type InEachGeneration<Table> = HashOfMaps<MapData, u32, Table>;

@@ -1,4 +1,4 @@
-//! Doors for an audit: listeners of every scope, of another network namespace
+//! Listeners for an audit: of every scope, of another network namespace
 //! and of another user, and clients that come from more than one address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,7 +16,7 @@ use crate::{
 /// Where a second client comes from.
 const OTHER_CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
-/// A process with a door of its own, which opens when it is told to go on.
+/// A process with a listener of its own, which takes a client when it is told to go on.
 struct Neighbour {
     process: Forked,
     is_open: Gate,
@@ -24,7 +24,7 @@ struct Neighbour {
 }
 
 impl Neighbour {
-    /// Opens a door at loopback after it has become what `become_it` makes of it;
+    /// Opens a listener at loopback after it has become what `become_it` makes of it;
     /// then lets one client in.
     fn start(witness: &Witness, become_it: fn() -> Result<()>) -> Result<Self> {
         let (is_open, may_go) = (Gate::new()?, Gate::new()?);
@@ -32,11 +32,11 @@ impl Neighbour {
             become_it()?;
             // It must not outlive a workload that is never told to go on.
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-            let door = witness.listen(any_port(V4))?;
+            let listener = witness.listen(any_port(V4))?;
             is_open.open()?;
             may_go.pass()?;
-            let _ends = visit(witness, &door, door.at, V4)?;
-            std::mem::forget(door);
+            let _ends = visit(witness, &listener, listener.at, V4)?;
+            std::mem::forget(listener);
             Ok(())
         })?;
         is_open.pass()?;
@@ -55,8 +55,8 @@ impl Neighbour {
 }
 
 /// Everything listens, then the audits start, then clients come.
-pub(crate) fn doors(witness: &Witness) -> Result<()> {
-    // Before the doors below, which they must not hold.
+pub(crate) fn listeners(witness: &Witness) -> Result<()> {
+    // Before the listeners below, which they must not hold.
     let elsewhere = Neighbour::start(witness, places::enter_loopback_netns)?;
     let other_user = Neighbour::start(witness, || become_user(OTHER_USER))?;
     let loopback = witness.listen(any_port(V4))?;
@@ -84,10 +84,10 @@ pub(crate) fn doors(witness: &Witness) -> Result<()> {
 /// One client, let in; its ends.
 fn visit(
     witness: &Witness,
-    door: &Listener,
+    listener: &Listener,
     at: SocketAddr,
     from: IpAddr,
 ) -> Result<[std::os::fd::OwnedFd; 2]> {
     let client = witness.connect_from(any_port(from), at)?;
-    Ok([client, witness.accept(door)?])
+    Ok([client, witness.accept(listener)?])
 }
