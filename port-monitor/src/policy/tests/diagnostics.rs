@@ -399,9 +399,19 @@ fn only_the_coloured_style_has_escape_sequences() {
 
 #[test]
 fn names_out_of_the_policy_cannot_steer_the_terminal() {
-    let said = said("version = 1\n\"\\u001b[2J\" = 1\n[[rule]]\nname = \"\\u009b31m\"\n");
-    let steers = |c: char| c.is_control() && c != '\n';
-    assert!(!said.contains(steers), "{said:?}");
+    let escaped = "version = 1\n\"\\u001b[2J\" = 1\n[[rule]]\nname = \"\\u009b31m\"\n";
+    // TOML takes these as they are.
+    let bare = "version = 1\n# \u{9b}2J\nmode = \"\u{9b}31m\u{202e}\"\n";
+    for policy in [escaped, bare] {
+        let said = said(policy);
+        let steers = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(!said.contains(steers), "{said:?}");
+    }
+    let said = said("version = 1\nmode = \"é\u{80}\"\n");
+    assert!(
+        said.contains("mode = \"é\u{fffd}\"\n  |        ^^^^"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::{
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use super::problem::{Problem, Severity};
+use crate::base::sanitize::is_hostile;
 
 /// Problems of one kind that are told of one list.
 const MOST_OF_A_KIND: usize = 20;
@@ -106,6 +107,30 @@ fn shortened((line, span): (&str, Range<usize>)) -> (&str, Range<usize>) {
     (part, place(span.start)..place(span.end))
 }
 
+/// The line with a sign in the place of each character that steers a terminal or has no room
+/// of its own, but for those of ASCII, which `annotate_snippets` shows by signs.
+fn harmless((line, span): (&str, Range<usize>)) -> (String, Range<usize>) {
+    let is_shown = |c: char| c.is_ascii() || !is_hostile(c);
+    let shown = |part: Range<usize>| {
+        let part = line.get(part).unwrap_or_default().chars();
+        let signs = part.map(|c| {
+            if is_shown(c) {
+                c
+            } else {
+                char::REPLACEMENT_CHARACTER
+            }
+        });
+        signs.collect::<String>()
+    };
+    let [before, within, behind] = [0..span.start, span.start..span.end, span.end..line.len()];
+    let mut text = shown(before);
+    let start = text.len();
+    text += &shown(within);
+    let end = text.len();
+    text += &shown(behind);
+    (text, start..end)
+}
+
 /// One problem of one policy file.
 #[derive(Clone, Debug)]
 pub struct Diagnostic {
@@ -146,7 +171,7 @@ impl Diagnostic {
             self.column(),
             self.problem
         );
-        let (line, span) = shortened(self.source.line_of(&self.span));
+        let (line, span) = harmless(shortened(self.source.line_of(&self.span)));
         let mut group = level.no_name().primary_title(title).element(
             Snippet::source(line)
                 .line_start(self.line())
