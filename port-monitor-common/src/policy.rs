@@ -245,7 +245,7 @@ numbered! {
 impl OwnerCondition {
     /// Those whose entries are numbers that the compiler gives to names, which are among
     /// [`Facts::scopes`] of whoever they are about.
-    pub fn scopes() -> impl Iterator<Item = Self> + Clone {
+    pub fn scopes() -> impl DoubleEndedIterator<Item = Self> + Clone {
         Self::ALL
             .into_iter()
             .filter(|condition| *condition != Self::User)

@@ -249,21 +249,29 @@ fn pairs<'a, T>(a: &'a [T], b: &'a [T]) -> impl Iterator<Item = (&'a T, &'a T)> 
 
 /// The owners that tell `rule` from others: those with no more about them than
 /// it asks for.
-pub(crate) fn owners<'a>(analysis: &Analysis<'a>, rule: &Rule) -> impl Iterator<Item = Owner<'a>> {
-    let mut owners = vec![Owner::default()];
-    for condition in OwnerCondition::scopes() {
-        let Some(scopes) = rule.owner(condition).of(analysis.rules.owners) else {
+///
+/// One is made when it is asked for: whoever looks at them gives up long before the last
+/// where a rule has long lists.
+pub(crate) fn owners<'a>(
+    analysis: &Analysis<'a>,
+    rule: &Rule,
+) -> Box<dyn Iterator<Item = Owner<'a>> + 'a> {
+    let names = analysis.scopes;
+    let mut found: Box<dyn Iterator<Item = Owner<'a>> + 'a> =
+        Box::new(std::iter::once(Owner::default()));
+    for condition in OwnerCondition::scopes().rev() {
+        let Some(asked) = rule.owner(condition).of(analysis.rules.owners) else {
             continue;
         };
-        let names = scopes.iter().map(|&scope| analysis.scopes.name(scope));
-        let names: Vec<Option<&'a str>> = names.collect();
-        let with = |owner: Owner<'a>| {
-            let each = names.iter();
-            each.map(move |name| name.map_or(owner, |name| owner.with(condition, name)))
+        let with = move |owner: Owner<'a>, scope| match names.name(scope) {
+            Some(name) => owner.with(condition, name),
+            None => owner,
         };
-        owners = owners.into_iter().flat_map(with).collect();
+        found = Box::new(
+            found.flat_map(move |owner| asked.iter().map(move |&scope| with(owner, scope))),
+        );
     }
-    owners.into_iter()
+    found
 }
 
 /// Every connection `b` matches, `a` matches too, as far as single entries
