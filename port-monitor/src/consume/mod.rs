@@ -1,5 +1,5 @@
 //! Where events go: each sink turns an [`Item`] into bytes, and nothing else.
-//! Reading and writing is the business of [`writer`] and [`target`].
+//! Reading and writing is the business of [`output`].
 
 use clap::ValueEnum;
 

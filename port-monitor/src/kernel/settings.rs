@@ -68,7 +68,7 @@ pub struct Settings {
     pub max_connections: u32,
     /// How much the eBPF programs log.
     pub log_level: Option<log::Level>,
-    /// Kernel type information other than [`SYSTEM_BTF`].
+    /// Kernel type information other than `/sys/kernel/btf/vmlinux`.
     pub btf: Option<PathBuf>,
     /// The policy that the programs judge by: [`Policy::lower_for_monitor`].
     ///
