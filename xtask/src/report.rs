@@ -266,28 +266,60 @@ impl KernelReport {
     }
 }
 
-/// The matrix, the skipped and failed cases, and the instruction counts, as text.
+/// The matrix, the skipped cases, and the instruction counts, as text.
 pub(crate) fn render(reports: &[KernelReport]) -> Result<String, fmt::Error> {
     let mut text = String::new();
     render_matrix(reports, &mut text)?;
-    for (title, result) in [("skipped", CaseResult::Skip), ("failed", CaseResult::Fail)] {
-        for report in reports {
-            for case in report.cases.iter().filter(|case| case.result == result) {
-                writeln!(
-                    text,
-                    "{title}: {} {} {}: {}",
-                    report.kernel, case.backend, case.name, case.text
-                )?;
-            }
-        }
-    }
-    for report in reports {
-        for problem in &report.problems {
-            writeln!(text, "failed: {}: {problem}", report.kernel)?;
-        }
+    for (report, case) in all_that(reports, CaseResult::Skip) {
+        writeln!(text, "skipped: {}", described(report, case))?;
     }
     render_instructions(reports, &mut text)?;
     Ok(text)
+}
+
+/// What failed, one of [`failed`] for each.
+pub(crate) fn failures(reports: &[KernelReport]) -> Vec<String> {
+    let cases =
+        all_that(reports, CaseResult::Fail).map(|(report, case)| failed(&described(report, case)));
+    let problems = reports.iter().flat_map(|report| {
+        let problems = report.problems.iter();
+        problems.map(|problem| failed(&format!("{}: {problem}", report.kernel)))
+    });
+    cases.chain(problems).collect()
+}
+
+/// The line that tells of a failure after the summary: short enough that all of them can be
+/// seen there. All that is known stands where it happened.
+pub(crate) fn failed(what: &str) -> String {
+    const LONGEST: usize = 300;
+    let mut shown: String = what.chars().take(LONGEST).collect();
+    if shown.len() < what.len() {
+        shown.push('…');
+    }
+    format!("failed: {shown}")
+}
+
+fn all_that(
+    reports: &[KernelReport],
+    result: CaseResult,
+) -> impl Iterator<Item = (&KernelReport, &Case)> {
+    reports.iter().flat_map(move |report| {
+        let cases = report
+            .cases
+            .iter()
+            .filter(move |case| case.result == result);
+        cases.map(move |case| (report, case))
+    })
+}
+
+fn described(report: &KernelReport, case: &Case) -> String {
+    let Case {
+        backend,
+        name,
+        text,
+        ..
+    } = case;
+    format!("{} {backend} {name}: {text}", report.kernel)
 }
 
 /// Kernels and their backends across, cases down.
@@ -436,12 +468,24 @@ mod tests {
              ipv6     FAIL\n\
              backend                  skip\n\
              skipped: 7.2 fentry backend: no trampolines\n\
-             failed: 5.10 fentry ipv6: pid 1, expected 2\n\
-             failed: 7.2: no case ran\n\
              \n\
              verified instructions  5.10  7.2\n\
              on_connect             321\n"
         );
+        assert_eq!(
+            failures(&reports),
+            [
+                "failed: 5.10 fentry ipv6: pid 1, expected 2",
+                "failed: 7.2: no case ran"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_failure_is_told_in_a_line_that_is_not_too_long() {
+        assert_eq!(failed("one of them"), "failed: one of them");
+        let told = failed(&"ä".repeat(10_000));
+        assert_eq!(told, format!("failed: {}…", "ä".repeat(300)));
     }
 
     #[test]

@@ -54,7 +54,7 @@ const CHECKS: &[Step] = &[
     }),
     step("clippy", Continue, |_| clippy()),
     step("documentation", Continue, |_| documentation()),
-    step("cargo test", Continue, |_| cargo_test()),
+    step("cargo test", Continue, Session::cargo_test),
 ];
 
 const fn step(
@@ -75,6 +75,8 @@ struct Session {
     artifacts: Option<Artifacts>,
     reports: Vec<KernelReport>,
     checks: Option<Beside>,
+    /// What failed, as [`report::failed`] tells it, to be told once more at the end.
+    failures: Vec<String>,
 }
 
 /// [`CHECKS`] as a process of its own, at the lowest priority: the deadlines of the
@@ -102,15 +104,18 @@ impl Beside {
         Ok(Self { child, log })
     }
 
-    /// Waits for its end, prints what it printed, and returns its tally.
-    fn finish(mut self) -> Result<Tally> {
+    /// Waits for its end, prints what it printed, and returns its tally and what failed.
+    fn finish(mut self) -> Result<(Tally, Vec<String>)> {
         let status = self.child.wait().context("wait for the checks")?;
         let text = fs::read(&self.log).context("read what the checks printed")?;
         let text = String::from_utf8_lossy(&text);
         println!("{text}");
         let tally = text.lines().rev().find_map(Tally::of_line);
         match tally {
-            Some(tally) if status.success() || tally.failed > 0 => Ok(tally),
+            Some(tally) if status.success() || tally.failed > 0 => {
+                let failures = text.lines().filter(|line| line.starts_with("failed: "));
+                Ok((tally, failures.map(str::to_owned).collect()))
+            }
             _ => bail!("the checks ended with {status}"),
         }
     }
@@ -135,6 +140,8 @@ fn run_steps(steps: &[Step]) -> Result<Tally> {
         let started = Instant::now();
         let tally = (step.run)(&mut session).unwrap_or_else(|error| {
             println!("{}: {error:#}", step.name);
+            let what = format!("{}: {error:#}", step.name);
+            session.failures.push(report::failed(&what));
             Tally::one(false)
         });
         rows.push(summary_row(step.name, tally, started.elapsed()));
@@ -150,7 +157,12 @@ fn run_steps(steps: &[Step]) -> Result<Tally> {
         text.push('\n');
     }
     report::write_table(&rows, &mut text)?;
-    println!("{text}\n{total}");
+    println!("{text}");
+    session.failures.extend(report::failures(&session.reports));
+    for failure in &session.failures {
+        println!("{failure}");
+    }
+    println!("{total}");
     Ok(total)
 }
 
@@ -189,7 +201,7 @@ impl Session {
     /// The tests that attach the program on this host, to processes of theirs.
     fn test_program_natively(&mut self) -> Result<Tally> {
         let mut tests = process::elevated(&self.artifacts()?.native_tests)?;
-        run_tests(tests.current_dir(paths::workspace().join("port-monitor")))
+        self.run_tests(tests.current_dir(paths::workspace().join("port-monitor")))
     }
 
     /// The tests of this host's kernel mostly wait: they run beside those in guests.
@@ -220,7 +232,46 @@ impl Session {
     }
 
     fn finish_checks(&mut self) -> Result<Tally> {
-        self.checks.take().context("start the checks")?.finish()
+        let (tally, failures) = self.checks.take().context("start the checks")?.finish()?;
+        self.failures.extend(failures);
+        Ok(tally)
+    }
+
+    /// Runs the tests of all crates, built as the programs of the kernel tests are, and
+    /// those of this one as it is, which spares building everything twice.
+    fn cargo_test(&mut self) -> Result<Tally> {
+        let all_but_this = [
+            "--workspace",
+            "--exclude=port-monitor-ebpf",
+            "--exclude=xtask",
+            PROFILE,
+        ];
+        let mut total = Tally::default();
+        for packages in [&all_but_this[..], &["--package=xtask"]] {
+            let mut test = process::cargo();
+            test.args(["test", "--locked", "--no-fail-fast"])
+                .args(packages);
+            total += self.run_tests(&mut test)?;
+        }
+        Ok(total)
+    }
+
+    /// Runs test programs, adds up what each of them reports, and notes what fails.
+    fn run_tests(&mut self, tests: &mut Command) -> Result<Tally> {
+        let mut total = Tally::default();
+        let status = process::stream(tests, |line| {
+            println!("{line}");
+            if let Some(tally) = test_result(line) {
+                total += tally;
+            }
+            if let Some(name) = failed_test(line) {
+                self.failures.push(report::failed(name));
+            }
+        })?;
+        if !status.success() && total.failed == 0 {
+            bail!("{tests:?}: {status}");
+        }
+        Ok(total)
     }
 }
 
@@ -281,40 +332,6 @@ fn documentation() -> Result<Tally> {
     pass_or_fail(&mut doc)
 }
 
-/// Runs the tests of all crates, built as the programs of the kernel tests are, and
-/// those of this one as it is, which spares building everything twice.
-fn cargo_test() -> Result<Tally> {
-    let all_but_this = [
-        "--workspace",
-        "--exclude=port-monitor-ebpf",
-        "--exclude=xtask",
-        PROFILE,
-    ];
-    let mut total = Tally::default();
-    for packages in [&all_but_this[..], &["--package=xtask"]] {
-        let mut test = process::cargo();
-        test.args(["test", "--locked", "--no-fail-fast"])
-            .args(packages);
-        total += run_tests(&mut test)?;
-    }
-    Ok(total)
-}
-
-/// Runs test programs and adds up what each of them reports.
-fn run_tests(tests: &mut Command) -> Result<Tally> {
-    let mut total = Tally::default();
-    let status = process::stream(tests, |line| {
-        println!("{line}");
-        if let Some(tally) = test_result(line) {
-            total += tally;
-        }
-    })?;
-    if !status.success() && total.failed == 0 {
-        bail!("{tests:?}: {status}");
-    }
-    Ok(total)
-}
-
 /// Reads `test result: ok. 12 passed; 0 failed; …`.
 fn test_result(line: &str) -> Option<Tally> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
@@ -343,9 +360,20 @@ fn pass_or_fail(command: &mut Command) -> Result<Tally> {
     Ok(Tally::one(true))
 }
 
+/// Reads `test NAME ... FAILED`.
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn name_is_read_of_a_test_that_failed() {
+        assert_eq!(failed_test("test a::b ... FAILED"), Some("a::b"));
+        assert_eq!(failed_test("test a::b ... ok"), None);
+    }
 
     #[test]
     fn counts_are_read_from_what_a_test_program_prints() {
