@@ -413,24 +413,20 @@ fn is_nowhere(found: &Found) -> bool {
 }
 
 fn answer(question: &Question, seen: &Seen, before: &Seen) -> Found {
-    let before = before.of(question.listener);
+    let [now, before] = [seen, before].map(|look| look.of(question.listener));
     let closer = seen.closed.get(&question.listener).copied();
     let closer = closer.filter(|closer| closer.closed_ns >= question.ts_ns);
-    let closer = closer.map(|closer| with_program(in_place_of_us(closer, before), before));
-    judge(
-        question,
-        seen.of(question.listener),
-        closer.as_ref(),
-        before,
-    )
+    let closer = closer.map(|closer| with_program(in_place_of_us(closer, [now, before]), before));
+    judge(question, now, closer.as_ref(), before)
 }
 
-/// Where the monitor closed it while it looked, the process that had it until then.
-fn in_place_of_us(closer: Holder, before: &[Holder]) -> Holder {
+/// Where the monitor closed it while it looked, the process that had it until then: the one
+/// that this look has shown last, or the look before it, if it was closed in that.
+fn in_place_of_us(closer: Holder, looks: [&[Holder]; 2]) -> Holder {
     if closer.flags & HOLDER_LOOKED == 0 {
         return closer;
     }
-    let mut holders = before.iter().rev();
+    let mut holders = looks.into_iter().flat_map(|look| look.iter().rev());
     let last = holders.find(|holder| (holder.socket, holder.port) == (closer.socket, closer.port));
     last.map_or(closer, |last| Holder {
         closed_ns: closer.closed_ns,

@@ -167,6 +167,9 @@ fn whoever_let_go_of_it_while_the_monitor_looked_had_it() {
     assert_eq!(named(&[], &[had]), (Ok(10), 1));
     // The one before.
     assert_eq!(named(&[had], &[]), (Ok(10), 1));
+    // The look before it has shown one who has passed it on.
+    let heir = holder(12, 10, 1);
+    assert_eq!(named(&[had], &[heir]), (Ok(12), 1));
     // Another had it as well.
     let other = holder(11, 1, 1);
     assert_eq!(named(&[other, had], &[]), (Err(Missing::Unheld), 0));
