@@ -8,7 +8,6 @@
 
 use aya_ebpf::{
     EbpfContext,
-    helpers::bpf_get_current_pid_tgid,
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
@@ -51,7 +50,7 @@ fn pm_graft_kp(ctx: ProbeContext) -> u32 {
 
 #[inline(always)]
 fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Look {
-    let is_monitor = task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32);
+    let is_monitor = task::is_monitor(task::current_tgid());
     if is_monitor && accepted(sk).is_some() {
         account::add_extra(Extra::Proofs, Watcher::Graft.proof());
     }

@@ -203,7 +203,7 @@ fn denied(ctx: &impl EbpfContext, call: &Call, result: i32) -> Look {
 /// Proves to the self-test that the socket of a call that is not denied can be told.
 #[inline(always)]
 fn prove(call: &Call) {
-    if !task::is_monitor((bpf_get_current_pid_tgid() >> 32) as u32) {
+    if !task::is_monitor(task::current_tgid()) {
         return;
     }
     let sk: Option<*const u8> = read(call.socket(), offset!(socket_sk));

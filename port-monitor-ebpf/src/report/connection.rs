@@ -3,7 +3,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid};
+use aya_ebpf::EbpfContext;
 use port_monitor_common::{
     counters::{Extra, Hook},
     event::{CloseEvent, ClosedBy, EventKind, FLAG_ENDED, FLAG_INBOUND, TcpEvent},
@@ -264,12 +264,14 @@ pub(crate) fn changed<const TRACEPOINT: bool, const WATCHER: u64>(
     told
 }
 
-/// The running process; zero for a thread of the kernel, which closes sockets that others
-/// gave up: the subflows of MPTCP, files of a process that is gone.
+/// The running process. Zero where it closes what others gave up: a thread of the kernel closes
+/// the subflows of MPTCP and the files of a process that is gone; the monitor, what was let go
+/// of while its iterator held it (`task_file_seq_next`).
 #[inline(always)]
 fn running_process() -> u32 {
-    let is_process = !task::is_kernel_thread(task::current());
-    (bpf_get_current_pid_tgid() >> 32) as u32 * u32::from(is_process)
+    let tgid = task::current_tgid();
+    let is_by_itself = !task::is_kernel_thread(task::current()) && !task::is_monitor(tgid);
+    tgid * u32::from(is_by_itself)
 }
 
 /// Notes who closed the connection on `sk` first, and who closed this end.

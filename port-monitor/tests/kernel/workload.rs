@@ -36,6 +36,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("already-listening", early::already_listening),
     ("shared-before", early::shared_before),
     ("already-open", closing::already_open),
+    ("closed-rows", closing::rows),
     ("half-begun", begun::half_begun),
     ("already-restored", repair::already_restored),
     ("progress", progress::steps),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     backend::{Backend, Blind},
@@ -71,4 +71,30 @@ fn judge_owner(
         && seen.close.closed_by() == closed_by
         && seen.close.bytes() == (Some(end.sent), Some(end.received));
     (!is_right).then(|| format!("not {owner:?}, {end:?}: {seen:?}"))
+}
+
+/// The monitor's iterator holds the file that it looks at. Where its process closes that in
+/// this moment, the monitor lets go of it last; yet it has closed nothing. One backend looks for
+/// owners all the time.
+pub(super) fn close_while_looked(lab: &Lab) -> Result<Verdict> {
+    let mut workload = lab.workload("closed-rows")?;
+    workload.hear("ready")?;
+    let watch = Watch::json(lab, Backend::Tracepoint).args(["--ring-size", RING_BYTES]);
+    let mut monitor = lab
+        .only(watch, workload.pid())
+        .args(["--events", "close"])
+        .start_into_file(lab)?;
+    workload.go()?;
+    // What went wrong stands in its facts.
+    let _ = workload.hear("done");
+    let (lines, _) = monitor.stop()?.read()?;
+    workload.facts()?;
+    let ends = || lines.iter().filter(|line| line.action() == "close");
+    ensure!(ends().count() > 0, "no connection has ended");
+    let mut wrong = ends().filter(|line| line.number("port_monitor.closing_pid").is_some());
+    if let Some(first) = wrong.next() {
+        let (others, all) = (wrong.count(), ends().count());
+        bail!("another closed {} of {all}: {}", others + 1, first.text);
+    }
+    Ok(Verdict::Pass(format!("{} ends", ends().count())))
 }

@@ -1,8 +1,9 @@
 //! How connections end: who does it, and what has gone over them by then.
 
 use std::{
-    io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpStream},
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::fd::{IntoRawFd as _, OwnedFd, RawFd},
     thread,
     time::Duration,
 };
@@ -13,6 +14,7 @@ use rustix::net::sockopt;
 use crate::{
     fact::Witness,
     process::{Gate, await_go, fork, say},
+    scenarios::opening::allow_files,
     socket::{Ends, Listener, V4, V6, any_port, local, peer},
 };
 
@@ -22,6 +24,18 @@ pub(crate) const FROM_SERVER: usize = 5_000;
 
 /// Each way.
 const LARGE: usize = 1 << 20;
+
+/// Rows of connections, connections of each, and the number of its first file: above those of
+/// anything else.
+const ROWS: u32 = 16;
+const ROW: usize = 400;
+const ROW_START: RawFd = 100;
+
+/// Until nobody looks for the owners of a row any more.
+const REST: Duration = Duration::from_millis(120);
+
+/// A row is closed so much later than the one before it, after somebody was asked for.
+const STEP: Duration = Duration::from_micros(500);
 
 /// A connection: client, server, and where the client and the server are.
 pub(super) fn connect(
@@ -216,4 +230,35 @@ pub(super) fn before_accept(witness: &Witness) -> Result<()> {
     witness.accepted_too_late(&listener, ends)?;
     witness.closed(ends, (0, 0), ("local-reset", ""))?;
     witness.closed(swapped(ends), (0, 0), ("peer-reset", "ECONNRESET"))
+}
+
+/// Opens rows of connections and closes each of them by one call, which lets go of all its
+/// files before it ends any connection, soon after another connection has come.
+pub(crate) fn rows(_: &Witness) -> Result<()> {
+    allow_files()?;
+    say("ready")?;
+    await_go()?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let at = listener.local_addr()?;
+    for row in 0..ROWS {
+        let mut last = ROW_START;
+        for _ in 0..ROW {
+            let client = TcpStream::connect(at).context("connect")?;
+            put(client.into())?;
+            last = put(listener.accept().context("accept")?.0.into())?;
+        }
+        thread::sleep(REST);
+        let _another = (TcpStream::connect(at)?, listener.accept()?);
+        thread::sleep(STEP * row);
+        // SAFETY: no memory is involved; only `put` has made files of these numbers.
+        let result = unsafe { libc::syscall(libc::SYS_close_range, ROW_START, last, 0) };
+        ensure!(result == 0, "close_range: {}", io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Gives the socket the next number from [`ROW_START`] on.
+fn put(socket: OwnedFd) -> Result<RawFd> {
+    let put = rustix::io::fcntl_dupfd_cloexec(socket, ROW_START).context("duplicate a socket")?;
+    Ok(put.into_raw_fd())
 }

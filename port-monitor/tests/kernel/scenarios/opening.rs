@@ -31,9 +31,7 @@ const PACE: Duration = Duration::from_millis(20);
 /// Opens connections until told to go on, then closes them all. Both ends are
 /// this process's.
 pub(crate) fn open_and_hold(witness: &Witness) -> Result<()> {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    setrlimit(Resource::Nofile, limit).context("raise the limit of open files")?;
+    allow_files()?;
     let listener = witness.listen(any_port(V4))?;
     let (clients, servers) = open(&listener)?;
     tell(witness, false, &clients)?;
@@ -47,6 +45,13 @@ pub(crate) fn open_and_hold(witness: &Witness) -> Result<()> {
         await_gone(&server)?;
     }
     clients.iter().try_for_each(await_gone)
+}
+
+/// Lets this process have as many files open as it may.
+pub(super) fn allow_files() -> Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("raise the limit of open files")
 }
 
 fn open(listener: &Listener) -> Result<(Vec<TcpStream>, Vec<TcpStream>)> {
