@@ -1,8 +1,8 @@
 //! What there is to say of each condition on the owner of a connection, in one place.
 
-use port_monitor_common::policy::OwnerCondition;
+use port_monitor_common::policy::{Direction, OwnerCondition};
 
-use super::limits::{CGROUPS, EXES, Limit, UNITS, USERS};
+use super::limits::{CGROUPS, Limit, USERS, of_owners};
 
 /// One condition.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +15,9 @@ pub(crate) struct About {
     pub(crate) entry: &'static str,
     /// Its description in the schema.
     pub(crate) description: &'static str,
+    /// Why the kernel cannot compare it where connections of a direction are judged, and what
+    /// to do; `None` where it can.
+    pub(crate) beyond_hook: fn(Direction) -> Option<&'static str>,
     /// What of the owner has to be known.
     pub(crate) of: Part,
 }
@@ -38,14 +41,16 @@ pub(crate) const fn about(condition: OwnerCondition) -> About {
             beyond_nft: "the user of an inbound connection",
             entry: "user",
             description: "Users of this host by name, in quotes; uids as numbers.",
+            beyond_hook: within,
             of: Part::User,
         },
         OwnerCondition::Unit => About {
-            limit: UNITS,
+            limit: of_owners("different units"),
             beyond_nft: "a systemd unit",
             entry: "unit",
             description: "systemd units by any of their names, services without a type; `*` and \
                 `?` match as in file names, `worker@.service` matches every instance.",
+            beyond_hook: within,
             of: Part::Cgroup,
         },
         OwnerCondition::Cgroup => About {
@@ -54,14 +59,30 @@ pub(crate) const fn about(condition: OwnerCondition) -> About {
             beyond_nft: "a cgroup by its path",
             entry: "path",
             description: "cgroup v2 paths.",
+            beyond_hook: within,
             of: Part::Cgroup,
         },
         OwnerCondition::Exe => About {
-            limit: EXES,
+            limit: of_owners("different executables"),
             beyond_nft: "an executable",
             entry: "path",
             description: "Executables.",
+            beyond_hook: of_listener,
             of: Part::Other,
         },
+    }
+}
+
+const fn within(_: Direction) -> Option<&'static str> {
+    None
+}
+
+const fn of_listener(direction: Direction) -> Option<&'static str> {
+    match direction {
+        Direction::Inbound => Some(
+            "the kernel does not know the executable of a listening socket; use `user`, `unit` or \
+             `cgroup`",
+        ),
+        Direction::Outbound | Direction::Listen => None,
     }
 }

@@ -32,13 +32,14 @@ pub(crate) const MAX_NETWORKS: usize = NETWORKS as usize;
 /// user and so on, or have not ended yet.
 pub(crate) const RULE_SETS: Limit = of("different sets of rules", MASKS);
 /// Different users.
-pub(crate) const USERS: Limit = of("different users", OWNERS);
+pub(crate) const USERS: Limit = of_owners("different users");
 /// Cgroups of this host, or of a policy.
-pub(crate) const CGROUPS: Limit = of("different cgroups", OWNERS);
-/// Units of a policy.
-pub(crate) const UNITS: Limit = of("different units", OWNERS);
-/// Executables of a policy.
-pub(crate) const EXES: Limit = of("different executables", OWNERS);
+pub(crate) const CGROUPS: Limit = of_owners("different cgroups");
+
+/// What rules ask of owners, of one kind.
+pub(crate) const fn of_owners(what: &'static str) -> Limit {
+    of(what, OWNERS)
+}
 
 const fn of(what: &'static str, most: u32) -> Limit {
     Limit {

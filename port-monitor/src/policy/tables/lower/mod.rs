@@ -18,6 +18,7 @@ use thiserror::Error;
 use super::{index::Table, stretches::Networks};
 use crate::policy::{
     compiled::Policy,
+    conditions::about,
     limits::{self, TooMany},
     rules::info::RuleInfo,
     rules::{
@@ -117,18 +118,17 @@ impl Lowered {
 /// Why a policy cannot be applied on this host.
 #[derive(Debug, Error)]
 pub enum LowerError {
-    /// A rule for inbound connections asks for an executable.
-    #[error(
-        "{file}:{line}: rule `{rule}`: the kernel does not know the executable of a listening \
-         socket; use `user`, `unit` or `cgroup`"
-    )]
-    InboundExe {
+    /// A rule asks for what the kernel cannot compare where it judges.
+    #[error("{file}:{line}: rule `{rule}`: {why}")]
+    BeyondHook {
         /// The policy.
         file: String,
         /// Where the rule is.
         line: usize,
         /// Its name.
         rule: String,
+        /// Why it cannot, and what to do.
+        why: &'static str,
     },
     /// More of something than the kernel's tables hold.
     #[error("{file}: {too_many}")]
@@ -143,7 +143,7 @@ pub enum LowerError {
 impl Policy {
     /// The policy for the kernel of this host.
     pub fn lower(&self, places: &dyn Places) -> Result<Lowered, LowerError> {
-        self.check_executables()?;
+        self.check_hooks()?;
         let mut table = Table::of(&self.index.masks);
         let mut header = self.header();
         let times = self.times(places.now_ns(), |end| places.boot_ns(end), &mut table);
@@ -259,16 +259,20 @@ impl Policy {
     }
 
     /// No rule may ask for what its hook does not know: it would never match.
-    fn check_executables(&self) -> Result<(), LowerError> {
-        let rules = self.tables.rules.iter().zip(&self.rules);
-        let wrong = rules
-            .filter(|(rule, _)| rule.direction == Direction::Inbound)
-            .find(|(rule, _)| rule.asks([OwnerCondition::Exe]));
-        wrong.map_or(Ok(()), |(_, info)| {
-            Err(LowerError::InboundExe {
+    fn check_hooks(&self) -> Result<(), LowerError> {
+        let why = |rule: &Rule| {
+            let asked = OwnerCondition::ALL.into_iter();
+            let mut asked = asked.filter(|&condition| rule.asks([condition]));
+            asked.find_map(|condition| (about(condition).beyond_hook)(rule.direction))
+        };
+        let mut rules = self.tables.rules.iter().zip(&self.rules);
+        let wrong = rules.find_map(|(rule, info)| Some((info, why(rule)?)));
+        wrong.map_or(Ok(()), |(info, why)| {
+            Err(LowerError::BeyondHook {
                 file: self.file(),
                 line: info.line,
                 rule: info.name.to_string(),
+                why,
             })
         })
     }
