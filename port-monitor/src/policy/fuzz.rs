@@ -138,18 +138,12 @@ fn decide(policy: &Policy) {
     for direction in Direction::ALL {
         for (peer, service_port) in [([10, 1, 2, 3], 22), ([127, 0, 0, 1], 443)] {
             let facts = Facts {
-                direction,
-                transport: Transport::Tcp,
-                service_port,
-                peer: peer.into(),
-                peer_is_self: false,
                 uid: Some(0),
                 unit: Some("app.service"),
                 cgroup: Some("/system.slice/app.service"),
                 exe: Some(Path::new("/usr/bin/app")),
-                exe_id: None,
-                is_kernel: false,
                 now_ns: NOW_NS,
+                ..Facts::new(direction, Transport::Tcp, service_port, peer.into())
             };
             let judgement = policy.judge(&facts);
             let explained = policy.explain(&facts).verdict;

@@ -336,10 +336,9 @@ mod tests {
         scopes.unit(&["other.service".to_owned()]);
         scopes.cgroup("/system");
         let mut of = scopes.of(Owner {
-            unit: None,
             cgroup: Some("/system.slice/app.service"),
             exe: Some(Path::new("/usr/bin/app")),
-            exe_id: None,
+            ..Owner::default()
         });
         of.sort_unstable();
         assert_eq!(of, [unit, slice, parent, root, exe]);

@@ -3,8 +3,8 @@
 use port_monitor_common::{
     addr::v4_mapped,
     policy::{
-        Action, DefaultAction, Defaults, Direction, Facts, MAX_RULES, Network, Peer, PortRange,
-        Rule, Transport,
+        Action, DefaultAction, Defaults, Direction, Facts, MAX_RULES, Network, OwnerCondition,
+        Peer, PortRange, Rule, Transport,
     },
 };
 use proptest::{
@@ -21,6 +21,11 @@ use super::super::{
 const CONNECTIONS: usize = 1_000_000;
 /// Connections of each policy.
 const EACH: usize = 4_000;
+
+/// The first of the numbers that the condition's scopes have here.
+const fn first(condition: OwnerCondition) -> u8 {
+    10 * condition as u8
+}
 
 /// Few values of everything, so that rules and connections meet.
 struct World(TestRng);
@@ -108,9 +113,13 @@ impl World {
         let ports = self.list(Self::range);
         let peers = self.list(Self::peer);
         let uids = self.list(|world| world.number(4).into());
-        let [units, cgroups, exes] = [0_u8, 10, 20].map(|first| {
+        let uids = uids.filter(|_| self.number(2) == 0);
+        let owners = OwnerCondition::ALL.map(|condition| {
+            if condition == OwnerCondition::User {
+                return uids.clone();
+            }
             // Most rules do not ask.
-            let scopes = self.list(|world| u32::from(first + world.number(3)));
+            let scopes = self.list(|world| u32::from(first(condition) + world.number(3)));
             scopes.filter(|_| self.number(3) == 0)
         });
         Rule {
@@ -118,8 +127,7 @@ impl World {
             action: self.one_of(&[Action::Allow, Action::Deny]),
             ports: append(&mut tables.ports, ports),
             peers: append(&mut tables.peers, peers),
-            owners: [uids.filter(|_| self.number(2) == 0), units, cgroups, exes]
-                .map(|entries| append(&mut tables.owners, entries)),
+            owners: owners.map(|entries| append(&mut tables.owners, entries)),
             until_ns: if self.number(4) == 0 {
                 self.time()
             } else {
@@ -154,9 +162,9 @@ impl World {
 
     fn facts<'s>(&mut self, scopes: &'s mut Vec<u32>) -> Facts<'s> {
         scopes.clear();
-        for first in [0_u8, 10, 20] {
+        for condition in OwnerCondition::scopes() {
             let count = self.number(3);
-            scopes.extend((0..count).map(|_| u32::from(first + self.number(4))));
+            scopes.extend((0..count).map(|_| u32::from(first(condition) + self.number(4))));
         }
         Facts {
             direction: self.direction(),
