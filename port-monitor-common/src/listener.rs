@@ -9,13 +9,11 @@ bits! {
     u32 {
         /// [`Holder::flags`]: the owner filters let it pass.
         HOLDER_PASSES = 0,
-        /// [`Holder::flags`]: of those who closed, others closed sockets of this listener before.
-        HOLDER_NOT_ALONE = 1,
         /// [`Holder::flags`]: whoever closed it is the process that made it listen.
-        HOLDER_OPENED = 2,
+        HOLDER_OPENED = 1,
         /// [`Holder::flags`]: the monitor closed it, which looked at it in the moment in which
         /// the process that had it open let go of it: the one that it has told of last.
-        HOLDER_LOOKED = 3,
+        HOLDER_LOOKED = 2,
     }
 }
 
@@ -42,8 +40,5 @@ pub struct Holder {
     /// How often the process has executed a program.
     pub exec_id: u32,
 }
-
-/// Listeners whose end is remembered for connections that are not told of yet.
-pub const MAX_CLOSED: u32 = 1_024;
 
 const _: () = assert!(size_of::<Holder>() == 112);

@@ -51,6 +51,9 @@ numbered! {
         /// The path of what a process executes could not be read, or is too long
         /// (`ENAMETOOLONG`): it is told if /proc still has it.
         Executable = 19,
+        /// The ring of those who close listeners was full: whose the last connections to one of
+        /// them are is not known (tracepoint backend).
+        TellCloser = 20,
     }
 }
 
@@ -78,6 +81,7 @@ impl Site {
             Self::RememberGroup => "remember_group",
             Self::ForgetGroup => "forget_group",
             Self::Executable => "executable",
+            Self::TellCloser => "tell_closer",
         }
     }
 

@@ -22,6 +22,17 @@ pub struct Cli {
     pub watch: commands::watch::Args,
 }
 
+impl Cli {
+    /// The command to run and watch, where one may be named.
+    pub(crate) fn command_to_run(&self) -> Option<&[std::ffi::OsString]> {
+        match &self.command {
+            None => Some(self.watch.command()),
+            Some(Command::Watch(args)) => Some(args.command()),
+            Some(_) => None,
+        }
+    }
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {

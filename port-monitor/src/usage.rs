@@ -22,7 +22,7 @@ use crate::{
 /// What asks for help or the version is answered, and ends the process.
 pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
     let line: Vec<OsString> = line.into_iter().collect();
-    Cli::try_parse_from(&line).map_err(|error| match error.kind() {
+    let parsed = Cli::try_parse_from(&line).map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
         | ErrorKind::DisplayVersion => answer(&error),
@@ -32,7 +32,21 @@ pub fn parse(line: impl IntoIterator<Item = OsString>) -> Result<Cli, Failure> {
                 .or_else(|| policy_named_otherwise(&error, &line))
                 .unwrap_or_else(|| message(&error)),
         ),
-    })
+    })?;
+    if lacks_command(&line) {
+        return Err(Failure::usage(
+            "no command behind `--`: name the one to run, or leave `--` out to watch this host",
+        ));
+    }
+    Ok(parsed)
+}
+
+/// A line that parses ends in the `--` that a command to run comes after: one more word would
+/// be that.
+fn lacks_command(line: &[OsString]) -> bool {
+    let with_one = || Cli::try_parse_from(line.iter().cloned().chain(["true".into()]));
+    line.last().is_some_and(|last| last == "--")
+        && with_one().is_ok_and(|cli| cli.command_to_run().is_some_and(|run| run == ["true"]))
 }
 
 /// Prints what was asked for, and ends the process.
@@ -166,6 +180,26 @@ mod tests {
         ] {
             assert_eq!(mistake(line), message);
         }
+    }
+
+    #[test]
+    fn nothing_behind_the_dashes_is_no_command() {
+        for line in [
+            "port-monitor --",
+            "port-monitor watch --",
+            "port-monitor -o json --",
+        ] {
+            assert!(
+                mistake(line).starts_with("no command behind `--`"),
+                "{line}"
+            );
+        }
+        let parses = |line: &str| parse(line.split(' ').map(OsString::from)).is_ok();
+        assert!(parses("port-monitor -- --"));
+        assert!(parses("port-monitor -- true --"));
+        // A value, and the end of the options of what runs no command.
+        assert!(parses("port-monitor --policy --"));
+        assert!(parses("port-monitor audit --"));
     }
 
     #[test]

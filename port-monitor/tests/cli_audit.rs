@@ -57,6 +57,19 @@ fn contradictory_and_incomplete_flags_are_refused() {
             "invalid value '0s' for '--unused <TIME>': `0s` is no time at all: a duration is longer than nothing",
         ),
         (
+            &["--all"],
+            "--all lists what closes while watching: add --duration or --unused, or drop it",
+        ),
+        (
+            &["-o", "json", "--color", "always"],
+            "--color always colours the table: drop it, or -o json, whose lines have no colours",
+        ),
+        (
+            &["-o", "json", "--verbose"],
+            "--verbose is about the beginning of the table: drop it, or -o json, whose first line \
+             always lists what cannot be seen",
+        ),
+        (
             &["-L", "htpps"],
             "invalid value 'htpps' for '--local-port <PORTS>': unknown service `htpps`: did \
              you mean `https`?",

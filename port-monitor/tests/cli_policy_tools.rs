@@ -233,6 +233,21 @@ fn lines_of_kinds_that_are_not_known_are_counted_and_end_nothing() {
 }
 
 #[test]
+fn learning_from_nothing_names_both_that_it_may_learn_from() {
+    let dir = with_files(&[("seen.json", "")]);
+    let output = run(dir.path(), &["learn"]);
+    let told = "port-monitor: the following required arguments were not provided: \
+                <FILE|--for <TIME>>; see --help\n";
+    assert_eq!((output.status.code(), &*stderr(&output)), (Some(2), told));
+    let output = run(dir.path(), &["learn", "seen.json", "--for", "1s"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(
+        stderr(&output).contains("cannot be used with"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn recordings_of_every_schema_teach_and_are_judged() {
     for recording in [
         include_str!("data/schema-1.jsonl"),

@@ -234,6 +234,32 @@ fn flags_that_do_not_go_together_are_refused() {
             &["-o", "json", "--fields", "pid"],
             "--fields chooses columns of the table: drop it, or -o json, whose lines carry all",
         ),
+        (
+            &["-o", "json", "--aggregate", "always"],
+            "--aggregate always counts rows of the table: drop it, or -o json, which has a line \
+             for every event",
+        ),
+        (
+            &["-o", "json", "--color", "always"],
+            "--color always colours the table: drop it, or -o json, whose lines have no colours",
+        ),
+        (
+            &["-o", "json", "--verbose"],
+            "--verbose is about the beginning of the table: drop it, or -o json, whose first line \
+             always lists what cannot be seen",
+        ),
+        (
+            &["--process-args"],
+            "--process-args is told in JSON: add -o json, or drop it",
+        ),
+        (
+            &["--output-file", "-", "--rotate-size", "1M"],
+            "--rotate-size needs a file: `--output-file -` is the standard output",
+        ),
+        (
+            &["--"],
+            "no command behind `--`: name the one to run, or leave `--` out to watch this host",
+        ),
     ] {
         assert_refused(args, USAGE, message);
     }

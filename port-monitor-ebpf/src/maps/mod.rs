@@ -14,7 +14,6 @@ use port_monitor_common::{
     executable::Executable,
     generation::{self, ExeKey, GENERATIONS, GroupKey, Header, Hits, RuleEntry, TALLIES, UserKey},
     groups::{Name, Named, Row},
-    listener::{Holder, MAX_CLOSED},
     mask::Mask,
     pages::{Ends, PageV4, PageV6},
     site,
@@ -74,9 +73,10 @@ pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_
 #[map(name = "pm_listener_sks")]
 pub(crate) static LISTENER_SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
 
-/// Who closed listening sockets last, by the number of their listener.
+/// Who closed listening sockets that connections have come to (tracepoint backend): whoever
+/// looks for the owners of those reads it. The loader sets the size.
 #[map(name = "pm_closers")]
-pub(crate) static CLOSERS: LruHashMap<u32, Holder> = LruHashMap::with_max_entries(MAX_CLOSED, 0);
+pub(crate) static CLOSERS: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
 
 /// The socket of the inbound connection that `pm_remote_tp` saw last on a CPU.
 #[map(name = "pm_established")]

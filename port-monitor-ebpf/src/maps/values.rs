@@ -66,7 +66,9 @@ pub(crate) struct Listener {
     pub(crate) exec_id: u32,
     /// One of its sockets could not be counted: nobody knows to which of them a connection
     /// comes.
-    pub(crate) is_ambiguous: u32,
+    pub(crate) is_ambiguous: u16,
+    /// Connections have come to it whose owner is asked for: who closes it is to be told.
+    pub(crate) is_asked: u16,
 }
 
 /// What a thread's `connect` was called with, until it returns.

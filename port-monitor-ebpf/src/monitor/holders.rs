@@ -1,6 +1,6 @@
 //! `iter/task_file`: walks every open file at start-up and notes the listening sockets that
 //! are older than the monitor; and again when connections have come in (tracepoint backend),
-//! to tell who has their listeners open. `iter/bpf_map_elem`: who has closed them.
+//! to tell who has their listeners open.
 
 use core::{ffi::c_void, mem::MaybeUninit};
 
@@ -16,7 +16,7 @@ use crate::{
     account::{self, Look, Stop, readable},
     globals::offset,
     maps::LISTENER_SOCKETS,
-    monitor::{progress::Element, state},
+    monitor::state,
     read::{
         mem::{self, Probe},
         sock,
@@ -111,24 +111,13 @@ fn tell_holder(
     Some(())
 }
 
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "iter/bpf_map_elem")]
-extern "C" fn pm_closers_it(ctx: *const Element) -> i32 {
-    // SAFETY: the kernel passes its iterator context.
-    let (meta, closer) = unsafe { ((*ctx).meta, (*ctx).value) };
-    if !closer.is_null() {
-        write(meta, closer.cast());
-    }
-    0
-}
-
 /// Writes one record for the reader of the iterator's file.
 #[inline(always)]
 fn write(meta: *const *mut c_void, holder: *const Holder) {
     let size = size_of::<Holder>() as u32;
     // SAFETY: the kernel passes its iterator context.
     let seq = unsafe { *meta };
-    // SAFETY: the kernel's own file, and one record: ours, or the map's.
+    // SAFETY: the kernel's own file, and a record of ours.
     let written = unsafe { bpf_seq_write(seq.cast(), holder.cast_mut().cast(), size) };
     account::asked_again(written);
 }

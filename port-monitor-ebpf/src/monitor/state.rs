@@ -15,7 +15,7 @@ use aya_ebpf::{
 use port_monitor_common::{
     counters::Watcher,
     event::{EventKind, Owner, TcpEvent},
-    listener::{HOLDER_LOOKED, HOLDER_NOT_ALONE, HOLDER_OPENED, HOLDER_PASSES, Holder},
+    listener::{HOLDER_LOOKED, HOLDER_OPENED, HOLDER_PASSES, Holder},
     site::Site,
     tcp_state::TcpState,
 };
@@ -214,7 +214,13 @@ fn unlisten(sk: *const u8, event: &mut TcpEvent) {
     };
     let key = listeners::key(event, sock::words(&event.local_addr));
     let known = LISTENERS.get_ptr_mut(key);
-    closes(sk, number, event, known);
+    if let Some(known) = known {
+        // SAFETY: a map value.
+        let listener = unsafe { &*known };
+        if listener.is_asked != 0 {
+            closes(sk, number, event, listener);
+        }
+    }
     if removal(Site::ForgetOwner, || LISTENER_SOCKETS.remove(sk as u64)) == Removal::Absent {
         return;
     }
@@ -235,10 +241,12 @@ pub(crate) fn socket_number(sk: *const u8) -> u32 {
     emit::connection_id::<Probe>(sk, 0) as u32
 }
 
-/// Notes that the running thread closes a socket of the listener: of connections that came
+/// Tells that the running thread closes a socket of the listener: of connections that came
 /// to it there may be no other trace by the time they are told of.
 #[inline(always)]
-fn closes(sk: *const u8, number: u32, event: &mut TcpEvent, known: Option<*mut Listener>) {
+fn closes(sk: *const u8, number: u32, event: &mut TcpEvent, listener: &Listener) {
+    /// Whoever reads it looks when there are questions.
+    const BPF_RB_NO_WAKEUP: u64 = 1;
     let task = task::current();
     let (closed_ns, port) = (event.ts_ns, event.local_port.into());
     let closer = holder(event);
@@ -257,19 +265,12 @@ fn closes(sk: *const u8, number: u32, event: &mut TcpEvent, known: Option<*mut L
         if filter::owner_passes(&closer.owner, || task) {
             closer.flags = HOLDER_PASSES;
         }
-        if let Some(known) = known {
-            // SAFETY: a map value.
-            compare(unsafe { &*known }, closer);
-        }
-    }
-    // SAFETY: a map value.
-    if let Some(other) = unsafe { CLOSERS.get(number) }
-        && (other.owner.tgid, other.owner.start_ns) != (closer.owner.tgid, closer.owner.start_ns)
-    {
-        closer.flags |= HOLDER_NOT_ALONE;
+        compare(listener, closer);
     }
     let closer = &*closer;
-    is_stored(Site::RememberOwner, || CLOSERS.insert(number, closer, 0));
+    is_stored(Site::TellCloser, || {
+        CLOSERS.output::<Holder>(closer, BPF_RB_NO_WAKEUP)
+    });
 }
 
 /// Makes it a holder, in the place of an event's owner and addresses: there is no room for

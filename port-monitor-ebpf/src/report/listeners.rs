@@ -34,6 +34,11 @@ pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Op
     if task::is_monitor(listener.owner.tgid) {
         mem::copy(&listener.owner, &mut event.owner);
         event.owner_source = OwnerSource::Listener as u8;
+    } else if listener.is_asked == 0
+        && emit::is_wanted(EventKind::Accept)
+        && filter::flow_passes(event)
+    {
+        listener.is_asked = 1;
     }
     Some(true)
 }
@@ -41,7 +46,7 @@ pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Op
 /// The listener a connection came to: its very address, else a wildcard; an
 /// IPv6 wildcard takes IPv4 too.
 #[inline(always)]
-pub(crate) fn find_listener(event: &TcpEvent) -> Option<&'static Listener> {
+pub(crate) fn find_listener(event: &TcpEvent) -> Option<&'static mut Listener> {
     let addr = sock::words(&event.local_addr);
     lookup(event, addr)
         .or_else(|| {
@@ -55,10 +60,10 @@ pub(crate) fn find_listener(event: &TcpEvent) -> Option<&'static Listener> {
 }
 
 #[inline(always)]
-fn lookup(event: &TcpEvent, addr: Addr) -> Option<&'static Listener> {
+fn lookup(event: &TcpEvent, addr: Addr) -> Option<&'static mut Listener> {
     // SAFETY: the entry is read at once; a listener closed meanwhile leaves
-    // its last owner.
-    unsafe { LISTENERS.get(key(event, addr)) }
+    // its last owner. One field is written, which nobody else writes.
+    Some(unsafe { &mut *LISTENERS.get_ptr_mut(key(event, addr))? })
 }
 
 #[inline(always)]

@@ -238,6 +238,8 @@ pub enum LossCause {
     OutputSlow,
     /// Records this version cannot read.
     Undecodable,
+    /// A filter of processes had to know whose they are, which was not found out in time.
+    OwnerLate,
 }
 
 /// A gap in the stream.
@@ -294,6 +296,7 @@ impl Failed {
             1 => "EPERM",
             2 => "ENOENT",
             7 => "E2BIG",
+            11 => "EAGAIN",
             12 => "ENOMEM",
             14 => "EFAULT",
             16 => "EBUSY",
@@ -342,6 +345,8 @@ pub struct Summary {
     pub shown: u64,
     /// Events the output took too slowly, or failed to take.
     pub lost_at_output: u64,
+    /// Events whose owner was not found out in time, where a filter had to know it.
+    pub unowned: u64,
     /// Events that broke the policy, shown or not; the end of a connection is not
     /// another one.
     pub violations: u64,
@@ -367,13 +372,13 @@ impl Summary {
             + self.hidden
     }
 
-    /// Lost: program skipped, ring full, undecodable, or not written.
+    /// Lost: program skipped, ring full, undecodable, not written, or without an owner in time.
     pub fn lost(&self) -> u64 {
         let counts = self.hooks.iter().map(|(_, count)| count);
         let kernel: u64 = counts
             .map(|count| count.reserve_failed + count.skipped)
             .sum();
-        kernel + self.undecodable + self.lost_at_output
+        kernel + self.undecodable + self.lost_at_output + self.unowned
     }
 
     /// Full kernel tables: attempts without an outcome, connections without an

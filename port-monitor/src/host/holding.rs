@@ -6,15 +6,19 @@ use port_monitor_common::listener::Holder;
 
 /// Who answers.
 pub trait Source: Send {
-    /// Who has which listener open now, and who closed a socket of one last.
-    fn look(&self) -> io::Result<Seen>;
+    /// Who has which listener open now, and who has closed a socket of one since the last look.
+    fn look(&mut self) -> io::Result<Seen>;
 }
 
-/// What a look has shown, by the number of the listener.
+/// What a look has shown.
 #[derive(Default)]
 pub struct Seen {
+    /// By the number of the listener.
     pub(crate) open: HashMap<u32, Vec<Holder>>,
-    pub(crate) closed: HashMap<u32, Holder>,
+    /// In the order in which they closed it.
+    pub(crate) closed: Vec<Holder>,
+    /// Some who closed one before this, `CLOCK_BOOTTIME` ns, are missing there.
+    pub(crate) lost_ns: Option<u64>,
 }
 
 impl Seen {
@@ -24,10 +28,10 @@ impl Seen {
         for holder in holders {
             open.entry(holder.listener).or_default().push(holder);
         }
-        let closed = closers.into_iter().map(|closer| (closer.listener, closer));
         Self {
             open,
-            closed: closed.collect(),
+            closed: closers,
+            lost_ns: None,
         }
     }
 

@@ -69,6 +69,14 @@ impl Counters {
         failed.filter(|failed| failed.count > 0).collect()
     }
 
+    /// How often something failed at a site.
+    pub(super) fn failures_at(&self, site: Site) -> u64 {
+        let errnos = 0..ERRNOS;
+        errnos
+            .map(|errno| self.failure(site as u32 * ERRNOS + errno))
+            .sum()
+    }
+
     fn failure(&self, index: u32) -> u64 {
         self.failures.number(index as usize, 0).unwrap_or(0)
     }

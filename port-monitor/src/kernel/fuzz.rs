@@ -5,7 +5,7 @@ use super::{
         home::topmost,
         host::{local_v4, local_v6},
         links::place_of,
-        sockets::{self, errno, message},
+        sockets::{self, acknowledged, message},
         tables::memory::in_fdinfo,
     },
     host_btf::Types,
@@ -31,7 +31,7 @@ pub(crate) fn netlink(bytes: &[u8]) {
     let mut rest = bytes;
     while let Some((_, body, next)) = message(rest) {
         sockets::parse(body);
-        errno(body);
+        let _ = acknowledged(body);
         assert!(next.len() < rest.len(), "the next message is further on");
         rest = next;
     }

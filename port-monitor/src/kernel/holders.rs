@@ -1,28 +1,32 @@
-//! Who has a listener open now, and who closed it: asked of the kernel when connections
+//! Who has a listener open now, and who has closed one: asked of the kernel when connections
 //! have come in on the tracepoint backend.
 
 use std::{
     fs::File,
-    io,
+    io, mem,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
-use aya::Ebpf;
-use port_monitor_common::listener::Holder;
+use aya::{
+    Ebpf,
+    maps::{MapData, RingBuf},
+};
+use port_monitor_common::{listener::Holder, site::Site};
 use zerocopy::FromBytes as _;
 
 use super::{
-    aya_workarounds::forged_btf::LazyBtf, bpf, btf::Need, error::KernelError, host_btf::Types,
-    iterator, snapshot,
+    aya_workarounds::forged_btf::LazyBtf, bpf, btf::Need, counters::Counters, error::KernelError,
+    host_btf::Types, iterator, ring, snapshot,
 };
-use crate::host::holding::{Seen, Source};
+use crate::host::{
+    clock,
+    holding::{Seen, Source},
+};
 
-/// The programs that tell of each.
-pub(super) const PROGRAMS: [&str; 2] = [HOLDERS, CLOSERS];
-const HOLDERS: &str = "pm_holders_it";
-const CLOSERS: &str = "pm_closers_it";
-/// The table of those who closed it.
-const TABLE: &str = "pm_closers";
+/// The program that tells who has it open.
+pub(super) const PROGRAM: &str = "pm_holders_it";
+/// The ring of those who have closed one.
+pub(super) const CLOSERS: &str = "pm_closers";
 
 /// How much is read at a time: whole records.
 const CHUNK: usize = 256 * size_of::<Holder>();
@@ -33,7 +37,10 @@ const CHUNK: usize = 256 * size_of::<Holder>();
 pub struct Holders {
     /// Each look at all open files is a file of its own.
     open: OwnedFd,
-    closed: OwnedFd,
+    closed: RingBuf<MapData>,
+    counters: Counters,
+    /// Closers that the ring had no room for.
+    lost: u64,
 }
 
 impl Holders {
@@ -56,20 +63,29 @@ impl Holders {
 
     /// Loads the programs.
     fn open(ebpf: &mut Ebpf, btf: &LazyBtf) -> Result<Self, KernelError> {
-        let files = (snapshot::ITERATED, None);
-        let closers = (iterator::TABLE, Some(TABLE));
         Ok(Self {
-            open: iterator::prepare(ebpf, btf, HOLDERS, files)?,
-            closed: iterator::prepare(ebpf, btf, CLOSERS, closers)?,
+            open: iterator::prepare(ebpf, btf, PROGRAM, (snapshot::ITERATED, None))?,
+            closed: ring::take(ebpf, CLOSERS)?,
+            counters: Counters::map(ebpf)?,
+            lost: 0,
         })
     }
 }
 
 impl Source for Holders {
-    fn look(&self) -> io::Result<Seen> {
+    fn look(&mut self) -> io::Result<Seen> {
         // Whoever closes it meanwhile is among the one or the other.
         let open = read(self.open.as_fd())?;
-        Ok(Seen::new(open, read(self.closed.as_fd())?))
+        let mut closed = Vec::new();
+        while let Some(record) = self.closed.next() {
+            closed.extend(Holder::read_from_bytes(&record).ok());
+        }
+        let lost = self.counters.failures_at(Site::TellCloser);
+        let is_lost = lost != mem::replace(&mut self.lost, lost);
+        Ok(Seen {
+            lost_ns: is_lost.then(clock::boot_ns),
+            ..Seen::new(open, closed)
+        })
     }
 }
 

@@ -344,7 +344,8 @@ fn load(
         programs.push(left::PROGRAM);
     }
     if settings.asks_for_holders(backend).is_some() {
-        programs.extend(holders::PROGRAMS);
+        programs.push(holders::PROGRAM);
+        sizes = sizes.with_closers(settings.ring_bytes);
     }
     let (executables, slots) = executables::slots_for(offsets)?;
     let sizes = sizes.with_executables(slots);

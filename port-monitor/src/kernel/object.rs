@@ -11,6 +11,7 @@ use port_monitor_common::{
 
 use super::{
     aya_workarounds::{blanked_names::Few, file_limit},
+    holders::CLOSERS,
     pod::Wire,
     ring::VIOLATIONS,
     settings::MIN_RING_BYTES,
@@ -48,7 +49,7 @@ pub(super) const POLICY_MAPS: [&str; 12] = [
 const DENIALS_BYTES: u32 = 256 << 10;
 
 /// What only the monitor fills.
-const MONITOR_MAPS: [&str; 20] = [
+const MONITOR_MAPS: [&str; 19] = [
     "pm_counters",
     "pm_failures",
     "pm_connections",
@@ -57,7 +58,6 @@ const MONITOR_MAPS: [&str; 20] = [
     "pm_listening",
     "pm_listeners",
     "pm_listener_sks",
-    "pm_closers",
     "pm_pids",
     "pm_uids",
     "pm_comms",
@@ -79,6 +79,7 @@ impl Sizes {
         let sizes = [
             ("pm_events", ring_bytes),
             (VIOLATIONS, MIN_RING_BYTES),
+            (CLOSERS, MIN_RING_BYTES),
             ("pm_connections", connections),
             ("pm_counters", counters),
         ];
@@ -102,6 +103,14 @@ impl Sizes {
     /// With so many slots for what processes execute.
     pub(super) fn with_executables(mut self, slots: u32) -> Self {
         self.entries.push(("pm_executables", slots));
+        self
+    }
+
+    /// With a ring of those who close listeners: half as large as that of events, which has
+    /// at least one, and a larger one, for each of them.
+    pub(super) fn with_closers(mut self, ring_bytes: u32) -> Self {
+        let bytes = (ring_bytes / 2).max(MIN_RING_BYTES);
+        self.entries.push((CLOSERS, bytes));
         self
     }
 
@@ -136,6 +145,7 @@ impl Sizes {
         let sizes = [
             ("pm_events", DENIALS_BYTES),
             (VIOLATIONS, MIN_RING_BYTES),
+            (CLOSERS, MIN_RING_BYTES),
             ("pm_hits", hits),
         ];
         Self {

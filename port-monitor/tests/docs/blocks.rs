@@ -31,7 +31,8 @@ const FORMS: [(&str, &[&str]); 5] = [
         &[
             "# seen {} = shown {} + filtered {} + lost {} in {}s",
             "# {}  {} events lost ({}), {} so far",
-            "# lost: ring full {}, program skipped {}, undecodable {}, output {}",
+            "# lost: ring full {}, program skipped {}, undecodable {}, output {}, \
+             owner late {}",
         ],
     ),
     (

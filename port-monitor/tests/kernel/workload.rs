@@ -37,6 +37,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("shared-before", early::shared_before),
     ("already-open", closing::already_open),
     ("closed-rows", closing::rows),
+    ("closed-listeners", owners::close_listeners),
     ("half-begun", begun::half_begun),
     ("already-restored", repair::already_restored),
     ("progress", progress::steps),

@@ -125,6 +125,11 @@ impl Args {
 
     /// What to list.
     pub(super) fn listing(&self) -> Result<Listing, Failure> {
+        if self.all && self.watched().is_zero() {
+            return Err(Failure::usage(
+                "--all lists what closes while watching: add --duration or --unused, or drop it",
+            ));
+        }
         Ok(Listing {
             selection: self.selection()?,
             listed: if self.unused.is_some() {

@@ -78,8 +78,8 @@ pub struct ApplyArgs {
     /// units, cgroups, executables and addresses change. Tells what is denied
     #[arg(long)]
     follow: bool,
-    /// Hold only the processes of this cgroup v2 to the policy; needs an `--instance`
-    /// of its own
+    /// Hold only the processes of this cgroup v2 to the policy, or with `/` those of the whole
+    /// host; needs an `--instance` of its own, which needs it too
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     cgroup: Option<PathBuf>,
     #[command(flatten)]
@@ -115,6 +115,12 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
     if args.cgroup.is_some() && args.instance.name == DEFAULT_INSTANCE {
         return Err(Failure::usage(
             "--cgroup needs --instance NAME: without a name it is the whole host's policy",
+        ));
+    }
+    if args.cgroup.is_none() && args.instance.name != DEFAULT_INSTANCE {
+        return Err(Failure::usage(
+            "--instance NAME needs --cgroup PATH: whom it holds beside the host's policy; `/` is the \
+             whole host",
         ));
     }
     if args.follow && is_stream(&args.path) {
@@ -163,6 +169,8 @@ impl Prepared {
         established::check(&policy)?;
         let cgroup = args.cgroup.as_deref().map(filter::cgroup_path).transpose();
         let cgroup = cgroup.or_exit(ExitCode::Usage)?.map(PathBuf::from);
+        // All of them: the whole host.
+        let cgroup = cgroup.filter(|path| path.as_os_str() != "/");
         let confirm = if args.no_confirm {
             None
         } else {

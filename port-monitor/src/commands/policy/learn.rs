@@ -14,9 +14,10 @@ use crate::{
 
 /// Arguments of `policy learn`.
 #[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
 pub(super) struct LearnArgs {
     /// Connections recorded with `-o json`; `-` is the standard input
-    #[arg(value_name = "FILE", required_unless_present = "duration")]
+    #[arg(value_name = "FILE")]
     recording: Option<PathBuf>,
     /// Watch this host instead, for so long: 10m, 24h, 7d; Ctrl-C ends it early
     ///
@@ -24,8 +25,7 @@ pub(super) struct LearnArgs {
     #[arg(
         long = "for",
         value_name = "TIME",
-        value_parser = duration::parse,
-        conflicts_with = "recording"
+        value_parser = duration::parse
     )]
     duration: Option<Duration>,
 }

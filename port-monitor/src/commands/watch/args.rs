@@ -255,6 +255,11 @@ impl Args {
         self.kernel.bpf_log()
     }
 
+    /// The command to run and watch; empty where there is none.
+    pub(crate) fn command(&self) -> &[OsString] {
+        &self.command
+    }
+
     /// What the kernel side is to do.
     pub(super) fn settings(&self) -> Result<Settings, Failure> {
         Ok(self.kernel.settings(self.kinds(), self.filters()?))

@@ -15,6 +15,7 @@ use port_monitor_common::event::EventKind;
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::child::{Child, StdoutTo},
+    consume::SinkKind,
     events::record::{Header, Item},
     host::clock,
     kernel::{self, Kernel},
@@ -34,6 +35,11 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
     let policy = load_policy(args)?;
     if let Some(policy) = &policy {
         settings.policy = for_kernel(policy);
+    }
+    if args.tells_how_called && args.output.destination.output == SinkKind::Table {
+        return Err(Failure::usage(
+            "--process-args is told in JSON: add -o json, or drop it",
+        ));
     }
     let (sink, output) = args.output.open()?;
     let on_hangup = args.output.destination.on_hangup();

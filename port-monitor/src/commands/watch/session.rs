@@ -51,6 +51,7 @@ struct Reported {
     skipped: u64,
     output_slow: u64,
     undecodable: u64,
+    owner_late: u64,
 }
 
 /// Runs what makes and runs a session, on a runtime of one thread.
@@ -295,6 +296,7 @@ impl Session {
         let Tally {
             undecodable,
             refused: output_slow,
+            unowned: owner_late,
             ..
         } = self.pipeline.tally();
         let reported = &mut self.reported;
@@ -311,6 +313,7 @@ impl Session {
                 undecodable,
                 &mut reported.undecodable,
             ),
+            (LossCause::OwnerLate, owner_late, &mut reported.owner_late),
         ];
         for (cause, total, reported) in losses {
             let lost = u64::saturating_sub(total, *reported);
@@ -397,6 +400,7 @@ impl Session {
             hidden: tally.hidden,
             shown: counts.written,
             lost_at_output: counts.lost,
+            unowned: tally.unowned,
             violations: tally.violations,
             accept_preattach: extra(Extra::AcceptPreattach),
             command_status: self.command_status,

@@ -278,6 +278,7 @@ pub(crate) fn summary() -> Summary {
         hidden: 2,
         shown: 400,
         lost_at_output: 0,
+        unowned: 0,
         violations: 1,
         accept_preattach: 0,
         command_status: None,

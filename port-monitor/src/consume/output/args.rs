@@ -128,7 +128,8 @@ impl Args {
         }
     }
 
-    /// Opens the destination and starts writing to it.
+    /// Opens the destination and starts writing to it. An option that would be without effect
+    /// beside another one is refused.
     ///
     /// To be called before anything is attached: a file that cannot be written
     /// must not cost a connection its events.
@@ -184,6 +185,8 @@ impl Destination {
         &self,
         sink: impl FnOnce(Form) -> Box<dyn Sink>,
     ) -> Result<(Box<dyn Sink>, Output), Failure> {
+        self.without_effect()
+            .map_or(Ok(()), |mistake| Err(Failure::usage(mistake)))?;
         let target = match self.output_file() {
             Some(path) => Target::file(path, self.limits()),
             None => Target::stdout(),
@@ -201,6 +204,25 @@ impl Destination {
         };
         let output = Output::to(target).or_exit(ExitCode::OutputFailed)?;
         Ok((sink(form), output))
+    }
+
+    /// What says that an option would be without effect beside another one, if one would.
+    fn without_effect(&self) -> Option<&'static str> {
+        let is_json = self.output == SinkKind::Json;
+        if is_json && self.color == ColorWhen::Always {
+            Some(
+                "--color always colours the table: drop it, or -o json, whose lines have no colours",
+            )
+        } else if is_json && self.verbose {
+            Some(
+                "--verbose is about the beginning of the table: drop it, or -o json, whose first \
+                 line always lists what cannot be seen",
+            )
+        } else if self.rotate_size.is_some() && self.output_file().is_none() {
+            Some("--rotate-size needs a file: `--output-file -` is the standard output")
+        } else {
+            None
+        }
     }
 
     /// What SIGHUP asks for.

@@ -312,6 +312,8 @@ spelled! {
         OutputSlow = "output_slow",
         /// Records this version cannot read.
         Undecodable = "undecodable",
+        /// A filter of processes had to know whose they are, which was not found out in time.
+        OwnerLate = "owner_late",
     }
 }
 

@@ -257,10 +257,11 @@ fn list(
     loop {
         let (_, length) = recv(diagnosis, &mut buffer, RecvFlags::empty())?;
         let mut rest = buffer.get(..length).unwrap_or_default();
-        while let Some((kind, body, next)) = message(rest) {
+        while !rest.is_empty() {
+            let (kind, body, next) = message(rest).ok_or(Errno::IO)?;
             match kind {
-                DONE => return Ok(()),
-                ERROR => return errno(body).map_or(Ok(()), |errno| Err(errno.into())),
+                // The end says whether the list came to it.
+                DONE | ERROR => return Ok(acknowledged(body)?),
                 _ => {
                     if let Some((state, connection, cgroup_id)) = parse(body) {
                         take(state, connection, cgroup_id);
@@ -279,11 +280,18 @@ fn destroy(diagnosis: &OwnedFd, connection: &OpenConnection) -> io::Result<bool>
     send(diagnosis, &request, SendFlags::empty())?;
     let mut answer = [0; 512];
     let (_, length) = recv(diagnosis, &mut answer, RecvFlags::empty())?;
-    let answer = answer.get(..length).and_then(message);
-    match answer.and_then(|(_, body, _)| errno(body)) {
-        None => Ok(true),
-        Some(Errno::NOENT | Errno::STALE) => Ok(false),
-        Some(errno) => Err(errno.into()),
+    match destroyed(answer.get(..length).unwrap_or_default()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT | Errno::STALE) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The answer to a request that is acknowledged.
+fn destroyed(answer: &[u8]) -> Result<(), Errno> {
+    match message(answer) {
+        Some((ERROR, body, _)) => acknowledged(body),
+        _ => Err(Errno::IO),
     }
 }
 
@@ -296,14 +304,19 @@ pub(in crate::kernel) fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, body, next))
 }
 
-/// The errno of an acknowledgement; `None` is success.
-pub(in crate::kernel) fn errno(body: &[u8]) -> Option<Errno> {
-    let error = i32::from_ne_bytes(*body.first_chunk()?);
+/// What an acknowledgement says, or the end of a list. What is too short for an errno is not
+/// taken for success, nor is what is no errno.
+pub(in crate::kernel) fn acknowledged(body: &[u8]) -> Result<(), Errno> {
+    let error = body.first_chunk().ok_or(Errno::IO)?;
+    let error = i32::from_ne_bytes(*error);
     // The library panics at what is no errno.
     let known = error
         .checked_neg()
         .filter(|errno| (0..4_096).contains(errno));
-    (error != 0).then(|| known.map_or(Errno::IO, Errno::from_raw_os_error))
+    match known {
+        Some(0) => Ok(()),
+        known => Err(known.map_or(Errno::IO, Errno::from_raw_os_error)),
+    }
 }
 
 /// `struct inet_diag_msg`, and the attributes behind it.
@@ -428,12 +441,36 @@ mod tests {
 
     #[test]
     fn what_is_no_errno_is_an_error_all_the_same() {
-        let read = |error: i32| errno(&error.to_ne_bytes());
-        assert_eq!(read(0), None);
-        assert_eq!(read(-2), Some(Errno::NOENT));
-        assert_eq!(read(-4_095), Some(Errno::from_raw_os_error(4_095)));
+        let read = |error: i32| acknowledged(&error.to_ne_bytes());
+        assert_eq!(read(0), Ok(()));
+        assert_eq!(read(-2), Err(Errno::NOENT));
+        assert_eq!(read(-4_095), Err(Errno::from_raw_os_error(4_095)));
         for error in [i32::MIN, -4_096, 1, i32::MAX] {
-            assert_eq!(read(error), Some(Errno::IO), "{error}");
+            assert_eq!(read(error), Err(Errno::IO), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_too_short_for_an_errno_is_no_success() {
+        for length in 0..4 {
+            assert_eq!(acknowledged(&[0; 4][..length]), Err(Errno::IO), "{length}");
+        }
+        let answer = |kind: u16, body: &[u8]| {
+            let length = u32::try_from(HEADER + body.len()).unwrap();
+            let mut answer = length.to_ne_bytes().to_vec();
+            answer.extend(kind.to_ne_bytes());
+            answer.resize(HEADER, 0);
+            answer.extend(body);
+            answer
+        };
+        let whole = answer(ERROR, &[0; 20]);
+        assert_eq!(destroyed(&whole), Ok(()));
+        for length in 0..whole.len() {
+            assert_eq!(destroyed(&whole[..length]), Err(Errno::IO), "{length}");
+        }
+        assert_eq!(destroyed(&answer(ERROR, &[0; 3])), Err(Errno::IO));
+        assert_eq!(destroyed(&answer(LIST, &[0; 20])), Err(Errno::IO));
+        let gone = answer(ERROR, &(-2_i32).to_ne_bytes());
+        assert_eq!(destroyed(&gone), Err(Errno::NOENT));
     }
 }

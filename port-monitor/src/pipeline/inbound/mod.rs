@@ -2,6 +2,8 @@
 //! thread asks who has its listener open when it has come in, and events wait for the
 //! answer, in their order.
 
+mod closers;
+
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io, mem,
@@ -15,7 +17,7 @@ use std::{
 
 use port_monitor_common::{
     event::OwnerSource,
-    listener::{HOLDER_LOOKED, HOLDER_NOT_ALONE, HOLDER_OPENED, HOLDER_PASSES, Holder},
+    listener::{HOLDER_PASSES, Holder},
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
@@ -27,6 +29,8 @@ use crate::{
     },
     host::holding::{Seen, Source, Wanted},
 };
+
+use closers::{Closer, Closers};
 
 /// Events that wait at most; then the first of them goes without an owner.
 const PATIENCE: usize = 1 << 14;
@@ -93,6 +97,8 @@ pub struct Told {
     pub missing: Missing,
     /// The owner filters keep it back.
     pub is_filtered: bool,
+    /// They would have to know its owner, which was not found out in time.
+    pub is_lost: bool,
     /// Nobody has asked for events of this kind: it was for its end.
     pub is_aside: bool,
 }
@@ -123,10 +129,10 @@ impl Inbound {
         let answered = Arc::new(Notify::new());
         let notify = Arc::clone(&answered);
         let has_source = source.is_some();
-        if let Some(source) = source {
+        if let Some(mut source) = source {
             thread::Builder::new()
                 .name("listeners".to_owned())
-                .spawn(move || answer_all(&source, &asked, &answer, &notify))?;
+                .spawn(move || answer_all(&mut source, &asked, &answer, &notify))?;
         }
         Ok(Self {
             questions: has_source.then_some(questions),
@@ -197,9 +203,11 @@ impl Inbound {
                 Err(reason) => missing = reason,
             }
         }
+        let is_kept_back = self.filters && found.is_some_and(|found| !found.passes);
         Some(Told {
             missing,
-            is_filtered: self.filters && found.is_some_and(|found| !found.passes),
+            is_filtered: is_kept_back && missing != Missing::Late,
+            is_lost: is_kept_back && missing == Missing::Late,
             is_aside: self.is_aside(&event),
             event,
         })
@@ -292,7 +300,7 @@ impl Owners {
 /// Answers until nobody can ask any more. Each question is answered by a look at what is
 /// open that began after it.
 fn answer_all(
-    source: &impl Source,
+    source: &mut impl Source,
     questions: &Receiver<Question>,
     answers: &Sender<(u64, Found)>,
     answered: &Notify,
@@ -319,6 +327,8 @@ fn answer_all(
 struct Memory {
     /// The last of them.
     before: Seen,
+    /// Who has closed listeners.
+    closers: Closers,
     /// Listeners that were waited for in vain: nobody has them open who could be found, and
     /// nobody has closed them. They are not waited for again.
     hidden: HashSet<u32>,
@@ -355,33 +365,42 @@ fn processor_time() -> Duration {
 }
 
 /// The answers, one for each question.
-fn find(source: &impl Source, questions: &[Question], memory: &mut Memory) -> Vec<Found> {
-    let before = &memory.before;
-    let look = |found: &mut [Found]| {
-        let seen = source.look()?;
+fn find(source: &mut impl Source, questions: &[Question], memory: &mut Memory) -> Vec<Found> {
+    let Memory {
+        before,
+        closers,
+        hidden,
+    } = memory;
+    let mut look = |found: &mut [Found]| {
+        let mut seen = source.look()?;
+        closers.take(&mut seen, before);
         let open = found.iter_mut().zip(questions);
+        let mut are_on_their_way = Vec::new();
         for (found, question) in open.filter(|(found, _)| is_nowhere(found)) {
-            *found = answer(question, &seen, before);
+            *found = answer(question, &seen, closers);
+            if is_nowhere(found) && closers.since(question).is_none() {
+                if closers.may_lack(question) {
+                    *found = Found::nobody(Missing::Late);
+                } else {
+                    are_on_their_way.push(question.listener);
+                }
+            }
         }
-        io::Result::Ok(seen)
+        io::Result::Ok((seen, are_on_their_way))
     };
     let mut found = vec![Found::nobody(Missing::Unheld); questions.len()];
-    let mut seen = look(&mut found);
+    let mut looked = look(&mut found);
     let mut pause = CLOSING;
-    let mut in_vain = Vec::new();
-    while let Ok(now) = &seen {
-        let asked = found.iter().zip(questions);
-        let on_its_way = asked.filter(|(found, asked)| is_nowhere(found) && !is_closed(asked, now));
-        in_vain = on_its_way.map(|(_, asked)| asked.listener).collect();
-        if pause > CLOSING_LATEST || in_vain.iter().all(|one| memory.hidden.contains(one)) {
+    while let Ok((_, on_their_way)) = &looked {
+        if pause > CLOSING_LATEST || on_their_way.iter().all(|one| hidden.contains(one)) {
             break;
         }
         thread::sleep(pause);
         pause *= CLOSING_FACTOR;
-        seen = look(&mut found);
+        looked = look(&mut found);
     }
-    match seen {
-        Ok(seen) => {
+    match looked {
+        Ok((seen, in_vain)) => {
             for (found, asked) in found.iter().zip(questions) {
                 if !is_nowhere(found) {
                     memory.hidden.remove(&asked.listener);
@@ -399,64 +418,25 @@ fn find(source: &impl Source, questions: &[Question], memory: &mut Memory) -> Ve
             }
         }
     }
+    let last_asked = questions.iter().map(|asked| asked.ts_ns).max();
+    memory.closers.forget_before(last_asked.unwrap_or(0));
     found
-}
-
-/// Somebody has closed a socket of the listener since the connection came.
-fn is_closed(question: &Question, seen: &Seen) -> bool {
-    let closer = seen.closed.get(&question.listener);
-    closer.is_some_and(|closer| closer.closed_ns >= question.ts_ns)
 }
 
 fn is_nowhere(found: &Found) -> bool {
     found.owner == Err(Missing::Unheld)
 }
 
-fn answer(question: &Question, seen: &Seen, before: &Seen) -> Found {
-    let [now, before] = [seen, before].map(|look| look.of(question.listener));
-    let closer = seen.closed.get(&question.listener).copied();
-    let closer = closer.filter(|closer| closer.closed_ns >= question.ts_ns);
-    let closer = closer.map(|closer| with_program(in_place_of_us(closer, [now, before]), before));
-    judge(question, now, closer.as_ref(), before)
-}
-
-/// Where the monitor closed it while it looked, the process that had it until then: the one
-/// that this look has shown last, or the look before it, if it was closed in that.
-fn in_place_of_us(closer: Holder, looks: [&[Holder]; 2]) -> Holder {
-    if closer.flags & HOLDER_LOOKED == 0 {
-        return closer;
-    }
-    let mut holders = looks.into_iter().flat_map(|look| look.iter().rev());
-    let last = holders.find(|holder| (holder.socket, holder.port) == (closer.socket, closer.port));
-    last.map_or(closer, |last| Holder {
-        closed_ns: closer.closed_ns,
-        flags: last.flags | closer.flags & HOLDER_NOT_ALONE,
-        ..*last
-    })
-}
-
-/// A process that exits has no program any more when its sockets are closed: it is the one
-/// that it was seen with, if it has executed none since.
-fn with_program(mut closer: Holder, before: &[Holder]) -> Holder {
-    let same = |other: &&Holder| {
-        key(other) == key(&closer) && other.exec_id == closer.exec_id && other.owner.exe_inode != 0
-    };
-    if closer.owner.exe_inode == 0
-        && let Some(other) = before.iter().find(same)
-    {
-        closer.owner.exe_inode = other.owner.exe_inode;
-        closer.owner.exe_device = other.owner.exe_device;
-    }
-    closer
+fn answer(question: &Question, seen: &Seen, closers: &Closers) -> Found {
+    judge(
+        question,
+        seen.of(question.listener),
+        closers.since(question),
+    )
 }
 
 /// Whose the connection is, of those who have its listener open and of who closed it since.
-fn judge(
-    question: &Question,
-    holders: &[Holder],
-    closer: Option<&Holder>,
-    before: &[Holder],
-) -> Found {
+fn judge(question: &Question, holders: &[Holder], closer: Option<&Closer>) -> Found {
     let is_listener = |holder: &&Holder| {
         (holder.listener, holder.port) == (question.listener, question.port)
             && holder.owner.tgid != 0
@@ -464,19 +444,23 @@ fn judge(
     // Who began later has it from one who had it then.
     let is_meant =
         |holder: &&Holder| is_listener(holder) && holder.owner.start_ns <= question.ts_ns;
-    let meant: Vec<&Holder> = holders.iter().chain(closer).filter(is_meant).collect();
+    let meant: Vec<&Holder> = holders
+        .iter()
+        .chain(closer.map(|closer| &closer.last))
+        .filter(is_meant)
+        .collect();
     let mut processes: Vec<&Holder> = Vec::new();
     for &holder in &meant {
         if !processes.iter().any(|other| key(other) == key(holder)) {
             processes.push(holder);
         }
     }
-    let is_alone = closer.is_none_or(|closer| closer.flags & HOLDER_NOT_ALONE == 0);
+    let is_alone = closer.is_none_or(|closer| closer.is_alone_since(question.ts_ns));
     let count = u32::try_from(processes.len()).unwrap_or(u32::MAX);
     let is_open = holders.iter().any(|holder| is_listener(&holder));
-    if !is_open && !closer.is_some_and(|closer| had_it(closer, before.iter().filter(is_listener))) {
+    if !is_open && !closer.is_some_and(|closer| closer.had_it) {
         return Found {
-            passes: closer.is_some_and(|closer| closer.flags & HOLDER_PASSES != 0),
+            passes: closer.is_some_and(|closer| closer.last.flags & HOLDER_PASSES != 0),
             ..Found::nobody(Missing::Unheld)
         };
     }
@@ -526,14 +510,6 @@ fn first<'a>(processes: &[&'a Holder]) -> Option<&'a Holder> {
         (Some(first), None) => Some(first),
         _ => None,
     }
-}
-
-/// Of a listener that nobody has open any more, others may have had it with the one that
-/// closed it last, unless that is the one that made it listen, or had it alone `before`.
-fn had_it<'a>(closer: &Holder, mut before: impl Iterator<Item = &'a Holder>) -> bool {
-    let first = before.next().map(key);
-    let is_alone = first == Some(key(closer)) && before.all(|other| key(other) == key(closer));
-    is_alone || closer.flags & HOLDER_OPENED != 0
 }
 
 /// The process has every socket of the listener: whichever the connection came to.

@@ -1,8 +1,9 @@
 //! Whose connections are, by what the kernel tells.
 
-use std::sync::Mutex;
-
-use port_monitor_common::event;
+use port_monitor_common::{
+    event,
+    listener::{HOLDER_LOOKED, HOLDER_OPENED},
+};
 
 use crate::pipeline::inbound::*;
 
@@ -49,9 +50,24 @@ fn question() -> Question {
 
 /// Who is named, or why nobody is; and how many have the listener open.
 fn judged(holders: &[Holder], closer: Option<Holder>) -> (Result<u32, Missing>, u32) {
-    let closer = closer.filter(|closer| closer.closed_ns >= CAME_NS);
-    let found = judge(&question(), holders, closer.as_ref(), &[]);
+    judged_after(holders, closer.as_slice(), &[])
+}
+
+/// After these have closed it, one after the other, where a look before has shown `before`.
+fn judged_after(
+    holders: &[Holder],
+    closed: &[Holder],
+    before: &[Holder],
+) -> (Result<u32, Missing>, u32) {
+    let found = found(holders, closed, before);
     (found.owner.map(|owner| owner.pid), found.holders)
+}
+
+fn found(holders: &[Holder], closed: &[Holder], before: &[Holder]) -> Found {
+    let mut closers = Closers::default();
+    let mut seen = Seen::new(holders.to_vec(), closed.to_vec());
+    closers.take(&mut seen, &Seen::new(before.to_vec(), vec![]));
+    answer(&question(), &seen, &closers)
 }
 
 #[test]
@@ -112,11 +128,16 @@ fn whoever_closed_it_after_the_connection_came_had_it() {
     let elsewhere = [holder(20, 1, 2)];
     assert_eq!(judged(&elsewhere, Some(late)), (Err(Missing::Shared), 2));
     assert_eq!(judged(&elsewhere, Some(early)), (Ok(20), 1));
-    let not_alone = Holder {
-        flags: late.flags | HOLDER_NOT_ALONE,
-        ..late
-    };
-    assert_eq!(judged(&[], Some(not_alone)), (Err(Missing::Shared), 1));
+    // Another closed a socket of it: before the connection came, or since.
+    let other = closer(20, 2, CAME_NS - 1);
+    assert_eq!(judged_after(&[], &[other, late], &[]), (Ok(10), 1));
+    let other = closer(20, 2, CAME_NS);
+    assert_eq!(
+        judged_after(&[], &[other, late, late], &[]),
+        (Err(Missing::Shared), 1)
+    );
+    let same = closer(10, 2, CAME_NS);
+    assert_eq!(judged_after(&[], &[same, late], &[]), (Ok(10), 1));
     // The kernel itself closed it.
     let kernel = Holder {
         owner: event::Owner::default(),
@@ -131,22 +152,19 @@ fn whoever_closed_it_last_is_named_only_if_no_other_may_have_had_it() {
         flags: HOLDER_PASSES,
         ..closer(10, 1, CAME_NS)
     };
-    let named = |before: &[Holder]| {
-        let found = judge(&question(), &[], Some(&inherited), before);
-        found.owner.map(|owner| owner.pid)
-    };
+    let named = |before: &[Holder]| judged_after(&[], &[inherited], before).0;
     assert_eq!(named(&[]), Err(Missing::Unheld));
     assert_eq!(named(&[holder(10, 1, 1)]), Ok(10));
     let with_another = [holder(10, 1, 1), holder(11, 1, 1)];
     assert_eq!(named(&with_another), Err(Missing::Unheld));
     // It is shown all the same where the filters let pass what that one does.
-    let passes = |closer: &Holder| judge(&question(), &[], Some(closer), &[]).passes;
-    assert!(passes(&inherited));
+    let passes = |closer| found(&[], &[closer], &[]).passes;
+    assert!(passes(inherited));
     let kept_back = Holder {
         flags: 0,
         ..inherited
     };
-    assert!(!passes(&kept_back));
+    assert!(!passes(kept_back));
 }
 
 #[test]
@@ -156,15 +174,21 @@ fn whoever_let_go_of_it_while_the_monitor_looked_had_it() {
         flags: HOLDER_LOOKED,
         ..closer(0, 1, CAME_NS)
     };
-    let named = |before: &[Holder], now: &[Holder]| {
-        let before = Seen::new(before.to_vec(), vec![]);
-        let seen = Seen::new(now.to_vec(), vec![monitor]);
-        let found = answer(&question(), &seen, &before);
-        (found.owner.map(|owner| owner.pid), found.holders)
-    };
+    let named = |before: &[Holder], now: &[Holder]| judged_after(now, &[monitor], before);
     let had = holder(10, 1, 1);
     // The look that it came in between.
     assert_eq!(named(&[], &[had]), (Ok(10), 1));
+    // Also where it is asked about in a later one, which does not show it any more.
+    let later = |before: &[Holder], now: &[Holder]| {
+        let mut closers = Closers::default();
+        let mut seen = Seen::new(now.to_vec(), vec![monitor]);
+        closers.take(&mut seen, &Seen::new(before.to_vec(), vec![]));
+        let found = answer(&question(), &Seen::default(), &closers);
+        found.owner.map(|owner| owner.pid)
+    };
+    assert_eq!(later(&[], &[had]), Ok(10));
+    assert_eq!(later(&[had], &[holder(12, 10, 1)]), Ok(12));
+    assert_eq!(later(&[], &[had, holder(12, 10, 1)]), Err(Missing::Unheld));
     // The one before.
     assert_eq!(named(&[had], &[]), (Ok(10), 1));
     // The look before it has shown one who has passed it on.
@@ -191,7 +215,7 @@ fn filters_let_pass_what_they_let_pass_of_whoever_it_may_be() {
         flags: 0,
         ..holder(12, 1, 1)
     };
-    let passes = |holders: &[Holder]| judge(&question(), holders, None, &[]).passes;
+    let passes = |holders: &[Holder]| found(holders, &[], &[]).passes;
     assert!(passes(&[holder(10, 1, 1)]));
     assert!(passes(&[holder(10, 1, 1), holder(12, 1, 1)]));
     assert!(!passes(&[holder(10, 1, 1), kept_back]));
@@ -204,9 +228,9 @@ fn a_program_is_lent_to_who_exits_unless_it_executed_another() {
     let mut exits = closer(10, 1, CAME_NS);
     exits.owner.exe_inode = 0;
     let before = [holder(10, 1, 1)];
-    assert_eq!(with_program(exits, &before).owner.exe_inode, 5);
+    assert_eq!(closers::with_program(exits, &before).owner.exe_inode, 5);
     exits.exec_id += 1;
-    assert_eq!(with_program(exits, &before).owner.exe_inode, 0);
+    assert_eq!(closers::with_program(exits, &before).owner.exe_inode, 0);
 }
 
 #[test]
@@ -224,7 +248,7 @@ fn many_who_wait_end_a_pause() {
 #[test]
 fn of_an_owner_of_many_connections_there_is_one_copy() {
     let mut owners = Owners::default();
-    let found = |pid| judge(&question(), &[holder(pid, 1, 1)], None, &[]);
+    let found = |pid| found(&[holder(pid, 1, 1)], &[], &[]);
     for id in 0..1_000 {
         owners.remember(id, found(10 + u32::try_from(id % 8).unwrap()));
     }
@@ -240,11 +264,12 @@ fn of_an_owner_of_many_connections_there_is_one_copy() {
 }
 
 /// Answers in turn.
-struct Script(Mutex<Vec<Vec<Holder>>>);
+#[derive(Default)]
+struct Script(Vec<Vec<Holder>>);
 
 impl Source for Script {
-    fn look(&self) -> io::Result<Seen> {
-        let holders = self.0.lock().unwrap().pop().unwrap_or_default();
+    fn look(&mut self) -> io::Result<Seen> {
+        let holders = self.0.pop().unwrap_or_default();
         Ok(Seen::new(holders, vec![]))
     }
 }
@@ -303,7 +328,7 @@ fn where_the_kernel_refuses_to_tell_nobody_is_named_and_nothing_waits() {
 
 /// All that comes out of these events.
 fn told(scans: Vec<Vec<Holder>>, wanted: Wanted, events: &[Event]) -> Vec<Told> {
-    let mut inbound = Inbound::new(Some(Script(Mutex::new(scans))), wanted).unwrap();
+    let mut inbound = Inbound::new(Some(Script(scans)), wanted).unwrap();
     for event in events {
         inbound.take(*event);
     }
@@ -401,16 +426,16 @@ fn a_listener_on_its_way_from_one_to_the_other_is_looked_for_again() {
 fn a_listener_that_was_waited_for_in_vain_is_not_waited_for_again() {
     let looks = 7;
     let scans = vec![vec![]; 2 * looks];
-    let script = Script(Mutex::new(scans));
+    let mut script = Script(scans);
     let mut memory = Memory::default();
     let mut left = |listener| {
         let asked = Question {
             listener,
             ..question()
         };
-        let found = find(&script, &[asked], &mut memory);
+        let found = find(&mut script, &[asked], &mut memory);
         assert_eq!(found[0].owner, Err(Missing::Unheld));
-        script.0.lock().unwrap().len()
+        script.0.len()
     };
     let after_first = left(LISTENER);
     assert!(after_first < 2 * looks - 3, "{after_first}");
@@ -421,4 +446,88 @@ fn a_listener_that_was_waited_for_in_vain_is_not_waited_for_again() {
         memory.hide(listener);
     }
     assert!(memory.hidden.len() <= HIDDEN);
+}
+
+#[test]
+fn who_closed_a_listener_is_known_when_it_is_asked_later() {
+    let mut closers = Closers::default();
+    let close = |port: u32| {
+        let mut closer = closer(10 + port, 1, CAME_NS + u64::from(port));
+        closer.owner.start_ns = 1;
+        Holder { port, ..closer }
+    };
+    let asked = |port: u32| Question { port, ..question() };
+    let many = 10_000;
+    let mut seen = Seen::new(vec![], (1..=many).map(close).collect());
+    closers.take(&mut seen, &Seen::default());
+    let named = |closers: &Closers, port| {
+        let found = answer(&asked(port), &Seen::default(), closers);
+        found.owner.map(|owner| owner.pid)
+    };
+    for port in 1..=many {
+        assert_eq!(named(&closers, port), Ok(10 + port));
+    }
+    // Much later nobody asks about them.
+    closers.forget_before(CAME_NS + 1);
+    assert_eq!(named(&closers, 1), Ok(11));
+    closers.forget_before(u64::MAX);
+    assert_eq!(named(&closers, 1), Err(Missing::Unheld));
+    assert!(closers.may_lack(&asked(1)));
+    let later = Question {
+        ts_ns: CAME_NS + u64::from(many) + 1,
+        ..question()
+    };
+    assert!(!closers.may_lack(&later));
+}
+
+#[test]
+fn where_one_who_closed_a_listener_is_missing_the_owner_is_late_at_once() {
+    /// Shows nothing, and counts how often it is asked.
+    struct Lossy {
+        lost_ns: u64,
+        looks: u32,
+    }
+    impl Source for Lossy {
+        fn look(&mut self) -> io::Result<Seen> {
+            self.looks += 1;
+            Ok(Seen {
+                lost_ns: Some(self.lost_ns),
+                ..Seen::default()
+            })
+        }
+    }
+    for (lost_ns, missing, is_at_once) in [
+        (CAME_NS, Missing::Late, true),
+        (CAME_NS - 1, Missing::Unheld, false),
+    ] {
+        let mut source = Lossy { lost_ns, looks: 0 };
+        let found = find(&mut source, &[question()], &mut Memory::default());
+        assert_eq!(found[0], Found::nobody(missing));
+        assert_eq!(source.looks == 1, is_at_once);
+    }
+}
+
+#[test]
+fn what_a_filter_would_have_to_know_too_late_is_lost() {
+    struct Failing;
+    impl Source for Failing {
+        fn look(&mut self) -> io::Result<Seen> {
+            Err(io::Error::other("no more"))
+        }
+    }
+    for filters in [false, true] {
+        let wanted = Wanted { filters, ..ALL };
+        let mut inbound = Inbound::new(Some(Failing), wanted).unwrap();
+        inbound.take(accept(1));
+        inbound.take(end(1));
+        let mut told = Vec::new();
+        while inbound.wait() {
+            told.extend(std::iter::from_fn(|| inbound.pop()));
+        }
+        assert_eq!(told.len(), 2);
+        for told in told {
+            assert_eq!((told.missing, told.event.owner), (Missing::Late, None));
+            assert_eq!((told.is_lost, told.is_filtered), (filters, false));
+        }
+    }
 }

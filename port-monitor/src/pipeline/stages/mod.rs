@@ -60,6 +60,8 @@ pub struct Tally {
     pub formatted: u64,
     /// Of those, events the output refused because it is too slow or has ended.
     pub refused: u64,
+    /// Events whose owner was not found out in time, where a filter has to know it.
+    pub unowned: u64,
     /// Events that broke the policy, shown or not.
     pub violations: u64,
 }
@@ -203,12 +205,15 @@ impl Pipeline {
                 event,
                 missing,
                 is_filtered,
+                is_lost,
                 is_aside,
             } = told;
             if is_aside {
                 continue;
             }
-            if is_filtered {
+            if is_lost {
+                self.tally.unowned += 1;
+            } else if is_filtered {
                 self.tally.hidden += 1;
             } else {
                 self.take_event(&event, missing);

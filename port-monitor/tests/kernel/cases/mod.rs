@@ -185,6 +185,7 @@ pub(crate) const ALL: &[Case] = &[
     .native_only(),
     each_backend("faults", faults::are_counted),
     once("close-while-looked", owners::close_while_looked),
+    once("owners-of-closed-listeners", owners::of_closed_listeners),
     each_backend("unseen-ends", faults::unseen_ends_are_counted),
     each_backend("fault-calls-stay", faults::calls_stay),
     each_backend("start-proves-programs", faults::programs_are_proved),

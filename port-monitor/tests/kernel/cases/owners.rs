@@ -12,8 +12,11 @@ use crate::{
     lab::Lab,
     monitor::Watch,
     report::Verdict,
-    scenarios::owners::CONNECTIONS,
+    scenarios::owners::{CLOSED_LISTENERS, CONNECTIONS},
 };
+
+/// Exit status: events were lost, with `--fail-on-loss`.
+const EVENTS_LOST: i32 = 4;
 
 /// Every record names the thread that connected or accepted, though packets are
 /// handled under another process.
@@ -97,4 +100,58 @@ pub(super) fn close_while_looked(lab: &Lab) -> Result<Verdict> {
         bail!("another closed {} of {all}: {}", others + 1, first.text);
     }
     Ok(Verdict::Pass(format!("{} ends", ends().count())))
+}
+
+/// Of connections whose listeners are closed before anybody looks, very many of them, the owner
+/// is who closed those. Where that is not told, they are lost for that cause: no filter keeps
+/// them back.
+pub(super) fn of_closed_listeners(lab: &Lab) -> Result<Verdict> {
+    let all = u64::from(CLOSED_LISTENERS);
+    let (told, late) = close_listeners(lab, &[], 0)?;
+    ensure!(
+        (told, late) == (all, 0),
+        "{told} told, {late} late of {all}"
+    );
+    // Of others on this machine some may be late too: nobody knows whose they were.
+    let (told, late) = close_listeners(lab, &["--test-fault", "tell_closer"], EVENTS_LOST)?;
+    ensure!(
+        late > 0 && told + late >= all,
+        "{told} told, {late} late of {all}"
+    );
+    Ok(Verdict::Pass(format!(
+        "{all} of closed listeners; {late} of them late without their closers"
+    )))
+}
+
+/// How many of those connections are told, and how many were late.
+fn close_listeners(lab: &Lab, faults: &[&str], code: i32) -> Result<(u64, u64)> {
+    let mut workload = lab.workload("closed-listeners")?;
+    workload.hear("ready")?;
+    let pid = workload.pid();
+    let mut monitor = Watch::json(lab, Backend::Tracepoint)
+        .args([
+            "--ring-size",
+            RING_BYTES,
+            "--events",
+            "accept",
+            "--fail-on-loss",
+        ])
+        .args(["--pid", &pid.to_string()])
+        .args(faults)
+        .start_into_file(lab)?;
+    workload.go()?;
+    // What went wrong stands in its facts.
+    let _ = workload.hear("done");
+    let run = monitor.stop()?;
+    workload.facts()?;
+    run.expect_code(code)?;
+    let (lines, summary) = run.read()?;
+    let mut told = 0;
+    for line in lines.iter().filter(|line| line.action() == "accept") {
+        let is_right =
+            line.pid() == Some(pid) && line.text("port_monitor.owner_source") == "listener";
+        ensure!(is_right, "not of {pid}: {}", line.text);
+        told += 1;
+    }
+    Ok((told, summary.lost))
 }

@@ -236,6 +236,9 @@ pub(crate) fn other_cgroup(lab: &Lab) -> Result<Verdict> {
     let mut apply = enforced.command("apply");
     apply.arg(&path).args(["--cgroup", &lab.cgroups.unit()]);
     expect_failure(&mut apply, 2, &["another cgroup", "panic-open"])?;
+    // Nor is it taken for one of the whole host's that `--cgroup` was forgotten of.
+    let mut apply = enforced.command("apply");
+    expect_failure(apply.arg(&path), 2, &["--cgroup PATH", "whole host"])?;
     hammer.expect_held()?;
     Ok(Verdict::pass())
 }

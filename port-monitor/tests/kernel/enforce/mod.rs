@@ -109,11 +109,11 @@ impl<'l> Enforced<'l> {
 
     /// What attaches to the tests' cgroup only.
     pub(crate) fn place(&self) -> Vec<String> {
-        if self.cgroup.is_empty() {
-            Vec::new()
-        } else {
-            vec!["--cgroup".to_owned(), self.cgroup.clone()]
-        }
+        let place = match self.cgroup.as_str() {
+            "" => "/",
+            cgroup => cgroup,
+        };
+        ["--cgroup", place].map(str::to_owned).to_vec()
     }
 
     /// A command about this enforcement.

@@ -4,19 +4,21 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow};
 
+use rustix::event::PollFlags;
+
 use crate::{
     bulk::{End, Many},
     fact::{Fact, Witness},
-    process::{Forked, fork, pin, set_comm, wait_until},
+    process::{Forked, await_go, fork, pin, say, set_comm, wait_until},
     scenarios::{closing::expect_end, places},
-    socket::Listener,
+    socket::{self, Listener},
     workload::{limit_time, unlimit_time},
 };
 
@@ -140,4 +142,22 @@ fn tell(witness: &Witness, inbound: bool, ends: Vec<End>) -> Result<()> {
         inbound,
         ends,
     }))
+}
+
+/// Listeners that [`close_listeners`] opens and closes.
+pub(crate) const CLOSED_LISTENERS: u32 = 4_000;
+
+/// Listeners, one after the other: a connection comes to each, which is closed at once, before
+/// anybody accepts it.
+pub(crate) fn close_listeners(_: &Witness) -> Result<()> {
+    say("ready")?;
+    await_go()?;
+    for _ in 0..CLOSED_LISTENERS {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let client = TcpStream::connect(listener.local_addr()?).context("connect")?;
+        let listener = listener.into();
+        socket::poll(&listener, PollFlags::IN)?;
+        drop((listener, client));
+    }
+    Ok(())
 }

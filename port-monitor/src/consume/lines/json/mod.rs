@@ -181,6 +181,7 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         hidden,
         shown,
         lost_at_output: _,
+        unowned: _,
         violations,
         accept_preattach,
         command_status,

@@ -431,7 +431,8 @@ impl Table {
                 out,
                 format_args!(
                     "lost: ring full {ring}, program skipped {skipped}, undecodable \
-                     {undecodable}, output {output}"
+                     {undecodable}, output {output}, owner late {}",
+                    summary.unowned
                 ),
             );
         }
@@ -521,6 +522,7 @@ pub(crate) const fn loss_cause(cause: LossCause) -> &'static str {
         LossCause::ProgramSkipped => "program skipped",
         LossCause::OutputSlow => "output too slow",
         LossCause::Undecodable => "undecodable",
+        LossCause::OwnerLate => "owner late",
     }
 }
 

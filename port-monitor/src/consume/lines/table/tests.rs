@@ -478,7 +478,7 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
     }];
     let expected = "\
 # seen 415 = shown 400 + filtered 12 + lost 9 in 10.0s
-# lost: ring full 4, program skipped 2, undecodable 0, output 3
+# lost: ring full 4, program skipped 2, undecodable 0, output 3, owner late 0
 # the account does not add up, by hook:
 #   connect: hit 201, filtered 10, ring full 4, submitted 186, skipped 2
 #   accept: hit 112, filtered 0, ring full 0, submitted 112, skipped 0

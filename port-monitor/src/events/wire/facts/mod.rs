@@ -216,6 +216,10 @@ pub(crate) struct LostByCause {
     undecodable: u64,
     /// What the output took too slowly, or failed to take.
     output_slow: u64,
+    /// A filter of processes had to know whose they are, which was not found out in time.
+    /// Recordings of earlier versions have no number for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner_late: Option<u64>,
 }
 
 impl From<&record::Summary> for LostByCause {
@@ -226,6 +230,7 @@ impl From<&record::Summary> for LostByCause {
             program_skipped: counts().map(|count| count.skipped).sum(),
             undecodable: summary.undecodable,
             output_slow: summary.lost_at_output,
+            owner_late: Some(summary.unowned),
         }
     }
 }
