@@ -181,6 +181,7 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         hidden,
         shown,
         lost_at_output: _,
+        consumers,
         violations,
         accept_preattach,
         command_status,
@@ -203,6 +204,10 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         received: *received,
         lost_by_cause: summary.into(),
         hidden: *hidden,
+        consumers: consumers
+            .iter()
+            .map(|(name, account)| (Cow::Borrowed(*name), account.into()))
+            .collect(),
         violations: *violations,
         accept_preattach: *accept_preattach,
         table_full: summary.table_full(),
