@@ -9,17 +9,18 @@
 //! Without `json` it is the table, and with `aggregate` the table that counts rows
 //! which repeat.
 
-use std::{env, sync::Arc};
+use std::{env, io, sync::Arc, time::Duration};
 
 use jiff::tz::TimeZone;
 use port_monitor::{
     consume::{
-        Due, Lines, Sink,
+        FanOut, Shown, Sink,
         lines::{json::Json, table},
+        output::writer::Output,
     },
     events::{
         decode::decode,
-        record::{Field, Item, Parent, Process, Record},
+        record::{Field, Parent, Process, Record},
     },
     pipeline::classify,
 };
@@ -35,15 +36,21 @@ fn main() {
         fields: Vec::new(),
         zone: TimeZone::UTC,
     };
-    if env::args().any(|arg| arg == "json") {
-        take_all(&mut Json::new());
+    let sink: Box<dyn Sink> = if env::args().any(|arg| arg == "json") {
+        Box::new(Json::new())
     } else {
-        take_all(&mut table::Table::new(options));
-    }
+        Box::new(table::Table::new(options))
+    };
+    let Ok(output) = Output::start("nowhere".to_owned(), io::sink()) else {
+        return;
+    };
+    let mut consumers = FanOut::new(Shown::new(sink, output));
+    take_all(&mut consumers);
+    let _ = consumers.accounts(Duration::ZERO);
 }
 
 #[inline(never)]
-fn take_all(sink: &mut dyn Sink) {
+fn take_all(consumers: &mut FanOut) {
     let process = Arc::new(Process {
         exe: Field::Known("/usr/bin/curl".into()),
         parent: Some(Parent {
@@ -58,7 +65,6 @@ fn take_all(sink: &mut dyn Sink) {
         user_missing: None,
         container_missing: None,
     });
-    let mut out = Lines::with_capacity(2 << 20);
     for number in 0..1000 {
         let Ok(event) = decode(curl(number).as_bytes()) else {
             return;
@@ -71,9 +77,13 @@ fn take_all(sink: &mut dyn Sink) {
             judgement: None,
             event,
         };
-        sink.write(&mut out, Item::Event(&record));
+        consumers.take(&record);
+        // As after each look into the ring.
+        if consumers.shown().waiting_bytes() > 32 << 10 {
+            consumers.flush();
+        }
     }
-    sink.release(&mut out, Due::Now);
+    consumers.flush();
 }
 
 /// curl connects to an https server over and over: attempt, outcome, attempt, …

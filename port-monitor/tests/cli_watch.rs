@@ -250,7 +250,7 @@ fn flags_that_do_not_go_together_are_refused() {
         ),
         (
             &["--process-args"],
-            "--process-args is told in JSON: add -o json, or drop it",
+            "--process-args is told in JSON: add -o json or --record FILE, or drop it",
         ),
         (
             &["--output-file", "-", "--rotate-size", "1M"],
@@ -370,6 +370,27 @@ fn output_file_that_cannot_be_written_is_refused() {
         let message = format!("output file {name}{reason}");
         let args = ["--output-file", name];
         assert_refused_in(dir.path(), &args, OUTPUT_FAILED, &message);
+        // A recording may wait for who reads a pipe.
+        if name != "pipe" {
+            let message = format!("--record: {message}");
+            assert_refused_in(dir.path(), &["--record", name], OUTPUT_FAILED, &message);
+        }
     }
     assert_eq!(fs::read(path("precious")).unwrap(), b"data");
+}
+
+#[test]
+fn a_recording_is_not_where_events_are_shown() {
+    let dir = directory();
+    fs::write(dir.path().join("out"), "").unwrap();
+    fs::set_permissions(dir.path().join("out"), Permissions::from_mode(0o666)).unwrap();
+    let message = "--record: events are shown in ./out already: name another file";
+    let args = ["--output-file", "out", "--record", "./out"];
+    assert_refused_in(dir.path(), &args, USAGE, message);
+    let (code, said) = refusal_in(dir.path(), &["--record", "-"]);
+    assert_eq!(code, Some(USAGE));
+    assert!(
+        said.contains("not a file: -o json writes to standard output"),
+        "{said}"
+    );
 }

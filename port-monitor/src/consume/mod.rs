@@ -1,15 +1,21 @@
-//! Where events go: each sink turns an [`Item`] into bytes, and nothing else.
-//! Reading and writing is the business of [`output`].
+//! Where events go: to consumers. What is shown is one of them: its sink turns an [`Item`]
+//! into bytes, and nothing else. Reading and writing is the business of [`output`].
 
 use clap::ValueEnum;
 
 use crate::events::record::Item;
 
+pub mod consumer;
+pub mod consumers;
+pub mod fan_out;
 pub mod lines;
 pub mod listeners;
 pub mod output;
+pub mod shown;
 
+pub use fan_out::FanOut;
 pub use lines::Lines;
+pub use shown::Shown;
 
 /// Turns items into bytes. Does no I/O and cannot fail.
 pub trait Sink: Send {

@@ -194,6 +194,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// It breaks the policy.
+    pub fn is_violation(&self) -> bool {
+        let judgement = self.judgement.as_ref();
+        judgement.is_some_and(Judgement::is_violation)
+    }
+
     /// The name of the owning process, which is its first thread's, at the event.
     pub fn process_name(&self) -> Option<Comm> {
         self.event.owner.as_ref().map(|owner| owner.process_comm)
@@ -319,6 +325,51 @@ impl Failed {
     }
 }
 
+/// Why events that were delivered to a consumer are missing from what it has taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its queue was full.
+    pub queue_full: u64,
+    /// It had failed.
+    pub failed: u64,
+    /// The end of the run did not wait for it any longer.
+    pub unfinished: u64,
+}
+
+impl Dropped {
+    /// All of them.
+    pub const fn total(self) -> u64 {
+        self.queue_full + self.failed + self.unfinished
+    }
+}
+
+/// What became of the events that were delivered to a consumer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Events that came to it.
+    pub delivered: u64,
+    /// Events that are where it brings them.
+    pub taken: u64,
+    /// Events that it did not ask for.
+    pub hidden: u64,
+    /// The rest, by cause.
+    pub dropped: Dropped,
+    /// What it failed of.
+    pub error: Option<String>,
+}
+
+impl Account {
+    /// `delivered = taken + hidden + dropped`.
+    pub const fn adds_up(&self) -> bool {
+        self.delivered == self.taken + self.hidden + self.dropped.total()
+    }
+
+    /// It has failed, or did not come to an end.
+    pub const fn is_incomplete(&self) -> bool {
+        self.error.is_some() || self.dropped.unfinished > 0
+    }
+}
+
 /// The final account of a run, last in every stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
@@ -347,6 +398,8 @@ pub struct Summary {
     pub lost_at_output: u64,
     /// Events whose owner was not found out in time, where a filter had to know it.
     pub unowned: u64,
+    /// The account of each consumer, by its name; first of what is shown.
+    pub consumers: Vec<(&'static str, Account)>,
     /// Events that broke the policy, shown or not; the end of a connection is not
     /// another one.
     pub violations: u64,
@@ -381,6 +434,18 @@ impl Summary {
         kernel + self.undecodable + self.lost_at_output + self.unowned
     }
 
+    /// Events that consumers beside what is shown have dropped.
+    pub fn dropped(&self) -> u64 {
+        let others = self.consumers.iter().skip(1);
+        others.map(|(_, account)| account.dropped.total()).sum()
+    }
+
+    /// A consumer beside what is shown has failed, or did not come to an end.
+    pub fn is_incomplete(&self) -> bool {
+        let mut others = self.consumers.iter().skip(1);
+        others.any(|(_, account)| account.is_incomplete())
+    }
+
     /// Full kernel tables: attempts without an outcome, connections without an
     /// end, listeners without an owner, processes of the tree not followed.
     pub fn table_full(&self) -> u64 {
@@ -401,9 +466,10 @@ impl Summary {
     }
 
     /// The accounting law: entered = not ours + gave up + seen, seen = shown + filtered +
-    /// lost, and every hook's row adds up.
+    /// lost, and every hook's row and every consumer's account adds up.
     pub fn adds_up(&self) -> bool {
         self.hooks.iter().all(|(_, count)| count.adds_up())
+            && self.consumers.iter().all(|(_, account)| account.adds_up())
             && self.entered() == self.not_ours + self.gave_up() + self.seen()
             && self.seen() == self.shown + self.filtered() + self.lost()
     }

@@ -33,6 +33,9 @@ const FORMS: [(&str, &[&str]); 5] = [
             "# {}  {} events lost ({}), {} so far",
             "# lost: ring full {}, program skipped {}, undecodable {}, output {}, \
              owner late {}",
+            "# {}: delivered {} = taken {} + hidden {} + dropped {}",
+            "# {} dropped: queue full {}, failed {}, unfinished {}",
+            "# {} failed: {}",
         ],
     ),
     (
@@ -349,19 +352,25 @@ fn fits(line: &str, form: &str) -> bool {
 
 /// The figures of an account do.
 fn adds_up(line: &str, block: &Block) {
-    let Some(account) = line.strip_prefix("# seen ") else {
+    let accounts = ["# seen ", "# output: delivered ", "# record: delivered "];
+    let account = accounts
+        .iter()
+        .find_map(|account| line.strip_prefix(account));
+    let Some(account) = account else {
         return;
     };
     let numbers: Vec<u64> = account
         .split(' ')
         .filter_map(|word| word.parse().ok())
         .collect();
-    let [seen, shown, filtered, lost] = *numbers else {
+    let [all, ..] = *numbers else {
         panic!("{}: {line}", block.place);
     };
+    let parts = &numbers[1..];
+    assert_eq!(parts.len(), 3, "{}: {line}", block.place);
     assert_eq!(
-        seen,
-        shown + filtered + lost,
+        all,
+        parts.iter().sum::<u64>(),
         "{}: {line} does not add up",
         block.place
     );

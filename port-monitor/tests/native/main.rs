@@ -28,6 +28,7 @@ mod pages;
 #[path = "../kernel/process.rs"]
 #[expect(dead_code, reason = "the workloads of the kernel tests")]
 mod process;
+mod record;
 mod refusals;
 #[path = "../support/signals.rs"]
 mod signals;

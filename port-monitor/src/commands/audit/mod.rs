@@ -14,9 +14,10 @@ use super::watch::{
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::filter,
-    events::record::{Header, Item},
+    consume::FanOut,
+    events::record::Header,
     host::clock,
-    pipeline::{Pipeline, Show},
+    pipeline::Pipeline,
 };
 
 /// Runs the audit.
@@ -31,7 +32,7 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     let waiting = filter::missing(&listing.selection.groups);
     let policy_path = args.policy();
     let policy = policy_path.map(crate::commands::load::load).transpose()?;
-    let (sink, output) = args.destination.open_listeners(listing)?;
+    let shown = args.destination.open_listeners(listing)?;
     let on_hangup = args.destination.on_hangup();
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new(on_hangup).or_exit(ExitCode::CannotAttach)?;
@@ -39,7 +40,7 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     // A look at what listens now has no time to take half of.
     let limit = Some(watched).filter(|watched| !watched.is_zero());
     let (kernel, records) = EarlyStop::new(on_hangup)?.start(settings, limit)?;
-    let mut pipeline = Pipeline::new(policy, Show::default(), sink);
+    let mut pipeline = Pipeline::new(policy, FanOut::new(shown));
     pipeline.be_patient();
     // Whatever is older than the audit was found before now.
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
@@ -47,16 +48,8 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
         waiting,
         ..watch::header(&kernel, policy_path, wall_ns)
     };
-    pipeline.say(&output, Item::Header(&header));
-    let session = Session::new(
-        Some(watched),
-        kernel,
-        records,
-        pipeline,
-        output,
-        None,
-        signals,
-    )?;
+    pipeline.consumers().begin(&header);
+    let session = Session::new(Some(watched), kernel, records, pipeline, None, signals)?;
     let summary = session.run().await?;
     Ok(args.exit_code(summary.lost() + summary.gave_up(), violations.get()))
 }

@@ -13,9 +13,12 @@ use crate::{
             stop::{EarlyStop, StopSignals},
         },
     },
-    consume::output::{args::OnHangup, writer::Output},
+    consume::{
+        FanOut, Shown,
+        output::{args::OnHangup, writer::Output},
+    },
     kernel::Settings,
-    pipeline::{Pipeline, Show},
+    pipeline::Pipeline,
     policy::learn::Learner,
 };
 
@@ -42,19 +45,12 @@ async fn watch_until(duration: Duration) -> Result<(Learner, u64), Failure> {
     let signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
     let (kernel, records) = EarlyStop::new(OnHangup::Stop)?.start(settings, Some(duration))?;
     let learned = Learned::default();
-    let mut pipeline = Pipeline::new(None, Show::default(), Box::new(learned.clone()));
-    pipeline.be_patient();
     let nowhere =
         Output::start("nowhere".to_owned(), io::sink()).or_exit(ExitCode::OutputFailed)?;
-    let session = Session::new(
-        Some(duration),
-        kernel,
-        records,
-        pipeline,
-        nowhere,
-        None,
-        signals,
-    )?;
+    let shown = Shown::new(Box::new(learned.clone()), nowhere);
+    let mut pipeline = Pipeline::new(None, FanOut::new(shown));
+    pipeline.be_patient();
+    let session = Session::new(Some(duration), kernel, records, pipeline, None, signals)?;
     let summary = session.run().await?;
     Ok((learned.take(), summary.lost() + summary.gave_up()))
 }

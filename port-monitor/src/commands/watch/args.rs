@@ -8,13 +8,17 @@ use port_monitor_common::{event::EventKind, site::Site};
 use crate::{
     base::{
         duration,
-        exit_code::{ExitCode, Failure},
+        exit_code::{ExitCode, Failure, OrExit as _},
     },
     commands::{
         filter::{self, FilterError},
         told::note,
     },
-    consume::{self, SinkKind},
+    consume::{
+        self, FanOut, SinkKind,
+        consumer::{Kinds, Needs},
+        consumers,
+    },
     events::{decode::Direction, record::Summary},
     host::groups::Groups,
     kernel::{
@@ -36,6 +40,8 @@ pub struct Args {
     filters: FilterArgs,
     #[command(flatten)]
     pub(super) output: consume::output::args::Args,
+    #[command(flatten)]
+    consumers: consumers::Args,
     /// Tell in JSON how processes were called (`process.args`), without passwords and tokens
     /// in their usual places
     #[arg(long = "process-args", help_heading = "Output")]
@@ -260,14 +266,44 @@ impl Args {
         &self.command
     }
 
-    /// What the kernel side is to do.
-    pub(super) fn settings(&self) -> Result<Settings, Failure> {
-        Ok(self.kernel.settings(self.kinds(), self.filters()?))
+    /// Events are told in JSON somewhere.
+    pub(super) const fn tells_json(&self) -> bool {
+        matches!(self.output.destination.output, SinkKind::Json) || self.consumers.tell_json()
+    }
+
+    /// What the kernel side is to do, for consumers of these `needs`.
+    pub(super) fn settings(&self, filters: Filters, needs: Needs) -> Settings {
+        let filters = Filters {
+            only_denied: !needs.allowed,
+            ..filters
+        };
+        self.kernel.settings(needs.kinds.iter().collect(), filters)
+    }
+
+    /// Opens what takes the events.
+    ///
+    /// To be called before anything is attached: a file that cannot be written
+    /// must not cost a connection its events.
+    pub(super) fn consumers(&self) -> Result<FanOut, Failure> {
+        let needs = Needs {
+            kinds: self.kinds(self.output.destination.output),
+            allowed: !self.policy.violations,
+            peers: self.output.names_peers(),
+        };
+        let shown = self.output.open()?.only(needs, self.count);
+        let mut all = FanOut::new(shown);
+        let file = self.output.destination.output_file();
+        for consumer in self.consumers.open(self.kinds(SinkKind::Json), file)? {
+            all.add(consumer).or_exit(ExitCode::OutputFailed)?;
+        }
+        Ok(all)
     }
 
     /// How a run with this account ends.
     pub(super) fn exit_code(&self, summary: &Summary) -> ExitCode {
-        if self.fail_on_loss && summary.lost() + summary.gave_up() > 0 {
+        if summary.is_incomplete() {
+            ExitCode::OutputFailed
+        } else if self.fail_on_loss && summary.lost() + summary.gave_up() + summary.dropped() > 0 {
             ExitCode::EventsLost
         } else if self.policy.fail_on_violation && summary.violations > 0 {
             ExitCode::Violation
@@ -276,41 +312,32 @@ impl Args {
         }
     }
 
-    /// The kinds of event to report: those that are asked for, and progress.
-    fn kinds(&self) -> Vec<EventKind> {
-        let mut kinds = self.events();
-        if self.progress.is_some() {
-            kinds.push(EventKind::Progress);
-        }
-        kinds
-    }
-
-    fn events(&self) -> Vec<EventKind> {
-        if !self.filters.events.is_empty() {
-            return self
-                .filters
-                .events
-                .iter()
-                .map(|&event| event.into())
-                .collect();
-        }
-        match self.output.destination.output {
+    /// The kinds of event that `output` has: those that are asked for, and progress.
+    fn kinds(&self, output: SinkKind) -> Kinds {
+        let chosen = self.filters.events.iter().map(|&event| event.into());
+        let progress = self.progress.map(|_| EventKind::Progress);
+        match output {
+            _ if !self.filters.events.is_empty() => chosen.chain(progress).collect(),
             SinkKind::Json => {
-                let mut kinds = EventKind::ALL.to_vec();
-                kinds.retain(|kind| *kind != EventKind::Progress);
-                kinds
+                let all = EventKind::ALL.into_iter();
+                let all = all.filter(|kind| *kind != EventKind::Progress);
+                all.chain(progress).collect()
             }
-            SinkKind::Table => vec![
+            SinkKind::Table => [
                 EventKind::Connected,
                 EventKind::Failed,
                 EventKind::Accept,
                 EventKind::Close,
                 EventKind::Restored,
-            ],
+            ]
+            .into_iter()
+            .chain(progress)
+            .collect(),
         }
     }
 
-    fn filters(&self) -> Result<Filters, Failure> {
+    /// Which events the kernel keeps.
+    pub(super) fn filters(&self) -> Result<Filters, Failure> {
         let args = &self.filters;
         Ok(Filters {
             pids: args.owner.pids()?,
@@ -324,7 +351,7 @@ impl Args {
             remote_nets: resolve(&args.remote, |net| filter::network(net))?,
             family: args.family.family(),
             direction: args.direction.map(Direction::from),
-            only_denied: self.policy.violations,
+            only_denied: false,
         })
     }
 }

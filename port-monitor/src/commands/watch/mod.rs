@@ -15,11 +15,10 @@ use port_monitor_common::event::EventKind;
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::child::{Child, StdoutTo},
-    consume::SinkKind,
-    events::record::{Header, Item},
+    events::record::Header,
     host::clock,
     kernel::{self, Kernel},
-    pipeline::{Pipeline, Show},
+    pipeline::Pipeline,
     policy::{Policy, tables::lower::Lowered},
 };
 use session::Session;
@@ -31,55 +30,44 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 async fn watch(args: &Args) -> Result<ExitCode, Failure> {
-    let mut settings = args.settings()?;
+    if args.tells_how_called && !args.tells_json() {
+        return Err(Failure::usage(
+            "--process-args is told in JSON: add -o json or --record FILE, or drop it",
+        ));
+    }
+    let filters = args.filters()?;
     let policy = load_policy(args)?;
+    let consumers = args.consumers()?;
+    let needs = consumers.needs();
+    let mut settings = args.settings(filters, needs);
     if let Some(policy) = &policy {
         settings.policy = for_kernel(policy);
     }
-    if args.tells_how_called && args.output.destination.output == SinkKind::Table {
-        return Err(Failure::usage(
-            "--process-args is told in JSON: add -o json, or drop it",
-        ));
-    }
-    let (sink, output) = args.output.open()?;
     let on_hangup = args.output.destination.on_hangup();
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new(on_hangup).or_exit(ExitCode::CannotAttach)?;
     let early = EarlyStop::new(on_hangup)?;
     let mut child = hold_command(args)?;
-    let pairs_ends = settings.kinds.contains(&EventKind::Close);
     let (mut kernel, records) = early.start(settings, args.duration)?;
-    let show = Show {
-        only_violations: args.policy.violations,
-        limit: args.count,
-    };
-    let mut pipeline = Pipeline::new(policy, show, sink);
+    let mut pipeline = Pipeline::new(policy, consumers);
     if args.tells_how_called {
         pipeline.tell_args();
     }
     // Without their ends connections would never be forgotten; and of violations alone
     // the other ends are not among the events.
-    if args.output.names_peers() && pairs_ends && !args.policy.violations {
+    if needs.peers && needs.kinds.has(EventKind::Close) && needs.allowed {
         pipeline.pair_ends();
     }
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
     let header = header(&kernel, args.policy.policy.as_deref(), wall_ns);
-    pipeline.say(&output, Item::Header(&header));
+    pipeline.consumers().begin(&header);
     if let Some(child) = &mut child {
         kernel
             .watch_process(child.pid())
             .or_exit(ExitCode::CannotAttach)?;
         child.release().or_exit(ExitCode::Usage)?;
     }
-    let session = Session::new(
-        args.duration,
-        kernel,
-        records,
-        pipeline,
-        output,
-        child,
-        signals,
-    )?;
+    let session = Session::new(args.duration, kernel, records, pipeline, child, signals)?;
     let summary = session.tell_progress(args.progress).run().await?;
     Ok(args.exit_code(&summary))
 }

@@ -20,22 +20,18 @@ use super::{
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::child::Child,
-    consume::{Due, output::writer::Output},
-    events::record::{Failed, HookCount, Item, Loss, LossCause, Summary},
+    consume::consumer::{END_GRACE, Stats},
+    events::record::{Failed, HookCount, Summary},
     host::clock,
     kernel::{
         Kernel, Records,
         ring::{BATCH, Ring},
     },
-    pipeline::{Pipeline, Tally, inbound::Inbound},
+    pipeline::{Pipeline, inbound::Inbound},
 };
 
 /// How often losses are looked for: a gap is shown within a second.
 const CHECK_PERIOD: Duration = Duration::from_millis(500);
-/// How long the end waits for programs that were running while they were
-/// detached, and for a command that was asked to end.
-const END_GRACE: Duration = Duration::from_secs(2);
-
 /// How often events that are held back are looked at while no others come.
 const HELD_PERIOD: Duration = Duration::from_millis(5);
 
@@ -43,16 +39,6 @@ const HELD_PERIOD: Duration = Duration::from_millis(5);
 /// long the output may keep the start waiting in all: events gather in the ring meanwhile.
 const EARLY_BYTES: usize = 1 << 20;
 const START_GRACE: Duration = Duration::from_secs(2);
-
-/// Losses of one cause that are in the stream already.
-#[derive(Clone, Copy, Debug, Default)]
-struct Reported {
-    ring_full: u64,
-    skipped: u64,
-    output_slow: u64,
-    undecodable: u64,
-    owner_late: u64,
-}
 
 /// Runs what makes and runs a session, on a runtime of one thread.
 pub(in crate::commands) fn block_on<T>(
@@ -72,11 +58,9 @@ pub(in crate::commands) struct Session {
     kernel: Kernel,
     ring: Ring,
     pipeline: Pipeline,
-    output: Output,
     child: Option<Child>,
     command_status: Option<i32>,
     started: Instant,
-    reported: Reported,
     /// Events seen, and events lost for programs that were skipped, at the last look.
     hits: u64,
     skipped: u64,
@@ -89,7 +73,6 @@ pub(in crate::commands) struct Session {
     owners: Option<Arc<Notify>>,
     /// The terminal's, where the output is one.
     resized: Option<Signal>,
-    width: Option<usize>,
 }
 
 /// What the event loop woke up for.
@@ -110,7 +93,6 @@ impl Session {
         kernel: Kernel,
         mut records: Records,
         mut pipeline: Pipeline,
-        output: Output,
         child: Option<Child>,
         signals: StopSignals,
     ) -> Result<Self, Failure> {
@@ -129,31 +111,30 @@ impl Session {
         for record in mem::take(&mut records.early) {
             pipeline.make_room();
             pipeline.take(&record);
-            if is_taken && pipeline.waiting_bytes() >= EARLY_BYTES {
-                pipeline.flush_early(&output);
+            let consumers = pipeline.consumers();
+            if is_taken && consumers.are_behind(EARLY_BYTES) {
+                consumers.flush_early();
                 let pushed = Instant::now();
-                is_taken = output.is_idle_within(patience);
+                is_taken = consumers.are_idle_within(patience);
                 patience = patience.saturating_sub(pushed.elapsed());
             }
         }
         pipeline.catch_up();
-        pipeline.flush_early(&output);
+        let consumers = pipeline.consumers();
+        consumers.flush_early();
+        let is_on_terminal = consumers.shown().is_on_terminal();
+        let resized = is_on_terminal.then(|| signal(SignalKind::window_change()));
         let waited = kernel.waited();
-        let width = output.terminal_width();
-        let resized = width.map(|_| signal(SignalKind::window_change()));
         Ok(Self {
             resized: resized.transpose().or_exit(ExitCode::CannotAttach)?,
-            width,
             owners: pipeline.answered(),
             duration: duration.map(|limit| limit.saturating_sub(waited)),
             kernel,
             ring: records.into_ring().or_exit(ExitCode::CannotAttach)?,
             pipeline,
-            output,
             child,
             command_status: None,
             started: Instant::now(),
-            reported: Reported::default(),
             hits: 0,
             skipped: 0,
             due_looks: 0,
@@ -172,20 +153,20 @@ impl Session {
     pub(in crate::commands) async fn run(mut self) -> Result<Summary, Failure> {
         let mut check = interval(CHECK_PERIOD);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !self.pipeline.is_done() && !self.output.has_ended() {
+        while !self.pipeline.consumers().shown().is_done() {
             match self.wake(&mut check).await? {
                 Wake::Records => {
                     self.drain()?;
                 }
                 Wake::Known => {
                     self.pipeline.catch_up();
-                    self.pipeline.flush(&self.output);
+                    self.pipeline.consumers().flush();
                 }
                 Wake::Progress => self.look(),
                 Wake::Owners => {
                     self.pipeline.resume();
                     self.pipeline.catch_up();
-                    self.pipeline.flush(&self.output);
+                    self.pipeline.consumers().flush();
                 }
                 Wake::Check => self.check(),
                 Wake::Stop => break,
@@ -217,7 +198,7 @@ impl Session {
                     Wake::Stop
                 }
                 Wish::Reopen => {
-                    self.output.reopen();
+                    self.pipeline.consumers().reopen();
                     Wake::Check
                 }
             },
@@ -254,14 +235,14 @@ impl Session {
             log::warn!("look at the open connections: {error}");
         }
         self.pipeline.catch_up();
-        self.pipeline.flush(&self.output);
+        self.pipeline.consumers().flush();
     }
 
     /// Shows the next batch of the ring; returns how many records that were.
     fn drain(&mut self) -> Result<usize, Failure> {
         if !self.pipeline.has_room() {
             self.pipeline.catch_up();
-            self.pipeline.flush(&self.output);
+            self.pipeline.consumers().flush();
             if !self.pipeline.has_room() {
                 return Ok(0);
             }
@@ -278,66 +259,23 @@ impl Session {
             self.pipeline.end_progress();
         }
         self.pipeline.catch_up();
-        self.pipeline.flush(&self.output);
+        self.pipeline.consumers().flush();
         Ok(taken)
     }
 
-    /// Shows the events held back that are due, and what was lost since the last
-    /// look. An output that has no room for that is told the next time.
+    /// Tells the consumers what was counted by now.
     fn check(&mut self) {
-        self.output.reopen_if_asked();
-        self.follow_terminal();
         self.pipeline.resample_clock();
-        let wall_ns = self.pipeline.wall_ns(clock::boot_ns());
-        self.pipeline.release(&self.output, Due::By(wall_ns));
         self.kernel.flush_log();
-        let ring_full = self.kernel.counters().ring_full();
-        let skipped = self.skipped();
-        let Tally {
-            undecodable,
-            refused: output_slow,
-            unowned: owner_late,
-            ..
-        } = self.pipeline.tally();
-        let reported = &mut self.reported;
-        let losses = [
-            (LossCause::RingFull, ring_full, &mut reported.ring_full),
-            (LossCause::ProgramSkipped, skipped, &mut reported.skipped),
-            (
-                LossCause::OutputSlow,
-                output_slow,
-                &mut reported.output_slow,
-            ),
-            (
-                LossCause::Undecodable,
-                undecodable,
-                &mut reported.undecodable,
-            ),
-            (LossCause::OwnerLate, owner_late, &mut reported.owner_late),
-        ];
-        for (cause, total, reported) in losses {
-            let lost = u64::saturating_sub(total, *reported);
-            if lost > 0 {
-                let gap = Item::Loss(&Loss {
-                    wall_ns,
-                    lost,
-                    total,
-                    cause,
-                });
-                if self.pipeline.say(&self.output, gap) {
-                    *reported = total;
-                }
-            }
-        }
-    }
-
-    /// Lays the table out anew when its terminal has another width.
-    fn follow_terminal(&mut self) {
-        let width = self.output.terminal_width();
-        if let Some(columns) = width.filter(|_| width != self.width) {
-            self.pipeline.resize(&self.output, columns);
-            self.width = width;
-        }
+        let stats = Stats {
+            wall_ns: self.pipeline.wall_ns(clock::boot_ns()),
+            ring_full: self.kernel.counters().ring_full(),
+            skipped: self.skipped(),
+            undecodable: self.pipeline.tally().undecodable,
+            owner_late: self.pipeline.tally().unowned,
+            queue_full: 0,
+        };
+        self.pipeline.consumers().tick(&stats);
     }
 
     /// Events that are lost for programs that were skipped, as far as that has lasted
@@ -378,16 +316,17 @@ impl Session {
         self.pipeline.resume_all();
         while self.pipeline.is_holding() {
             self.pipeline.catch_up();
-            self.pipeline.flush(&self.output);
+            self.pipeline.consumers().flush();
         }
-        self.pipeline.release(&self.output, Due::Now);
-        let counts = self.output.drain(END_GRACE);
+        let consumers = self.pipeline.consumers().accounts(END_GRACE);
         // Nothing runs any more: what is skipped now has lasted.
         self.skipped = u64::MAX;
         self.due_looks = 1;
         self.check();
         let tally = self.pipeline.tally();
         let extra = |extra| self.kernel.counters().extra(extra);
+        let shown = consumers.first().map(|(_, account)| account.clone());
+        let shown = shown.unwrap_or_default();
         let summary = Summary {
             wall_ns: self.pipeline.wall_ns(clock::boot_ns()),
             duration: watched,
@@ -397,16 +336,16 @@ impl Session {
             hooks: account.hooks,
             received: tally.received,
             undecodable: tally.undecodable,
-            hidden: tally.hidden,
-            shown: counts.written,
-            lost_at_output: counts.lost,
+            hidden: tally.hidden + shown.hidden,
+            shown: shown.taken,
+            lost_at_output: shown.dropped.total(),
             unowned: tally.unowned,
-            violations: tally.violations,
+            consumers,
+            violations: self.pipeline.consumers().shown().violations(),
             accept_preattach: extra(Extra::AcceptPreattach),
             command_status: self.command_status,
         };
-        self.pipeline.say(&self.output, Item::Summary(&summary));
-        let (_, written) = self.output.finish(END_GRACE);
+        let written = self.pipeline.into_consumers().end(&summary);
         if let Err(error) = written
             && error.exit_code() != ExitCode::Ok
         {
@@ -417,7 +356,7 @@ impl Session {
 
     /// Drains the ring until the kernel's counters and ours agree: a program
     /// that was running when it was detached may still add a record.
-    fn settle(&mut self) -> Result<Account, Failure> {
+    fn settle(&mut self) -> Result<Counted, Failure> {
         let mut deadline = Instant::now() + END_GRACE;
         loop {
             // A backlog takes as long as it takes: what stays in the ring would
@@ -426,10 +365,10 @@ impl Session {
             if self.drain()? > 0 {
                 deadline = Instant::now() + END_GRACE;
             }
-            let account = Account::of(&self.kernel);
+            let account = Counted::of(&self.kernel);
             if account.agrees(self.pipeline.tally().received) || Instant::now() >= deadline {
                 self.kernel.count_left();
-                return Ok(Account {
+                return Ok(Counted {
                     hooks: self.kernel.hooks(),
                     ..account
                 });
@@ -440,14 +379,14 @@ impl Session {
 }
 
 /// What the kernel has counted.
-struct Account {
+struct Counted {
     looks: u64,
     not_ours: u64,
     failures: Vec<Failed>,
     hooks: Vec<(Hook, HookCount)>,
 }
 
-impl Account {
+impl Counted {
     fn of(kernel: &Kernel) -> Self {
         let (looks, not_ours) = kernel.counters().looks();
         Self {

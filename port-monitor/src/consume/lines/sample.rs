@@ -11,8 +11,8 @@ use port_monitor_common::{
 use crate::events::{
     decode::{Action, Close, Comm, Direction, Event, Owner},
     record::{
-        Container, Field, Header, HookCount, Judgement, Loss, LossCause, Missing, Parent, Peer,
-        PortClass, PortInfo, Ports, Process, Record, ServiceOrigin, ServiceStatus, Summary,
+        Account, Container, Field, Header, HookCount, Judgement, Loss, LossCause, Missing, Parent,
+        Peer, PortClass, PortInfo, Ports, Process, Record, ServiceOrigin, ServiceStatus, Summary,
     },
 };
 
@@ -279,6 +279,15 @@ pub(crate) fn summary() -> Summary {
         shown: 400,
         lost_at_output: 0,
         unowned: 0,
+        consumers: vec![(
+            "output",
+            Account {
+                delivered: 402,
+                taken: 400,
+                hidden: 2,
+                ..Account::default()
+            },
+        )],
         violations: 1,
         accept_preattach: 0,
         command_status: None,

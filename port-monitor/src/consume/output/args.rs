@@ -19,7 +19,7 @@ use crate::{
         time,
     },
     consume::{
-        Sink, SinkKind,
+        Shown, Sink, SinkKind,
         lines::{
             color::ColorWhen,
             fields::{self, Field},
@@ -133,7 +133,7 @@ impl Args {
     ///
     /// To be called before anything is attached: a file that cannot be written
     /// must not cost a connection its events.
-    pub fn open(&self) -> Result<(Box<dyn Sink>, Output), Failure> {
+    pub fn open(&self) -> Result<Shown, Failure> {
         if self.destination.output == SinkKind::Json && !self.fields.is_empty() {
             return Err(Failure::usage(
                 "--fields chooses columns of the table: drop it, or -o json, whose lines carry all",
@@ -172,7 +172,7 @@ enum Form {
 
 impl Destination {
     /// Opens it, as [`Args::open`] does, for the table of listeners.
-    pub fn open_listeners(&self, listing: Listing) -> Result<(Box<dyn Sink>, Output), Failure> {
+    pub fn open_listeners(&self, listing: Listing) -> Result<Shown, Failure> {
         self.open(|form| match form {
             Form::Json => Box::new(ListenerSink::json(listing)),
             Form::Table { width, color } => {
@@ -181,10 +181,7 @@ impl Destination {
         })
     }
 
-    fn open(
-        &self,
-        sink: impl FnOnce(Form) -> Box<dyn Sink>,
-    ) -> Result<(Box<dyn Sink>, Output), Failure> {
+    fn open(&self, sink: impl FnOnce(Form) -> Box<dyn Sink>) -> Result<Shown, Failure> {
         self.without_effect()
             .map_or(Ok(()), |mistake| Err(Failure::usage(mistake)))?;
         let target = match self.output_file() {
@@ -203,7 +200,7 @@ impl Destination {
             },
         };
         let output = Output::to(target).or_exit(ExitCode::OutputFailed)?;
-        Ok((sink(form), output))
+        Ok(Shown::new(sink(form), output))
     }
 
     /// What says that an option would be without effect beside another one, if one would.
@@ -278,14 +275,12 @@ fn parse_size(text: &str) -> Result<u64, &'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use clap::Parser;
 
     use crate::consume::output::args::*;
     use crate::{
         consume::{
-            Due, Lines,
+            consumer::Consumer as _,
             lines::sample::{connected, header},
         },
         events::record::Item,
@@ -308,17 +303,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out");
         let file = ["--output-file", path.to_str().unwrap()];
-        let (mut sink, output) = parse(&[flags, &file].concat()).unwrap().open().unwrap();
-        let (header, record) = (header(), connected());
-        for item in [Item::Header(&header), Item::Event(&record)] {
-            let mut chunk = output.buffer();
-            sink.write(&mut chunk, item);
-            sink.release(&mut chunk, Due::Now);
-            output.try_push(chunk).unwrap();
-        }
-        let (counts, result) = output.finish(Duration::from_mins(1));
-        result.unwrap();
-        assert_eq!((counts.written, counts.lost), (1, 0));
+        let mut shown = parse(&[flags, &file].concat()).unwrap().open().unwrap();
+        shown.take(Item::Header(&header()));
+        shown.take(Item::Event(&connected()));
+        let account = shown.account();
+        assert_eq!((account.taken, account.adds_up()), (1, true));
+        shown.finish().unwrap();
         std::fs::read_to_string(path).unwrap()
     }
 
@@ -402,11 +392,12 @@ mod tests {
     #[test]
     fn a_full_disk_fails_the_output_and_drops_what_was_not_written() {
         let args = parse(&["--output-file", "/dev/full"]).unwrap();
-        let (_, output) = args.open().unwrap();
-        output.try_push(Lines::of(b"one\ntwo\n", 2)).unwrap();
-        let (counts, result) = output.finish(Duration::from_mins(1));
-        assert_eq!((counts.written, counts.lost), (0, 2));
-        let message = result.unwrap_err().to_string();
+        let mut shown = args.open().unwrap();
+        shown.take(Item::Event(&connected()));
+        shown.take(Item::Event(&connected()));
+        let account = shown.account();
+        assert_eq!((account.taken, account.dropped.failed), (0, 2));
+        let message = shown.finish().unwrap_err().to_string();
         assert!(
             message.starts_with("write /dev/full: No space left"),
             "{message}"

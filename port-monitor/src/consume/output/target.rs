@@ -2,15 +2,15 @@
 
 use std::{
     fmt,
-    fs::File,
+    fs::{self, File, Metadata},
     io::{self, IoSlice, Write},
-    os::fd::AsFd as _,
-    path::Path,
+    os::{fd::AsFd as _, unix::fs::FileTypeExt as _},
+    path::{Path, PathBuf},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    fs::{FsWord, fstatfs},
+    fs::{FsWord, Mode, OFlags, fstatfs, open},
     io::{Errno, ReadWriteFlags, pwritev2},
     termios::{isatty, tcgetwinsize},
 };
@@ -20,7 +20,10 @@ use super::{
     file::{Limits, Log},
     stdout,
 };
-use crate::base::exit_code::{ExitCode, Failure};
+use crate::base::{
+    exit_code::{ExitCode, Failure},
+    sanitize::Escaped,
+};
 
 /// A second way to where an output writes, for whoever must not be kept waiting.
 pub trait Shortcut: fmt::Debug + Send {
@@ -43,6 +46,8 @@ enum Destination {
     Stream(File),
     /// The file of `--output-file`.
     Log(Log),
+    /// A named pipe, opened when it is written to: that waits for a reader.
+    Pipe(PathBuf, Option<File>),
 }
 
 impl Target {
@@ -65,6 +70,31 @@ impl Target {
         })
     }
 
+    /// The file at `path` as [`Target::file`] has it, or the named pipe: for whoever may be
+    /// kept waiting.
+    pub fn file_or_pipe(path: &Path) -> Result<Self, TargetError> {
+        let is_pipe = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+        if !is_pipe {
+            return Self::file(path, None);
+        }
+        Ok(Self {
+            name: Escaped(path.as_os_str().as_encoded_bytes()).to_string(),
+            to: Destination::Pipe(path.to_owned(), None),
+        })
+    }
+
+    /// What is written to.
+    pub fn metadata(&self) -> io::Result<Metadata> {
+        self.descriptor()?.metadata()
+    }
+
+    /// Opens a file again by its name: somebody may have moved it away.
+    pub fn reopen(&self) {
+        if let Destination::Log(log) = &self.to {
+            log.reopen();
+        }
+    }
+
     /// What messages call it.
     pub fn name(&self) -> &str {
         &self.name
@@ -79,7 +109,7 @@ impl Target {
     /// The file it is, if it can be opened again.
     pub(crate) fn log(&self) -> Option<Log> {
         match &self.to {
-            Destination::Stream(_) => None,
+            Destination::Stream(_) | Destination::Pipe(..) => None,
             Destination::Log(log) => Some(log.clone()),
         }
     }
@@ -88,8 +118,22 @@ impl Target {
         match &self.to {
             Destination::Stream(file) => file.try_clone(),
             Destination::Log(log) => log.descriptor(),
+            Destination::Pipe(_, file) => match file {
+                Some(file) => file.try_clone(),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            },
         }
     }
+}
+
+/// Opens a named pipe, as soon as somebody reads it.
+fn open_pipe(path: &Path) -> io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    let file = File::from(open(path, flags, Mode::empty())?);
+    if !file.metadata()?.file_type().is_fifo() {
+        return Err(io::Error::other("it is no named pipe any more"));
+    }
+    Ok(file)
 }
 
 /// A terminal that is written to.
@@ -149,6 +193,7 @@ impl Target {
             PromptWriter(match &self.to {
                 Destination::Stream(_) => Way::Memory(file),
                 Destination::Log(log) => Way::Log(log.clone()),
+                Destination::Pipe(..) => Way::None,
             })
         })
     }
@@ -178,7 +223,8 @@ impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let file = match &mut self.to {
             Destination::Log(log) => return log.write(bytes),
-            Destination::Stream(file) => file,
+            Destination::Pipe(path, file @ None) => file.insert(open_pipe(path)?),
+            Destination::Pipe(_, Some(file)) | Destination::Stream(file) => file,
         };
         loop {
             match file.write(bytes) {

@@ -105,6 +105,22 @@ impl Close {
 }
 
 impl Action {
+    /// Its kind.
+    pub const fn kind(&self) -> EventKind {
+        match self {
+            Self::Connect => EventKind::Connect,
+            Self::Accept => EventKind::Accept,
+            Self::Connected { .. } => EventKind::Connected,
+            Self::Failed { .. } => EventKind::Failed,
+            Self::Close(_) => EventKind::Close,
+            Self::Preexisting { .. } => EventKind::Preexisting,
+            Self::Listen => EventKind::Listen,
+            Self::Unlisten => EventKind::Unlisten,
+            Self::Restored => EventKind::Restored,
+            Self::Progress(_) => EventKind::Progress,
+        }
+    }
+
     /// Who opened the connection this event is about.
     pub const fn direction(self) -> Direction {
         match self {

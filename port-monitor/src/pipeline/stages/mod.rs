@@ -1,5 +1,5 @@
 //! The one place the order of the stages is written: decode → enrich →
-//! pair → classify → verdict → sink. And the userspace half of the accounting.
+//! pair → classify → verdict → consumers. And the userspace half of the accounting.
 
 mod held;
 
@@ -15,13 +15,10 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    consume::{
-        Due, Lines, Sink,
-        output::writer::{Output, Refused},
-    },
+    consume::FanOut,
     events::{
         decode::{Action, Event, decode},
-        record::{Item, Judgement, Missing, Process, Record},
+        record::{Missing, Process, Record},
     },
     host::{
         clock::{self, WallClock},
@@ -38,15 +35,6 @@ use crate::{
 use super::classify;
 use held::Held;
 
-/// Which of the events that reach userspace are shown.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Show {
-    /// Only those that break the policy.
-    pub only_violations: bool,
-    /// No more than so many.
-    pub limit: Option<u64>,
-}
-
 /// What became of the records read from the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -54,19 +42,16 @@ pub struct Tally {
     pub received: u64,
     /// Records of another layout or kind.
     pub undecodable: u64,
-    /// Events not shown, by [`Show`], and the progress of what has just ended.
+    /// Events kept back by filters after the kernel's, and the progress of what has just
+    /// ended.
     pub hidden: u64,
-    /// Events handed to the sink.
-    pub formatted: u64,
-    /// Of those, events the output refused because it is too slow or has ended.
-    pub refused: u64,
     /// Events whose owner was not found out in time, where a filter has to know it.
     pub unowned: u64,
-    /// Events that broke the policy, shown or not.
-    pub violations: u64,
+    /// Events delivered to every consumer.
+    pub delivered: u64,
 }
 
-/// From record to line.
+/// From record to consumers.
 pub struct Pipeline {
     enricher: Enricher,
     /// `None` where the records tell whose inbound connections are.
@@ -83,17 +68,15 @@ pub struct Pipeline {
     /// The host's `ip_local_port_range`.
     ephemeral: RangeInclusive<u16>,
     policy: Option<Policy>,
-    show: Show,
-    sink: Box<dyn Sink>,
+    consumers: FanOut,
     tally: Tally,
-    chunk: Lines,
     /// Connections that have ended since a look at open ones began.
     ended: Option<HashSet<u64>>,
 }
 
 impl Pipeline {
-    /// A pipeline that ends in `sink`.
-    pub fn new(policy: Option<Policy>, show: Show, sink: Box<dyn Sink>) -> Self {
+    /// A pipeline that ends in `consumers`.
+    pub fn new(policy: Option<Policy>, consumers: FanOut) -> Self {
         Self {
             enricher: Enricher::new(Path::new("/proc")),
             inbound: None,
@@ -104,10 +87,8 @@ impl Pipeline {
             clock: WallClock::sample(),
             ephemeral: ephemeral_range(),
             policy,
-            show,
-            sink,
+            consumers,
             tally: Tally::default(),
-            chunk: Lines::default(),
             ended: None,
         }
     }
@@ -153,11 +134,14 @@ impl Pipeline {
         self.tally
     }
 
-    /// As many events were shown as were asked for.
-    pub fn is_done(&self) -> bool {
-        self.show
-            .limit
-            .is_some_and(|limit| self.tally.formatted >= limit)
+    /// Those who take the events.
+    pub const fn consumers(&mut self) -> &mut FanOut {
+        &mut self.consumers
+    }
+
+    /// Gives the events a new end.
+    pub fn into_consumers(self) -> FanOut {
+        self.consumers
     }
 
     /// Wall-clock time of a `CLOCK_BOOTTIME` ns.
@@ -257,14 +241,6 @@ impl Pipeline {
             Some(stamp) => policy.judgement(stamp),
             None => policy.judge(&Facts::of(event, &process, wall_ns)),
         });
-        let is_violation = judgement.as_ref().is_some_and(Judgement::is_violation);
-        let is_new = !event.action.is_told_again();
-        self.tally.violations += u64::from(is_violation && is_new);
-        let is_kept_back = self.show.only_violations && !is_violation;
-        if self.is_done() || is_kept_back {
-            self.tally.hidden += 1;
-            return;
-        }
         let record = Record {
             event: *event,
             wall_ns,
@@ -273,8 +249,8 @@ impl Pipeline {
             ports,
             judgement,
         };
-        self.sink.write(&mut self.chunk, Item::Event(&record));
-        self.tally.formatted += 1;
+        self.tally.delivered += 1;
+        self.consumers.take(&record);
     }
 
     /// A look at what open connections have carried begins.
@@ -301,62 +277,6 @@ impl Pipeline {
             _ => false,
         }
     }
-
-    /// Writes something other than an event, after the events before it.
-    /// Returns whether the output took it.
-    pub fn say(&mut self, output: &Output, item: Item<'_>) -> bool {
-        self.release(output, Due::Now);
-        self.sink.write(&mut self.chunk, item);
-        self.flush(output)
-    }
-
-    /// Hands the events the sink holds back to the output, as far as they are
-    /// `due`, after those before them.
-    pub fn release(&mut self, output: &Output, due: Due) {
-        self.sink.release(&mut self.chunk, due);
-        self.flush(output);
-    }
-
-    /// Follows the size of the terminal.
-    pub fn resize(&mut self, output: &Output, width: usize) {
-        self.sink.release(&mut self.chunk, Due::Now);
-        self.sink.resize(&mut self.chunk, width);
-        self.flush(output);
-    }
-
-    /// Bytes that are formatted and not handed to the output yet.
-    pub const fn waiting_bytes(&self) -> usize {
-        self.chunk.len()
-    }
-
-    /// Hands what is formatted to the output. What that refuses is counted, and
-    /// the answer is false.
-    pub fn flush(&mut self, output: &Output) -> bool {
-        self.flush_by(output, Output::try_push)
-    }
-
-    /// Hands formatted events from before the start to the output, however many wait: they
-    /// are not more than there are sockets.
-    pub fn flush_early(&mut self, output: &Output) {
-        self.flush_by(output, Output::push);
-    }
-
-    fn flush_by(
-        &mut self,
-        output: &Output,
-        push: impl FnOnce(&Output, Lines) -> Result<(), Refused>,
-    ) -> bool {
-        if self.chunk.is_empty() && self.chunk.events() == 0 {
-            return true;
-        }
-        let chunk = std::mem::replace(&mut self.chunk, output.buffer());
-        let events = chunk.events();
-        let is_taken = push(output, chunk).is_ok();
-        if !is_taken {
-            self.tally.refused += events;
-        }
-        is_taken
-    }
 }
 
 /// The ports this host gives to clients.
@@ -370,7 +290,7 @@ fn ephemeral_range() -> RangeInclusive<u16> {
 mod tests {
     use std::{
         fs::File,
-        io::{Read as _, Seek as _},
+        io::{Read as _, Seek as _, Write},
         time::Duration,
     };
 
@@ -384,17 +304,19 @@ mod tests {
     use crate::pipeline::stages::*;
     use crate::{
         consume::{
+            Shown,
+            consumer::{Needs, Stats},
             lines::table::{Options, Table},
-            output::writer::Counts,
+            output::writer::Output,
         },
-        events::record::{Loss, LossCause},
+        events::record::{Account, Dropped},
     };
 
     const PATIENCE: Duration = Duration::from_mins(1);
 
     /// A pipeline that took `count` attempts of one second, and ends in a table
-    /// that counts rows.
-    fn after(count: u16, show: Show) -> Pipeline {
+    /// that counts rows, of `limit` events at most.
+    fn after(count: u16, limit: Option<u64>, file: impl Write + Send + 'static) -> Pipeline {
         let table = Table::new(Options {
             width: None,
             color: false,
@@ -403,7 +325,9 @@ mod tests {
             fields: Vec::new(),
             zone: TimeZone::UTC,
         });
-        let mut pipeline = Pipeline::new(None, show, Box::new(table));
+        let output = Output::start("test".into(), file).unwrap();
+        let shown = Shown::new(Box::new(table), output).only(Needs::EVENTS, limit);
+        let mut pipeline = Pipeline::new(None, FanOut::new(shown));
         let into_second = pipeline.wall_ns(0).rem_euclid(1_000_000_000);
         let ts_ns = 1_000_000_000 - u64::try_from(into_second).unwrap();
         for number in 0..count {
@@ -421,29 +345,34 @@ mod tests {
         pipeline
     }
 
-    fn loss() -> Loss {
-        Loss {
-            wall_ns: 0,
-            lost: 1,
-            total: 1,
-            cause: LossCause::RingFull,
-        }
+    /// What became of the events.
+    fn account(pipeline: &mut Pipeline) -> Account {
+        let mut accounts = pipeline.consumers().accounts(PATIENCE);
+        accounts.remove(0).1
     }
 
     #[test]
     fn events_held_back_come_before_whatever_is_none() {
         let mut file = tempfile::tempfile().unwrap();
-        let output = Output::start("test".into(), file.try_clone().unwrap()).unwrap();
-        let mut pipeline = after(1_000, Show::default());
-        pipeline.flush(&output);
-        assert!(output.drain(PATIENCE).written < 1_000);
-        assert!(pipeline.say(&output, Item::Loss(&loss())));
-        let (counts, result) = output.finish(PATIENCE);
-        result.unwrap();
-        assert_eq!(counts.written, 1_000);
+        let mut pipeline = after(1_000, None, file.try_clone().unwrap());
+        pipeline.consumers().flush();
+        assert!(pipeline.consumers().shown().is_idle_within(PATIENCE));
         let mut text = String::new();
-        file.rewind().unwrap();
-        file.read_to_string(&mut text).unwrap();
+        let mut read = || {
+            file.rewind().unwrap();
+            text.clear();
+            file.read_to_string(&mut text).unwrap();
+            text.clone()
+        };
+        assert!(!read().contains("  x 9"));
+        pipeline.consumers().tick(&Stats {
+            // Nothing is due yet.
+            wall_ns: i128::MIN,
+            ring_full: 1,
+            ..Stats::default()
+        });
+        assert_eq!(account(&mut pipeline).taken, 1_000);
+        let text = read();
         let last_two: Vec<_> = text.lines().rev().take(2).collect();
         assert!(last_two[0].starts_with("# "), "{text}");
         assert!(last_two[1].contains("  x 9"), "{text}");
@@ -464,7 +393,7 @@ mod tests {
                 ..CloseEvent::default()
             }
         };
-        let mut pipeline = after(0, Show::default());
+        let mut pipeline = after(0, None, std::io::sink());
         pipeline.begin_progress();
         for (kind, id) in [
             (EventKind::Progress, 1),
@@ -475,7 +404,7 @@ mod tests {
             pipeline.take(record(kind, id).as_bytes());
         }
         let tally = pipeline.tally();
-        assert_eq!((tally.formatted, tally.hidden, tally.received), (3, 1, 4));
+        assert_eq!((tally.delivered, tally.hidden, tally.received), (3, 1, 4));
         pipeline.end_progress();
         pipeline.take(record(EventKind::Progress, 1).as_bytes());
         assert_eq!(pipeline.tally().hidden, 1);
@@ -483,28 +412,23 @@ mod tests {
 
     #[test]
     fn a_limit_is_exact_whatever_is_held_back() {
-        let show = Show {
-            limit: Some(137),
-            ..Show::default()
-        };
-        let output = Output::start("test".into(), std::io::sink()).unwrap();
-        let mut pipeline = after(1_000, show);
-        assert!(pipeline.is_done());
-        pipeline.release(&output, Due::Now);
-        assert_eq!(output.drain(PATIENCE).written, 137);
-        assert_eq!(pipeline.tally().hidden, 1_000 - 137);
+        let mut pipeline = after(1_000, Some(137), std::io::sink());
+        assert!(pipeline.consumers().shown().is_done());
+        let account = account(&mut pipeline);
+        assert_eq!((account.taken, account.hidden), (137, 1_000 - 137));
+        assert!(account.adds_up());
     }
 
     #[test]
     fn events_held_back_are_lost_with_an_output_that_fails() {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let output = Output::start("test".into(), full).unwrap();
-        let mut pipeline = after(1_000, Show::default());
-        pipeline.release(&output, Due::Now);
-        let counts = Counts {
-            written: 0,
-            lost: 1_000,
+        let mut pipeline = after(1_000, None, full);
+        let account = account(&mut pipeline);
+        let failed = Dropped {
+            failed: 1_000,
+            ..Dropped::default()
         };
-        assert_eq!(output.drain(PATIENCE), counts);
+        assert_eq!((account.taken, account.dropped), (0, failed));
+        assert!(account.adds_up());
     }
 }

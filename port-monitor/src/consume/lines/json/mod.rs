@@ -182,6 +182,7 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         shown,
         lost_at_output: _,
         unowned: _,
+        consumers,
         violations,
         accept_preattach,
         command_status,
@@ -204,6 +205,10 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         received: *received,
         lost_by_cause: summary.into(),
         hidden: *hidden,
+        consumers: consumers
+            .iter()
+            .map(|(name, account)| (Cow::Borrowed(*name), account.into()))
+            .collect(),
         violations: *violations,
         accept_preattach: *accept_preattach,
         table_full: summary.table_full(),

@@ -1,7 +1,8 @@
-//! The account's details at the end of a table: by hook, and what else was counted.
+//! The account's details at the end of a table: by hook, by consumer, and what else was
+//! counted.
 
 use super::{Table, plural};
-use crate::events::record::Summary;
+use crate::events::record::{Dropped, Summary};
 
 impl Table {
     /// The rows behind an account that does not add up.
@@ -23,6 +24,41 @@ impl Table {
         }
         let (received, hidden) = (summary.received, summary.hidden);
         self.comment(out, format_args!("  received {received}, hidden {hidden}"));
+    }
+
+    /// The accounts of several consumers: that of one is the table's own.
+    pub(crate) fn consumers(&mut self, out: &mut Vec<u8>, summary: &Summary) {
+        if summary.consumers.len() < 2 {
+            return;
+        }
+        for (name, account) in &summary.consumers {
+            let (delivered, taken, hidden) = (account.delivered, account.taken, account.hidden);
+            let dropped = account.dropped.total();
+            self.comment(
+                out,
+                format_args!(
+                    "{name}: delivered {delivered} = taken {taken} + hidden {hidden} + \
+                     dropped {dropped}"
+                ),
+            );
+            if dropped > 0 {
+                let Dropped {
+                    queue_full,
+                    failed,
+                    unfinished,
+                } = account.dropped;
+                self.comment(
+                    out,
+                    format_args!(
+                        "{name} dropped: queue full {queue_full}, failed {failed}, unfinished \
+                         {unfinished}"
+                    ),
+                );
+            }
+            if let Some(error) = &account.error {
+                self.comment(out, format_args!("{name} failed: {error}"));
+            }
+        }
     }
 
     /// What is worth a line only when it happened.

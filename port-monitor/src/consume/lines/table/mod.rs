@@ -26,7 +26,7 @@ use crate::{
         },
     },
     events::{
-        record::{Header, Item, Judgement, Loss, LossCause, Record, Summary},
+        record::{Header, Item, Loss, LossCause, Record, Summary},
         wire::words::{ConnectionAction, Spelled as _},
     },
 };
@@ -201,7 +201,7 @@ impl Table {
         let position = write_cells(others, *width, clock, (out, lead.end), write);
         // The rule is what a violation is about: rather a wrapped line than
         // a rule nobody can read.
-        self.rest_of_cells(out, position, !is_violation(record), write);
+        self.rest_of_cells(out, position, !record.is_violation(), write);
     }
 
     /// Writes the last cell after the others, which end at `position`.
@@ -338,7 +338,7 @@ impl Table {
                 .word()
                 .as_bytes(),
         );
-        if is_violation(record) {
+        if record.is_violation() {
             let mut cell = Cell::new(&mut key, usize::MAX, &mut self.clock);
             broken_rule(&mut cell, record);
         }
@@ -439,6 +439,7 @@ impl Table {
         if !summary.adds_up() {
             self.hooks(out, summary);
         }
+        self.consumers(out, summary);
         if self.has_policy || summary.violations > 0 {
             let violations = plural(summary.violations, "violation");
             self.comment(out, format_args!("{} {violations}", summary.violations));
@@ -499,14 +500,9 @@ fn write_cells(
     position
 }
 
-fn is_violation(record: &Record) -> bool {
-    let judgement = record.judgement.as_ref();
-    judgement.is_some_and(Judgement::is_violation)
-}
-
 /// The mark and the colour of an event's line.
 fn look(record: &Record) -> (u8, Option<&'static str>) {
-    if is_violation(record) {
+    if record.is_violation() {
         (b'!', Some(RED))
     } else if record.event.owner.is_none() {
         (b' ', Some(YELLOW))

@@ -17,7 +17,7 @@ use crate::{
     },
     events::{
         decode::{Action, Close, Direction},
-        record::{Failed, HookCount},
+        record::{Account, Dropped, Failed, HookCount},
     },
 };
 
@@ -490,6 +490,34 @@ fn an_account_that_does_not_add_up_is_shown_by_hook() {
 # failed in the kernel: remember, E2BIG, 2 times
 # kernel table full 2 times: outcomes, ends or owners are missing
 # command killed by signal 9
+";
+    assert_eq!(text(options(None), &[Item::Summary(&summary)]), expected);
+}
+
+#[test]
+fn several_consumers_have_an_account_each() {
+    let mut summary = summary();
+    summary.consumers.push((
+        "record",
+        Account {
+            delivered: 402,
+            taken: 12,
+            hidden: 0,
+            dropped: Dropped {
+                queue_full: 300,
+                failed: 89,
+                unfinished: 1,
+            },
+            error: Some("write run.jsonl: No space left on device".to_owned()),
+        },
+    ));
+    let expected = "\
+# seen 412 = shown 400 + filtered 12 + lost 0 in 10.0s
+# output: delivered 402 = taken 400 + hidden 2 + dropped 0
+# record: delivered 402 = taken 12 + hidden 0 + dropped 390
+# record dropped: queue full 300, failed 89, unfinished 1
+# record failed: write run.jsonl: No space left on device
+# 1 violation
 ";
     assert_eq!(text(options(None), &[Item::Summary(&summary)]), expected);
 }

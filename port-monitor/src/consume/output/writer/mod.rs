@@ -390,7 +390,10 @@ fn next_chunk(shared: &Shared) -> Option<Lines> {
 }
 
 /// Writes and flushes; the bytes written, also when that failed half-way.
-fn write_chunk(writer: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
+pub(in crate::consume) fn write_chunk(
+    writer: &mut impl Write,
+    bytes: &[u8],
+) -> (usize, io::Result<()>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
         match writer.write(rest) {

@@ -6,8 +6,8 @@ use std::{borrow::Cow, collections::BTreeMap};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::failure::Failure;
 pub(crate) use self::number::{Decimal, Device, Hex, HexBytes};
+use self::{consumer::Consumer, failure::Failure};
 use super::{
     listeners::AuditFacts,
     words::{
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::events::record;
 
+mod consumer;
 mod failure;
 mod number;
 
@@ -185,6 +186,10 @@ pub(crate) struct SummaryFacts {
     pub(crate) lost_by_cause: LostByCause,
     /// Of those filtered: kept back in userspace.
     pub(crate) hidden: u64,
+    /// What became of the events that reached userspace, for each consumer: `output` is
+    /// what is shown.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) consumers: BTreeMap<Cow<'static, str>, Consumer>,
     /// Events that broke the policy, shown or not; the end of a connection is not
     /// another one.
     pub(crate) violations: u64,

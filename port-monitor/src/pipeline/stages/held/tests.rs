@@ -9,9 +9,9 @@ use port_monitor_common::{
 use zerocopy::IntoBytes as _;
 
 use crate::{
-    consume::{Due, Lines, Sink},
+    consume::{Due, FanOut, Lines, Shown, Sink, output::writer::Output},
     events::record::{Field, Item, Missing},
-    pipeline::{Show, enrich::Enricher, stages::held::*},
+    pipeline::{enrich::Enricher, stages::held::*},
 };
 
 type Told = Arc<Mutex<Vec<(Option<u16>, Option<Missing>)>>>;
@@ -37,7 +37,9 @@ impl Sink for Keeper {
 /// A pipeline whose look-ups of process 1 wait for a word.
 fn pipeline() -> (Pipeline, Told, mpsc::Sender<()>) {
     let told = Told::default();
-    let mut pipeline = Pipeline::new(None, Show::default(), Box::new(Keeper(Arc::clone(&told))));
+    let output = Output::start("nowhere".into(), std::io::sink()).unwrap();
+    let shown = Shown::new(Box::new(Keeper(Arc::clone(&told))), output);
+    let mut pipeline = Pipeline::new(None, FanOut::new(shown));
     let (go, gate) = mpsc::channel::<()>();
     let gate = Mutex::new(gate);
     pipeline.enricher = Enricher::delayed(move |owner| {
@@ -82,17 +84,17 @@ fn a_look_up_that_hangs_keeps_no_record_in_the_ring_and_lines_stay_in_order() {
         take(&mut pipeline, 2, number);
     }
     assert_eq!(pipeline.tally().received, 1_000);
-    assert_eq!(pipeline.tally().formatted, 0);
+    assert_eq!(pipeline.tally().delivered, 0);
     assert!(pipeline.has_room());
     go.send(()).unwrap();
     while pipeline.is_holding() {
         pipeline.catch_up();
     }
     assert_eq!(numbers(&told), (1..=1_000).collect::<Vec<_>>());
-    assert_eq!(pipeline.tally().formatted, 1_000);
+    assert_eq!(pipeline.tally().delivered, 1_000);
     // Nothing waits for what is known.
     take(&mut pipeline, 1, 1_001);
-    assert_eq!(pipeline.tally().formatted, 1_001);
+    assert_eq!(pipeline.tally().delivered, 1_001);
 }
 
 #[test]

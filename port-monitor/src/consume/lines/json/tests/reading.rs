@@ -16,7 +16,7 @@ use crate::{
     events::{
         compat::{Read, read},
         decode::Action,
-        record::{Failed, LossCause, Record},
+        record::{Account, Failed, LossCause, Record},
         wire::{json_schema, words::Spelled as _},
     },
 };
@@ -44,6 +44,8 @@ prop_compose! {
     ) -> Stream {
         let text = |at: usize| texts[at].clone();
         let sample = sample::summary();
+        let error = has_failed.then(|| text(2));
+        let account = Account { delivered: counts[6], taken: counts[7], error, ..Account::default() };
         let failed = Failed { site: Site::ALL[0], errno, count: counts[0] >> 8 };
         let loss = Loss {
             wall_ns: 1,
@@ -70,6 +72,7 @@ prop_compose! {
                 violations: counts[4],
                 duration: Duration::from_nanos(counts[5]),
                 failures: has_failed.then_some(failed).into_iter().collect(),
+                consumers: vec![("output", account)],
                 ..sample
             },
         }
@@ -171,11 +174,18 @@ fn fields_of_schema(root: &Value, schema: &Value, path: &str, fields: &mut Field
     }
 }
 
+/// Objects whose members are named by what they are about.
+const MAPS: [&str; 3] = [
+    "/port_monitor/hooks",
+    "/port_monitor/consumers",
+    "/port_monitor/audit/open",
+];
+
 fn fields_of_line(value: &Value, path: &str, fields: &mut Fields) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {
-                let is_map = ["/port_monitor/hooks", "/port_monitor/audit/open"].contains(&path);
+                let is_map = MAPS.contains(&path);
                 let name = if is_map { "*" } else { name };
                 let path = format!("{path}/{name}");
                 if !is_map {

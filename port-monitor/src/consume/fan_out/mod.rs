@@ -1,0 +1,145 @@
+//! Every event to every consumer: what is shown in line, each other one by a queue and a
+//! thread of its own, so that none of them can harm another one, or keep the ring waiting.
+
+mod slow;
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use self::slow::{Message, Slow};
+use super::{
+    consumer::{Consumer, END_GRACE, Needs, Stats},
+    output::writer::WriteError,
+    shown::Shown,
+};
+use crate::events::record::{Account, Header, Item, Record, Summary};
+
+/// All that take events.
+pub struct FanOut {
+    shown: Shown,
+    slow: Vec<Slow>,
+}
+
+impl FanOut {
+    /// To nobody but to what is shown.
+    pub const fn new(shown: Shown) -> Self {
+        let slow = Vec::new();
+        Self { shown, slow }
+    }
+
+    /// To `consumer` too, which gets a thread of its own.
+    pub fn add(&mut self, consumer: Box<dyn Consumer>) -> io::Result<()> {
+        self.slow.push(Slow::start(consumer)?);
+        Ok(())
+    }
+
+    /// What any of them asks for.
+    pub fn needs(&self) -> Needs {
+        let others = self.slow.iter().map(Slow::needs);
+        others.fold(self.shown.needs(), Needs::or)
+    }
+
+    /// What is shown.
+    pub const fn shown(&self) -> &Shown {
+        &self.shown
+    }
+
+    /// Gives them the header.
+    pub fn begin(&mut self, header: &Header) {
+        self.shown.take(Item::Header(header));
+        self.send(|| Message::Header(Arc::new(header.clone())));
+    }
+
+    /// Gives them an event. It is shared, and copied for that, only with others than what is
+    /// shown.
+    #[inline]
+    pub fn take(&mut self, record: &Record) {
+        self.shown.event(record);
+        if !self.slow.is_empty() {
+            self.share(record);
+        }
+    }
+
+    fn share(&mut self, record: &Record) {
+        let record = Arc::new(record.clone());
+        for slow in &mut self.slow {
+            slow.event(&record);
+        }
+    }
+
+    /// Nothing more comes for now.
+    pub fn flush(&mut self) {
+        self.shown.flush();
+        self.slow.iter().for_each(Slow::wake);
+    }
+
+    /// Nothing more from before the start comes for now: whatever waits, what is shown has
+    /// room for it.
+    pub fn flush_early(&mut self) {
+        self.shown.flush_early();
+        self.slow.iter().for_each(Slow::wake);
+    }
+
+    /// So much from before the start waits that it is time to wait for them: `bytes` that are
+    /// to be shown, or half of a queue.
+    pub fn are_behind(&self, bytes: usize) -> bool {
+        self.shown.waiting_bytes() >= bytes || self.slow.iter().any(Slow::is_behind)
+    }
+
+    /// Waits until they have taken all, but not longer than `patience`; whether they have.
+    pub fn are_idle_within(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        self.shown.is_idle_within(patience)
+            && self.slow.iter().all(|slow| slow.is_idle_by(deadline))
+    }
+
+    /// Tells them what was counted so far.
+    pub fn tick(&mut self, stats: &Stats) {
+        self.shown.tick(stats);
+        for slow in &mut self.slow {
+            slow.tick(stats);
+        }
+    }
+
+    /// Has them open again what they write to.
+    pub fn reopen(&mut self) {
+        self.shown.reopen();
+        self.send(|| Message::Reopen);
+    }
+
+    /// All events were given: what became of them, first of those for what is shown. What
+    /// is not taken within `patience` is dropped.
+    pub fn accounts(&mut self, patience: Duration) -> Vec<(&'static str, Account)> {
+        let deadline = Instant::now() + patience;
+        self.slow.iter().for_each(Slow::wake);
+        let mut accounts = vec![(self.shown.name(), self.shown.account())];
+        let others = self.slow.iter_mut();
+        accounts.extend(others.map(|slow| (slow.name(), slow.settle(deadline))));
+        accounts
+    }
+
+    /// Gives them the summary, and waits until they have it, but not for ever.
+    pub fn end(mut self, summary: &Summary) -> Result<(), WriteError> {
+        self.shown.take(Item::Summary(summary));
+        self.send(|| Message::Summary(Arc::new(summary.clone())));
+        let deadline = Instant::now() + END_GRACE;
+        let written = self.shown.finish();
+        for slow in self.slow {
+            slow.finish(deadline);
+        }
+        written
+    }
+
+    fn send(&mut self, message: impl Fn() -> Message) {
+        for slow in &mut self.slow {
+            slow.send(message());
+            slow.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! A consumer behind a bounded queue, on a thread of its own.
+
+use std::{
+    collections::VecDeque,
+    io, mem,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use crate::{
+    consume::consumer::{Consumer, Needs, Stats},
+    events::record::{Account, Dropped, Header, Item, Record, Summary},
+};
+
+/// Messages that wait at most: more than the default ring holds.
+pub(super) const ROOM: usize = 32_768;
+
+/// What is told to a consumer.
+pub(super) enum Message {
+    Header(Arc<Header>),
+    Event(Arc<Record>),
+    Tick(Stats),
+    Reopen,
+    Summary(Arc<Summary>),
+}
+
+/// A consumer on a thread of its own, seen from outside.
+pub(super) struct Slow {
+    name: &'static str,
+    needs: Needs,
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+    /// Events that came to it.
+    delivered: u64,
+    hidden: u64,
+    dropped: Dropped,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Something in the state changed.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Message>,
+    /// The thread has messages in its hands.
+    is_busy: bool,
+    /// No more messages will come.
+    is_finishing: bool,
+    /// The thread has ended.
+    has_ended: bool,
+    /// Of what it had when it was last through with all of that.
+    account: Account,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.has_ended || self.queue.is_empty() && !self.is_busy
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_until(
+        &self,
+        deadline: Instant,
+        is_reached: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'_, State> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waits = |state: &mut State| !is_reached(state);
+        let waited = self.changed.wait_timeout_while(self.lock(), left, waits);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+impl Slow {
+    pub(super) fn start(consumer: Box<dyn Consumer>) -> io::Result<Self> {
+        let (name, needs) = (consumer.name(), consumer.needs());
+        let shared = Arc::<Shared>::default();
+        let thread = thread::Builder::new().name(name.to_owned()).spawn({
+            let shared = Arc::clone(&shared);
+            move || {
+                let ended = Ended(shared);
+                run(&ended.0, consumer);
+            }
+        })?;
+        Ok(Self {
+            name,
+            needs,
+            shared,
+            thread,
+            delivered: 0,
+            hidden: 0,
+            dropped: Dropped::default(),
+        })
+    }
+
+    pub(super) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(super) const fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// Queues an event that it needs, if there is room.
+    pub(super) fn event(&mut self, record: &Arc<Record>) {
+        self.delivered += 1;
+        if !self.needs.has(record) {
+            self.hidden += 1;
+            return;
+        }
+        let mut state = self.shared.lock();
+        if state.has_ended {
+            self.dropped.failed += 1;
+        } else if state.queue.len() >= ROOM {
+            self.dropped.queue_full += 1;
+        } else {
+            state.queue.push_back(Message::Event(Arc::clone(record)));
+        }
+    }
+
+    /// Queues what was counted so far; the next tick says it too.
+    pub(super) fn tick(&mut self, stats: &Stats) {
+        let stats = Stats {
+            queue_full: self.dropped.queue_full,
+            ..*stats
+        };
+        if self.shared.lock().queue.len() < ROOM {
+            self.send(Message::Tick(stats));
+            self.wake();
+        }
+    }
+
+    /// Queues what is not an event: there are few of these.
+    pub(super) fn send(&self, message: Message) {
+        let mut state = self.shared.lock();
+        if !state.has_ended {
+            state.queue.push_back(message);
+        }
+    }
+
+    /// Has the thread look at the queue.
+    pub(super) fn wake(&self) {
+        self.shared.changed.notify_all();
+    }
+
+    /// Half of the queue is full.
+    pub(super) fn is_behind(&self) -> bool {
+        self.shared.lock().queue.len() >= ROOM / 2
+    }
+
+    /// Waits until all is taken, but not longer than until `deadline`; whether it is.
+    pub(super) fn is_idle_by(&self, deadline: Instant) -> bool {
+        self.shared.wait_until(deadline, State::is_idle).is_idle()
+    }
+
+    /// Waits until all is taken. What is not by then is dropped.
+    pub(super) fn settle(&mut self, deadline: Instant) -> Account {
+        let mut state = self.shared.wait_until(deadline, State::is_idle);
+        state.queue.clear();
+        let Account {
+            taken,
+            hidden,
+            dropped,
+            error,
+            delivered: _,
+        } = state.account.clone();
+        let has_ended = state.has_ended;
+        drop(state);
+        let mut account = Account {
+            delivered: self.delivered,
+            taken,
+            hidden: self.hidden + hidden,
+            dropped: Dropped {
+                queue_full: self.dropped.queue_full + dropped.queue_full,
+                failed: self.dropped.failed + dropped.failed,
+                unfinished: dropped.unfinished,
+            },
+            error,
+        };
+        let known = account.taken + account.hidden + account.dropped.total();
+        let rest = account.delivered.saturating_sub(known);
+        if has_ended {
+            account.dropped.failed += rest;
+            account
+                .error
+                .get_or_insert_with(|| "it panicked".to_owned());
+        } else {
+            account.dropped.unfinished += rest;
+            if rest > 0 {
+                log::warn!(
+                    "{}: not done in time; events dropped: up to {rest}",
+                    self.name
+                );
+            }
+        }
+        account
+    }
+
+    /// Lets the thread end, and waits for that. One that hangs is left behind.
+    pub(super) fn finish(self, deadline: Instant) {
+        self.shared.lock().is_finishing = true;
+        self.wake();
+        let state = self.shared.wait_until(deadline, |state| state.has_ended);
+        let has_ended = state.has_ended;
+        drop(state);
+        if has_ended {
+            // If it panicked, its message is out already.
+            let _ = self.thread.join();
+        }
+    }
+}
+
+/// Tells that the thread has ended, however it does.
+struct Ended(Arc<Shared>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.has_ended = true;
+        state.queue.clear();
+        drop(state);
+        self.0.changed.notify_all();
+    }
+}
+
+/// The thread: gives the consumer what is queued until no more will come.
+fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
+    let mut messages = VecDeque::new();
+    loop {
+        {
+            let waits = |state: &mut State| state.queue.is_empty() && !state.is_finishing;
+            let state = shared.changed.wait_while(shared.lock(), waits);
+            let mut state = state.unwrap_or_else(PoisonError::into_inner);
+            if state.queue.is_empty() {
+                return;
+            }
+            mem::swap(&mut state.queue, &mut messages);
+            state.is_busy = true;
+        }
+        for message in messages.drain(..) {
+            match message {
+                Message::Header(header) => consumer.take(Item::Header(&header)),
+                Message::Event(record) => consumer.take(Item::Event(&record)),
+                Message::Tick(stats) => consumer.tick(&stats),
+                Message::Reopen => consumer.reopen(),
+                Message::Summary(summary) => consumer.take(Item::Summary(&summary)),
+            }
+        }
+        let account = consumer.account();
+        let mut state = shared.lock();
+        state.account = account;
+        state.is_busy = false;
+        drop(state);
+        shared.changed.notify_all();
+    }
+}
