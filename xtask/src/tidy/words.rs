@@ -23,6 +23,7 @@ const MEMORY: &str = "memory for one value";
 const COUNTER: &str = "the place of a counter";
 const EXECUTABLE: &str = "the place of a process in the table of executables";
 const PACKET: &str = "a packet, which the kernel drops";
+const CONSUMER: &str = "what one consumer has not taken, of what was delivered to it";
 const OLD_NAME: &str = "a name in the JSON of older versions";
 
 const EXCEPTIONS: &[Exception] = &[
@@ -51,6 +52,14 @@ const EXCEPTIONS: &[Exception] = &[
     exception("slot", "port-monitor/src/kernel/monitor.rs", EXECUTABLE),
     exception("slot", "port-monitor/src/kernel/object.rs", EXECUTABLE),
     exception("slot", "port-monitor/src/kernel/run.rs", EXECUTABLE),
+    exception("dropped", "port-monitor/src/consume/", CONSUMER),
+    exception("dropped", "port-monitor/src/events/record.rs", CONSUMER),
+    exception(
+        "dropped",
+        "port-monitor/src/events/wire/facts/consumer.rs",
+        CONSUMER,
+    ),
+    exception("dropped", "port-monitor/tests/native/record.rs", CONSUMER),
     exception(
         "dropped",
         "port-monitor-ebpf/src/enforce/ingress.rs",
