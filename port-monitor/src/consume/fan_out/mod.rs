@@ -76,8 +76,8 @@ impl FanOut {
         self.slow.iter().for_each(Slow::wake);
     }
 
-    /// Nothing more from before the start comes for now: whatever waits, what is shown has
-    /// room for it.
+    /// Nothing more from before the start comes for now, or from before the end: whatever
+    /// waits, what is shown has room for it.
     pub fn flush_early(&mut self) {
         self.shown.flush_early();
         self.slow.iter().for_each(Slow::wake);

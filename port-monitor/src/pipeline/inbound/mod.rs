@@ -213,6 +213,11 @@ impl Inbound {
         })
     }
 
+    /// So many events wait that others will not have their owners asked for in time.
+    pub fn is_crowded(&self) -> bool {
+        self.waiting.len() >= PATIENCE / 2
+    }
+
     /// Waits until there is a next event; false when none waits.
     pub fn wait(&mut self) -> bool {
         if self.waiting.is_empty() {

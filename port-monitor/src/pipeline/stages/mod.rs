@@ -35,6 +35,10 @@ use crate::{
 use super::classify;
 use held::Held;
 
+/// Bytes of events that have waited for their owners and are told at once: an answer may be
+/// for very many, more than an output has room for.
+const RELEASED_BYTES: usize = 1 << 20;
+
 /// What became of the records read from the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -56,6 +60,8 @@ pub struct Pipeline {
     enricher: Enricher,
     /// `None` where the records tell whose inbound connections are.
     inbound: Option<Inbound>,
+    /// Of those that have waited for their owners, more may be told.
+    has_more: bool,
     /// Events whose process is being looked up, and those behind them.
     held: VecDeque<Held>,
     /// What is written depends on what is looked up.
@@ -80,6 +86,7 @@ impl Pipeline {
         Self {
             enricher: Enricher::new(Path::new("/proc")),
             inbound: None,
+            has_more: false,
             held: VecDeque::new(),
             is_patient: false,
             peers: None,
@@ -182,9 +189,21 @@ impl Pipeline {
         }
     }
 
-    /// Takes the events on that have waited for their owners.
+    /// Takes the events on that have waited for their owners: not too many at once, unless
+    /// others would have no room to wait.
     pub fn resume(&mut self) {
-        while let Some(told) = self.inbound.as_mut().and_then(Inbound::pop) {
+        loop {
+            let Some(inbound) = &mut self.inbound else {
+                return;
+            };
+            let waiting = self.consumers.shown().waiting_bytes();
+            self.has_more = waiting >= RELEASED_BYTES && !inbound.is_crowded();
+            if self.has_more {
+                return;
+            }
+            let Some(told) = inbound.pop() else {
+                return;
+            };
             let Told {
                 event,
                 missing,
@@ -205,10 +224,16 @@ impl Pipeline {
         }
     }
 
-    /// Takes up all events that are held back, and waits for what they wait for.
+    /// Takes up all events that are held back, waits for what they wait for, and hands them
+    /// on, however many that are.
     pub fn resume_all(&mut self) {
-        while self.inbound.as_mut().is_some_and(Inbound::wait) {
+        loop {
             self.resume();
+            if self.has_more {
+                self.consumers.flush_early();
+            } else if !self.inbound.as_mut().is_some_and(Inbound::wait) {
+                return;
+            }
         }
     }
 
@@ -290,14 +315,14 @@ fn ephemeral_range() -> RangeInclusive<u16> {
 mod tests {
     use std::{
         fs::File,
-        io::{Read as _, Seek as _, Write},
+        io::{self, Read as _, Seek as _, Write},
         time::Duration,
     };
 
     use jiff::tz::TimeZone;
     use port_monitor_common::{
         ABI_VERSION, TcpEvent,
-        event::{AF_INET, CloseEvent, EventKind},
+        event::{AF_INET, CloseEvent, EventKind, FLAG_INBOUND},
     };
     use zerocopy::IntoBytes as _;
 
@@ -306,10 +331,14 @@ mod tests {
         consume::{
             Shown,
             consumer::{Needs, Stats},
-            lines::table::{Options, Table},
+            lines::{
+                json::Json,
+                table::{Options, Table},
+            },
             output::writer::Output,
         },
         events::record::{Account, Dropped},
+        host::holding::{Seen, Source, Wanted},
     };
 
     const PATIENCE: Duration = Duration::from_mins(1);
@@ -378,6 +407,55 @@ mod tests {
         assert!(last_two[1].contains("  x 9"), "{text}");
     }
 
+    /// Nobody can be asked any more.
+    struct Failing;
+
+    impl Source for Failing {
+        fn look(&mut self) -> io::Result<Seen> {
+            Err(io::Error::other("no more"))
+        }
+    }
+
+    #[test]
+    fn what_has_waited_for_its_owner_is_told_in_portions() {
+        let wanted = Wanted {
+            filters: false,
+            accepts: true,
+            ends: false,
+        };
+        let output = Output::start("test".into(), io::sink()).unwrap();
+        let shown = Shown::new(Box::new(Json::new()), output);
+        let mut pipeline = Pipeline::new(None, FanOut::new(shown));
+        pipeline.ask(Inbound::new(Some(Failing), wanted).unwrap());
+        let many = 6_000;
+        for id in 1..=many {
+            // Nobody has to be asked about an attempt.
+            let (kind, flags, detail) = match id % 2 {
+                0 => (EventKind::Accept, FLAG_INBOUND, 7),
+                _ => (EventKind::Connect, 0, 0),
+            };
+            let event = TcpEvent {
+                abi: ABI_VERSION,
+                kind: kind as u8,
+                family: AF_INET,
+                flags,
+                id,
+                detail,
+                ..TcpEvent::default()
+            };
+            pipeline.take(event.as_bytes());
+        }
+        while !pipeline.is_holding() {
+            assert!(pipeline.inbound.as_mut().is_some_and(Inbound::wait));
+            pipeline.resume();
+        }
+        let waiting = pipeline.consumers().shown().waiting_bytes();
+        assert!(waiting < RELEASED_BYTES + 4_096, "{waiting}");
+        assert!(pipeline.tally().delivered < many);
+        pipeline.resume_all();
+        assert_eq!(pipeline.tally().delivered, many);
+    }
+
     #[test]
     fn progress_is_not_told_after_the_end() {
         let record = |kind: EventKind, id| {
@@ -393,7 +471,7 @@ mod tests {
                 ..CloseEvent::default()
             }
         };
-        let mut pipeline = after(0, None, std::io::sink());
+        let mut pipeline = after(0, None, io::sink());
         pipeline.begin_progress();
         for (kind, id) in [
             (EventKind::Progress, 1),
@@ -412,7 +490,7 @@ mod tests {
 
     #[test]
     fn a_limit_is_exact_whatever_is_held_back() {
-        let mut pipeline = after(1_000, Some(137), std::io::sink());
+        let mut pipeline = after(1_000, Some(137), io::sink());
         assert!(pipeline.consumers().shown().is_done());
         let account = account(&mut pipeline);
         assert_eq!((account.taken, account.hidden), (137, 1_000 - 137));

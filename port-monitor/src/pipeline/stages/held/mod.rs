@@ -35,7 +35,7 @@ impl Pipeline {
 
     /// Events wait to be told.
     pub fn is_holding(&self) -> bool {
-        !self.held.is_empty()
+        !self.held.is_empty() || self.has_more
     }
 
     /// Some more events may be taken.
@@ -46,6 +46,9 @@ impl Pipeline {
     /// Tells the events whose processes are known by now, or have taken too long, unless
     /// there are very many; waits for a moment where there are others.
     pub fn catch_up(&mut self) {
+        if self.has_more {
+            self.resume();
+        }
         if self.held.is_empty() {
             return;
         }
