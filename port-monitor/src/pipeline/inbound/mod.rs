@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 use crate::{
     events::{
-        decode::{Action, Direction, Event, Owner},
+        decode::{Action, Close, Direction, Event, Owner},
         record::Missing,
     },
     host::holding::{Seen, Source, Wanted},
@@ -179,15 +179,14 @@ impl Inbound {
                 self.owners.remember(event.id, found);
             }
             Some(found)
-        } else if is_told_again(&event) {
-            let unknown = Found::nobody(Missing::NoOwner);
-            let found = match event.action {
-                Action::Progress(_) => self.owners.know(event.id),
-                _ => self.owners.recall(event.id),
-            };
-            Some(found.unwrap_or(unknown))
         } else {
-            None
+            told_again(&event).map(|carried| {
+                let found = match event.action {
+                    Action::Progress(_) => self.owners.know(event.id),
+                    _ => self.owners.recall(event.id),
+                };
+                found.unwrap_or_else(|| self.unknown(carried))
+            })
         };
         self.waiting.pop_front();
         let mut missing = Missing::NoOwner;
@@ -229,6 +228,17 @@ impl Inbound {
         true
     }
 
+    /// Whose it is where no beginning is remembered: it was before the start, or the kernel
+    /// saw it, and it was lost or is too long ago.
+    const fn unknown(&self, carried: &Close) -> Found {
+        let was_seen = self.questions.is_some() && carried.duration_ns.is_some();
+        Found::nobody(if was_seen {
+            Missing::Late
+        } else {
+            Missing::NoOwner
+        })
+    }
+
     fn answer(&mut self, event: &Event) -> Option<Found> {
         if self.questions.is_none() {
             return Some(Found::nobody(Missing::NoOwner));
@@ -255,10 +265,14 @@ fn asks(event: &Event) -> Option<u32> {
     is_open.then_some(event.listener.number)
 }
 
-/// The end of an inbound connection, or its progress: its beginning tells whose it is.
-const fn is_told_again(event: &Event) -> bool {
+/// What an inbound connection was at its end, or is so far: its beginning tells whose it is.
+const fn told_again(event: &Event) -> Option<&Close> {
     let is_inbound = matches!(event.direction(), Direction::Inbound);
-    event.owner.is_none() && is_inbound && event.action.carried().is_some()
+    if event.owner.is_none() && is_inbound {
+        event.action.carried()
+    } else {
+        None
+    }
 }
 
 /// The owners of connections that have not ended: those that began first are forgotten when

@@ -531,3 +531,24 @@ fn what_a_filter_would_have_to_know_too_late_is_lost() {
         }
     }
 }
+
+#[test]
+fn an_end_whose_beginning_was_lost_is_lost_to_a_filter_but_one_from_before_the_start_is_filtered() {
+    let older = end(1);
+    let mut seen = end(1);
+    let Action::Close(close) = &mut seen.action else {
+        panic!("no end");
+    };
+    close.duration_ns = Some(5);
+    for filters in [false, true] {
+        let wanted = Wanted { filters, ..ALL };
+        let mut inbound = Inbound::new(Some(Script(vec![])), wanted).unwrap();
+        let mut told = |event| {
+            inbound.take(event);
+            let told = inbound.pop().unwrap();
+            (told.missing, told.is_filtered, told.is_lost)
+        };
+        assert_eq!(told(older), (Missing::NoOwner, filters, false));
+        assert_eq!(told(seen), (Missing::Late, false, filters));
+    }
+}
