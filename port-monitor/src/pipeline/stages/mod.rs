@@ -64,6 +64,8 @@ pub struct Pipeline {
     has_more: bool,
     /// Events whose process is being looked up, and those behind them.
     held: VecDeque<Held>,
+    /// How often answers were waited for in vain.
+    waits: u32,
     /// What is written depends on what is looked up.
     is_patient: bool,
     /// `None` where nobody asks for peers.
@@ -88,6 +90,7 @@ impl Pipeline {
             inbound: None,
             has_more: false,
             held: VecDeque::new(),
+            waits: 0,
             is_patient: false,
             peers: None,
             gaps: 0,
@@ -146,7 +149,7 @@ impl Pipeline {
         &mut self.consumers
     }
 
-    /// Gives the events a new end.
+    /// The consumers, when no event comes any more.
     pub fn into_consumers(self) -> FanOut {
         self.consumers
     }
@@ -245,6 +248,7 @@ impl Pipeline {
                 event: *event,
                 missing,
                 since: Instant::now(),
+                waits: self.waits,
             }),
         }
     }

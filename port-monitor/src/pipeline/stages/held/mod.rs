@@ -14,17 +14,24 @@ const AT_ONCE: usize = 4_096;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long answers are waited for where more events wait than there is room for.
 const SHORT_PATIENCE: Duration = Duration::from_millis(250);
-/// How long they are waited for where a wrong verdict or a missing line may come of it.
+/// How long they are waited for where a wrong verdict or a missing line may come of it, or
+/// where processors are busy.
 const LONG_PATIENCE: Duration = Duration::from_secs(5);
 /// How long whoever takes events waits for answers at once.
 const PAUSE: Duration = Duration::from_millis(5);
+/// A wait in vain and what comes before the next take so long, unless processors are busy:
+/// then those who look up get no turn either.
+const ROUND: Duration = Duration::from_millis(20);
 
 /// An event that waits.
+#[derive(Clone, Copy)]
 pub(super) struct Held {
     pub(super) event: Event,
     /// Why it has no owner, if it has none.
     pub(super) missing: Missing,
     pub(super) since: Instant,
+    /// Waits in vain before it.
+    pub(super) waits: u32,
 }
 
 impl Pipeline {
@@ -61,6 +68,7 @@ impl Pipeline {
                 return;
             }
             if left.is_zero() {
+                self.waits = self.waits.wrapping_add(1);
                 return self.enricher.hurry();
             }
             self.enricher.wait(left);
@@ -75,15 +83,11 @@ impl Pipeline {
     }
 
     fn tell_known(&mut self, room: &mut usize) {
-        while let Some(&Held {
-            event,
-            missing,
-            since,
-        }) = self.held.front().filter(|_| *room > 0)
-        {
+        while let Some(&held) = self.held.front().filter(|_| *room > 0) {
+            let Held { event, missing, .. } = held;
             let process = match (self.find(&event, missing), &event.owner) {
                 (Some(process), _) => process,
-                (None, _) if since.elapsed() < self.patience(&event) => return,
+                (None, _) if !self.is_late(&held) => return,
                 (None, Some(owner)) => self.enricher.give_up(owner),
                 (None, None) => self.enricher.nobody(missing),
             };
@@ -91,6 +95,13 @@ impl Pipeline {
             self.tell(&event, process);
             *room -= 1;
         }
+    }
+
+    /// What it waits for takes long: by the clock, and by the turns that there were.
+    fn is_late(&self, held: &Held) -> bool {
+        let waited = held.since.elapsed();
+        let turns = ROUND * self.waits.wrapping_sub(held.waits);
+        waited >= LONG_PATIENCE || waited.min(turns) >= self.patience(&held.event)
     }
 
     fn patience(&self, event: &Event) -> Duration {

@@ -126,3 +126,21 @@ fn what_never_comes_is_late_and_holds_up_nothing_for_ever() {
     let last = *told.lock().unwrap().last().unwrap();
     assert_eq!(last, (Some(9_001), Some(Missing::Exited)));
 }
+
+#[test]
+fn where_processors_are_busy_a_look_up_has_its_turns_before_it_is_late() {
+    for (waited, turns, is_late) in [
+        (2 * PATIENCE, 0, false),
+        (2 * PATIENCE, 1_000, true),
+        // But it is not waited for without end.
+        (LONG_PATIENCE, 0, true),
+    ] {
+        let (mut pipeline, told, _go) = pipeline();
+        take(&mut pipeline, 1, 1);
+        let held = &mut pipeline.held[0];
+        held.since = held.since.checked_sub(waited).unwrap();
+        held.waits = held.waits.wrapping_sub(turns);
+        pipeline.catch_up();
+        assert_eq!(numbers(&told).len(), usize::from(is_late), "{waited:?}");
+    }
+}
