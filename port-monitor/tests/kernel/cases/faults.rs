@@ -234,13 +234,17 @@ fn leave_open(lab: &Lab, backend: Backend, faults: &[&str], lost: u64) -> Result
 pub(super) fn full_tables_are_counted(lab: &Lab, backend: Backend) -> Result<Verdict> {
     const ROOM: u64 = 2;
     let room = ROOM.to_string();
-    // So long that all of them listen at the same time.
+    // So long that all of them listen at the same time, unless the last must wait for a
+    // processor until the first has ended.
     let load = ["--millis", "1000", "--rate", "20"];
     let told = generate(lab, backend, ["--test-listeners", &room], &load, 0)?;
-    told.expect("listeners", &[("listen", LISTENERS), ("unlisten", ROOM)])?;
     let failed = told.failed("remember_listener", "E2BIG");
+    told.expect(
+        "listeners",
+        &[("listen", LISTENERS), ("unlisten", LISTENERS - failed)],
+    )?;
     ensure!(
-        failed == LISTENERS - ROOM && told.summary.table_full >= failed,
+        (1..=LISTENERS - ROOM).contains(&failed) && told.summary.table_full >= failed,
         "{:?}, {:?}",
         told.failures,
         told.summary

@@ -66,20 +66,18 @@ pub(crate) fn deadline(lab: &Lab) -> Result<Verdict> {
     enforced.apply(&denying(ports.denied()), &["--confirm", "2s"])?;
     let applied = Instant::now();
     hammer.expect_held()?;
+    let mut asked = Instant::now();
     while hammer.once()?.refused > 0 {
+        // What is asked now may wait for a processor, and be refused: it was asked in time.
         ensure!(
-            applied.elapsed() < CONFIRM + LATE,
+            asked - applied < CONFIRM + LATE,
             "still there after {:?}",
-            applied.elapsed()
+            asked - applied
         );
+        asked = Instant::now();
     }
     let ended = Instant::now();
     ensure!(ended - before >= CONFIRM, "gone after {:?}", ended - before);
-    ensure!(
-        ended - applied <= CONFIRM + LATE,
-        "gone after {:?}",
-        ended - applied
-    );
     expect_failure(
         &mut enforced.command("confirm"),
         2,
