@@ -286,7 +286,7 @@ fn attach(
     let (links, waiting) = if groups.is_empty() {
         (Links::default(), Vec::new())
     } else {
-        let links = match backends::follow(&mut ebpf, btf, backend) {
+        let links = match backends::follow(&mut ebpf, btf, backend, groups) {
             Ok(links) => links,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -334,7 +334,7 @@ fn load(
     let log_level = settings.log_level.map_or(0, |level| level as u8);
     let mut programs = backends::programs(backend, needs);
     if !groups.is_empty() {
-        programs.extend(backends::FOLLOW);
+        programs.extend(backends::following(groups));
     }
     if settings.wants_older() || backend == Backend::Tracepoint {
         programs.extend(snapshot::PROGRAMS);

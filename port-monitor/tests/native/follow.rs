@@ -93,7 +93,12 @@ fn watch(top: &Top, args: &[&str], script: &str) -> Told {
             "failed" => told
                 .ports
                 .push(line["destination"]["port"].as_u64().unwrap()),
-            "summary" => assert_eq!(line["port_monitor"]["table_full"], 0),
+            "summary" => {
+                let summary = &line["port_monitor"];
+                assert_eq!(summary["table_full"], 0);
+                let failures = summary["failures"].as_array();
+                assert!(failures.is_none_or(Vec::is_empty), "{summary}");
+            }
             _ => {}
         }
     }

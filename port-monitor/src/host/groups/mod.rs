@@ -180,13 +180,20 @@ impl Groups {
     /// The automaton that knows the names which the patterns match; `None` where they
     /// are too many.
     pub(crate) fn rows(&self) -> Option<Vec<Row>> {
-        let mut patterns = Vec::new();
-        for group in &self.0 {
-            if let Meant::Units(units) = &group.meant {
-                patterns.extend(units.iter().filter_map(|unit| units::pattern(unit)));
-            }
-        }
-        automaton::rows(&patterns)
+        automaton::rows(&self.patterns().collect::<Vec<_>>())
+    }
+
+    /// There are patterns of units among them.
+    pub(crate) fn has_patterns(&self) -> bool {
+        self.patterns().next().is_some()
+    }
+
+    fn patterns(&self) -> impl Iterator<Item = String> {
+        let units = self.0.iter().filter_map(|group| match &group.meant {
+            Meant::Units(units) => Some(units),
+            _ => None,
+        });
+        units.flatten().filter_map(|unit| units::pattern(unit))
     }
 }
 

@@ -73,11 +73,13 @@ pub(super) const TREE: [Hook; 3] = [
 ];
 
 /// In no backend of its own: follows the cgroups of the filter.
-pub(super) const GROUPS: [Hook; 3] = [
+pub(super) const GROUPS: [Hook; 2] = [
     required("pm_mkdir_rt", Place::RawTracePoint("cgroup_mkdir")),
-    required("pm_match_rt", Place::RawTracePoint("cgroup_mkdir")),
     required("pm_rmdir_rt", Place::RawTracePoint("cgroup_rmdir")),
 ];
+
+/// Beside those: follows cgroups whose names the patterns of the filter match.
+pub(super) const PATTERNS: Hook = required("pm_match_rt", Place::RawTracePoint("cgroup_mkdir"));
 
 /// Every change of a TCP socket's state.
 const STATE: Place = Place::RawTracePoint("inet_sock_set_state");

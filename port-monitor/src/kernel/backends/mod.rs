@@ -12,8 +12,9 @@ use port_monitor_common::{counters::Watcher, event::EventKind};
 use self::hooks::{
     AGAIN, AGAIN_PREEMPTIBLE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE,
     GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL,
-    NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME, Otherwise, Place, QUEUE_BLIND, REMOTE,
-    SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES, required,
+    NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME, Otherwise, PATTERNS, Place, QUEUE_BLIND,
+    REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES,
+    required,
 };
 use super::{
     aya_workarounds::forged_btf::LazyBtf,
@@ -22,6 +23,7 @@ use super::{
     executables::NO_EXECUTABLES,
     snapshot,
 };
+use crate::host::groups::Groups;
 
 mod hooks;
 
@@ -218,8 +220,15 @@ pub(super) fn accept_program(needs: &Needs) -> Result<&'static str, BackendError
 }
 
 /// The programs that follow the cgroups of a filter.
-pub(super) const FOLLOW: [&str; GROUPS.len()] =
-    [GROUPS[0].program, GROUPS[1].program, GROUPS[2].program];
+pub(super) fn following(groups: &Groups) -> impl Iterator<Item = &'static str> {
+    group_hooks(groups).map(|hook| hook.program)
+}
+
+/// The one for patterns only where there are any.
+fn group_hooks(groups: &Groups) -> impl Iterator<Item = &'static Hook> {
+    let patterns = groups.has_patterns().then_some(&PATTERNS);
+    GROUPS.iter().chain(patterns)
+}
 
 /// Loads and attaches what follows the cgroups of a filter: they are to be known before
 /// anything is filtered.
@@ -227,9 +236,10 @@ pub(super) fn follow(
     ebpf: &mut Ebpf,
     btf: &LazyBtf,
     backend: Backend,
+    groups: &Groups,
 ) -> Result<Links, BackendError> {
     let mut links = Links::default();
-    for hook in &GROUPS {
+    for hook in group_hooks(groups) {
         attach_hook(ebpf, btf, hook, &mut links, &mut Vec::new())
             .map_err(|reason| BackendError { backend, reason })?;
     }
