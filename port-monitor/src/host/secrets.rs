@@ -4,7 +4,7 @@
 const MASK: &str = "***";
 
 /// Words in the names of options and variables whose values are secrets.
-const SECRET: [&str; 14] = [
+const SECRET: [&str; 16] = [
     "password",
     "passwd",
     "passphrase",
@@ -17,26 +17,88 @@ const SECRET: [&str; 14] = [
     "privatekey",
     "credential",
     "authorization",
+    "bearer",
+    "jwt",
     "cookie",
     "signature",
 ];
 
+/// Options whose value is `user:secret`; `-u` and `-U` may end others of one letter.
+const USER: [&str; 2] = ["--user", "--proxy-user"];
+
+/// Short options whose value is a secret where this program has them, with this command, if
+/// there is one.
+const SHORT: [(&str, &str, &str); 6] = [
+    ("sshpass", "", "-p"),
+    ("redis-cli", "", "-a"),
+    ("docker", "login", "-p"),
+    ("podman", "login", "-p"),
+    ("buildah", "login", "-p"),
+    ("ldapsearch", "", "-w"),
+];
+
+/// What ends a part of a query or of a list.
+const ENDS: [char; 5] = ['?', '&', ';', ',', ' '];
+
 /// The arguments of a command without the secrets in their usual places: `--password=x`,
-/// `--token x`, `-pX`, `KEY_SECRET=x`, `Authorization: x`, `user:x@host`, `-u user:x`.
+/// `--token x`, `-token x`, `-pX`, `KEY_SECRET=x`, `Authorization: x`, `user:x@host`,
+/// `-u user:x`; also where one of these is the value of another option, or in the words
+/// behind `-c`.
 pub(crate) fn masked(args: &[String]) -> Vec<String> {
+    let short = short_of(args);
     let mut shown = Vec::with_capacity(args.len());
     let mut before = "";
     for (at, arg) in args.iter().enumerate() {
         shown.push(match before {
             // The program's own name.
-            "" if at == 0 => arg.clone(),
-            "-u" | "--user" => masked_after(arg, ':'),
-            option if option.starts_with("--") && is_secret(option) => MASK.to_owned(),
+            "" if at == 0 && !arg.contains('=') => arg.clone(),
+            option if is_user(option) => masked_after(arg, ':'),
+            option if is_long(option) && is_secret(option) => MASK.to_owned(),
+            option if short == Some(option) => MASK.to_owned(),
+            "-c" if arg.contains(' ') => masked_script(arg),
             _ => masked_one(arg),
         });
         before = if arg.contains('=') { "" } else { arg };
     }
     shown
+}
+
+/// Each word of a script as if it were an argument. A header goes on to the end of its quotes.
+fn masked_script(script: &str) -> String {
+    let words: Vec<String> = script.split(' ').map(str::to_owned).collect();
+    let mut shown = Vec::with_capacity(words.len());
+    let mut is_header = false;
+    for (word, masked) in words.iter().zip(masked(&words)) {
+        if !is_header {
+            is_header = word.ends_with(':') && is_secret(word);
+            shown.push(masked);
+        } else if word.ends_with(['\'', '"']) {
+            is_header = false;
+        }
+    }
+    shown.join(" ")
+}
+
+/// The short option whose value is a secret in this command.
+fn short_of(args: &[String]) -> Option<&'static str> {
+    let program = args.first()?.rsplit('/').next()?;
+    let known = SHORT.iter().find(|(name, command, _)| {
+        *name == program && (command.is_empty() || args.iter().any(|arg| arg == command))
+    });
+    known.map(|&(.., option)| option)
+}
+
+/// `--token`, and `-token` as some programs write it.
+fn is_long(option: &str) -> bool {
+    let name = option.strip_prefix('-').unwrap_or_default();
+    name.len() > 1
+}
+
+/// `--user`, or short options of which the last is `-u`.
+fn is_user(option: &str) -> bool {
+    let short = option.strip_prefix('-').unwrap_or_default();
+    let is_short = short.ends_with(['u', 'U']) && short.chars().all(|c| c.is_ascii_alphabetic());
+    USER.contains(&option) || is_short && short.len() <= 3
 }
 
 fn masked_one(arg: &str) -> String {
@@ -50,42 +112,64 @@ fn masked_one(arg: &str) -> String {
     {
         return masked_after(arg, ':');
     }
+    if let Some((option, value)) = arg.split_once('=')
+        && USER.contains(&option)
+    {
+        return format!("{option}={}", masked_after(value, ':'));
+    }
     let arg = without_user_info(arg);
-    let Some(at) = arg.find([':', '=']) else {
-        return arg;
-    };
-    let (name, value) = arg.split_at(at);
-    if is_secret(name) {
-        let separator = if value.starts_with(": ") {
-            ": "
-        } else {
-            &value[..1]
-        };
-        return format!("{name}{separator}{MASK}");
+    if let Some(shown) = masked_value(&arg) {
+        return shown;
     }
     // Of a query, each part by its name.
-    let parts = arg.split_inclusive(['?', '&', ';', ',', ' ']).map(|part| {
+    let parts = arg.split_inclusive(ENDS).map(|part| {
         let Some((name, _)) = part.split_once('=').filter(|(name, _)| is_secret(name)) else {
             return part.to_owned();
         };
-        let end = part.trim_end_matches(['?', '&', ';', ',', ' ']);
+        let end = part.trim_end_matches(ENDS);
         format!("{name}={MASK}{}", part.get(end.len()..).unwrap_or_default())
     });
     parts.collect()
 }
 
-/// `user:secret@` without the secret.
+/// All behind the first name that says so is a secret; a name may be the value of another:
+/// `--header=Authorization: x`.
+fn masked_value(arg: &str) -> Option<String> {
+    let mut start = 0;
+    for (at, separator) in arg.match_indices([':', '=']) {
+        let name = arg.get(start..at)?;
+        if start > 0 && name.contains(|c| ENDS.contains(&c) || c == '/') {
+            return None;
+        }
+        if is_secret(name) {
+            let separator = if arg.get(at..)?.starts_with(": ") {
+                ": "
+            } else {
+                separator
+            };
+            return Some(format!("{}{separator}{MASK}", arg.get(..at)?));
+        }
+        start = at + 1;
+    }
+    None
+}
+
+/// `user:secret@` without the secret; where a web server is asked, a user alone is one.
 fn without_user_info(arg: &str) -> String {
     let start = arg.find("://").map_or(0, |at| at + 3);
     let (scheme, rest) = arg.split_at(start);
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let authority = rest.get(..end).unwrap_or(rest);
-    let Some((at, colon)) = authority.rfind('@').zip(authority.find(':')) else {
+    let Some(at) = authority.rfind('@') else {
         return arg.to_owned();
     };
-    if colon > at {
-        return arg.to_owned();
-    }
+    let Some(colon) = authority.find(':').filter(|&colon| colon < at) else {
+        let is_web = scheme.ends_with("http://") || scheme.ends_with("https://");
+        return match rest.get(at..).filter(|_| is_web) {
+            Some(after) => format!("{scheme}{MASK}{after}"),
+            None => arg.to_owned(),
+        };
+    };
     let (before, _) = rest.split_at(colon + 1);
     let (_, after) = rest.split_at(at);
     format!("{scheme}{before}{MASK}{after}")
@@ -146,6 +230,39 @@ mod tests {
                 "curl|http://h/?a=1&api_key=x&b=2",
                 "curl|http://h/?a=1&api_key=***&b=2",
             ),
+            (
+                "wget|--header=Authorization: Bearer x|u",
+                "wget|--header=Authorization: ***|u",
+            ),
+            ("wget|--header=X-Api-Key: x", "wget|--header=X-Api-Key: ***"),
+            (
+                "docker|run|--env=MYSQL_PASSWORD=x|i",
+                "docker|run|--env=MYSQL_PASSWORD=***|i",
+            ),
+            ("consul|-token|x|kv", "consul|-token|***|kv"),
+            ("consul|-token=x|kv", "consul|-token=***|kv"),
+            ("curl|--user=ann:x", "curl|--user=ann:***"),
+            ("curl|-su|ann:x", "curl|-su|ann:***"),
+            ("curl|--proxy-user|ann:x", "curl|--proxy-user|ann:***"),
+            ("curl|-U|ann:x", "curl|-U|ann:***"),
+            ("curl|--oauth2-bearer|x", "curl|--oauth2-bearer|***"),
+            ("step|--jwt|x", "step|--jwt|***"),
+            ("sshpass|-p|x|ssh|h", "sshpass|-p|***|ssh|h"),
+            (
+                "/usr/bin/docker|login|-u|ann|-p|x",
+                "/usr/bin/docker|login|-u|ann|-p|***",
+            ),
+            ("redis-cli|-a|x|get|k", "redis-cli|-a|***|get|k"),
+            ("git|clone|https://x@h/p", "git|clone|https://***@h/p"),
+            ("sh|-c|mysql -px db", "sh|-c|mysql -p*** db"),
+            (
+                "sh|-c|T_TOKEN=x curl -u a:x h",
+                "sh|-c|T_TOKEN=*** curl -u a:*** h",
+            ),
+            (
+                "sh|-c|curl -H 'Authorization: Bearer x' h",
+                "sh|-c|curl -H 'Authorization:*** h",
+            ),
         ] {
             assert_eq!(shown(line), expected);
         }
@@ -159,6 +276,11 @@ mod tests {
             "nc|::1|80",
             "/opt/pass:word/tool|x",
             "scp|f|ann@h:/tmp",
+            "git|clone|ssh://git@h:22/p",
+            "docker|run|-p|80:80|i",
+            "ssh|-p|22|h",
+            "sh|-c|sleep 1; ls -a x",
+            "find|.|-name|x",
         ] {
             assert_eq!(shown(line), line);
         }
