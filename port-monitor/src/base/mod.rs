@@ -4,6 +4,7 @@ pub(crate) mod ascii;
 pub mod duration;
 pub mod exit_code;
 pub(crate) mod from_text;
+pub(crate) mod memo;
 pub mod sanitize;
 #[cfg(test)]
 pub(crate) mod seeded;

@@ -68,7 +68,7 @@ const PROGRAM: House = House {
         ("kernel", &["events", "host", "policy", "ports"]),
         (
             "pipeline",
-            &["consume", "events", "host", "policy", "ports"],
+            &["base", "consume", "events", "host", "policy", "ports"],
         ),
         ("policy", &["base", "events", "host", "ports"]),
         ("usage", &["base", "cli", "consume", "ports"]),
