@@ -204,8 +204,8 @@ fn connection(number: u16) -> [Vec<u8>; 5] {
 fn owner() -> event::Owner {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(") ").next().unwrap_or_default();
-    let start = after_name.split(' ').nth(19).unwrap_or_default();
-    let start_ticks = start.parse::<u64>().unwrap_or_default();
+    let ticks = after_name.split(' ').nth(19).unwrap_or_default();
+    let start_ticks = ticks.parse::<u64>().unwrap_or_default();
     let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second();
     let exe = fs::metadata("/proc/self/exe");
     let (device, inode) = exe.map_or((0, 0), |exe| (exe.dev(), exe.ino()));
