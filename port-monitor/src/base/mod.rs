@@ -4,6 +4,8 @@ pub(crate) mod ascii;
 pub mod duration;
 pub mod exit_code;
 pub(crate) mod from_text;
+pub(crate) mod memo;
+pub(crate) mod order;
 pub mod sanitize;
 #[cfg(test)]
 pub(crate) mod seeded;

@@ -12,7 +12,7 @@ use crate::{
     events::{community_id::CommunityId, decode::decode},
     host::fuzz as host,
     kernel::fuzz as kernel,
-    pipeline::classify,
+    pipeline::classify::{self, Classifier},
     policy::fuzz as policy,
 };
 
@@ -65,7 +65,7 @@ fn decoded(record: &[u8]) {
     let Ok(event) = decode(record) else {
         return;
     };
-    let ports = classify::ports(&event, &(32_768..=60_999));
+    let ports = Classifier::new(32_768..=60_999).ports(&event);
     let told = ports.remote.map(|port| port.port);
     assert!(told.is_none_or(|port| port == event.remote_port));
     let local = (event.local_ip, event.local_port.unwrap_or(0));

@@ -1,13 +1,17 @@
 //! The embedded eBPF object: loads its maps, with the run's settings as
 //! read-only globals. Programs are loaded by the backends.
 
-use aya::{Ebpf, EbpfError, include_bytes_aligned};
+use std::sync::LazyLock;
+
+use aya::{Ebpf, EbpfError};
+use flate2::{Decompress, FlushDecompress};
 use port_monitor_common::{
     config::Config,
     event::ABI_SYMBOL,
     generation::{MASKS, PORT_WORDS, RULES},
     offsets::Offsets,
 };
+use zerocopy::IntoBytes as _;
 
 use super::{
     aya_workarounds::{blanked_names::Few, file_limit},
@@ -17,8 +21,30 @@ use super::{
     settings::MIN_RING_BYTES,
 };
 
-/// The committed object; the build script has checked it against its sources.
-pub(super) static OBJECT: &[u8] = include_bytes_aligned!(env!("PORT_MONITOR_BPF_OBJECT"));
+/// The committed object, as the build script has packed it, after it has checked it against its
+/// sources.
+static PACKED: &[u8] = include_bytes!(env!("PORT_MONITOR_BPF_PACKED"));
+/// Its size when it is unpacked.
+const BYTES: usize = match usize::from_str_radix(env!("PORT_MONITOR_BPF_BYTES"), 10) {
+    Ok(bytes) => bytes,
+    Err(_) => panic!("not a number"),
+};
+
+/// The committed object. It is unpacked when it is first asked for.
+pub(super) fn object() -> &'static [u8] {
+    // Aligned as an ELF file is.
+    static WORDS: LazyLock<Vec<u64>> = LazyLock::new(|| {
+        let mut words = vec![0; BYTES.div_ceil(size_of::<u64>())];
+        let room = words.as_mut_bytes();
+        if let Err(error) = Decompress::new(true).decompress(PACKED, room, FlushDecompress::Finish)
+        {
+            // What is left of it is no object, which whoever loads it will say.
+            log::error!("unpack the eBPF object: {error}");
+        }
+        words
+    });
+    WORDS.as_bytes().get(..BYTES).unwrap_or_default()
+}
 
 /// The maps whose size depends on what the object is used for. The kernel allocates
 /// all of a map at once.
@@ -165,7 +191,7 @@ pub(super) fn load(
     log_level: u8,
     programs: &[&str],
 ) -> Result<Ebpf, EbpfError> {
-    let mut few = Few::of(OBJECT, programs);
+    let mut few = Few::of(object(), programs);
     if let Some(few) = &mut few {
         for map in sizes.late {
             // It takes more memory otherwise.
@@ -185,5 +211,21 @@ pub(super) fn load(
         .override_global("CONFIG", &config, true)
         .override_global(ABI_SYMBOL, &abi, true)
         .override_global(aya_log::LEVEL, &log_level, true)
-        .load(few.as_ref().map_or(OBJECT, Few::bytes))
+        .load(match &few {
+            Some(few) => few.bytes(),
+            None => object(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::kernel::object::*;
+
+    #[test]
+    fn the_object_is_the_committed_one() {
+        let committed = std::fs::read(env!("PORT_MONITOR_BPF_OBJECT")).unwrap();
+        assert!(object() == committed);
+        assert!(PACKED.len() < committed.len() / 4);
+        assert_eq!(object().as_ptr().addr() % 8, 0);
+    }
 }

@@ -4,6 +4,7 @@
 use std::ops::RangeInclusive;
 
 use crate::{
+    base::memo::Memo,
     events::{
         decode::{Direction, Event},
         record::{PortClass, PortInfo, Ports},
@@ -43,25 +44,53 @@ impl PortClass {
     }
 }
 
-/// Both ports of an event, classified. `ephemeral_range` are the ports this
-/// host gives to clients ([`parse_port_range`]).
-pub fn ports(event: &Event, ephemeral_range: &RangeInclusive<u16>) -> Ports {
-    let inbound = event.direction() == Direction::Inbound;
-    let info = |port, client_end| port_info(port, client_end && ephemeral_range.contains(&port));
-    Ports {
-        local: event.local_port.map(|port| info(port, !inbound)),
-        remote: (!event.action.is_listener()).then(|| info(event.remote_port, inbound)),
+/// Classifies the ports of events. It remembers those it has classified last: a service's is in
+/// all events that have to do with it, a client's in those of its connection.
+#[derive(Debug)]
+pub struct Classifier {
+    /// The ports that this host gives to clients ([`parse_port_range`]).
+    ephemeral: RangeInclusive<u16>,
+    /// Of ends that are no client's.
+    known: Memo<PortInfo, 512>,
+}
+
+impl Classifier {
+    /// On a host that gives these ports to clients.
+    pub fn new(ephemeral: RangeInclusive<u16>) -> Self {
+        Self {
+            ephemeral,
+            known: Memo::new(),
+        }
+    }
+
+    /// Both ports of an event.
+    pub fn ports(&mut self, event: &Event) -> Ports {
+        let inbound = event.direction() == Direction::Inbound;
+        let local = event.local_port.map(|port| self.end(port, !inbound));
+        let is_listener = event.action.is_listener();
+        let remote = (!is_listener).then(|| self.end(event.remote_port, inbound));
+        Ports { local, remote }
+    }
+
+    fn end(&mut self, port: u16, is_clients: bool) -> PortInfo {
+        let info = self
+            .known
+            .get(port.into(), |known| known.port == port, || port_info(port));
+        PortInfo {
+            ephemeral: is_clients && self.ephemeral.contains(&port),
+            ..*info
+        }
     }
 }
 
-fn port_info(port: u16, ephemeral: bool) -> PortInfo {
+fn port_info(port: u16) -> PortInfo {
     let (service, status) = services::lookup(port);
     PortInfo {
         port,
         class: PortClass::of(port),
         service,
         status,
-        ephemeral,
+        ephemeral: false,
     }
 }
 
@@ -110,15 +139,16 @@ mod tests {
     }
 
     /// Whether the local and the remote end are ephemeral.
+    fn classified(event: &Event) -> Ports {
+        Classifier::new(32768..=60999).ports(event)
+    }
+
     fn ephemeral(
         action: Action,
         local_port: u16,
         remote_port: u16,
     ) -> (Option<bool>, Option<bool>) {
-        let ports = ports(
-            &event(action, Some(local_port), remote_port),
-            &(32768..=60999),
-        );
+        let ports = classified(&event(action, Some(local_port), remote_port));
         (
             ports.local.map(|port| port.ephemeral),
             ports.remote.map(|port| port.ephemeral),
@@ -150,7 +180,7 @@ mod tests {
 
     #[test]
     fn both_ends_are_classified() {
-        let ports = ports(&event(Action::Connect, Some(50_000), 23), &(32768..=60999));
+        let ports = classified(&event(Action::Connect, Some(50_000), 23));
         assert_eq!(
             ports,
             Ports {
@@ -185,6 +215,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_classified_before_does_not_show() {
+        let mut classifier = Classifier::new(32768..=60999);
+        // Three of them share a place of the memory.
+        for (local, remote) in [(22, 40_000), (22 + 512, 22), (22, 22 + 1_024), (40_000, 22)] {
+            for action in [Action::Connect, Action::Accept] {
+                let event = event(action, Some(local), remote);
+                assert_eq!(classifier.ports(&event), classified(&event));
+            }
+        }
+    }
+
+    #[test]
     fn client_port_outside_the_range_is_not_ephemeral() {
         for (port, expected) in [(32767, false), (32768, true), (60999, true), (61000, false)] {
             assert_eq!(
@@ -196,13 +238,13 @@ mod tests {
 
     #[test]
     fn port_the_kernel_has_not_chosen_is_not_classified() {
-        let ports = ports(&event(Action::Connect, None, 443), &(32768..=60999));
+        let ports = classified(&event(Action::Connect, None, 443));
         assert_eq!(ports.local, None);
     }
 
     #[test]
     fn a_listener_has_no_remote_port() {
-        let ports = ports(&event(Action::Listen, Some(22), 0), &(32768..=60999));
+        let ports = classified(&event(Action::Listen, Some(22), 0));
         assert_eq!(ports.remote, None);
         assert_eq!(ports.local.map(|port| port.ephemeral), Some(false));
     }

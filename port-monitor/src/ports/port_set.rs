@@ -9,7 +9,10 @@ use std::{
 use port_monitor_common::config::PORT_SET_WORDS;
 use thiserror::Error;
 
-use crate::{ports::class::PortClass, ports::services};
+use crate::{
+    base::order,
+    ports::{class::PortClass, services},
+};
 
 /// A set of ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +83,7 @@ impl PortSet {
 impl FromIterator<RangeInclusive<u16>> for PortSet {
     fn from_iter<T: IntoIterator<Item = RangeInclusive<u16>>>(ranges: T) -> Self {
         let mut ranges: Vec<_> = ranges.into_iter().collect();
-        ranges.sort_by_key(|range| *range.start());
+        order::sort_by_key(&mut ranges, |range| *range.start());
         ranges.dedup_by(|next, range| {
             let touching = *next.start() <= range.end().saturating_add(1);
             if touching {

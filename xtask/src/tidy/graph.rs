@@ -64,13 +64,14 @@ const PROGRAM: House = House {
             "fuzz",
             &["commands", "events", "host", "kernel", "pipeline", "policy"],
         ),
-        ("host", &["events", "ports"]),
-        ("kernel", &["events", "host", "policy", "ports"]),
+        ("host", &["base", "events", "ports"]),
+        ("kernel", &["base", "events", "host", "policy", "ports"]),
         (
             "pipeline",
-            &["consume", "events", "host", "policy", "ports"],
+            &["base", "consume", "events", "host", "policy", "ports"],
         ),
         ("policy", &["base", "events", "host", "ports"]),
+        ("ports", &["base"]),
         ("usage", &["base", "cli", "consume", "ports"]),
     ],
 };

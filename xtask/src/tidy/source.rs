@@ -44,7 +44,8 @@ impl SourceFile {
     /// Whether a program writes it.
     pub(super) fn is_generated(&self) -> bool {
         let mut top = self.text.lines().take(5);
-        self.has_extension("tsv") || top.any(|line| line.contains("@generated"))
+        ["tsv", "json"].iter().any(|kind| self.has_extension(kind))
+            || top.any(|line| line.contains("@generated"))
     }
 
     /// Whether people read it as a page. A limit makes pages denser, not shorter.

@@ -16,7 +16,10 @@ use super::{
     recording::{self, Account},
 };
 use crate::{
-    base::exit_code::{ExitCode, Failure},
+    base::{
+        exit_code::{ExitCode, Failure},
+        order,
+    },
     commands::{load::load, told::written},
     policy::{Facts, Policy},
 };
@@ -92,7 +95,7 @@ impl Tally {
 
     fn report(self, account: &Account) -> Report {
         let mut by: Vec<Denials> = self.by.into_values().collect();
-        by.sort_by_key(|denials| std::cmp::Reverse(denials.denied));
+        order::sort_by_key(&mut by, |denials| std::cmp::Reverse(denials.denied));
         Report {
             seen: account.seen,
             denied: self.denied,

@@ -6,7 +6,6 @@ pub(crate) mod errno;
 pub mod fields;
 pub mod json;
 pub(crate) mod layout;
-pub(crate) mod memo;
 #[cfg(test)]
 pub(crate) mod sample;
 pub mod table;

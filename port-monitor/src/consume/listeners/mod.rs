@@ -18,7 +18,7 @@ use std::{
 use self::{json::JsonForm, table::TableForm};
 use super::{Lines, Sink};
 use crate::{
-    base::time,
+    base::{order, time},
     consume::listeners::uses::{AuditedListener, AuditedListeners, Scope, Selection},
     events::record::{Header, Item, Summary},
 };
@@ -205,7 +205,7 @@ impl ListenerSink {
         };
         let mut listeners: Vec<&AuditedListener> =
             self.listeners.iter().filter(is_listed).collect();
-        listeners.sort_by_key(|listener| {
+        order::sort_by_key(&mut listeners, |listener| {
             let event = &listener.record.event;
             let at = (event.local_port, event.local_ip, event.ts_ns, event.id);
             (event.netns_ino, listener.scope(), at)

@@ -3,7 +3,6 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -19,11 +18,12 @@ use crate::{
 };
 
 /// A socket that listens, at the end of an audit.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ListenerLine<'a> {
     /// When the audit ended.
     #[serde(rename = "@timestamp")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
     pub(crate) timestamp: Rfc3339,
     pub(crate) ecs: Ecs,
     pub(crate) event: ListenerEvent,
@@ -47,24 +47,26 @@ pub(crate) struct ListenerLine<'a> {
     pub(crate) port_monitor: ListenerFacts<'a>,
 }
 
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ListenerEvent {
     pub(crate) kind: Word<Kind>,
-    #[schemars(with = "[Word<Category>; 1]")]
+    #[cfg_attr(test, schemars(with = "[Word<Category>; 1]"))]
     pub(crate) category: Vec<Word<Category>>,
     #[serde(rename = "type")]
-    #[schemars(with = "[Word<EventType>; 1]")]
+    #[cfg_attr(test, schemars(with = "[Word<EventType>; 1]"))]
     pub(crate) types: Vec<Word<EventType>>,
     pub(crate) action: Word<ListenerAction>,
     pub(crate) dataset: Word<ListenerDataset>,
 }
 
 /// Of a listener.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ListenerFacts<'a> {
     pub(crate) schema: u32,
     /// Names the listening socket, as in the events of a stream.
-    #[schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$"))]
+    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$")))]
     pub(crate) id: Hex,
     /// Inode number of the socket's network namespace.
     pub(crate) netns: u32,
@@ -76,7 +78,7 @@ pub(crate) struct ListenerFacts<'a> {
     /// Start of the process, ns since boot: with the pid, a name no other process
     /// of this boot ever has.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("pattern" = "^[0-9]+$"))]
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("pattern" = "^[0-9]+$")))]
     pub(crate) process_start_boottime_ns: Option<Decimal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cgroup: Option<Cgroup<'a>>,
@@ -96,11 +98,11 @@ pub(crate) struct ListenerFacts<'a> {
     pub(crate) scope: Word<Scope>,
     /// When it opened; absent where that was before the audit.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("format" = "date-time")))]
     pub(crate) opened: Option<Rfc3339>,
     /// When it closed; absent where it is open.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("format" = "date-time")))]
     pub(crate) closed: Option<Rfc3339>,
     /// How long it was open during the audit.
     pub(crate) watched_ms: u64,
@@ -122,15 +124,16 @@ pub(crate) struct ListenerFacts<'a> {
 }
 
 /// Connections accepted at a listener while it was watched.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Uses {
     /// A lower bound where events were lost.
     pub(crate) accepts: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("format" = "date-time")))]
     pub(crate) first_accept: Option<Rfc3339>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("format" = "date-time")))]
     pub(crate) last_accept: Option<Rfc3339>,
     /// Addresses they came from.
     pub(crate) distinct_peers: usize,
@@ -142,7 +145,8 @@ pub(crate) struct Uses {
 }
 
 /// What the summary of an audit says of listeners.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct AuditFacts {
     /// Lines of listeners in the stream.
     pub(crate) listed: usize,

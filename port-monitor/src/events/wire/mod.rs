@@ -1,4 +1,4 @@
-//! The shape of a JSON line. The published JSON Schema and most lines come from
+//! The shape of a JSON line. The published JSON Schema (`schema.json`) and most lines come from
 //! these types. The lines of events are written by hand, for speed, and tests
 //! hold them to what serializing `Connection` gives. Field names are those of
 //! the Elastic Common Schema; what it has no name for is under `port_monitor`.
@@ -9,14 +9,14 @@
 
 pub(crate) mod facts;
 pub(crate) mod listeners;
-mod portable;
+#[cfg(test)]
+pub(crate) mod schema;
 #[cfg(test)]
 mod tests;
 pub(crate) mod words;
 
 use std::{borrow::Cow, net::IpAddr};
 
-use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::{Deserialize, Serialize};
 
 use self::{
@@ -35,21 +35,17 @@ pub const VERSION: u32 = 2;
 /// The release of the Elastic Common Schema the names are from.
 const ECS_VERSION: &str = "9.4.0";
 
-/// The JSON Schema of a line, draft 2020-12.
-pub fn json_schema() -> Schema {
-    SchemaSettings::draft2020_12()
-        .for_serialize()
-        .with_transform(portable::Portable)
-        .into_generator()
-        .into_root_schema_for::<Line<'static>>()
-}
+/// The JSON Schema of a line, draft 2020-12: what `schema::of_types` makes of these types, and a
+/// test holds it to that.
+pub(crate) const JSON_SCHEMA: &str = include_str!("schema.json");
 
 /// One line of port-monitor's JSON stream. The first line is a start, the last
 /// one a summary. A field that is absent has no value; where there is one that
 /// could not be found out, `port_monitor.missing` names the field and why.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
-#[schemars(title = "port-monitor event stream")]
+#[cfg_attr(test, schemars(title = "port-monitor event stream"))]
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one at a time: it is written at once, or read into a box"
@@ -63,10 +59,11 @@ pub(crate) enum Line<'a> {
 }
 
 /// The start of the stream: what is watched, and how.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Start<'a> {
     #[serde(rename = "@timestamp")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
     pub(crate) timestamp: Rfc3339,
     #[serde(default)]
     pub(crate) ecs: Ecs,
@@ -80,10 +77,11 @@ pub(crate) struct Start<'a> {
 
 /// A connection attempt, its outcome, an accepted connection, the end of either,
 /// or a socket that listens.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Connection<'a> {
     #[serde(rename = "@timestamp")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
     pub(crate) timestamp: Rfc3339,
     #[serde(default)]
     pub(crate) ecs: Ecs,
@@ -116,10 +114,11 @@ pub(crate) struct Connection<'a> {
 }
 
 /// A gap: events that are missing from the stream.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LossLine<'a> {
     #[serde(rename = "@timestamp")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
     pub(crate) timestamp: Rfc3339,
     #[serde(default)]
     pub(crate) ecs: Ecs,
@@ -130,10 +129,11 @@ pub(crate) struct LossLine<'a> {
 }
 
 /// The end of the stream: the final account.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct SummaryLine<'a> {
     #[serde(rename = "@timestamp")]
-    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
     pub(crate) timestamp: Rfc3339,
     #[serde(default)]
     pub(crate) ecs: Ecs,
@@ -144,7 +144,8 @@ pub(crate) struct SummaryLine<'a> {
 }
 
 /// The version of the field names.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Ecs {
     version: Cow<'static, str>,
 }
@@ -156,9 +157,10 @@ impl Ecs {
 }
 
 /// A line about the stream itself.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(bound = "")]
-#[schemars(bound = "")]
+#[cfg_attr(test, schemars(bound = ""))]
 pub(crate) struct StreamEvent<Action: Spelled> {
     #[serde(default)]
     pub(crate) kind: Word<Kind>,
@@ -167,15 +169,16 @@ pub(crate) struct StreamEvent<Action: Spelled> {
 }
 
 /// What happened to the connection.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct ConnectionEvent {
     #[serde(default)]
     pub(crate) kind: Word<Kind>,
     #[serde(default)]
-    #[schemars(with = "[Word<Category>; 1]")]
+    #[cfg_attr(test, schemars(with = "[Word<Category>; 1]"))]
     pub(crate) category: Vec<Word<Category>>,
     #[serde(rename = "type", default)]
-    #[schemars(with = "[Word<EventType>; 2]")]
+    #[cfg_attr(test, schemars(with = "[Word<EventType>; 2]"))]
     pub(crate) types: Vec<Word<EventType>>,
     pub(crate) action: Word<ConnectionAction>,
     #[serde(default)]
@@ -188,7 +191,8 @@ pub(crate) struct ConnectionEvent {
 }
 
 /// The flow.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Network {
     #[serde(default)]
     pub(crate) transport: Word<Transport>,
@@ -197,12 +201,13 @@ pub(crate) struct Network {
     pub(crate) direction: Word<Direction>,
     /// Community ID, version 1, seed 0; absent while a port is not chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) community_id: Option<CommunityId>,
 }
 
 /// One end of the connection.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct End {
     pub(crate) ip: IpAddr,
     /// Absent while the kernel has not chosen it.
@@ -214,7 +219,8 @@ pub(crate) struct End {
 }
 
 /// The owner of this host's end.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Process<'a> {
     #[serde(default)]
     pub(crate) pid: u32,
@@ -233,57 +239,64 @@ pub(crate) struct Process<'a> {
     /// By the time that the process was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<Parent<'a>>,
-    #[schemars(with = "String", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
     #[serde(default)]
     pub(crate) start: Rfc3339,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Thread<'a> {
     pub(crate) id: u32,
     pub(crate) name: Cow<'a, str>,
 }
 
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Parent<'a> {
     pub(crate) pid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<Cow<'a, str>>,
     /// To the kernel's tick, 10 ms mostly.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("format" = "date-time")))]
     pub(crate) start: Option<Rfc3339>,
 }
 
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct User<'a> {
-    #[schemars(with = "String")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) id: Decimal,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<Cow<'a, str>>,
 }
 
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Group {
-    #[schemars(with = "String")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub(crate) id: Decimal,
 }
 
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Container<'a> {
     pub(crate) id: Cow<'a, str>,
     pub(crate) runtime: Cow<'a, str>,
 }
 
 /// The Kubernetes pod of the container.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Orchestrator<'a> {
     #[serde(rename = "type")]
     pub(crate) kind: Cow<'static, str>,
     pub(crate) resource: Resource<'a>,
 }
 
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Resource<'a> {
     #[serde(rename = "type")]
     pub(crate) kind: Cow<'static, str>,
@@ -291,13 +304,15 @@ pub(crate) struct Resource<'a> {
     pub(crate) id: Cow<'a, str>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Host<'a> {
     pub(crate) name: Cow<'a, str>,
 }
 
 /// The host, at the start of the stream.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct StartHost<'a> {
     #[serde(default)]
     pub(crate) name: Cow<'a, str>,
@@ -307,18 +322,21 @@ pub(crate) struct StartHost<'a> {
     pub(crate) os: Os<'a>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Boot<'a> {
     /// Boot times and connection ids of the stream belong to this boot.
     pub(crate) id: Cow<'a, str>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Os<'a> {
     pub(crate) kernel: Cow<'a, str>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Agent<'a> {
     #[serde(rename = "type")]
     pub(crate) kind: Cow<'static, str>,
@@ -326,7 +344,8 @@ pub(crate) struct Agent<'a> {
 }
 
 /// What decided.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Rule<'a> {
     /// Absent when the direction's default decided.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -336,7 +355,8 @@ pub(crate) struct Rule<'a> {
     pub(crate) ruleset: Option<Cow<'a, str>>,
 }
 
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Failure<'a> {
     /// The errno's name, or its number; absent when the socket was closed before
     /// any answer.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::json_schema;
+use super::schema;
 
 /// Which types each field has in any line, by its path: names with dots are taken for
 /// objects, as indexes take them, and of an array its items count.
@@ -80,7 +80,7 @@ fn names(types: &Value) -> Vec<String> {
 
 #[test]
 fn a_field_has_one_type_in_all_lines() {
-    let fields = Fields::of(&json_schema().to_value());
+    let fields = Fields::of(&schema::published());
     let several = fields.types.iter().filter(|(_, types)| types.len() != 1);
     assert_eq!(several.collect::<Vec<_>>(), []);
     let type_of = |path: &str| fields.types[path].iter().next().cloned();
@@ -141,5 +141,5 @@ fn no_format_is_our_own_and_nothing_is_null() {
             _ => {}
         }
     }
-    look(&json_schema().to_value());
+    look(&schema::published());
 }

@@ -1,13 +1,11 @@
 //! The words of the public lines: what each value of a closed list is called, once, for the
 //! hand-written lines, the tables, the schema and whoever reads lines back.
 
-use std::{borrow::Cow, fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData};
 
 pub(crate) use port_monitor_common::event::{ClosedBy, OwnerSource};
 use port_monitor_common::{policy::Verdict as Decision, tcp_state::TcpState};
-use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
-use serde_json::{Value, json};
 
 pub(crate) use crate::events::record::{LossCause, PortClass, ServiceOrigin, ServiceStatus};
 use crate::events::{decode, record};
@@ -15,8 +13,10 @@ use crate::events::{decode, record};
 /// A closed list of values, each with a word.
 pub(crate) trait Spelled: Copy + PartialEq + 'static {
     /// The list's name in the schema.
+    #[cfg(test)]
     const NAME: &'static str;
     /// What it is a list of; may be empty.
+    #[cfg(test)]
     const DOC: &'static str;
     /// Every value.
     const WORDS: &'static [Spelling<Self>];
@@ -66,7 +66,8 @@ pub(crate) struct Spelling<T> {
     pub(crate) value: T,
     pub(crate) word: &'static str,
     /// What it means; may be empty.
-    doc: &'static str,
+    #[cfg(test)]
+    pub(crate) doc: &'static str,
 }
 
 /// Spells the values of an enum; with `enum` in front, it also declares it.
@@ -97,12 +98,15 @@ macro_rules! spelled {
         }
     ) => {
         impl Spelled for $name {
+            #[cfg(test)]
             const NAME: &'static str = stringify!($schema_name);
+            #[cfg(test)]
             const DOC: &'static str = concat!($($doc, "\n",)* "");
             const WORDS: &'static [Spelling<Self>] = &[
                 $(Spelling {
                     value: Self::$value,
                     word: $word,
+                    #[cfg(test)]
                     doc: concat!($($value_doc, "\n",)* ""),
                 }),+
             ];
@@ -194,41 +198,6 @@ impl<'de, T: Spelled> Deserialize<'de> for Word<T> {
             }
         }
         deserializer.deserialize_str(Words(PhantomData))
-    }
-}
-
-impl<T: Spelled> JsonSchema for Word<T> {
-    fn schema_name() -> Cow<'static, str> {
-        Cow::Borrowed(T::NAME)
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let choices = T::WORDS.iter().map(|spelling| {
-            let mut choice = Schema::default();
-            describe(&mut choice, spelling.doc);
-            choice.insert("type".into(), json!("string"));
-            choice.insert("const".into(), json!(spelling.word));
-            choice
-        });
-        let mut choices: Vec<Schema> = choices.collect();
-        let mut schema = if let [only] = &mut choices[..] {
-            std::mem::take(only)
-        } else {
-            let mut schema = Schema::default();
-            let choices = choices.into_iter().map(Value::from).collect();
-            schema.insert("oneOf".into(), Value::Array(choices));
-            schema
-        };
-        describe(&mut schema, T::DOC);
-        schema
-    }
-}
-
-/// Adds what a doc comment says, if there is one.
-fn describe(schema: &mut Schema, doc: &str) {
-    let lines: Vec<&str> = doc.lines().map(str::trim).collect();
-    if !lines.is_empty() {
-        schema.insert("description".into(), json!(lines.join(" ")));
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     sync::OnceLock,
 };
 
-use crate::host::cgroup::CgroupTree;
+use crate::{base::order, host::cgroup::CgroupTree};
 
 pub(super) mod name;
 
@@ -160,8 +160,7 @@ impl Units {
         self.cgroups = Some(cgroups);
         self.mounts = MOUNT_POINTS.map(str::to_owned).to_vec();
         self.mounts.push(mount.trim_end_matches('/').to_owned());
-        self.mounts
-            .sort_by_key(|mount| std::cmp::Reverse(mount.len()));
+        order::sort_by_key(&mut self.mounts, |mount| std::cmp::Reverse(mount.len()));
         self
     }
 

@@ -182,7 +182,7 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 mod tests {
     use std::borrow::Cow;
 
-    use crate::kernel::{aya_workarounds::blanked_names::*, object::OBJECT};
+    use crate::kernel::{aya_workarounds::blanked_names::*, object::object};
 
     fn names(object: &[u8]) -> Vec<String> {
         let programs = Elf::of(object).unwrap().programs().unwrap();
@@ -195,19 +195,19 @@ mod tests {
     #[test]
     fn only_the_programs_asked_for_have_a_name() {
         let wanted = ["pm_connect_fe", "pm_accept_fe2", "pm_no_such"];
-        let few = Few::of(OBJECT, &wanted).unwrap();
+        let few = Few::of(object(), &wanted).unwrap();
         let mut left = names(few.bytes());
         left.retain(|name| !name.is_empty());
         left.sort();
         assert_eq!(left, ["pm_accept_fe2", "pm_connect_fe"]);
-        assert_eq!(names(few.bytes()).len(), names(OBJECT).len());
-        assert_eq!(few.bytes().len(), OBJECT.len());
+        assert_eq!(names(few.bytes()).len(), names(object()).len());
+        assert_eq!(few.bytes().len(), object().len());
         let changed = few
             .bytes()
             .iter()
-            .zip(OBJECT)
+            .zip(object())
             .filter(|(few, all)| few != all);
-        assert!(changed.count() <= 4 * names(OBJECT).len());
+        assert!(changed.count() <= 4 * names(object()).len());
     }
 
     #[test]
@@ -217,10 +217,10 @@ mod tests {
             let at = Elf::of(object).unwrap().map(map.as_bytes()).unwrap();
             [4, 8, 12, 16].map(|field| word(object, at + field).unwrap())
         };
-        let mut few = Few::of(OBJECT, &[]).unwrap();
+        let mut few = Few::of(object(), &[]).unwrap();
         assert_eq!(few.allocate_late("pm_self"), Some(()));
         let entries = port_monitor_common::generation::ADDRESSES;
-        assert_eq!(definition(OBJECT, "pm_self"), [16, 1, entries, 0]);
+        assert_eq!(definition(object(), "pm_self"), [16, 1, entries, 0]);
         assert_eq!(definition(few.bytes(), "pm_self"), [16, 1, entries, 1]);
         assert_eq!(definition(few.bytes(), "pm_pids"), [4, 1, 1_024, 0]);
         assert_eq!(few.allocate_late("pm_no_such"), None);
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_programs_call_is_no_program() {
-        let all = names(OBJECT);
+        let all = names(object());
         assert!(all.iter().any(|name| name == "pm_lookup"));
         assert!(
             all.iter()
@@ -240,8 +240,8 @@ mod tests {
 
     #[test]
     fn a_broken_object_is_none() {
-        for length in [0, 16, 63, 64, OBJECT.len() / 2] {
-            assert!(Few::of(&OBJECT[..length], &[]).is_none(), "{length}");
+        for length in [0, 16, 63, 64, object().len() / 2] {
+            assert!(Few::of(&object()[..length], &[]).is_none(), "{length}");
         }
     }
 }

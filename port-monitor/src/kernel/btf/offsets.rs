@@ -1,11 +1,12 @@
 //! Finds the values that the programs read by: what only one option or one kind of program
 //! reads refuses only that.
 
-use std::{collections::BTreeSet, ops::Deref};
+use std::ops::Deref;
 
 use port_monitor_common::offsets::{Need, Offsets, Place};
 
 use super::{Btf, BtfError};
+use crate::base::order;
 
 /// The struct that [`Btf::ring_sleeps`] looks into.
 const RING: &str = "bpf_ringbuf";
@@ -27,7 +28,7 @@ pub(super) fn structs() -> Vec<&'static str> {
         }
         Place::Function(_) => None,
     });
-    let names: BTreeSet<_> = names.chain([RING]).collect();
+    let names = order::set(names.chain([RING]));
     names.into_iter().collect()
 }
 

@@ -7,7 +7,11 @@
 //! has ended, or that was closed before it was accepted, never gets a peer, and
 //! whoever uses its addresses next is not taken for it.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use port_monitor_common::tcp_state::TcpState;
 use zerocopy::{ByteHash, Immutable, IntoBytes};
@@ -171,10 +175,12 @@ impl Peers {
     fn end(&mut self, key: Key, side: usize, id: u64) -> Option<Arc<Peer>> {
         let mut generations = [&mut self.young, &mut self.old].into_iter();
         let end = generations.find_map(|generation| {
-            let ends = generation.get_mut(&key)?;
-            let end = ends.get_mut(side)?.take_if(|end| end.id == id);
-            if ends.iter().all(Option::is_none) {
-                generation.remove(&key);
+            let Entry::Occupied(mut ends) = generation.entry(key) else {
+                return None;
+            };
+            let end = ends.get_mut().get_mut(side)?.take_if(|end| end.id == id);
+            if ends.get().iter().all(Option::is_none) {
+                ends.remove();
             }
             Some(end)
         });
@@ -183,14 +189,18 @@ impl Peers {
 
     /// The ends of a connection, remembered from now on.
     fn ends(&mut self, key: Key) -> &mut Ends {
-        let known = self.old.remove(&key);
+        let mut known = None;
         if self.young.len() >= self.generation {
+            // It is not forgotten with the others.
+            known = self.old.remove(&key);
             self.old = std::mem::take(&mut self.young);
         }
         let old = &mut self.old;
-        self.young
-            .entry(key)
-            .or_insert_with(|| known.or_else(|| old.remove(&key)).unwrap_or_default())
+        self.young.entry(key).or_insert_with(|| {
+            // To look into an empty table costs a hash too.
+            let in_old = || (!old.is_empty()).then(|| old.remove(&key)).flatten();
+            known.or_else(in_old).unwrap_or_default()
+        })
     }
 
     /// The owner of the event's end, one for all its connections.

@@ -32,7 +32,7 @@ use crate::{
     policy::{Facts, Policy},
 };
 
-use super::classify;
+use super::classify::{self, Classifier};
 use held::Held;
 
 /// Bytes of events that have waited for their owners and are told at once: an answer may be
@@ -73,8 +73,7 @@ pub struct Pipeline {
     /// Events the kernel has lost, as last told.
     gaps: u64,
     clock: WallClock,
-    /// The host's `ip_local_port_range`.
-    ephemeral: RangeInclusive<u16>,
+    classifier: Classifier,
     policy: Option<Policy>,
     consumers: FanOut,
     tally: Tally,
@@ -95,7 +94,7 @@ impl Pipeline {
             peers: None,
             gaps: 0,
             clock: WallClock::sample(),
-            ephemeral: ephemeral_range(),
+            classifier: Classifier::new(ephemeral_range()),
             policy,
             consumers,
             tally: Tally::default(),
@@ -265,7 +264,7 @@ impl Pipeline {
         let peers = self.peers.as_mut();
         let peer = peers.and_then(|peers| peers.see(event, &process));
         let wall_ns = self.clock.wall_ns(event.ts_ns);
-        let ports = classify::ports(event, &self.ephemeral);
+        let ports = self.classifier.ports(event);
         let judgement = self.policy.as_ref().map(|policy| match event.stamp {
             Some(stamp) => policy.judgement(stamp),
             None => policy.judge(&Facts::of(event, &process, wall_ns)),

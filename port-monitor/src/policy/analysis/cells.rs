@@ -9,6 +9,8 @@ use port_monitor_common::{
     policy::{Accepts, MAX_RULES, Network, OwnerCondition, Peer, Rule, Rules},
 };
 
+use crate::base::order;
+
 const WORDS: usize = MAX_RULES / 64;
 
 /// A set of rules, by index.
@@ -397,6 +399,6 @@ fn members<'a>(rules: &Rules<'a>, set: &RuleSet) -> impl Iterator<Item = (usize,
 fn distinct<T>(mut cells: Vec<CellOf<T>>) -> Vec<CellOf<T>> {
     let mut seen = HashSet::new();
     cells.retain(|(_, matching)| seen.insert(*matching));
-    cells.sort_by_key(|(_, matching)| matching.len());
+    order::sort_by_key(&mut cells, |(_, matching)| matching.len());
     cells
 }

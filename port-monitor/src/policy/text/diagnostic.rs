@@ -11,7 +11,7 @@ use std::{
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 
 use super::problem::{Problem, Severity};
-use crate::base::sanitize::is_hostile;
+use crate::base::{order, sanitize::is_hostile};
 
 /// Problems of one kind that are told of one list.
 const MOST_OF_A_KIND: usize = 20;
@@ -282,7 +282,7 @@ impl Diagnostics {
     /// What was found, in the order of the text: of very many errors, the first ones and how
     /// many more there are.
     pub(crate) fn into_sorted(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by_key(|diagnostic| diagnostic.order);
+        order::sort_by_key(&mut self.found, |diagnostic| diagnostic.order);
         let errors = self.found.iter().filter(|found| found.is_error()).count();
         let more = errors.saturating_sub(MOST_ERRORS);
         let mut seen = 0;

@@ -6,6 +6,7 @@ use std::ops::Range;
 use toml::de::{DeTable, Error};
 
 use super::{newer::Newer, problem::Problem};
+use crate::base::order;
 
 /// What keeps the text from being TOML 1.0, in order, with its places; and what the
 /// parser, which goes on behind an error, makes of it.
@@ -18,7 +19,7 @@ pub fn parse(text: &str) -> (toml::Spanned<DeTable<'_>>, Vec<(Range<usize>, Prob
         first.is_none_or(|first| place.end <= first && !matches!(newer, Newer::LineInTable))
     });
     problems.extend(newer.map(|(place, newer)| (place, Problem::NewerToml(newer))));
-    problems.sort_by_key(|(place, _)| place.start);
+    order::sort_by_key(&mut problems, |(place, _)| place.start);
     (table, problems)
 }
 

@@ -7,32 +7,23 @@
 use std::net::IpAddr;
 
 use super::{
-    ip::IpTexts,
+    flow::FlowTexts,
     line::Line,
+    missing,
     owner::{OwnerText, Owners},
+    peer::{PeerText, PeerTexts},
     port::PortTexts,
+    raw,
 };
 use crate::{
-    base::time::UtcClock,
-    consume::lines::{errno, fields::CLOSED, memo::Memo},
+    base::{memo::Memo, time::UtcClock},
+    consume::lines::{errno, fields::CLOSED},
     events::{
-        community_id::CommunityId,
         decode::{Action, Close, Direction, Event},
-        record::{Judgement, Peer, Record},
-        wire::words::{Enforcement, OwnerSource, Reason, Verdict, state},
+        record::{Judgement, Record},
+        wire::words::{Enforcement, OwnerSource, Verdict, state},
     },
 };
-
-/// An address and a port that is chosen.
-type Endpoint = (IpAddr, u16);
-
-/// The text of a community ID, and whose it is.
-#[derive(Debug)]
-struct FlowId {
-    source: Endpoint,
-    destination: Endpoint,
-    text: [u8; CommunityId::LEN],
-}
 
 /// The text of a network namespace: most hosts have a handful of them.
 #[derive(Debug)]
@@ -45,11 +36,9 @@ struct NetnsText {
 #[derive(Debug)]
 pub(crate) struct Connections {
     owners: Owners,
-    /// The flow ids, which cost as much as the rest of a line: an attempt, its
-    /// outcome and the accept on this host share one.
-    flow_ids: Memo<FlowId, 256>,
-    ips: IpTexts,
+    flows: FlowTexts,
     netns: Memo<NetnsText, 64>,
+    peers: PeerTexts,
     ports: PortTexts,
     clock: UtcClock,
     /// `"ruleset":…`, which every judged event names; empty without a policy.
@@ -77,9 +66,9 @@ impl Connections {
         }
         Self {
             owners: Owners::new(host),
-            flow_ids: Memo::new(),
-            ips: IpTexts::new(),
+            flows: FlowTexts::new(),
             netns: Memo::new(),
+            peers: PeerTexts::new(),
             ports: PortTexts::new(),
             clock: UtcClock::default(),
             ruleset,
@@ -100,7 +89,7 @@ impl Connections {
         line.raw(r#"{"@timestamp":""#);
         line.time(&mut self.clock, *wall_ns);
         push_event(&mut line, event.action, judgement.as_ref());
-        self.push_flow(&mut line, event);
+        push_flow(&mut line, event, &mut self.flows);
         let owner_text = self.owners.text(record);
         line.rendered(owner_text.with_thread(record));
         if let Some(judgement) = judgement {
@@ -119,83 +108,35 @@ impl Connections {
             |known| known.ino == event.netns_ino,
             || NetnsText::new(event.netns_ino),
         );
-        push_facts(&mut line, record, &netns.text, owner_text, &mut self.ports);
+        let peer = record.peer.as_ref().map(|peer| self.peers.text(peer));
+        let ports = &mut self.ports;
+        push_facts(&mut line, record, &netns.text, owner_text, peer, ports);
         line.raw("}}");
     }
+}
 
-    /// The rest of `network`, and both ends: the initiator is the source, whoever
-    /// we are.
-    fn push_flow(&mut self, line: &mut Line<'_>, event: &Event) {
-        match event.local_ip {
-            IpAddr::V4(_) => line.raw("ipv4"),
-            IpAddr::V6(_) => line.raw("ipv6"),
-        }
-        let local = (event.local_ip, event.local_port);
-        let remote = (event.remote_ip, Some(event.remote_port));
-        let (source_bytes, destination_bytes) = bytes(event);
-        let (source, destination) = match event.direction() {
-            Direction::Outbound => {
-                line.raw(r#"","direction":"egress""#);
-                (local, remote)
-            }
-            Direction::Inbound => {
-                line.raw(r#"","direction":"ingress""#);
-                (remote, local)
-            }
-        };
-        if event.action.is_listener() {
-            line.raw("}");
-        } else {
-            if let ((source, Some(source_port)), (destination, Some(destination_port))) =
-                (source, destination)
-            {
-                line.raw(r#","community_id":""#);
-                let text = self.flow_id((source, source_port), (destination, destination_port));
-                line.raw_bytes(text);
-                line.raw(r#""},"source":{"ip":""#);
-            } else {
-                line.raw(r#"},"source":{"ip":""#);
-            }
-            self.push_end(line, source, source_bytes);
-        }
-        line.raw(r#","destination":{"ip":""#);
-        self.push_end(line, destination, destination_bytes);
+/// The rest of `network`, and both ends: the initiator is the source, whoever we are.
+fn push_flow(line: &mut Line<'_>, event: &Event, flows: &mut FlowTexts) {
+    let direction = event.direction();
+    match (event.local_ip, direction) {
+        (IpAddr::V4(_), Direction::Outbound) => line.raw(r#"ipv4","direction":"egress""#),
+        (IpAddr::V4(_), Direction::Inbound) => line.raw(r#"ipv4","direction":"ingress""#),
+        (IpAddr::V6(_), Direction::Outbound) => line.raw(r#"ipv6","direction":"egress""#),
+        (IpAddr::V6(_), Direction::Inbound) => line.raw(r#"ipv6","direction":"ingress""#),
     }
-
-    /// An end, from its address on.
-    fn push_end(
-        &mut self,
-        line: &mut Line<'_>,
-        (ip, port): (IpAddr, Option<u16>),
-        bytes: Option<u64>,
-    ) {
-        self.ips.push(line, ip);
-        match port {
-            Some(port) => {
-                line.raw(r#"","port":"#);
-                line.u16(port);
-            }
-            None => line.raw("\""),
-        }
-        if let Some(bytes) = bytes {
-            line.raw(r#","bytes":"#);
-            line.number(bytes);
-        }
+    let local = (event.local_ip, event.local_port);
+    let remote = (event.remote_ip, Some(event.remote_port));
+    if event.action.is_listener() {
         line.raw("}");
+        flows.push_destination(line, local);
+    } else {
+        let (source, destination) = match direction {
+            Direction::Outbound => (local, remote),
+            Direction::Inbound => (remote, local),
+        };
+        flows.push(line, source, destination, bytes(event));
     }
-
-    fn flow_id(&mut self, source: Endpoint, destination: Endpoint) -> &[u8; CommunityId::LEN] {
-        let flow_id = self.flow_ids.get(
-            usize::from(source.1 ^ destination.1),
-            |known| known.source == source && known.destination == destination,
-            || FlowId {
-                source,
-                destination,
-                text: CommunityId::of(source, destination).text(),
-            },
-        );
-        &flow_id.text
-    }
+    line.raw("}");
 }
 
 /// From the outcome to the beginning of `network.type`.
@@ -270,12 +211,12 @@ fn push_duration(line: &mut Line<'_>, close: &Close) {
 }
 
 /// What source and destination have sent, at the end of a connection or so far.
-pub(crate) const fn bytes(event: &Event) -> (Option<u64>, Option<u64>) {
+const fn bytes(event: &Event) -> Option<(u64, u64)> {
     match event.action.carried() {
-        None => (None, None),
+        None => None,
         Some(close) => match close.direction {
-            Direction::Outbound => (Some(close.bytes_sent), Some(close.bytes_received)),
-            Direction::Inbound => (Some(close.bytes_received), Some(close.bytes_sent)),
+            Direction::Outbound => Some((close.bytes_sent, close.bytes_received)),
+            Direction::Inbound => Some((close.bytes_received, close.bytes_sent)),
         },
     }
 }
@@ -318,6 +259,7 @@ fn push_facts(
     record: &Record,
     netns: &[u8],
     owner_text: &OwnerText,
+    peer: Option<&PeerText>,
     ports: &mut PortTexts,
 ) {
     let Record {
@@ -343,8 +285,8 @@ fn push_facts(
         line.number(event.listener.holders);
     }
     line.rendered(&owner_text.facts);
-    if let Some(peer) = &record.peer {
-        push_peer(line, peer);
+    if let Some(peer) = peer {
+        line.rendered(&peer.facts);
     }
     let is_inbound = event.direction() == Direction::Inbound;
     ports.push(line, &record.ports, is_inbound);
@@ -367,22 +309,14 @@ fn push_facts(
     } else {
         line.raw(r#","preattach":false"#);
     }
-    push_missing(line, record);
-    push_raw(line, record, &owner_text.raw_executable);
-}
-
-fn push_peer(line: &mut Line<'_>, peer: &Peer) {
-    line.raw(r#","peer_process":{"pid":"#);
-    line.number(peer.pid);
-    line.raw(r#","name":"#);
-    line.string(peer.comm.as_bytes());
-    if let Some(exe) = peer.process.exe.known() {
-        line.raw(r#","executable":"#);
-        line.string(exe.as_os_str().as_encoded_bytes());
+    if event.local_port.is_some() {
+        line.rendered(&owner_text.missing);
+    } else {
+        let unchosen = Some(event.direction());
+        missing::push(line, &record.process, event.owner.is_some(), unchosen);
     }
-    line.raw(r#","start_boottime_ns":""#);
-    line.number(peer.start_ns);
-    line.raw(r#""}"#);
+    let peers = peer.map_or(&[][..], |peer| &peer.raw);
+    raw::push(line, &owner_text.raw, peers);
 }
 
 /// What is known of this kind of event alone.
@@ -423,106 +357,4 @@ fn push_path(line: &mut Line<'_>, carried: &Close) {
         line.raw(r#","rtt_us":"#);
         line.number(rtt_us);
     }
-}
-
-/// Fields that have a value nobody could find out, and why.
-fn push_missing(line: &mut Line<'_>, record: &Record) {
-    let Record { event, process, .. } = record;
-    let mut is_first = true;
-    let mut next = |line: &mut Line<'_>| {
-        if is_first {
-            line.raw(r#","missing":{"#);
-        } else {
-            line.raw(",");
-        }
-        is_first = false;
-    };
-    let exe = process.exe.missing().map(Reason::from);
-    let has_owner = event.owner.is_some();
-    let mut put = |line: &mut Line<'_>, field: &str, reason: Reason| {
-        next(line);
-        line.raw(field);
-        line.word(reason);
-    };
-    if has_owner {
-        if let Some(reason) = exe {
-            put(line, r#""process.executable":""#, reason);
-        }
-    } else {
-        let reason = exe.unwrap_or(Reason::NoOwner);
-        put(line, r#""process.pid":""#, reason);
-    }
-    if has_owner && process.user.is_none() {
-        let reason = process.user_missing;
-        let reason = reason.map_or(Reason::UnknownUser, Reason::from);
-        put(line, r#""user.name":""#, reason);
-    }
-    if event.local_port.is_none() {
-        let field = match event.direction() {
-            Direction::Outbound => r#""source.port":""#,
-            Direction::Inbound => r#""destination.port":""#,
-        };
-        put(line, field, Reason::NotChosen);
-    }
-    if has_owner && process.cgroup.is_none() {
-        let reason = process.cgroup_missing();
-        let reason = reason.map_or(Reason::NotFound, Reason::from);
-        put(line, r#""port_monitor.cgroup.path":""#, reason);
-    }
-    if let Some(reason) = process.container_missing.filter(|_| has_owner) {
-        put(line, r#""container.id":""#, reason.into());
-    }
-    if !is_first {
-        line.raw("}");
-    }
-}
-
-/// The bytes of fields that are not UTF-8.
-fn push_raw(line: &mut Line<'_>, record: &Record, executable: &[u8]) {
-    let mut separator = r#","raw":{"#;
-    let owner = record.event.owner.as_ref();
-    let parent = owner
-        .and(record.process.parent)
-        .and_then(|parent| parent.named);
-    for (name, comm) in [
-        (r#""process.thread.name":"#, owner.map(|owner| owner.comm)),
-        (r#""process.name":"#, record.process_name()),
-        (r#""process.parent.name":"#, parent.map(|(comm, _)| comm)),
-    ] {
-        if let Some(comm) = comm.filter(|comm| is_not_utf8(comm.as_bytes())) {
-            line.raw(separator);
-            line.raw(name);
-            line.hex_string(comm.as_bytes());
-            separator = ",";
-        }
-    }
-    if !executable.is_empty() {
-        line.raw(separator);
-        line.raw(r#""process.executable":"#);
-        line.rendered(executable);
-        separator = ",";
-    }
-    if let Some(peer) = &record.peer {
-        if is_not_utf8(peer.comm.as_bytes()) {
-            line.raw(separator);
-            line.raw(r#""port_monitor.peer_process.name":"#);
-            line.hex_string(peer.comm.as_bytes());
-            separator = ",";
-        }
-        let exe = peer.process.exe.known();
-        let exe = exe.map(|exe| exe.as_os_str().as_encoded_bytes());
-        if let Some(exe) = exe.filter(|exe| is_not_utf8(exe)) {
-            line.raw(separator);
-            line.raw(r#""port_monitor.peer_process.executable":"#);
-            line.hex_string(exe);
-            separator = ",";
-        }
-    }
-    if separator == "," {
-        line.raw("}");
-    }
-}
-
-fn is_not_utf8(bytes: &[u8]) -> bool {
-    !bytes.is_ascii() && str::from_utf8(bytes).is_err()
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::line::Line;
-use crate::{base::ascii, consume::lines::memo::Memo};
+use crate::base::{ascii, memo::Memo};
 
 /// Room for the text of any address.
 const ROOM: usize = 40;

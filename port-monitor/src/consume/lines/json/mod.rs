@@ -5,10 +5,14 @@
 #[cfg(test)]
 pub(crate) mod any;
 mod connection;
+mod flow;
 mod ip;
 mod line;
+mod missing;
 mod owner;
+mod peer;
 mod port;
+mod raw;
 mod spec;
 
 use std::borrow::Cow;

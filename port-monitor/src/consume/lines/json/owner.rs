@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use port_monitor_common::event::FileId;
 
-use super::line::Line;
+use super::{line::Line, missing, raw};
 use crate::{
-    base::time::Rfc3339,
-    consume::lines::memo::Memo,
+    base::{memo::Memo, time::Rfc3339},
     events::{
         decode::Comm,
         record::{Container, Process, Record},
@@ -41,8 +40,10 @@ pub(crate) struct OwnerText {
     whole: Vec<u8>,
     /// `port_monitor`, from the process's start to the unit.
     pub(crate) facts: Vec<u8>,
-    /// The executable's bytes in quotes, if they are not UTF-8; else empty.
-    pub(crate) raw_executable: Vec<u8>,
+    /// `missing` of an event whose ports are chosen; empty where nothing is missing.
+    pub(crate) missing: Vec<u8>,
+    /// The fields of `raw` that are the process's, with that thread; mostly empty.
+    pub(crate) raw: Vec<u8>,
 }
 
 /// The facts of an owner that its threads share.
@@ -112,6 +113,7 @@ impl OwnerText {
         // The process and this are all that it depends on.
         if self.thread != thread || self.whole.is_empty() {
             self.thread = thread;
+            self.raw = raw_fields(&self.process, thread.as_ref());
             self.whole.clear();
             let mut line = Line(&mut self.whole);
             line.rendered(&self.before_thread);
@@ -136,7 +138,8 @@ impl OwnerText {
             thread: None,
             whole: Vec::new(),
             facts: Vec::new(),
-            raw_executable: Vec::new(),
+            missing: Vec::new(),
+            raw: Vec::new(),
         };
         let exe = process.exe.known();
         let exe = exe.map(|exe| exe.as_os_str().as_encoded_bytes());
@@ -162,11 +165,33 @@ impl OwnerText {
             line.raw(r#","unit":"#);
             line.string(&**unit);
         }
-        if let Some(exe) = exe.filter(|exe| str::from_utf8(exe).is_err()) {
-            Line(&mut text.raw_executable).hex_string(exe);
-        }
+        let mut line = Line(&mut text.missing);
+        missing::push(&mut line, process, owner.is_some(), None);
         text
     }
+}
+
+/// The fields of `raw` of this process and its thread, whose id comes before its name and
+/// that of the process.
+fn raw_fields(process: &Process, thread: Option<&(u32, Comm, Comm)>) -> Vec<u8> {
+    let mut fields = Vec::new();
+    if let Some((_, comm, process_comm)) = thread {
+        let parent = process.parent.and_then(|parent| parent.named);
+        let names = [
+            (r#""process.thread.name":"#, Some(*comm)),
+            (r#""process.name":"#, Some(*process_comm)),
+            (r#""process.parent.name":"#, parent.map(|(comm, _)| comm)),
+        ];
+        for (field, comm) in names {
+            let comm = comm.unwrap_or_default();
+            raw::push_field(&mut fields, field, comm.as_bytes());
+        }
+    }
+    if let Some(exe) = process.exe.known() {
+        let exe = exe.as_os_str().as_encoded_bytes();
+        raw::push_field(&mut fields, r#""process.executable":"#, exe);
+    }
+    fields
 }
 
 fn push_process(line: &mut Line<'_>, exe: Option<&[u8]>, process: &Process, owner: &OwnerFacts) {

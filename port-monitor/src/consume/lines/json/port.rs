@@ -5,7 +5,7 @@ use std::ptr;
 
 use super::line::Line;
 use crate::{
-    consume::lines::memo::Memo,
+    base::memo::Memo,
     events::record::{PortClass, PortInfo, Ports},
 };
 

@@ -4,8 +4,11 @@
 use std::{ptr, sync::Arc};
 
 use crate::{
-    base::time::{is_within, start_of_second},
-    consume::lines::{fields::dir_text, memo::Memo},
+    base::{
+        memo::Memo,
+        time::{is_within, start_of_second},
+    },
+    consume::lines::fields::dir_text,
     events::{
         decode::Owner,
         record::{Process, Record},
@@ -38,10 +41,12 @@ impl Lead {
     ) -> &'a Self {
         let event = &record.event;
         let dir = dir_text(event);
-        let thread = event.owner.as_ref().map_or(0, |owner| owner.tid);
-        // The low bits of their first letters tell the directions apart.
+        let owner = event.owner.as_ref();
+        let (thread, source) = owner.map_or((0, 0), |owner| (owner.tid, owner.source as usize));
+        // The low bits of their first letters tell the directions apart; of ends, which have
+        // one, the source tells which way they went.
         let way = dir.bytes().next().unwrap_or_default() & 7;
-        let hash = (thread as usize).wrapping_add(8 * usize::from(way));
+        let hash = (thread as usize).wrapping_add(8 * usize::from(way) + 64 * source);
         leads.get(
             hash,
             |lead| {

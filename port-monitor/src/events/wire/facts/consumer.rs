@@ -1,12 +1,12 @@
 //! A consumer's account, as the summary has it.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::events::record;
 
 /// The account of a consumer: `delivered = taken + hidden + dropped`.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub(crate) struct Consumer {
     /// Events that came to it.
@@ -25,7 +25,8 @@ pub(crate) struct Consumer {
 }
 
 /// Events that a consumer has dropped.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 struct DroppedByCause {
     /// It was too slow: its queue was full.

@@ -3,7 +3,6 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::number::{Decimal, Device, Hex, HexBytes};
@@ -22,7 +21,8 @@ mod failure;
 mod number;
 
 /// Of the start line.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct StartFacts<'a> {
     #[serde(default)]
     pub(crate) schema: u32,
@@ -44,15 +44,16 @@ pub(crate) struct StartFacts<'a> {
 }
 
 /// Of a connection.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Facts<'a> {
     #[serde(default)]
     pub(crate) schema: u32,
     /// Joins the events of one connection end, within a stream.
-    #[schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$"))]
+    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$")))]
     pub(crate) id: Hex,
     /// Time of the event, ns since boot (`CLOCK_BOOTTIME`).
-    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[0-9]+$")))]
     #[serde(default)]
     pub(crate) boottime_ns: Decimal,
     /// The CPU the event was seen on.
@@ -74,7 +75,7 @@ pub(crate) struct Facts<'a> {
     /// Start of the process, ns since boot: with the pid, a name no other process
     /// of this boot ever has.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>", extend("pattern" = "^[0-9]+$"))]
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("pattern" = "^[0-9]+$")))]
     pub(crate) process_start_boottime_ns: Option<Decimal>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cgroup: Option<Cgroup<'a>>,
@@ -144,7 +145,8 @@ pub(crate) struct Facts<'a> {
 }
 
 /// Of a loss line.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct LossFacts {
     #[serde(default)]
     pub(crate) schema: u32,
@@ -157,7 +159,8 @@ pub(crate) struct LossFacts {
 
 /// Of the summary line. `entered = not_ours + gave_up + seen`, and
 /// `seen = shown + filtered + lost`.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub(crate) struct SummaryFacts {
     pub(crate) schema: u32,
@@ -210,7 +213,8 @@ pub(crate) struct SummaryFacts {
 }
 
 /// Events lost, by the words of a loss line's `cause`.
-#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub(crate) struct LostByCause {
     /// The kernel's ring buffer was full.
@@ -242,7 +246,8 @@ impl From<&record::Summary> for LostByCause {
 
 /// A hook's counters. `hit = filtered + ring_full + submitted`; what the
 /// kernel skipped comes on top.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct HookRow {
     hit: u64,
     filtered: u64,
@@ -280,20 +285,22 @@ const fn is_false(value: &bool) -> bool {
 }
 
 /// Which file it is, whatever its name: as the kernel numbers it, until the next boot.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Exe {
     /// The device: major and minor number.
-    #[schemars(with = "String", extend("pattern" = "^[0-9]+:[0-9]+$"))]
+    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[0-9]+:[0-9]+$")))]
     pub(crate) device: Device,
     /// The inode number.
-    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[0-9]+$")))]
     pub(crate) inode: Decimal,
 }
 
 /// A cgroup of the v2 hierarchy.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Cgroup<'a> {
-    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[0-9]+$")))]
     #[serde(default)]
     pub(crate) id: Decimal,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -301,7 +308,8 @@ pub(crate) struct Cgroup<'a> {
 }
 
 /// The owner of the other end of a connection within this host.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct PeerProcess<'a> {
     pub(crate) pid: u32,
     /// Name of the process when it acted at that end: that of its first thread.
@@ -309,12 +317,13 @@ pub(crate) struct PeerProcess<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) executable: Option<Cow<'a, str>>,
     /// Start of the process, ns since boot.
-    #[schemars(with = "String", extend("pattern" = "^[0-9]+$"))]
+    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[0-9]+$")))]
     pub(crate) start_boottime_ns: Decimal,
 }
 
 /// One end's port, classified.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Port {
     #[serde(rename = "port_class")]
     class: Word<PortClass>,
@@ -334,7 +343,8 @@ impl From<&record::PortInfo> for Port {
 }
 
 /// What a port is usually for: a guess by its number, not a protocol seen.
-#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Service {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<Cow<'static, str>>,
@@ -357,7 +367,8 @@ impl From<&record::PortInfo> for Service {
 
 /// Fields that have a value nobody could find out. Never a field that has fields of its
 /// own: to a reader that takes dots for objects it would be both.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Missing {
     /// Also hides the rest of the process, the user and the group.
     #[serde(rename = "process.pid", skip_serializing_if = "Option::is_none")]
@@ -388,37 +399,38 @@ impl Missing {
 }
 
 /// The bytes of fields that are not UTF-8.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Raw<'a> {
     #[serde(
         rename = "process.thread.name",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) thread_name: Option<HexBytes<'a>>,
     #[serde(rename = "process.name", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) name: Option<HexBytes<'a>>,
     #[serde(
         rename = "process.parent.name",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) parent_name: Option<HexBytes<'a>>,
     #[serde(rename = "process.executable", skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) executable: Option<HexBytes<'a>>,
     #[serde(
         rename = "port_monitor.peer_process.name",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) peer_name: Option<HexBytes<'a>>,
     #[serde(
         rename = "port_monitor.peer_process.executable",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub(crate) peer_executable: Option<HexBytes<'a>>,
 }
 

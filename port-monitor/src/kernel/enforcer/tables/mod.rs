@@ -1,6 +1,6 @@
 //! The maps of the policies, and the ring of what they deny.
 
-use std::{collections::BTreeSet, fmt, io::ErrorKind, os::fd::AsFd as _, path::Path};
+use std::{fmt, io::ErrorKind, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf, Pod,
@@ -30,7 +30,7 @@ use super::{
     },
     host,
 };
-use crate::policy::tables::lower::Lowered;
+use crate::{base::order, policy::tables::lower::Lowered};
 
 pub(in crate::kernel) mod memory;
 
@@ -242,7 +242,7 @@ impl Tables {
 
     /// Brings the list of this host's addresses up to date.
     pub(super) fn write_own_addresses(&mut self) -> Result<(), KernelError> {
-        let own: BTreeSet<Words> = host::addresses().into_iter().map(addr::to_words).collect();
+        let own = order::set(host::addresses().into_iter().map(addr::to_words));
         if own.len() > ADDRESSES as usize {
             log::warn!("this host has more than {ADDRESSES} addresses: `self` is not all of them");
         }

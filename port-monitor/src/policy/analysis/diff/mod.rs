@@ -22,10 +22,13 @@ use super::{
     peer_set::PeerSet,
     shadow::overlap::{self, Witness},
 };
-use crate::policy::{
-    Policy, Reason,
-    rules::table::{Scopes, Tables},
-    text::value,
+use crate::{
+    base::order,
+    policy::{
+        Policy, Reason,
+        rules::table::{Scopes, Tables},
+        text::value,
+    },
 };
 
 mod names;
@@ -150,7 +153,7 @@ impl Comparison {
     fn over_time(&self, now_ns: i64) -> Result<Vec<Difference>, TooManyOverlaps> {
         let rules = self.sides.iter().flat_map(|side| &side.rules);
         let ends = rules.map(|entry| entry.rule.until_ns);
-        let ends: BTreeSet<i64> = ends.filter(|&end| end > now_ns && end < i64::MAX).collect();
+        let ends = order::set(ends.filter(|&end| end > now_ns && end < i64::MAX));
         let starts: Vec<i64> = [now_ns].into_iter().chain(ends).collect();
         let mut all: Vec<Difference> = Vec::new();
         for (index, &start) in starts.iter().enumerate() {
@@ -171,7 +174,7 @@ impl Comparison {
                 }
             }
         }
-        all.sort_by_key(|difference| difference.direction as u8);
+        order::sort_by_key(&mut all, |difference| difference.direction as u8);
         Ok(all)
     }
 
@@ -339,13 +342,13 @@ impl Comparison {
         }
         let takes_any = pair.into_iter().all(|rule| named(rule).is_none());
         let others = takes_any.then_some((None, of_any));
-        let told_apart: BTreeSet<u32> = cells.keys().copied().collect();
+        let told_apart = order::set(cells.keys().copied());
         let cells = cells.into_iter().map(|(uid, rules)| (Some(uid), rules));
         let groups = cells::grouped(cells.chain(others).collect()).into_iter();
         let groups = groups.map(|(uids, matching)| {
             let known = uids.iter().copied().flatten();
             let uids = if uids.contains(&None) {
-                let known: BTreeSet<u32> = known.collect();
+                let known = order::set(known);
                 Uids::AllBut(told_apart.difference(&known).copied().collect())
             } else {
                 Uids::Only(known.collect())

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use super::TooManyOverlaps;
-use crate::host::units;
+use crate::{base::order, host::units};
 
 /// What a name may be made of, the plainest first.
 const LETTERS: &[u8] = b"xyzabcdefghijklmnopqrstuvw0123456789XYZABCDEFGHIJKLMNOPQRSTUVW_:-.@\\";
@@ -133,7 +133,7 @@ impl<'p> Automaton<'p> {
             states: Vec::new(),
             edges: Vec::new(),
         };
-        let mut begin: BTreeSet<Place> = (0..automaton.required).map(|at| (at, 0)).collect();
+        let mut begin = order::set((0..automaton.required).map(|at| (at, 0)));
         for pattern in automaton.required..automaton.patterns.len() {
             automaton.add((pattern, 0), &mut begin);
         }
@@ -146,7 +146,7 @@ impl<'p> Automaton<'p> {
                 automaton.add(place, &mut places);
             }
             let asked = places.iter().filter_map(|place| automaton.part(*place));
-            let asked: BTreeSet<u8> = asked.filter(|part| !b"*?".contains(part)).collect();
+            let asked = order::set(asked.filter(|part| !b"*?".contains(part)));
             spend(STEP * places.len() * (1 + asked.len()))?;
             let mut edges = Edges::default();
             for &letter in &asked {
@@ -225,7 +225,7 @@ impl<'p> Automaton<'p> {
             rest.is_some_and(|rest| rest.iter().all(|part| *part == b'*'))
         };
         let ended = state.iter().filter(|place| has_ended(place));
-        let ended: BTreeSet<usize> = ended.map(|(pattern, _)| *pattern).collect();
+        let ended = order::set(ended.map(|(pattern, _)| *pattern));
         let others = self.required + self.refused;
         let is_name = (0..self.required).all(|pattern| ended.contains(&pattern))
             && ended.range(self.required..others).next().is_none();
@@ -242,7 +242,7 @@ impl<'p> Automaton<'p> {
             }
         }
         let mut sets: Vec<_> = sets.into_iter().collect();
-        sets.sort_by_key(|(matching, _)| matching.len());
+        order::sort_by_key(&mut sets, |(matching, _)| matching.len());
         sets
     }
 
@@ -297,7 +297,7 @@ impl<F: Fn(&str) -> bool> Search<'_, F> {
         let automaton = Automaton::new(required, told_apart, &spend)?;
         let asked: HashSet<u8> = rest.iter().flat_map(|other| other.bytes()).collect();
         let mut letters = LETTERS.to_vec();
-        letters.sort_by_key(|letter| asked.contains(letter));
+        order::sort_by_key(&mut letters, |letter| asked.contains(letter));
         let mut settled: Vec<Vec<usize>> = Vec::new();
         let mut names = Vec::new();
         for (matching, ends) in automaton.sets() {
@@ -338,7 +338,7 @@ impl<F: Fn(&str) -> bool> Search<'_, F> {
             let distance = self.distances.get(*state).copied().flatten();
             distance.is_some_and(|distance| distance <= left)
         };
-        let near: BTreeSet<usize> = states.iter().copied().filter(is_near).collect();
+        let near = order::set(states.iter().copied().filter(is_near));
         let near: (Vec<usize>, usize) = (near.into_iter().collect(), left);
         if near.0.is_empty() || self.dead.contains(&near) {
             return None;

@@ -7,6 +7,7 @@ use port_monitor_common::policy::{OwnerCondition, Rule};
 
 use super::{Comparison, TooManyOverlaps, Who, names};
 use crate::{
+    base::order,
     host::units::{self, ROOT_SLICE},
     policy::rules::table::Owner,
 };
@@ -62,7 +63,7 @@ fn pairs(a: Option<&[u32]>, b: Option<&[u32]>) -> Vec<Vec<u32>> {
         }
         (Some(a), Some(b)) => (a, b),
     };
-    let [a, b] = [a, b].map(|list| list.iter().copied().collect::<BTreeSet<u32>>());
+    let [a, b] = [a, b].map(|list| order::set(list.iter().copied()));
     let both = a.intersection(&b).map(|&scope| vec![scope]);
     let only_b: Vec<u32> = b.difference(&a).copied().collect();
     let apart = a.difference(&b);
@@ -146,7 +147,7 @@ impl Comparison {
             (None, None) => vec![None],
             (Some(list), None) | (None, Some(list)) => self.names_of(list),
             (Some(a), Some(b)) => {
-                let b: BTreeSet<u32> = b.iter().copied().collect();
+                let b = order::set(b.iter().copied());
                 let both: Vec<u32> = a
                     .iter()
                     .copied()
@@ -172,7 +173,7 @@ impl Comparison {
 
     /// Those that hold no other: what is in their scopes is in those of the other.
     fn least(&self, mut found: Vec<Candidate>) -> Result<Vec<Candidate>, TooManyOverlaps> {
-        found.sort_by_key(|candidate| candidate.scopes.len());
+        order::sort_by_key(&mut found, |candidate| candidate.scopes.len());
         if found.len() > MAX_COMPARED {
             return Ok(found);
         }
@@ -196,17 +197,14 @@ impl Comparison {
         };
         let [a, b] = [a, b].map(|list| {
             let names = self.names_of(list).into_iter();
-            names.flatten().collect::<BTreeSet<&str>>()
+            order::set(names.flatten())
         });
         let lies_in = |path: &str, set: &BTreeSet<&str>| {
             let mut ends = path.match_indices('/').map(|(at, _)| at);
             set.contains(path) || ends.any(|end| set.contains(&path[..end]))
         };
-        let both: BTreeSet<&str> = a
-            .union(&b)
-            .copied()
-            .filter(|path| lies_in(path, &a) && lies_in(path, &b))
-            .collect();
+        let both = a.union(&b).copied();
+        let both = order::set(both.filter(|path| lies_in(path, &a) && lies_in(path, &b)));
         let is_outermost = |path: &&str| {
             let mut ends = path.match_indices('/').map(|(at, _)| at);
             !ends.any(|end| both.contains(&path[..end]))
@@ -221,7 +219,7 @@ impl Comparison {
     /// What is told of the owner.
     fn who(&self, cgroup: Option<&str>, units: &[u32]) -> Who {
         let names = units.iter().filter_map(|&unit| self.scopes.name(unit));
-        let mut names: BTreeSet<&str> = names.collect();
+        let mut names = order::set(names);
         // Whatever is a unit, or is in a cgroup, is in the root slice.
         if names.len() > 1 || cgroup.is_some() {
             names.remove(ROOT_SLICE);
@@ -247,13 +245,13 @@ impl Comparison {
             }));
         }
         let cgroup = cgroup.unwrap_or_default();
-        let around: BTreeSet<u32> = {
+        let around = {
             let cgroup = Some(cgroup);
             let of = self.scopes.of(Owner {
                 cgroup,
                 ..Owner::default()
             });
-            of.into_iter().collect()
+            order::set(of)
         };
         // What the cgroup itself is not in are cgroups below it, one in the other.
         let mut paths: Vec<Vec<String>> = vec![Vec::new()];
@@ -267,7 +265,7 @@ impl Comparison {
         }
         // As systemd has it, units are in slices.
         for path in &mut paths {
-            path.sort_by_key(|directory| directory.strip_suffix(".slice").is_none());
+            order::sort_by_key(path, |directory| directory.strip_suffix(".slice").is_none());
         }
         found.extend(paths.iter().map(|path| Named {
             cgroup: Some(self.below(cgroup, path)),

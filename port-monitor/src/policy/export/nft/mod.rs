@@ -2,22 +2,22 @@
 //! nftables can tell their conditions. What it cannot is refused or left out, but
 //! never so that more is allowed.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fmt::Write as _,
-};
+use std::{collections::HashMap, fmt::Write as _};
 
 use port_monitor_common::policy::{
     Accepts, Action, Direction, OwnerCondition, PortRange, Rule, Transport,
 };
 use thiserror::Error;
 
-use crate::policy::{
-    Policy,
-    analysis::cells::LOOPBACK,
-    conditions::about,
-    rules::{compile::condition::spelled, intent::Refusal},
-    text::value,
+use crate::{
+    base::order,
+    policy::{
+        Policy,
+        analysis::cells::LOOPBACK,
+        conditions::about,
+        rules::{compile::condition::spelled, intent::Refusal},
+        text::value,
+    },
 };
 use peers::{ListPlace, Peers, Sets};
 
@@ -295,7 +295,7 @@ impl Export<'_> {
         };
         let uids = self.uids(rule);
         let uids = uids.map(|uids| {
-            let uids: BTreeSet<u32> = uids.iter().copied().collect();
+            let uids = order::set(uids.iter().copied());
             format!("meta skuid {}", set(uids.iter().map(u32::to_string)))
         });
         let until = (rule.until_ns < i64::MAX).then(|| {
@@ -373,7 +373,7 @@ impl Export<'_> {
         };
         let users_meet = match (self.uids(rule), self.uids(other)) {
             (Some(uids), Some(others)) => {
-                let uids: BTreeSet<&u32> = uids.iter().collect();
+                let uids = order::set(uids.iter());
                 others.iter().any(|uid| uids.contains(uid))
             }
             _ => true,

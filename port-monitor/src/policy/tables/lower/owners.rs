@@ -9,7 +9,10 @@ use port_monitor_common::{
 };
 
 use super::{super::index::Table, Places};
-use crate::policy::{Policy, rules::table::Owner};
+use crate::{
+    base::order,
+    policy::{Policy, rules::table::Owner},
+};
 
 impl Policy {
     /// The cgroups whose mask differs from that of the cgroup they lie in.
@@ -48,9 +51,9 @@ impl Policy {
                 groups.push((*id, mask));
             }
         }
-        let there: BTreeSet<&str> = cgroups.iter().map(|(path, _)| path.as_str()).collect();
+        let there = order::set(cgroups.iter().map(|(path, _)| path.as_str()));
         let named = self.scopes.cgroups().filter(|path| !path.is_empty());
-        let gone: BTreeSet<&str> = named.filter(|path| !there.contains(path)).collect();
+        let gone = order::set(named.filter(|path| !there.contains(path)));
         missing.extend(gone.iter().map(|path| format!("cgroup {path}")));
         groups
     }

@@ -23,7 +23,7 @@ use crate::{
     events::{
         decode::Action,
         record::{Field, HookCount, Process, Record},
-        wire::json_schema,
+        wire::schema,
     },
 };
 
@@ -48,7 +48,7 @@ impl Validator {
     fn new() -> Self {
         let mut compiler = Compiler::new();
         compiler.enable_format_assertions();
-        let schema = json_schema().to_value();
+        let schema = schema::published();
         compiler.add_resource("stream.json", schema).unwrap();
         let mut schemas = Schemas::new();
         let index = compiler.compile("stream.json", &mut schemas).unwrap();

@@ -24,15 +24,26 @@ impl<T, const PLACES: usize> Memo<T, PLACES> {
         is_it: impl FnOnce(&T) -> bool,
         make: impl FnOnce() -> T,
     ) -> &mut T {
+        self.get_or_remake(hash, is_it, |_| make())
+    }
+
+    /// The value that `is_it` recognizes; unless it is remembered, it is made anew, perhaps of
+    /// the one whose place it takes.
+    pub(crate) fn get_or_remake(
+        &mut self,
+        hash: usize,
+        is_it: impl FnOnce(&T) -> bool,
+        make: impl FnOnce(Option<T>) -> T,
+    ) -> &mut T {
         let place = &mut self.places[hash % PLACES];
-        place.take_if(|value| !is_it(value));
-        place.get_or_insert_with(make)
+        let other = place.take_if(|value| !is_it(value));
+        place.get_or_insert_with(|| make(other))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::consume::lines::memo::*;
+    use crate::base::memo::*;
 
     #[test]
     fn a_value_is_made_again_only_after_another_took_its_place() {
