@@ -230,6 +230,14 @@ mod tests {
                 "curl|http://h/?a=1&api_key=x&b=2",
                 "curl|http://h/?a=1&api_key=***&b=2",
             ),
+        ] {
+            assert_eq!(shown(line), expected);
+        }
+    }
+
+    #[test]
+    fn secrets_are_masked_where_options_have_them_and_in_scripts() {
+        for (line, expected) in [
             (
                 "wget|--header=Authorization: Bearer x|u",
                 "wget|--header=Authorization: ***|u",

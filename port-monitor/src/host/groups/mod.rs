@@ -191,7 +191,7 @@ impl Groups {
     fn patterns(&self) -> impl Iterator<Item = String> {
         let units = self.0.iter().filter_map(|group| match &group.meant {
             Meant::Units(units) => Some(units),
-            _ => None,
+            Meant::Path(_) => None,
         });
         units.flatten().filter_map(|unit| units::pattern(unit))
     }
