@@ -158,16 +158,11 @@ impl Session {
                 Wake::Records => {
                     self.drain()?;
                 }
-                Wake::Known => {
+                Wake::Known | Wake::Owners => {
                     self.pipeline.catch_up();
                     self.pipeline.consumers().flush();
                 }
                 Wake::Progress => self.look(),
-                Wake::Owners => {
-                    self.pipeline.resume();
-                    self.pipeline.catch_up();
-                    self.pipeline.consumers().flush();
-                }
                 Wake::Check => self.check(),
                 Wake::Stop => break,
                 Wake::CommandEnded(status) => {

@@ -8,7 +8,7 @@ use std::{
 
 use port_monitor_common::listener::{HOLDER_LOOKED, HOLDER_OPENED, Holder};
 
-use super::{Question, key};
+use super::{answers::Question, judge::key};
 use crate::host::holding::Seen;
 
 /// How long one is kept: questions come in the order of the ring, which is that of the
@@ -99,6 +99,23 @@ impl Closers {
     pub(super) fn since(&self, question: &Question) -> Option<&Closer> {
         let closer = self.by_listener.get(&(question.listener, question.port))?;
         (closer.last.closed_ns >= question.ts_ns).then_some(closer)
+    }
+
+    /// From when on these say something else of a connection that came to the listener.
+    pub(super) fn turns(&self, question: &Question) -> impl Iterator<Item = u64> {
+        let known = self.by_listener.get(&(question.listener, question.port));
+        let after = |ns: u64| ns.saturating_add(1);
+        let of_closer = known.map_or([0; 3], |closer| {
+            let Closer { last, other_ns, .. } = closer;
+            [last.owner.start_ns, after(last.closed_ns), after(*other_ns)]
+        });
+        of_closer.into_iter().chain([after(self.lost_ns)])
+    }
+
+    /// This process was the last to close a socket of the listener: when it did is known.
+    pub(super) fn has_closed(&self, question: &Question, process: &Holder) -> bool {
+        let closer = self.by_listener.get(&(question.listener, question.port));
+        closer.is_some_and(|closer| key(&closer.last) == key(process))
     }
 
     /// Somebody may have who is not known.

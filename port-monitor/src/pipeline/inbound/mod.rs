@@ -2,35 +2,30 @@
 //! thread asks who has its listener open when it has come in, and events wait for the
 //! answer, in their order.
 
+mod answers;
 mod closers;
+mod judge;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     io, mem,
     sync::{
         Arc,
         mpsc::{self, Receiver, Sender, TryRecvError},
     },
-    thread,
-    time::{Duration, Instant},
+    thread, vec,
 };
 
-use port_monitor_common::{
-    event::OwnerSource,
-    listener::{HOLDER_PASSES, Holder},
-};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
+use self::answers::{Answer, HURRY, Question};
 use crate::{
     events::{
         decode::{Action, Close, Direction, Event, Owner},
         record::Missing,
     },
-    host::holding::{Seen, Source, Wanted},
+    host::holding::{Source, Wanted},
 };
-
-use closers::{Closer, Closers};
 
 /// Events that wait at most; then the first of them goes without an owner.
 const PATIENCE: usize = 1 << 14;
@@ -38,25 +33,6 @@ const PATIENCE: usize = 1 << 14;
 const REMEMBERED: usize = 1 << 17;
 /// Owners told of last, of which there is one copy each.
 const RECENT: usize = 32;
-/// A look at all open files is followed by a pause this many times as long as it kept a
-/// processor busy: at most 10 % of its time.
-const PAUSE_FACTOR: u32 = 9;
-/// And at least as long as this: where thousands of connections come in a second, a look
-/// answers for many.
-const LEAST_PAUSE: Duration = Duration::from_millis(50);
-/// So many questions end a pause before its time: those who ask must not lose patience.
-const HURRY: usize = PATIENCE / 8;
-/// How long a pause goes on before the questions are counted again.
-const SLICE: Duration = Duration::from_millis(10);
-/// How long a listener that nobody has open, and that nobody has closed, is on its way from
-/// one to the other as a rule. Where processors are busy, it may take longer: each time it is
-/// waited for [`CLOSING_FACTOR`] times as long as before, up to [`CLOSING_LATEST`].
-const CLOSING: Duration = Duration::from_millis(2);
-const CLOSING_FACTOR: u32 = 4;
-const CLOSING_LATEST: Duration = Duration::from_millis(512);
-/// Listeners that are known to be where no look finds them.
-const HIDDEN: usize = 1 << 10;
-
 /// Whose a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Found {
@@ -79,20 +55,11 @@ impl Found {
     }
 }
 
-/// The connection to ask about.
-#[derive(Clone, Copy, Debug)]
-struct Question {
-    id: u64,
-    listener: u32,
-    port: u32,
-    ts_ns: u64,
-}
-
 /// An event with its owner.
 #[derive(Clone, Copy, Debug)]
-pub struct Told {
+pub struct Told<'a> {
     /// The event.
-    pub event: Event,
+    pub event: &'a Event,
     /// Why it has no owner, if it has none.
     pub missing: Missing,
     /// The owner filters keep it back.
@@ -106,18 +73,23 @@ pub struct Told {
 /// Events on their way.
 pub struct Inbound {
     /// `None` where there is nobody to ask.
-    questions: Option<Sender<Question>>,
-    answers: Receiver<(u64, Found)>,
-    next_answer: Option<(u64, Found)>,
+    questions: Option<Sender<Vec<Question>>>,
+    /// Questions of events that wait, which nobody was asked yet.
+    unasked: Vec<Question>,
+    answers: Receiver<Vec<Answer>>,
+    /// Answers that are there, but for the one to the next events.
+    received: vec::IntoIter<Answer>,
+    /// The answer to so many next events that ask.
+    next: (usize, Arc<Found>),
+    /// Events that have not waited for their answers, which are still to come.
+    gone: usize,
     answered: Arc<Notify>,
     waiting: VecDeque<Event>,
+    /// The first of them waits for its answer, as far as is known.
+    is_blocked: bool,
     owners: Owners,
-    /// There are filters of owners.
-    filters: bool,
-    /// Accepts are asked for.
-    shows_accepts: bool,
-    /// Ends or progress are asked for.
-    tells_again: bool,
+    unknown: Arc<Found>,
+    wanted: Wanted,
 }
 
 impl Inbound {
@@ -132,18 +104,22 @@ impl Inbound {
         if let Some(mut source) = source {
             thread::Builder::new()
                 .name("listeners".to_owned())
-                .spawn(move || answer_all(&mut source, &asked, &answer, &notify))?;
+                .spawn(move || answers::answer_all(&mut source, &asked, &answer, &notify))?;
         }
+        let unknown = Arc::new(Found::nobody(Missing::NoOwner));
         Ok(Self {
             questions: has_source.then_some(questions),
+            unasked: Vec::new(),
             answers,
-            next_answer: None,
+            received: Vec::new().into_iter(),
+            next: (0, Arc::clone(&unknown)),
+            gone: 0,
             answered,
             waiting: VecDeque::new(),
+            is_blocked: false,
             owners: Owners::default(),
-            filters: wanted.filters,
-            shows_accepts: wanted.accepts,
-            tells_again: wanted.ends,
+            unknown,
+            wanted,
         })
     }
 
@@ -154,62 +130,74 @@ impl Inbound {
 
     /// Nobody has asked for events of this kind.
     pub const fn is_aside(&self, event: &Event) -> bool {
-        !self.shows_accepts && matches!(event.action, Action::Accept)
+        is_aside(event, self.wanted)
     }
 
-    /// Takes an event, which comes out again by [`Self::pop`].
-    pub fn take(&mut self, event: Event) {
-        if let (Some(listener), Some(questions)) = (asks(&event), &self.questions) {
-            let _ = questions.send(Question {
-                id: event.id,
+    /// Takes an event, which comes out again by [`Self::tell_next`]. What it asks is asked by
+    /// [`Self::ask`], unless very much is.
+    pub fn take(&mut self, event: &Event) {
+        if let (Some(listener), Some(_)) = (asks(event), &self.questions) {
+            self.unasked.push(Question {
                 listener,
                 port: event.local_port.unwrap_or(0).into(),
                 ts_ns: event.ts_ns,
             });
+            if self.unasked.len() >= HURRY {
+                self.ask();
+            }
         }
-        self.waiting.push_back(event);
+        self.waiting.push_back(*event);
     }
 
-    /// The next event in order, if its owner is known by now, or will not be.
-    pub fn pop(&mut self) -> Option<Told> {
-        let mut event = *self.waiting.front()?;
-        let found = if asks(&event).is_some() {
-            let found = self.answer(&event)?;
-            if self.tells_again {
-                self.owners.remember(event.id, found);
+    /// Asks whose the connections are of which nobody was asked yet: of all at once, for a
+    /// message costs more than a question.
+    pub fn ask(&mut self) {
+        if let Some(questions) = self.questions.as_ref().filter(|_| !self.unasked.is_empty()) {
+            let _ = questions.send(mem::take(&mut self.unasked));
+        }
+    }
+
+    /// Hands the next event in order to `tell`, if its owner is known by now, or will not be;
+    /// whether it is so. Nothing is copied: events are large.
+    pub fn tell_next(&mut self, tell: impl FnOnce(Told<'_>)) -> bool {
+        let Some(front) = self.waiting.front() else {
+            return false;
+        };
+        let (id, action) = (front.id, &front.action);
+        let found = if asks(front).is_some() {
+            let found = self.answer();
+            self.is_blocked = found.is_none();
+            let Some(found) = found else {
+                return false;
+            };
+            if self.wanted.ends {
+                self.owners.remember(id, Arc::clone(&found));
             }
             Some(found)
         } else {
-            told_again(&event).map(|carried| {
-                let found = match event.action {
-                    Action::Progress(_) => self.owners.know(event.id),
-                    _ => self.owners.recall(event.id),
+            let is_progress = matches!(action, Action::Progress(_));
+            let began_seen = told_again(front).map(|carried| carried.duration_ns.is_some());
+            began_seen.map(|was_seen| {
+                let found = if is_progress {
+                    self.owners.know(id)
+                } else {
+                    self.owners.recall(id)
                 };
-                found.unwrap_or_else(|| self.unknown(carried))
+                found.unwrap_or_else(|| self.unremembered(was_seen))
             })
         };
-        self.waiting.pop_front();
-        let mut missing = Missing::NoOwner;
-        if let Some(found) = found {
-            event.listener.holders = found.holders;
-            match found.owner {
-                Ok(owner) => {
-                    event.owner = Some(owner);
-                    if let Action::Close(close) = &mut event.action {
-                        close.closing_pid = close.closing_pid.filter(|&pid| pid != owner.pid);
-                    }
-                }
-                Err(reason) => missing = reason,
-            }
+        let wanted = self.wanted;
+        if let Some(event) = self.waiting.front_mut() {
+            tell(told(event, found.as_deref(), wanted));
         }
-        let is_kept_back = self.filters && found.is_some_and(|found| !found.passes);
-        Some(Told {
-            missing,
-            is_filtered: is_kept_back && missing != Missing::Late,
-            is_lost: is_kept_back && missing == Missing::Late,
-            is_aside: self.is_aside(&event),
-            event,
-        })
+        self.waiting.pop_front();
+        true
+    }
+
+    /// The next event waits for its answer, of which nothing is known since the last look
+    /// for it; and there is room for others to wait.
+    pub fn is_blocked(&self) -> bool {
+        self.is_blocked && self.waiting.len() < PATIENCE
     }
 
     /// So many events wait that others will not have their owners asked for in time.
@@ -222,41 +210,80 @@ impl Inbound {
         if self.waiting.is_empty() {
             return false;
         }
-        if self.next_answer.is_none() {
-            self.next_answer = self.answers.recv().ok();
+        self.ask();
+        if self.next.0 == 0 && self.received.len() == 0 {
+            self.received = self.answers.recv().unwrap_or_default().into_iter();
         }
         true
     }
 
     /// Whose it is where no beginning is remembered: it was before the start, or the kernel
-    /// saw it, and it was lost or is too long ago.
-    const fn unknown(&self, carried: &Close) -> Found {
-        let was_seen = self.questions.is_some() && carried.duration_ns.is_some();
-        Found::nobody(if was_seen {
-            Missing::Late
+    /// saw it (`was_seen`), and it was lost or is too long ago.
+    fn unremembered(&self, was_seen: bool) -> Arc<Found> {
+        if self.questions.is_some() && was_seen {
+            Arc::new(Found::nobody(Missing::Late))
         } else {
-            Missing::NoOwner
-        })
+            Arc::clone(&self.unknown)
+        }
     }
 
-    fn answer(&mut self, event: &Event) -> Option<Found> {
+    /// The answer to the next event that asks, if it is there, or will not be in time.
+    fn answer(&mut self) -> Option<Arc<Found>> {
         if self.questions.is_none() {
-            return Some(Found::nobody(Missing::NoOwner));
+            return Some(Arc::clone(&self.unknown));
         }
         loop {
-            let next = match self.next_answer.take() {
-                Some(next) => Ok(next),
-                None => self.answers.try_recv(),
-            };
-            match next {
-                Ok((id, found)) if id == event.id => return Some(found),
-                // Of an event that has waited too long.
-                Ok(_) => {}
+            let (count, found) = &mut self.next;
+            let late = self.gone.min(*count);
+            self.gone -= late;
+            *count -= late;
+            if *count > 0 {
+                *count -= 1;
+                return Some(Arc::clone(found));
+            }
+            if let Some(answer) = self.received.next() {
+                self.next = (answer.count, self.owners.shared(answer.found));
+                continue;
+            }
+            match self.answers.try_recv() {
+                Ok(answers) => self.received = answers.into_iter(),
                 Err(TryRecvError::Empty) if self.waiting.len() < PATIENCE => return None,
-                Err(_) => return Some(Found::nobody(Missing::Late)),
+                Err(_) => {
+                    self.gone += 1;
+                    return Some(self.owners.shared(Found::nobody(Missing::Late)));
+                }
             }
         }
     }
+}
+
+/// The event with what was found out, if anything was to be.
+fn told<'a>(event: &'a mut Event, found: Option<&Found>, wanted: Wanted) -> Told<'a> {
+    let mut missing = Missing::NoOwner;
+    if let Some(found) = found {
+        event.listener.holders = found.holders;
+        match found.owner {
+            Ok(owner) => {
+                event.owner = Some(owner);
+                if let Action::Close(close) = &mut event.action {
+                    close.closing_pid = close.closing_pid.filter(|&pid| pid != owner.pid);
+                }
+            }
+            Err(reason) => missing = reason,
+        }
+    }
+    let is_kept_back = wanted.filters && found.is_some_and(|found| !found.passes);
+    Told {
+        missing,
+        is_filtered: is_kept_back && missing != Missing::Late,
+        is_lost: is_kept_back && missing == Missing::Late,
+        is_aside: is_aside(event, wanted),
+        event,
+    }
+}
+
+const fn is_aside(event: &Event, wanted: Wanted) -> bool {
+    !wanted.accepts && matches!(event.action, Action::Accept)
 }
 
 /// The listener to ask about.
@@ -285,14 +312,14 @@ struct Owners {
 }
 
 impl Owners {
-    fn remember(&mut self, id: u64, found: Found) {
+    fn remember(&mut self, id: u64, found: Arc<Found>) {
         if self.young.len() >= REMEMBERED {
             self.old = mem::take(&mut self.young);
         }
-        let found = self.shared(found);
         self.young.insert(id, found);
     }
 
+    /// The one copy of it.
     fn shared(&mut self, found: Found) -> Arc<Found> {
         if let Some(known) = self.recent.iter().find(|known| ***known == found) {
             return Arc::clone(known);
@@ -305,238 +332,14 @@ impl Owners {
         found
     }
 
-    fn know(&self, id: u64) -> Option<Found> {
+    fn know(&self, id: u64) -> Option<Arc<Found>> {
         let found = self.young.get(&id).or_else(|| self.old.get(&id));
-        found.map(|found| **found)
+        found.map(Arc::clone)
     }
 
-    fn recall(&mut self, id: u64) -> Option<Found> {
-        let found = self.young.remove(&id).or_else(|| self.old.remove(&id));
-        found.map(|found| *found)
+    fn recall(&mut self, id: u64) -> Option<Arc<Found>> {
+        self.young.remove(&id).or_else(|| self.old.remove(&id))
     }
-}
-
-/// Answers until nobody can ask any more. Each question is answered by a look at what is
-/// open that began after it.
-fn answer_all(
-    source: &mut impl Source,
-    questions: &Receiver<Question>,
-    answers: &Sender<(u64, Found)>,
-    answered: &Notify,
-) {
-    let mut rested = Instant::now();
-    let mut memory = Memory::default();
-    while let Ok(first) = questions.recv() {
-        let batch = gather(first, questions, rested);
-        let begin = processor_time();
-        let found = find(source, &batch, &mut memory);
-        let busy = processor_time().saturating_sub(begin);
-        rested = Instant::now() + LEAST_PAUSE.max(busy * PAUSE_FACTOR);
-        for (question, found) in batch.iter().zip(found) {
-            if answers.send((question.id, found)).is_err() {
-                return;
-            }
-        }
-        answered.notify_one();
-    }
-}
-
-/// What earlier looks have shown.
-#[derive(Default)]
-struct Memory {
-    /// The last of them.
-    before: Seen,
-    /// Who has closed listeners.
-    closers: Closers,
-    /// Listeners that were waited for in vain: nobody has them open who could be found, and
-    /// nobody has closed them. They are not waited for again.
-    hidden: HashSet<u32>,
-}
-
-impl Memory {
-    /// Takes a listener that was waited for in vain.
-    fn hide(&mut self, listener: u32) {
-        if self.hidden.len() >= HIDDEN {
-            self.hidden.clear();
-        }
-        self.hidden.insert(listener);
-    }
-}
-
-/// What is asked until the thread has rested, or until many wait.
-fn gather(first: Question, questions: &Receiver<Question>, rested: Instant) -> Vec<Question> {
-    let mut batch = vec![first];
-    loop {
-        batch.extend(questions.try_iter());
-        let pause = rested.saturating_duration_since(Instant::now());
-        if pause.is_zero() || batch.len() >= HURRY {
-            return batch;
-        }
-        thread::sleep(pause.min(SLICE));
-    }
-}
-
-/// How long the calling thread has kept processors busy.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    Duration::from_secs(seconds) + Duration::from_nanos(time.tv_nsec.unsigned_abs())
-}
-
-/// The answers, one for each question.
-fn find(source: &mut impl Source, questions: &[Question], memory: &mut Memory) -> Vec<Found> {
-    let Memory {
-        before,
-        closers,
-        hidden,
-    } = memory;
-    let mut look = |found: &mut [Found]| {
-        let mut seen = source.look()?;
-        closers.take(&mut seen, before);
-        let open = found.iter_mut().zip(questions);
-        let mut are_on_their_way = Vec::new();
-        for (found, question) in open.filter(|(found, _)| is_nowhere(found)) {
-            *found = answer(question, &seen, closers);
-            if is_nowhere(found) && closers.since(question).is_none() {
-                if closers.may_lack(question) {
-                    *found = Found::nobody(Missing::Late);
-                } else {
-                    are_on_their_way.push(question.listener);
-                }
-            }
-        }
-        io::Result::Ok((seen, are_on_their_way))
-    };
-    let mut found = vec![Found::nobody(Missing::Unheld); questions.len()];
-    let mut looked = look(&mut found);
-    let mut pause = CLOSING;
-    while let Ok((_, on_their_way)) = &looked {
-        if pause > CLOSING_LATEST || on_their_way.iter().all(|one| hidden.contains(one)) {
-            break;
-        }
-        thread::sleep(pause);
-        pause *= CLOSING_FACTOR;
-        looked = look(&mut found);
-    }
-    match looked {
-        Ok((seen, in_vain)) => {
-            for (found, asked) in found.iter().zip(questions) {
-                if !is_nowhere(found) {
-                    memory.hidden.remove(&asked.listener);
-                }
-            }
-            for listener in in_vain {
-                memory.hide(listener);
-            }
-            memory.before = seen;
-        }
-        Err(error) => {
-            log::warn!("look who has listeners open: {error}");
-            for found in found.iter_mut().filter(|found| is_nowhere(found)) {
-                *found = Found::nobody(Missing::Late);
-            }
-        }
-    }
-    let last_asked = questions.iter().map(|asked| asked.ts_ns).max();
-    memory.closers.forget_before(last_asked.unwrap_or(0));
-    found
-}
-
-fn is_nowhere(found: &Found) -> bool {
-    found.owner == Err(Missing::Unheld)
-}
-
-fn answer(question: &Question, seen: &Seen, closers: &Closers) -> Found {
-    judge(
-        question,
-        seen.of(question.listener),
-        closers.since(question),
-    )
-}
-
-/// Whose the connection is, of those who have its listener open and of who closed it since.
-fn judge(question: &Question, holders: &[Holder], closer: Option<&Closer>) -> Found {
-    let is_listener = |holder: &&Holder| {
-        (holder.listener, holder.port) == (question.listener, question.port)
-            && holder.owner.tgid != 0
-    };
-    // Who began later has it from one who had it then.
-    let is_meant =
-        |holder: &&Holder| is_listener(holder) && holder.owner.start_ns <= question.ts_ns;
-    let meant: Vec<&Holder> = holders
-        .iter()
-        .chain(closer.map(|closer| &closer.last))
-        .filter(is_meant)
-        .collect();
-    let mut processes: Vec<&Holder> = Vec::new();
-    for &holder in &meant {
-        if !processes.iter().any(|other| key(other) == key(holder)) {
-            processes.push(holder);
-        }
-    }
-    let is_alone = closer.is_none_or(|closer| closer.is_alone_since(question.ts_ns));
-    let count = u32::try_from(processes.len()).unwrap_or(u32::MAX);
-    let is_open = holders.iter().any(|holder| is_listener(&holder));
-    if !is_open && !closer.is_some_and(|closer| closer.had_it) {
-        return Found {
-            passes: closer.is_some_and(|closer| closer.last.flags & HOLDER_PASSES != 0),
-            ..Found::nobody(Missing::Unheld)
-        };
-    }
-    let first = first(&processes).filter(|first| is_alone && holds_all(first, &meant));
-    if let Some(first) = first {
-        return Found {
-            owner: Ok(Owner::of(&first.owner, OwnerSource::Listener)),
-            holders: count,
-            passes: first.flags & HOLDER_PASSES != 0,
-        };
-    }
-    if processes.is_empty() {
-        return Found::nobody(Missing::Unheld);
-    }
-    let passes = processes.iter().all(|one| one.flags & HOLDER_PASSES != 0);
-    Found {
-        owner: Err(Missing::Shared),
-        holders: count,
-        passes: passes && is_alone,
-    }
-}
-
-const fn key(holder: &Holder) -> (u32, u64) {
-    (holder.owner.tgid, holder.owner.start_ns)
-}
-
-/// The only process; of several that execute one program in one cgroup, the one that all
-/// others descend from by others of them.
-fn first<'a>(processes: &[&'a Holder]) -> Option<&'a Holder> {
-    let (one, others) = processes.split_first()?;
-    let program = |holder: &Holder| {
-        let owner = &holder.owner;
-        (owner.exe_device, owner.exe_inode, owner.cgroup_id)
-    };
-    let is_alike = |other: &&Holder| program(other) == program(one);
-    if !others.is_empty() && (one.owner.exe_inode == 0 || !others.iter().all(is_alike)) {
-        return None;
-    }
-    let is_child = |holder: &Holder| {
-        let is_parent = |other: &&Holder| {
-            other.owner.tgid == holder.parent_tgid && other.owner.start_ns <= holder.owner.start_ns
-        };
-        processes.iter().any(is_parent)
-    };
-    let mut firsts = processes.iter().filter(|holder| !is_child(holder));
-    match (firsts.next(), firsts.next()) {
-        (Some(first), None) => Some(first),
-        _ => None,
-    }
-}
-
-/// The process has every socket of the listener: whichever the connection came to.
-fn holds_all(process: &Holder, meant: &[&Holder]) -> bool {
-    meant.iter().all(|one| {
-        let same = |other: &&Holder| key(other) == key(process) && other.socket == one.socket;
-        meant.iter().any(same)
-    })
 }
 
 #[cfg(test)]

@@ -36,8 +36,11 @@ use super::classify::{self, Classifier};
 use held::Held;
 
 /// Bytes of events that have waited for their owners and are told at once: an answer may be
-/// for very many, more than an output has room for.
-const RELEASED_BYTES: usize = 1 << 20;
+/// for very many, and an output writes what is short without a detour.
+const PORTION_BYTES: usize = 60 << 10;
+/// Portions of them that are told one after the other: more than an output has room for they
+/// must not be.
+const PORTIONS: usize = 16;
 
 /// What became of the records read from the ring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +62,7 @@ pub struct Tally {
 pub struct Pipeline {
     enricher: Enricher,
     /// `None` where the records tell whose inbound connections are.
-    inbound: Option<Inbound>,
+    inbound: Option<Box<Inbound>>,
     /// Of those that have waited for their owners, more may be told.
     has_more: bool,
     /// Events whose process is being looked up, and those behind them.
@@ -110,12 +113,12 @@ impl Pipeline {
 
     /// Asks whose inbound connections are: the records do not tell.
     pub fn ask(&mut self, inbound: Inbound) {
-        self.inbound = Some(inbound);
+        self.inbound = Some(Box::new(inbound));
     }
 
     /// Told when events that waited for their owners can be shown.
     pub fn answered(&self) -> Option<Arc<Notify>> {
-        self.inbound.as_ref().map(Inbound::answered)
+        self.inbound.as_deref().map(Inbound::answered)
     }
 
     /// Looks up the arguments of processes, too.
@@ -179,8 +182,10 @@ impl Pipeline {
                 }
                 Some(inbound) => {
                     self.tally.received += u64::from(!inbound.is_aside(event));
-                    inbound.take(*event);
-                    self.resume();
+                    inbound.take(event);
+                    if !inbound.is_blocked() {
+                        self.resume();
+                    }
                 }
             },
             Err(error) => {
@@ -194,35 +199,43 @@ impl Pipeline {
     /// Takes the events on that have waited for their owners: not too many at once, unless
     /// others would have no room to wait.
     pub fn resume(&mut self) {
+        let Some(mut inbound) = self.inbound.take() else {
+            return;
+        };
         loop {
-            let Some(inbound) = &mut self.inbound else {
-                return;
-            };
             let waiting = self.consumers.shown().waiting_bytes();
-            self.has_more = waiting >= RELEASED_BYTES && !inbound.is_crowded();
-            if self.has_more {
+            self.has_more = waiting >= PORTION_BYTES && !inbound.is_crowded();
+            if self.has_more || !inbound.tell_next(|told| self.take_told(told)) {
+                break;
+            }
+        }
+        self.inbound = Some(inbound);
+    }
+
+    fn take_told(&mut self, told: Told<'_>) {
+        if told.is_aside {
+            // It was for its end.
+        } else if told.is_lost {
+            self.tally.unowned += 1;
+        } else if told.is_filtered {
+            self.tally.hidden += 1;
+        } else {
+            self.take_event(told.event, told.missing);
+        }
+    }
+
+    /// Asks for the owners of those that came last, and takes on what has waited for its own.
+    fn release(&mut self) {
+        let Some(inbound) = &mut self.inbound else {
+            return;
+        };
+        inbound.ask();
+        for _ in 0..PORTIONS {
+            self.resume();
+            if !self.has_more {
                 return;
             }
-            let Some(told) = inbound.pop() else {
-                return;
-            };
-            let Told {
-                event,
-                missing,
-                is_filtered,
-                is_lost,
-                is_aside,
-            } = told;
-            if is_aside {
-                continue;
-            }
-            if is_lost {
-                self.tally.unowned += 1;
-            } else if is_filtered {
-                self.tally.hidden += 1;
-            } else {
-                self.take_event(&event, missing);
-            }
+            self.consumers.flush();
         }
     }
 
@@ -233,7 +246,7 @@ impl Pipeline {
             self.resume();
             if self.has_more {
                 self.consumers.flush_early();
-            } else if !self.inbound.as_mut().is_some_and(Inbound::wait) {
+            } else if !self.inbound.as_deref_mut().is_some_and(Inbound::wait) {
                 return;
             }
         }
@@ -449,11 +462,11 @@ mod tests {
             pipeline.take(event.as_bytes());
         }
         while !pipeline.is_holding() {
-            assert!(pipeline.inbound.as_mut().is_some_and(Inbound::wait));
+            assert!(pipeline.inbound.as_deref_mut().is_some_and(Inbound::wait));
             pipeline.resume();
         }
         let waiting = pipeline.consumers().shown().waiting_bytes();
-        assert!(waiting < RELEASED_BYTES + 4_096, "{waiting}");
+        assert!(waiting < PORTION_BYTES + 4_096, "{waiting}");
         assert!(pipeline.tally().delivered < many);
         pipeline.resume_all();
         assert_eq!(pipeline.tally().delivered, many);

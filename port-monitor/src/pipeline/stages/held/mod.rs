@@ -53,9 +53,7 @@ impl Pipeline {
     /// Tells the events whose processes are known by now, or have taken too long, unless
     /// there are very many; waits for a moment where there are others.
     pub fn catch_up(&mut self) {
-        if self.has_more {
-            self.resume();
-        }
+        self.release();
         if self.held.is_empty() {
             return;
         }

@@ -2,10 +2,16 @@
 
 use port_monitor_common::{
     event,
-    listener::{HOLDER_LOOKED, HOLDER_OPENED},
+    listener::{HOLDER_LOOKED, HOLDER_OPENED, HOLDER_PASSES, Holder},
 };
 
-use crate::pipeline::inbound::*;
+use super::{
+    answers::{answer, gone},
+    closers::Closers,
+};
+use crate::{host::holding::Seen, pipeline::inbound::*};
+
+mod looks;
 
 const LISTENER: u32 = 7;
 const PORT: u32 = 80;
@@ -41,7 +47,6 @@ fn closer(pid: u32, socket: u32, closed_ns: u64) -> Holder {
 
 fn question() -> Question {
     Question {
-        id: 1,
         listener: LISTENER,
         port: PORT,
         ts_ns: CAME_NS,
@@ -66,8 +71,10 @@ fn judged_after(
 fn found(holders: &[Holder], closed: &[Holder], before: &[Holder]) -> Found {
     let mut closers = Closers::default();
     let mut seen = Seen::new(holders.to_vec(), closed.to_vec());
-    closers.take(&mut seen, &Seen::new(before.to_vec(), vec![]));
-    answer(&question(), &seen, &closers)
+    let before = Seen::new(before.to_vec(), vec![]);
+    closers.take(&mut seen, &before);
+    let gone = gone(&question(), &seen, &before, &closers);
+    answer(&question(), &seen, &gone, &closers)
 }
 
 #[test]
@@ -183,7 +190,7 @@ fn whoever_let_go_of_it_while_the_monitor_looked_had_it() {
         let mut closers = Closers::default();
         let mut seen = Seen::new(now.to_vec(), vec![monitor]);
         closers.take(&mut seen, &Seen::new(before.to_vec(), vec![]));
-        let found = answer(&question(), &Seen::default(), &closers);
+        let found = answer(&question(), &Seen::default(), &[], &closers);
         found.owner.map(|owner| owner.pid)
     };
     assert_eq!(later(&[], &[had]), Ok(10));
@@ -191,9 +198,9 @@ fn whoever_let_go_of_it_while_the_monitor_looked_had_it() {
     assert_eq!(later(&[], &[had, holder(12, 10, 1)]), Err(Missing::Unheld));
     // The one before.
     assert_eq!(named(&[had], &[]), (Ok(10), 1));
-    // The look before it has shown one who has passed it on.
+    // The look before it has shown one who has passed it on, nobody knows when.
     let heir = holder(12, 10, 1);
-    assert_eq!(named(&[had], &[heir]), (Ok(12), 1));
+    assert_eq!(named(&[had], &[heir]), (Err(Missing::Shared), 2));
     // Another had it as well.
     let other = holder(11, 1, 1);
     assert_eq!(named(&[other, had], &[]), (Err(Missing::Unheld), 0));
@@ -234,33 +241,71 @@ fn a_program_is_lent_to_who_exits_unless_it_executed_another() {
 }
 
 #[test]
-fn many_who_wait_end_a_pause() {
-    let (sender, questions) = mpsc::channel();
-    let ask = |count: usize| (0..count).for_each(|_| sender.send(question()).unwrap());
-    ask(3);
-    let few = gather(question(), &questions, Instant::now());
-    assert_eq!(few.len(), 4);
-    ask(HURRY);
-    let long = Instant::now() + Duration::from_hours(1);
-    assert_eq!(gather(question(), &questions, long).len(), HURRY + 1);
-}
-
-#[test]
 fn of_an_owner_of_many_connections_there_is_one_copy() {
     let mut owners = Owners::default();
     let found = |pid| found(&[holder(pid, 1, 1)], &[], &[]);
+    let remember = |owners: &mut Owners, id, pid| {
+        let shared = owners.shared(found(pid));
+        owners.remember(id, shared);
+    };
     for id in 0..1_000 {
-        owners.remember(id, found(10 + u32::try_from(id % 8).unwrap()));
+        remember(&mut owners, id, 10 + u32::try_from(id % 8).unwrap());
     }
     for id in 0..1_000 {
         assert_eq!(Arc::strong_count(&owners.young[&id]), 1_000 / 8 + 1);
     }
     for pid in 100..100 + u32::try_from(RECENT).unwrap() {
-        owners.remember(2_000, found(pid));
+        remember(&mut owners, 2_000, pid);
     }
     assert_eq!(owners.recent.len(), RECENT);
-    assert_eq!(owners.recall(7), Some(found(17)));
+    assert_eq!(owners.recall(7).as_deref(), Some(&found(17)));
     assert_eq!(owners.recall(7), None);
+}
+
+#[test]
+fn answers_that_came_too_late_are_nobody_elses() {
+    /// Tells when it begins its first look, which lasts until it is told to go on.
+    struct Slow {
+        begun: Sender<()>,
+        go: Receiver<()>,
+        looks: u32,
+    }
+    impl Source for Slow {
+        fn look(&mut self) -> io::Result<Seen> {
+            self.looks += 1;
+            if self.looks > 1 {
+                let family = vec![holder(11, 1, 1), holder(12, 11, 1)];
+                return Ok(Seen::new(family, vec![]));
+            }
+            self.begun.send(()).map_err(io::Error::other)?;
+            self.go.recv().map_err(io::Error::other)?;
+            Ok(Seen::new(vec![holder(12, 11, 1)], vec![]))
+        }
+    }
+    let (begun, has_begun) = mpsc::channel();
+    let (go, may_go) = mpsc::channel();
+    let slow = Slow {
+        begun,
+        go: may_go,
+        looks: 0,
+    };
+    let mut inbound = Inbound::new(Some(slow), ALL).unwrap();
+    inbound.take(&accept(1));
+    inbound.ask();
+    has_begun.recv().unwrap();
+    let many = u64::try_from(PATIENCE).unwrap();
+    (2..=many).for_each(|id| inbound.take(&accept(id)));
+    // There is no room for so many.
+    let late = pop(&mut inbound).unwrap();
+    assert_eq!((late.event.id, late.missing), (1, Missing::Late));
+    assert!(pop(&mut inbound).is_none());
+    go.send(()).unwrap();
+    while inbound.wait() {
+        while let Some(told) = pop(&mut inbound) {
+            let owner = told.event.owner.map(|owner| owner.pid);
+            assert_eq!(owner, Some(11), "{}", told.event.id);
+        }
+    }
 }
 
 /// Answers in turn.
@@ -317,8 +362,8 @@ fn where_the_kernel_refuses_to_tell_nobody_is_named_and_nothing_waits() {
         let wanted = Wanted { filters, ..ALL };
         let mut inbound = Inbound::new(None::<Script>, wanted).unwrap();
         for event in [accept(1), end(1)] {
-            inbound.take(event);
-            let told = inbound.pop().unwrap();
+            inbound.take(&event);
+            let told = pop(&mut inbound).unwrap();
             assert_eq!((told.event.owner, told.missing), (None, Missing::NoOwner));
             assert_eq!(told.is_filtered, filters);
         }
@@ -326,15 +371,28 @@ fn where_the_kernel_refuses_to_tell_nobody_is_named_and_nothing_waits() {
     }
 }
 
+/// The next one that comes out. Its event stays, as in no program.
+fn pop(inbound: &mut Inbound) -> Option<Told<'static>> {
+    let mut next = None;
+    let is_told = inbound.tell_next(|told| {
+        next = Some(Told {
+            event: Box::leak(Box::new(*told.event)),
+            ..told
+        });
+    });
+    assert_eq!(is_told, next.is_some());
+    next
+}
+
 /// All that comes out of these events.
-fn told(scans: Vec<Vec<Holder>>, wanted: Wanted, events: &[Event]) -> Vec<Told> {
+fn told(scans: Vec<Vec<Holder>>, wanted: Wanted, events: &[Event]) -> Vec<Told<'static>> {
     let mut inbound = Inbound::new(Some(Script(scans)), wanted).unwrap();
     for event in events {
-        inbound.take(*event);
+        inbound.take(event);
     }
     let mut told = Vec::new();
     while inbound.wait() {
-        told.extend(std::iter::from_fn(|| inbound.pop()));
+        told.extend(std::iter::from_fn(|| pop(&mut inbound)));
     }
     told
 }
@@ -409,105 +467,6 @@ fn what_nobody_asked_for_is_aside_and_what_filters_keep_back_is_so_to_the_end() 
 }
 
 #[test]
-fn a_listener_on_its_way_from_one_to_the_other_is_looked_for_again() {
-    // As often as processors that are busy may take.
-    for looks_in_vain in [1, 5] {
-        // The last is the first answer.
-        let mut scans = vec![vec![holder(10, 1, 1)]];
-        scans.resize(1 + looks_in_vain, vec![]);
-        let told = told(scans, ALL, &[accept(1)]);
-        let owner = told[0].event.owner.map(|owner| owner.pid);
-        assert_eq!(owner, Some(10), "{looks_in_vain}");
-        assert_eq!(told[0].event.listener.holders, 1);
-    }
-}
-
-#[test]
-fn a_listener_that_was_waited_for_in_vain_is_not_waited_for_again() {
-    let looks = 7;
-    let scans = vec![vec![]; 2 * looks];
-    let mut script = Script(scans);
-    let mut memory = Memory::default();
-    let mut left = |listener| {
-        let asked = Question {
-            listener,
-            ..question()
-        };
-        let found = find(&mut script, &[asked], &mut memory);
-        assert_eq!(found[0].owner, Err(Missing::Unheld));
-        script.0.len()
-    };
-    let after_first = left(LISTENER);
-    assert!(after_first < 2 * looks - 3, "{after_first}");
-    assert_eq!(left(LISTENER), after_first - 1);
-    // What is hidden says nothing of another.
-    assert!(left(LISTENER + 1) < after_first - 4);
-    for listener in 0..=u32::try_from(HIDDEN).unwrap() {
-        memory.hide(listener);
-    }
-    assert!(memory.hidden.len() <= HIDDEN);
-}
-
-#[test]
-fn who_closed_a_listener_is_known_when_it_is_asked_later() {
-    let mut closers = Closers::default();
-    let close = |port: u32| {
-        let mut closer = closer(10 + port, 1, CAME_NS + u64::from(port));
-        closer.owner.start_ns = 1;
-        Holder { port, ..closer }
-    };
-    let asked = |port: u32| Question { port, ..question() };
-    let many = 10_000;
-    let mut seen = Seen::new(vec![], (1..=many).map(close).collect());
-    closers.take(&mut seen, &Seen::default());
-    let named = |closers: &Closers, port| {
-        let found = answer(&asked(port), &Seen::default(), closers);
-        found.owner.map(|owner| owner.pid)
-    };
-    for port in 1..=many {
-        assert_eq!(named(&closers, port), Ok(10 + port));
-    }
-    // Much later nobody asks about them.
-    closers.forget_before(CAME_NS + 1);
-    assert_eq!(named(&closers, 1), Ok(11));
-    closers.forget_before(u64::MAX);
-    assert_eq!(named(&closers, 1), Err(Missing::Unheld));
-    assert!(closers.may_lack(&asked(1)));
-    let later = Question {
-        ts_ns: CAME_NS + u64::from(many) + 1,
-        ..question()
-    };
-    assert!(!closers.may_lack(&later));
-}
-
-#[test]
-fn where_one_who_closed_a_listener_is_missing_the_owner_is_late_at_once() {
-    /// Shows nothing, and counts how often it is asked.
-    struct Lossy {
-        lost_ns: u64,
-        looks: u32,
-    }
-    impl Source for Lossy {
-        fn look(&mut self) -> io::Result<Seen> {
-            self.looks += 1;
-            Ok(Seen {
-                lost_ns: Some(self.lost_ns),
-                ..Seen::default()
-            })
-        }
-    }
-    for (lost_ns, missing, is_at_once) in [
-        (CAME_NS, Missing::Late, true),
-        (CAME_NS - 1, Missing::Unheld, false),
-    ] {
-        let mut source = Lossy { lost_ns, looks: 0 };
-        let found = find(&mut source, &[question()], &mut Memory::default());
-        assert_eq!(found[0], Found::nobody(missing));
-        assert_eq!(source.looks == 1, is_at_once);
-    }
-}
-
-#[test]
 fn what_a_filter_would_have_to_know_too_late_is_lost() {
     struct Failing;
     impl Source for Failing {
@@ -518,11 +477,11 @@ fn what_a_filter_would_have_to_know_too_late_is_lost() {
     for filters in [false, true] {
         let wanted = Wanted { filters, ..ALL };
         let mut inbound = Inbound::new(Some(Failing), wanted).unwrap();
-        inbound.take(accept(1));
-        inbound.take(end(1));
+        inbound.take(&accept(1));
+        inbound.take(&end(1));
         let mut told = Vec::new();
         while inbound.wait() {
-            told.extend(std::iter::from_fn(|| inbound.pop()));
+            told.extend(std::iter::from_fn(|| pop(&mut inbound)));
         }
         assert_eq!(told.len(), 2);
         for told in told {
@@ -544,11 +503,56 @@ fn an_end_whose_beginning_was_lost_is_lost_to_a_filter_but_one_from_before_the_s
         let wanted = Wanted { filters, ..ALL };
         let mut inbound = Inbound::new(Some(Script(vec![])), wanted).unwrap();
         let mut told = |event| {
-            inbound.take(event);
-            let told = inbound.pop().unwrap();
+            inbound.take(&event);
+            let told = pop(&mut inbound).unwrap();
             (told.missing, told.is_filtered, told.is_lost)
         };
         assert_eq!(told(older), (Missing::NoOwner, filters, false));
         assert_eq!(told(seen), (Missing::Late, false, filters));
     }
+}
+
+#[test]
+fn who_had_it_a_look_before_and_has_it_no_more_may_be_meant() {
+    // A service that accepted and has ended, and who handed the listener to it.
+    let mut service = holder(12, 10, 1);
+    service.owner.exe_inode = 6;
+    let left = [holder(10, 1, 1)];
+    let before = [holder(10, 1, 1), service];
+    assert_eq!(judged_after(&left, &[], &before), (Err(Missing::Shared), 2));
+    // One of two that are alike, whoever made them.
+    let before = [holder(12, 9, 1), holder(13, 9, 1)];
+    let left = [holder(13, 9, 1)];
+    assert_eq!(judged_after(&left, &[], &before), (Err(Missing::Shared), 2));
+    // The one who made them is left.
+    let before = [holder(10, 1, 1), holder(12, 10, 1)];
+    let left = [holder(10, 1, 1)];
+    assert_eq!(judged_after(&left, &[], &before), (Ok(10), 2));
+    // Whoever is gone is not named: it may have been so for long.
+    let before = [holder(10, 1, 1), holder(12, 10, 1)];
+    let heir = [holder(12, 10, 1)];
+    assert_eq!(judged_after(&heir, &[], &before), (Err(Missing::Shared), 2));
+    // It began later than the connection came.
+    let young = holder(u32::try_from(CAME_NS).unwrap() + 1, 10, 1);
+    let before = [holder(10, 1, 1), young];
+    assert_eq!(judged_after(&left, &[], &before), (Ok(10), 1));
+    // It closed a socket of the listener before.
+    let early = closer(12, 2, CAME_NS - 1);
+    let before = [holder(10, 1, 1), holder(12, 1, 2)];
+    assert_eq!(judged_after(&left, &[early], &before), (Ok(10), 1));
+    // Where nobody has it open any more, it is looked for again.
+    assert_eq!(judged_after(&[], &[], &before), (Err(Missing::Unheld), 0));
+}
+
+#[test]
+fn what_only_heirs_have_is_not_kept_back_where_all_of_them_pass() {
+    let young = u32::try_from(CAME_NS).unwrap() + 1;
+    let heir = holder(young, 10, 1);
+    assert_eq!(judged(&[heir], None), (Err(Missing::Unheld), 0));
+    assert!(found(&[heir], &[], &[]).passes);
+    let other = Holder {
+        flags: 0,
+        ..holder(young + 1, 10, 1)
+    };
+    assert!(!found(&[heir, other], &[], &[]).passes);
 }
