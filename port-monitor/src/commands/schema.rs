@@ -1,14 +1,31 @@
-//! `port-monitor schema`: the JSON Schema of the event stream.
+//! `port-monitor schema`: the JSON Schema of the event stream, or of the configuration.
 
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
+    commands::serve::config,
     consume::output::target::print,
     events::wire::json_schema,
 };
 
+/// Which schema.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// That of the configuration of `serve`, for editors
+    ///
+    /// Editors that know TOML use it for a configuration whose first line is
+    /// `#:schema ./port-monitor.schema.json`, with the name that was given to the schema.
+    #[arg(long)]
+    config: bool,
+}
+
 /// Prints the schema.
-pub fn run() -> Result<ExitCode, Failure> {
-    let mut text = serde_json::to_string_pretty(&json_schema()).or_exit(ExitCode::OutputFailed)?;
+pub fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let text = if args.config {
+        serde_json::to_string_pretty(&config::json_schema())
+    } else {
+        serde_json::to_string_pretty(&json_schema())
+    };
+    let mut text = text.or_exit(ExitCode::OutputFailed)?;
     text.push('\n');
     print(text.as_bytes())
 }
