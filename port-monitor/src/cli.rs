@@ -47,8 +47,10 @@ pub enum Command {
     /// Wait for the monitor, then become a command
     #[command(name = crate::commands::child::SUBCOMMAND, hide = true)]
     Exec(commands::exec::Args),
+    /// Run as a service, as a configuration says
+    Serve(commands::serve::Args),
     /// Print the JSON Schema of the lines `-o json` writes
-    Schema,
+    Schema(commands::schema::Args),
     /// Print the completion script for a shell
     Completions(commands::completions::Args),
     /// Print the manual page, or write one for each command

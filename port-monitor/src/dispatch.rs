@@ -5,7 +5,9 @@ use clap::CommandFactory as _;
 use crate::{
     base::exit_code::{ExitCode, Failure},
     cli::{Cli, Command},
-    commands::{audit, completions, doctor, enforce, exec, man, policy, schema, service, watch},
+    commands::{
+        audit, completions, doctor, enforce, exec, man, policy, schema, serve, service, watch,
+    },
     consume::output::stdout::Stdout,
     logging,
 };
@@ -25,7 +27,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Doctor(args)) => doctor::run(&args, Stdout::lock()),
         Some(Command::Service(args)) => service::run(&args, Stdout::lock()),
         Some(Command::Exec(args)) => exec::run(&args),
-        Some(Command::Schema) => schema::run(),
+        Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Schema(args)) => schema::run(&args),
         Some(Command::Completions(args)) => completions::run(&args, &Cli::command()),
         Some(Command::Man(args)) => man::run(&args, Cli::command()),
         Some(Command::Policy(args)) => policy::run(&args, Stdout::lock()),

@@ -83,15 +83,15 @@ fn file_that_is_no_policy_is_refused_in_one_line() {
             tempfile::tempdir().unwrap(),
             "no such file (check its name)",
         ),
-        (directory, "is a directory, not a policy file"),
+        (directory, "is a directory, not a file"),
         (
             with_policy(""),
             "is empty (a policy starts with `version = 1`)",
         ),
-        (huge, "is larger than 32 MiB, too large for a policy"),
+        (huge, "is larger than 32 MiB"),
         (
             with_policy(b"\x7fELF\x02\x01\0"),
-            "is not text (byte 6); a policy is UTF-8 text",
+            "is not text (byte 6): write it in UTF-8",
         ),
         (fifo, "is empty (a policy starts with `version = 1`)"),
     ] {

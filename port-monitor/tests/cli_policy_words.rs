@@ -277,7 +277,7 @@ fn policy_is_toml_1_0_and_the_place_says_how_to_write_it() {
     let (code, said) = check(&given("unit-escape"));
     assert_eq!(code, Some(5));
     assert!(
-        said.contains("10:20: the escape `\\x` is TOML 1.1, and a policy is TOML 1.0\n")
+        said.contains("10:20: the escape `\\x` is TOML 1.1, and this file is TOML 1.0\n")
             && said.contains("in single quotes")
             && !said.contains("no unit"),
         "{said}"

@@ -316,9 +316,9 @@ fn file_that_is_no_policy_is_refused() {
     for (name, reason) in [
         ("missing", "no such file (check its name)"),
         ("empty", "is empty (a policy starts with `version = 1`)"),
-        ("directory", "is a directory, not a policy file"),
-        ("binary", "is not text (byte 6); a policy is UTF-8 text"),
-        ("huge", "is larger than 32 MiB, too large for a policy"),
+        ("directory", "is a directory, not a file"),
+        ("binary", "is not text (byte 6): write it in UTF-8"),
+        ("huge", "is larger than 32 MiB"),
         ("pipe", "is empty (a policy starts with `version = 1`)"),
     ] {
         let message = format!("{name}: {reason}");

@@ -6,25 +6,45 @@ use anyhow::{Context as _, Result};
 
 use crate::{artifacts, paths, process, roff};
 
-/// The page about the policy file.
-const POLICY: &str = "port-monitor-policy";
+/// A page about a file: its name, what the file is, and where that is written down.
+struct Page {
+    name: &'static str,
+    title: &'static str,
+    text: &'static str,
+}
 
-/// Writes a page for each command, and one for the policy file, to `target/man`.
+const PAGES: [Page; 2] = [
+    Page {
+        name: "port-monitor-policy",
+        title: "the policy file of port-monitor",
+        text: "docs/policy.md",
+    },
+    Page {
+        name: "port-monitor.toml",
+        title: "the configuration of port-monitor serve",
+        text: "docs/serve.md",
+    },
+];
+
+/// Writes a page for each command, and one for each file, to `target/man`.
 pub(crate) fn run() -> Result<()> {
     let program = artifacts::build_program()?;
     let dir = paths::workspace().join("target/man");
     process::output(Command::new(program).args(["man", "--dir"]).arg(&dir))?;
-    let path = dir.join(format!("{POLICY}.5"));
-    fs::write(&path, policy()?).with_context(|| format!("write {}", path.display()))?;
+    for page in &PAGES {
+        let path = dir.join(format!("{}.5", page.name));
+        fs::write(&path, page.roff()?).with_context(|| format!("write {}", path.display()))?;
+    }
     println!("{}", dir.display());
     Ok(())
 }
 
-/// The page about the policy file: what `docs/policy.md` says.
-fn policy() -> Result<String> {
-    let path = paths::workspace().join("docs/policy.md");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    Ok(roff::page(POLICY, "the policy file of port-monitor", &text))
+impl Page {
+    fn roff(&self) -> Result<String> {
+        let path = paths::workspace().join(self.text);
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        Ok(roff::page(self.name, self.title, &text))
+    }
 }
 
 #[cfg(test)]
@@ -32,14 +52,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn page_of_the_policy_file_has_every_heading_and_no_markdown() {
-        let page = policy().unwrap();
-        assert!(page.contains("\n.TH port-monitor-policy 5\n"));
-        for heading in [".SH \"KEYS OF A RULE\"", ".SS \"exe\"", ".SS \"failsafe\""] {
-            assert!(page.lines().any(|line| line == heading), "{heading}");
-        }
-        for mark in ["```", "](", "**", "|---"] {
-            assert!(!page.contains(mark), "{mark}");
+    fn pages_of_files_have_every_heading_and_no_markdown() {
+        let headings = [
+            [".SH \"KEYS OF A RULE\"", ".SS \"exe\"", ".SS \"failsafe\""],
+            [
+                ".SH \"KEYS OF [WATCH]\"",
+                ".SS \"latency\"",
+                ".SS \"observe\"",
+            ],
+        ];
+        for (page, headings) in PAGES.iter().zip(headings) {
+            let text = page.roff().unwrap();
+            assert!(text.contains(&format!("\n.TH {} 5\n", page.name)));
+            for heading in headings {
+                assert!(text.lines().any(|line| line == heading), "{heading}");
+            }
+            for mark in ["```", "](", "**", "|---"] {
+                assert!(!text.contains(mark), "{mark}");
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ mod load;
 pub mod man;
 pub mod policy;
 pub mod schema;
+pub mod serve;
 pub mod service;
 mod told;
 pub mod watch;

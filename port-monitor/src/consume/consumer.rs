@@ -119,6 +119,21 @@ pub struct Stats {
     pub queue_full: u64,
 }
 
+impl Stats {
+    /// Of what was counted, what came after `before`.
+    #[must_use]
+    pub const fn since(&self, before: &Self) -> Self {
+        Self {
+            wall_ns: self.wall_ns,
+            ring_full: self.ring_full.saturating_sub(before.ring_full),
+            skipped: self.skipped.saturating_sub(before.skipped),
+            undecodable: self.undecodable.saturating_sub(before.undecodable),
+            owner_late: self.owner_late.saturating_sub(before.owner_late),
+            queue_full: self.queue_full.saturating_sub(before.queue_full),
+        }
+    }
+}
+
 /// The losses that a consumer has told of.
 #[derive(Debug, Default)]
 pub(super) struct Gaps([u64; 5]);

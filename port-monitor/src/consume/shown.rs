@@ -14,6 +14,8 @@ pub struct Shown {
     needs: Needs,
     /// No more events than so many.
     limit: Option<u64>,
+    /// Whether a run goes on that nobody sees any more.
+    unseen: Unseen,
     sink: Box<dyn Sink>,
     output: Output,
     chunk: Lines,
@@ -26,12 +28,22 @@ pub struct Shown {
     violations: u64,
 }
 
+/// What becomes of a run whose output has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unseen {
+    /// It ends too.
+    Ends,
+    /// It goes on for others.
+    GoesOn,
+}
+
 impl Shown {
     /// Every event, by `sink` on `output`.
     pub fn new(sink: Box<dyn Sink>, output: Output) -> Self {
         Self {
             needs: Needs::EVENTS,
             limit: None,
+            unseen: Unseen::Ends,
             sink,
             width: output.terminal_width(),
             chunk: output.buffer(),
@@ -54,9 +66,16 @@ impl Shown {
         }
     }
 
+    /// Goes on for others where nothing can be shown any more.
+    #[must_use]
+    pub fn beside_others(self) -> Self {
+        let unseen = Unseen::GoesOn;
+        Self { unseen, ..self }
+    }
+
     /// As many events were shown as were asked for, or no more can be.
     pub fn is_done(&self) -> bool {
-        self.is_full() || self.output.has_ended()
+        self.is_full() || self.unseen == Unseen::Ends && self.output.has_ended()
     }
 
     fn is_full(&self) -> bool {

@@ -36,7 +36,7 @@ use super::{
     },
     tables::index::Index,
     text::{
-        diagnostic::{Diagnostic, Diagnostics, Source, Style},
+        diagnostic::{Diagnostic, Diagnostics, Source, Style, render_all},
         digest::digest_with,
         file::{self, FileError},
         network_list::ListFile,
@@ -90,23 +90,7 @@ pub struct Invalid {
 impl Invalid {
     /// A summary line, then every diagnostic.
     pub fn render(&self, style: Style) -> String {
-        let errors = self
-            .diagnostics
-            .iter()
-            .filter(|diagnostic| diagnostic.is_error());
-        let errors: usize = errors
-            .map(|diagnostic| match diagnostic.problem {
-                Problem::MoreErrors(more) => more,
-                _ => 1,
-            })
-            .sum();
-        let noun = if errors == 1 { "error" } else { "errors" };
-        let mut text = format!("{}: {errors} {noun}, nothing was applied", self.name);
-        for diagnostic in &self.diagnostics {
-            text.push_str("\n\n");
-            text.push_str(&diagnostic.render(style));
-        }
-        text
+        render_all(&self.name, &self.diagnostics, style)
     }
 }
 

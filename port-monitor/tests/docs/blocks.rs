@@ -14,18 +14,19 @@ use serde_json::Value;
 use crate::pages::{Block, Page, blocks, code, commands, rows, sessions, workspace};
 
 /// Programs of others that the pages run.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 8] = [
     "cargo",
     "curl",
     "install",
     "jq",
     "picture.py",
     "port-monitor",
+    "systemctl",
     "zcat",
 ];
 /// Outputs that are no console session, with the forms that their lines may have. `{}` is
 /// what differs by nature; the rest are words of the program.
-const FORMS: [(&str, &[&str]); 5] = [
+const FORMS: [(&str, &[&str]); 6] = [
     (
         "account",
         &[
@@ -62,6 +63,16 @@ const FORMS: [(&str, &[&str]); 5] = [
             "attached   {}",
         ],
     ),
+    (
+        "journal",
+        &[
+            "# port-monitor {} on kernel {}, backend {}; {} blind spots, see port-monitor doctor",
+            "port-monitor: reloaded {}: consumers that joined: {}; that left: {}",
+            "port-monitor: {}: delivered {} = taken {} + hidden {} + dropped {}",
+            "# seen {} = shown {} + filtered {} + lost {} in {}s",
+            "# {}: delivered {} = taken {} + hidden {} + dropped {}",
+        ],
+    ),
     ("denials", &["{}: denied {}, {} since it was applied: {}"]),
     (
         "unproven",
@@ -77,6 +88,7 @@ fn check(block: &Block, schema: &Schema) {
         "console" => sessions_are_those_of_the_program(block),
         "sh" => block.text.lines().for_each(|line| parses(line, block)),
         "toml" => compiles(block),
+        "toml configuration" => configures(block),
         "json" => schema.accepts(block),
         "text exit-codes" => assert_eq!(block.text.trim_end(), exit_codes(), "{}", block.place),
         "text logrotate" => assert!(block.text.contains("pkill -HUP -x port-monitor\n")),
@@ -208,6 +220,74 @@ fn parses(line: &str, block: &Block) {
 fn compiles(block: &Block) {
     let output = checked(&whole(&block.text));
     assert!(output.0, "{}\n{}", block.place, output.1);
+}
+
+/// A configuration, with the policy that it may name.
+fn configures(block: &Block) {
+    let (is_right, said) = checked_configuration(&block.text);
+    assert!(is_right, "{}\n{said}", block.place);
+}
+
+/// What `serve --check` says of a configuration: whether it is right, and the text.
+fn checked_configuration(text: &str) -> (bool, String) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.toml"), "version = 1\n").unwrap();
+    let text = text.replace("/etc/port-monitor", dir.path().to_str().unwrap());
+    fs::write(dir.path().join("c.toml"), text).unwrap();
+    let output = Command::new(cargo_bin!("port-monitor"))
+        .args(["serve", "--check", "--config", "c.toml"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(said).unwrap())
+}
+
+/// The keys of each section have their headings, with an example and what is told of a
+/// mistake.
+#[test]
+fn every_key_of_a_configuration_has_its_heading_and_its_mistakes() {
+    let output = program(&["schema", "--config"].map(str::to_owned));
+    let schema: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let page = Page::read("docs/serve.md");
+    let mut count = 0;
+    for (section, keys) in schema["properties"].as_object().unwrap() {
+        let headings = page.section(&format!("## Keys of [{section}]"));
+        let parts: Vec<&str> = headings.split("\n### ").skip(1).collect();
+        let told: Vec<&str> = parts
+            .iter()
+            .filter_map(|part| part.lines().next())
+            .collect();
+        let keys = keys["properties"].as_object().unwrap();
+        assert!(
+            keys.keys().all(|key| told.contains(&&**key)),
+            "{section}: {told:?}"
+        );
+        assert_eq!(told.len(), keys.len(), "{section}: {told:?}");
+        for (part, key) in parts.iter().zip(told) {
+            assert!(part.contains("```toml configuration\n"), "{key}");
+            let rows = rows(part, "| wrong | what `serve --check` says |");
+            assert!(!rows.is_empty(), "{key}");
+            for row in rows {
+                let rest = if section == "watch" || key == "file" {
+                    ""
+                } else {
+                    "file = \"/etc/port-monitor/policy.toml\"\n"
+                };
+                let text = format!("[{section}]\n{}\n{rest}", code(&row[0]));
+                let (_, said) = checked_configuration(&text);
+                let message = format!(
+                    "c.toml:2:{}: {}",
+                    code(&row[0]).find("= ").unwrap() + 3,
+                    code(&row[1])
+                );
+                let is_told = said.lines().any(|line| line.starts_with(&message));
+                assert!(is_told, "{key}: {message}\n{said}");
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 20, "{count}");
 }
 
 /// The policy that a part of one stands in.
@@ -352,7 +432,10 @@ fn fits(line: &str, form: &str) -> bool {
 
 /// The figures of an account do.
 fn adds_up(line: &str, block: &Block) {
-    let accounts = ["# seen ", "# output: delivered ", "# record: delivered "];
+    let line = line
+        .trim_start_matches("port-monitor: ")
+        .trim_start_matches("# ");
+    let accounts = ["seen ", "output: delivered ", "record: delivered "];
     let account = accounts
         .iter()
         .find_map(|account| line.strip_prefix(account));

@@ -30,5 +30,6 @@ mod pages;
 mod process;
 mod record;
 mod refusals;
+mod serve;
 #[path = "../support/signals.rs"]
 mod signals;

@@ -41,19 +41,19 @@ pub struct Args {
     #[command(flatten)]
     pub(super) output: consume::output::args::Args,
     #[command(flatten)]
-    consumers: consumers::Args,
+    pub(in crate::commands) consumers: consumers::Args,
     /// Tell in JSON how processes were called (`process.args`), without passwords and tokens
     /// in their usual places
     #[arg(long = "process-args", help_heading = "Output")]
-    pub(super) tells_how_called: bool,
+    pub(in crate::commands) tells_how_called: bool,
     /// Tell every so often what the connections that are open have carried so far: 10s, 1m
     ///
     /// A look at them takes a hundredth of the time at most: where there are very many, the
     /// next one comes later.
     #[arg(long, value_name = "TIME", value_parser = parse_progress, help_heading = "Output")]
-    pub(super) progress: Option<Duration>,
+    pub(in crate::commands) progress: Option<Duration>,
     #[command(flatten)]
-    pub(super) policy: PolicyArgs,
+    pub(in crate::commands) policy: PolicyArgs,
     #[command(flatten)]
     kernel: KernelArgs,
     /// Stop after this long: 30s, 5m, 2h
@@ -158,10 +158,10 @@ pub(in crate::commands) struct FamilyArgs {
 /// The policy to judge by.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Policy")]
-pub(super) struct PolicyArgs {
+pub(in crate::commands) struct PolicyArgs {
     /// Judge every connection by this policy, and mark violations
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
-    pub(super) policy: Option<PathBuf>,
+    pub(in crate::commands) policy: Option<PathBuf>,
     /// Show only violations: what the kernel can tell to be allowed never leaves it
     #[arg(long, requires = "policy")]
     pub(super) violations: bool,
@@ -272,7 +272,7 @@ impl Args {
     }
 
     /// What the kernel side is to do, for consumers of these `needs`.
-    pub(super) fn settings(&self, filters: Filters, needs: Needs) -> Settings {
+    pub(in crate::commands) fn settings(&self, filters: Filters, needs: Needs) -> Settings {
         let filters = Filters {
             only_denied: !needs.allowed,
             ..filters
@@ -300,7 +300,7 @@ impl Args {
     }
 
     /// How a run with this account ends.
-    pub(super) fn exit_code(&self, summary: &Summary) -> ExitCode {
+    pub(in crate::commands) fn exit_code(&self, summary: &Summary) -> ExitCode {
         if summary.is_incomplete() {
             ExitCode::OutputFailed
         } else if self.fail_on_loss && summary.lost() + summary.gave_up() + summary.dropped() > 0 {
@@ -313,7 +313,7 @@ impl Args {
     }
 
     /// The kinds of event that `output` has: those that are asked for, and progress.
-    fn kinds(&self, output: SinkKind) -> Kinds {
+    pub(in crate::commands) fn kinds(&self, output: SinkKind) -> Kinds {
         let chosen = self.filters.events.iter().map(|&event| event.into());
         let progress = self.progress.map(|_| EventKind::Progress);
         match output {
@@ -337,7 +337,7 @@ impl Args {
     }
 
     /// Which events the kernel keeps.
-    pub(super) fn filters(&self) -> Result<Filters, Failure> {
+    pub(in crate::commands) fn filters(&self) -> Result<Filters, Failure> {
         let args = &self.filters;
         Ok(Filters {
             pids: args.owner.pids()?,

@@ -83,7 +83,7 @@ fn load_policy(args: &Args) -> Result<Option<Policy>, Failure> {
 
 /// The policy for the kernel side. One that is too large for its tables is judged by
 /// after the events have left it.
-fn for_kernel(policy: &Policy) -> Option<Arc<Lowered>> {
+pub(super) fn for_kernel(policy: &Policy) -> Option<Arc<Lowered>> {
     match policy.lower_for_monitor() {
         Ok(lowered) => Some(Arc::new(lowered)),
         Err(error) => {

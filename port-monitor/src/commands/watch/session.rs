@@ -9,7 +9,7 @@ use std::{
 use port_monitor_common::counters::{Extra, Hook};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::Notify,
+    sync::{Notify, mpsc::UnboundedReceiver, oneshot},
     time::{Interval, MissedTickBehavior, interval},
 };
 
@@ -20,7 +20,10 @@ use super::{
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::child::Child,
-    consume::consumer::{END_GRACE, Stats},
+    consume::{
+        consumer::{END_GRACE, Stats},
+        fan_out::{Change, Left},
+    },
     events::record::{Failed, HookCount, Summary},
     host::clock,
     kernel::{
@@ -51,6 +54,28 @@ pub(in crate::commands) fn block_on<T>(
     runtime.block_on(run)
 }
 
+/// How a run goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::commands) enum News {
+    /// It goes on. Comes about twice a second.
+    GoesOn,
+    /// SIGHUP asks for the configuration to be read again.
+    Reload,
+    /// It comes to its end.
+    Ends,
+}
+
+/// Told how a run goes, by the thread that reads the ring. It must not wait.
+pub(in crate::commands) type Attendant = Box<dyn FnMut(News)>;
+
+/// Consumers that are to come and go while a run goes on.
+pub(in crate::commands) struct Request {
+    /// Which.
+    pub(in crate::commands) change: Change,
+    /// Told when they have, and given those that left.
+    pub(in crate::commands) done: oneshot::Sender<Vec<Left>>,
+}
+
 /// Everything a run needs until its end.
 pub(in crate::commands) struct Session {
     /// Stop after this long: what the self-test waited for is over already.
@@ -73,6 +98,10 @@ pub(in crate::commands) struct Session {
     owners: Option<Arc<Notify>>,
     /// The terminal's, where the output is one.
     resized: Option<Signal>,
+    attendant: Option<Attendant>,
+    requests: Option<UnboundedReceiver<Request>>,
+    /// How long the end waits for consumers.
+    patience: Duration,
 }
 
 /// What the event loop woke up for.
@@ -82,6 +111,8 @@ enum Wake {
     Progress,
     Owners,
     Check,
+    Change(Request),
+    Reload,
     Stop,
     CommandEnded(i32),
 }
@@ -140,7 +171,26 @@ impl Session {
             due_looks: 0,
             ticks: None,
             signals,
+            attendant: None,
+            requests: None,
+            patience: END_GRACE,
         })
+    }
+
+    /// Tells `attendant` how the run goes, lets consumers come and go as `requests` ask for,
+    /// and waits for them at the end for so long.
+    pub(in crate::commands) fn attended_by(
+        self,
+        attendant: Attendant,
+        requests: UnboundedReceiver<Request>,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            attendant: Some(attendant),
+            requests: Some(requests),
+            patience,
+            ..self
+        }
     }
 
     /// Tells every `interval` what the connections that are open have carried.
@@ -163,7 +213,12 @@ impl Session {
                     self.pipeline.consumers().flush();
                 }
                 Wake::Progress => self.look(),
-                Wake::Check => self.check(),
+                Wake::Check => {
+                    self.check();
+                    self.tell(News::GoesOn);
+                }
+                Wake::Change(request) => self.change(request),
+                Wake::Reload => self.tell(News::Reload),
                 Wake::Stop => break,
                 Wake::CommandEnded(status) => {
                     self.command_status = Some(status);
@@ -175,6 +230,7 @@ impl Session {
                 tokio::task::yield_now().await;
             }
         }
+        self.tell(News::Ends);
         self.end_command().await;
         self.finish()
     }
@@ -196,11 +252,13 @@ impl Session {
                     self.pipeline.consumers().reopen();
                     Wake::Check
                 }
+                Wish::Reload => Wake::Reload,
             },
             status = ended(&mut self.child) => Wake::CommandEnded(status),
             () = sleep(remaining) => Wake::Stop,
             () = heard(&mut self.resized) => Wake::Check,
             _ = check.tick() => Wake::Check,
+            request = asked(&mut self.requests) => Wake::Change(request),
             () = due(self.ticks.as_ref()) => Wake::Progress,
             () = notified(self.owners.as_deref()) => Wake::Owners,
             () = sleep(is_holding.then_some(HELD_PERIOD)) => Wake::Known,
@@ -210,6 +268,23 @@ impl Session {
             }
         };
         Ok(wake)
+    }
+
+    fn tell(&mut self, news: News) {
+        if let Some(attendant) = &mut self.attendant {
+            attendant(news);
+        }
+    }
+
+    /// Lets consumers come and go. What is lost by now is not told to those that come.
+    fn change(&mut self, request: Request) {
+        self.check();
+        let boot_ns = clock::boot_ns();
+        let wall_ns = self.pipeline.wall_ns(boot_ns);
+        let consumers = self.pipeline.consumers();
+        let left = consumers.change(request.change, wall_ns, boot_ns);
+        // Whoever asked may be gone.
+        let _ = request.done.send(left);
     }
 
     /// Looks at some of the open connections, and shows what is in the ring meanwhile.
@@ -313,7 +388,7 @@ impl Session {
             self.pipeline.catch_up();
             self.pipeline.consumers().flush();
         }
-        let consumers = self.pipeline.consumers().accounts(END_GRACE);
+        let consumers = self.pipeline.consumers().accounts(self.patience);
         // Nothing runs any more: what is skipped now has lasted.
         self.skipped = u64::MAX;
         self.due_looks = 1;
@@ -424,6 +499,16 @@ async fn due(ticks: Option<&Ticks>) {
         Some(ticks) => ticks.wait().await,
         None => std::future::pending().await,
     }
+}
+
+/// Waits for the next request; where none can come, for ever. Cancel-safe.
+async fn asked(requests: &mut Option<UnboundedReceiver<Request>>) -> Request {
+    if let Some(requests) = requests
+        && let Some(request) = requests.recv().await
+    {
+        return request;
+    }
+    std::future::pending().await
 }
 
 /// Waits until there is something to look at; without a promise of it, for ever.

@@ -36,6 +36,8 @@ pub(super) enum Wish {
     Stop,
     /// The output file opened again.
     Reopen,
+    /// The configuration read again.
+    Reload,
 }
 
 impl StopSignals {
@@ -68,6 +70,7 @@ impl StopSignals {
             () = heard(hangup) => match on_hangup {
                 OnHangup::Stop => Wish::Stop,
                 OnHangup::Reopen => Wish::Reopen,
+                OnHangup::Reload => Wish::Reload,
             },
         }
     }

@@ -1,14 +1,16 @@
 //! Every event to every consumer: what is shown in line, each other one by a queue and a
 //! thread of its own, so that none of them can harm another one, or keep the ring waiting.
 
+mod change;
 mod slow;
 
 use std::{
-    io,
+    io, mem,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+pub use self::change::{Change, Left};
 use self::slow::{Message, Slow};
 use super::{
     consumer::{Consumer, END_GRACE, Needs, Stats},
@@ -21,13 +23,21 @@ use crate::events::record::{Account, Header, Item, Record, Summary};
 pub struct FanOut {
     shown: Shown,
     slow: Vec<Slow>,
+    /// What they began with.
+    header: Option<Header>,
+    /// What they were told to be counted by now.
+    stats: Stats,
 }
 
 impl FanOut {
     /// To nobody but to what is shown.
-    pub const fn new(shown: Shown) -> Self {
-        let slow = Vec::new();
-        Self { shown, slow }
+    pub fn new(shown: Shown) -> Self {
+        Self {
+            shown,
+            slow: Vec::new(),
+            header: None,
+            stats: Stats::default(),
+        }
     }
 
     /// To `consumer` too, which gets a thread of its own.
@@ -51,6 +61,31 @@ impl FanOut {
     pub fn begin(&mut self, header: &Header) {
         self.shown.take(Item::Header(header));
         self.send(|| Message::Header(Arc::new(header.clone())));
+        self.header = Some(header.clone());
+    }
+
+    /// Lets consumers come and go between two events, each of which comes either to those
+    /// before or to those after. All that stay open again what they write to; for those that
+    /// join, the stream begins at this time by either clock, in ns. Returns those that left.
+    pub fn change(&mut self, mut change: Change, wall_ns: i128, boot_ns: u64) -> Vec<Left> {
+        let leaves = |slow: &Slow| change.leaving.contains(&slow.name());
+        let (left, stay) = mem::take(&mut self.slow).into_iter().partition(leaves);
+        self.slow = stay;
+        self.reopen();
+        for mut slow in mem::take(&mut change.joining) {
+            slow.count_from(self.stats);
+            if let Some(header) = &self.header {
+                let header = Header {
+                    wall_ns,
+                    boot_ns,
+                    ..header.clone()
+                };
+                slow.send(Message::Header(Arc::new(header)));
+                slow.wake();
+            }
+            self.slow.push(slow);
+        }
+        Vec::into_iter(left).map(Left).collect()
     }
 
     /// Gives them an event. It is shared, and copied for that, only with others than what is
@@ -98,6 +133,7 @@ impl FanOut {
 
     /// Tells them what was counted so far.
     pub fn tick(&mut self, stats: &Stats) {
+        self.stats = *stats;
         self.shown.tick(stats);
         for slow in &mut self.slow {
             slow.tick(stats);

@@ -35,6 +35,8 @@ pub(super) struct Slow {
     delivered: u64,
     hidden: u64,
     dropped: Dropped,
+    /// What was counted before it joined.
+    before: Stats,
 }
 
 #[derive(Default)]
@@ -100,7 +102,13 @@ impl Slow {
             delivered: 0,
             hidden: 0,
             dropped: Dropped::default(),
+            before: Stats::default(),
         })
+    }
+
+    /// Tells it from now on only of what was counted after `stats`.
+    pub(super) const fn count_from(&mut self, stats: Stats) {
+        self.before = stats;
     }
 
     pub(super) const fn name(&self) -> &'static str {
@@ -132,7 +140,7 @@ impl Slow {
     pub(super) fn tick(&mut self, stats: &Stats) {
         let stats = Stats {
             queue_full: self.dropped.queue_full,
-            ..*stats
+            ..stats.since(&self.before)
         };
         if self.shared.lock().queue.len() < ROOM {
             self.send(Message::Tick(stats));

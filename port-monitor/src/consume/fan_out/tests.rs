@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex,
-    mpsc::{Receiver, Sender, channel},
+    mpsc::{Receiver, RecvTimeoutError, Sender, channel},
 };
 
 use port_monitor_common::event::EventKind;
@@ -340,6 +340,147 @@ fn a_queue_that_was_full_is_told_to_its_consumer_alone() {
         .lines()
         .filter(|line| line.contains("\"action\":\"loss\""));
     assert_eq!(gaps.count(), 1);
+}
+
+/// What a consumer was told besides events.
+struct Noted {
+    told: Sender<Told>,
+    account: Account,
+}
+
+#[derive(Debug, PartialEq)]
+enum Told {
+    Header(i128, u64),
+    Tick(Stats),
+    Reopen,
+}
+
+impl Consumer for Noted {
+    fn name(&self) -> &'static str {
+        "noted"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::EVENTS
+    }
+
+    fn take(&mut self, item: Item<'_>) {
+        match item {
+            Item::Header(header) => {
+                let _ = self.told.send(Told::Header(header.wall_ns, header.boot_ns));
+            }
+            Item::Event(_) => self.account.taken += 1,
+            _ => {}
+        }
+    }
+
+    fn tick(&mut self, stats: &Stats) {
+        let _ = self.told.send(Told::Tick(*stats));
+    }
+
+    fn reopen(&mut self) {
+        let _ = self.told.send(Told::Reopen);
+    }
+
+    fn account(&mut self) -> Account {
+        self.account.clone()
+    }
+}
+
+fn noted() -> (Box<dyn Consumer>, Receiver<Told>) {
+    let (told, all) = channel();
+    let account = Account::default();
+    (Box::new(Noted { told, account }), all)
+}
+
+#[test]
+fn consumers_change_between_two_events_and_each_event_comes_to_one_of_them() {
+    let (mut all, file, _, taken) = with(Way::Good, Needs::EVENTS);
+    give(&mut all, 100);
+    let lost = Stats {
+        ring_full: 2,
+        ..Stats::default()
+    };
+    all.tick(&lost);
+    let (consumer, told) = noted();
+    let mut change = Change::default();
+    change.leave("wayward");
+    change.join(consumer).unwrap();
+    let left = all.change(change, 7, 8);
+    give(&mut all, 50);
+    let more = Stats {
+        ring_full: 5,
+        ..lost
+    };
+    all.tick(&more);
+    let [left] = <[Left; 1]>::try_from(left).ok().unwrap();
+    assert_eq!(left.name(), "wayward");
+    let account = left.finish(PATIENCE);
+    assert_eq!((account.delivered, account.taken), (100, 100));
+    assert_eq!(*taken.lock().unwrap(), 100);
+    let accounts = all.accounts(PATIENCE);
+    let [(_, shown), ("noted", joined)] = &accounts[..] else {
+        panic!("{accounts:?}");
+    };
+    assert_eq!(shown.taken, 150);
+    assert_eq!((joined.delivered, joined.taken), (50, 50));
+    assert!(account.adds_up() && joined.adds_up());
+    all.end(&summary()).unwrap();
+    // Its stream begins when it joined, and what was lost before is not missing in it.
+    let since = Stats {
+        ring_full: 3,
+        ..Stats::default()
+    };
+    let told: Vec<_> = told.iter().collect();
+    assert_eq!(told, [Told::Header(7, 8), Told::Tick(since)]);
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    assert_eq!(
+        text.lines()
+            .filter(|line| line.contains("\"connected\""))
+            .count(),
+        150
+    );
+}
+
+#[test]
+fn those_that_stay_open_again_what_they_write_to() {
+    let (mut all, _file) = alone();
+    let (consumer, told) = noted();
+    all.add(consumer).unwrap();
+    assert!(all.change(Change::default(), 7, 8).is_empty());
+    all.end(&summary()).unwrap();
+    assert_eq!(told.iter().collect::<Vec<_>>(), [Told::Reopen]);
+}
+
+#[test]
+fn one_that_hangs_when_it_leaves_is_not_waited_for_by_those_that_stay() {
+    let (go, gate) = channel();
+    let (mut all, file, has_started, _) = with(Way::Hangs(gate), Needs::EVENTS);
+    give(&mut all, 1);
+    has_started.recv().unwrap();
+    give(&mut all, 9);
+    let mut change = Change::default();
+    change.leave("wayward");
+    let mut left = all.change(change, 7, 8);
+    give(&mut all, 10);
+    let account = left.remove(0).finish(Duration::ZERO);
+    assert_eq!((account.delivered, account.dropped.unfinished), (10, 10));
+    assert!(account.adds_up());
+    let accounts = all.accounts(PATIENCE);
+    assert_eq!((accounts.len(), accounts[0].1.taken), (1, 20));
+    all.end(&summary()).unwrap();
+    drop((go, file));
+}
+
+#[test]
+fn one_that_never_came_to_join_leaves_no_thread_behind() {
+    let (consumer, told) = noted();
+    let mut change = Change::default();
+    change.join(consumer).unwrap();
+    drop(change);
+    // Its thread has ended when nobody can tell anything any more.
+    let news = told.recv_timeout(PATIENCE);
+    assert_eq!(news, Err(RecvTimeoutError::Disconnected));
 }
 
 /// What happens to a fan-out.

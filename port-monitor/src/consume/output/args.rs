@@ -243,6 +243,8 @@ pub enum OnHangup {
     Stop,
     /// The output file was moved away: it is opened again.
     Reopen,
+    /// The configuration was changed: it is read again.
+    Reload,
 }
 
 /// How many old files may be kept.

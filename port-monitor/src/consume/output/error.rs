@@ -10,6 +10,9 @@ pub enum TargetError {
     /// Standard output is closed, or there are no descriptors left.
     #[error("standard output: {0}")]
     Stdout(io::Error),
+    /// There are no descriptors left for standard error.
+    #[error("standard error: {0}")]
+    Stderr(io::Error),
     /// The file cannot be opened.
     #[error("output file {path}: {error}")]
     Open {

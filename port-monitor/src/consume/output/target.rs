@@ -60,6 +60,15 @@ impl Target {
         })
     }
 
+    /// Standard error, for who tells there what others write to the standard output.
+    pub fn stderr() -> Result<Self, TargetError> {
+        let fd = io::stderr().as_fd().try_clone_to_owned();
+        Ok(Self {
+            to: Destination::Stream(fd.map_err(TargetError::Stderr)?.into()),
+            name: "standard error".into(),
+        })
+    }
+
     /// The file at `path`, appended to, or created for its owner only; put aside at its
     /// limits.
     pub fn file(path: &Path, limits: Option<Limits>) -> Result<Self, TargetError> {

@@ -195,6 +195,24 @@ impl Diagnostic {
     }
 }
 
+/// A line that says how many errors the file of that name has, then every diagnostic.
+pub(crate) fn render_all(name: &str, diagnostics: &[Diagnostic], style: Style) -> String {
+    let errors = diagnostics.iter().filter(|found| found.is_error());
+    let errors: usize = errors
+        .map(|diagnostic| match diagnostic.problem {
+            Problem::MoreErrors(more) => more,
+            _ => 1,
+        })
+        .sum();
+    let noun = if errors == 1 { "error" } else { "errors" };
+    let mut text = format!("{name}: {errors} {noun}, nothing was applied");
+    for diagnostic in diagnostics {
+        text.push_str("\n\n");
+        text.push_str(&diagnostic.render(style));
+    }
+    text
+}
+
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(Style::Plain))

@@ -15,7 +15,7 @@ use thiserror::Error;
 /// tables hold is smaller.
 const MAX_BYTES: u64 = 32 << 20;
 
-/// Why a policy file cannot be read.
+/// Why a policy, or another file like it, cannot be read.
 #[derive(Debug, Error)]
 pub enum FileError {
     /// Nothing of that name.
@@ -28,19 +28,19 @@ pub enum FileError {
     #[error("cannot be read: {0}")]
     Io(#[from] io::Error),
     /// A directory.
-    #[error("is a directory, not a policy file")]
+    #[error("is a directory, not a file")]
     Directory,
     /// A terminal, a device, a socket.
     #[error("is neither a file nor a pipe")]
     NotRegular,
-    /// Too large to be a policy.
-    #[error("is larger than 32 MiB, too large for a policy")]
+    /// Larger than any policy.
+    #[error("is larger than 32 MiB")]
     TooLarge,
     /// Nothing in it.
     #[error("is empty (a policy starts with `version = 1`)")]
     Empty,
     /// Not text.
-    #[error("is not text (byte {0}); a policy is UTF-8 text")]
+    #[error("is not text (byte {0}): write it in UTF-8")]
     NotText(usize),
 }
 
@@ -93,16 +93,20 @@ pub fn read_bytes(path: &Path, most: u64) -> Result<Vec<u8>, FileError> {
 
 /// Reads the text of a policy.
 pub(crate) fn read(path: &Path) -> Result<String, FileError> {
-    let bytes = read_bytes(path, MAX_BYTES)?;
-    if let Some(nul) = bytes.iter().position(|&byte| byte == 0) {
-        return Err(FileError::NotText(nul));
-    }
-    let text = String::from_utf8(bytes)
-        .map_err(|error| FileError::NotText(error.utf8_error().valid_up_to()))?;
+    let text = read_text(path)?;
     if text.trim().is_empty() {
         return Err(FileError::Empty);
     }
     Ok(text)
+}
+
+/// Reads a text of up to the size of a policy, which may be empty.
+pub(crate) fn read_text(path: &Path) -> Result<String, FileError> {
+    let bytes = read_bytes(path, MAX_BYTES)?;
+    if let Some(nul) = bytes.iter().position(|&byte| byte == 0) {
+        return Err(FileError::NotText(nul));
+    }
+    String::from_utf8(bytes).map_err(|error| FileError::NotText(error.utf8_error().valid_up_to()))
 }
 
 fn open(path: &Path, most: u64) -> Result<File, FileError> {

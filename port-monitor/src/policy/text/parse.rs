@@ -197,7 +197,7 @@ pub(crate) fn word<T: Copy>(
         .map(|&(_, meaning)| meaning)
         .ok_or_else(|| Problem::NotAChoice {
             value: word.to_owned(),
-            choices: choices.iter().map(|&(choice, _)| choice).collect(),
+            choices: choices.iter().map(|&(choice, _)| choice.into()).collect(),
         })
 }
 

@@ -1,5 +1,7 @@
 //! Everything that can be wrong with the text of a policy, in words.
 
+use std::borrow::Cow;
+
 use port_monitor_common::policy::MAX_RULES;
 use thiserror::Error;
 
@@ -30,7 +32,7 @@ pub enum Problem {
     #[error("`{}` is no escape", .0)]
     NoEscape(String),
     /// Syntax of TOML 1.1.
-    #[error("{} is TOML 1.1, and a policy is TOML 1.0", .0.what())]
+    #[error("{} is TOML 1.1, and this file is TOML 1.0", .0.what())]
     NewerToml(Newer),
     /// A key this table does not have.
     #[error("unknown key `{}`", key.escape_debug())]
@@ -65,8 +67,11 @@ pub enum Problem {
         /// As written.
         value: String,
         /// What the key takes.
-        choices: Vec<&'static str>,
+        choices: Vec<Cow<'static, str>>,
     },
+    /// A value that a flag of the command line refuses too, in the words it does that in.
+    #[error("{0}")]
+    Flag(String),
     /// A list without entries.
     #[error("empty list matches nothing")]
     EmptyList,
@@ -405,7 +410,7 @@ impl Problem {
                     .map_or_else(|| format!("known here: {}", known.join(", ")), did_you_mean),
             ),
             Self::NotAChoice { value, choices } => {
-                closest(value, choices.iter().copied()).map(did_you_mean)
+                closest(value, choices.iter().map(|choice| &**choice)).map(did_you_mean)
             }
             Self::UnknownService {
                 nearest: Some(nearest),

@@ -2,7 +2,33 @@
 //! counted.
 
 use super::{Table, plural};
-use crate::events::record::{Dropped, Summary};
+use crate::events::record::{Account, Dropped, Summary};
+
+/// The account of the consumer of that name, in words.
+pub fn account_lines(name: &str, account: &Account) -> Vec<String> {
+    let (delivered, taken, hidden) = (account.delivered, account.taken, account.hidden);
+    let dropped = account.dropped.total();
+    let mut lines = vec![format!(
+        "{name}: delivered {delivered} = taken {taken} + hidden {hidden} + dropped {dropped}"
+    )];
+    if dropped > 0 {
+        let Dropped {
+            queue_full,
+            failed,
+            unfinished,
+        } = account.dropped;
+        lines.push(format!(
+            "{name} dropped: queue full {queue_full}, failed {failed}, unfinished {unfinished}"
+        ));
+    }
+    lines.extend(
+        account
+            .error
+            .as_ref()
+            .map(|error| format!("{name} failed: {error}")),
+    );
+    lines
+}
 
 impl Table {
     /// The rows behind an account that does not add up.
@@ -32,31 +58,8 @@ impl Table {
             return;
         }
         for (name, account) in &summary.consumers {
-            let (delivered, taken, hidden) = (account.delivered, account.taken, account.hidden);
-            let dropped = account.dropped.total();
-            self.comment(
-                out,
-                format_args!(
-                    "{name}: delivered {delivered} = taken {taken} + hidden {hidden} + \
-                     dropped {dropped}"
-                ),
-            );
-            if dropped > 0 {
-                let Dropped {
-                    queue_full,
-                    failed,
-                    unfinished,
-                } = account.dropped;
-                self.comment(
-                    out,
-                    format_args!(
-                        "{name} dropped: queue full {queue_full}, failed {failed}, unfinished \
-                         {unfinished}"
-                    ),
-                );
-            }
-            if let Some(error) = &account.error {
-                self.comment(out, format_args!("{name} failed: {error}"));
+            for line in account_lines(name, account) {
+                self.comment(out, format_args!("{line}"));
             }
         }
     }

@@ -6,6 +6,7 @@ mod account;
 mod lead;
 mod repeats;
 
+pub use self::account::account_lines;
 use jiff::tz::TimeZone;
 
 use self::{
@@ -62,6 +63,13 @@ struct Column {
     end: usize,
 }
 
+/// The names of the columns, at the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heading {
+    Shown,
+    LeftOut,
+}
+
 /// Writes the table.
 #[derive(Debug)]
 pub struct Table {
@@ -76,6 +84,7 @@ pub struct Table {
     verbose: bool,
     clock: LocalClock,
     has_policy: bool,
+    heading: Heading,
     /// `None` where every event is a row.
     repeats: Option<Repeats>,
 }
@@ -101,10 +110,20 @@ impl Table {
             verbose,
             clock: LocalClock::new(zone),
             has_policy: false,
+            heading: Heading::Shown,
             repeats: aggregate.then(Repeats::default),
         };
         table.lay_out(width);
         table
+    }
+
+    /// Leaves the names of the columns out, where few rows come far apart.
+    #[must_use]
+    pub fn without_heading(self) -> Self {
+        Self {
+            heading: Heading::LeftOut,
+            ..self
+        }
     }
 
     /// Gives every column its place on a terminal of so many columns, or on none.
@@ -284,7 +303,9 @@ impl Table {
             let group = Escaped(group.as_bytes());
             self.comment(out, format_args!("waiting for {group}"));
         }
-        self.heading(out);
+        if self.heading == Heading::Shown {
+            self.heading(out);
+        }
     }
 
     fn heading(&mut self, out: &mut Vec<u8>) {

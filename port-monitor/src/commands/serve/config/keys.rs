@@ -1,0 +1,165 @@
+//! The sections of the configuration and the keys in them. Each key is a flag of the command
+//! line, by the name that the flag has within its section, and takes what the flag takes.
+
+use std::{any::TypeId, sync::LazyLock};
+
+use clap::{Arg, ArgAction, Command, CommandFactory as _, Parser};
+
+use crate::{commands::watch, ports::port_set::PortSet};
+
+/// The section of what is watched, and how.
+pub(super) const WATCH: &str = "watch";
+/// The section of the policy.
+pub(super) const POLICY: &str = "policy";
+
+/// The sections. A new consumer gets one by its name here: the keys of section `x` are the
+/// flag `--x`, as `file`, and every flag `--x-KEY`, as `KEY`.
+const NAMES: [&str; 3] = [WATCH, POLICY, "record"];
+
+/// The key that a section cannot be without, where it has one.
+pub(super) const FILE: &str = "file";
+
+/// Flags of the terminal that mean something to a service too.
+const WATCH_TOO: [&str; 2] = ["process-args", "progress"];
+/// Flags that are read before the configuration is.
+const NOT_WATCH: [&str; 1] = ["bpf-log"];
+
+/// The flags that a configuration stands for.
+#[derive(Debug, Parser)]
+#[command(
+    no_binary_name = true,
+    disable_help_flag = true,
+    disable_version_flag = true
+)]
+pub(super) struct Flags {
+    #[command(flatten)]
+    pub(super) watch: watch::Args,
+    /// What the policy denies is told, and nothing is denied: the only way there is
+    #[arg(long = "policy-observe", value_parser = observe, help_heading = "Policy")]
+    _observe: Option<bool>,
+}
+
+fn observe(text: &str) -> Result<bool, &'static str> {
+    (text == "true").then_some(true).ok_or(
+        "`serve` denies nothing: take this key away, and have `port-monitor apply --follow FILE` \
+         deny",
+    )
+}
+
+static COMMAND: LazyLock<Command> = LazyLock::new(|| {
+    let mut command = Flags::command();
+    command.build();
+    command
+});
+
+/// The sections, each with its keys, in the order of `--help`.
+pub(super) static SECTIONS: LazyLock<Vec<SectionKeys>> =
+    LazyLock::new(|| NAMES.into_iter().map(SectionKeys::of).collect());
+
+/// The names of the sections.
+pub(super) static SECTION_NAMES: &[&str] = &NAMES;
+
+/// A section and its keys.
+#[derive(Debug)]
+pub(super) struct SectionKeys {
+    pub(super) name: &'static str,
+    pub(super) keys: Vec<Key>,
+    /// Their names.
+    pub(super) known: Vec<&'static str>,
+}
+
+impl SectionKeys {
+    fn of(name: &'static str) -> Self {
+        let flags = COMMAND.get_arguments().filter(|arg| !arg.is_hide_set());
+        let keys: Vec<Key> = flags.filter_map(|arg| Key::of(name, arg)).collect();
+        Self {
+            name,
+            known: keys.iter().map(|key| key.name).collect(),
+            keys,
+        }
+    }
+
+    /// It has no meaning without a file.
+    pub(super) fn needs_file(&self) -> bool {
+        self.known.contains(&FILE)
+    }
+
+    /// Something that takes events.
+    pub(super) fn is_consumer(&self) -> bool {
+        self.name != WATCH && self.name != POLICY
+    }
+}
+
+/// A key.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// The flag, without its dashes.
+    pub(super) flag: &'static str,
+    pub(super) takes: Takes,
+    /// It takes a list, too.
+    pub(super) takes_list: bool,
+    /// Entries of a list become one value of the flag, with commas between them.
+    pub(super) joins_list: bool,
+    pub(super) arg: &'static Arg,
+}
+
+/// What a value may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Takes {
+    /// `true` is the flag, `false` is none.
+    Switch,
+    /// `true` or `false`.
+    Truth,
+    /// A text.
+    Text,
+    /// The whole path of a file.
+    File,
+    /// A text, or a number, which is taken as it is written.
+    Number,
+}
+
+impl Key {
+    fn of(section: &str, arg: &'static Arg) -> Option<Self> {
+        let flag = arg.get_long()?;
+        let name = if section == WATCH {
+            let heading = arg.get_help_heading();
+            let is_about_watching = matches!(heading, Some("Filters" | "Kernel"));
+            let is_key =
+                is_about_watching && !NOT_WATCH.contains(&flag) || WATCH_TOO.contains(&flag);
+            is_key.then_some(flag)?
+        } else {
+            match flag.strip_prefix(section)? {
+                "" => FILE,
+                rest => rest.strip_prefix('-')?,
+            }
+        };
+        let joins_list = arg.get_value_parser().type_id() == TypeId::of::<PortSet>();
+        Some(Self {
+            name,
+            flag,
+            takes: Takes::of(arg),
+            takes_list: joins_list || matches!(arg.get_action(), ArgAction::Append),
+            joins_list,
+            arg,
+        })
+    }
+}
+
+impl Takes {
+    fn of(arg: &Arg) -> Self {
+        if matches!(arg.get_action(), ArgAction::SetTrue) {
+            return Self::Switch;
+        }
+        if arg.get_value_parser().type_id() == TypeId::of::<bool>() {
+            return Self::Truth;
+        }
+        let names = arg.get_value_names().unwrap_or_default();
+        match names.first().map(|name| &**name) {
+            Some("FILE") => Self::File,
+            Some("NAME" | "PATH" | "NET") => Self::Text,
+            _ if !arg.get_possible_values().is_empty() => Self::Text,
+            _ => Self::Number,
+        }
+    }
+}

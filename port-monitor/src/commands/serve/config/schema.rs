@@ -1,0 +1,71 @@
+//! The JSON Schema of a configuration, for editors. It knows the form: sections, keys, types
+//! and words. What names mean, `serve --check` tells.
+
+use serde_json::{Map, Value, json};
+
+use super::keys::{FILE, Key, SECTIONS, SectionKeys, Takes};
+
+/// The schema, for a configuration as JSON; editors read TOML that way.
+pub(crate) fn json_schema() -> Value {
+    let sections = SECTIONS.iter();
+    let sections: Map<String, Value> = sections
+        .map(|keys| (keys.name.to_owned(), section(keys)))
+        .collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "port-monitor configuration",
+        "description": "What `port-monitor serve` does. The file is TOML 1.0.",
+        "type": "object",
+        "properties": sections,
+        "additionalProperties": false,
+    })
+}
+
+fn section(keys: &SectionKeys) -> Value {
+    let properties = keys.keys.iter();
+    let properties: Map<String, Value> = properties
+        .map(|key| (key.name.to_owned(), property(key)))
+        .collect();
+    let required: &[&str] = if keys.needs_file() { &[FILE] } else { &[] };
+    json!({
+        "type": "object",
+        "properties": properties,
+        "required": required,
+        "additionalProperties": false,
+    })
+}
+
+fn property(key: &Key) -> Value {
+    let item = item(key);
+    let mut value = if key.takes_list {
+        json!({ "anyOf": [item, { "type": "array", "minItems": 1, "items": item }] })
+    } else {
+        item
+    };
+    let help = key.arg.get_help().map(ToString::to_string);
+    // That of a table is none of the service.
+    let help = help.map(|help| match help.split_once(" [default") {
+        Some((help, _)) => help.to_owned(),
+        None => help,
+    });
+    if let (Value::Object(value), Some(help)) = (&mut value, help) {
+        value.insert("description".to_owned(), help.into());
+    }
+    value
+}
+
+fn item(key: &Key) -> Value {
+    let words = key.arg.get_possible_values();
+    let words: Vec<&str> = words
+        .iter()
+        .map(clap::builder::PossibleValue::get_name)
+        .collect();
+    match key.takes {
+        Takes::Switch => json!({ "type": "boolean" }),
+        Takes::Truth => json!({ "const": true }),
+        Takes::File => json!({ "type": "string", "pattern": "^/" }),
+        Takes::Text if words.is_empty() => json!({ "type": "string", "minLength": 1 }),
+        Takes::Text => json!({ "enum": words }),
+        Takes::Number => json!({ "type": ["string", "integer"] }),
+    }
+}

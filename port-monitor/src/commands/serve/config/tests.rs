@@ -1,0 +1,357 @@
+//! Every wrong value of a configuration is told with its place, and every right one is what
+//! the flag of that name takes.
+
+use boon::{Compiler, Schemas};
+use serde_json::Value;
+
+use super::{keys::SECTION_NAMES, *};
+use crate::policy::Diagnostic;
+
+fn found(text: &str) -> Vec<Diagnostic> {
+    read("c.toml".to_owned(), text.to_owned())
+        .err()
+        .unwrap_or_default()
+}
+
+/// The one thing that is wrong, as `LINE:COLUMN: message`, and what to do about it.
+fn wrong(text: &str) -> (String, Option<String>) {
+    let found = found(text);
+    let [one] = &*found else {
+        panic!("{text}: {found:#?}");
+    };
+    let told = format!("{}:{}: {}", one.line(), one.column(), one.problem);
+    (told, one.problem.help())
+}
+
+/// What a text asks for, without the sections.
+fn flags(text: &str) -> Vec<String> {
+    let (_, asked) = read("c.toml".to_owned(), text.to_owned())
+        .unwrap_or_else(|found| panic!("{text}: {found:?}"));
+    let all = asked.into_iter().flat_map(|(_, flags)| flags);
+    all.map(|flag| flag.into_string().unwrap()).collect()
+}
+
+/// Configurations, and the one thing that is wrong with each.
+const WRONG: [(&str, &str); 48] = [
+    ("[wacth]\n", "1:2: unknown key `wacth`"),
+    ("watch = 1\n", "1:9: expected a table, found integer"),
+    (
+        "[watch]\nring_size = \"4M\"\n",
+        "2:1: unknown key `ring_size`",
+    ),
+    ("[watch]\ncount = 1\n", "2:1: unknown key `count`"),
+    (
+        "[watch]\ntest-fault = \"x\"\n",
+        "2:1: unknown key `test-fault`",
+    ),
+    (
+        "[watch]\nbackend = \"fentri\"\n",
+        "2:11: expected auto or fentry or kprobe or tracepoint, found `fentri`",
+    ),
+    (
+        "[watch]\nbackend = 1\n",
+        "2:11: expected text in quotes, found integer",
+    ),
+    (
+        "[watch]\nbackend = [\"auto\"]\n",
+        "2:11: expected text in quotes, found array",
+    ),
+    (
+        "[watch]\nring-size = \"5000\"\n",
+        "2:13: must be a power of two, 4096 or more: try 8192",
+    ),
+    (
+        "[watch]\nring-size = 5000\n",
+        "2:13: must be a power of two, 4096 or more: try 8192",
+    ),
+    (
+        "[watch]\nring-size = true\n",
+        "2:13: expected a number, or text in quotes, found boolean",
+    ),
+    (
+        "[watch]\nring-size = 99999999999999999999\n",
+        "2:13: not a size: write 65536, 64K or 4M",
+    ),
+    (
+        "[watch]\nring-size = 1.5\n",
+        "2:13: expected a number, or text in quotes, found float",
+    ),
+    (
+        "[watch]\nlatency = 5\n",
+        "2:11: `5` has no unit: write 5s, 5m, 5h or 5d",
+    ),
+    (
+        "[watch]\nlatency = \"2s\"\n",
+        "2:11: more than 1 s: write 1s or less",
+    ),
+    (
+        "[watch]\nprogress = \"1ms\"\n",
+        "2:12: less than 100 ms: write 100ms or more",
+    ),
+    (
+        "[watch]\nmax-connections = 1\n",
+        "2:19: not a number of connections: write 16 to 16777216",
+    ),
+    (
+        "[watch]\nprocess-args = \"yes\"\n",
+        "2:16: expected true or false, found string",
+    ),
+    (
+        "[watch]\nevents = [\"conect\"]\n",
+        "2:11: expected connect or accept or connected or failed or close or preexisting or listen or unlisten or restored, found `conect`",
+    ),
+    ("[watch]\nevents = []\n", "2:10: empty list matches nothing"),
+    (
+        "[watch]\nport = [22, 70000]\n",
+        "2:13: port 70000 is out of range: ports are 0-65535",
+    ),
+    (
+        "[watch]\nlocal-port = \"htpps\"\n",
+        "2:14: unknown service `htpps`: did you mean `https`?",
+    ),
+    (
+        "[watch]\nremote-port = \"9-1\"\n",
+        "2:15: port range 9-1 is reversed: write 1-9",
+    ),
+    (
+        "[watch]\nremote = [\"10.0.0.0/8\", \"10.1.2.3/8\"]\n",
+        "2:25: bad network: `10.1.2.3/8` has bits set beyond its prefix: did you mean `10.0.0.0/8`?",
+    ),
+    (
+        "[watch]\nremote = 10\n",
+        "2:10: expected text in quotes, found integer",
+    ),
+    (
+        "[watch]\nuser = [\"root\", \"rooot\"]\n",
+        "2:17: unknown user `rooot`: did you mean `root`?",
+    ),
+    (
+        "[watch]\ncomm = \"systemd-resolved\"\n",
+        "2:8: thread name `systemd-resolved` is longer than the 15 bytes the kernel keeps: did you mean `systemd-resolve`?",
+    ),
+    (
+        "[watch]\npid = 0\n",
+        "2:7: not a process id: write a number as `ps` shows it",
+    ),
+    (
+        "[watch]\npid = 4194305\n",
+        "2:7: no process 4194305: it has ended, or never was there",
+    ),
+    (
+        "[watch]\ndirection = \"up\"\n",
+        "2:13: expected in or out, found `up`",
+    ),
+    (
+        "[watch]\nipv4 = true\nipv6 = true\n",
+        "2:1: `ipv4` does not go with `ipv6`",
+    ),
+    (
+        "[watch]\nipv4 = 1\n",
+        "2:8: expected true or false, found integer",
+    ),
+    (
+        "[watch]\nbtf = \"vmlinux\"\n",
+        "2:7: `vmlinux` is not an absolute path",
+    ),
+    (
+        "[watch]\nbackend = \"auto\"\nbackend = \"auto\"\n",
+        "3:1: duplicate key",
+    ),
+    (
+        "[watch]\nunit = { a = 1 }\n",
+        "2:8: expected text in quotes, found table",
+    ),
+    ("[policy]\n", "1:1: `file` is missing"),
+    (
+        "[policy]\nfile = \"policy.toml\"\n",
+        "2:8: `policy.toml` is not an absolute path",
+    ),
+    (
+        "[policy]\nfile = [\"/a\", \"/b\"]\n",
+        "2:8: expected text in quotes, found array",
+    ),
+    (
+        "[policy]\nfile = \"/p\"\nobserve = false\n",
+        "3:11: `serve` denies nothing: take this key away, and have `port-monitor apply --follow FILE` deny",
+    ),
+    (
+        "[policy]\nfile = \"/p\"\nobserve = \"no\"\n",
+        "3:11: expected true or false, found string",
+    ),
+    ("[policy]\nflie = \"/p\"\n", "2:1: unknown key `flie`"),
+    ("[record]\n", "1:1: `file` is missing"),
+    (
+        "[record]\nfile = 1\n",
+        "2:8: expected text in quotes, found integer",
+    ),
+    (
+        "[record]\nfile = \"-\"\n",
+        "2:8: `-` is not an absolute path",
+    ),
+    ("[record]\nfile = \"\"\n", "2:8: `` is not an absolute path"),
+    (
+        "[[record]]\nfile = \"/r\"\n",
+        "1:1: expected a table, found array",
+    ),
+    (
+        "[record]\nfile = \"\\x2fr\"\n",
+        "2:9: the escape `\\x` is TOML 1.1, and this file is TOML 1.0",
+    ),
+    ("[record\n", "1:8: unclosed table, expected `]`"),
+];
+
+#[test]
+fn every_wrong_value_is_told_with_its_place() {
+    let mut others = Vec::new();
+    for (text, told) in WRONG {
+        let (found, _) = wrong(text);
+        if found != told {
+            others.push((text, found));
+        }
+    }
+    assert_eq!(others, []);
+}
+
+#[test]
+fn what_is_misspelt_has_a_suggestion() {
+    for (text, help) in [
+        ("[wacth]\n", "did you mean `watch`?"),
+        ("[watch]\nring_size = \"4M\"\n", "did you mean `ring-size`?"),
+        ("[watch]\nbackend = \"fentri\"\n", "did you mean `fentry`?"),
+        (
+            "[record]\nfile = \"/r\"\nfiel = 1\n",
+            "did you mean `file`?",
+        ),
+    ] {
+        assert_eq!(wrong(text).1.as_deref(), Some(help), "{text}");
+    }
+    let (_, help) = wrong("[elsewhere]\n");
+    assert_eq!(
+        help.unwrap(),
+        format!("known here: {}", SECTION_NAMES.join(", "))
+    );
+}
+
+#[test]
+fn one_run_names_everything_that_is_wrong() {
+    let found = found("[watch]\nport = [0, 70000, \"x\"]\nbackend = \"b\"\n[record]\n");
+    let places: Vec<_> = found.iter().map(|one| (one.line(), one.column())).collect();
+    assert_eq!(places, [(2, 12), (2, 19), (3, 11), (4, 1)]);
+    let told = render_all("c.toml", &found, crate::policy::Style::Plain);
+    assert!(
+        told.starts_with("c.toml: 4 errors, nothing was applied\n"),
+        "{told}"
+    );
+    assert!(told.contains("^^^^^"), "{told}");
+}
+
+#[test]
+fn values_are_what_the_flags_take() {
+    let text = "[watch]\nport = [22, \"8000-8100\", \"ssh\"]\npid = 1\nipv4 = true\nipv6 = false\n\
+                process-args = true\nuser = [\"root\", 65534]\ncomm = \"-bash\"\nring-size = \"4M\"\n\
+                remote = [\"10.0.0.0/8\", \"::1\"]\nevents = [\"connect\", \"close\"]\n\
+                [policy]\nfile = \"/p.toml\"\nobserve = true\n[record]\nfile = \"/r.jsonl\"\n";
+    let mut asked = flags(text);
+    asked.sort();
+    let mut expected = [
+        "--port=22,8000-8100,ssh",
+        "--pid=1",
+        "--ipv4",
+        "--process-args",
+        "--user=root",
+        "--user=65534",
+        "--comm=-bash",
+        "--ring-size=4M",
+        "--remote=10.0.0.0/8",
+        "--remote=::1",
+        "--events=connect",
+        "--events=close",
+        "--policy=/p.toml",
+        "--policy-observe=true",
+        "--record=/r.jsonl",
+    ];
+    expected.sort_unstable();
+    assert_eq!(asked, expected);
+    assert_eq!(flags(""), [""; 0]);
+    assert_eq!(flags("# nothing\n[watch]\n"), [""; 0]);
+}
+
+/// What stands for nothing at all is not told of as a change.
+#[test]
+fn steps_are_those_that_differ_and_what_is_fixed_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let load = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path).unwrap().0
+    };
+    let steps = |before: &str, after: &str| load(before).steps_to(&load(after));
+    let of = |leaving: &[&'static str], joining: &[&'static str]| {
+        Ok(Steps {
+            leaving: leaving.to_vec(),
+            joining: joining.to_vec(),
+        })
+    };
+    let (a, b) = ("[record]\nfile = \"/a\"\n", "[record]\nfile = \"/b\"\n");
+    assert_eq!(steps(a, &format!("# other\n[watch]\n{a}")), of(&[], &[]));
+    assert_eq!(steps("", a), of(&[], &["record"]));
+    assert_eq!(steps(a, ""), of(&["record"], &[]));
+    assert_eq!(steps(a, b), of(&["record"], &["record"]));
+    let fixed = |names: &str| Err(names.to_owned());
+    assert_eq!(
+        steps(a, "[watch]\nbackend = \"auto\"\nport = [1, 2]\n"),
+        fixed("port in [watch], backend in [watch]")
+    );
+    assert_eq!(
+        steps("[watch]\nport = 1\n", "[watch]\nport = 2\n"),
+        fixed("port in [watch]")
+    );
+    let policy = dir.path().join("policy.toml");
+    std::fs::write(&policy, "version = 1\n").unwrap();
+    let with_policy = format!("[policy]\nfile = \"{}\"\n", policy.display());
+    assert_eq!(steps(&with_policy, a), fixed("file in [policy]"));
+    let before = load(&with_policy);
+    std::fs::write(&policy, "version = 1\n# other\n").unwrap();
+    assert_eq!(before.steps_to(&load(&with_policy)), fixed("the policy"));
+}
+
+/// The schema takes what the parser takes, and refuses what it refuses by its form.
+#[test]
+fn schema_has_the_form_that_the_parser_knows() {
+    let mut compiler = Compiler::new();
+    compiler.add_resource("c.json", json_schema()).unwrap();
+    let mut schemas = Schemas::new();
+    let index = compiler.compile("c.json", &mut schemas).unwrap();
+    let takes = |text: &str| {
+        let value: Value = toml::from_str(text).unwrap();
+        schemas.validate(&value, index).is_ok()
+    };
+    for text in [
+        "",
+        "[watch]\nport = [22, \"ssh\"]\nuser = \"root\"\nbackend = \"auto\"\nipv4 = true\n",
+        "[policy]\nfile = \"/p\"\nobserve = true\n[record]\nfile = \"/r\"\n",
+    ] {
+        assert!(takes(text) && found(text).is_empty(), "{text}");
+    }
+    for text in [
+        "[wacth]\n",
+        "[watch]\nring_size = 1\n",
+        "[watch]\nbackend = \"fentri\"\n",
+        "[watch]\nipv4 = 1\n",
+        "[watch]\nevents = []\n",
+        "[watch]\nring-size = [1]\n",
+        "[policy]\nobserve = true\n",
+        "[record]\nfile = \"r\"\n",
+    ] {
+        assert!(!takes(text) && !found(text).is_empty(), "{text}");
+    }
+}
+
+/// What a flag asks for beside it is looked at when all flags are there.
+#[test]
+fn a_flag_that_needs_another_one_is_right_alone() {
+    let alone = OsString::from("--rotate-size=64K");
+    assert_eq!(read::tried("other", Some(&alone)), Ok(()));
+    let wrong = OsString::from("--rotate-size=64X");
+    assert!(read::tried("other", Some(&wrong)).is_err());
+}

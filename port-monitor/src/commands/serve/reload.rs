@@ -1,0 +1,109 @@
+//! SIGHUP: the configuration is read again by a thread of its own, while events go on. What is
+//! wrong with it, or cannot change in place, leaves everything as it is.
+
+use std::{
+    io,
+    sync::mpsc::{Receiver, Sender, channel},
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::{mpsc::UnboundedSender, oneshot};
+
+use super::{config::Config, consumers_of, systemd};
+use crate::{
+    base::exit_code::{ExitCode, Failure, OrExit as _},
+    commands::{told::note, watch::session::Request},
+    consume::{
+        fan_out::{Change, Left},
+        lines::table::account_lines,
+    },
+};
+
+/// Reads the configuration again as often as it is asked to.
+pub(super) struct Reloader {
+    /// What is in force.
+    pub(super) config: Config,
+    /// What the service manager shows besides the consumers.
+    pub(super) status: String,
+    pub(super) requests: UnboundedSender<Request>,
+}
+
+/// Told when the reloader has ended.
+pub(super) struct Ended(Receiver<()>);
+
+impl Ended {
+    /// Waits for consumers that have left and are not done yet, but not for ever.
+    pub(super) fn wait(self, patience: Duration) {
+        // Its sender is gone when it has ended, which is the only news.
+        let _ = self.0.recv_timeout(patience);
+    }
+}
+
+impl Reloader {
+    /// Starts it. It ends when nobody can ask it any more.
+    pub(super) fn start(mut self) -> io::Result<(Sender<()>, Ended)> {
+        let (sender, asked) = channel();
+        let (ended, ends) = channel();
+        thread::Builder::new()
+            .name("reload".to_owned())
+            .spawn(move || {
+                let _ended: Sender<()> = ended;
+                for () in asked {
+                    self.reload();
+                }
+            })?;
+        Ok((sender, Ended(ends)))
+    }
+
+    fn reload(&mut self) {
+        systemd::reloading();
+        let left = self.change();
+        // What is in force is so whether the reload went well or not.
+        systemd::ready(&format!("{}; {}", self.status, consumers_of(&self.config)));
+        match left {
+            Ok(left) => left.into_iter().for_each(tell_account),
+            Err(failure) => note(format_args!("not reloaded: {:#}", failure.error)),
+        }
+    }
+
+    /// Puts the configuration into force as the file has it by now: all of it, or nothing.
+    fn change(&mut self) -> Result<Vec<Left>, Failure> {
+        let (next, _) = Config::load(self.config.path())?;
+        let steps = self.config.steps_to(&next).map_err(|fixed| {
+            Failure::usage(format_args!(
+                "{fixed} changed, which takes a restart; nothing was changed"
+            ))
+        })?;
+        let mut change = Change::default();
+        for section in &steps.leaving {
+            change.leave(section);
+        }
+        for section in &steps.joining {
+            for consumer in next.open(section)? {
+                change.join(consumer).or_exit(ExitCode::OutputFailed)?;
+            }
+        }
+        let (done, is_done) = oneshot::channel();
+        let over = || Failure::usage("the service comes to its end");
+        let request = Request { change, done };
+        self.requests.send(request).map_err(|_| over())?;
+        let left = is_done.blocking_recv().map_err(|_| over())?;
+        note(format_args!(
+            "reloaded {}: {}",
+            self.config.path().display(),
+            steps.in_words()
+        ));
+        self.config = next;
+        Ok(left)
+    }
+}
+
+/// Tells what became of the events that a consumer was given, as soon as it has left.
+fn tell_account(left: Left) {
+    let name = left.name();
+    let account = left.finish(super::DRAIN);
+    for line in account_lines(name, &account) {
+        note(line);
+    }
+}

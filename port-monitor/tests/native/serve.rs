@@ -1,0 +1,429 @@
+//! `serve`: a service manager made by the test is told how it goes, and consumers come and go
+//! under a load of connections without one event lost or told twice.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    iter,
+    os::unix::net::UnixDatagram,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    fs::{CWD, Mode, mkfifoat},
+    process::{Pid, Signal, kill_process},
+};
+use tempfile::TempDir;
+
+use crate::monitor::{action, port_monitor};
+
+/// A service that takes longer than this to say something has failed.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// A shell whose connections are watched. Each attempt is two events.
+struct Shell(Child);
+
+impl Shell {
+    /// Does what each line that it reads says, and answers with a line.
+    fn start() -> Self {
+        let script = "connect() { : >/dev/tcp/127.0.0.1/1; } 2>/dev/null
+            while read -r line; do eval \"$line\"; done";
+        let child = Command::new("bash")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+
+    fn say(&mut self, line: &str) {
+        let stdin = self.0.stdin.as_mut().unwrap();
+        writeln!(stdin, "{line}").unwrap();
+    }
+
+    /// What it answers.
+    fn hear(&mut self) -> String {
+        let mut line = String::new();
+        let mut stdout = BufReader::new(self.0.stdout.as_mut().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Tries to connect so many times, and has done so.
+    fn attempt(&mut self, count: u64) {
+        self.say(&format!(
+            "for ((i = 0; i < {count}; i++)); do connect; done; echo done"
+        ));
+        assert_eq!(self.hear(), "done");
+    }
+
+    /// Tries to connect until the file is there.
+    fn attempt_until(&mut self, file: &Path) {
+        let file = file.display();
+        self.say(&format!(
+            "n=0; until [ -e {file} ]; do connect; ((n++)); done; echo $n"
+        ));
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // It ends with its input.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// A process that does not outlive a test that fails.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // After its end there is nothing to kill.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A service, and what manages it.
+struct Service {
+    dir: TempDir,
+    socket: UnixDatagram,
+    process: Process,
+    shell: Shell,
+}
+
+/// How it ended.
+struct Ended {
+    code: Option<i32>,
+    stderr: String,
+    dir: TempDir,
+    took: Duration,
+}
+
+impl Service {
+    /// A service that is ready, of connections of a shell, with these sections besides, in
+    /// which `DIR` is the directory of the test.
+    fn start(sections: &str) -> Self {
+        Self::start_with(sections, &[])
+    }
+
+    fn start_with(sections: &str, environment: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let shell = Shell::start();
+        configure(&dir, &shell, sections);
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        let child = port_monitor(["serve", "--config"])
+            .arg(dir.path().join("c.toml"))
+            .env("NOTIFY_SOCKET", &path)
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let service = Self {
+            dir,
+            socket,
+            process: Process(child),
+            shell,
+        };
+        assert!(service.told("READY=1").contains("STATUS=watching by "));
+        service
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The next thing that the manager is told, but for signs of life.
+    fn next(&self) -> String {
+        let mut bytes = [0; 4_096];
+        loop {
+            let count = self.socket.recv(&mut bytes).unwrap();
+            let told = String::from_utf8(bytes[..count].to_vec()).unwrap();
+            if told != "WATCHDOG=1\n" {
+                return told;
+            }
+        }
+    }
+
+    /// The next thing that the manager is told, which is this.
+    fn told(&self, state: &str) -> String {
+        let told = self.next();
+        assert!(told.lines().any(|line| line == state), "{state}: {told}");
+        told
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process.0), signal).unwrap();
+    }
+
+    /// Has it read these sections, and waits until it has.
+    fn reload(&self, sections: &str) -> String {
+        configure(&self.dir, &self.shell, sections);
+        self.signal(Signal::HUP);
+        let told = self.told("RELOADING=1");
+        assert!(told.contains("\nMONOTONIC_USEC="), "{told}");
+        self.told("READY=1")
+    }
+
+    /// Has it end.
+    fn end(self) -> Ended {
+        self.begin_to_end();
+        self.finish()
+    }
+
+    fn begin_to_end(&self) {
+        self.signal(Signal::TERM);
+        self.told("STOPPING=1");
+    }
+
+    /// What it said until its end, which has begun.
+    fn finish(mut self) -> Ended {
+        let begun = Instant::now();
+        let mut stderr = String::new();
+        let pipe = self.process.0.stderr.as_mut().unwrap();
+        pipe.read_to_string(&mut stderr).unwrap();
+        Ended {
+            code: self.process.0.wait().unwrap().code(),
+            stderr,
+            took: begun.elapsed(),
+            dir: self.dir,
+        }
+    }
+}
+
+fn configure(dir: &TempDir, shell: &Shell, sections: &str) {
+    let pid = shell.0.id();
+    let sections = sections.replace("DIR", dir.path().to_str().unwrap());
+    let text = format!("[watch]\npid = {pid}\n{sections}");
+    fs::write(dir.path().join("c.toml"), text).unwrap();
+}
+
+/// Events in the recording of that name.
+fn events(dir: &Path, name: &str) -> u64 {
+    let text = fs::read_to_string(dir.join(name)).unwrap();
+    let actions = text.lines().map(action);
+    actions
+        .filter(|action| ["connect", "failed"].contains(&&**action))
+        .count() as u64
+}
+
+/// Waits until there is an event in the recording at `path`, behind its header.
+fn await_event(path: &Path) {
+    let begun = Instant::now();
+    while fs::read_to_string(path).unwrap().lines().count() < 2 {
+        assert!(begun.elapsed() < PATIENCE, "{}", path.display());
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn record(name: &str) -> String {
+    format!("[record]\nfile = \"DIR/{name}\"\n")
+}
+
+#[test]
+fn recordings_that_come_and_go_under_load_have_each_event_once() {
+    let mut service = Service::start(&record("0"));
+    let told = service.reload("");
+    assert!(told.contains("; no consumer\n"), "{told}");
+    service.reload(&record("1"));
+    let stop = service.path("stop");
+    service.shell.attempt_until(&stop);
+    for run in 2..10 {
+        let told = service.reload(&record(&run.to_string()));
+        assert!(told.contains("; consumers: record\n"), "{told}");
+        // The next one comes while events come to this one.
+        await_event(&service.path(&run.to_string()));
+    }
+    fs::write(&stop, "").unwrap();
+    let attempts: u64 = service.shell.hear().parse().unwrap();
+    let Ended {
+        code, stderr, dir, ..
+    } = service.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    let counts: Vec<u64> = (0..10)
+        .map(|run| events(dir.path(), &run.to_string()))
+        .collect();
+    assert_eq!(counts.iter().sum::<u64>(), 2 * attempts, "{counts:?}");
+    assert!(counts[2..].iter().all(|count| *count > 0), "{counts:?}");
+    // Each that left told its account, which is what is in its file; the last one at the end.
+    for count in &counts[..9] {
+        let account = format!(
+            "port-monitor: record: delivered {count} = taken {count} + hidden 0 + dropped 0\n"
+        );
+        assert!(stderr.contains(&account), "no {account} in {stderr}");
+    }
+    assert!(stderr.contains(" + lost 0 in "), "{stderr}");
+}
+
+#[test]
+fn a_reload_that_is_wrong_is_told_and_changes_nothing() {
+    let mut service = Service::start(&record("a"));
+    service.shell.attempt(5);
+    let wrong = [
+        ("[recrod]\nfile = \"DIR/b\"\n", "unknown key `recrod`"),
+        (
+            "[record]\nfile = \"DIR/none/b\"\n",
+            "[record]: --record: output file ",
+        ),
+        (
+            "backend = \"tracepoint\"\n[record]\nfile = \"DIR/b\"\n",
+            "backend in [watch] changed, which takes a restart; nothing was changed\n",
+        ),
+        (
+            "[policy]\nfile = \"DIR/none.toml\"\n",
+            "none.toml: no such file (check its name)\n",
+        ),
+    ];
+    for (sections, _) in wrong {
+        let told = service.reload(sections);
+        assert!(told.contains("; consumers: record\n"), "{told}");
+    }
+    service.shell.attempt(5);
+    let Ended {
+        code, stderr, dir, ..
+    } = service.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    let mut rest = &*stderr;
+    for (_, told) in wrong {
+        let (_, behind) = rest.split_once("port-monitor: not reloaded: ").unwrap();
+        rest = behind;
+        let told_next = rest.split("port-monitor: ").next().unwrap();
+        assert!(told_next.contains(told), "no {told} in {told_next}");
+    }
+    assert!(!dir.path().join("b").exists());
+    assert_eq!(events(dir.path(), "a"), 20);
+}
+
+#[test]
+fn the_journal_has_the_start_the_violations_and_the_account() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy.toml");
+    fs::write(
+        &policy,
+        "version = 1\n[[rule]]\nname = \"no-one\"\ndirection = \"out\"\nport = 1\naction = \"deny\"\n",
+    )
+    .unwrap();
+    let policy = format!("[policy]\nfile = \"{}\"\n", policy.display());
+    let mut service = Service::start(&format!("{policy}{}", record("a")));
+    service.shell.attempt(3);
+    let Ended {
+        code, stderr, dir, ..
+    } = service.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    let lines: Vec<&str> = stderr.lines().collect();
+    assert!(
+        lines[0].starts_with("# port-monitor ") && lines[0].contains(", backend "),
+        "{stderr}"
+    );
+    assert!(lines[1].starts_with("# policy "), "{stderr}");
+    let violations = lines.iter().filter(|line| line.starts_with("! "));
+    assert!(
+        violations.clone().all(|line| line.contains("no-one")),
+        "{stderr}"
+    );
+    assert!(violations.count() >= 3, "{stderr}");
+    for line in [
+        " + lost 0 in ",
+        "# record: delivered 6 = taken 6 + hidden 0 + dropped 0\n",
+    ] {
+        assert!(stderr.contains(line), "no {line} in {stderr}");
+    }
+    assert_eq!(events(dir.path(), "a"), 6);
+}
+
+/// A service whose recording is a pipe that nobody reads.
+fn with_pipe(environment: &[(&str, &str)]) -> Service {
+    let service = Service::start_with("", environment);
+    mkfifoat(CWD, service.path("pipe"), Mode::RUSR | Mode::WUSR).unwrap();
+    service.reload(&record("pipe"));
+    service
+}
+
+#[test]
+fn the_end_waits_for_a_slow_consumer() {
+    let mut service = with_pipe(&[]);
+    service.shell.attempt(50);
+    service.begin_to_end();
+    let pipe = service.path("pipe");
+    let reader = thread::spawn(|| fs::read_to_string(pipe).unwrap());
+    let Ended { code, stderr, .. } = service.finish();
+    let text = reader.join().unwrap();
+    assert_eq!(code, Some(0), "{stderr}");
+    let taken = text.lines().map(action).filter(|action| action == "failed");
+    assert_eq!(taken.count(), 50);
+    assert_eq!(text.lines().last().map(action).as_deref(), Some("summary"));
+}
+
+#[test]
+fn the_end_does_not_wait_for_a_consumer_for_ever() {
+    let mut service = with_pipe(&[]);
+    service.shell.attempt(50);
+    let Ended {
+        code, stderr, took, ..
+    } = service.end();
+    assert_eq!(code, Some(6), "{stderr}");
+    let missing = "# record dropped: queue full 0, failed 0, unfinished 100\n";
+    assert!(stderr.contains(missing), "{stderr}");
+    assert!((10..30).contains(&took.as_secs()), "{took:?}");
+}
+
+#[test]
+fn the_watchdog_is_fed_by_the_reader_alone() {
+    let mut service = with_pipe(&[("WATCHDOG_USEC", "5000000")]);
+    // What it waits for costs the recording alone.
+    service.shell.attempt(50);
+    let sign = || {
+        let mut bytes = [0; 64];
+        let count = service.socket.recv(&mut bytes);
+        count.map(|count| bytes[..count] == *b"WATCHDOG=1\n")
+    };
+    for _ in 0..4 {
+        assert!(sign().unwrap());
+    }
+    // The thread that reads the ring stands still, and the others go on.
+    let reader = Stopped::seize(&service.process.0);
+    let silence = Duration::from_secs(3);
+    service.socket.set_read_timeout(Some(silence)).unwrap();
+    // One sign may have been on its way.
+    let signs = iter::from_fn(|| sign().ok()).take(3).count();
+    assert!(signs < 3, "{signs}");
+    drop(reader);
+    service.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(sign().unwrap());
+}
+
+/// The first thread of a process, which stands still until this is dropped.
+struct Stopped(libc::pid_t);
+
+impl Stopped {
+    fn seize(child: &Child) -> Self {
+        let pid = libc::pid_t::try_from(child.id()).unwrap();
+        let none = std::ptr::null_mut::<libc::c_void>();
+        for request in [libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT] {
+            // SAFETY: neither request takes a pointer that it follows.
+            let done = unsafe { libc::ptrace(request, pid, none, none) };
+            assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+        }
+        // SAFETY: a status that nobody asks for needs no place.
+        let stopped = unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) };
+        assert_eq!(stopped, pid);
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let none = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: the request takes no pointer that it follows.
+        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, none, none) };
+    }
+}
