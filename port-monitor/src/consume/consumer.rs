@@ -29,7 +29,10 @@ pub trait Consumer: Send {
     /// Opens again by its name what it writes to: somebody may have moved it away.
     fn reopen(&mut self) {}
 
-    /// Does what was put off, because nothing more comes for now, and tells what became of the
+    /// All events were given: does all that was put off.
+    fn settle(&mut self) {}
+
+    /// Nothing more comes for now: does what can be done at once, and tells what became of the
     /// events that it was given.
     fn account(&mut self) -> Account;
 }

@@ -8,6 +8,8 @@ use crate::events::record::Item;
 pub mod consumer;
 pub mod consumers;
 pub mod fan_out;
+pub mod history;
+pub mod join;
 pub mod lines;
 pub mod listeners;
 pub mod output;

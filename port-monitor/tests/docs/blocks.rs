@@ -4,23 +4,32 @@
 use std::{
     fs,
     process::{Command, Output},
+    time::Duration,
 };
 
 use assert_cmd::cargo::cargo_bin;
 use clap::Parser as _;
-use port_monitor::{base::exit_code::ExitCode, cli::Cli};
+use port_monitor::{
+    base::exit_code::ExitCode,
+    cli::Cli,
+    consume::{
+        consumer::Kinds,
+        history::{History, Keep},
+    },
+};
 use serde_json::Value;
 
 use crate::pages::{Block, Page, blocks, code, commands, rows, sessions, workspace};
 
 /// Programs of others that the pages run.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
     "cargo",
     "curl",
     "install",
     "jq",
     "picture.py",
     "port-monitor",
+    "sqlite3",
     "systemctl",
     "zcat",
 ];
@@ -90,6 +99,7 @@ fn check(block: &Block, schema: &Schema) {
         "toml" => compiles(block),
         "toml configuration" => configures(block),
         "json" => schema.accepts(block),
+        "sql" => is_asked_of_a_history(block),
         "text exit-codes" => assert_eq!(block.text.trim_end(), exit_codes(), "{}", block.place),
         "text logrotate" => assert!(block.text.contains("pkill -HUP -x port-monitor\n")),
         kind => {
@@ -110,6 +120,28 @@ fn check(block: &Block, schema: &Schema) {
             }
         }
     }
+}
+
+/// Every statement is one that a history answers.
+fn is_asked_of_a_history(block: &Block) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history.db");
+    let keep = Keep {
+        age: Duration::from_hours(1),
+        bytes: 1 << 20,
+    };
+    drop(History::open(&path, Kinds::ALL, keep).unwrap());
+    let db = rusqlite::Connection::open(&path).unwrap();
+    for statement in block.text.lines() {
+        let prepared = db.prepare(statement);
+        assert!(prepared.is_ok(), "{}: {prepared:?}", block.place);
+    }
+}
+
+#[test]
+#[should_panic(expected = "no such column: rows")]
+fn sql_of_no_history_is_refused() {
+    is_asked_of_a_history(&block("sql", "SELECT rows FROM connections;\n"));
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod endings;
 mod exe;
 mod files;
 mod follow;
+mod history;
 mod monitor;
 mod nft;
 #[path = "../docs/pages.rs"]

@@ -93,7 +93,7 @@ pub(super) const fn of(what: What) -> &'static [Goal] {
     match what {
         What::Monitor => MONITOR,
         What::Verdict => VERDICT,
-        What::Scale => &[],
+        What::Scale | What::History => &[],
     }
 }
 

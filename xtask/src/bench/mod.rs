@@ -26,7 +26,7 @@ use crate::{
     artifacts,
     guest::{self, Clock, Machine, Outcome, Task},
     kernels::{self, Kernel},
-    paths, tools,
+    paths, process, tools,
 };
 
 const RUNNER: &str = "/bin/kernel-tests";
@@ -55,6 +55,8 @@ enum What {
     Verdict,
     /// Watching very many connections
     Scale,
+    /// Keeping connections in a history, beside a bare loop of inserts, on this host
+    History,
 }
 
 impl What {
@@ -64,6 +66,7 @@ impl What {
             Self::Monitor => "monitor",
             Self::Verdict => "verdict",
             Self::Scale => "scale",
+            Self::History => "history",
         }
     }
 
@@ -82,6 +85,7 @@ impl What {
             }
             Self::Verdict => vec![Guest::counted("verdict", 2048)],
             Self::Scale => vec![Guest::counted("scale", 6144)],
+            Self::History => Vec::new(),
         }
     }
 }
@@ -122,7 +126,7 @@ impl Guest {
             files: supplies.files.clone(),
             modules: match args.what {
                 What::Verdict => kernel.bench_modules()?,
-                What::Monitor | What::Scale => Vec::new(),
+                What::Monitor | What::Scale | What::History => Vec::new(),
             },
             command: words.map(str::to_owned).to_vec(),
             machine: self.machine,
@@ -135,6 +139,16 @@ impl Guest {
 ///
 /// A goal that is not met is no error: the figures are what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.what == What::History {
+        // What it is compared with runs in turn with it: the ratio says the same everywhere.
+        let bench = [
+            "bench",
+            artifacts::PROFILE,
+            "--locked",
+            "--package=port-monitor",
+        ];
+        return process::run(process::cargo().args(bench).arg("--bench=history"));
+    }
     ensure!(
         cfg!(target_arch = "x86_64"),
         "run the guests on x86_64: the programs of this host must run in them"

@@ -74,7 +74,7 @@ impl Supplies {
                 ensure!(nft.exists(), "find {}: install nftables", nft.display());
                 supplies.programs.push((nft, "/bin/nft".to_owned()));
             }
-            What::Scale => {}
+            What::Scale | What::History => {}
         }
         Ok(supplies)
     }

@@ -3,7 +3,8 @@
 use super::{Finding, source::SourceFile};
 
 /// Everything that writes to the terminal by design.
-const PRINTING_PATHS: [&str; 7] = [
+const PRINTING_PATHS: [&str; 8] = [
+    "port-monitor/benches/",
     "port-monitor/build.rs",
     "port-monitor/src/commands/",
     "port-monitor/src/dispatch.rs",

@@ -22,6 +22,7 @@ pub(super) enum Message {
     Event(Arc<Record>),
     Tick(Stats),
     Reopen,
+    Settle,
     Summary(Arc<Summary>),
 }
 
@@ -173,6 +174,8 @@ impl Slow {
 
     /// Waits until all is taken. What is not by then is dropped.
     pub(super) fn settle(&mut self, deadline: Instant) -> Account {
+        self.send(Message::Settle);
+        self.wake();
         let mut state = self.shared.wait_until(deadline, State::is_idle);
         state.queue.clear();
         let Account {
@@ -261,6 +264,7 @@ fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
                 Message::Event(record) => consumer.take(Item::Event(&record)),
                 Message::Tick(stats) => consumer.tick(&stats),
                 Message::Reopen => consumer.reopen(),
+                Message::Settle => consumer.settle(),
                 Message::Summary(summary) => consumer.take(Item::Summary(&summary)),
             }
         }

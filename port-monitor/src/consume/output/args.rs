@@ -255,7 +255,7 @@ fn parse_keep(text: &str) -> Result<u32, &'static str> {
 }
 
 /// A number of bytes with an optional K, M or G (KiB, MiB, GiB).
-fn parse_size(text: &str) -> Result<u64, &'static str> {
+pub(in crate::consume) fn parse_size(text: &str) -> Result<u64, &'static str> {
     const HELP: &str = "not a size: write 65536, 64K, 100M or 2G";
     let digits = text.trim_end_matches(|letter: char| !letter.is_ascii_digit());
     let unit = text.get(digits.len()..).unwrap_or_default();
