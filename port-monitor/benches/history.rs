@@ -20,7 +20,7 @@ use port_monitor::{
         decode::{Action, Close, Direction, Event, decode},
         record::{Field, Header, Item, Process, Record},
     },
-    pipeline::classify,
+    pipeline::classify::Classifier,
 };
 use port_monitor_common::{ABI_VERSION, TcpEvent, event};
 use rusqlite::{Connection, params};
@@ -139,6 +139,7 @@ const fn spread(id: u64) -> u64 {
 
 /// Attempt, outcome and end, of each process.
 fn records() -> Result<Vec<[Record; 3]>> {
+    let mut classifier = Classifier::new(32_768..=60_999);
     let records = (0..PROCESSES).map(|number| {
         let process = Arc::new(Process {
             exe: Field::Known(format!("/usr/bin/program-{number}").into()),
@@ -171,7 +172,7 @@ fn records() -> Result<Vec<[Record; 3]>> {
             };
             Record {
                 wall_ns: NOON_NS + i128::from(delay_ns),
-                ports: classify::ports(&event, &(32_768..=60_999)),
+                ports: classifier.ports(&event),
                 process: Arc::clone(&process),
                 peer: None,
                 judgement: None,

@@ -14,7 +14,7 @@ pub(super) const POLICY: &str = "policy";
 
 /// The sections. A new consumer gets one by its name here: the keys of section `x` are the
 /// flag `--x`, as `file`, and every flag `--x-KEY`, as `KEY`.
-const NAMES: [&str; 3] = [WATCH, POLICY, "record"];
+const NAMES: [&str; 4] = [WATCH, POLICY, "record", "history"];
 
 /// The key that a section cannot be without, where it has one.
 pub(super) const FILE: &str = "file";

@@ -16,7 +16,7 @@ use anyhow::{Context as _, anyhow};
 use clap::Parser as _;
 
 use self::{
-    keys::{Flags, SECTIONS},
+    keys::{FILE, Flags, Key, SECTIONS},
     read::{Asked, read},
 };
 use crate::{
@@ -114,14 +114,15 @@ impl Config {
         let mut steps = Steps::default();
         for section in &*SECTIONS {
             let (before, after) = (self.flags(section.name), next.flags(section.name));
-            if !section.is_consumer() {
-                let keys = section.keys.iter();
-                let changed = keys.filter(|key| {
-                    value(before.unwrap_or_default(), key.flag)
-                        != value(after.unwrap_or_default(), key.flag)
-                });
+            let [old, new] = [before, after].map(Option::unwrap_or_default);
+            let is_other = |key: &&Key| value(old, key.flag) != value(new, key.flag);
+            // Two consumers do not write to one file, not even one after the other.
+            let file = section.keys.iter().find(|key| key.name == FILE);
+            let stays = before.is_some() && after.is_some() && !file.as_ref().is_some_and(is_other);
+            if stays || !section.is_consumer() {
+                let changed = section.keys.iter().filter(is_other);
                 fixed.extend(changed.map(|key| format!("{} in [{}]", key.name, section.name)));
-            } else if before != after {
+            } else {
                 steps.leaving.extend(before.map(|_| section.name));
                 steps.joining.extend(after.map(|_| section.name));
             }

@@ -306,6 +306,13 @@ fn steps_are_those_that_differ_and_what_is_fixed_is_named() {
         steps("[watch]\nport = 1\n", "[watch]\nport = 2\n"),
         fixed("port in [watch]")
     );
+    // A file that stays is not opened a second time.
+    let history = |rest: &str| format!("[history]\nfile = \"/h\"\n{rest}");
+    assert_eq!(
+        steps(&history(""), &history("keep = \"7d\"\n")),
+        fixed("keep in [history]")
+    );
+    assert_eq!(steps(a, &history("")), of(&["record"], &["history"]));
     let policy = dir.path().join("policy.toml");
     std::fs::write(&policy, "version = 1\n").unwrap();
     let with_policy = format!("[policy]\nfile = \"{}\"\n", policy.display());

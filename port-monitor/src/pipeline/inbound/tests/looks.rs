@@ -39,8 +39,8 @@ fn one_answer_is_for_all_that_came_to_a_listener() {
     assert_eq!(answers[0].found.owner.map(|owner| owner.pid), Ok(10));
 }
 
-#[test]
-fn an_answer_is_never_that_of_a_connection_for_which_it_would_be_another() {
+/// Two looks at several listeners, between which processes begin and end, and close some.
+fn looks_between_which_much_changes() -> (Seen, Seen) {
     let on = |listener, holder| Holder { listener, ..holder };
     let young = |pid, parent| Holder {
         owner: event::Owner {
@@ -68,7 +68,6 @@ fn an_answer_is_never_that_of_a_connection_for_which_it_would_be_another() {
     ];
     let mut seen = Seen::new(holders, closed);
     seen.lost_ns = Some(28);
-    let mut closers = Closers::default();
     // Of those, one closed a socket since; of one, nobody knows.
     let before = Seen::new(
         vec![
@@ -80,6 +79,13 @@ fn an_answer_is_never_that_of_a_connection_for_which_it_would_be_another() {
         ],
         vec![],
     );
+    (before, seen)
+}
+
+#[test]
+fn an_answer_is_never_that_of_a_connection_for_which_it_would_be_another() {
+    let (before, mut seen) = looks_between_which_much_changes();
+    let mut closers = Closers::default();
     closers.take(&mut seen, &before);
     let each_in_turn = |ts_ns| (4..=LISTENER + 2).flat_map(move |one| asked(ts_ns..ts_ns + 1, one));
     let questions: Vec<_> = (0..60)
