@@ -7,13 +7,13 @@ use std::{
     hash::Hash,
     sync::{
         Arc, Condvar, Mutex, PoisonError,
-        mpsc::{self, Receiver, Sender, SyncSender},
+        mpsc::{self, Receiver, Sender},
     },
     thread,
     time::Duration,
 };
 
-/// Questions that wait for a thread; there is no room for more.
+/// Questions without an answer; no more are asked.
 const QUEUE: usize = 16_384;
 /// Threads at most. One more is started each time a question takes long.
 const THREADS: usize = 4;
@@ -51,7 +51,7 @@ impl Bell {
 /// Who answers questions.
 pub(crate) struct Asker<Q, A> {
     answer: Arc<dyn Fn(&Q) -> A + Send + Sync>,
-    questions: SyncSender<Q>,
+    questions: Sender<Q>,
     queue: Arc<Mutex<Receiver<Q>>>,
     answers: Receiver<(Q, A)>,
     answered: Sender<(Q, A)>,
@@ -79,7 +79,8 @@ where
 {
     /// Questions are answered by `answer`; each answer rings the bell.
     pub(crate) fn new(bell: &Arc<Bell>, answer: impl Fn(&Q) -> A + Send + Sync + 'static) -> Self {
-        let (questions, queue) = mpsc::sync_channel(QUEUE);
+        // One with a limit would be allocated at once.
+        let (questions, queue) = mpsc::channel();
         let (answered, answers) = mpsc::channel();
         Self {
             answer: Arc::new(answer),
@@ -108,7 +109,8 @@ where
         if self.threads == 0 {
             self.start();
         }
-        if self.threads == 0 || self.questions.try_send(question.clone()).is_err() {
+        let has_room = self.threads > 0 && self.open.len() < QUEUE;
+        if !has_room || self.questions.send(question.clone()).is_err() {
             return false;
         }
         self.open.insert(question.clone(), false);
@@ -253,7 +255,7 @@ mod tests {
             asker.ask(&question);
             asker.give_up(&question);
         }
-        assert!(asker.open.len() <= QUEUE + THREADS, "{asker:?}");
+        assert_eq!(asker.open.len(), QUEUE, "{asker:?}");
         assert!(asker.threads <= THREADS);
     }
 }
