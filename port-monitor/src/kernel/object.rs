@@ -1,8 +1,6 @@
 //! The embedded eBPF object: loads its maps, with the run's settings as
 //! read-only globals. Programs are loaded by the backends.
 
-use std::sync::LazyLock;
-
 use aya::{Ebpf, EbpfError};
 use flate2::{Decompress, FlushDecompress};
 use port_monitor_common::{
@@ -30,10 +28,13 @@ const BYTES: usize = match usize::from_str_radix(env!("PORT_MONITOR_BPF_BYTES"),
     Err(_) => panic!("not a number"),
 };
 
-/// The committed object. It is unpacked when it is first asked for.
-pub(super) fn object() -> &'static [u8] {
-    // Aligned as an ELF file is.
-    static WORDS: LazyLock<Vec<u64>> = LazyLock::new(|| {
+/// The committed object, unpacked: not kept, because it is needed once.
+pub(super) struct Object(Vec<u64>);
+
+impl Object {
+    /// Unpacks it.
+    pub(super) fn unpack() -> Self {
+        // Aligned as an ELF file is.
         let mut words = vec![0; BYTES.div_ceil(size_of::<u64>())];
         let room = words.as_mut_bytes();
         if let Err(error) = Decompress::new(true).decompress(PACKED, room, FlushDecompress::Finish)
@@ -41,9 +42,13 @@ pub(super) fn object() -> &'static [u8] {
             // What is left of it is no object, which whoever loads it will say.
             log::error!("unpack the eBPF object: {error}");
         }
-        words
-    });
-    WORDS.as_bytes().get(..BYTES).unwrap_or_default()
+        Self(words)
+    }
+
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.0.as_bytes().get(..BYTES).unwrap_or_default()
+    }
 }
 
 /// The maps whose size depends on what the object is used for. The kernel allocates
@@ -191,7 +196,8 @@ pub(super) fn load(
     log_level: u8,
     programs: &[&str],
 ) -> Result<Ebpf, EbpfError> {
-    let mut few = Few::of(object(), programs);
+    let object = Object::unpack();
+    let mut few = Few::of(object.bytes(), programs);
     if let Some(few) = &mut few {
         for map in sizes.late {
             // It takes more memory otherwise.
@@ -213,7 +219,7 @@ pub(super) fn load(
         .override_global(aya_log::LEVEL, &log_level, true)
         .load(match &few {
             Some(few) => few.bytes(),
-            None => object(),
+            None => object.bytes(),
         })
 }
 
@@ -224,8 +230,9 @@ mod tests {
     #[test]
     fn the_object_is_the_committed_one() {
         let committed = std::fs::read(env!("PORT_MONITOR_BPF_OBJECT")).unwrap();
-        assert!(object() == committed);
+        let object = Object::unpack();
+        assert!(object.bytes() == committed);
         assert!(PACKED.len() < committed.len() / 4);
-        assert_eq!(object().as_ptr().addr() % 8, 0);
+        assert_eq!(object.bytes().as_ptr().addr() % 8, 0);
     }
 }

@@ -180,9 +180,14 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
+    use std::{borrow::Cow, sync::LazyLock};
 
-    use crate::kernel::{aya_workarounds::blanked_names::*, object::object};
+    use crate::kernel::{aya_workarounds::blanked_names::*, object::Object};
+
+    fn object() -> &'static [u8] {
+        static OBJECT: LazyLock<Object> = LazyLock::new(Object::unpack);
+        OBJECT.bytes()
+    }
 
     fn names(object: &[u8]) -> Vec<String> {
         let programs = Elf::of(object).unwrap().programs().unwrap();
