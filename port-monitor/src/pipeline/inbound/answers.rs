@@ -87,8 +87,8 @@ pub(super) fn answer_all(
 /// What earlier looks have shown.
 #[derive(Default)]
 pub(super) struct Memory {
-    /// The last of them.
-    before: Seen,
+    /// Those that the last questions took, the last one last.
+    before: Vec<Seen>,
     /// Who has closed listeners.
     closers: Closers,
     /// Listeners that were waited for in vain: nobody has them open who could be found, and
@@ -137,15 +137,18 @@ pub(super) fn find(
     memory: &mut Memory,
 ) -> Vec<Answer> {
     let mut answers = Answers::to(questions);
+    let earlier = memory.before.len();
     let mut look = |memory: &mut Memory| {
         let mut seen = source.look()?;
         memory.closers.take(&mut seen, &memory.before);
         let on_their_way = answers.take(&seen, &memory.before, &memory.closers);
-        io::Result::Ok((seen, on_their_way))
+        // Who closed one while it lasted may be told by the next one.
+        memory.before.push(seen);
+        io::Result::Ok(on_their_way)
     };
     let mut looked = look(memory);
     let mut pause = CLOSING;
-    while let Ok((_, on_their_way)) = &looked {
+    while let Ok(on_their_way) = &looked {
         let are_hidden = on_their_way.iter().all(|one| memory.hidden.contains(one));
         if pause > CLOSING_LATEST || are_hidden {
             break;
@@ -155,14 +158,14 @@ pub(super) fn find(
         looked = look(memory);
     }
     match looked {
-        Ok((seen, in_vain)) => {
+        Ok(in_vain) => {
             for listener in answers.found_listeners() {
                 memory.hidden.remove(&listener);
             }
             for listener in in_vain {
                 memory.hide(listener);
             }
-            memory.before = seen;
+            memory.before.drain(..earlier);
         }
         Err(error) => {
             log::warn!("look who has listeners open: {error}");
@@ -208,9 +211,9 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Takes what a look and the one before it tell of those that nobody is known of; the
+    /// Takes what a look and those before it tell of those that nobody is known of; the
     /// listeners that may be on their way from one process to another.
-    pub(super) fn take(&mut self, seen: &Seen, before: &Seen, closers: &Closers) -> Vec<u32> {
+    pub(super) fn take(&mut self, seen: &Seen, before: &[Seen], closers: &Closers) -> Vec<u32> {
         let Self {
             questions,
             places,
@@ -299,19 +302,19 @@ pub(super) fn answer(
     judge(question, holders, gone, closers.since(question))
 }
 
-/// Those who had the listener open in the look before and have it no more: when that ended,
+/// Those who had the listener open in a look before and have it no more: when that ended,
 /// nobody knows, unless they have closed a socket of it last.
 pub(super) fn gone(
     question: &Question,
     seen: &Seen,
-    before: &Seen,
+    before: &[Seen],
     closers: &Closers,
 ) -> Vec<Holder> {
     let holders = seen.of(question.listener);
     let is_gone = |old: &&Holder| {
         !holders.iter().any(|now| key(now) == key(old)) && !closers.has_closed(question, old)
     };
-    let before = before.of(question.listener).iter();
+    let before = before.iter().flat_map(|look| look.of(question.listener));
     before.filter(is_gone).copied().collect()
 }
 

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    mem,
+    iter, mem,
 };
 
 use port_monitor_common::listener::{HOLDER_LOOKED, HOLDER_OPENED, Holder};
@@ -44,12 +44,13 @@ pub(super) struct Closers {
 }
 
 impl Closers {
-    /// Takes those in whom a look has shown; `before` is one before it.
-    pub(super) fn take(&mut self, seen: &mut Seen, before: &Seen) {
+    /// Takes those in whom a look has shown; `before` are those before it, the last one last.
+    pub(super) fn take(&mut self, seen: &mut Seen, before: &[Seen]) {
         for closer in mem::take(&mut seen.closed) {
-            let [now, before] = [&*seen, before].map(|look| look.of(closer.listener));
-            let closer = with_program(in_place_of_us(closer, [now, before]), before);
-            self.add(closer, had_it(&closer, [now, before]));
+            let before = before.iter().rev().map(|look| look.of(closer.listener));
+            let looks = iter::once(seen.of(closer.listener)).chain(before.clone());
+            let closer = with_program(in_place_of_us(closer, looks.clone()), before.flatten());
+            self.add(closer, had_it(&closer, looks));
         }
         self.lost_ns = self.lost_ns.max(seen.lost_ns.unwrap_or(0));
         while self.order.len() > MOST {
@@ -125,12 +126,13 @@ impl Closers {
 }
 
 /// Where the monitor closed it while it looked, the process that had it until then: the one
-/// that this look has shown last, or the look before it, if it was closed in that.
-fn in_place_of_us(closer: Holder, looks: [&[Holder]; 2]) -> Holder {
+/// that this look has shown last, or one before it, if it was closed in that. The last look
+/// comes first.
+fn in_place_of_us<'a>(closer: Holder, looks: impl Iterator<Item = &'a [Holder]>) -> Holder {
     if closer.flags & HOLDER_LOOKED == 0 {
         return closer;
     }
-    let mut holders = looks.into_iter().flat_map(|look| look.iter().rev());
+    let mut holders = looks.flat_map(|look| look.iter().rev());
     let last = holders.find(|holder| (holder.socket, holder.port) == (closer.socket, closer.port));
     last.map_or(closer, |last| Holder {
         closed_ns: closer.closed_ns,
@@ -140,12 +142,15 @@ fn in_place_of_us(closer: Holder, looks: [&[Holder]; 2]) -> Holder {
 
 /// A process that exits has no program any more when its sockets are closed: it is the one
 /// that it was seen with, if it has executed none since.
-pub(super) fn with_program(mut closer: Holder, before: &[Holder]) -> Holder {
+pub(super) fn with_program<'a>(
+    mut closer: Holder,
+    before: impl IntoIterator<Item = &'a Holder>,
+) -> Holder {
     let same = |other: &&Holder| {
         key(other) == key(&closer) && other.exec_id == closer.exec_id && other.owner.exe_inode != 0
     };
     if closer.owner.exe_inode == 0
-        && let Some(other) = before.iter().find(same)
+        && let Some(other) = before.into_iter().find(same)
     {
         closer.owner.exe_inode = other.owner.exe_inode;
         closer.owner.exe_device = other.owner.exe_device;
@@ -156,9 +161,9 @@ pub(super) fn with_program(mut closer: Holder, before: &[Holder]) -> Holder {
 /// Of a listener that nobody has open any more, others may have had it with the one that
 /// closed it last, unless that is the one that made it listen, or had it alone in the last of
 /// these looks, the last first, that has shown it.
-fn had_it(closer: &Holder, looks: [&[Holder]; 2]) -> bool {
+fn had_it<'a>(closer: &Holder, mut looks: impl Iterator<Item = &'a [Holder]>) -> bool {
     let is_listener = |other: &&Holder| other.port == closer.port && other.owner.tgid != 0;
-    let mut last = looks.into_iter().find_map(|look| {
+    let mut last = looks.find_map(|look| {
         let mut holders = look.iter().filter(is_listener).peekable();
         holders.peek().is_some().then_some(holders)
     });

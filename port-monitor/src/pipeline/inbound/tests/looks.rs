@@ -85,6 +85,7 @@ fn looks_between_which_much_changes() -> (Seen, Seen) {
 #[test]
 fn an_answer_is_never_that_of_a_connection_for_which_it_would_be_another() {
     let (before, mut seen) = looks_between_which_much_changes();
+    let before = [before];
     let mut closers = Closers::default();
     closers.take(&mut seen, &before);
     let each_in_turn = |ts_ns| (4..=LISTENER + 2).flat_map(move |one| asked(ts_ns..ts_ns + 1, one));
@@ -167,7 +168,7 @@ fn who_closed_a_listener_is_known_when_it_is_asked_later() {
     let asked = |port: u32| Question { port, ..question() };
     let many = 10_000;
     let mut seen = Seen::new(vec![], (1..=many).map(close).collect());
-    closers.take(&mut seen, &Seen::default());
+    closers.take(&mut seen, &[]);
     let named = |closers: &Closers, port| {
         let found = answer(&asked(port), &Seen::default(), &[], closers);
         found.owner.map(|owner| owner.pid)
@@ -213,4 +214,43 @@ fn where_one_who_closed_a_listener_is_missing_the_owner_is_late_at_once() {
         assert_eq!(found[0].found, Found::nobody(missing));
         assert_eq!(source.looks == 1, is_at_once);
     }
+}
+
+#[test]
+fn who_let_go_while_a_look_lasted_is_known_when_the_next_one_tells_it() {
+    /// Each look is there once.
+    struct Looks(Vec<Seen>);
+    impl Source for Looks {
+        fn look(&mut self) -> io::Result<Seen> {
+            Ok(self.0.pop().unwrap_or_default())
+        }
+    }
+    let other = LISTENER + 1;
+    let elsewhere = Holder {
+        listener: other,
+        ..holder(20, 1, 1)
+    };
+    let us = Holder {
+        owner: event::Owner::default(),
+        flags: HOLDER_LOOKED,
+        ..closer(0, 1, CAME_NS)
+    };
+    // Another question takes two looks. In the first one the monitor lets go of the listener,
+    // which is told in the second.
+    let mut source = Looks(vec![
+        Seen::default(),
+        Seen::new(vec![elsewhere], vec![us]),
+        Seen::new(vec![holder(10, 1, 1)], vec![]),
+    ]);
+    let mut memory = Memory::default();
+    let mut named = |listener| {
+        let asked = Question {
+            listener,
+            ..question()
+        };
+        let answers = find(&mut source, &[asked], &mut memory);
+        answers[0].found.owner.map(|owner| owner.pid)
+    };
+    assert_eq!(named(other), Ok(20));
+    assert_eq!(named(LISTENER), Ok(10));
 }

@@ -71,7 +71,7 @@ fn judged_after(
 fn found(holders: &[Holder], closed: &[Holder], before: &[Holder]) -> Found {
     let mut closers = Closers::default();
     let mut seen = Seen::new(holders.to_vec(), closed.to_vec());
-    let before = Seen::new(before.to_vec(), vec![]);
+    let before = [Seen::new(before.to_vec(), vec![])];
     closers.take(&mut seen, &before);
     let gone = gone(&question(), &seen, &before, &closers);
     answer(&question(), &seen, &gone, &closers)
@@ -189,7 +189,7 @@ fn whoever_let_go_of_it_while_the_monitor_looked_had_it() {
     let later = |before: &[Holder], now: &[Holder]| {
         let mut closers = Closers::default();
         let mut seen = Seen::new(now.to_vec(), vec![monitor]);
-        closers.take(&mut seen, &Seen::new(before.to_vec(), vec![]));
+        closers.take(&mut seen, &[Seen::new(before.to_vec(), vec![])]);
         let found = answer(&question(), &Seen::default(), &[], &closers);
         found.owner.map(|owner| owner.pid)
     };
