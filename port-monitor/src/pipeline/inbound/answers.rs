@@ -10,14 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use port_monitor_common::listener::Holder;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 
 use super::{
     Found, PATIENCE,
     closers::Closers,
-    judge::{is_nowhere, judge, key},
+    judge::{is_nowhere, judge},
 };
 use crate::{
     events::record::Missing,
@@ -141,7 +140,7 @@ pub(super) fn find(
     let mut look = |memory: &mut Memory| {
         let mut seen = source.look()?;
         memory.closers.take(&mut seen, &memory.before);
-        let on_their_way = answers.take(&seen, &memory.before, &memory.closers);
+        let on_their_way = answers.take(&seen, &memory.closers);
         // Who closed one while it lasted may be told by the next one.
         memory.before.push(seen);
         io::Result::Ok(on_their_way)
@@ -211,9 +210,9 @@ impl<'a> Answers<'a> {
         }
     }
 
-    /// Takes what a look and those before it tell of those that nobody is known of; the
+    /// Takes what a look tells of those that nobody is known of; the
     /// listeners that may be on their way from one process to another.
-    pub(super) fn take(&mut self, seen: &Seen, before: &[Seen], closers: &Closers) -> Vec<u32> {
+    pub(super) fn take(&mut self, seen: &Seen, closers: &Closers) -> Vec<u32> {
         let Self {
             questions,
             places,
@@ -234,8 +233,7 @@ impl<'a> Answers<'a> {
                 *place = same;
                 continue;
             }
-            let gone = gone(question, seen, before, closers);
-            let mut found = answer(question, seen, &gone, closers);
+            let mut found = answer(question, seen, closers);
             if is_nowhere(&found) && closers.since(question).is_none() {
                 if closers.may_lack(question) {
                     found = Found::nobody(Missing::Late);
@@ -247,7 +245,7 @@ impl<'a> Answers<'a> {
             known.push(Known {
                 listener: question.listener,
                 port: question.port,
-                times: times(question, seen, &gone, closers),
+                times: times(question, seen, closers),
                 found,
             });
         }
@@ -292,36 +290,18 @@ impl Known {
 }
 
 /// Whose the connection is, by what a look and those before it have shown.
-pub(super) fn answer(
-    question: &Question,
-    seen: &Seen,
-    gone: &[Holder],
-    closers: &Closers,
-) -> Found {
-    let holders = seen.of(question.listener);
-    judge(question, holders, gone, closers.since(question))
-}
-
-/// Those who had the listener open in a look before and have it no more: when that ended,
-/// nobody knows, unless they have closed a socket of it last.
-pub(super) fn gone(
-    question: &Question,
-    seen: &Seen,
-    before: &[Seen],
-    closers: &Closers,
-) -> Vec<Holder> {
-    let holders = seen.of(question.listener);
-    let is_gone = |old: &&Holder| {
-        !holders.iter().any(|now| key(now) == key(old)) && !closers.has_closed(question, old)
-    };
-    let before = before.iter().flat_map(|look| look.of(question.listener));
-    before.filter(is_gone).copied().collect()
+pub(super) fn answer(question: &Question, seen: &Seen, closers: &Closers) -> Found {
+    judge(
+        question,
+        seen.of(question.listener),
+        closers.since(question),
+    )
 }
 
 /// The times around the question's in which nothing begins or ends that its answer depends
 /// on: the first one, and the one that does not belong to them any more.
-fn times(question: &Question, seen: &Seen, gone: &[Holder], closers: &Closers) -> Range<u64> {
-    let holders = seen.of(question.listener).iter().chain(gone);
+fn times(question: &Question, seen: &Seen, closers: &Closers) -> Range<u64> {
+    let holders = seen.of(question.listener).iter();
     let begins = holders.map(|holder| holder.owner.start_ns);
     let mut times = 0..u64::MAX;
     for turn in begins.chain(closers.turns(question)) {

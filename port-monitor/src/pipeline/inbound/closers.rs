@@ -113,12 +113,6 @@ impl Closers {
         of_closer.into_iter().chain([after(self.lost_ns)])
     }
 
-    /// This process was the last to close a socket of the listener: when it did is known.
-    pub(super) fn has_closed(&self, question: &Question, process: &Holder) -> bool {
-        let closer = self.by_listener.get(&(question.listener, question.port));
-        closer.is_some_and(|closer| key(&closer.last) == key(process))
-    }
-
     /// Somebody may have who is not known.
     pub(super) const fn may_lack(&self, question: &Question) -> bool {
         self.lost_ns >= question.ts_ns

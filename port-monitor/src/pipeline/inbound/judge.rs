@@ -13,14 +13,8 @@ pub(super) fn is_nowhere(found: &Found) -> bool {
     found.owner == Err(Missing::Unheld)
 }
 
-/// Whose the connection is, of those who have its listener open, of those who had it in the
-/// look before and have it no more, and of who closed it since.
-pub(super) fn judge(
-    question: &Question,
-    holders: &[Holder],
-    gone: &[Holder],
-    closer: Option<&Closer>,
-) -> Found {
+/// Whose the connection is, of those who have its listener open and of who closed it since.
+pub(super) fn judge(question: &Question, holders: &[Holder], closer: Option<&Closer>) -> Found {
     let is_listener = |holder: &&Holder| {
         (holder.listener, holder.port) == (question.listener, question.port)
             && holder.owner.tgid != 0
@@ -30,7 +24,6 @@ pub(super) fn judge(
         |holder: &&Holder| is_listener(holder) && holder.owner.start_ns <= question.ts_ns;
     let meant: Vec<&Holder> = holders
         .iter()
-        .chain(gone)
         .chain(closer.map(|closer| &closer.last))
         .filter(is_meant)
         .collect();
@@ -49,10 +42,7 @@ pub(super) fn judge(
             ..Found::nobody(Missing::Unheld)
         };
     }
-    // Nobody knows whether those still had it then.
-    let is_gone = |process: &Holder| gone.iter().any(|gone| key(gone) == key(process));
-    let first =
-        first(&processes).filter(|first| is_alone && holds_all(first, &meant) && !is_gone(first));
+    let first = first(&processes).filter(|first| is_alone && holds_all(first, &meant));
     if let Some(first) = first {
         return Found {
             owner: Ok(Owner::of(&first.owner, OwnerSource::Listener)),

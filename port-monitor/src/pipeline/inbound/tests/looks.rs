@@ -68,7 +68,7 @@ fn looks_between_which_much_changes() -> (Seen, Seen) {
     ];
     let mut seen = Seen::new(holders, closed);
     seen.lost_ns = Some(28);
-    // Of those, one closed a socket since; of one, nobody knows.
+    // Some of them are gone in the look after it.
     let before = Seen::new(
         vec![
             holder(10, 1, 1),
@@ -94,7 +94,7 @@ fn an_answer_is_never_that_of_a_connection_for_which_it_would_be_another() {
         .chain((4..=LISTENER + 2).flat_map(|one| asked(0..60, one)))
         .collect();
     let mut answers = Answers::to(&questions);
-    answers.take(&seen, &before, &closers);
+    answers.take(&seen, &closers);
     let mut told = answers.in_order().into_iter();
     let mut different = 0;
     let mut left = (0, None);
@@ -105,8 +105,7 @@ fn an_answer_is_never_that_of_a_connection_for_which_it_would_be_another() {
             different += 1;
         }
         left.0 -= 1;
-        let gone = gone(question, &seen, &before, &closers);
-        let mut alone = answer(question, &seen, &gone, &closers);
+        let mut alone = answer(question, &seen, &closers);
         let is_nowhere = alone.owner == Err(Missing::Unheld);
         if is_nowhere && closers.since(question).is_none() && closers.may_lack(question) {
             alone = Found::nobody(Missing::Late);
@@ -170,7 +169,7 @@ fn who_closed_a_listener_is_known_when_it_is_asked_later() {
     let mut seen = Seen::new(vec![], (1..=many).map(close).collect());
     closers.take(&mut seen, &[]);
     let named = |closers: &Closers, port| {
-        let found = answer(&asked(port), &Seen::default(), &[], closers);
+        let found = answer(&asked(port), &Seen::default(), closers);
         found.owner.map(|owner| owner.pid)
     };
     for port in 1..=many {

@@ -5,10 +5,7 @@ use port_monitor_common::{
     listener::{HOLDER_LOOKED, HOLDER_OPENED, HOLDER_PASSES, Holder},
 };
 
-use super::{
-    answers::{answer, gone},
-    closers::Closers,
-};
+use super::{answers::answer, closers::Closers};
 use crate::{host::holding::Seen, pipeline::inbound::*};
 
 mod looks;
@@ -73,8 +70,7 @@ fn found(holders: &[Holder], closed: &[Holder], before: &[Holder]) -> Found {
     let mut seen = Seen::new(holders.to_vec(), closed.to_vec());
     let before = [Seen::new(before.to_vec(), vec![])];
     closers.take(&mut seen, &before);
-    let gone = gone(&question(), &seen, &before, &closers);
-    answer(&question(), &seen, &gone, &closers)
+    answer(&question(), &seen, &closers)
 }
 
 #[test]
@@ -190,7 +186,7 @@ fn whoever_let_go_of_it_while_the_monitor_looked_had_it() {
         let mut closers = Closers::default();
         let mut seen = Seen::new(now.to_vec(), vec![monitor]);
         closers.take(&mut seen, &[Seen::new(before.to_vec(), vec![])]);
-        let found = answer(&question(), &Seen::default(), &[], &closers);
+        let found = answer(&question(), &Seen::default(), &closers);
         found.owner.map(|owner| owner.pid)
     };
     assert_eq!(later(&[], &[had]), Ok(10));
@@ -198,9 +194,9 @@ fn whoever_let_go_of_it_while_the_monitor_looked_had_it() {
     assert_eq!(later(&[], &[had, holder(12, 10, 1)]), Err(Missing::Unheld));
     // The one before.
     assert_eq!(named(&[had], &[]), (Ok(10), 1));
-    // The look before it has shown one who has passed it on, nobody knows when.
+    // The look before it has shown one who has passed it on.
     let heir = holder(12, 10, 1);
-    assert_eq!(named(&[had], &[heir]), (Err(Missing::Shared), 2));
+    assert_eq!(named(&[had], &[heir]), (Ok(12), 1));
     // Another had it as well.
     let other = holder(11, 1, 1);
     assert_eq!(named(&[other, had], &[]), (Err(Missing::Unheld), 0));
@@ -510,38 +506,6 @@ fn an_end_whose_beginning_was_lost_is_lost_to_a_filter_but_one_from_before_the_s
         assert_eq!(told(older), (Missing::NoOwner, filters, false));
         assert_eq!(told(seen), (Missing::Late, false, filters));
     }
-}
-
-#[test]
-fn who_had_it_a_look_before_and_has_it_no_more_may_be_meant() {
-    // A service that accepted and has ended, and who handed the listener to it.
-    let mut service = holder(12, 10, 1);
-    service.owner.exe_inode = 6;
-    let left = [holder(10, 1, 1)];
-    let before = [holder(10, 1, 1), service];
-    assert_eq!(judged_after(&left, &[], &before), (Err(Missing::Shared), 2));
-    // One of two that are alike, whoever made them.
-    let before = [holder(12, 9, 1), holder(13, 9, 1)];
-    let left = [holder(13, 9, 1)];
-    assert_eq!(judged_after(&left, &[], &before), (Err(Missing::Shared), 2));
-    // The one who made them is left.
-    let before = [holder(10, 1, 1), holder(12, 10, 1)];
-    let left = [holder(10, 1, 1)];
-    assert_eq!(judged_after(&left, &[], &before), (Ok(10), 2));
-    // Whoever is gone is not named: it may have been so for long.
-    let before = [holder(10, 1, 1), holder(12, 10, 1)];
-    let heir = [holder(12, 10, 1)];
-    assert_eq!(judged_after(&heir, &[], &before), (Err(Missing::Shared), 2));
-    // It began later than the connection came.
-    let young = holder(u32::try_from(CAME_NS).unwrap() + 1, 10, 1);
-    let before = [holder(10, 1, 1), young];
-    assert_eq!(judged_after(&left, &[], &before), (Ok(10), 1));
-    // It closed a socket of the listener before.
-    let early = closer(12, 2, CAME_NS - 1);
-    let before = [holder(10, 1, 1), holder(12, 1, 2)];
-    assert_eq!(judged_after(&left, &[early], &before), (Ok(10), 1));
-    // Where nobody has it open any more, it is looked for again.
-    assert_eq!(judged_after(&[], &[], &before), (Err(Missing::Unheld), 0));
 }
 
 #[test]
