@@ -3,18 +3,14 @@
 
 use std::{any::TypeId, sync::LazyLock};
 
-use clap::{Arg, ArgAction, Command, CommandFactory as _, Parser};
+use clap::{Arg, ArgAction, Args as _, Command, CommandFactory as _, Parser};
 
-use crate::{commands::watch, ports::port_set::PortSet};
+use crate::{commands::watch, consume::consumers, ports::port_set::PortSet};
 
 /// The section of what is watched, and how.
 pub(super) const WATCH: &str = "watch";
 /// The section of the policy.
 pub(super) const POLICY: &str = "policy";
-
-/// The sections. A new consumer gets one by its name here: the keys of section `x` are the
-/// flag `--x`, as `file`, and every flag `--x-KEY`, as `KEY`.
-const NAMES: [&str; 4] = [WATCH, POLICY, "record", "history"];
 
 /// The key that a section cannot be without, where it has one.
 pub(super) const FILE: &str = "file";
@@ -52,12 +48,28 @@ static COMMAND: LazyLock<Command> = LazyLock::new(|| {
     command
 });
 
-/// The sections, each with its keys, in the order of `--help`.
-pub(super) static SECTIONS: LazyLock<Vec<SectionKeys>> =
-    LazyLock::new(|| NAMES.into_iter().map(SectionKeys::of).collect());
+/// The flags that ask for consumers.
+static CONSUMERS: LazyLock<Command> =
+    LazyLock::new(|| consumers::Args::augment_args(Command::new("consumers")));
 
-/// The names of the sections.
-pub(super) static SECTION_NAMES: &[&str] = &NAMES;
+/// The names of the sections. Each consumer has one, by the first word of its flags: the keys
+/// of section `x` are the flag `--x`, as `file`, and every flag `--x-KEY`, as `KEY`.
+pub(super) static SECTION_NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let mut names = vec![WATCH, POLICY];
+    for flag in CONSUMERS.get_arguments().filter_map(Arg::get_long) {
+        let name = flag.split('-').next().unwrap_or(flag);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+});
+
+/// The sections, each with its keys, in the order of `--help`.
+pub(super) static SECTIONS: LazyLock<Vec<SectionKeys>> = LazyLock::new(|| {
+    let names = SECTION_NAMES.iter();
+    names.map(|name| SectionKeys::of(name)).collect()
+});
 
 /// A section and its keys.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ pub(super) fn read(name: String, text: String) -> Result<(Flags, Asked), Vec<Dia
     };
     let (document, problems) = toml_1_0::parse(&source.text);
     if problems.is_empty() {
-        let schema = Schema::of(SECTION_NAMES);
+        let schema = Schema::of(&SECTION_NAMES);
         let root = Section::root(&document, &schema, &mut reader.diagnostics);
         reader.document(&root);
     }
