@@ -266,8 +266,13 @@ fn checked_configuration(text: &str) -> (bool, String) {
     fs::write(dir.path().join("policy.toml"), "version = 1\n").unwrap();
     let text = text.replace("/etc/port-monitor", dir.path().to_str().unwrap());
     fs::write(dir.path().join("c.toml"), text).unwrap();
+    said_in(&dir, &["serve", "--check", "--config", "c.toml"])
+}
+
+/// What the program says in a directory: whether it is content, and the text.
+fn said_in(dir: &tempfile::TempDir, args: &[&str]) -> (bool, String) {
     let output = Command::new(cargo_bin!("port-monitor"))
-        .args(["serve", "--check", "--config", "c.toml"])
+        .args(args)
         .current_dir(dir.path())
         .output()
         .unwrap();
@@ -348,13 +353,7 @@ fn checked(policy: &str) -> (bool, String) {
     for list in ["blocked.txt", "lab.txt"] {
         fs::write(dir.path().join(list), "198.51.100.0/24 # one\n").unwrap();
     }
-    let output = Command::new(cargo_bin!("port-monitor"))
-        .args(["policy", "check", "--policy", "policy.toml"])
-        .current_dir(dir.path())
-        .output()
-        .unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
+    said_in(&dir, &["policy", "check", "--policy", "policy.toml"])
 }
 
 #[test]
