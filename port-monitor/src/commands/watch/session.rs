@@ -136,12 +136,13 @@ impl Session {
             pipeline.ask(inbound);
         }
         // There may be very many: written one part after the other they take less memory,
-        // as long as the output takes them.
+        // as long as their processes are known soon and the output takes them.
         let mut patience = START_GRACE;
         let mut is_taken = true;
         for record in mem::take(&mut records.early) {
             pipeline.make_room();
             pipeline.take(&record);
+            patience = pipeline.hold_few(patience);
             let consumers = pipeline.consumers();
             if is_taken && consumers.are_behind(EARLY_BYTES) {
                 consumers.flush_early();

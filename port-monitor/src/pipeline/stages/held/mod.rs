@@ -8,6 +8,8 @@ use crate::events::{decode::Event, record::Missing};
 
 /// Events held back before no more are to be taken, until some are told.
 const ROOM: usize = 8_192;
+/// Events held back where those to come wait as well elsewhere: they take less memory there.
+const FEW: usize = 256;
 /// Events told at once: more are no good size for an output.
 const AT_ONCE: usize = 4_096;
 /// What is not known of a process by then is late.
@@ -54,9 +56,33 @@ impl Pipeline {
     /// there are very many; waits for a moment where there are others.
     pub fn catch_up(&mut self) {
         self.release();
-        if self.held.is_empty() {
-            return;
+        if !self.held.is_empty() {
+            self.tell_held();
         }
+    }
+
+    /// Waits until few events are held back, but not longer than `patience`; returns what is
+    /// left of that.
+    pub fn hold_few(&mut self, patience: Duration) -> Duration {
+        if self.held.len() <= FEW {
+            return patience;
+        }
+        let began = Instant::now();
+        while self.held.len() > FEW && began.elapsed() < patience {
+            self.tell_held();
+        }
+        patience.saturating_sub(began.elapsed())
+    }
+
+    /// Waits until there is room, which is not long.
+    pub fn make_room(&mut self) {
+        while !self.has_room() {
+            self.catch_up();
+        }
+    }
+
+    /// Tells those of whose processes enough is known, and waits for others for a moment.
+    fn tell_held(&mut self) {
         let deadline = Instant::now() + PAUSE;
         let mut room = AT_ONCE;
         loop {
@@ -70,13 +96,6 @@ impl Pipeline {
                 return self.enricher.hurry();
             }
             self.enricher.wait(left);
-        }
-    }
-
-    /// Waits until there is room, which is not long.
-    pub fn make_room(&mut self) {
-        while !self.has_room() {
-            self.catch_up();
         }
     }
 

@@ -128,6 +128,24 @@ fn what_never_comes_is_late_and_holds_up_nothing_for_ever() {
 }
 
 #[test]
+fn few_events_wait_where_those_to_come_wait_elsewhere() {
+    let (mut pipeline, told, go) = pipeline();
+    for number in 1..=1_000 {
+        take(&mut pipeline, 1, number);
+    }
+    // Whoever does not answer keeps nobody for longer than that.
+    assert_eq!(pipeline.hold_few(PAUSE), Duration::ZERO);
+    assert!(numbers(&told).is_empty());
+    go.send(()).unwrap();
+    assert_ne!(pipeline.hold_few(Duration::from_mins(1)), Duration::ZERO);
+    assert!(numbers(&told).len() >= 1_000 - FEW);
+    // A few are waited for by nobody.
+    take(&mut pipeline, 3, 1_001);
+    let patience = Duration::from_nanos(1);
+    assert_eq!(pipeline.hold_few(patience), patience);
+}
+
+#[test]
 fn where_processors_are_busy_a_look_up_has_its_turns_before_it_is_late() {
     for (waited, turns, is_late) in [
         (2 * PATIENCE, 0, false),
