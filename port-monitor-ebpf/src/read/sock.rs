@@ -187,6 +187,27 @@ pub(crate) fn is_fast_open(sk: *const u8) -> bool {
         .any(|fact| matches!(fact, Some(fact) if *fact != 0))
 }
 
+/// The listener of a Fast Open connection that waits to be accepted, and whose handshake is not
+/// complete.
+#[inline(always)]
+pub(crate) fn listener_of_queued(sk: *const u8) -> Option<*const u8> {
+    if offset!(skc_listener) == 0 || task::read::<u64>(sk, offset!(sk_socket))? != 0 {
+        return None;
+    }
+    let request: *const u8 = task::read(sk, offset!(tcp_fastopen_rsk))?;
+    if request.is_null() {
+        return None;
+    }
+    task::read(request, offset!(skc_listener))
+}
+
+/// Fast Open connections have come to the listener whose handshakes are not complete.
+#[inline(always)]
+pub(crate) fn has_fast_open_requests(sk: *const u8) -> bool {
+    let requests: Option<u32> = task::read(sk, offset!(fast_open_requests));
+    offset!(fast_open_requests) != 0 && matches!(requests, Some(requests) if requests != 0)
+}
+
 /// The socket's SYN is not sent yet: `tcp_connect` has not counted it.
 #[inline(always)]
 pub(crate) fn is_unsent(sk: *const u8) -> bool {

@@ -4,8 +4,8 @@ use port_monitor_common::event::{EventKind, FLAG_INBOUND, OwnerSource, TcpEvent}
 
 use crate::{
     maps::{
-        LISTENERS,
-        values::{Listener, ListenerKey},
+        LET_GO, LISTENERS,
+        values::{LetGo, Listener, ListenerKey},
     },
     read::{
         mem::{self, Probe},
@@ -26,6 +26,12 @@ pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Op
     event.kind = EventKind::Accept as u8;
     event.flags = FLAG_INBOUND | ended;
     event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
+    if let Some(let_go) = let_go(sk) {
+        // It came before its listener was closed: the kernel closes what waited there after it.
+        event.ts_ns = let_go.closed_ns;
+        event.detail = let_go.number as u32;
+        return Some(true);
+    }
     let listener = find_listener(event).filter(|listener| listener.is_ambiguous == 0);
     let Some(listener) = listener else {
         return Some(filter::unknown_owner_passes());
@@ -41,6 +47,14 @@ pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Op
         listener.is_asked = 1;
     }
     Some(true)
+}
+
+/// What is known of the listener, which was closed, of a connection that waited in its queue.
+#[inline(always)]
+fn let_go(sk: *const u8) -> Option<LetGo> {
+    let listener = sock::listener_of_queued(sk)?;
+    // SAFETY: copied at once.
+    unsafe { LET_GO.get(listener as u64) }.copied()
 }
 
 /// The listener a connection came to: its very address, else a wildcard; an

@@ -103,6 +103,26 @@ pub(super) fn reset_early(witness: &Witness) -> Result<()> {
     witness.gave_up(early.client, server_at, false)
 }
 
+/// The server closes its listener while a request waits there whose handshake is not complete.
+pub(super) fn listener_closed(witness: &Witness) -> Result<()> {
+    for listener in listeners(witness)? {
+        let client = request(&listener)?;
+        crate::socket::poll(&listener.socket, PollFlags::IN)?;
+        let (client_at, server_at) = (local(&client)?, listener.at);
+        drop(listener);
+        // It is told when it is known to have come.
+        witness.left_waiting(server_at, (client_at, server_at))?;
+        witness.closed(
+            (server_at, client_at),
+            (0, REQUEST.len()),
+            ("local-reset", ""),
+        )?;
+        // The client does not learn of it: its filter takes the answer.
+        witness.gave_up(client, server_at, false)?;
+    }
+    Ok(())
+}
+
 /// What a SYN carries counts once, whether the server takes it from there or not.
 pub(super) fn bytes(witness: &Witness) -> Result<()> {
     let [takes, _] = listeners(witness)?;
@@ -221,19 +241,7 @@ impl Early {
     }
 
     fn at(listener: Listener) -> Result<Self> {
-        let client = open(V4)?;
-        drop_all(&client)?;
-        let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
-        let flags = flags | SendFlags::DONTWAIT;
-        rustix::net::sendto(&client, REQUEST, flags, &listener.at)
-            .or_else(|error| {
-                if error == Errno::INPROGRESS {
-                    Ok(0)
-                } else {
-                    Err(error)
-                }
-            })
-            .context("sendto(MSG_FASTOPEN)")?;
+        let client = request(&listener)?;
         let server = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)?;
         let (server_at, client_at) = (local(&server)?, peer(&server)?);
         Ok(Self {
@@ -251,6 +259,24 @@ impl Early {
         poll(&mut [PollFd::new(&client, PollFlags::OUT)], None)?;
         Ok((client, self.server))
     }
+}
+
+/// A client that has sent a request, and does not see the answer.
+fn request(listener: &Listener) -> Result<OwnedFd> {
+    let client = open(listener.at.ip())?;
+    drop_all(&client)?;
+    let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
+    let flags = flags | SendFlags::DONTWAIT;
+    rustix::net::sendto(&client, REQUEST, flags, &listener.at)
+        .or_else(|error| {
+            if error == Errno::INPROGRESS {
+                Ok(0)
+            } else {
+                Err(error)
+            }
+        })
+        .context("sendto(MSG_FASTOPEN)")?;
+    Ok(client)
 }
 
 /// Listeners, IPv4 and IPv6, in a network namespace of its own, where nobody asks for
