@@ -73,10 +73,10 @@ pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_
 #[map(name = "pm_listener_sks")]
 pub(crate) static LISTENER_SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
 
-/// Listening sockets that were closed before the handshakes of Fast Open requests were
-/// complete, by address: each of those requests holds its listener in memory. The last ones.
+/// What listened there, and was closed before the handshakes of its Fast Open requests were
+/// complete. The last ones.
 #[map(name = "pm_let_go")]
-pub(crate) static LET_GO: LruHashMap<u64, LetGo> = LruHashMap::with_max_entries(1_024, 0);
+pub(crate) static LET_GO: LruHashMap<ListenerKey, LetGo> = LruHashMap::with_max_entries(1_024, 0);
 
 /// Who closed listening sockets that connections have come to (tracepoint backend): whoever
 /// looks for the owners of those reads it. The loader sets the size.

@@ -226,7 +226,7 @@ fn unlisten(sk: *const u8, event: &mut TcpEvent) {
                 closed_ns: event.ts_ns,
                 number: number.into(),
             };
-            is_stored(Site::RememberOwner, || LET_GO.insert(sk as u64, &let_go, 0));
+            is_stored(Site::RememberOwner, || LET_GO.insert(key, &let_go, 0));
         }
         if lets_go || listener.is_asked != 0 {
             closes(sk, number, event, listener);

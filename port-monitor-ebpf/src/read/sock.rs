@@ -187,18 +187,14 @@ pub(crate) fn is_fast_open(sk: *const u8) -> bool {
         .any(|fact| matches!(fact, Some(fact) if *fact != 0))
 }
 
-/// The listener of a Fast Open connection that waits to be accepted, and whose handshake is not
-/// complete.
+/// The listener of a Fast Open connection was closed before the handshake is complete: its
+/// request holds it in memory.
 #[inline(always)]
-pub(crate) fn listener_of_queued(sk: *const u8) -> Option<*const u8> {
-    if offset!(skc_listener) == 0 || task::read::<u64>(sk, offset!(sk_socket))? != 0 {
-        return None;
-    }
-    let request: *const u8 = task::read(sk, offset!(tcp_fastopen_rsk))?;
-    if request.is_null() {
-        return None;
-    }
-    task::read(request, offset!(skc_listener))
+pub(crate) fn is_let_go(sk: *const u8) -> bool {
+    let listener = task::read(sk, offset!(tcp_fastopen_rsk))
+        .and_then(|request: *const u8| task::read(request, offset!(skc_listener)))
+        .and_then(state::<Probe>);
+    offset!(skc_listener) != 0 && listener == Some(TcpState::CLOSE)
 }
 
 /// Fast Open connections have come to the listener whose handshakes are not complete.

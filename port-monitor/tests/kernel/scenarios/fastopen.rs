@@ -68,7 +68,7 @@ pub(super) fn closed_early(witness: &Witness) -> Result<()> {
     server.write_all(ANSWER)?;
     drop(server);
     // A backend without an acceptor learns of the connection when its end begins.
-    witness.accepted_too_late(&early.listener, (client_at, server_at))?;
+    witness.accepted_too_late(early.listener.at, (client_at, server_at))?;
     let mut client = complete(early.client)?;
     client.read_exact(&mut [0; ANSWER.len()])?;
     closing::expect_end(&mut client)?;
@@ -93,7 +93,7 @@ pub(super) fn reset_early(witness: &Witness) -> Result<()> {
     drop(early.server);
     let (client_at, server_at) = (early.client_at, early.server_at);
     // A backend without an acceptor learns of the connection when it is over.
-    witness.accepted_too_late(&early.listener, (client_at, server_at))?;
+    witness.accepted_too_late(early.listener.at, (client_at, server_at))?;
     witness.closed(
         (server_at, client_at),
         (0, REQUEST.len()),
@@ -121,6 +121,30 @@ pub(super) fn listener_closed(witness: &Witness) -> Result<()> {
         witness.gave_up(client, server_at, false)?;
     }
     Ok(())
+}
+
+/// The server wants no other connection: it closes its listener once it has accepted, before the
+/// handshake is complete.
+pub(super) fn one_alone(witness: &Witness) -> Result<()> {
+    let Early {
+        listener,
+        client,
+        mut server,
+        client_at,
+        server_at,
+    } = Early::begin(witness)?;
+    drop(listener);
+    // A backend without an acceptor tells of it when the handshake is complete.
+    witness.accepted_too_late(server_at, (client_at, server_at))?;
+    server.read_exact(&mut [0; REQUEST.len()])?;
+    let client = OwnedFd::from(complete(client)?);
+    poll(&mut [PollFd::new(&client, PollFlags::OUT)], None)?;
+    witness.connected(&client, false)?;
+    drop(client);
+    closing::expect_end(&mut server)?;
+    drop(server);
+    witness.closed((client_at, server_at), (REQUEST.len(), 0), ("local", ""))?;
+    witness.closed((server_at, client_at), (0, REQUEST.len()), ("peer", ""))
 }
 
 /// What a SYN carries counts once, whether the server takes it from there or not.
@@ -155,7 +179,7 @@ pub(super) fn reset_by_peer_early(witness: &Witness) -> Result<()> {
     witness.gave_up(early.client, server_at, false)?;
     server.write_all(ANSWER)?;
     expect_error(&mut server, Errno::CONNRESET)?;
-    witness.accepted_too_late(&early.listener, (client_at, server_at))?;
+    witness.accepted_too_late(early.listener.at, (client_at, server_at))?;
     witness.closed(
         (server_at, client_at),
         (ANSWER.len(), REQUEST.len()),
@@ -204,7 +228,7 @@ pub(crate) fn gone_early(witness: &Witness) -> Result<()> {
     await_go()?;
     let early = Early::at(listener)?;
     drop(early.server);
-    witness.accepted_too_late(&early.listener, (early.client_at, early.server_at))?;
+    witness.accepted_too_late(early.listener.at, (early.client_at, early.server_at))?;
     mem::forget(early.listener);
     Ok(())
 }

@@ -416,10 +416,10 @@ impl Witness {
     /// that is gone by now.
     pub(crate) fn accepted_too_late(
         &self,
-        listener: &Listener,
+        listener: SocketAddr,
         (client, server): (SocketAddr, SocketAddr),
     ) -> Result<()> {
-        self.arrived(listener.at, Some(self.owner()?), server, client, false)
+        self.arrived(listener, Some(self.owner()?), server, client, false)
     }
 
     fn arrived(
