@@ -176,6 +176,10 @@ offsets! {
     tcp_repair: BitByte("tcp_sock.repair"), EveryRun;
     tcp_repair_bit: Bit("tcp_sock.repair"), EveryRun;
     task_real_parent: Field("task_struct.real_parent"), Holders;
+    /// The listener of a request, which is its `rsk_listener`.
+    skc_listener: Field("sock_common.skc_listener"), Holders;
+    /// Requests of a listener whose Fast Open handshakes are not complete.
+    fast_open_requests: Field("inet_connection_sock.icsk_accept_queue.fastopenq.qlen"), Holders;
     /// How often the process has executed a program.
     task_exec_id: Field("task_struct.self_exec_id"), Holders;
 }

@@ -91,6 +91,37 @@ impl Site {
         matches!(self, Self::Socket | Self::Call | Self::Event | Self::Holder)
     }
 
+    /// What fails here may cost an event that was asked for: it is not reported, or no filter
+    /// knows that it is meant.
+    pub const fn costs_events(self) -> bool {
+        match self {
+            Self::Socket
+            | Self::Holder
+            | Self::Call
+            | Self::Event
+            | Self::Process
+            | Self::Remember
+            | Self::RememberListener
+            | Self::RememberOwner
+            | Self::RememberCall
+            | Self::Follow
+            | Self::Group
+            | Self::RememberGroup => true,
+            // What stays in a table costs room there. A path is looked up in /proc then, the
+            // ring counts what finds no room in it, and an owner who is not known in time is
+            // told, or counted as late where a filter had to know it.
+            Self::Forget
+            | Self::ForgetListener
+            | Self::ForgetOwner
+            | Self::ForgetCall
+            | Self::Unfollow
+            | Self::ForgetGroup
+            | Self::Executable
+            | Self::Progress
+            | Self::TellCloser => false,
+        }
+    }
+
     /// What fails here is an insertion into a table: where that is full, connections lose
     /// their outcome or end, listeners their owner, or processes are not followed.
     pub const fn is_insertion(self) -> bool {

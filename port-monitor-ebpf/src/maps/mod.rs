@@ -19,7 +19,7 @@ use port_monitor_common::{
     site,
 };
 
-use crate::maps::values::{Call, Connection, Listener, ListenerKey};
+use crate::maps::values::{Call, Connection, LetGo, Listener, ListenerKey};
 
 /// Records on their way to userspace: the monitor's events, or the enforcing programs'
 /// denials; the loader sets the size.
@@ -72,6 +72,11 @@ pub(crate) static LISTENERS: HashMap<ListenerKey, Listener> = HashMap::with_max_
 /// The listening sockets that are counted there, by address: the number of their listener.
 #[map(name = "pm_listener_sks")]
 pub(crate) static LISTENER_SOCKETS: HashMap<u64, u32> = HashMap::with_max_entries(16_384, 0);
+
+/// What listened there, and was closed before the handshakes of its Fast Open requests were
+/// complete. The last ones.
+#[map(name = "pm_let_go")]
+pub(crate) static LET_GO: LruHashMap<ListenerKey, LetGo> = LruHashMap::with_max_entries(1_024, 0);
 
 /// Who closed listening sockets that connections have come to (tracepoint backend): whoever
 /// looks for the owners of those reads it. The loader sets the size.

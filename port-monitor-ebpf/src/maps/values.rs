@@ -71,6 +71,16 @@ pub(crate) struct Listener {
     pub(crate) is_asked: u16,
 }
 
+/// A listening socket that was closed.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct LetGo {
+    /// When, `CLOCK_BOOTTIME` ns.
+    pub(crate) closed_ns: u64,
+    /// [`Listener::number`].
+    pub(crate) number: u64,
+}
+
 /// What a thread's `connect` was called with, until it returns.
 #[derive(Clone, Copy)]
 #[repr(C)]

@@ -22,7 +22,10 @@ use port_monitor_common::{
 
 use crate::{
     account::{self, Look, Removal, Stop, is_stored, readable, removal},
-    maps::{CLOSERS, ESTABLISHED, LISTENER_SOCKETS, LISTENERS, values::Listener},
+    maps::{
+        CLOSERS, ESTABLISHED, LET_GO, LISTENER_SOCKETS, LISTENERS,
+        values::{LetGo, Listener},
+    },
     monitor::{
         connect, listen,
         outcome::{event_change, state_change},
@@ -217,7 +220,15 @@ fn unlisten(sk: *const u8, event: &mut TcpEvent) {
     if let Some(known) = known {
         // SAFETY: a map value.
         let listener = unsafe { &*known };
-        if listener.is_asked != 0 {
+        let lets_go = sock::has_fast_open_requests(sk);
+        if lets_go {
+            let let_go = LetGo {
+                closed_ns: event.ts_ns,
+                number: number.into(),
+            };
+            is_stored(Site::RememberOwner, || LET_GO.insert(key, &let_go, 0));
+        }
+        if lets_go || listener.is_asked != 0 {
             closes(sk, number, event, listener);
         }
     }

@@ -187,6 +187,23 @@ pub(crate) fn is_fast_open(sk: *const u8) -> bool {
         .any(|fact| matches!(fact, Some(fact) if *fact != 0))
 }
 
+/// The listener of a Fast Open connection was closed before the handshake is complete: its
+/// request holds it in memory.
+#[inline(always)]
+pub(crate) fn is_let_go(sk: *const u8) -> bool {
+    let listener = task::read(sk, offset!(tcp_fastopen_rsk))
+        .and_then(|request: *const u8| task::read(request, offset!(skc_listener)))
+        .and_then(state::<Probe>);
+    offset!(skc_listener) != 0 && listener == Some(TcpState::CLOSE)
+}
+
+/// Fast Open connections have come to the listener whose handshakes are not complete.
+#[inline(always)]
+pub(crate) fn has_fast_open_requests(sk: *const u8) -> bool {
+    let requests: Option<u32> = task::read(sk, offset!(fast_open_requests));
+    offset!(fast_open_requests) != 0 && matches!(requests, Some(requests) if requests != 0)
+}
+
 /// The socket's SYN is not sent yet: `tcp_connect` has not counted it.
 #[inline(always)]
 pub(crate) fn is_unsent(sk: *const u8) -> bool {

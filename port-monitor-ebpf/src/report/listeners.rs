@@ -4,8 +4,8 @@ use port_monitor_common::event::{EventKind, FLAG_INBOUND, OwnerSource, TcpEvent}
 
 use crate::{
     maps::{
-        LISTENERS,
-        values::{Listener, ListenerKey},
+        LET_GO, LISTENERS,
+        values::{LetGo, Listener, ListenerKey},
     },
     read::{
         mem::{self, Probe},
@@ -26,8 +26,21 @@ pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Op
     event.kind = EventKind::Accept as u8;
     event.flags = FLAG_INBOUND | ended;
     event.id = emit::connection_id::<Probe>(sk, event.ts_ns);
-    let listener = find_listener(event).filter(|listener| listener.is_ambiguous == 0);
+    let known = if sock::is_let_go(sk) {
+        None
+    } else {
+        find_listener(event)
+    };
+    let listener = known.filter(|listener| listener.is_ambiguous == 0);
     let Some(listener) = listener else {
+        if sock::is_fast_open(sk)
+            && let Some(let_go) = find_let_go(event)
+        {
+            // It came before that: else nobody would have taken its request.
+            event.ts_ns = let_go.closed_ns;
+            event.detail = let_go.number as u32;
+            return Some(true);
+        }
         return Some(filter::unknown_owner_passes());
     };
     event.detail = listener.number;
@@ -47,23 +60,32 @@ pub(crate) fn established(sk: *const u8, event: &mut TcpEvent, ended: u16) -> Op
 /// IPv6 wildcard takes IPv4 too.
 #[inline(always)]
 pub(crate) fn find_listener(event: &TcpEvent) -> Option<&'static mut Listener> {
+    // SAFETY: the entry is read at once; a listener closed meanwhile leaves
+    // its last owner. One field is written, which nobody else writes.
+    find(event, |key| {
+        Some(unsafe { &mut *LISTENERS.get_ptr_mut(key)? })
+    })
+}
+
+/// The one it came to that was closed since, likewise.
+#[inline(always)]
+fn find_let_go(event: &TcpEvent) -> Option<LetGo> {
+    // SAFETY: copied at once.
+    find(event, |key| unsafe { LET_GO.get(key) }.copied())
+}
+
+#[inline(always)]
+fn find<T>(event: &TcpEvent, mut lookup: impl FnMut(ListenerKey) -> Option<T>) -> Option<T> {
     let addr = sock::words(&event.local_addr);
-    lookup(event, addr)
+    lookup(key(event, addr))
         .or_else(|| {
             if sock::is_v4(&addr) {
-                lookup(event, WILDCARD_V4)
+                lookup(key(event, WILDCARD_V4))
             } else {
                 None
             }
         })
-        .or_else(|| lookup(event, WILDCARD))
-}
-
-#[inline(always)]
-fn lookup(event: &TcpEvent, addr: Addr) -> Option<&'static mut Listener> {
-    // SAFETY: the entry is read at once; a listener closed meanwhile leaves
-    // its last owner. One field is written, which nobody else writes.
-    Some(unsafe { &mut *LISTENERS.get_ptr_mut(key(event, addr))? })
+        .or_else(|| lookup(key(event, WILDCARD)))
 }
 
 #[inline(always)]

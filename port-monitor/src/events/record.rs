@@ -278,6 +278,17 @@ pub struct HookCount {
 }
 
 impl HookCount {
+    const fn has_losses(&self) -> bool {
+        let Self {
+            hit: _,
+            filtered: _,
+            reserve_failed,
+            submitted: _,
+            skipped,
+        } = self;
+        *reserve_failed + *skipped > 0
+    }
+
     /// `hit = filtered + reserve_failed + submitted`.
     pub const fn adds_up(&self) -> bool {
         self.hit == self.filtered + self.reserve_failed + self.submitted
@@ -364,6 +375,17 @@ impl Account {
         self.delivered == self.taken + self.hidden + self.dropped.total()
     }
 
+    const fn has_losses(&self) -> bool {
+        let Self {
+            delivered: _,
+            taken: _,
+            hidden: _,
+            dropped,
+            error: _,
+        } = self;
+        dropped.total() > 0
+    }
+
     /// It has failed, or did not come to an end.
     pub const fn is_incomplete(&self) -> bool {
         self.error.is_some() || self.dropped.unfinished > 0
@@ -434,12 +456,6 @@ impl Summary {
         kernel + self.undecodable + self.lost_at_output + self.unowned
     }
 
-    /// Events that consumers beside what is shown have dropped.
-    pub fn dropped(&self) -> u64 {
-        let others = self.consumers.iter().skip(1);
-        others.map(|(_, account)| account.dropped.total()).sum()
-    }
-
     /// A consumer beside what is shown has failed, or did not come to an end.
     pub fn is_incomplete(&self) -> bool {
         let mut others = self.consumers.iter().skip(1);
@@ -457,6 +473,34 @@ impl Summary {
     pub fn gave_up(&self) -> u64 {
         let gave_up = self.failures.iter().filter(|failed| failed.site.gives_up());
         gave_up.map(|failed| failed.count).sum()
+    }
+
+    /// Anything that was asked for is missing, or may be: `--fail-on-loss` fails then.
+    pub fn has_losses(&self) -> bool {
+        // Nothing is left out: whatever is added has to be decided.
+        let Self {
+            wall_ns: _,
+            duration: _,
+            looks: _,
+            not_ours: _,
+            failures,
+            hooks,
+            received: _,
+            undecodable,
+            hidden: _,
+            shown: _,
+            lost_at_output,
+            unowned,
+            consumers,
+            violations: _,
+            accept_preattach: _,
+            command_status: _,
+        } = self;
+        *undecodable + *lost_at_output + *unowned > 0
+            || hooks.iter().any(|(_, count)| count.has_losses())
+            || failures.iter().any(|failed| failed.site.costs_events())
+            || consumers.iter().any(|(_, account)| account.has_losses())
+            || !self.adds_up()
     }
 
     /// Times that the kernel came to a hook: looks, and programs that it skipped.

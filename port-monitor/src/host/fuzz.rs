@@ -6,7 +6,8 @@ use super::{
     cgroup::cgroup2_mount_point,
     container::container,
     file_id::device_of_mount,
-    process::{Paths, Stat, args_in},
+    process::{Paths, args_in},
+    stat::Stat,
     unit::unit,
     units::name,
 };

@@ -13,6 +13,8 @@ pub mod groups;
 pub mod holding;
 pub(crate) mod process;
 pub(crate) mod secrets;
+mod stat;
+pub(crate) mod threads;
 pub(crate) mod unit;
 pub mod units;
 pub mod users;

@@ -3,8 +3,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, File},
-    io::{self, Read as _},
+    fs,
     os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -17,7 +16,11 @@ use rustix::{
     param::clock_ticks_per_second,
 };
 
-use super::secrets::masked;
+use super::{
+    secrets::masked,
+    stat::{Stat, read_file},
+    threads,
+};
 use crate::{
     events::{
         decode::{Comm, Owner},
@@ -26,12 +29,8 @@ use crate::{
     host::file_id,
 };
 
-/// More than any `stat` or `cgroup` file holds.
-const FILE_LIMIT: u64 = 65_536;
 /// Bytes of arguments that are told.
 const ARGS_LIMIT: usize = 4_096;
-/// `PF_KTHREAD` in the flags of `stat`.
-const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// What /proc tells of a process.
 #[derive(Debug, PartialEq, Eq)]
@@ -112,6 +111,15 @@ impl Proc {
         if stat.start_ticks != ticks(start_ns) {
             return Err(Missing::Exited);
         }
+        let living = stat.has_ended.then(|| threads::living(&dir)).flatten();
+        let (dir, path) = match living {
+            Some(thread) => {
+                let opened = openat(&dir, &thread, flags, Mode::empty());
+                let opened = opened.map_err(|errno| self.missing(errno))?;
+                (opened, path.join(thread))
+            }
+            None => (dir, path),
+        };
         let is_meant = || executes(&dir, &path, exe);
         let (exe, args) = match noted {
             Some(noted) => {
@@ -144,7 +152,7 @@ impl Proc {
             }
             Ok(_) => Field::Missing(Missing::Executed),
             Err(Errno::NOENT) if stat.is_kernel_thread => Field::Missing(Missing::KernelThread),
-            // The directory is there, so this is not `hidepid` but a zombie.
+            // The directory is there, so this is not `hidepid` but a zombie: no thread lives.
             Err(Errno::NOENT) => Field::Missing(Missing::Exited),
             Err(errno) => Field::Missing(self.missing(errno)),
         };
@@ -273,47 +281,6 @@ pub(crate) fn own_cgroup_path() -> Option<String> {
     cgroup_path(&fs::read("/proc/self/cgroup").ok()?)
 }
 
-fn read_file(dir: &OwnedFd, name: &str) -> Result<Vec<u8>, Errno> {
-    let fd = openat(dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let mut text = Vec::new();
-    File::from(fd)
-        .take(FILE_LIMIT)
-        .read_to_end(&mut text)
-        .map_err(|error| errno(&error))?;
-    Ok(text)
-}
-
-fn errno(error: &io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
-}
-
-/// The fields of /proc/PID/stat we use.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stat {
-    parent_pid: Option<u32>,
-    is_kernel_thread: bool,
-    start_ticks: u64,
-}
-
-impl Stat {
-    /// The second field is the process's own choice of name in parentheses and
-    /// may itself hold parentheses, spaces and newlines: the last one closes it.
-    pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        let close = text.iter().rposition(|&byte| byte == b')')?;
-        let rest = str::from_utf8(text.get(close + 1..)?).ok()?;
-        // proc_pid_stat(5) counts from 1, and `state` is its field 3.
-        let mut fields = rest.split_ascii_whitespace();
-        let parent_pid: u32 = fields.nth(4 - 3)?.parse().ok()?;
-        let flags: u32 = fields.nth(9 - 5)?.parse().ok()?;
-        let start_ticks = fields.nth(22 - 10)?.parse().ok()?;
-        Some(Self {
-            parent_pid: (parent_pid != 0).then_some(parent_pid),
-            is_kernel_thread: flags & KERNEL_THREAD != 0,
-            start_ticks,
-        })
-    }
-}
-
 /// The cgroup v2 path in the text of /proc/PID/cgroup: the line `0::PATH`.
 fn cgroup_path(text: &[u8]) -> Option<String> {
     let path = text
@@ -330,7 +297,7 @@ mod tests {
     use proptest::prelude::*;
     use tempfile::TempDir;
 
-    use crate::host::process::*;
+    use crate::host::{process::*, stat::KERNEL_THREAD};
 
     /// A /proc with processes 1 and 812, the latter started at tick 4711.
     fn proc_with(stat: &str) -> (TempDir, Proc) {
@@ -451,6 +418,31 @@ mod tests {
         let (_root, proc) = proc_with(&stat("x", 0x40));
         let zombie = proc.read(&owner(812, ns(4711), None), None).unwrap();
         assert_eq!(zombie.exe, Field::Missing(Missing::Exited));
+    }
+
+    #[test]
+    fn process_whose_first_thread_has_ended_is_read_by_another() {
+        let ended = stat("x", 0x40).replace(") S", ") Z");
+        let (root, mut proc) = proc_with(&ended);
+        proc.tells_args = true;
+        let thread = root.path().join("812/task/815");
+        fs::create_dir_all(&thread).unwrap();
+        fs::write(thread.join("stat"), stat("y", 0x40)).unwrap();
+        fs::write(thread.join("cmdline"), "x\0-v\0").unwrap();
+        fs::write(thread.join("cgroup"), "1:cpu:/docker/a\n0::/b\n").unwrap();
+        let program = root.path().join("x");
+        fs::write(&program, "x").unwrap();
+        symlink(&program, thread.join("exe")).unwrap();
+        let exe = file_id::on_host(&program).ok();
+        let facts = proc.read(&owner(812, ns(4711), exe), None).unwrap();
+        assert_eq!(facts.exe, Field::Known(program));
+        assert_eq!(
+            facts.args.as_deref(),
+            Some(["x".to_owned(), "-v".to_owned()].as_slice())
+        );
+        let cgroups = facts.cgroups.unwrap();
+        assert_eq!(cgroups.v2.as_deref(), Some("/b"));
+        assert_eq!(cgroups.v1, ["/docker/a"]);
     }
 
     #[test]

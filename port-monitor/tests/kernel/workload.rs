@@ -44,6 +44,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("open-and-hold", opening::open_and_hold),
     ("owners", owners::exchange),
     ("executables", executables::run),
+    ("first-thread-ended", executables::first_thread_ended),
     ("live-100", crowd::small),
     ("live-10000", crowd::many),
     ("live-100000", crowd::large),

@@ -3,12 +3,13 @@
 
 use std::{
     fs::{self, File},
+    mem,
     os::unix::process::ExitStatusExt as _,
     process::{Output, Stdio},
     time::Duration,
 };
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::monitor::{Monitor, action, attempts, port_monitor};
 
@@ -30,6 +31,30 @@ fn stop_signal_ends_in_good_order() {
         let summary = monitor.finish().summary(0);
         summary.assert_adds_up();
         assert_eq!(summary.number("command_status"), Some(TERMINATED));
+    }
+}
+
+#[test]
+fn command_that_does_not_heed_sigterm_is_left_running_and_named() {
+    for (limits, is_stopped) in [(&[][..], true), (&["--duration", "500ms"], false)] {
+        let script = "trap '' INT TERM; echo deaf $$ >&2; exec sleep 100 >/dev/null 2>&1";
+        let mut monitor = Monitor::start(limits, script);
+        monitor.go();
+        let pid: i32 = monitor.hear_number("deaf");
+        if is_stopped {
+            monitor.signal(Signal::INT);
+        }
+        let mut run = monitor.finish();
+        let command = Pid::from_raw(pid).unwrap();
+        // It is still there.
+        kill_process(command, Signal::KILL).unwrap();
+        let told = format!(
+            "port-monitor: the command has not ended on SIGTERM: process {pid} goes on, unwatched\n"
+        );
+        assert_eq!(mem::take(&mut run.stderr), told);
+        let summary = run.summary(0);
+        summary.assert_adds_up();
+        assert_eq!(summary.number("command_status"), None);
     }
 }
 

@@ -94,6 +94,14 @@ impl Monitor {
         assert_eq!(line.trim_end(), word);
     }
 
+    /// Waits until the command has said `word` and a number.
+    pub(crate) fn hear_number(&mut self, word: &str) -> i32 {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        let number = line.strip_prefix(word).expect(&line);
+        number.trim().parse().unwrap()
+    }
+
     /// The next line of the stream.
     pub(crate) fn next_line(&mut self) -> String {
         self.stdout.next().expect("the stream ended").unwrap()

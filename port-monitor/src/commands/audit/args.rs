@@ -20,6 +20,7 @@ use crate::{
             uses::{Selection, SocketFamily},
         },
     },
+    events::record::Summary,
     kernel::{
         Settings,
         filters::{Family, Filters},
@@ -49,7 +50,7 @@ pub struct Args {
     /// Without it only those of them that break the policy are listed.
     #[arg(long, help_heading = "Watching")]
     all: bool,
-    /// Exit 4 if events were lost
+    /// Exit 4 if events were lost, or may have been
     #[arg(long, help_heading = "Watching")]
     fail_on_loss: bool,
     #[command(flatten)]
@@ -156,9 +157,9 @@ impl Args {
         })
     }
 
-    /// How an audit ends that lost so many events and found so many violations.
-    pub(super) const fn exit_code(&self, lost: u64, violations: u64) -> ExitCode {
-        if self.fail_on_loss && lost > 0 {
+    /// How an audit with this account ends that found so many violations.
+    pub(super) fn exit_code(&self, summary: &Summary, violations: u64) -> ExitCode {
+        if self.fail_on_loss && summary.has_losses() {
             ExitCode::EventsLost
         } else if self.policy.fail_on_violation && violations > 0 {
             ExitCode::Violation

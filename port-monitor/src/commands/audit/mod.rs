@@ -51,5 +51,5 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     pipeline.consumers().begin(&header);
     let session = Session::new(Some(watched), kernel, records, pipeline, None, signals)?;
     let summary = session.run().await?;
-    Ok(args.exit_code(summary.lost() + summary.gave_up(), violations.get()))
+    Ok(args.exit_code(&summary, violations.get()))
 }

@@ -20,6 +20,7 @@ use crate::{
         sanitize::Escaped,
     },
     events::record::Judgement,
+    host::threads,
     kernel::enforcer::{self, EnforcerError, OpenConnection},
     policy::{Facts, Policy, Unknown, rules::intent::Established},
 };
@@ -262,7 +263,8 @@ fn held() -> HashSet<u64> {
     let mut held = HashSet::new();
     // A process may be gone, and what is not a process has no descriptors.
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let descriptors = fs::read_dir(process.path().join("fd"));
+        let process = threads::of_process(&process.path());
+        let descriptors = fs::read_dir(process.join("fd"));
         for descriptor in descriptors.into_iter().flatten().flatten() {
             let target = fs::read_link(descriptor.path()).unwrap_or_default();
             let inode = target.to_str().and_then(|target| {

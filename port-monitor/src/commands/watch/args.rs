@@ -62,7 +62,7 @@ pub struct Args {
     /// Stop after this many events
     #[arg(long, value_name = "N", value_parser = parse_count, help_heading = "Stopping")]
     pub(super) count: Option<u64>,
-    /// Exit 4 if events were lost
+    /// Exit 4 if events were lost, or may have been
     #[arg(long, help_heading = "Stopping")]
     pub(super) fail_on_loss: bool,
     /// Run this command, watch only it and its children, stop when it ends
@@ -70,7 +70,8 @@ pub struct Args {
     /// Its standard output goes to standard error, so that standard output
     /// carries events only; with --output-file it is left alone. How it ended is
     /// in the summary. What it leaves behind in the background, as `setsid -f`
-    /// does, is watched no longer than that.
+    /// does, is watched no longer than that. Where the run ends first, the command
+    /// is sent SIGTERM; if it goes on, standard error says so after two seconds.
     #[arg(last = true, value_name = "CMD", help_heading = "Command")]
     pub(super) command: Vec<OsString>,
 }
@@ -303,7 +304,7 @@ impl Args {
     pub(in crate::commands) fn exit_code(&self, summary: &Summary) -> ExitCode {
         if summary.is_incomplete() {
             ExitCode::OutputFailed
-        } else if self.fail_on_loss && summary.lost() + summary.gave_up() + summary.dropped() > 0 {
+        } else if self.fail_on_loss && summary.has_losses() {
             ExitCode::EventsLost
         } else if self.policy.fail_on_violation && summary.violations > 0 {
             ExitCode::Violation

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
-    commands::child::Child,
+    commands::{child::Child, told},
     consume::{
         consumer::{END_GRACE, Stats},
         fan_out::{Change, Left},
@@ -366,15 +366,21 @@ impl Session {
         skipped.min(mem::replace(&mut self.skipped, skipped))
     }
 
-    /// Ends the command, if something else ended the run.
+    /// Ends the command, if something else ended the run. One that does not heed that is left
+    /// alone: what it does may be worth more than this run.
     async fn end_command(&mut self) {
         let Some(child) = &mut self.child else {
             return;
         };
         if self.command_status.is_none() {
             child.terminate();
-            let ended = tokio::time::timeout(END_GRACE, child.wait()).await;
-            self.command_status = ended.ok().and_then(Result::ok);
+            match tokio::time::timeout(END_GRACE, child.wait()).await {
+                Ok(ended) => self.command_status = ended.ok(),
+                Err(_) => told::note(format_args!(
+                    "the command has not ended on SIGTERM: process {} goes on, unwatched",
+                    child.pid()
+                )),
+            }
         }
     }
 

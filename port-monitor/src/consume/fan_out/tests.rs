@@ -113,12 +113,19 @@ fn alone() -> (FanOut, tempfile::NamedTempFile) {
     (all, file)
 }
 
-/// Gives them `count` events.
+/// Gives them `count` events: not more at once than what is shown has room for, however long
+/// the thread that writes it waits for a processor.
 fn give(all: &mut FanOut, count: usize) {
-    for _ in 0..count {
-        all.take(&connected());
-        // As the ring is drained: no output has to hold all at once.
-        all.flush();
+    const AT_ONCE: usize = 1 << 10;
+    let mut left = count;
+    while left > 0 {
+        let some = left.min(AT_ONCE);
+        for _ in 0..some {
+            all.take(&connected());
+            all.flush();
+        }
+        left -= some;
+        assert!(all.shown.is_idle_within(PATIENCE));
     }
 }
 

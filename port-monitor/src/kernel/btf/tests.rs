@@ -126,6 +126,7 @@ fn sockets(w: &mut Writer, int: u32) {
             ("skc_family", int, 16),
             ("skc_state", int, 18),
             ("skc_flags", int, 96),
+            ("skc_listener", int, 96),
             ("skc_bound_dev_if", int, 20),
             ("skc_net", possible_net, 48),
             ("skc_v6_daddr", int, 56),
@@ -143,6 +144,9 @@ fn sockets(w: &mut Writer, int: u32) {
         ],
     );
     w.structure("inet_sock", &[("inet_sport", int, 814)]);
+    let requests = w.structure("fastopen_queue", &[("qlen", int, 20)]);
+    let queue = w.structure("request_sock_queue", &[("fastopenq", requests, 24)]);
+    w.structure("inet_connection_sock", &[("icsk_accept_queue", queue, 992)]);
 }
 
 /// The event of a state change, with so many bytes before its own fields.

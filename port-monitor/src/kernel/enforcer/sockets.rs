@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::EnforcerError;
-use crate::host::cgroup::CgroupTree;
+use crate::host::{cgroup::CgroupTree, threads};
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` (`include/uapi/linux/sock_diag.h`).
 const LIST: u16 = 20;
@@ -203,7 +203,7 @@ fn namespaces() -> Result<Vec<File>, EnforcerError> {
     let mut known = HashSet::new();
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").map_err(in_proc)?.flatten() {
-        let path = process.path().join("ns/net");
+        let path = threads::of_process(&process.path()).join("ns/net");
         // A process may be gone, and what is not a process has no namespace.
         let Ok(name) = fs::read_link(&path) else {
             continue;

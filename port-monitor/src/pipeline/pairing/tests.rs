@@ -318,6 +318,28 @@ fn a_table_that_is_full_forgets_the_oldest() {
 }
 
 #[test]
+fn an_end_whose_peer_begins_at_the_turn_of_generations_is_not_forgotten() {
+    const TURN: u32 = 4;
+    // Of those that begin before the turn, one from each generation.
+    for first in [1, TURN + 1] {
+        let mut host = Host::with(Peers::with_generation(TURN as usize));
+        let ends = |number: u32| (format!("127.0.0.1:{}", 40_000 + number), SERVER);
+        for number in 1..=2 * TURN {
+            let (local, remote) = ends(number);
+            let connected = host.event(CONNECTED, number, &local, remote);
+            host.see(&connected);
+        }
+        let generations = (host.peers.old.len(), host.peers.young.len());
+        assert_eq!(generations, (TURN as usize, TURN as usize));
+        let (client, server) = ends(first);
+        let accept = host.event(Action::Accept, 1_000, server, &client);
+        assert_eq!(host.see(&accept), Some(first));
+        let close = host.event(CLOSE, first, &client, server);
+        assert_eq!(host.see(&close), Some(1_000));
+    }
+}
+
+#[test]
 fn a_hundred_thousand_connections_cost_less_than_200_bytes_each() {
     const CONNECTIONS: u32 = 100_000;
     let mut host = Host::new();

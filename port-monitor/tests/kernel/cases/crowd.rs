@@ -16,6 +16,8 @@ use crate::{
     workload::Workload,
 };
 
+/// Exit status: events were lost, with `--fail-on-loss`.
+const EVENTS_LOST: i32 = 4;
 /// Connections the table of `table_full` has room for.
 const ROOM: u64 = 32;
 
@@ -98,6 +100,7 @@ fn watch(
     let mut workload = lab.workload(name)?;
     workload.hear("ready")?;
     let mut watch = Watch::new(lab, backend, "json")
+        .arg("--fail-on-loss")
         .arg("--max-connections")
         .arg((2 * room).to_string());
     if lab.native {
@@ -178,7 +181,7 @@ pub(super) fn table_full(lab: &Lab, backend: Backend) -> Result<Verdict> {
     }
     workload.hear("done")?;
     let run = monitor.stop()?;
-    run.expect_code(0)?;
+    run.expect_code(EVENTS_LOST)?;
     let (lines, summary) = run.read()?;
     let count = |action| lines.iter().filter(|line| line.action() == action).count() as u64;
     let found = ["connect", "accept", "connected", "close"].map(count);

@@ -155,6 +155,7 @@ pub(crate) const ALL: &[Case] = &[
     each_backend("end-sigterm", ending::sigterm),
     each_backend("end-sigkill", ending::sigkill),
     each_backend("executables", executables::are_told),
+    each_backend("first-thread-ended", executables::first_thread_ended),
     each_backend("audit", audit::listeners),
     each_backend("fastopen-gone-early", fastopen::gone_early),
     each_backend("fastopen-deferred-before", fastopen::deferred_before),

@@ -227,7 +227,7 @@ pub(super) fn before_accept(witness: &Witness) -> Result<()> {
     sockopt::set_socket_linger(&client, Some(Duration::ZERO))?;
     drop(client);
     rustix::net::accept(&listener.socket).context("accept")?;
-    witness.accepted_too_late(&listener, ends)?;
+    witness.accepted_too_late(listener.at, ends)?;
     witness.closed(ends, (0, 0), ("local-reset", ""))?;
     witness.closed(swapped(ends), (0, 0), ("peer-reset", "ECONNRESET"))
 }

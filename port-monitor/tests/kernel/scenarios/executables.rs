@@ -5,7 +5,7 @@ use std::{
     ffi::CString,
     fs,
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::{
         fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
         unix::{
@@ -15,14 +15,15 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 
 use crate::{
-    fact::Witness,
-    process::{exit_now, fork},
+    fact::{Fact, Witness},
+    process::{await_go, await_release, exit_now, fork, say},
     socket::{V4, open},
     workload::runner_pid,
 };
@@ -281,4 +282,35 @@ fn program(port: u16, unlinks: bool) -> Vec<u8> {
     }
     file.extend(code);
     file
+}
+
+/// The process goes on in a thread when its first one has ended: it listens, connects to itself
+/// and accepts.
+pub(crate) fn first_thread_ended(witness: &Witness) -> Result<()> {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let end = match act_alone() {
+                Ok(()) => Fact::Done,
+                Err(error) => Fact::Failed(format!("{error:#}")),
+            };
+            let _ = witness.tell(&end).and_then(|()| say("done"));
+            await_release();
+            exit_now();
+        });
+        // SAFETY: ends this thread alone, whose stack stays as it is.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
+    });
+    bail!("the first thread goes on")
+}
+
+fn act_alone() -> Result<()> {
+    while !fs::read_to_string("/proc/self/stat")?.contains(") Z ") {
+        thread::yield_now();
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    say("ready")?;
+    await_go()?;
+    let _client = TcpStream::connect(listener.local_addr()?)?;
+    listener.accept()?;
+    Ok(())
 }

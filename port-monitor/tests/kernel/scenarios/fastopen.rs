@@ -68,7 +68,7 @@ pub(super) fn closed_early(witness: &Witness) -> Result<()> {
     server.write_all(ANSWER)?;
     drop(server);
     // A backend without an acceptor learns of the connection when its end begins.
-    witness.accepted_too_late(&early.listener, (client_at, server_at))?;
+    witness.accepted_too_late(early.listener.at, (client_at, server_at))?;
     let mut client = complete(early.client)?;
     client.read_exact(&mut [0; ANSWER.len()])?;
     closing::expect_end(&mut client)?;
@@ -93,7 +93,7 @@ pub(super) fn reset_early(witness: &Witness) -> Result<()> {
     drop(early.server);
     let (client_at, server_at) = (early.client_at, early.server_at);
     // A backend without an acceptor learns of the connection when it is over.
-    witness.accepted_too_late(&early.listener, (client_at, server_at))?;
+    witness.accepted_too_late(early.listener.at, (client_at, server_at))?;
     witness.closed(
         (server_at, client_at),
         (0, REQUEST.len()),
@@ -101,6 +101,50 @@ pub(super) fn reset_early(witness: &Witness) -> Result<()> {
     )?;
     // The client does not learn of it: its filter takes the answer.
     witness.gave_up(early.client, server_at, false)
+}
+
+/// The server closes its listener while a request waits there whose handshake is not complete.
+pub(super) fn listener_closed(witness: &Witness) -> Result<()> {
+    for listener in listeners(witness)? {
+        let client = request(&listener)?;
+        crate::socket::poll(&listener.socket, PollFlags::IN)?;
+        let (client_at, server_at) = (local(&client)?, listener.at);
+        drop(listener);
+        // It is told when it is known to have come.
+        witness.left_waiting(server_at, (client_at, server_at))?;
+        witness.closed(
+            (server_at, client_at),
+            (0, REQUEST.len()),
+            ("local-reset", ""),
+        )?;
+        // The client does not learn of it: its filter takes the answer.
+        witness.gave_up(client, server_at, false)?;
+    }
+    Ok(())
+}
+
+/// The server wants no other connection: it closes its listener once it has accepted, before the
+/// handshake is complete.
+pub(super) fn one_alone(witness: &Witness) -> Result<()> {
+    let Early {
+        listener,
+        client,
+        mut server,
+        client_at,
+        server_at,
+    } = Early::begin(witness)?;
+    drop(listener);
+    // A backend without an acceptor tells of it when the handshake is complete.
+    witness.accepted_too_late(server_at, (client_at, server_at))?;
+    server.read_exact(&mut [0; REQUEST.len()])?;
+    let client = OwnedFd::from(complete(client)?);
+    poll(&mut [PollFd::new(&client, PollFlags::OUT)], None)?;
+    witness.connected(&client, false)?;
+    drop(client);
+    closing::expect_end(&mut server)?;
+    drop(server);
+    witness.closed((client_at, server_at), (REQUEST.len(), 0), ("local", ""))?;
+    witness.closed((server_at, client_at), (0, REQUEST.len()), ("peer", ""))
 }
 
 /// What a SYN carries counts once, whether the server takes it from there or not.
@@ -135,7 +179,7 @@ pub(super) fn reset_by_peer_early(witness: &Witness) -> Result<()> {
     witness.gave_up(early.client, server_at, false)?;
     server.write_all(ANSWER)?;
     expect_error(&mut server, Errno::CONNRESET)?;
-    witness.accepted_too_late(&early.listener, (client_at, server_at))?;
+    witness.accepted_too_late(early.listener.at, (client_at, server_at))?;
     witness.closed(
         (server_at, client_at),
         (ANSWER.len(), REQUEST.len()),
@@ -184,7 +228,7 @@ pub(crate) fn gone_early(witness: &Witness) -> Result<()> {
     await_go()?;
     let early = Early::at(listener)?;
     drop(early.server);
-    witness.accepted_too_late(&early.listener, (early.client_at, early.server_at))?;
+    witness.accepted_too_late(early.listener.at, (early.client_at, early.server_at))?;
     mem::forget(early.listener);
     Ok(())
 }
@@ -221,19 +265,7 @@ impl Early {
     }
 
     fn at(listener: Listener) -> Result<Self> {
-        let client = open(V4)?;
-        drop_all(&client)?;
-        let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
-        let flags = flags | SendFlags::DONTWAIT;
-        rustix::net::sendto(&client, REQUEST, flags, &listener.at)
-            .or_else(|error| {
-                if error == Errno::INPROGRESS {
-                    Ok(0)
-                } else {
-                    Err(error)
-                }
-            })
-            .context("sendto(MSG_FASTOPEN)")?;
+        let client = request(&listener)?;
         let server = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)?;
         let (server_at, client_at) = (local(&server)?, peer(&server)?);
         Ok(Self {
@@ -251,6 +283,24 @@ impl Early {
         poll(&mut [PollFd::new(&client, PollFlags::OUT)], None)?;
         Ok((client, self.server))
     }
+}
+
+/// A client that has sent a request, and does not see the answer.
+fn request(listener: &Listener) -> Result<OwnedFd> {
+    let client = open(listener.at.ip())?;
+    drop_all(&client)?;
+    let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
+    let flags = flags | SendFlags::DONTWAIT;
+    rustix::net::sendto(&client, REQUEST, flags, &listener.at)
+        .or_else(|error| {
+            if error == Errno::INPROGRESS {
+                Ok(0)
+            } else {
+                Err(error)
+            }
+        })
+        .context("sendto(MSG_FASTOPEN)")?;
+    Ok(client)
 }
 
 /// Listeners, IPv4 and IPv6, in a network namespace of its own, where nobody asks for

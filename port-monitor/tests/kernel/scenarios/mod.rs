@@ -187,6 +187,8 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("fastopen-data-in-syn", fastopen::data_in_syn).guest_only(),
     scenario("fastopen-closed-early", fastopen::closed_early).waits(),
     scenario("fastopen-reset-early", fastopen::reset_early),
+    scenario("fastopen-listener-closed", fastopen::listener_closed).shows(Blind::NeverAccepted),
+    scenario("fastopen-one-alone", fastopen::one_alone).waits(),
     scenario("fastopen-bytes", fastopen::bytes),
     scenario(
         "fastopen-reset-by-peer-early",

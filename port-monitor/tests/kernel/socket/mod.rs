@@ -368,7 +368,7 @@ impl Witness {
     ) -> Result<()> {
         let (local, remote) = (local(socket)?, peer(socket)?);
         let acceptor = Some(self.owner()?);
-        self.arrived(listener, acceptor, local, remote, preattach)
+        self.arrived(listener.at, acceptor, local, remote, preattach)
     }
 
     /// Accepts one connection at a listener that only the calling process has, whoever made
@@ -403,14 +403,20 @@ impl Witness {
     /// Writes down that the connection of `client` is established at the
     /// listener, but nobody accepts it.
     pub(crate) fn never_accepted(&self, listener: &Listener, client: &OwnedFd) -> Result<()> {
-        self.arrived(listener, None, peer(client)?, local(client)?, false)
+        self.left_waiting(listener.at, (local(client)?, peer(client)?))
+    }
+
+    /// Writes down that the connection of a client, whose handshake need not be complete, waits
+    /// at the listener, but nobody accepts it.
+    pub(crate) fn left_waiting(&self, listener: SocketAddr, (client, server): Ends) -> Result<()> {
+        self.arrived(listener, None, server, client, false)
     }
 
     /// Writes down that the calling thread accepted the connection of a client
     /// that is gone by now.
     pub(crate) fn accepted_too_late(
         &self,
-        listener: &Listener,
+        listener: SocketAddr,
         (client, server): (SocketAddr, SocketAddr),
     ) -> Result<()> {
         self.arrived(listener, Some(self.owner()?), server, client, false)
@@ -418,7 +424,7 @@ impl Witness {
 
     fn arrived(
         &self,
-        listener: &Listener,
+        listener: SocketAddr,
         acceptor: Option<Owner>,
         local: SocketAddr,
         remote: SocketAddr,
@@ -426,10 +432,10 @@ impl Witness {
     ) -> Result<()> {
         self.tell(&Fact::Accept(Accept {
             acceptor,
-            listener: listener.at,
+            listener,
             local: canonical(local),
             remote: canonical(remote),
-            v4_mapped: listener.at.is_ipv6() && remote.ip().to_canonical().is_ipv4(),
+            v4_mapped: listener.is_ipv6() && remote.ip().to_canonical().is_ipv4(),
             netns_ino: netns_ino()?,
             within_ns: self.until_now()?,
             preattach,

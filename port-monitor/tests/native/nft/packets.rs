@@ -64,15 +64,14 @@ pub(super) fn in_own_netns(work: impl FnOnce() + Send) {
             run("ip link set nowhere arp off up");
             run("ip link set end arp off up");
             for addr in OWN {
-                let len = if addr.contains(':') {
-                    "128 nodad"
+                if addr.contains(':') {
+                    run(&format!("ip address add {addr}/128 dev lo nodad"));
+                    // The kernel makes this route too, but a worker of its does so some time
+                    // later: what is sent to the address before that is dropped.
+                    run(&format!("ip -6 route add local {addr} dev lo"));
                 } else {
-                    "32"
-                };
-                run(&format!(
-                    "ip address add {} dev lo",
-                    addr.to_owned() + "/" + len
-                ));
+                    run(&format!("ip address add {addr}/32 dev lo"));
+                }
             }
             run("ip route add default dev nowhere");
             run("ip -6 route add default dev nowhere");

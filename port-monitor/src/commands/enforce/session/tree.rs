@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::host::threads;
+
 /// More than any tree of processes is deep.
 const DEEPEST: usize = 1_000;
 
@@ -77,13 +79,14 @@ pub(super) struct Chain {
 pub(super) struct Proc(pub(super) PathBuf);
 
 impl Proc {
+    /// What a process has, which its first thread has not any more once that has ended.
     fn path(&self, pid: u32, file: &str) -> PathBuf {
-        self.0.join(pid.to_string()).join(file)
+        threads::of_process(&self.0.join(pid.to_string())).join(file)
     }
 
     fn process(&self, pid: u32) -> Option<Process> {
         // The name may hold anything, also parentheses.
-        let stat = fs::read(self.path(pid, "stat")).ok()?;
+        let stat = fs::read(self.0.join(format!("{pid}/stat"))).ok()?;
         let stat = String::from_utf8_lossy(&stat);
         let (before, rest) = stat.rsplit_once(") ")?;
         let (_, comm) = before.split_once('(')?;
@@ -264,6 +267,21 @@ pub(super) mod tests {
             self
         }
 
+        /// Ends the first thread of a process, which goes on in another one.
+        pub(crate) fn end_first_thread(&self, pid: u32) -> &Self {
+            let dir = self.dir.path().join(pid.to_string());
+            let thread = dir.join("task/9");
+            fs::create_dir_all(&thread).unwrap();
+            let stat = fs::read_to_string(dir.join("stat")).unwrap();
+            let stat = format!("{} {}", stat.trim_end(), "0 ".repeat(20));
+            fs::write(thread.join("stat"), &stat).unwrap();
+            fs::write(dir.join("stat"), stat.replace(") S ", ") Z ")).unwrap();
+            for file in ["exe", "fd"] {
+                fs::rename(dir.join(file), thread.join(file)).unwrap();
+            }
+            self
+        }
+
         /// Puts a process into a cgroup.
         pub(crate) fn put(&self, pid: u32, cgroup: &str) -> &Self {
             let path = self.dir.path().join(format!("{pid}/cgroup"));
@@ -294,6 +312,18 @@ pub(super) mod tests {
         assert!(servers.eq([false, true, true, false]));
         assert_eq!(chain.processes[0].terminal, Terminal::Pseudo);
         assert_eq!(chain.processes[1].terminal, Terminal::None);
+    }
+
+    #[test]
+    fn a_process_without_its_first_thread_is_known_by_another() {
+        let host = FakeProc::new();
+        host.add(700, 0, "/usr/sbin/dropbear", PTS)
+            .hold(700, 4, 71)
+            .end_first_thread(700);
+        let chain = host.proc.chain(700);
+        assert!(chain.is_whole && chain.processes[0].is_login_server());
+        assert_eq!(chain.processes[0].terminal, Terminal::Pseudo);
+        assert_eq!(host.proc.holders(&[71]), [700]);
     }
 
     #[test]

@@ -178,6 +178,6 @@ fn reset_before_accept(witness: &Witness, listener: &Listener, mut peer: Peer<'_
     peer.say(RST | ACK, &[])?;
     peer.settle()?;
     let _server = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)?;
-    witness.accepted_too_late(listener, (peer.at, listener.at))?;
+    witness.accepted_too_late(listener.at, (peer.at, listener.at))?;
     witness.closed(peer.ends(), (0, 0), ("peer-reset", "ECONNRESET"))
 }

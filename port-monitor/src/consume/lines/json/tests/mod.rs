@@ -1,5 +1,6 @@
 //! The JSON stream: its lines, and every line against the published schema.
 
+mod losses;
 mod reading;
 
 use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, sync::Arc, time::Duration};
