@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use super::{
     Args,
     place::{Here, SpanArgs, unreadable},
+    sums::{GroupArgs, SumsForm, missing_of},
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
@@ -14,7 +15,11 @@ use crate::{
     consume::{
         history::{
             read::{Kept, ReadError, Reader, Wanted},
-            told::{Csv, Json, Table, is_kept, missing},
+            told::{
+                Csv, Json, Table,
+                groups::{key, word},
+                is_kept, missing,
+            },
         },
         lines::{
             color::ColorWhen,
@@ -33,9 +38,11 @@ const CHUNK: usize = 1 << 16;
 pub(super) struct ListArgs {
     #[command(flatten)]
     span: SpanArgs,
-    /// Only the latest N
+    /// Only the latest N; with --by, the first N lines
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
+    #[command(flatten)]
+    pub(super) groups: GroupArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -96,14 +103,35 @@ impl OutputArgs {
             FormArg::Json => Form::Json,
             FormArg::Csv => Form::Csv(Csv::new(fields, zone)),
             FormArg::Table => {
-                let target = Target::stdout().or_exit(ExitCode::OutputFailed)?;
-                let width = target.terminal().as_ref().map(Terminal::width);
-                let color = self
-                    .color
-                    .enabled(width.is_some(), |name| std::env::var_os(name));
+                let (width, color) = self.terminal()?;
                 Form::Table(Box::new(Table::new(width, color, fields, zone)))
             }
         })
+    }
+
+    /// The form of sums, which have columns of their own.
+    pub(super) fn sums_form(&self) -> Result<SumsForm, Failure> {
+        if !self.fields.is_empty() {
+            return Err(Failure::usage(
+                "--fields chooses columns of connections: sums have their own",
+            ));
+        }
+        Ok(match self.output {
+            FormArg::Json => SumsForm::Json,
+            FormArg::Csv => SumsForm::Csv,
+            FormArg::Table => {
+                let (width, color) = self.terminal()?;
+                SumsForm::Table { width, color }
+            }
+        })
+    }
+
+    /// How wide the terminal is, if the output is one, and whether to use colours.
+    fn terminal(&self) -> Result<(Option<usize>, bool), Failure> {
+        let target = Target::stdout().or_exit(ExitCode::OutputFailed)?;
+        let width = target.terminal().as_ref().map(Terminal::width);
+        let environment = |name: &str| std::env::var_os(name);
+        Ok((width, self.color.enabled(width.is_some(), environment)))
     }
 }
 
@@ -151,14 +179,31 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Lists the connections.
+/// Lists the connections, or counts them.
 pub(super) fn run(args: &Args, here: &Here, out: impl Write) -> Result<ExitCode, Failure> {
-    let span = args.list.span.span(here)?;
-    let form = args.list.output.form(&here.zone)?;
+    let ListArgs {
+        span,
+        limit,
+        groups,
+        output,
+    } = &args.list;
+    let span = span.span(here)?;
+    if let Some((by, sort)) = groups.chosen() {
+        let form = output.sums_form()?;
+        let reader = args.file.open()?;
+        let wanted = args.filters.wanted(span, &reader)?;
+        let groups = reader.groups(&wanted, by, sort, *limit);
+        let groups = groups.map_err(unreadable)?;
+        let rows = groups
+            .into_iter()
+            .map(|group| (vec![key(&group.key)], group.sums));
+        let missing = missing_of(&reader, &wanted, here)?;
+        return form.write(&[word(by)], rows, here, &missing, out);
+    }
+    let form = output.form(&here.zone)?;
     let reader = args.file.open()?;
     let wanted = args.filters.wanted(span, &reader)?;
-    let listed = list(&reader, (&wanted, args.list.limit), form, here, out);
-    match listed {
+    match list(&reader, (&wanted, *limit), form, here, out) {
         Ok(()) => Ok(ExitCode::Ok),
         Err(Fault::Read(error)) => Err(unreadable(error)),
         Err(Fault::Write(error)) => written(Err(error)),

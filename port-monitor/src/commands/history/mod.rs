@@ -3,6 +3,7 @@
 mod filters;
 mod list;
 mod place;
+mod sums;
 
 use std::io::Write;
 

@@ -1,7 +1,11 @@
 //! Rows back to joined connections.
 
 use std::{
-    collections::HashMap, ffi::OsString, net::IpAddr, os::unix::ffi::OsStringExt as _, sync::Arc,
+    collections::HashMap,
+    ffi::OsString,
+    net::{IpAddr, Ipv6Addr},
+    os::unix::ffi::OsStringExt as _,
+    sync::Arc,
 };
 
 use port_monitor_common::{
@@ -213,9 +217,9 @@ fn event(
         cpu: 0,
         owner: known.owner,
         listener: Listener::default(),
-        local_ip: ip(row, 6)?,
+        local_ip: ip_of(row, 6)?,
         local_port: row.get(7)?,
-        remote_ip: ip(row, 8)?,
+        remote_ip: ip_of(row, 8)?,
         remote_port: row.get(9)?,
         v4_mapped: flags & V4_MAPPED != 0,
         netns_ino: known.netns,
@@ -335,11 +339,16 @@ fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<String>> {
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// An address; the unspecified one of IPv6 where it is neither four nor sixteen bytes.
-fn ip(row: &Row<'_>, at: usize) -> rusqlite::Result<IpAddr> {
+/// The address of so many bytes.
+pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match <[u8; 4]>::try_from(bytes) {
+        Ok(v4) => Some(v4.into()),
+        Err(_) => <[u8; 16]>::try_from(bytes).ok().map(Into::into),
+    }
+}
+
+/// An address; the unspecified one where it is none.
+fn ip_of(row: &Row<'_>, at: usize) -> rusqlite::Result<IpAddr> {
     let bytes = row.get_ref(at)?.as_blob()?;
-    Ok(match <[u8; 4]>::try_from(bytes) {
-        Ok(v4) => v4.into(),
-        Err(_) => <[u8; 16]>::try_from(bytes).unwrap_or_default().into(),
-    })
+    Ok(ip(bytes).unwrap_or(Ipv6Addr::UNSPECIFIED.into()))
 }

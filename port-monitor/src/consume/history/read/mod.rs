@@ -2,6 +2,7 @@
 //! lasts longer than a page of rows takes, so nothing that writes waits, and its log is cut
 //! down as ever.
 
+mod groups;
 mod kept;
 mod open;
 mod wanted;
@@ -13,6 +14,7 @@ use rusqlite::{Connection, types::Value};
 
 use self::kept::{Owners, from_row};
 pub use self::{
+    groups::{By, Group, Key, Sort, Sums},
     kept::{Kept, Run},
     open::ReadError,
     wanted::{Ended, User, Wanted},

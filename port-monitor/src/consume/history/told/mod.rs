@@ -1,6 +1,8 @@
 //! How connections out of a history are told: as a table, as JSON lines, as CSV.
 
 mod csv;
+mod grid;
+pub mod groups;
 mod json;
 mod table;
 
@@ -8,6 +10,7 @@ use jiff::tz::TimeZone;
 
 use super::read::{Kept, Watched};
 pub use csv::Csv;
+pub use grid::Grid;
 pub use json::Json;
 pub use table::Table;
 

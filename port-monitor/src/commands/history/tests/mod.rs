@@ -1,9 +1,12 @@
 //! What `history` tells of a history, and what it refuses.
 
+mod groups;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser as _;
 use jiff::tz::TimeZone;
+use port_monitor_common::policy::Verdict;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -22,7 +25,7 @@ use crate::{
     },
     events::{
         decode::Action,
-        record::{Item, Loss, LossCause, Record, Summary},
+        record::{Item, Judgement, Loss, LossCause, Record, Summary},
     },
 };
 
