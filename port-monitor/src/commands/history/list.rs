@@ -6,26 +6,19 @@ use jiff::tz::TimeZone;
 
 use super::{
     Args,
+    form::{FormArg, FormArgs},
+    groups::GroupArgs,
     place::{Here, SpanArgs, unreadable},
-    sums::{GroupArgs, SumsForm, missing_of},
 };
 use crate::{
-    base::exit_code::{ExitCode, Failure, OrExit as _},
+    base::exit_code::{ExitCode, Failure},
     commands::told::{note, written},
     consume::{
         history::{
             read::{Kept, ReadError, Reader, Wanted},
-            told::{
-                Csv, Json, Table,
-                groups::{key, word},
-                is_kept, missing,
-            },
+            told::{Csv, Json, Table, is_kept, missing, sheet::SheetForm},
         },
-        lines::{
-            color::ColorWhen,
-            fields::{self, Field},
-        },
-        output::target::{Target, Terminal},
+        lines::fields::{self, Field},
     },
     pipeline::{classify::Classifier, ephemeral_range},
 };
@@ -37,23 +30,22 @@ const CHUNK: usize = 1 << 16;
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
     #[command(flatten)]
-    span: SpanArgs,
+    pub(super) span: SpanArgs,
     /// Only the latest N; with --by, the first N lines
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    limit: Option<u32>,
+    pub(super) limit: Option<u32>,
     #[command(flatten)]
     pub(super) groups: GroupArgs,
     #[command(flatten)]
-    output: OutputArgs,
+    pub(super) output: OutputArgs,
 }
 
 /// In what form.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArgs {
-    /// What to write
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: FormArg,
+    #[command(flatten)]
+    form: FormArgs,
     /// Columns of the table or of the CSV, in this order (JSON lines always carry all)
     #[arg(
         long,
@@ -62,20 +54,6 @@ pub(super) struct OutputArgs {
         value_parser = fields::parser()
     )]
     fields: Vec<&'static Field>,
-    /// When to colour the table
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
-    color: ColorWhen,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum FormArg {
-    /// A table for people
-    #[default]
-    Table,
-    /// JSON lines, a connection each, named as those of `watch -o json`
-    Json,
-    /// Comma-separated values, with a line of names
-    Csv,
 }
 
 /// A form that connections are told in.
@@ -94,7 +72,7 @@ impl OutputArgs {
             )));
         }
         let (fields, zone) = (self.fields.clone(), zone.clone());
-        Ok(match self.output {
+        Ok(match self.form.output {
             FormArg::Json if !fields.is_empty() => {
                 return Err(Failure::usage(
                     "--fields chooses columns: drop it, or -o json, whose lines carry all",
@@ -103,35 +81,20 @@ impl OutputArgs {
             FormArg::Json => Form::Json,
             FormArg::Csv => Form::Csv(Csv::new(fields, zone)),
             FormArg::Table => {
-                let (width, color) = self.terminal()?;
+                let (width, color) = self.form.terminal()?;
                 Form::Table(Box::new(Table::new(width, color, fields, zone)))
             }
         })
     }
 
     /// The form of sums, which have columns of their own.
-    pub(super) fn sums_form(&self) -> Result<SumsForm, Failure> {
+    pub(super) fn sheet(&self) -> Result<SheetForm, Failure> {
         if !self.fields.is_empty() {
             return Err(Failure::usage(
                 "--fields chooses columns of connections: sums have their own",
             ));
         }
-        Ok(match self.output {
-            FormArg::Json => SumsForm::Json,
-            FormArg::Csv => SumsForm::Csv,
-            FormArg::Table => {
-                let (width, color) = self.terminal()?;
-                SumsForm::Table { width, color }
-            }
-        })
-    }
-
-    /// How wide the terminal is, if the output is one, and whether to use colours.
-    fn terminal(&self) -> Result<(Option<usize>, bool), Failure> {
-        let target = Target::stdout().or_exit(ExitCode::OutputFailed)?;
-        let width = target.terminal().as_ref().map(Terminal::width);
-        let environment = |name: &str| std::env::var_os(name);
-        Ok((width, self.color.enabled(width.is_some(), environment)))
+        self.form.sheet()
     }
 }
 
@@ -179,31 +142,13 @@ impl From<io::Error> for Fault {
     }
 }
 
-/// Lists the connections, or counts them.
+/// Lists the connections.
 pub(super) fn run(args: &Args, here: &Here, out: impl Write) -> Result<ExitCode, Failure> {
-    let ListArgs {
-        span,
-        limit,
-        groups,
-        output,
-    } = &args.list;
-    let span = span.span(here)?;
-    if let Some((by, sort)) = groups.chosen() {
-        let form = output.sums_form()?;
-        let reader = args.file.open()?;
-        let wanted = args.filters.wanted(span, &reader)?;
-        let groups = reader.groups(&wanted, by, sort, *limit);
-        let groups = groups.map_err(unreadable)?;
-        let rows = groups
-            .into_iter()
-            .map(|group| (vec![key(&group.key)], group.sums));
-        let missing = missing_of(&reader, &wanted, here)?;
-        return form.write(&[word(by)], rows, here, &missing, out);
-    }
-    let form = output.form(&here.zone)?;
+    let span = args.list.span.span(here)?;
+    let form = args.list.output.form(&here.zone)?;
     let reader = args.file.open()?;
     let wanted = args.filters.wanted(span, &reader)?;
-    match list(&reader, (&wanted, *limit), form, here, out) {
+    match list(&reader, (&wanted, args.list.limit), form, here, out) {
         Ok(()) => Ok(ExitCode::Ok),
         Err(Fault::Read(error)) => Err(unreadable(error)),
         Err(Fault::Write(error)) => written(Err(error)),

@@ -10,7 +10,10 @@ use crate::{
         time,
         when::{self, When},
     },
-    consume::history::read::{ReadError, Reader},
+    consume::history::{
+        read::{ReadError, Reader},
+        told::missing,
+    },
 };
 
 /// Where the service keeps its history.
@@ -58,6 +61,22 @@ impl Here {
             zone: time::zone(),
         }
     }
+
+    /// How much local clocks are ahead of UTC at a time, both in ns.
+    pub(super) fn offset_ns(&self, wall_ns: i128) -> i128 {
+        let time = Timestamp::from_nanosecond(wall_ns).unwrap_or(Timestamp::UNIX_EPOCH);
+        i128::from(self.zone.to_offset(time).seconds()) * 1_000_000_000
+    }
+}
+
+/// What is missing from the time that is asked for, from and to so many ns since the Unix epoch.
+pub(super) fn missing_of(
+    reader: &Reader,
+    (since_ns, until_ns): (Option<i128>, Option<i128>),
+    here: &Here,
+) -> Result<Vec<String>, Failure> {
+    let watched = reader.watched(since_ns, until_ns, here.now_ns);
+    Ok(missing(&watched.map_err(unreadable)?, &here.zone))
 }
 
 /// Which time.
@@ -73,7 +92,7 @@ pub(super) struct SpanArgs {
 }
 
 /// A span of time, in ns since the Unix epoch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Span {
     pub(super) since_ns: Option<i128>,
     pub(super) until_ns: Option<i128>,

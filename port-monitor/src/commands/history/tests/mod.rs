@@ -1,6 +1,7 @@
 //! What `history` tells of a history, and what it refuses.
 
 mod groups;
+mod questions;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -312,7 +313,7 @@ fn networks_of_ipv6_hold_no_ipv4() {
 fn more_than_a_page_comes_once_and_in_order() {
     let place = Place::empty();
     let records: Vec<_> = (1..=4_500)
-        .map(|id| at(&violation(), id, i128::from(id % 1_500)))
+        .map(|id| at(&violation(), id, i128::from(id % 1_500 * 10)))
         .collect();
     place.run(0, SECOND, &records, &[]);
     for (line, first) in [("", 1), ("--violations", 1), ("--limit 4100", 401)] {

@@ -8,6 +8,7 @@ use super::{
     ReadError, Reader,
     wanted::{SERVICE_PORT, Wanted},
 };
+use crate::consume::history::rows::wall_ns;
 
 /// What connections have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +66,19 @@ pub enum Sort {
     Last,
     /// What they have in common.
     Name,
+}
+
+/// How connections are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// What they have in common.
+    pub by: By,
+    /// What to sort by.
+    pub sort: Sort,
+    /// How many groups to give at most.
+    pub most: Option<u32>,
+    /// Only groups whose first one began then or later, ns since the Unix epoch.
+    pub first_ns: Option<i128>,
 }
 
 /// Connections that have something in common.
@@ -162,7 +176,7 @@ impl By {
         }
     }
 
-    fn key(self, value: ValueRef<'_>) -> Key {
+    pub(super) fn key(self, value: ValueRef<'_>) -> Key {
         match (self, value) {
             (_, ValueRef::Null | ValueRef::Real(_)) => Key::Nothing,
             (Self::Remote, ValueRef::Blob(bytes)) => {
@@ -195,17 +209,17 @@ impl Sort {
 }
 
 impl Reader {
-    /// The connections that are `wanted`, counted by what they have in common: the first
-    /// `most` groups, or all.
-    pub fn groups(
-        &self,
-        wanted: &Wanted,
-        by: By,
-        sort: Sort,
-        most: Option<u32>,
-    ) -> Result<Vec<Group>, ReadError> {
+    /// The connections that are `wanted`, as they are to be `counted`.
+    pub fn groups(&self, wanted: &Wanted, counted: Counted) -> Result<Vec<Group>, ReadError> {
+        let Counted {
+            by,
+            sort,
+            most,
+            first_ns,
+        } = counted;
         let mut sql = self.condition(wanted)?;
         let most = sql.bind(most.map_or(-1, i64::from));
+        let first = sql.bind(first_ns.map_or(i64::MIN, wall_ns));
         let Plan {
             inner,
             joins,
@@ -223,7 +237,8 @@ impl Reader {
         };
         let select = format!(
             "SELECT {outer} AS key, {SUMS_OF_SUMS} FROM (SELECT {inner} AS k, {SUMS} FROM {} \
-             WHERE {} GROUP BY 1) g {owners}{texts} GROUP BY 1 ORDER BY {}, key LIMIT {most}",
+             WHERE {} GROUP BY 1) g {owners}{texts} GROUP BY 1 HAVING min(first) >= {first} \
+             ORDER BY {}, key LIMIT {most}",
             sql.from(),
             sql.condition(),
             sort.order(),

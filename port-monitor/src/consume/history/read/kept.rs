@@ -348,7 +348,7 @@ pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// An address; the unspecified one where it is none.
-fn ip_of(row: &Row<'_>, at: usize) -> rusqlite::Result<IpAddr> {
+pub(super) fn ip_of(row: &Row<'_>, at: usize) -> rusqlite::Result<IpAddr> {
     let bytes = row.get_ref(at)?.as_blob()?;
     Ok(ip(bytes).unwrap_or(Ipv6Addr::UNSPECIFIED.into()))
 }

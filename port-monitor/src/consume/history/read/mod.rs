@@ -5,6 +5,7 @@
 mod groups;
 mod kept;
 mod open;
+mod questions;
 mod wanted;
 mod watched;
 
@@ -14,9 +15,10 @@ use rusqlite::{Connection, types::Value};
 
 use self::kept::{Owners, from_row};
 pub use self::{
-    groups::{By, Group, Key, Sort, Sums},
+    groups::{By, Counted, Group, Key, Sort, Sums},
     kept::{Kept, Run},
     open::ReadError,
+    questions::{Listeners, Spans, Talk, Tally, Unused},
     wanted::{Ended, User, Wanted},
     watched::{Gap, Watched},
 };

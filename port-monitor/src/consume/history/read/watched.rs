@@ -60,17 +60,22 @@ impl Reader {
         })
     }
 
-    /// What was before anything that is in the history: what nobody saw, and what is forgotten.
+    /// When the oldest began that is in the history, ns since the Unix epoch: what was before,
+    /// nobody saw, or it is forgotten.
+    pub fn begins_ns(&self) -> Result<Option<i128>, ReadError> {
+        // Names are kept for as long as what they are of.
+        let select =
+            "SELECT max((SELECT min(began_ns) FROM runs), (SELECT min(began_ns) FROM epochs))";
+        let begins: Option<i64> = self.ask(|db| db.query_row(select, [], |row| row.get(0)))?;
+        Ok(begins.map(i128::from))
+    }
+
     fn before_all(&self, since: i64) -> Result<Option<Gap>, ReadError> {
-        let first: Option<i64> = self.ask(|db| {
-            // Names are kept for as long as what they are of.
-            let select = "SELECT max((SELECT min(began_ns) FROM runs),
-                (SELECT min(began_ns) FROM epochs))";
-            db.query_row(select, [], |row| row.get(0))
-        })?;
-        Ok(first.filter(|first| *first > since).map(|first| Gap {
+        let begins_ns = self.begins_ns()?;
+        let unseen_ns = begins_ns.filter(|begins_ns| *begins_ns > i128::from(since));
+        Ok(unseen_ns.map(|ended_ns| Gap {
             began_ns: None,
-            ended_ns: Some(first.into()),
+            ended_ns: Some(ended_ns),
             cause: "before all that is in the history".to_owned(),
         }))
     }

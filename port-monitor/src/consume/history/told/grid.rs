@@ -6,17 +6,15 @@ use crate::{
     base::time::LocalClock,
     consume::lines::{
         cell::Cell,
+        layout::shrink,
         table::{DIM, RESET},
         width::{MARK_WIDTH, NARROWEST},
     },
 };
 
-/// The least that a column is cut to.
-const LEAST: usize = 8;
-
 /// A table that is written when all of it is known.
 #[derive(Debug)]
-pub struct Grid {
+pub(super) struct Grid {
     width: Option<usize>,
     color: bool,
     rows: Vec<Vec<String>>,
@@ -24,7 +22,7 @@ pub struct Grid {
 
 impl Grid {
     /// A table with these headings, for a terminal of `width` columns, or for none.
-    pub fn new(width: Option<usize>, color: bool, headings: &[&str]) -> Self {
+    pub(super) fn new(width: Option<usize>, color: bool, headings: &[&str]) -> Self {
         let headings = headings.iter().map(|heading| heading.to_uppercase());
         Self {
             width,
@@ -34,13 +32,13 @@ impl Grid {
     }
 
     /// Adds a row. What comes from outside is escaped when it is written.
-    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// Writes it, and remarks below it. On a terminal the first column is cut where the rest
+    /// Writes it, and remarks below it. On a terminal the widest columns are cut where all
     /// would not fit.
-    pub fn write(&self, out: &mut Vec<u8>, remarks: &[String]) {
+    pub(super) fn write(&self, out: &mut Vec<u8>, remarks: &[String]) {
         let mut clock = LocalClock::new(TimeZone::UTC);
         let widths = self.widths(&mut clock);
         for row in &self.rows {
@@ -73,12 +71,8 @@ impl Grid {
                 *width = cell.width().max(*width);
             }
         }
-        if let Some(room) = self.width {
-            let taken: usize = widths.iter().map(|width| width + 1).sum();
-            let excess = (taken + MARK_WIDTH - 1).saturating_sub(room.max(NARROWEST));
-            if let Some(first) = widths.first_mut() {
-                *first = first.saturating_sub(excess).max(LEAST.min(*first));
-            }
+        if let Some(width) = self.width {
+            shrink(&mut widths, width.max(NARROWEST) - MARK_WIDTH);
         }
         widths
     }

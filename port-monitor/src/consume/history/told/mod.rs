@@ -2,15 +2,16 @@
 
 mod csv;
 mod grid;
-pub mod groups;
 mod json;
+pub mod plot;
+pub mod sheet;
 mod table;
 
 use jiff::tz::TimeZone;
 
 use super::read::{Kept, Watched};
 pub use csv::Csv;
-pub use grid::Grid;
+use grid::Grid;
 pub use json::Json;
 pub use table::Table;
 

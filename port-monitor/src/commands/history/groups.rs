@@ -1,18 +1,18 @@
-//! Connections counted by what they have in common, in one of the forms.
+//! `history --by`: connections counted by what they have in common.
 
 use std::io::Write;
 
-use super::place::{Here, unreadable};
+use super::{
+    Args,
+    form::write,
+    list::ListArgs,
+    place::{Here, missing_of, unreadable},
+};
 use crate::{
     base::exit_code::{ExitCode, Failure},
-    commands::told::{note, written},
     consume::history::{
-        read::{By, Reader, Sort, Sums, Wanted},
-        told::{
-            Grid,
-            groups::{HEADINGS, SUMS, cells, csv_line, json_line},
-            missing,
-        },
+        read::{By, Counted, Sort},
+        told::sheet::{Fact, SUMS, Sheet, column, sums, word},
     },
 };
 
@@ -91,56 +91,41 @@ impl GroupArgs {
     }
 }
 
-/// In what form sums are written.
-pub(super) enum SumsForm {
-    Table { width: Option<usize>, color: bool },
-    Json,
-    Csv,
-}
-
-impl SumsForm {
-    /// Writes sums with what they are of, which has these names, and what is missing.
-    pub(super) fn write(
-        &self,
-        names: &[&str],
-        rows: impl Iterator<Item = (Vec<Option<String>>, Sums)>,
-        here: &Here,
-        missing: &[String],
-        mut out: impl Write,
-    ) -> Result<ExitCode, Failure> {
-        let mut text = Vec::new();
-        match self {
-            Self::Table { width, color } => {
-                let mut grid = Grid::new(*width, *color, &[names, &HEADINGS].concat());
-                for (of, sums) in rows {
-                    let of = of.into_iter().map(|text| text.unwrap_or("-".to_owned()));
-                    grid.row(of.chain(cells(&sums, &here.zone)));
-                }
-                grid.write(&mut text, missing);
-            }
-            Self::Json => rows.for_each(|(of, sums)| {
-                let of: Vec<_> = names.iter().copied().zip(of).collect();
-                json_line(&mut text, &of, &sums);
-            }),
-            Self::Csv => {
-                text.extend_from_slice([names, &SUMS].concat().join(",").as_bytes());
-                text.push(b'\n');
-                rows.for_each(|(of, sums)| csv_line(&mut text, &of, &sums));
-            }
-        }
-        if !matches!(self, Self::Table { .. }) {
-            missing.iter().for_each(note);
-        }
-        written(out.write_all(&text))
-    }
-}
-
-/// What is missing from the time that is asked for.
-pub(super) fn missing_of(
-    reader: &Reader,
-    wanted: &Wanted,
+/// Counts connections.
+pub(super) fn run(
+    args: &Args,
+    (by, sort): (By, Sort),
     here: &Here,
-) -> Result<Vec<String>, Failure> {
-    let watched = reader.watched(wanted.since_ns, wanted.until_ns, here.now_ns);
-    Ok(missing(&watched.map_err(unreadable)?, &here.zone))
+    out: impl Write,
+) -> Result<ExitCode, Failure> {
+    let ListArgs {
+        span,
+        limit,
+        output,
+        ..
+    } = &args.list;
+    let span = span.span(here)?;
+    let form = output.sheet()?;
+    let reader = args.file.open()?;
+    let wanted = args.filters.wanted(span, &reader)?;
+    let counted = Counted {
+        by,
+        sort,
+        most: *limit,
+        first_ns: None,
+    };
+    let groups = reader.groups(&wanted, counted).map_err(unreadable)?;
+    let rows = groups.iter().map(|group| {
+        let mut row = vec![Fact::key(&group.key)];
+        row.extend(sums(&group.sums, &here.zone));
+        row
+    });
+    let mut columns = vec![column(word(by))];
+    columns.extend(SUMS);
+    let sheet = Sheet {
+        columns,
+        rows: rows.collect(),
+    };
+    let missing = missing_of(&reader, (wanted.since_ns, wanted.until_ns), here)?;
+    write(sheet, form, &missing, out)
 }
