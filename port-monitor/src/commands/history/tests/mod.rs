@@ -182,6 +182,34 @@ fn a_table_tells_each_day_and_what_was_carried_by_what_has_no_end() {
 }
 
 #[test]
+fn what_is_open_is_told_beside_the_monitor_that_watches_it() {
+    let begun = |before: i128| {
+        let place = Place::empty();
+        let mut history = History::open(&place.path(), Kinds::ALL, KEEP).unwrap();
+        let mut header = header();
+        header.wall_ns = NOON_NS + 4 * HOUR - before;
+        history.take(Item::Header(&header));
+        (place, history)
+    };
+    let (place, mut history) = begun(20 * SECOND);
+    // So many are written at once.
+    for id in 1..=1_000 {
+        history.take(Item::Event(&at(&accepted(), id, i128::from(id))));
+    }
+    assert_eq!(place.ids("--open").len(), 1_000);
+    assert_eq!(
+        place.told("--limit 1 --fields dir,result"),
+        "  DIR RESULT\n# 2026-11-22\n  <-  open\n# 1 connection, 0 failed, 0 violations\n"
+    );
+    drop(history);
+    // It has not told of itself for too long.
+    let (place, _history) = begun(40 * SECOND);
+    let told = place.told("");
+    let foot = "# nobody watched since 2026-11-22 15:59:21 (cut off)\n";
+    assert!(told.ends_with(foot), "{told}");
+}
+
+#[test]
 fn csv_quotes_what_would_be_taken_apart() {
     let place = Place::empty();
     let mut odd = at(&connected(), 1, 0);
