@@ -1,6 +1,6 @@
 //! Rows a second that the history takes, beside a bare loop of prepared inserts of the same
-//! rows, and bytes a row. Run by `cargo xtask bench history`; an argument is the number of
-//! rows.
+//! rows, and bytes a row; then how long people wait for answers out of as many rows, one each
+//! 50 ms. Run by `cargo xtask bench history`; an argument is the number of rows.
 
 use std::{
     env, fs,
@@ -14,7 +14,10 @@ use anyhow::{Context as _, Result};
 use port_monitor::{
     consume::{
         consumer::{Consumer as _, Kinds},
-        history::{History, Keep},
+        history::{
+            History, Keep,
+            read::{By, Counted, ReadError, Reader, Sort, Wanted},
+        },
     },
     events::{
         decode::{Action, Close, Direction, Event, decode},
@@ -22,7 +25,7 @@ use port_monitor::{
     },
     pipeline::classify::Classifier,
 };
-use port_monitor_common::{ABI_VERSION, TcpEvent, event};
+use port_monitor_common::{ABI_VERSION, TcpEvent, addr::v4_mapped, event, policy::Network};
 use rusqlite::{Connection, params};
 use zerocopy::IntoBytes as _;
 
@@ -30,6 +33,12 @@ use zerocopy::IntoBytes as _;
 const NOON_NS: i128 = 1_795_348_800_000_000_000;
 /// Between one connection and the next.
 const STEP_NS: u64 = 20_000;
+/// Between two of those that are looked back at.
+const SLOW_STEP_NS: u64 = 50_000_000;
+/// One in so many of those is to [`RARE_PORT`].
+const RARE: u64 = 100;
+const RARE_PORT: u16 = 5_432;
+const HOUR_NS: i128 = 3_600_000_000_000;
 /// Rows of a transaction, as the history has them.
 const BATCH_ROWS: u64 = 1_000;
 /// Processes that connect.
@@ -58,6 +67,73 @@ fn main() -> Result<()> {
     writeln!(out, "bare    {bare:.0} rows/s")?;
     writeln!(out, "ratio   {:.2}", history / bare)?;
     writeln!(out, "size    {:.1} bytes/row", number(bytes) / number(rows))?;
+    look_back(&dir.path().join("slow.db"), rows, &mut out)
+}
+
+/// Fills a history, and tells how long answers take.
+fn look_back(path: &Path, rows: u64, out: &mut impl io::Write) -> Result<()> {
+    let records = records()?;
+    let mut history = History::open(path, Kinds::ALL, FOR_EVER)?;
+    history.take(Item::Header(&header()));
+    for id in 0..rows {
+        for record in &records[usize::try_from(id % u64::from(PROCESSES))?] {
+            let mut record = at(record, id);
+            record.wall_ns += i128::from(id * (SLOW_STEP_NS - STEP_NS));
+            record.event.ts_ns += id * (SLOW_STEP_NS - STEP_NS);
+            if id.is_multiple_of(RARE) {
+                record.event.remote_port = RARE_PORT;
+            }
+            history.take(Item::Event(&record));
+        }
+    }
+    history.settle();
+    drop(history);
+    let end_ns = NOON_NS + i128::from(rows * SLOW_STEP_NS);
+    let reader = Reader::open(path)?;
+    let since = |ns: i128| Wanted {
+        since_ns: Some(end_ns - ns),
+        ..Wanted::default()
+    };
+    let count = |by| Counted {
+        by,
+        sort: Sort::Count,
+        most: Some(10),
+        first_ns: None,
+    };
+    let talkers = Wanted {
+        service_ports: Some(std::iter::once(RARE_PORT..=RARE_PORT).collect()),
+        networks: Network::new(v4_mapped([10, 0, 0, 0]), 96 + 8)
+            .into_iter()
+            .collect(),
+        ..Wanted::default()
+    };
+    tell(out, "processes of the last hour", || {
+        Ok(reader.groups(&since(HOUR_NS), count(By::Process))?.len())
+    })?;
+    tell(out, "who talked to 10.0.0.0/8 on a port", || {
+        Ok(reader.talks(&talkers, None)?.len())
+    })?;
+    tell(out, "top 10 peers of a day", || {
+        Ok(reader
+            .groups(&since(24 * HOUR_NS), count(By::Remote))?
+            .len())
+    })
+}
+
+/// Tells the shortest of three times that an answer took, and of how many lines it is.
+fn tell(
+    out: &mut impl io::Write,
+    question: &str,
+    ask: impl Fn() -> Result<usize, ReadError>,
+) -> Result<()> {
+    let mut best = Duration::MAX;
+    let mut lines = 0;
+    for _ in 0..3 {
+        let start = Instant::now();
+        lines = ask()?;
+        best = best.min(start.elapsed());
+    }
+    writeln!(out, "{:>7} ms {question} ({lines} lines)", best.as_millis())?;
     Ok(())
 }
 
@@ -72,6 +148,11 @@ fn size(path: &Path) -> Result<u64> {
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     Ok(fs::metadata(path)?.len())
 }
+
+const FOR_EVER: Keep = Keep {
+    age: Duration::MAX,
+    bytes: 1 << 40,
+};
 
 const KEEP: Keep = Keep {
     age: Duration::from_hours(24),

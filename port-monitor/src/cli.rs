@@ -40,6 +40,8 @@ pub enum Command {
     Watch(Box<commands::watch::Args>),
     /// List what listens, how exposed it is, whose it is, and who came in
     Audit(Box<commands::audit::Args>),
+    /// Look back at the connections that were kept
+    History(Box<commands::history::Args>),
     /// Say what this kernel and these privileges allow
     Doctor(commands::doctor::Args),
     /// Look up TCP ports and service names

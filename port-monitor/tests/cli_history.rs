@@ -1,5 +1,4 @@
-//! What `--history` refuses before anything is attached: the exit status, and all that is
-//! printed.
+//! What `--history` and `history` refuse: the exit status, and all that is printed.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
@@ -9,8 +8,17 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt as _,
     path::Path,
+    time::Duration,
 };
 
+use port_monitor::{
+    consume::{
+        consumer::{Consumer as _, Kinds},
+        history::{History, Keep},
+    },
+    events::record::{Header, Item},
+};
+use rusqlite::Connection;
 use support::run_unprivileged;
 use tempfile::TempDir;
 
@@ -34,8 +42,11 @@ fn file(dir: &TempDir, name: &str, text: &str) {
 }
 
 fn refusal_in(dir: &Path, args: &[&str]) -> (Option<i32>, String) {
-    let args = [&["watch"], args].concat();
-    let output = run_unprivileged(&args, |command| {
+    refusal_of(dir, &[&["watch"], args].concat())
+}
+
+fn refusal_of(dir: &Path, args: &[&str]) -> (Option<i32>, String) {
+    let output = run_unprivileged(args, |command| {
         command.current_dir(dir);
     });
     assert_eq!(output.stdout, b"", "{args:?}");
@@ -124,4 +135,131 @@ fn one_port_monitor_writes_to_a_history() {
     drop(held);
     let (code, stderr) = refusal_in(dir.path(), &args);
     assert_eq!(code, Some(CANNOT_ATTACH), "{stderr}");
+}
+
+/// A history there in which a run has begun, that every user may read.
+fn history(dir: &TempDir, name: &str) {
+    let path = dir.path().join(name);
+    let keep = Keep {
+        age: Duration::from_hours(24),
+        bytes: 1 << 30,
+    };
+    let mut history = History::open(&path, Kinds::ALL, keep).unwrap();
+    history.take(Item::Header(&Header {
+        wall_ns: 1_795_348_801_000_000_000,
+        boot_ns: 0,
+        version: "0",
+        host: "web1".to_owned(),
+        kernel: "6.1".to_owned(),
+        boot_id: String::new(),
+        backend: "fentry",
+        blind_spots: Vec::new(),
+        unproven: Vec::new(),
+        waiting: Vec::new(),
+        policy: None,
+    }));
+    drop(history);
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+}
+
+fn change(dir: &TempDir, name: &str, sql: &str) {
+    let db = Connection::open(dir.path().join(name)).unwrap();
+    db.execute_batch(sql).unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_as_a_history_is_one_line_that_says_what_to_do() {
+    let dir = directory();
+    file(&dir, "notes", "these are notes, and no history at all\n");
+    file(&dir, "empty", "");
+    for name in ["secret", "newer", "locked"] {
+        history(&dir, name);
+    }
+    let secret = dir.path().join("secret");
+    fs::set_permissions(secret, Permissions::from_mode(0o600)).unwrap();
+    change(&dir, "newer", "PRAGMA user_version = 99");
+    change(
+        &dir,
+        "other",
+        "CREATE TABLE t (a); INSERT INTO t VALUES (1)",
+    );
+    let holder = Connection::open(dir.path().join("locked")).unwrap();
+    let hold = "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; UPDATE runs SET state = 0";
+    holder.execute_batch(hold).unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    for (path, code, said) in [
+        (
+            "no",
+            USAGE,
+            "no: no such file: `port-monitor --history FILE` writes a history, as does the \
+             service with [history]; name it by --file",
+        ),
+        ("notes", USAGE, "notes: not a history of port-monitor"),
+        (".", USAGE, ".: not a history of port-monitor"),
+        ("other", USAGE, "other: not a history of port-monitor"),
+        (
+            "empty",
+            USAGE,
+            "empty: empty: nothing has been written to it yet",
+        ),
+        (
+            "secret",
+            USAGE,
+            "secret: permission denied: a history is its owner's, so read it as that user or as \
+             root",
+        ),
+        (
+            "newer",
+            USAGE,
+            "newer: a history of version 99, and this program knows those up to 1: use the \
+             version that wrote it, or a later one",
+        ),
+        (
+            "locked",
+            LOCKED,
+            "locked: somebody else has locked it: try again",
+        ),
+    ] {
+        // The owner may read it.
+        if path == "secret" && !is_root {
+            continue;
+        }
+        let refusal = refusal_of(dir.path(), &["history", "--file", path]);
+        assert_eq!(refusal, (Some(code), format!("port-monitor: {said}\n")));
+    }
+}
+
+#[test]
+fn a_history_where_nothing_may_be_written_beside_it_is_to_be_copied() {
+    let dir = directory();
+    history(&dir, "history.db");
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o555)).unwrap();
+    if !rustix::process::geteuid().is_root() {
+        // The owner may write there all the same.
+        return;
+    }
+    let (code, said) = refusal_of(dir.path(), &["history", "--file", "history.db"]);
+    assert_eq!(code, Some(USAGE), "{said}");
+    let begin = "port-monitor: history.db: cannot be read where nothing may be written beside it";
+    assert!(said.starts_with(begin), "{said}");
+    let end = "copy it by `sqlite3 FILE \".backup COPY\"` where it is written, or FILE and FILE-wal \
+               to a directory of your own\n";
+    assert!(said.ends_with(end), "{said}");
+}
+
+#[test]
+fn reading_changes_nothing_and_holds_no_writer_up() {
+    let dir = directory();
+    history(&dir, "history.db");
+    let path = dir.path().join("history.db");
+    let writer = Connection::open(&path).unwrap();
+    writer
+        .execute_batch("BEGIN IMMEDIATE; UPDATE runs SET host = 'web2'")
+        .unwrap();
+    let before = fs::read(&path).unwrap();
+    let output = run_unprivileged(&["history", "--file", path.to_str().unwrap()], |_| {});
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("# 0 connections"), "{said}");
+    assert_eq!(fs::read(&path).unwrap(), before);
+    writer.execute_batch("COMMIT").unwrap();
 }

@@ -10,3 +10,4 @@ pub mod sanitize;
 #[cfg(test)]
 pub(crate) mod seeded;
 pub(crate) mod time;
+pub mod when;

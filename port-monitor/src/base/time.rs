@@ -8,7 +8,7 @@ use std::{
     path::{Component, Path},
 };
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{Timestamp, civil, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{ascii, from_text::from_text};
@@ -66,6 +66,17 @@ fn timestamp(wall_ns: i128) -> Timestamp {
     } else {
         Timestamp::MAX
     })
+}
+
+/// The day of a wall-clock time, ns since the Unix epoch, in `zone`.
+pub(crate) fn date(wall_ns: i128, zone: &TimeZone) -> civil::Date {
+    timestamp(wall_ns).to_zoned(zone.clone()).date()
+}
+
+/// A wall-clock time, ns since the Unix epoch, in `zone`: `2026-11-28 10:00:00`.
+pub(crate) fn local(wall_ns: i128, zone: &TimeZone) -> String {
+    let time = timestamp(wall_ns).to_zoned(zone.clone());
+    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 /// The time of day in one time zone. Remembers the last second: events come in

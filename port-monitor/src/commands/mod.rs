@@ -7,6 +7,7 @@ pub mod doctor;
 pub mod enforce;
 pub mod exec;
 pub mod filter;
+pub mod history;
 mod load;
 pub mod man;
 pub mod policy;

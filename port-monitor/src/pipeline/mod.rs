@@ -7,4 +7,4 @@ pub mod inbound;
 pub mod pairing;
 mod stages;
 
-pub use stages::{Pipeline, Tally};
+pub use stages::{Pipeline, Tally, ephemeral_range};

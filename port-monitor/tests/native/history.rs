@@ -6,7 +6,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
     path::Path,
-    process::{Output, Stdio},
+    process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -121,4 +121,34 @@ fn what_is_open_is_there_and_is_cut_off_after_a_kill() {
         ask(&path, "SELECT 'run ' || state FROM runs"),
         ["run 2", "run 1"]
     );
+}
+
+#[test]
+fn what_was_watched_is_looked_back_at_also_where_nothing_can_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history.db");
+    let output = watched(&path, &[], &attempts(ATTEMPTS));
+    assert!(output.status.success(), "{output:?}");
+    let look = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let args = ["history", "--failed", "--since", "1h", "--file"];
+    let told = look(port_monitor(args).arg(&path));
+    let rows = told.lines().filter(|line| line.ends_with(" refused"));
+    assert_eq!(rows.count(), usize::try_from(ATTEMPTS).unwrap(), "{told}");
+    assert!(
+        told.contains("# 20 connections, 20 failed, 0 violations\n"),
+        "{told}"
+    );
+
+    let program = env!("CARGO_BIN_EXE_port-monitor");
+    let script = format!(
+        "mount --bind {0} {0} && mount -o remount,ro,bind {0} && {program} history --failed \
+         --since 1h --file {0}/history.db",
+        dir.path().display()
+    );
+    let unshare = ["-m", "sh", "-c", &script];
+    assert_eq!(look(Command::new("unshare").args(unshare)), told);
 }

@@ -55,7 +55,8 @@ enum What {
     Verdict,
     /// Watching very many connections
     Scale,
-    /// Keeping connections in a history, beside a bare loop of inserts, on this host
+    /// Keeping connections in a history, beside a bare loop of inserts, and looking back, on
+    /// this host
     History,
 }
 

@@ -5,7 +5,7 @@ pub(super) mod args;
 mod progress;
 pub(super) mod session;
 pub(super) mod stop;
-mod values;
+pub(in crate::commands) mod values;
 
 pub use args::Args;
 

@@ -29,7 +29,7 @@ pub(super) fn parse_program(name: &str) -> Result<&'static str, String> {
         .ok_or_else(|| format!("no program {name}"))
 }
 
-pub(super) fn parse_pid(text: &str) -> Result<u32, &'static str> {
+pub(in crate::commands) fn parse_pid(text: &str) -> Result<u32, &'static str> {
     let pid = text.parse().ok().filter(|&pid| pid > 0);
     pid.ok_or("not a process id: write a number as `ps` shows it")
 }

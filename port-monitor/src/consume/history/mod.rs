@@ -5,9 +5,11 @@
 
 mod keep;
 mod names;
+pub mod read;
 mod rows;
 mod schema;
 mod store;
+pub mod told;
 mod writer;
 
 use std::{

@@ -18,7 +18,7 @@ use super::schema;
 use crate::base::sanitize::Escaped;
 
 /// What every SQLite file begins with.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// How long a write waits for a reader that holds the file.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The write-ahead log is cut down to so many bytes.

@@ -29,6 +29,14 @@ pub(crate) struct Cell<'a> {
     width: usize,
     budget: usize,
     clock: &'a mut LocalClock,
+    signs: Signs,
+}
+
+/// What stands for a value that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signs {
+    Shown,
+    LeftOut,
 }
 
 impl<'a> Cell<'a> {
@@ -40,6 +48,21 @@ impl<'a> Cell<'a> {
             out,
             budget,
             clock,
+            signs: Signs::Shown,
+        }
+    }
+
+    /// The cell without signs: what is not there is nothing.
+    pub(crate) fn without_signs(self) -> Self {
+        Self {
+            signs: Signs::LeftOut,
+            ..self
+        }
+    }
+
+    fn sign(&mut self, sign: &str) {
+        if self.signs == Signs::Shown {
+            self.put(sign);
         }
     }
 
@@ -67,12 +90,12 @@ impl<'a> Cell<'a> {
 
     /// A value no stage could find out.
     pub(crate) fn unknown(&mut self) {
-        self.put("?");
+        self.sign("?");
     }
 
     /// A value that does not exist here.
     pub(crate) fn none(&mut self) {
-        self.put("-");
+        self.sign("-");
     }
 
     /// A port; `*` while the kernel has not chosen it.
@@ -83,7 +106,7 @@ impl<'a> Cell<'a> {
                 ascii::push_u16(self.out, port);
                 self.width += self.out.len() - from;
             }
-            None => self.put("*"),
+            None => self.sign("*"),
         }
     }
 

@@ -224,9 +224,9 @@ pub(crate) struct End {
 pub(crate) struct Process<'a> {
     #[serde(default)]
     pub(crate) pid: u32,
-    /// The thread that acted.
-    #[serde(default)]
-    pub(crate) thread: Thread<'a>,
+    /// The thread that acted; absent in lines of a history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) thread: Option<Thread<'a>>,
     /// Name of the process: that of its first thread.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) name: Option<Cow<'a, str>>,
@@ -239,9 +239,10 @@ pub(crate) struct Process<'a> {
     /// By the time that the process was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) parent: Option<Parent<'a>>,
-    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
-    #[serde(default)]
-    pub(crate) start: Rfc3339,
+    /// When it started; absent in lines of a history.
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("format" = "date-time")))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) start: Option<Rfc3339>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]

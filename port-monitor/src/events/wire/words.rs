@@ -466,6 +466,23 @@ spelled! {
     }
 }
 
+spelled! {
+    pub(crate) enum ConnectionState {
+        /// The attempt goes on.
+        Attempted = "attempted",
+        /// It is open.
+        Open = "open",
+        /// The attempt failed.
+        Failed = "failed",
+        /// It has ended.
+        Closed = "closed",
+        /// Nobody watched it any more when it ended.
+        CutOff = "cut-off",
+        /// There was no room to remember it until its end.
+        PushedOut = "pushed-out",
+    }
+}
+
 impl From<decode::Action> for ConnectionAction {
     fn from(action: decode::Action) -> Self {
         match action {

@@ -321,7 +321,7 @@ impl Pipeline {
 }
 
 /// The ports this host gives to clients.
-fn ephemeral_range() -> RangeInclusive<u16> {
+pub fn ephemeral_range() -> RangeInclusive<u16> {
     let text = fs::read_to_string(classify::EPHEMERAL_RANGE_FILE).unwrap_or_default();
     // The kernel's default, where /proc does not tell (`net/ipv4/af_inet.c`).
     classify::parse_port_range(&text).unwrap_or(32_768..=60_999)

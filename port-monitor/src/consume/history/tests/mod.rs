@@ -3,6 +3,7 @@
 mod faults;
 mod forgetting;
 mod kill;
+mod reading;
 mod whole;
 
 use port_monitor_common::event::EventKind;

@@ -467,6 +467,17 @@ fn outcome(cell: &mut Cell<'_>, record: &Record, before_time: &str) {
     broken_rule(cell, record);
 }
 
+/// The result of a connection whose end is not told: a word for that, and what it has carried
+/// so far.
+pub(crate) fn unended(cell: &mut Cell<'_>, record: &Record, word: &str) {
+    cell.put(word);
+    if let Some(so_far) = record.event.action.carried() {
+        cell.put(" ");
+        ending(cell, so_far, "");
+    }
+    broken_rule(cell, record);
+}
+
 /// The rule, where it is a violation.
 pub(crate) fn broken_rule(cell: &mut Cell<'_>, record: &Record) {
     if let Some(judgement) = &record.judgement

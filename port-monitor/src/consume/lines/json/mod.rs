@@ -18,7 +18,7 @@ mod spec;
 use std::borrow::Cow;
 
 use self::connection::Connections;
-pub(crate) use self::spec::connection;
+pub(crate) use self::spec::{connection, connection_of};
 use crate::{
     base::time::Rfc3339,
     consume::{Lines, Sink},
@@ -223,4 +223,4 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -28,6 +28,15 @@ use crate::{
 
 /// The line of `record` in a stream that began with `header`.
 pub(crate) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connection<'a> {
+    connection_of(&header.host, header.policy.as_deref(), record)
+}
+
+/// The line of `record`, of this host under this policy file.
+pub(crate) fn connection_of<'a>(
+    host: &'a str,
+    policy: Option<&'a str>,
+    record: &'a Record,
+) -> Connection<'a> {
     let Record {
         event,
         wall_ns,
@@ -60,11 +69,11 @@ pub(crate) fn connection<'a>(header: &'a Header, record: &'a Record) -> Connecti
         }),
         orchestrator: container.and_then(orchestrator),
         host: wire::Host {
-            name: Cow::Borrowed(&header.host),
+            name: Cow::Borrowed(host),
         },
         rule: judgement.as_ref().map(|judgement| wire::Rule {
             name: judgement.rule.as_deref().map(Cow::Borrowed),
-            ruleset: header.policy.as_deref().map(Cow::Borrowed),
+            ruleset: policy.map(Cow::Borrowed),
         }),
         error: error(event.action),
         port_monitor: facts(record),
@@ -154,15 +163,15 @@ fn shown_process<'a>(owner: &'a Owner, record: &'a Record) -> wire::Process<'a> 
     });
     wire::Process {
         pid: owner.pid,
-        thread: wire::Thread {
+        thread: Some(wire::Thread {
             id: owner.tid,
             name: name(owner.comm),
-        },
+        }),
         name: record.process_name().map(name),
         executable: exe_bytes(process).map(String::from_utf8_lossy),
         args: process.args.as_deref().map(Cow::Borrowed),
         parent,
-        start: Rfc3339(record.wall_ns - age_ns(owner.start_ns)),
+        start: Some(Rfc3339(record.wall_ns - age_ns(owner.start_ns))),
     }
 }
 
@@ -231,8 +240,8 @@ fn facts(record: &Record) -> Facts<'_> {
     Facts {
         schema: VERSION,
         id: Hex(event.id),
-        boottime_ns: Decimal(event.ts_ns),
-        cpu: event.cpu,
+        boottime_ns: Some(Decimal(event.ts_ns)),
+        cpu: Some(event.cpu),
         netns: event.netns_ino,
         ifindex: event.ifindex,
         owner_source: owner
@@ -267,7 +276,8 @@ fn facts(record: &Record) -> Facts<'_> {
         closing_pid: close.and_then(|close| close.closing_pid),
         verdict: verdict.map(|verdict| Verdict::from(verdict).into()),
         enforcement: verdict.and_then(Enforcement::of).map(Word::Known),
-        preattach: event.preattach,
+        preattach: Some(event.preattach),
+        connection_state: None,
         missing: missing(record),
         raw: raw(record),
     }

@@ -178,7 +178,7 @@ impl Table {
     }
 
     /// Writes what is not an event: on a terminal in as many lines as it takes.
-    fn comment(&mut self, out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    pub(crate) fn comment(&mut self, out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
         let text = text.to_string();
         let room = self.width.map_or(usize::MAX, |width| width - MARK_WIDTH);
         for part in wrapped(&text, room) {
@@ -308,7 +308,21 @@ impl Table {
         }
     }
 
-    fn heading(&mut self, out: &mut Vec<u8>) {
+    /// Writes a row of `record` whose cells `write` writes.
+    pub(crate) fn row_of(
+        &mut self,
+        out: &mut Vec<u8>,
+        record: &Record,
+        write: impl Fn(&mut Cell<'_>, &'static Field),
+    ) {
+        let (mark, style) = look(record);
+        self.line(out, mark, style, |table, out| {
+            table.cells(out, !record.is_violation(), write);
+        });
+    }
+
+    /// Writes the names of the columns.
+    pub(crate) fn heading(&mut self, out: &mut Vec<u8>) {
         self.line(out, b' ', None, |table, out| {
             table.cells(out, true, |cell, field| {
                 cell.name(field.name.to_ascii_uppercase().as_bytes());

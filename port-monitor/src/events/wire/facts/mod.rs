@@ -10,8 +10,8 @@ use self::{consumer::Consumer, failure::Failure};
 use super::{
     listeners::AuditFacts,
     words::{
-        ClosedBy, Enforcement, LossCause, OwnerSource, PortClass, Reason, ServiceOrigin,
-        ServiceStatus, Verdict, Word,
+        ClosedBy, ConnectionState, Enforcement, LossCause, OwnerSource, PortClass, Reason,
+        ServiceOrigin, ServiceStatus, Verdict, Word,
     },
 };
 use crate::events::record;
@@ -52,13 +52,13 @@ pub(crate) struct Facts<'a> {
     /// Joins the events of one connection end, within a stream.
     #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[0-9a-f]{16}$")))]
     pub(crate) id: Hex,
-    /// Time of the event, ns since boot (`CLOCK_BOOTTIME`).
-    #[cfg_attr(test, schemars(with = "String", extend("pattern" = "^[0-9]+$")))]
-    #[serde(default)]
-    pub(crate) boottime_ns: Decimal,
-    /// The CPU the event was seen on.
-    #[serde(default)]
-    pub(crate) cpu: u16,
+    /// Time of the event, ns since boot (`CLOCK_BOOTTIME`); absent in lines of a history.
+    #[cfg_attr(test, schemars(with = "Option<String>", extend("pattern" = "^[0-9]+$")))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) boottime_ns: Option<Decimal>,
+    /// The CPU the event was seen on; absent in lines of a history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu: Option<u16>,
     /// Inode number of the socket's network namespace.
     #[serde(default)]
     pub(crate) netns: u32,
@@ -133,8 +133,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) enforcement: Option<Word<Enforcement>>,
     /// Only the second of two hooks saw the accept: the thread was asleep in
     /// accept before the monitor attached, or the kernel skipped the first.
-    #[serde(default)]
-    pub(crate) preattach: bool,
+    /// Absent in lines of a history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) preattach: Option<bool>,
+    /// How far the connection has come; only in lines of a history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) connection_state: Option<Word<ConnectionState>>,
     /// Fields without a value, and why.
     #[serde(default, skip_serializing_if = "Missing::is_empty")]
     pub(crate) missing: Missing,

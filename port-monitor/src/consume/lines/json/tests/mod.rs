@@ -43,10 +43,10 @@ fn value(item: Item<'_>) -> Value {
 }
 
 /// The published schema, compiled.
-struct Validator(Schemas, SchemaIndex);
+pub(crate) struct Validator(Schemas, SchemaIndex);
 
 impl Validator {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut compiler = Compiler::new();
         compiler.enable_format_assertions();
         let schema = schema::published();
@@ -56,7 +56,7 @@ impl Validator {
         Self(schemas, index)
     }
 
-    fn check(&self, line: &Value) -> Result<(), String> {
+    pub(crate) fn check(&self, line: &Value) -> Result<(), String> {
         let result = self.0.validate(line, self.1);
         result.map_err(|error| format!("{error:#}"))
     }

@@ -213,7 +213,9 @@ fn kind(line: &Line<'_>) -> &'static str {
 }
 
 /// What listeners share the types of with connections, but never have.
-const NEVER: [&str; 3] = [
+const NEVER: [&str; 4] = [
+    // Only in lines of a history.
+    "Connection /port_monitor/connection_state",
     "ListenerLine /destination/bytes",
     "ListenerLine /network/community_id",
     "ListenerLine /port_monitor/missing/source.port",
