@@ -109,6 +109,7 @@ fn header() -> Header {
         unproven: Vec::new(),
         waiting: Vec::new(),
         policy: None,
+        policy_loaded: None,
     }
 }
 
