@@ -190,6 +190,7 @@ fn header() -> Header {
         unproven: Vec::new(),
         waiting: Vec::new(),
         policy: None,
+        policy_loaded: None,
     }
 }
 

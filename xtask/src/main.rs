@@ -22,6 +22,7 @@ mod man;
 mod oracle;
 mod paths;
 mod process;
+mod prometheus;
 mod report;
 mod roff;
 mod room;

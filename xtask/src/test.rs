@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     artifacts::{self, Artifacts, PROFILE},
-    paths, process,
+    paths, process, prometheus,
     report::{self, KernelReport, Tally},
     test_vm, tidy, tools,
 };
@@ -200,7 +200,12 @@ impl Session {
 
     /// The tests that attach the program on this host, to processes of theirs.
     fn test_program_natively(&mut self) -> Result<Tally> {
-        let mut tests = process::elevated(&self.artifacts()?.native_tests)?;
+        // What changes the user may keep no variable.
+        let mut tests = process::elevated("env")?;
+        let programs = prometheus::programs()?;
+        tests
+            .arg(format!("{}={}", prometheus::VARIABLE, programs.display()))
+            .arg(&self.artifacts()?.native_tests);
         self.run_tests(tests.current_dir(paths::workspace().join("port-monitor")))
     }
 
@@ -296,6 +301,7 @@ fn test_natively(artifacts: &Artifacts) -> Result<KernelReport> {
 
 fn install_packages() -> Result<Tally> {
     tools::ensure(&tools::GUEST_PACKAGES)?;
+    prometheus::programs()?;
     Ok(Tally::one(true))
 }
 

@@ -23,6 +23,12 @@ pub(crate) fn hex(byte: u8) -> [u8; 2] {
     HEX[byte as usize]
 }
 
+/// The hexadecimal digits of all bytes.
+pub(crate) fn hex_text(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|&byte| hex(byte));
+    digits.map(char::from).collect()
+}
+
 /// The two hexadecimal digits of each byte.
 static HEX: [[u8; 2]; 256] = {
     let mut digits = [[0; 2]; 256];

@@ -26,6 +26,14 @@ pub trait Consumer: Send {
     /// Comes about twice a second.
     fn tick(&mut self, stats: &Stats);
 
+    /// It asks to [`hear`](Self::hear) how others stand.
+    fn hears_of_others(&self) -> bool {
+        false
+    }
+
+    /// How every consumer stands, itself too. Comes before each tick to one that asks for it.
+    fn hear(&mut self, _standings: &[Standing]) {}
+
     /// Opens again by its name what it writes to: somebody may have moved it away.
     fn reopen(&mut self) {}
 
@@ -105,11 +113,36 @@ impl Needs {
     }
 }
 
+/// How a consumer stands while a run goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What the account calls it.
+    pub name: &'static str,
+    /// What became by now of the events that came to it. Those on their way are in none of the
+    /// parts.
+    pub account: Account,
+    /// What waits for it, in [`Room`].
+    pub waiting: Room,
+}
+
+/// What waits for a consumer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// So many events are formatted and not written yet.
+    Lines(u64),
+    /// Its queue has so many messages, of so many that there is room for.
+    Queue(usize, usize),
+}
+
 /// What was counted so far, on its way to every consumer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// By now, ns since the Unix epoch.
     pub wall_ns: i128,
+    /// Events that the kernel side has seen, those of skipped programs too.
+    pub seen: u64,
+    /// Of these, those that a filter has kept back from every consumer.
+    pub filtered: u64,
     /// Events lost because the kernel's ring was full.
     pub ring_full: u64,
     /// Events lost because the kernel skipped a program.
@@ -128,6 +161,8 @@ impl Stats {
     pub const fn since(&self, before: &Self) -> Self {
         Self {
             wall_ns: self.wall_ns,
+            seen: self.seen.saturating_sub(before.seen),
+            filtered: self.filtered.saturating_sub(before.filtered),
             ring_full: self.ring_full.saturating_sub(before.ring_full),
             skipped: self.skipped.saturating_sub(before.skipped),
             undecodable: self.undecodable.saturating_sub(before.undecodable),

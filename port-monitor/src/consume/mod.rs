@@ -12,6 +12,7 @@ pub mod history;
 pub mod join;
 pub mod lines;
 pub mod listeners;
+pub mod metrics;
 pub mod output;
 pub mod shown;
 

@@ -4,7 +4,7 @@ use std::{mem, time::Duration};
 
 use super::{
     Due, Lines, Sink,
-    consumer::{Consumer, END_GRACE, Gaps, Needs, Stats},
+    consumer::{Consumer, END_GRACE, Gaps, Needs, Room, Standing, Stats},
     output::writer::{Output, Refused, WriteError},
 };
 use crate::events::record::{Account, Dropped, Item, Record};
@@ -127,6 +127,24 @@ impl Shown {
     /// Waits until all is written, but not longer than `patience`; whether it is.
     pub fn is_idle_within(&self, patience: Duration) -> bool {
         self.output.is_idle_within(patience)
+    }
+
+    /// How it stands by now. Nothing is waited for.
+    pub fn standing(&self) -> Standing {
+        let counts = self.output.counts();
+        let account = Account {
+            delivered: self.hidden + self.formatted,
+            taken: counts.written,
+            hidden: self.hidden,
+            dropped: self.refused,
+            error: None,
+        };
+        let done = account.taken + account.hidden + account.dropped.total();
+        Standing {
+            name: self.name(),
+            waiting: Room::Lines(account.delivered.saturating_sub(done)),
+            account,
+        }
     }
 
     /// Waits for the last line, but not for ever.

@@ -231,6 +231,19 @@ pub struct Header {
     pub waiting: Vec<String>,
     /// The policy file in force.
     pub policy: Option<String>,
+    /// Which text that policy is.
+    pub policy_loaded: Option<LoadedPolicy>,
+}
+
+/// Which text of a policy was loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedPolicy {
+    /// SHA-256 of it and of the lists it reads.
+    pub digest: [u8; 32],
+    /// When, ns since the Unix epoch.
+    pub wall_ns: i128,
+    /// The rules that deny.
+    pub denying: Arc<[Arc<str>]>,
 }
 
 /// Why events are missing from the stream.
@@ -348,6 +361,16 @@ pub struct Dropped {
 }
 
 impl Dropped {
+    /// These and `others`.
+    #[must_use]
+    pub const fn and(self, others: Self) -> Self {
+        Self {
+            queue_full: self.queue_full + others.queue_full,
+            failed: self.failed + others.failed,
+            unfinished: self.unfinished + others.unfinished,
+        }
+    }
+
     /// All of them.
     pub const fn total(self) -> u64 {
         self.queue_full + self.failed + self.unfinished

@@ -103,6 +103,12 @@ impl Counters {
         Hook::ALL.into_iter().map(hits).sum()
     }
 
+    /// Events that a filter in the kernel has kept back.
+    pub fn filtered(&self) -> u64 {
+        let filtered = |hook| self.sum(slot(hook, Counter::Filtered));
+        Hook::ALL.into_iter().map(filtered).sum()
+    }
+
     /// Events the ring had no room for.
     pub fn ring_full(&self) -> u64 {
         let lost = |hook| self.sum(slot(hook, Counter::ReserveFailed));

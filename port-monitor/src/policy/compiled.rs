@@ -253,6 +253,13 @@ impl Policy {
         self.rules.iter().map(|info| &*info.name)
     }
 
+    /// The names of the rules that deny.
+    pub fn denying_rules(&self) -> impl Iterator<Item = &Arc<str>> {
+        let rules = self.rules.iter().zip(&self.tables.rules);
+        let denying = rules.filter(|(_, rule)| rule.action == Action::Deny);
+        denying.map(|(info, _)| &info.name)
+    }
+
     /// How many rules there are, failsafe entries included.
     pub const fn rule_count(&self) -> usize {
         self.rules.len()

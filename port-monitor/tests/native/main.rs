@@ -21,6 +21,7 @@ mod exe;
 mod files;
 mod follow;
 mod history;
+mod metrics;
 mod monitor;
 mod nft;
 #[path = "../docs/pages.rs"]
@@ -29,6 +30,7 @@ mod pages;
 #[path = "../kernel/process.rs"]
 #[expect(dead_code, reason = "the workloads of the kernel tests")]
 mod process;
+mod prometheus;
 mod record;
 mod refusals;
 mod serve;

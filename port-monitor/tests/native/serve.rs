@@ -21,10 +21,10 @@ use tempfile::TempDir;
 use crate::monitor::{action, port_monitor};
 
 /// A service that takes longer than this to say something has failed.
-const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A shell whose connections are watched. Each attempt is two events.
-struct Shell(Child);
+pub(crate) struct Shell(Child);
 
 impl Shell {
     /// Does what each line that it reads says, and answers with a line.
@@ -40,13 +40,13 @@ impl Shell {
         Self(child.unwrap())
     }
 
-    fn say(&mut self, line: &str) {
+    pub(crate) fn say(&mut self, line: &str) {
         let stdin = self.0.stdin.as_mut().unwrap();
         writeln!(stdin, "{line}").unwrap();
     }
 
     /// What it answers.
-    fn hear(&mut self) -> String {
+    pub(crate) fn hear(&mut self) -> String {
         let mut line = String::new();
         let mut stdout = BufReader::new(self.0.stdout.as_mut().unwrap());
         stdout.read_line(&mut line).unwrap();
@@ -54,7 +54,7 @@ impl Shell {
     }
 
     /// Tries to connect so many times, and has done so.
-    fn attempt(&mut self, count: u64) {
+    pub(crate) fn attempt(&mut self, count: u64) {
         self.say(&format!(
             "for ((i = 0; i < {count}; i++)); do connect; done; echo done"
         ));
@@ -79,7 +79,7 @@ impl Drop for Shell {
 }
 
 /// A process that does not outlive a test that fails.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -90,25 +90,25 @@ impl Drop for Process {
 }
 
 /// A service, and what manages it.
-struct Service {
-    dir: TempDir,
+pub(crate) struct Service {
+    pub(crate) dir: TempDir,
     socket: UnixDatagram,
     process: Process,
-    shell: Shell,
+    pub(crate) shell: Shell,
 }
 
 /// How it ended.
-struct Ended {
-    code: Option<i32>,
-    stderr: String,
-    dir: TempDir,
-    took: Duration,
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) stderr: String,
+    pub(crate) dir: TempDir,
+    pub(crate) took: Duration,
 }
 
 impl Service {
     /// A service that is ready, of connections of a shell, with these sections besides, in
     /// which `DIR` is the directory of the test.
-    fn start(sections: &str) -> Self {
+    pub(crate) fn start(sections: &str) -> Self {
         Self::start_with(sections, &[])
     }
 
@@ -166,7 +166,7 @@ impl Service {
     }
 
     /// Has it read these sections, and waits until it has.
-    fn reload(&self, sections: &str) -> String {
+    pub(crate) fn reload(&self, sections: &str) -> String {
         configure(&self.dir, &self.shell, sections);
         self.signal(Signal::HUP);
         let told = self.told("RELOADING=1");
@@ -175,7 +175,7 @@ impl Service {
     }
 
     /// Has it end.
-    fn end(self) -> Ended {
+    pub(crate) fn end(self) -> Ended {
         self.begin_to_end();
         self.finish()
     }
@@ -208,7 +208,7 @@ fn configure(dir: &TempDir, shell: &Shell, sections: &str) {
 }
 
 /// Events in the recording of that name.
-fn events(dir: &Path, name: &str) -> u64 {
+pub(crate) fn events(dir: &Path, name: &str) -> u64 {
     let text = fs::read_to_string(dir.join(name)).unwrap();
     let actions = text.lines().map(action);
     actions
@@ -225,7 +225,7 @@ fn await_event(path: &Path) {
     }
 }
 
-fn record(name: &str) -> String {
+pub(crate) fn record(name: &str) -> String {
     format!("[record]\nfile = \"DIR/{name}\"\n")
 }
 

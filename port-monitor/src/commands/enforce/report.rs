@@ -12,7 +12,7 @@ use port_monitor_common::generation::{
 use serde::Serialize;
 
 use crate::{
-    base::sanitize::Escaped,
+    base::{ascii, sanitize::Escaped},
     kernel::enforcer::{Counts, Lease, Status},
 };
 
@@ -237,7 +237,7 @@ impl PolicyReport {
         let seen = others(counts).filter(|(_, _, hits)| hits.count > 0);
         Self {
             source: source(header).unwrap_or_default(),
-            sha256: hex(&header.digest),
+            sha256: ascii::hex_text(&header.digest),
             applied: Timestamp::from_nanosecond(header.applied_ns.into()).unwrap_or_default(),
             mode: match header.mode {
                 MODE_ENFORCE => "enforce",
@@ -261,12 +261,6 @@ impl PolicyReport {
         writeln!(out, "{:<width$}  ACTION  {:>10}  LAST", "RULE", "HITS")?;
         rows().try_for_each(|row| row.write(out, width))
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// NUL-padded text.

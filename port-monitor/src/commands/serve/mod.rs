@@ -31,6 +31,7 @@ use crate::{
         lines::table::{Options, Table},
         output::{args::OnHangup, stdout::Stdout, target::Target, writer::Output},
     },
+    events::record::Header,
     host::clock,
     pipeline::Pipeline,
     policy::Policy,
@@ -100,6 +101,7 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new(OnHangup::Reload).or_exit(ExitCode::CannotAttach)?;
     let (kernel, records) = EarlyStop::new(OnHangup::Reload)?.start(settings, None)?;
+    let policy_loaded = policy.as_ref().map(watch::loaded);
     let mut pipeline = Pipeline::new(policy, consumers);
     if config.watch.tells_how_called {
         pipeline.tell_args();
@@ -109,7 +111,10 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
         pipeline.pair_ends();
     }
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
-    let header = watch::header(&kernel, config.watch.policy.policy.as_deref(), wall_ns);
+    let header = Header {
+        policy_loaded,
+        ..watch::header(&kernel, config.watch.policy.policy.as_deref(), wall_ns)
+    };
     pipeline.consumers().begin(&header);
     let session = Session::new(None, kernel, records, pipeline, None, signals)?;
     let session = session.tell_progress(config.watch.progress);

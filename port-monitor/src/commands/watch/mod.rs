@@ -16,8 +16,8 @@ use port_monitor_common::event::EventKind;
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::child::{Child, StdoutTo},
-    events::record::Header,
-    host::clock,
+    events::record::{Header, LoadedPolicy},
+    host::clock::{self, WallClock},
     kernel::{self, Kernel},
     pipeline::Pipeline,
     policy::{Policy, tables::lower::Lowered},
@@ -50,6 +50,7 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
     let early = EarlyStop::new(on_hangup)?;
     let mut child = hold_command(args)?;
     let (mut kernel, records) = early.start(settings, args.duration)?;
+    let policy_loaded = policy.as_ref().map(loaded);
     let mut pipeline = Pipeline::new(policy, consumers);
     if args.tells_how_called {
         pipeline.tell_args();
@@ -60,7 +61,10 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
         pipeline.pair_ends();
     }
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
-    let header = header(&kernel, args.policy.policy.as_deref(), wall_ns);
+    let header = Header {
+        policy_loaded,
+        ..header(&kernel, args.policy.policy.as_deref(), wall_ns)
+    };
     pipeline.consumers().begin(&header);
     if let Some(child) = &mut child {
         kernel
@@ -109,6 +113,15 @@ fn hold_command(args: &Args) -> Result<Option<Child>, Failure> {
         .map(Some)
 }
 
+/// Which text of a policy is in use from now on.
+pub(super) fn loaded(policy: &Policy) -> LoadedPolicy {
+    LoadedPolicy {
+        digest: policy.digest(),
+        wall_ns: WallClock::sample().wall_ns(clock::boot_ns()),
+        denying: policy.denying_rules().cloned().collect(),
+    }
+}
+
 /// The facts of a run that began at `wall_ns`.
 pub(super) fn header(kernel: &Kernel, policy: Option<&Path>, wall_ns: i128) -> Header {
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
@@ -125,5 +138,6 @@ pub(super) fn header(kernel: &Kernel, policy: Option<&Path>, wall_ns: i128) -> H
         unproven: kernel.unproven().to_vec(),
         waiting: kernel.waiting().to_vec(),
         policy: policy.map(|path| path.display().to_string()),
+        policy_loaded: None,
     }
 }

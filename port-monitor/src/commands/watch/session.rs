@@ -338,10 +338,14 @@ impl Session {
     fn check(&mut self) {
         self.pipeline.resample_clock();
         self.kernel.flush_log();
+        let skipped = self.skipped();
+        let hits = self.kernel.counters().hits();
         let stats = Stats {
             wall_ns: self.pipeline.wall_ns(clock::boot_ns()),
+            seen: hits.saturating_sub(self.kernel.aside()) + skipped,
+            filtered: self.kernel.counters().filtered() + self.pipeline.tally().hidden,
             ring_full: self.kernel.counters().ring_full(),
-            skipped: self.skipped(),
+            skipped,
             undecodable: self.pipeline.tally().undecodable,
             owner_late: self.pipeline.tally().unowned,
             queue_full: 0,

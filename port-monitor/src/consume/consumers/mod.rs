@@ -4,12 +4,15 @@
 mod recording;
 
 use std::{
+    ffi::OsStr,
     fs,
+    net::SocketAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use anyhow::Context as _;
 use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use port_monitor_common::event::EventKind;
 
@@ -17,11 +20,12 @@ use self::recording::Recording;
 use super::{
     consumer::{Consumer, Kinds},
     history::{History, Keep, OpenError},
+    metrics::Metrics,
     output::args::{new_path, parse_size},
 };
 use crate::base::{
     duration,
-    exit_code::{ExitCode, Failure},
+    exit_code::{ExitCode, Failure, OrExit as _},
 };
 
 /// The smallest limit of a history.
@@ -74,6 +78,23 @@ pub struct Args {
         requires = "history"
     )]
     history_max_size: u64,
+    /// Have metrics scraped at http://ADDR:PORT/metrics, by Prometheus and what asks as it does
+    ///
+    /// `docs/metrics.md` has all of them. Whoever reaches the address can read them: choose
+    /// one of this host, such as 127.0.0.1:9758.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse_listen)]
+    metrics: Option<SocketAddr>,
+    /// Write metrics to FILE every 5 seconds, for the textfile collector of `node_exporter`
+    ///
+    /// FILE ends in `.prom`, and is always whole. What it has at the end of a run is what the
+    /// account says.
+    #[arg(
+        long,
+        value_name = "FILE",
+        allow_hyphen_values = true,
+        value_parser = PathBufValueParser::new().try_map(metrics_file)
+    )]
+    metrics_file: Option<PathBuf>,
 }
 
 /// The path of a file, which the standard output is not.
@@ -90,6 +111,20 @@ fn database(path: PathBuf) -> Result<PathBuf, &'static str> {
         return Err("not a file: a history is a database");
     }
     new_path(path)
+}
+
+/// The path of a file that the collector of `node_exporter` reads.
+fn metrics_file(path: PathBuf) -> Result<PathBuf, &'static str> {
+    if path.extension() != Some(OsStr::new("prom")) {
+        return Err("node_exporter reads files whose names end in .prom: name it so");
+    }
+    new_path(path)
+}
+
+/// An address to listen at.
+fn parse_listen(text: &str) -> Result<SocketAddr, &'static str> {
+    let address = text.parse();
+    address.map_err(|_| "not an address with a port: write 127.0.0.1:9758 or [::1]:9758")
 }
 
 impl Args {
@@ -123,18 +158,40 @@ impl Args {
             }
             consumers.push(Box::new(self.history(path, kinds)?));
         }
+        if self.metrics.is_some() || self.metrics_file.is_some() {
+            consumers.push(Box::new(self.metrics(kinds)?));
+        }
         Ok(consumers)
+    }
+
+    /// Metrics are of connections as a whole, as the history is.
+    fn metrics(&self, kinds: Kinds) -> Result<Metrics, Failure> {
+        let mut metrics = Metrics::new(whole(kinds));
+        if let Some(address) = self.metrics {
+            metrics = metrics
+                .listen(address)
+                .with_context(|| format!("--metrics: listen at {address}"))
+                .or_exit(ExitCode::OutputFailed)?;
+            if !address.ip().is_loopback() {
+                log::warn!("--metrics: whoever reaches {address} can read the metrics");
+            }
+        }
+        if let Some(path) = &self.metrics_file {
+            metrics = metrics
+                .write_to(path)
+                .with_context(|| format!("--metrics-file: write {}", path.display()))
+                .or_exit(ExitCode::OutputFailed)?;
+        }
+        Ok(metrics)
     }
 
     /// The history takes every kind that makes a connection whole; progress where it is told.
     fn history(&self, path: &Path, kinds: Kinds) -> Result<History, Failure> {
-        let whole = EventKind::ALL.into_iter();
-        let whole = whole.filter(|kind| *kind != EventKind::Progress);
         let keep = Keep {
             age: self.history_keep,
             bytes: self.history_max_size,
         };
-        History::open(path, kinds.or(whole.collect()), keep).map_err(|error| {
+        History::open(path, whole(kinds), keep).map_err(|error| {
             let code = match error {
                 OpenError::Locked { .. } => ExitCode::Locked,
                 OpenError::NotAHistory { .. } | OpenError::Newer { .. } => ExitCode::Usage,
@@ -143,6 +200,13 @@ impl Args {
             Failure::new(code, anyhow::Error::new(error).context("--history"))
         })
     }
+}
+
+/// These kinds, and all that make a connection whole.
+fn whole(kinds: Kinds) -> Kinds {
+    let whole = EventKind::ALL.into_iter();
+    let whole = whole.filter(|kind| *kind != EventKind::Progress);
+    kinds.or(whole.collect())
 }
 
 /// A history has room for some hours of a quiet host at least.

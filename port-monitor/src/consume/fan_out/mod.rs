@@ -5,7 +5,7 @@ mod change;
 mod slow;
 
 use std::{
-    io, mem,
+    io, iter, mem,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +13,7 @@ use std::{
 pub use self::change::{Change, Left};
 use self::slow::{Message, Slow};
 use super::{
-    consumer::{Consumer, END_GRACE, Needs, Stats},
+    consumer::{Consumer, END_GRACE, Needs, Standing, Stats},
     output::writer::WriteError,
     shown::Shown,
 };
@@ -135,8 +135,21 @@ impl FanOut {
     pub fn tick(&mut self, stats: &Stats) {
         self.stats = *stats;
         self.shown.tick(stats);
+        self.tell_standings();
         for slow in &mut self.slow {
             slow.tick(stats);
+        }
+    }
+
+    /// Tells those that ask for it how all stand.
+    fn tell_standings(&self) {
+        if !self.slow.iter().any(Slow::hears_of_others) {
+            return;
+        }
+        let others = self.slow.iter().map(Slow::standing);
+        let standings: Arc<[Standing]> = iter::once(self.shown.standing()).chain(others).collect();
+        for slow in self.slow.iter().filter(|slow| slow.hears_of_others()) {
+            slow.hear(&standings);
         }
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    consume::consumer::{Consumer, Needs, Stats},
+    consume::consumer::{Consumer, Needs, Room, Standing, Stats},
     events::record::{Account, Dropped, Header, Item, Record, Summary},
 };
 
@@ -20,6 +20,7 @@ pub(super) const ROOM: usize = 32_768;
 pub(super) enum Message {
     Header(Arc<Header>),
     Event(Arc<Record>),
+    Standings(Arc<[Standing]>),
     Tick(Stats),
     Reopen,
     Settle,
@@ -30,6 +31,7 @@ pub(super) enum Message {
 pub(super) struct Slow {
     name: &'static str,
     needs: Needs,
+    hears_of_others: bool,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
     /// Events that came to it.
@@ -87,6 +89,7 @@ impl Shared {
 impl Slow {
     pub(super) fn start(consumer: Box<dyn Consumer>) -> io::Result<Self> {
         let (name, needs) = (consumer.name(), consumer.needs());
+        let hears_of_others = consumer.hears_of_others();
         let shared = Arc::<Shared>::default();
         let thread = thread::Builder::new().name(name.to_owned()).spawn({
             let shared = Arc::clone(&shared);
@@ -98,6 +101,7 @@ impl Slow {
         Ok(Self {
             name,
             needs,
+            hears_of_others,
             shared,
             thread,
             delivered: 0,
@@ -118,6 +122,45 @@ impl Slow {
 
     pub(super) const fn needs(&self) -> Needs {
         self.needs
+    }
+
+    /// It asks how others stand.
+    pub(super) const fn hears_of_others(&self) -> bool {
+        self.hears_of_others
+    }
+
+    /// How it stands by now.
+    pub(super) fn standing(&self) -> Standing {
+        let state = self.shared.lock();
+        let Account {
+            taken,
+            hidden,
+            dropped,
+            error,
+            delivered: _,
+        } = state.account.clone();
+        let panicked = state.has_ended.then(|| "it panicked".to_owned());
+        let waiting = Room::Queue(state.queue.len(), ROOM);
+        drop(state);
+        let account = Account {
+            delivered: self.delivered,
+            taken,
+            hidden: self.hidden + hidden,
+            dropped: self.dropped.and(dropped),
+            error: error.or(panicked),
+        };
+        Standing {
+            name: self.name,
+            account,
+            waiting,
+        }
+    }
+
+    /// Tells it how all stand; the next time says it too.
+    pub(super) fn hear(&self, standings: &Arc<[Standing]>) {
+        if self.shared.lock().queue.len() < ROOM {
+            self.send(Message::Standings(Arc::clone(standings)));
+        }
     }
 
     /// Queues an event that it needs, if there is room.
@@ -191,11 +234,7 @@ impl Slow {
             delivered: self.delivered,
             taken,
             hidden: self.hidden + hidden,
-            dropped: Dropped {
-                queue_full: self.dropped.queue_full + dropped.queue_full,
-                failed: self.dropped.failed + dropped.failed,
-                unfinished: dropped.unfinished,
-            },
+            dropped: self.dropped.and(dropped),
             error,
         };
         let known = account.taken + account.hidden + account.dropped.total();
@@ -262,6 +301,7 @@ fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
             match message {
                 Message::Header(header) => consumer.take(Item::Header(&header)),
                 Message::Event(record) => consumer.take(Item::Event(&record)),
+                Message::Standings(standings) => consumer.hear(&standings),
                 Message::Tick(stats) => consumer.tick(&stats),
                 Message::Reopen => consumer.reopen(),
                 Message::Settle => consumer.settle(),

@@ -11,8 +11,9 @@ use port_monitor_common::{
 use crate::events::{
     decode::{Action, Close, Comm, Direction, Event, Owner},
     record::{
-        Account, Container, Field, Header, HookCount, Judgement, Loss, LossCause, Missing, Parent,
-        Peer, PortClass, PortInfo, Ports, Process, Record, ServiceOrigin, ServiceStatus, Summary,
+        Account, Container, Field, Header, HookCount, Judgement, LoadedPolicy, Loss, LossCause,
+        Missing, Parent, Peer, PortClass, PortInfo, Ports, Process, Record, ServiceOrigin,
+        ServiceStatus, Summary,
     },
 };
 
@@ -241,6 +242,11 @@ pub(crate) fn header() -> Header {
         unproven: Vec::new(),
         waiting: Vec::new(),
         policy: Some("policy.toml".into()),
+        policy_loaded: Some(LoadedPolicy {
+            digest: [0x2a; 32],
+            wall_ns: NOON_NS - 1_000_000_000,
+            denying: ["no-telnet".into()].into(),
+        }),
     }
 }
 

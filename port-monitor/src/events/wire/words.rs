@@ -4,7 +4,7 @@
 use std::{fmt, marker::PhantomData};
 
 pub(crate) use port_monitor_common::event::{ClosedBy, OwnerSource};
-use port_monitor_common::{policy::Verdict as Decision, tcp_state::TcpState};
+use port_monitor_common::{event::EventKind, policy::Verdict as Decision, tcp_state::TcpState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
 pub(crate) use crate::events::record::{LossCause, PortClass, ServiceOrigin, ServiceStatus};
@@ -485,17 +485,23 @@ spelled! {
 
 impl From<decode::Action> for ConnectionAction {
     fn from(action: decode::Action) -> Self {
-        match action {
-            decode::Action::Connect => Self::Connect,
-            decode::Action::Connected { .. } => Self::Connected,
-            decode::Action::Failed { .. } => Self::Failed,
-            decode::Action::Accept => Self::Accept,
-            decode::Action::Close(_) => Self::Close,
-            decode::Action::Preexisting { .. } => Self::Preexisting,
-            decode::Action::Listen => Self::Listen,
-            decode::Action::Unlisten => Self::Unlisten,
-            decode::Action::Restored => Self::Restored,
-            decode::Action::Progress(_) => Self::Progress,
+        action.kind().into()
+    }
+}
+
+impl From<EventKind> for ConnectionAction {
+    fn from(kind: EventKind) -> Self {
+        match kind {
+            EventKind::Connect => Self::Connect,
+            EventKind::Connected => Self::Connected,
+            EventKind::Failed => Self::Failed,
+            EventKind::Accept => Self::Accept,
+            EventKind::Close => Self::Close,
+            EventKind::Preexisting => Self::Preexisting,
+            EventKind::Listen => Self::Listen,
+            EventKind::Unlisten => Self::Unlisten,
+            EventKind::Restored => Self::Restored,
+            EventKind::Progress => Self::Progress,
         }
     }
 }

@@ -12,8 +12,10 @@ pub(super) const WATCH: &str = "watch";
 /// The section of the policy.
 pub(super) const POLICY: &str = "policy";
 
-/// The key that a section cannot be without, where it has one.
+/// The key of a flag that takes a file, and has the name of its section.
 pub(super) const FILE: &str = "file";
+/// The key of one that takes an address.
+const LISTEN: &str = "listen";
 
 /// Flags of the terminal that mean something to a service too.
 const WATCH_TOO: [&str; 2] = ["process-args", "progress"];
@@ -53,7 +55,7 @@ static CONSUMERS: LazyLock<Command> =
     LazyLock::new(|| consumers::Args::augment_args(Command::new("consumers")));
 
 /// The names of the sections. Each consumer has one, by the first word of its flags: the keys
-/// of section `x` are the flag `--x`, as `file`, and every flag `--x-KEY`, as `KEY`.
+/// of section `x` are the flag `--x`, as `file` or `listen`, and every flag `--x-KEY`, as `KEY`.
 pub(super) static SECTION_NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let mut names = vec![WATCH, POLICY];
     for flag in CONSUMERS.get_arguments().filter_map(Arg::get_long) {
@@ -91,9 +93,10 @@ impl SectionKeys {
         }
     }
 
-    /// It has no meaning without a file.
-    pub(super) fn needs_file(&self) -> bool {
-        self.known.contains(&FILE)
+    /// The keys that say where events are brought. It has no meaning without any of them.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Key> {
+        let keys = self.keys.iter();
+        keys.filter(|key| [FILE, LISTEN].contains(&key.name))
     }
 
     /// Something that takes events.
@@ -142,7 +145,8 @@ impl Key {
             is_key.then_some(flag)?
         } else {
             match flag.strip_prefix(section)? {
-                "" => FILE,
+                "" if Takes::of(arg) == Takes::File => FILE,
+                "" => LISTEN,
                 rest => rest.strip_prefix('-')?,
             }
         };
@@ -169,7 +173,7 @@ impl Takes {
         let names = arg.get_value_names().unwrap_or_default();
         match names.first().map(|name| &**name) {
             Some("FILE") => Self::File,
-            Some("NAME" | "PATH" | "NET") => Self::Text,
+            Some("NAME" | "PATH" | "NET" | "ADDR:PORT") => Self::Text,
             _ if !arg.get_possible_values().is_empty() => Self::Text,
             _ => Self::Number,
         }

@@ -16,7 +16,7 @@ use anyhow::{Context as _, anyhow};
 use clap::Parser as _;
 
 use self::{
-    keys::{FILE, Flags, Key, SECTIONS},
+    keys::{Flags, Key, SECTIONS},
     read::{Asked, read},
 };
 use crate::{
@@ -116,9 +116,9 @@ impl Config {
             let (before, after) = (self.flags(section.name), next.flags(section.name));
             let [old, new] = [before, after].map(Option::unwrap_or_default);
             let is_other = |key: &&Key| value(old, key.flag) != value(new, key.flag);
-            // Two consumers do not write to one file, not even one after the other.
-            let file = section.keys.iter().find(|key| key.name == FILE);
-            let stays = before.is_some() && after.is_some() && !file.as_ref().is_some_and(is_other);
+            // Two consumers are never at one place, not even one after the other.
+            let is_kept = |key: &Key| !is_other(&key) && !value(old, key.flag).is_empty();
+            let stays = before.is_some() && after.is_some() && section.places().any(is_kept);
             if stays || !section.is_consumer() {
                 let changed = section.keys.iter().filter(is_other);
                 fixed.extend(changed.map(|key| format!("{} in [{}]", key.name, section.name)));

@@ -9,7 +9,7 @@ use clap::{
 };
 use toml::de::DeValue;
 
-use super::keys::{FILE, Flags, Key, SECTION_NAMES, SECTIONS, SectionKeys, Takes, WATCH};
+use super::keys::{Flags, Key, SECTION_NAMES, SECTIONS, SectionKeys, Takes, WATCH};
 use crate::{
     base::exit_code::Failure,
     policy::{
@@ -66,8 +66,11 @@ impl Reader {
     }
 
     fn section(&mut self, keys: &'static SectionKeys, section: &Section<'_, '_>) -> Vec<OsString> {
-        if keys.needs_file() {
-            section.required(FILE, &mut self.diagnostics);
+        let mut places = keys.places().map(|key| key.name).peekable();
+        if let Some(&first) = places.peek()
+            && places.all(|name| section.get(name).is_none())
+        {
+            section.required(first, &mut self.diagnostics);
         }
         let mut flags = Vec::new();
         for key in &keys.keys {

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{FILE, Key, SECTIONS, SectionKeys, Takes};
+use super::keys::{Key, SECTIONS, SectionKeys, Takes};
 
 /// The schema, for a configuration as JSON; editors read TOML that way.
 pub(crate) fn json_schema() -> Value {
@@ -26,13 +26,17 @@ fn section(keys: &SectionKeys) -> Value {
     let properties: Map<String, Value> = properties
         .map(|key| (key.name.to_owned(), property(key)))
         .collect();
-    let required: &[&str] = if keys.needs_file() { &[FILE] } else { &[] };
-    json!({
+    let mut schema = json!({
         "type": "object",
         "properties": properties,
-        "required": required,
         "additionalProperties": false,
-    })
+    });
+    let places = keys.places().map(|key| json!({ "required": [key.name] }));
+    let places: Vec<Value> = places.collect();
+    if let (false, Value::Object(schema)) = (places.is_empty(), &mut schema) {
+        schema.insert("anyOf".to_owned(), places.into());
+    }
+    schema
 }
 
 fn property(key: &Key) -> Value {

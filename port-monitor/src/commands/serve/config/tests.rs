@@ -32,7 +32,7 @@ fn flags(text: &str) -> Vec<String> {
 }
 
 /// Configurations, and the one thing that is wrong with each.
-const WRONG: [(&str, &str); 48] = [
+const WRONG: [(&str, &str); 55] = [
     ("[wacth]\n", "1:2: unknown key `wacth`"),
     ("watch = 1\n", "1:9: expected a table, found integer"),
     (
@@ -197,6 +197,31 @@ const WRONG: [(&str, &str); 48] = [
         "[record]\nfile = \"\\x2fr\"\n",
         "2:9: the escape `\\x` is TOML 1.1, and this file is TOML 1.0",
     ),
+    ("[metrics]\n", "1:1: `listen` is missing"),
+    (
+        "[metrics]\nlisten = 9758\n",
+        "2:10: expected text in quotes, found integer",
+    ),
+    (
+        "[metrics]\nlisten = \"localhost:9758\"\n",
+        "2:10: not an address with a port: write 127.0.0.1:9758 or [::1]:9758",
+    ),
+    (
+        "[metrics]\nlisten = \"127.0.0.1\"\n",
+        "2:10: not an address with a port: write 127.0.0.1:9758 or [::1]:9758",
+    ),
+    (
+        "[metrics]\nfile = \"/a.txt\"\n",
+        "2:8: node_exporter reads files whose names end in .prom: name it so",
+    ),
+    (
+        "[metrics]\nfile = \"a.prom\"\n",
+        "2:8: `a.prom` is not an absolute path",
+    ),
+    (
+        "[metrics]\nlisen = \"[::1]:1\"\n",
+        "2:1: unknown key `lisen`",
+    ),
     ("[record\n", "1:8: unclosed table, expected `]`"),
 ];
 
@@ -250,7 +275,8 @@ fn values_are_what_the_flags_take() {
     let text = "[watch]\nport = [22, \"8000-8100\", \"ssh\"]\npid = 1\nipv4 = true\nipv6 = false\n\
                 process-args = true\nuser = [\"root\", 65534]\ncomm = \"-bash\"\nring-size = \"4M\"\n\
                 remote = [\"10.0.0.0/8\", \"::1\"]\nevents = [\"connect\", \"close\"]\n\
-                [policy]\nfile = \"/p.toml\"\nobserve = true\n[record]\nfile = \"/r.jsonl\"\n";
+                [policy]\nfile = \"/p.toml\"\nobserve = true\n[record]\nfile = \"/r.jsonl\"\n\
+                [metrics]\nlisten = \"[::1]:9758\"\nfile = \"/m.prom\"\n";
     let mut asked = flags(text);
     asked.sort();
     let mut expected = [
@@ -269,6 +295,8 @@ fn values_are_what_the_flags_take() {
         "--policy=/p.toml",
         "--policy-observe=true",
         "--record=/r.jsonl",
+        "--metrics=[::1]:9758",
+        "--metrics-file=/m.prom",
     ];
     expected.sort_unstable();
     assert_eq!(asked, expected);
@@ -313,6 +341,17 @@ fn steps_are_those_that_differ_and_what_is_fixed_is_named() {
         fixed("keep in [history]")
     );
     assert_eq!(steps(a, &history("")), of(&["record"], &["history"]));
+    let metrics = |rest: &str| format!("[metrics]\n{rest}");
+    let (here, there) = ("listen = \"[::1]:1\"\n", "listen = \"[::1]:2\"\n");
+    let file = "file = \"/a.prom\"\n";
+    let anew = || of(&["metrics"], &["metrics"]);
+    assert_eq!(steps("", &metrics(here)), of(&[], &["metrics"]));
+    assert_eq!(steps(&metrics(here), &metrics(there)), anew());
+    assert_eq!(steps(&metrics(here), &metrics(file)), anew());
+    // Nor is an address that stays.
+    let both = metrics(&format!("{here}{file}"));
+    assert_eq!(steps(&metrics(here), &both), fixed("file in [metrics]"));
+    assert_eq!(steps(&both, &metrics(file)), fixed("listen in [metrics]"));
     let policy = dir.path().join("policy.toml");
     std::fs::write(&policy, "version = 1\n").unwrap();
     let with_policy = format!("[policy]\nfile = \"{}\"\n", policy.display());
@@ -337,6 +376,8 @@ fn schema_has_the_form_that_the_parser_knows() {
         "",
         "[watch]\nport = [22, \"ssh\"]\nuser = \"root\"\nbackend = \"auto\"\nipv4 = true\n",
         "[policy]\nfile = \"/p\"\nobserve = true\n[record]\nfile = \"/r\"\n",
+        "[metrics]\nlisten = \"127.0.0.1:1\"\n",
+        "[metrics]\nfile = \"/m.prom\"\n",
     ] {
         assert!(takes(text) && found(text).is_empty(), "{text}");
     }
@@ -349,6 +390,8 @@ fn schema_has_the_form_that_the_parser_knows() {
         "[watch]\nring-size = [1]\n",
         "[policy]\nobserve = true\n",
         "[record]\nfile = \"r\"\n",
+        "[metrics]\n",
+        "[metrics]\nlisten = 1\n",
     ] {
         assert!(!takes(text) && !found(text).is_empty(), "{text}");
     }

@@ -99,6 +99,7 @@ fn start(header: &Header) -> wire::Start<'_> {
         unproven,
         waiting,
         policy,
+        policy_loaded: _,
     } = header;
     wire::Start {
         timestamp: Rfc3339(*wall_ns),

@@ -297,6 +297,11 @@ impl Output {
         state
     }
 
+    /// What is written, and what is lost, by now.
+    pub fn counts(&self) -> Counts {
+        self.shared.lock().counts
+    }
+
     /// Waits until everything is written or lost, but not longer than `timeout`.
     /// What is still on its way then counts as lost.
     pub fn drain(&self, timeout: Duration) -> Counts {

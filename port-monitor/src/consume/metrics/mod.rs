@@ -1,0 +1,152 @@
+//! Counts what comes, and tells the numbers to whoever scrapes them or reads them in a file.
+//! What they mean is in `series`; none of them has an address or a process for a label.
+
+mod endpoint;
+mod exposition;
+mod histogram;
+mod negotiate;
+mod series;
+mod services;
+mod tally;
+mod textfile;
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use self::{
+    endpoint::Endpoint,
+    exposition::Format,
+    tally::{Counting, Tally},
+    textfile::TextFile,
+};
+use super::consumer::{Consumer, Kinds, Needs, Standing, Stats};
+use crate::events::record::{Account, Item};
+
+/// The metrics, and where they are told.
+pub struct Metrics {
+    kinds: Kinds,
+    counting: Counting,
+    shared: Arc<Shared>,
+    file: Option<TextFile>,
+    _endpoint: Option<Endpoint>,
+}
+
+/// What was counted, for those that tell it.
+#[derive(Debug, Default)]
+struct Shared(Mutex<Tally>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Tally> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All metrics by now. Counting waits for a copy alone.
+    fn text(&self, format: Format) -> Result<String, fmt::Error> {
+        let tally = self.lock().clone();
+        exposition::write(tally, format)
+    }
+}
+
+impl Metrics {
+    /// Metrics of events of these `kinds`, told nowhere.
+    pub fn new(kinds: Kinds) -> Self {
+        Self {
+            kinds,
+            counting: Counting::new(),
+            shared: Arc::default(),
+            file: None,
+            _endpoint: None,
+        }
+    }
+
+    /// Has them scraped at `address`, from now on.
+    pub fn listen(self, address: SocketAddr) -> io::Result<Self> {
+        let endpoint = Endpoint::open(address, Arc::clone(&self.shared))?;
+        Ok(Self {
+            _endpoint: Some(endpoint),
+            ..self
+        })
+    }
+
+    /// Has them written to the file at `path`, from now on.
+    pub fn write_to(self, path: &Path) -> io::Result<Self> {
+        let text = self.shared.text(Format::Text).map_err(io::Error::other)?;
+        let file = TextFile::create(path, &text)?;
+        Ok(Self {
+            file: Some(file),
+            ..self
+        })
+    }
+
+    fn write_file(&mut self) {
+        if let Some(file) = &mut self.file
+            && let Ok(text) = self.shared.text(Format::Text)
+        {
+            file.write(&text);
+        }
+    }
+}
+
+impl Consumer for Metrics {
+    fn name(&self) -> &'static str {
+        "metrics"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            kinds: self.kinds,
+            allowed: true,
+            peers: false,
+        }
+    }
+
+    fn take(&mut self, item: Item<'_>) {
+        match item {
+            Item::Event(record) => self.counting.take(record, &mut self.shared.lock()),
+            Item::Header(header) => self.shared.lock().begin(header),
+            Item::Loss(_) => {}
+            Item::Summary(summary) => {
+                self.shared.lock().settle(summary);
+                self.write_file();
+            }
+        }
+    }
+
+    fn hears_of_others(&self) -> bool {
+        true
+    }
+
+    fn hear(&mut self, standings: &[Standing]) {
+        self.shared.lock().standings = standings.to_vec();
+    }
+
+    fn tick(&mut self, stats: &Stats) {
+        self.shared.lock().stats = *stats;
+        if self.file.as_ref().is_some_and(TextFile::is_due) {
+            self.write_file();
+        }
+    }
+
+    fn settle(&mut self) {
+        self.write_file();
+    }
+
+    fn account(&mut self) -> Account {
+        let taken = self.shared.lock().taken();
+        let error = self.file.as_ref().and_then(TextFile::error);
+        Account {
+            delivered: taken,
+            taken,
+            error: error.map(str::to_owned),
+            ..Account::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
