@@ -157,6 +157,7 @@ fn history(dir: &TempDir, name: &str) {
         unproven: Vec::new(),
         waiting: Vec::new(),
         policy: None,
+        policy_loaded: None,
     }));
     drop(history);
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
