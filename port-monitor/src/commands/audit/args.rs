@@ -16,7 +16,7 @@ use crate::{
     consume::{
         self,
         listeners::{
-            Listed, Listing, Violations,
+            Listed, Listing, Tally,
             uses::{Selection, SocketFamily},
         },
     },
@@ -140,7 +140,8 @@ impl Args {
             },
             with_closed: self.all,
             watch: self.duration.or(self.unused),
-            violations: Violations::default(),
+            violations: Tally::default(),
+            forgotten: Tally::default(),
         })
     }
 
@@ -157,14 +158,48 @@ impl Args {
         })
     }
 
-    /// How an audit with this account ends that found so many violations.
-    pub(super) fn exit_code(&self, summary: &Summary, violations: u64) -> ExitCode {
-        if self.fail_on_loss && summary.has_losses() {
+    /// How an audit with this account ends that found so many violations, and had to forget
+    /// so many closed listeners.
+    pub(super) fn exit_code(&self, summary: &Summary, violations: u64, forgotten: u64) -> ExitCode {
+        if self.fail_on_loss && (summary.has_losses() || forgotten > 0) {
             ExitCode::EventsLost
         } else if self.policy.fail_on_violation && violations > 0 {
             ExitCode::Violation
         } else {
             ExitCode::Ok
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::consume::lines::sample::summary;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn listeners_that_are_forgotten_are_a_loss() {
+        let whole = summary();
+        let losing = Summary {
+            unowned: 1,
+            shown: whole.shown - 1,
+            ..whole.clone()
+        };
+        for (flags, code) in [
+            (&["audit", "--fail-on-loss"][..], ExitCode::EventsLost),
+            (&["audit"], ExitCode::Ok),
+        ] {
+            let args = Line::parse_from(flags).args;
+            assert_eq!(args.exit_code(&whole, 0, 0), ExitCode::Ok);
+            assert_eq!(args.exit_code(&whole, 0, 1), code);
+            assert_eq!(args.exit_code(&losing, 0, 0), code);
         }
     }
 }

@@ -28,7 +28,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
 async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     let settings = args.settings();
     let listing = args.listing()?;
-    let violations = listing.violations.clone();
+    let (violations, forgotten) = (listing.violations.clone(), listing.forgotten.clone());
     let waiting = filter::missing(&listing.selection.groups);
     let policy_path = args.policy();
     let policy = policy_path.map(crate::commands::load::load).transpose()?;
@@ -51,5 +51,5 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     pipeline.consumers().begin(&header);
     let session = Session::new(Some(watched), kernel, records, pipeline, None, signals)?;
     let summary = session.run().await?;
-    Ok(args.exit_code(&summary, violations.get()))
+    Ok(args.exit_code(&summary, violations.get(), forgotten.get()))
 }

@@ -23,19 +23,18 @@ use crate::{
     events::record::{Header, Item, Summary},
 };
 
-/// Listeners that break the policy, counted while they are found; read when the run
-/// is over.
+/// What is counted while listeners are found, and read when the run is over.
 #[derive(Clone, Debug, Default)]
-pub struct Violations(Arc<AtomicU64>);
+pub struct Tally(Arc<AtomicU64>);
 
-impl Violations {
+impl Tally {
     /// How many there are.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn count_one(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+    fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 }
 
@@ -59,8 +58,10 @@ pub struct Listing {
     pub with_closed: bool,
     /// How long is watched; `None` for a look at what listens now.
     pub watch: Option<Duration>,
-    /// Where violations are counted.
-    pub violations: Violations,
+    /// Where listeners that break the policy are counted.
+    pub violations: Tally,
+    /// Where closed listeners are counted that had to be forgotten.
+    pub forgotten: Tally,
 }
 
 impl Listing {
@@ -190,7 +191,7 @@ impl ListenerSink {
             && judgement.is_some_and(crate::events::record::Judgement::is_violation)
             && self.listing.selection.takes(record)
         {
-            self.listing.violations.count_one();
+            self.listing.violations.add(1);
         }
     }
 
@@ -200,6 +201,7 @@ impl ListenerSink {
             return;
         };
         let listing = &self.listing;
+        listing.forgotten.add(self.listeners.forgotten);
         let is_listed = |listener: &&AuditedListener| {
             listing.selection.takes(&listener.record) && listing.lists(listener)
         };

@@ -66,7 +66,8 @@ fn listing(listed: Listed) -> Listing {
         listed,
         with_closed: false,
         watch: Some(Duration::from_mins(10)),
-        violations: Violations::default(),
+        violations: Tally::default(),
+        forgotten: Tally::default(),
     }
 }
 
@@ -334,4 +335,23 @@ proptest! {
             prop_assert!(!out.chars().any(|c| c != '\n' && is_hostile(c)), "{out:?}");
         }
     }
+}
+
+#[test]
+fn closed_listeners_that_are_forgotten_are_counted_for_the_end() {
+    let listing = listing(Listed::Used);
+    let forgotten = listing.forgotten.clone();
+    let mut sink = ListenerSink::new(listing, Form::Json(JsonForm::default()));
+    let mut out = Lines::default();
+    sink.write(&mut out, Item::Header(&header()));
+    for id in 0..=uses::MAX_CLOSED as u64 {
+        let opened = at(listening(), id, "127.0.0.1", 1);
+        let mut closed = opened.clone();
+        closed.event.action = Action::Unlisten;
+        for record in [opened, closed] {
+            sink.write(&mut out, Item::Event(&record));
+        }
+    }
+    sink.write(&mut out, Item::Summary(&summary()));
+    assert_eq!(forgotten.get(), 1);
 }

@@ -22,7 +22,7 @@ use crate::{
 /// more.
 pub const MAX_PEERS: usize = 4_096;
 /// Listeners remembered after they closed; the oldest are forgotten first.
-const MAX_CLOSED: usize = 4_096;
+pub(super) const MAX_CLOSED: usize = 4_096;
 
 /// Who can reach a listening address, as far as the address tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

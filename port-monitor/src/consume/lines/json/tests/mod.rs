@@ -19,7 +19,7 @@ use crate::{
                 summary, violation,
             },
         },
-        listeners::{Listed, ListenerSink, Listing, Violations, uses::Selection},
+        listeners::{Listed, ListenerSink, Listing, Tally, uses::Selection},
     },
     events::{
         decode::Action,
@@ -108,7 +108,8 @@ fn every_line_of_an_audit_is_valid() {
         listed: Listed::Used,
         with_closed: true,
         watch: Some(Duration::from_mins(1)),
-        violations: Violations::default(),
+        violations: Tally::default(),
+        forgotten: Tally::default(),
     });
     let mut out = Lines::default();
     for item in items {

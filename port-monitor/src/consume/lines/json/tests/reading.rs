@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     consume::{
         lines::{json::*, sample},
-        listeners::{Listed, ListenerSink, Listing, Violations, uses::Selection},
+        listeners::{Listed, ListenerSink, Listing, Tally, uses::Selection},
     },
     events::{
         compat::{Read, read},
@@ -87,7 +87,8 @@ impl Stream {
             listed: Listed::Used,
             with_closed: true,
             watch: Some(Duration::from_mins(1)),
-            violations: Violations::default(),
+            violations: Tally::default(),
+            forgotten: Tally::default(),
         });
         lines.extend(self.written(&mut audit, &self.listeners()));
         lines
