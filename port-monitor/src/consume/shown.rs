@@ -5,7 +5,7 @@ use std::{mem, time::Duration};
 use super::{
     Due, Lines, Sink,
     consumer::{Consumer, END_GRACE, Gaps, Needs, Room, Standing, Stats},
-    output::writer::{Output, Refused, WriteError},
+    output::writer::{Counts, Output, Refused, WriteError},
 };
 use crate::events::record::{Account, Dropped, Item, Record};
 
@@ -131,19 +131,33 @@ impl Shown {
 
     /// How it stands by now. Nothing is waited for.
     pub fn standing(&self) -> Standing {
-        let counts = self.output.counts();
         let account = Account {
-            delivered: self.hidden + self.formatted,
-            taken: counts.written,
-            hidden: self.hidden,
-            dropped: self.refused,
-            error: None,
+            error: self.output.has_ended().then(|| "it has ended".to_owned()),
+            ..self.account_of(self.output.counts())
         };
         let done = account.taken + account.hidden + account.dropped.total();
         Standing {
             name: self.name(),
             waiting: Room::Lines(account.delivered.saturating_sub(done)),
             account,
+        }
+    }
+
+    fn account_of(&self, counts: Counts) -> Account {
+        // Of what is lost, what was refused is known; the rest was in the queue.
+        let queued = counts.lost.saturating_sub(self.refused.total());
+        let mut dropped = self.refused;
+        if self.output.has_ended() {
+            dropped.failed += queued;
+        } else {
+            dropped.unfinished += queued;
+        }
+        Account {
+            delivered: self.hidden + self.formatted,
+            taken: counts.written,
+            hidden: self.hidden,
+            dropped,
+            error: None,
         }
     }
 
@@ -229,21 +243,6 @@ impl Consumer for Shown {
 
     fn account(&mut self) -> Account {
         self.release(Due::Now);
-        let counts = self.output.drain(END_GRACE);
-        // Of what is lost, what was refused is known; the rest was in the queue.
-        let queued = counts.lost.saturating_sub(self.refused.total());
-        let mut dropped = self.refused;
-        if self.output.has_ended() {
-            dropped.failed += queued;
-        } else {
-            dropped.unfinished += queued;
-        }
-        Account {
-            delivered: self.hidden + self.formatted,
-            taken: counts.written,
-            hidden: self.hidden,
-            dropped,
-            error: None,
-        }
+        self.account_of(self.output.drain(END_GRACE))
     }
 }

@@ -376,6 +376,32 @@ fn consumers_are_told_of_as_they_stand() {
 }
 
 #[test]
+fn an_output_that_has_failed_is_told_of() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Output::start("test".into(), full).unwrap();
+    let mut all = FanOut::new(Shown::new(Box::new(Json::new()), output));
+    let metrics = metrics();
+    let shared = Arc::clone(&metrics.shared);
+    all.add(Box::new(metrics)).unwrap();
+    all.begin(&header());
+    all.take(&connected());
+    all.flush();
+    assert!(all.are_idle_within(PATIENCE));
+    // Refused at once, where the one before was lost on its way.
+    all.take(&connected());
+    all.flush();
+    all.tick(&Stats::default());
+    assert!(all.are_idle_within(PATIENCE));
+    let told = Exposition::open_metrics(&shared.text(Format::OpenMetrics).unwrap());
+    let output = ("consumer", "output");
+    assert_eq!(told.value("port_monitor_consumer_failing", &[output]), 1.0);
+    let labels = [output, ("cause", "failed")];
+    let dropped = told.value("port_monitor_consumer_events_dropped_total", &labels);
+    assert_eq!(dropped, 2.0);
+    assert!(all.end(&summary()).is_err());
+}
+
+#[test]
 fn the_file_is_whole_from_the_start_and_exact_at_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.prom");
