@@ -1,16 +1,14 @@
 //! Connections counted by what they have in common.
 
-use std::{cmp::Ordering, collections::HashMap, net::IpAddr};
+use std::net::IpAddr;
 
-use rusqlite::{
-    Connection, Row,
-    types::{Value, ValueRef},
-};
+use rusqlite::{Row, types::ValueRef};
 
 use super::{
     ReadError, Reader,
     wanted::{SERVICE_PORT, Wanted},
 };
+use crate::consume::history::rows::wall_ns;
 
 /// What connections have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,24 +31,21 @@ pub enum By {
     Rule,
 }
 
-/// Groups that are counted in memory at most.
-const ROOM: usize = 131_072;
-
 /// What the connections of a group have in common.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// There is nothing, or it could not be found out.
     Nothing,
-    /// No rule: the default of the direction decided.
-    Default,
+    /// A text; not necessarily UTF-8.
+    Text(Vec<u8>),
     /// The id of a user without a name.
     Uid(u32),
     /// A service's port.
     Port(u16),
-    /// A text; not necessarily UTF-8.
-    Text(Vec<u8>),
     /// An address.
     Ip(IpAddr),
+    /// No rule: the default of the direction decided.
+    Default,
 }
 
 /// What groups are sorted by: the greatest first, but by name from A to Z.
@@ -123,35 +118,6 @@ pub(super) const SUMS_OF_SUMS: &str =
     "sum(n), sum(failed), sum(violations), sum(sent), sum(received), min(first), max(last)";
 
 impl Sums {
-    /// Of one connection, from the columns behind the first.
-    fn of_one(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let number = |at: usize| row.get::<_, i64>(at);
-        let began_ns = number(5)?.into();
-        Ok(Self {
-            count: 1,
-            failed: number(1)?.cast_unsigned(),
-            violations: number(2)?.cast_unsigned(),
-            sent: number(3)?.cast_unsigned(),
-            received: number(4)?.cast_unsigned(),
-            first_ns: began_ns,
-            last_ns: began_ns,
-        })
-    }
-
-    const fn bytes(&self) -> u64 {
-        self.sent.saturating_add(self.received)
-    }
-
-    fn add(&mut self, other: &Self) {
-        self.count += other.count;
-        self.failed += other.failed;
-        self.violations += other.violations;
-        self.sent = self.sent.saturating_add(other.sent);
-        self.received = self.received.saturating_add(other.received);
-        self.first_ns = self.first_ns.min(other.first_ns);
-        self.last_ns = self.last_ns.max(other.last_ns);
-    }
-
     /// From seven columns, the first of them at `at`.
     pub(super) fn of(row: &Row<'_>, at: usize) -> rusqlite::Result<Self> {
         let number = |n: usize| row.get::<_, i64>(at + n);
@@ -172,30 +138,15 @@ impl Sums {
 struct Plan {
     /// What the rows share that are summed first: a number, mostly.
     inner: &'static str,
-    /// Which text names that; empty where it needs none.
-    text: &'static str,
+    /// What that leads to.
+    joins: &'static str,
     /// What the sums share that are summed then.
     outer: &'static str,
 }
 
-impl Plan {
-    /// What leads from sums `g` to what they share.
-    fn joins(&self, by: By) -> String {
-        let owners = if by.is_owners() {
-            "JOIN owners ow ON ow.id = g.k "
-        } else {
-            ""
-        };
-        match self.text {
-            "" => String::new(),
-            text => format!("{owners}LEFT JOIN texts t ON t.id = {text}"),
-        }
-    }
-}
-
 impl By {
     const fn plan(self) -> Plan {
-        let (inner, text, outer) = match self {
+        let (inner, joins, outer) = match self {
             Self::Process => ("c.owner", "ow.process", "t.text"),
             Self::Exe => ("c.owner", "ow.exe", "t.text"),
             Self::User => ("c.owner", "ow.user", "coalesce(t.text, ow.uid)"),
@@ -210,7 +161,11 @@ impl By {
             Self::Service => (SERVICE_PORT, "", "g.k"),
             Self::Remote => ("c.remote_ip", "", "g.k"),
         };
-        Plan { inner, text, outer }
+        Plan {
+            inner,
+            joins,
+            outer,
+        }
     }
 
     /// Whether it is about the owner.
@@ -239,149 +194,64 @@ impl By {
     }
 }
 
+impl Sort {
+    const fn order(self) -> &'static str {
+        match self {
+            Self::Count => "sum(n) DESC",
+            Self::Failed => "sum(failed) DESC",
+            Self::Violations => "sum(violations) DESC",
+            Self::Bytes => "sum(sent + received) DESC",
+            Self::First => "min(first) DESC",
+            Self::Last => "max(last) DESC",
+            Self::Name => "key",
+        }
+    }
+}
+
 impl Reader {
     /// The connections that are `wanted`, as they are to be `counted`.
     pub fn groups(&self, wanted: &Wanted, counted: Counted) -> Result<Vec<Group>, ReadError> {
-        match self.counted_here(wanted, counted, ROOM)? {
-            Some(groups) => Ok(groups),
-            None => self.counted_there(wanted, counted),
-        }
-    }
-
-    /// Counts in memory, which takes a third of the time; `None` where that has no room for so
-    /// many groups.
-    pub(in crate::consume::history) fn counted_here(
-        &self,
-        wanted: &Wanted,
-        counted: Counted,
-        room: usize,
-    ) -> Result<Option<Vec<Group>>, ReadError> {
-        let sql = self.condition(wanted)?;
-        let plan = counted.by.plan();
+        let Counted {
+            by,
+            sort,
+            most,
+            first_ns,
+        } = counted;
+        let mut sql = self.condition(wanted)?;
+        let most = sql.bind(most.map_or(-1, i64::from));
+        let first = sql.bind(first_ns.map_or(i64::MIN, wall_ns));
+        let Plan {
+            inner,
+            joins,
+            outer,
+        } = by.plan();
+        let owners = if by.is_owners() {
+            "JOIN owners ow ON ow.id = g.k "
+        } else {
+            ""
+        };
+        let texts = if joins.is_empty() {
+            String::new()
+        } else {
+            format!("LEFT JOIN texts t ON t.id = {joins}")
+        };
         let select = format!(
-            "SELECT {}, c.state = 2, coalesce(c.verdict, 0) > 0, coalesce(c.sent, 0), \
-             coalesce(c.received, 0), c.id FROM {} WHERE {}",
-            plan.inner,
+            "SELECT {outer} AS key, {SUMS_OF_SUMS} FROM (SELECT {inner} AS k, {SUMS} FROM {} \
+             WHERE {} GROUP BY 1) g {owners}{texts} GROUP BY 1 HAVING min(first) >= {first} \
+             ORDER BY {}, key LIMIT {most}",
             sql.from(),
             sql.condition(),
-        );
-        self.ask(|db| {
-            let mut statement = db.prepare(&select)?;
-            let mut rows = statement.query(sql.values())?;
-            let mut raw: HashMap<Raw, Sums> = HashMap::new();
-            while let Some(row) = rows.next()? {
-                let sums = Sums::of_one(row)?;
-                let key = Raw::of(row.get_ref(0)?);
-                if let Some(known) = raw.get_mut(&key) {
-                    known.add(&sums);
-                } else if raw.len() >= room {
-                    return Ok(None);
-                } else {
-                    raw.insert(key, sums);
-                }
-            }
-            Ok(Some(counted.finish(name(db, counted.by, raw)?)))
-        })
-    }
-
-    /// Has the database count, which has the disk for it.
-    pub(in crate::consume::history) fn counted_there(
-        &self,
-        wanted: &Wanted,
-        counted: Counted,
-    ) -> Result<Vec<Group>, ReadError> {
-        let sql = self.condition(wanted)?;
-        let plan = counted.by.plan();
-        let select = format!(
-            "SELECT {} AS key, {SUMS_OF_SUMS} FROM (SELECT {} AS k, {SUMS} FROM {} WHERE {} \
-             GROUP BY 1) g {} GROUP BY 1",
-            plan.outer,
-            plan.inner,
-            sql.from(),
-            sql.condition(),
-            plan.joins(counted.by),
+            sort.order(),
         );
         self.ask(|db| {
             let mut statement = db.prepare(&select)?;
             let groups = statement.query_map(sql.values(), |row| {
                 Ok(Group {
-                    key: counted.by.key(row.get_ref(0)?),
+                    key: by.key(row.get_ref(0)?),
                     sums: Sums::of(row, 1)?,
                 })
             })?;
-            let groups: Vec<_> = groups.collect::<Result<_, _>>()?;
-            Ok(counted.finish(groups))
+            groups.collect()
         })
-    }
-}
-
-/// Names sums, and adds up those of one name.
-fn name(db: &Connection, by: By, raw: HashMap<Raw, Sums>) -> rusqlite::Result<Vec<Group>> {
-    let plan = by.plan();
-    let select = format!(
-        "SELECT {} FROM (SELECT ?1 AS k) g {}",
-        plan.outer,
-        plan.joins(by)
-    );
-    let mut statement = db.prepare(&select)?;
-    let mut named: HashMap<Key, Sums> = HashMap::new();
-    for (raw, sums) in raw {
-        let key = statement.query_row([raw.value()], |row| Ok(by.key(row.get_ref(0)?)))?;
-        match named.get_mut(&key) {
-            Some(known) => known.add(&sums),
-            None => drop(named.insert(key, sums)),
-        }
-    }
-    let groups = named.into_iter().map(|(key, sums)| Group { key, sums });
-    Ok(groups.collect())
-}
-
-/// What rows share, as they have it.
-#[derive(Debug, PartialEq, Eq, Hash)]
-enum Raw {
-    Nothing,
-    Number(i64),
-    Bytes(Box<[u8]>),
-}
-
-impl Raw {
-    fn of(value: ValueRef<'_>) -> Self {
-        match value {
-            ValueRef::Integer(number) => Self::Number(number),
-            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Self::Bytes(bytes.into()),
-            ValueRef::Null | ValueRef::Real(_) => Self::Nothing,
-        }
-    }
-
-    fn value(&self) -> Value {
-        match self {
-            Self::Nothing => Value::Null,
-            Self::Number(number) => Value::Integer(*number),
-            Self::Bytes(bytes) => Value::Blob(bytes.to_vec()),
-        }
-    }
-}
-
-impl Counted {
-    /// The groups that are wanted, in their order.
-    fn finish(self, mut groups: Vec<Group>) -> Vec<Group> {
-        let first_ns = self.first_ns.unwrap_or(i128::MIN);
-        groups.retain(|group| group.sums.first_ns >= first_ns);
-        groups.sort_by(|one, other| {
-            let (a, b) = (&one.sums, &other.sums);
-            let order = match self.sort {
-                Sort::Count => b.count.cmp(&a.count),
-                Sort::Failed => b.failed.cmp(&a.failed),
-                Sort::Violations => b.violations.cmp(&a.violations),
-                Sort::Bytes => b.bytes().cmp(&a.bytes()),
-                Sort::First => b.first_ns.cmp(&a.first_ns),
-                Sort::Last => b.last_ns.cmp(&a.last_ns),
-                Sort::Name => Ordering::Equal,
-            };
-            order.then_with(|| one.key.cmp(&other.key))
-        });
-        let most = self.most.and_then(|most| usize::try_from(most).ok());
-        groups.truncate(most.unwrap_or(usize::MAX));
-        groups
     }
 }

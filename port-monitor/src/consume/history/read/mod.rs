@@ -54,8 +54,6 @@ impl Reader {
                 None => return Ok(()),
             }
         }
-        // Meanwhile more may come.
-        let mut left = latest;
         let mut owners = Owners::default();
         loop {
             let page = self.page(wanted, after, &mut owners)?;
@@ -64,10 +62,6 @@ impl Reader {
             };
             after = last.mark.row;
             for kept in page {
-                if left == Some(0) {
-                    return Ok(());
-                }
-                left = left.map(|left| left - 1);
                 take(kept)?;
             }
         }
