@@ -67,7 +67,7 @@ pub enum Command {
     Rollback(commands::enforce::InstanceArgs),
     /// Tell which policy is in force, and how often each rule decided
     Status(commands::enforce::StatusArgs),
-    /// End enforcement: detach everything, allow every connection
+    /// End the enforcement of a policy: detach its programs, and deny nothing by it
     #[command(name = "panic-open")]
     PanicOpen(commands::enforce::InstanceArgs),
 }

@@ -13,16 +13,29 @@ const LONGEST: Duration = Duration::from_hours(24 * 36_525);
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum DurationError {
     /// A number, but of what?
-    #[error("`{0}` has no unit: write {0}s, {0}m, {0}h or {0}d")]
-    NoUnit(String),
+    #[error("`{given}` has no unit: write {hint}")]
+    NoUnit {
+        /// The number.
+        given: String,
+        /// What to write instead.
+        hint: String,
+    },
     /// Not a number with a unit, nor several.
-    #[error("`{}` is not a duration: write 30s, 5m, 1h 30m or 7d", .0.escape_debug())]
-    Malformed(String),
+    #[error("`{}` is not a duration: write {hint}", .given.escape_debug())]
+    Malformed {
+        /// The text.
+        given: String,
+        /// What to write instead.
+        hint: String,
+    },
     /// Months and years are of no fixed length.
-    #[error(
-        "`{0}` counts in months or years, which are not all as long: write it in days, such as 30d"
-    )]
-    Calendar(String),
+    #[error("`{given}` counts in months or years, which are not all as long: write {hint}")]
+    Calendar {
+        /// The text.
+        given: String,
+        /// What to write instead.
+        hint: String,
+    },
     /// Less than nothing.
     #[error("`{0}` is negative: a duration is longer than nothing")]
     Negative(String),
@@ -34,6 +47,19 @@ pub enum DurationError {
     TooLong(String),
 }
 
+/// Reads a duration where only some are taken, which `taken` says, such as `1s or less`.
+/// An error hints at those, and never at one that is then refused. Whether the duration is
+/// one of them is for the caller to look at.
+pub fn parse_some(text: &str, taken: &str) -> Result<Duration, DurationError> {
+    let hint = taken.to_owned();
+    parse(text).map_err(|error| match error {
+        DurationError::NoUnit { given, .. } => DurationError::NoUnit { given, hint },
+        DurationError::Malformed { given, .. } => DurationError::Malformed { given, hint },
+        DurationError::Calendar { given, .. } => DurationError::Calendar { given, hint },
+        error => error,
+    })
+}
+
 /// Reads a duration: units from nanoseconds to weeks, a day of 24 hours.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     let given = || text.to_owned();
@@ -41,16 +67,25 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
         return Err(if text.bytes().all(|byte| byte == b'0') {
             DurationError::Zero(given())
         } else {
-            DurationError::NoUnit(given())
+            DurationError::NoUnit {
+                given: given(),
+                hint: format!("{text}s, {text}m, {text}h or {text}d"),
+            }
         });
     }
     let span: Span = text.parse().map_err(|_| match in_small(text) {
         Some(small) if small.is_negative() => DurationError::Negative(given()),
         Some(_) => DurationError::TooLong(given()),
-        None => DurationError::Malformed(given()),
+        None => DurationError::Malformed {
+            given: given(),
+            hint: "30s, 5m, 1h 30m or 7d".to_owned(),
+        },
     })?;
     if span.get_years() != 0 || span.get_months() != 0 {
-        return Err(DurationError::Calendar(given()));
+        return Err(DurationError::Calendar {
+            given: given(),
+            hint: "it in days, such as 30d".to_owned(),
+        });
     }
     if span.is_negative() {
         return Err(DurationError::Negative(given()));

@@ -12,17 +12,18 @@ pub enum ExitCode {
     /// given; or a case of `policy test` did not come out as expected; or the policies
     /// that `policy diff` compared differ.
     Violation = 1,
-    /// The command line, or a name or file on it, is wrong.
+    /// The command line, or a name or file on it, is wrong, or there is nothing to do it to.
     Usage = 2,
-    /// The kernel or missing privilege does not allow attaching.
+    /// The kernel or missing privilege does not allow attaching, or detaching.
     CannotAttach = 3,
     /// Events were lost, and `--fail-on-loss` was given.
     EventsLost = 4,
-    /// The policy file has errors; nothing was applied.
+    /// The policy or the configuration is missing or has errors, or the policy would refuse the
+    /// session that it is applied from; nothing was applied.
     PolicyInvalid = 5,
     /// The output could not be written.
     OutputFailed = 6,
-    /// Another instance holds the lock.
+    /// Another run of the program holds the lock.
     Locked = 7,
     /// Interrupted a second time, before the orderly end was reached.
     Interrupted = 130,
@@ -34,24 +35,27 @@ impl ExitCode {
     pub const ALL: [(Self, &'static str); 9] = [
         (
             Self::Ok,
-            "done; also after Ctrl-C, SIGTERM and a closed output pipe",
+            "done; also after a signal to stop (Ctrl-C, SIGTERM, SIGHUP) and a closed output pipe",
         ),
         (
             Self::Violation,
             "the policy was broken (with --fail-on-violation), failed its test, or differs",
         ),
-        (Self::Usage, "wrong command line: flag, value, name or file"),
+        (
+            Self::Usage,
+            "wrong command line: flag, value, name or file; or nothing to confirm or roll back",
+        ),
         (
             Self::CannotAttach,
-            "cannot attach: privilege, kernel or BTF",
+            "cannot attach, or not detach: privilege, kernel or BTF",
         ),
         (Self::EventsLost, "events were lost (with --fail-on-loss)"),
         (
             Self::PolicyInvalid,
-            "the policy is invalid; nothing was applied",
+            "the policy or configuration is missing or wrong, or would cut you off; nothing was applied",
         ),
         (Self::OutputFailed, "the output could not be written"),
-        (Self::Locked, "another instance holds the lock"),
+        (Self::Locked, "another port-monitor holds the lock"),
         (
             Self::Interrupted,
             "interrupted twice: stopped before the summary",

@@ -53,7 +53,7 @@ pub fn parse(text: &str) -> Result<When, WhenError> {
     }
     match duration::parse(text) {
         Ok(ago) => Ok(When::Ago(ago)),
-        Err(DurationError::Malformed(_)) => Err(WhenError::Malformed(text.to_owned())),
+        Err(DurationError::Malformed { .. }) => Err(WhenError::Malformed(text.to_owned())),
         Err(error) => Err(WhenError::Duration(error)),
     }
 }

@@ -72,7 +72,7 @@ enum Command {
     ///
     /// `nft` is an nftables ruleset that decides as the policy does, and denies. It
     /// cannot match units, cgroups, executables and the user of an inbound connection,
-    /// nor judge what listens: a policy that asks for them is refused, unless
+    /// nor judge what listens or UDP: a policy that asks for them is refused, unless
     /// `--partial` leaves such rules out. It never leaves out a deny rule without which
     /// more would be allowed. It judges the addresses that programs see: what they send
     /// before redirect and DNAT, what they receive after SNAT.

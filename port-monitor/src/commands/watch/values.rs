@@ -57,9 +57,10 @@ pub(super) fn parse_level(text: &str) -> Result<log::Level, &'static str> {
 
 /// A duration that events in the ring can wait.
 pub(super) fn parse_latency(text: &str) -> Result<Duration, String> {
-    let latency = duration::parse(text).map_err(|error| error.to_string())?;
+    let most = MAX_LATENCY.as_secs();
+    let taken = format!("{most}s or less, such as 5ms");
+    let latency = duration::parse_some(text, &taken).map_err(|error| error.to_string())?;
     if latency > MAX_LATENCY {
-        let most = MAX_LATENCY.as_secs();
         return Err(format!("more than {most} s: write {most}s or less"));
     }
     Ok(latency)
@@ -67,9 +68,10 @@ pub(super) fn parse_latency(text: &str) -> Result<Duration, String> {
 
 /// How often open connections may be looked at.
 pub(super) fn parse_progress(text: &str) -> Result<Duration, String> {
-    let interval = duration::parse(text).map_err(|error| error.to_string())?;
+    let least = MIN_PROGRESS.as_millis();
+    let taken = format!("{least}ms or more, such as 10s");
+    let interval = duration::parse_some(text, &taken).map_err(|error| error.to_string())?;
     if interval < MIN_PROGRESS {
-        let least = MIN_PROGRESS.as_millis();
         return Err(format!("less than {least} ms: write {least}ms or more"));
     }
     Ok(interval)
@@ -120,6 +122,26 @@ mod tests {
             Err("more than 1 s: write 1s or less".to_owned())
         );
         assert!(parse_latency("0s").is_err());
+    }
+
+    #[test]
+    fn no_hint_names_what_is_refused() {
+        for (text, said) in [
+            ("5", "`5` has no unit"),
+            ("soon", "`soon` is not a duration"),
+            (
+                "2mo",
+                "`2mo` counts in months or years, which are not all as long",
+            ),
+        ] {
+            let latency = parse_latency(text).unwrap_err();
+            assert_eq!(latency, format!("{said}: write 1s or less, such as 5ms"));
+            let progress = parse_progress(text).unwrap_err();
+            assert_eq!(
+                progress,
+                format!("{said}: write 100ms or more, such as 10s")
+            );
+        }
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub struct Args {
     record: Option<PathBuf>,
     /// Keep every connection in FILE too, an SQLite database, beside whatever is shown
     ///
-    /// One row for each, whatever --events shows; `docs/history.md` has the columns. FILE is
+    /// One row for each, whatever --events shows; `port-monitor history` reads them. FILE is
     /// added to, by one port-monitor at a time. If it cannot be written, nothing else suffers:
     /// the account says what is missing there.
     #[arg(

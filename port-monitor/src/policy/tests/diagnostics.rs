@@ -206,6 +206,7 @@ fn bad_sections() {
             "[apply]\non_daemon_exit = \"close\"",
             "[apply]\non_daemon_exit = \"open-after-1s\"",
             "[apply]\non_daemon_exit = \"closed-after-soon\"",
+            "[apply]\non_daemon_exit = \"open-after-60\"",
             "[apply]\nconfirm = \"-60s\"",
             "[failsafe]\ninbound = [{ service = \"ssh\", to = \"10.0.0.0/8\" }]",
             "[failsafe]\ninbound = [{ servce = \"ssh\" }]",

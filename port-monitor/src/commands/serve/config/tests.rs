@@ -78,7 +78,7 @@ const WRONG: [(&str, &str); 55] = [
     ),
     (
         "[watch]\nlatency = 5\n",
-        "2:11: `5` has no unit: write 5s, 5m, 5h or 5d",
+        "2:11: `5` has no unit: write 1s or less, such as 5ms",
     ),
     (
         "[watch]\nlatency = \"2s\"\n",

@@ -501,7 +501,7 @@ fn on_daemon_exit(value: &Value<'_>) -> Result<OnDaemonExit, Problem> {
     let all = text(value)?;
     for (prefix, make) in timed {
         if let Some(after) = all.strip_prefix(prefix) {
-            let after = duration::parse(after)?;
+            let after = duration::parse_some(after, "3s to 24h, such as 60s")?;
             if after < OnDaemonExit::SOONEST || after > OnDaemonExit::LATEST {
                 return Err(Problem::ExitTime(all.to_owned()));
             }
