@@ -253,6 +253,8 @@ fn reading_changes_nothing_and_holds_no_writer_up() {
     let dir = directory();
     history(&dir, "history.db");
     let path = dir.path().join("history.db");
+    // The reader could change it, and does not.
+    fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
     let writer = Connection::open(&path).unwrap();
     writer
         .execute_batch("BEGIN IMMEDIATE; UPDATE runs SET host = 'web2'")

@@ -8,14 +8,12 @@ use crate::{
     commands::{
         filter,
         watch::{
-            args::{FamilyArgs, resolve},
+            args::{EndArgs, resolve},
             values::parse_pid,
         },
     },
     consume::history::read::{Ended, Reader, User, Wanted},
-    events::decode::Direction,
     kernel::filters::Family,
-    ports::port_set::PortSet,
 };
 
 /// Which connections. Different filters all have to match; the values of one are
@@ -64,33 +62,11 @@ pub(super) struct FilterArgs {
         allow_hyphen_values = true
     )]
     unit: Vec<String>,
-    /// Ports of either end: numbers, ranges a-b, service names, or a class
-    /// (well-known, registered, dynamic)
-    #[arg(short = 'P', long, value_name = "PORTS")]
-    port: Option<PortSet>,
-    /// Local ports
-    #[arg(short = 'L', long, value_name = "PORTS")]
-    local_port: Option<PortSet>,
-    /// Remote ports
-    #[arg(short = 'R', long, value_name = "PORTS")]
-    remote_port: Option<PortSet>,
-    /// Remote networks or addresses
-    #[arg(long, value_name = "NET", value_delimiter = ',')]
-    remote: Vec<String>,
-    /// Who opened the connection: in, a peer; out, this host
-    #[arg(long, value_name = "DIR")]
-    direction: Option<DirectionArg>,
     #[command(flatten)]
-    family: FamilyArgs,
+    ends: EndArgs,
     /// Of `watch`: a history has connections, and no events of them.
     #[arg(long, hide = true, value_name = "LIST")]
     events: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum DirectionArg {
-    In,
-    Out,
 }
 
 impl FilterArgs {
@@ -123,16 +99,13 @@ impl FilterArgs {
             users: self.users(reader)?,
             names: names.collect(),
             groups: filter::groups(&self.cgroup, &self.unit).map_err(Failure::usage)?,
-            local_ports: self.local_port.clone(),
-            remote_ports: self.remote_port.clone(),
-            any_ports: self.port.clone(),
+            local_ports: self.ends.local_port.clone(),
+            remote_ports: self.ends.remote_port.clone(),
+            any_ports: self.ends.port.clone(),
             service_ports: None,
-            networks: resolve(&self.remote, |net| filter::network(net))?,
-            is_ipv6: self.family.family().map(|family| family == Family::V6),
-            direction: self.direction.map(|direction| match direction {
-                DirectionArg::In => Direction::Inbound,
-                DirectionArg::Out => Direction::Outbound,
-            }),
+            networks: self.ends.networks()?,
+            is_ipv6: self.ends.family.family().map(|family| family == Family::V6),
+            direction: self.ends.direction(),
         })
     }
 

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::ValueEnum;
-use port_monitor_common::{event::EventKind, site::Site};
+use port_monitor_common::{event::EventKind, policy::Network, site::Site};
 
 use super::values::{
     parse_count, parse_latency, parse_level, parse_max_connections, parse_pid, parse_program,
@@ -92,24 +92,8 @@ struct FilterArgs {
         allow_hyphen_values = true
     )]
     comm: Vec<OsString>,
-    /// Ports of either end: numbers, ranges a-b, service names, or a class
-    /// (well-known, registered, dynamic)
-    #[arg(short = 'P', long, value_name = "PORTS")]
-    port: Option<PortSet>,
-    /// Local ports
-    #[arg(short = 'L', long, value_name = "PORTS")]
-    local_port: Option<PortSet>,
-    /// Remote ports
-    #[arg(short = 'R', long, value_name = "PORTS")]
-    remote_port: Option<PortSet>,
-    /// Remote networks or addresses
-    #[arg(long, value_name = "NET", value_delimiter = ',')]
-    remote: Vec<String>,
-    /// Who opened the connection: in, a peer; out, this host
-    #[arg(long, value_name = "DIR")]
-    direction: Option<DirectionArg>,
     #[command(flatten)]
-    family: FamilyArgs,
+    ends: EndArgs,
     /// Kinds of events [default: all in JSON; connected, failed, accept, close, restored
     /// in a table, where an attempt is one line, with its outcome]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -143,6 +127,29 @@ pub(in crate::commands) struct OwnerArgs {
         allow_hyphen_values = true
     )]
     unit: Vec<String>,
+}
+
+/// Which ends the connections have.
+#[derive(Debug, clap::Args)]
+pub(in crate::commands) struct EndArgs {
+    /// Ports of either end: numbers, ranges a-b, service names, or a class
+    /// (well-known, registered, dynamic)
+    #[arg(short = 'P', long, value_name = "PORTS")]
+    pub(in crate::commands) port: Option<PortSet>,
+    /// Local ports
+    #[arg(short = 'L', long, value_name = "PORTS")]
+    pub(in crate::commands) local_port: Option<PortSet>,
+    /// Remote ports
+    #[arg(short = 'R', long, value_name = "PORTS")]
+    pub(in crate::commands) remote_port: Option<PortSet>,
+    /// Remote networks or addresses
+    #[arg(long, value_name = "NET", value_delimiter = ',')]
+    remote: Vec<String>,
+    /// Who opened the connection: in, a peer; out, this host
+    #[arg(long, value_name = "DIR")]
+    direction: Option<DirectionArg>,
+    #[command(flatten)]
+    pub(in crate::commands) family: FamilyArgs,
 }
 
 /// Which version of IP is meant.
@@ -346,12 +353,12 @@ impl Args {
             comms: resolve(&args.comm, |comm| filter::comm(comm))?,
             groups: args.owner.groups()?,
             tree: !self.command.is_empty(),
-            local_ports: args.local_port.clone(),
-            remote_ports: args.remote_port.clone(),
-            any_ports: args.port.clone(),
-            remote_nets: resolve(&args.remote, |net| filter::network(net))?,
-            family: args.family.family(),
-            direction: args.direction.map(Direction::from),
+            local_ports: args.ends.local_port.clone(),
+            remote_ports: args.ends.remote_port.clone(),
+            any_ports: args.ends.port.clone(),
+            remote_nets: args.ends.networks()?,
+            family: args.ends.family.family(),
+            direction: args.ends.direction(),
             only_denied: false,
         })
     }
@@ -386,6 +393,18 @@ impl OwnerArgs {
     /// The cgroups of `--cgroup` and `--unit`.
     pub(in crate::commands) fn groups(&self) -> Result<Groups, Failure> {
         filter::groups(&self.cgroup, &self.unit).map_err(Failure::usage)
+    }
+}
+
+impl EndArgs {
+    /// The networks of `--remote`.
+    pub(in crate::commands) fn networks(&self) -> Result<Vec<Network>, Failure> {
+        resolve(&self.remote, |net| filter::network(net))
+    }
+
+    /// Who opened the connections.
+    pub(in crate::commands) fn direction(&self) -> Option<Direction> {
+        self.direction.map(Direction::from)
     }
 }
 

@@ -132,27 +132,25 @@ impl Slow {
     /// How it stands by now.
     pub(super) fn standing(&self) -> Standing {
         let state = self.shared.lock();
-        let Account {
-            taken,
-            hidden,
-            dropped,
-            error,
-            delivered: _,
-        } = state.account.clone();
-        let panicked = state.has_ended.then(|| "it panicked".to_owned());
-        let waiting = Room::Queue(state.queue.len(), ROOM);
-        drop(state);
-        let account = Account {
-            delivered: self.delivered,
-            taken,
-            hidden: self.hidden + hidden,
-            dropped: self.dropped.and(dropped),
-            error: error.or(panicked),
-        };
+        let mut account = self.account(&state);
+        if state.has_ended {
+            account.error.get_or_insert_with(panicked);
+        }
         Standing {
             name: self.name,
             account,
-            waiting,
+            waiting: Room::Queue(state.queue.len(), ROOM),
+        }
+    }
+
+    /// What came to it, and what the thread did with that so far.
+    fn account(&self, state: &State) -> Account {
+        let account = state.account.clone();
+        Account {
+            delivered: self.delivered,
+            hidden: self.hidden + account.hidden,
+            dropped: self.dropped.and(account.dropped),
+            ..account
         }
     }
 
@@ -221,29 +219,14 @@ impl Slow {
         self.wake();
         let mut state = self.shared.wait_until(deadline, State::is_idle);
         state.queue.clear();
-        let Account {
-            taken,
-            hidden,
-            dropped,
-            error,
-            delivered: _,
-        } = state.account.clone();
+        let mut account = self.account(&state);
         let has_ended = state.has_ended;
         drop(state);
-        let mut account = Account {
-            delivered: self.delivered,
-            taken,
-            hidden: self.hidden + hidden,
-            dropped: self.dropped.and(dropped),
-            error,
-        };
         let known = account.taken + account.hidden + account.dropped.total();
         let rest = account.delivered.saturating_sub(known);
         if has_ended {
             account.dropped.failed += rest;
-            account
-                .error
-                .get_or_insert_with(|| "it panicked".to_owned());
+            account.error.get_or_insert_with(panicked);
         } else {
             account.dropped.unfinished += rest;
             if rest > 0 {
@@ -268,6 +251,11 @@ impl Slow {
             let _ = self.thread.join();
         }
     }
+}
+
+/// Why a thread has ended that nobody let end.
+fn panicked() -> String {
+    "it panicked".to_owned()
 }
 
 /// Tells that the thread has ended, however it does.

@@ -76,7 +76,7 @@ pub enum OpenError {
 pub(super) struct Store {
     // Closed first: closing another descriptor of the file gives up its locks.
     db: Connection,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Store {
@@ -101,7 +101,7 @@ impl Store {
             path: shown(path),
             error,
         };
-        let mut file = OpenOptions::new()
+        let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
@@ -114,11 +114,10 @@ impl Store {
         if !metadata.is_file() {
             return Err(not_a_history());
         }
-        flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| OpenError::Locked { path: shown(path) })?;
+        let mut lock = Lock::of(file).map_err(|_| OpenError::Locked { path: shown(path) })?;
         let mut magic = [0; MAGIC.len()];
         let is_new = metadata.len() == 0;
-        if !is_new && (file.read_exact(&mut magic).is_err() || magic != *MAGIC) {
+        if !is_new && (lock.0.read_exact(&mut magic).is_err() || magic != *MAGIC) {
             return Err(not_a_history());
         }
         let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(sql)?;
@@ -128,11 +127,30 @@ impl Store {
         if version < schema::VERSION {
             schema::migrate(&db, version).map_err(sql)?;
         }
-        Ok(Self { db, _lock: file })
+        Ok(Self { db, _lock: lock })
     }
 
     pub(super) const fn db(&self) -> &Connection {
         &self.db
+    }
+}
+
+/// The lock of the one who writes.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Lock {
+    fn of(file: File) -> rustix::io::Result<Self> {
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that is being started has the descriptor too,
+        // until it runs its program.
+        let _ = self.0.unlock();
     }
 }
 
@@ -233,4 +251,23 @@ pub(super) fn move_aside(path: &Path, error: &rusqlite::Error) -> Result<(), Ope
 /// The path as people are told it.
 pub(super) fn shown(path: &Path) -> String {
     Escaped(path.as_os_str().as_encoded_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
+
+    use std::fs::File;
+
+    use super::Lock;
+
+    #[test]
+    fn a_lock_ends_whoever_else_has_the_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("history.db");
+        let lock = Lock::of(File::create(&path).unwrap()).unwrap();
+        let _child_has = lock.0.try_clone().unwrap();
+        drop(lock);
+        Lock::of(File::open(&path).unwrap()).unwrap();
+    }
 }

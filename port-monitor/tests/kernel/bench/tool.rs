@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    io,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -166,18 +167,27 @@ impl Running {
         }
     }
 
-    /// The processor time of all its threads, in the kernel and outside.
+    /// The processor time of all its threads, in the kernel and outside, those that have
+    /// ended included.
     pub(super) fn cpu_ns(&self) -> Result<u64> {
-        let mut total = 0;
-        for entry in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
-            // A thread may end between listing and reading.
-            let Ok(text) = fs::read_to_string(entry?.path().join("schedstat")) else {
-                continue;
-            };
-            let on_cpu = text.split(' ').next().context("an empty schedstat")?;
-            total += on_cpu.parse::<u64>()?;
-        }
-        Ok(total)
+        let mut clock = 0;
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: both write what they are given to write to.
+        let error = unsafe {
+            match libc::clock_getcpuclockid(self.child.id().cast_signed(), &raw mut clock) {
+                0 if libc::clock_gettime(clock, &raw mut time) == 0 => 0,
+                0 => io::Error::last_os_error()
+                    .raw_os_error()
+                    .unwrap_or_default(),
+                error => error,
+            }
+        };
+        ensure!(error == 0, io::Error::from_raw_os_error(error));
+        let (seconds, rest) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
+        Ok(seconds * 1_000_000_000 + rest)
     }
 
     /// Its programs.

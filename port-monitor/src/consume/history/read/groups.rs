@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use clap::ValueEnum;
 use rusqlite::{Row, types::ValueRef};
 
 use super::{
@@ -10,24 +11,24 @@ use super::{
 };
 use crate::consume::history::rows::wall_ns;
 
-/// What connections have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What connections have in common. `--help` has these words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum By {
-    /// The name of the process.
+    /// The name of the process
     Process,
-    /// The executable.
+    /// The executable
     Exe,
-    /// The user.
+    /// The user
     User,
-    /// The systemd unit.
+    /// The systemd unit
     Unit,
-    /// The container.
+    /// The container
     Container,
-    /// The service's port.
+    /// The service: the remote port outbound, the local one inbound
     Service,
-    /// The address of the other end.
+    /// The address of the other end
     Remote,
-    /// The rule that decided.
+    /// The policy rule that decided
     Rule,
 }
 
@@ -48,23 +49,23 @@ pub enum Key {
     Default,
 }
 
-/// What groups are sorted by: the greatest first, but by name from A to Z.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What groups are sorted by: the greatest first. `--help` has these words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Sort {
-    /// How many connections there are.
+    /// How many connections
     #[default]
     Count,
-    /// How many failed.
+    /// How many failed
     Failed,
-    /// How many a policy denied, or would have.
+    /// How many broke the policy
     Violations,
-    /// The bytes that went both ways.
+    /// Payload bytes, both ways
     Bytes,
-    /// When the first one began.
+    /// When the first one began
     First,
-    /// When the last one began.
+    /// When the last one began
     Last,
-    /// What they have in common.
+    /// What they have in common, from A to Z
     Name,
 }
 
