@@ -65,8 +65,8 @@ pub enum Command {
     Confirm(commands::enforce::InstanceArgs),
     /// Go back to the policy before
     Rollback(commands::enforce::InstanceArgs),
-    /// Tell which policy is in force, and how often each rule decided
-    Status(commands::enforce::StatusArgs),
+    /// Tell which policy is in force, and how often each rule decided; or how the service stands
+    Status(commands::status::Args),
     /// End the enforcement of a policy: detach its programs, and deny nothing by it
     #[command(name = "panic-open")]
     PanicOpen(commands::enforce::InstanceArgs),

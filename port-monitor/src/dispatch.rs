@@ -7,7 +7,7 @@ use crate::{
     cli::{Cli, Command},
     commands::{
         audit, completions, doctor, enforce, exec, history, man, policy, schema, serve, service,
-        watch,
+        status, watch,
     },
     consume::output::stdout::Stdout,
     logging,
@@ -37,7 +37,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Apply(args)) => enforce::apply(&args, Stdout::lock()),
         Some(Command::Confirm(args)) => enforce::confirm(&args, Stdout::lock()),
         Some(Command::Rollback(args)) => enforce::rollback(&args, Stdout::lock()),
-        Some(Command::Status(args)) => enforce::status(&args, Stdout::lock()),
+        Some(Command::Status(args)) => status::run(&args, Stdout::lock()),
         Some(Command::PanicOpen(args)) => enforce::panic_open(&args, Stdout::lock()),
     }
 }

@@ -138,3 +138,20 @@ fn a_wrong_flag_is_a_mistake_on_the_command_line() {
     assert_eq!(code, Some(USAGE));
     assert!(stderr.contains("'--check'"), "{stderr}");
 }
+
+#[test]
+fn where_nobody_answers_the_service_is_said_not_to() {
+    let dir = with_config("");
+    let path = dir.path().join("socket");
+    let path = path.to_str().unwrap();
+    let output = run_unprivileged(&["status", "--service", "--socket", path], |_| {});
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected = format!(
+        "port-monitor: {path}: nobody answers there: is the service running, and has it a \
+         [socket]?\n"
+    );
+    assert_eq!(
+        (output.status.code(), said),
+        (Some(CANNOT_ATTACH), expected)
+    );
+}

@@ -6,7 +6,11 @@ use std::{borrow::Cow, fs, io::Write, path::Path};
 use serde::Serialize;
 
 use crate::{
-    base::exit_code::{ExitCode, Failure},
+    base::{
+        exit_code::{ExitCode, Failure},
+        sanitize::Escaped,
+    },
+    consume::socket::{self, AskError, report::ConsumerReport},
     events::record::Failed,
     host::{cgroup::CgroupTree, process::v1_hierarchies},
     kernel::{self, Backend, Kernel, KernelError, SelfTest, Settings, filters::Filters, preflight},
@@ -158,7 +162,45 @@ fn checks() -> Vec<Check> {
         cgroups(),
         sysctl("kernel.perf_event_paranoid"),
         sysctl("kernel.unprivileged_bpf_disabled"),
+        service(socket::ask(Path::new(socket::PATH))),
     ]
+}
+
+/// How the service stands, if it runs.
+fn service(asked: Result<socket::Report, AskError>) -> Check {
+    let wrong = asked.as_ref().is_ok_and(|report| {
+        let is_wrong =
+            |consumer: &ConsumerReport| consumer.error.is_some() || consumer.dropped.total() > 0;
+        report.events.lost.total() > 0 || report.consumers.iter().any(is_wrong)
+    });
+    let found = match asked {
+        Ok(report) => {
+            let began = report.began.strftime("%F %T UTC");
+            let mut found = format!("pid {}, by {} since {began}", report.pid, report.backend);
+            let lost = report.events.lost.total();
+            if lost > 0 {
+                found = format!("{found}; events lost: {lost}");
+            }
+            for consumer in report.consumers {
+                let dropped = consumer.dropped.total();
+                if dropped > 0 {
+                    found = format!("{found}; {}: {dropped} missing", consumer.name);
+                }
+                if let Some(error) = consumer.error {
+                    found = format!("{found}; {}: {error}", consumer.name);
+                }
+            }
+            Escaped(found.as_bytes()).to_string()
+        }
+        Err(AskError::Nobody) => format!("nobody answers at {}", socket::PATH),
+        Err(error) => format!("{}: {error}", socket::PATH),
+    };
+    Check {
+        name: "service",
+        ok: !wrong,
+        found,
+        remedy: Some("see `port-monitor status --service`, and the journal of the service"),
+    }
 }
 
 /// Where units and containers are looked for.

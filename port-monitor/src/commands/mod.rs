@@ -14,5 +14,6 @@ pub mod policy;
 pub mod schema;
 pub mod serve;
 pub mod service;
+pub mod status;
 mod told;
 pub mod watch;

@@ -26,13 +26,13 @@ pub trait Consumer: Send {
     /// Comes about twice a second.
     fn tick(&mut self, stats: &Stats);
 
-    /// It asks to [`hear`](Self::hear) how others stand.
+    /// It asks to [`hear`](Self::hear) how the run stands.
     fn hears_of_others(&self) -> bool {
         false
     }
 
-    /// How every consumer stands, itself too. Comes before each tick to one that asks for it.
-    fn hear(&mut self, _standings: &[Standing]) {}
+    /// How the run stands. Comes before each tick to one that asks for it.
+    fn hear(&mut self, _overview: &Overview) {}
 
     /// Opens again by its name what it writes to: somebody may have moved it away.
     fn reopen(&mut self) {}
@@ -123,6 +123,17 @@ pub struct Standing {
     pub account: Account,
     /// What waits for it, in [`Room`].
     pub waiting: Room,
+}
+
+/// How a run stands while it goes on, whoever joined it later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overview {
+    /// When it began, ns since the Unix epoch.
+    pub began_ns: i128,
+    /// What was counted since then.
+    pub stats: Stats,
+    /// How every consumer stands, first the one that shows events.
+    pub standings: Vec<Standing>,
 }
 
 /// What waits for a consumer.

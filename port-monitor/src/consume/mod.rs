@@ -7,6 +7,7 @@ use crate::events::record::Item;
 
 pub mod consumer;
 pub mod consumers;
+mod endpoint;
 pub mod fan_out;
 pub mod history;
 pub mod join;
@@ -15,6 +16,7 @@ pub mod listeners;
 pub mod metrics;
 pub mod output;
 pub mod shown;
+pub mod socket;
 
 pub use fan_out::FanOut;
 pub use lines::Lines;

@@ -35,7 +35,7 @@ const OTHERS: [&str; 9] = [
 ];
 /// Outputs that are no console session, with the forms that their lines may have. `{}` is
 /// what differs by nature; the rest are words of the program.
-const FORMS: [(&str, &[&str]); 6] = [
+const FORMS: [(&str, &[&str]); 7] = [
     (
         "account",
         &[
@@ -70,6 +70,21 @@ const FORMS: [(&str, &[&str]); 6] = [
             "{}deny{} never",
             "memory     {} MiB",
             "attached   {}",
+        ],
+    ),
+    (
+        "service",
+        &[
+            "service    port-monitor {}, pid {}",
+            "since      {} UTC",
+            "host       {}, kernel {}",
+            "backend    {}",
+            "observes   {}, read {} UTC",
+            "events     seen {}, filtered {}, lost {}",
+            "lost       {}: the ring was full",
+            "CONSUMER {} DELIVERED {} TAKEN {} HIDDEN {} DROPPED  WAITING",
+            "output {} {} {} {}  {}",
+            "{} {} {} {} {}  {} of {}",
         ],
     ),
     (

@@ -7,7 +7,7 @@ use std::{
     iter,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use rustix::{
     fs::{CWD, Mode, mkfifoat},
     process::{Pid, Signal, kill_process},
 };
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::monitor::{action, port_monitor};
@@ -227,6 +228,53 @@ fn await_event(path: &Path) {
 
 pub(crate) fn record(name: &str) -> String {
     format!("[record]\nfile = \"DIR/{name}\"\n")
+}
+
+/// What `status --service` says with these arguments.
+fn status(service: &Service, args: &[&str]) -> Output {
+    let mut command = port_monitor(["status", "--service", "--socket"]);
+    let command = command.arg(service.path("socket")).args(args);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// How it stands as soon as its recording has so many events.
+fn report(service: &Service, recorded: u64) -> Value {
+    let begun = Instant::now();
+    loop {
+        let output = status(service, &["--json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        if report["consumers"][1]["taken"] == recorded {
+            return report;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{report}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_service_tells_how_it_stands_until_it_ends() {
+    let sections = |socket| format!("{}[socket]\nfile = \"DIR/{socket}\"\n", record("0"));
+    let mut service = Service::start(&sections("socket"));
+    service.shell.attempt(3);
+    let before = report(&service, 6);
+    assert_eq!(before["pid"], service.process.0.id());
+    let events = |report: &Value, what| report["events"][what].as_u64().unwrap();
+    // Those of others are filtered.
+    let delivered = events(&before, "seen") - events(&before, "filtered");
+    assert_eq!(delivered, 6, "{before}");
+    // It leaves and joins anew, and tells of the same run.
+    service.reload(&sections("elsewhere"));
+    assert_eq!(status(&service, &[]).status.code(), Some(3));
+    service.reload(&sections("socket"));
+    let after = report(&service, 6);
+    assert_eq!(after["began"], before["began"]);
+    assert!(events(&after, "seen") >= events(&before, "seen"), "{after}");
+    let text = String::from_utf8(status(&service, &[]).stdout).unwrap();
+    let account = "\nrecord               6           6           0           0  0 of 32768\n";
+    assert!(text.contains(account), "{text}");
+    let Ended { code, dir, .. } = service.end();
+    assert_eq!(code, Some(0));
+    assert!(!dir.path().join("socket").exists());
 }
 
 #[test]

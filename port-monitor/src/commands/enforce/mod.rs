@@ -86,16 +86,6 @@ pub struct ApplyArgs {
     instance: InstanceArgs,
 }
 
-/// Arguments of `status`.
-#[derive(Debug, clap::Args)]
-pub struct StatusArgs {
-    #[command(flatten)]
-    instance: InstanceArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 /// A name for a directory of a bpf file system, which allows no dot.
 fn instance_name(text: &str) -> Result<String, &'static str> {
     if text.starts_with("--") {
@@ -295,12 +285,16 @@ pub fn rollback(args: &InstanceArgs, mut out: impl Write) -> Result<ExitCode, Fa
 }
 
 /// Tells what is in force.
-pub fn status(args: &StatusArgs, out: impl Write) -> Result<ExitCode, Failure> {
-    let enforcer = Enforcer::open(&args.instance.name).map_err(failure)?;
+pub(super) fn status(
+    instance: &InstanceArgs,
+    is_json: bool,
+    out: impl Write,
+) -> Result<ExitCode, Failure> {
+    let enforcer = Enforcer::open(&instance.name).map_err(failure)?;
     let status = enforcer.map(|enforcer| Ok((enforcer.status()?, enforcer.memory()?)));
     let status = status.transpose().map_err(failure)?;
     let report = report::Report::of(status.as_ref(), clock::boot_ns());
-    let code = written(if args.json {
+    let code = written(if is_json {
         report.write_json(out)
     } else {
         report.write(out)

@@ -15,6 +15,7 @@ use std::{
 use anyhow::Context as _;
 use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use port_monitor_common::event::EventKind;
+use rustix::net::SocketAddrUnix;
 
 use self::recording::Recording;
 use super::{
@@ -22,6 +23,7 @@ use super::{
     history::{History, Keep, OpenError},
     metrics::Metrics,
     output::args::{new_path, parse_size},
+    socket::Socket,
 };
 use crate::base::{
     duration,
@@ -95,6 +97,16 @@ pub struct Args {
         value_parser = PathBufValueParser::new().try_map(metrics_file)
     )]
     metrics_file: Option<PathBuf>,
+    /// Tell at the Unix socket FILE how the run stands, to `port-monitor status`
+    ///
+    /// Its owner and its group may ask. FILE goes when the run ends.
+    #[arg(
+        long,
+        value_name = "FILE",
+        allow_hyphen_values = true,
+        value_parser = PathBufValueParser::new().try_map(socket)
+    )]
+    socket: Option<PathBuf>,
 }
 
 /// The path of a file, which the standard output is not.
@@ -109,6 +121,14 @@ fn file(path: PathBuf) -> Result<PathBuf, &'static str> {
 fn database(path: PathBuf) -> Result<PathBuf, &'static str> {
     if path == Path::new("-") {
         return Err("not a file: a history is a database");
+    }
+    new_path(path)
+}
+
+/// The path of a Unix socket, whose name the kernel has no room for beyond some bytes.
+fn socket(path: PathBuf) -> Result<PathBuf, &'static str> {
+    if SocketAddrUnix::new(&path).is_err() {
+        return Err("too long for a Unix socket: name a file by at most 107 bytes");
     }
     new_path(path)
 }
@@ -160,6 +180,12 @@ impl Args {
         }
         if self.metrics.is_some() || self.metrics_file.is_some() {
             consumers.push(Box::new(self.metrics(kinds)?));
+        }
+        if let Some(path) = &self.socket {
+            let socket = Socket::open(path)
+                .with_context(|| format!("--socket: {}", path.display()))
+                .or_exit(ExitCode::OutputFailed)?;
+            consumers.push(Box::new(socket));
         }
         Ok(consumers)
     }

@@ -13,7 +13,7 @@ use std::{
 pub use self::change::{Change, Left};
 use self::slow::{Message, Slow};
 use super::{
-    consumer::{Consumer, END_GRACE, Needs, Standing, Stats},
+    consumer::{Consumer, END_GRACE, Needs, Overview, Stats},
     output::writer::WriteError,
     shown::Shown,
 };
@@ -135,21 +135,25 @@ impl FanOut {
     pub fn tick(&mut self, stats: &Stats) {
         self.stats = *stats;
         self.shown.tick(stats);
-        self.tell_standings();
+        self.tell_overview();
         for slow in &mut self.slow {
             slow.tick(stats);
         }
     }
 
-    /// Tells those that ask for it how all stand.
-    fn tell_standings(&self) {
+    /// Tells those that ask for it how the run stands.
+    fn tell_overview(&self) {
         if !self.slow.iter().any(Slow::hears_of_others) {
             return;
         }
         let others = self.slow.iter().map(Slow::standing);
-        let standings: Arc<[Standing]> = iter::once(self.shown.standing()).chain(others).collect();
+        let overview = Arc::new(Overview {
+            began_ns: self.header.as_ref().map_or(0, |header| header.wall_ns),
+            stats: self.stats,
+            standings: iter::once(self.shown.standing()).chain(others).collect(),
+        });
         for slow in self.slow.iter().filter(|slow| slow.hears_of_others()) {
-            slow.hear(&standings);
+            slow.hear(&overview);
         }
     }
 

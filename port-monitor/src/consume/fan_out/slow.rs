@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    consume::consumer::{Consumer, Needs, Room, Standing, Stats},
+    consume::consumer::{Consumer, Needs, Overview, Room, Standing, Stats},
     events::record::{Account, Dropped, Header, Item, Record, Summary},
 };
 
@@ -20,7 +20,7 @@ pub(super) const ROOM: usize = 32_768;
 pub(super) enum Message {
     Header(Arc<Header>),
     Event(Arc<Record>),
-    Standings(Arc<[Standing]>),
+    Overview(Arc<Overview>),
     Tick(Stats),
     Reopen,
     Settle,
@@ -124,7 +124,7 @@ impl Slow {
         self.needs
     }
 
-    /// It asks how others stand.
+    /// It asks how the run stands.
     pub(super) const fn hears_of_others(&self) -> bool {
         self.hears_of_others
     }
@@ -154,10 +154,10 @@ impl Slow {
         }
     }
 
-    /// Tells it how all stand; the next time says it too.
-    pub(super) fn hear(&self, standings: &Arc<[Standing]>) {
+    /// Tells it how the run stands; the next time says it too.
+    pub(super) fn hear(&self, overview: &Arc<Overview>) {
         if self.shared.lock().queue.len() < ROOM {
-            self.send(Message::Standings(Arc::clone(standings)));
+            self.send(Message::Overview(Arc::clone(overview)));
         }
     }
 
@@ -289,7 +289,7 @@ fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
             match message {
                 Message::Header(header) => consumer.take(Item::Header(&header)),
                 Message::Event(record) => consumer.take(Item::Event(&record)),
-                Message::Standings(standings) => consumer.hear(&standings),
+                Message::Overview(overview) => consumer.hear(&overview),
                 Message::Tick(stats) => consumer.tick(&stats),
                 Message::Reopen => consumer.reopen(),
                 Message::Settle => consumer.settle(),

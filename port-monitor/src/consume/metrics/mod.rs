@@ -18,12 +18,14 @@ use std::{
 };
 
 use self::{
-    endpoint::Endpoint,
     exposition::Format,
     tally::{Counting, Tally},
     textfile::TextFile,
 };
-use super::consumer::{Consumer, Kinds, Needs, Standing, Stats};
+use super::{
+    consumer::{Consumer, Kinds, Needs, Overview, Stats},
+    endpoint::Endpoint,
+};
 use crate::events::record::{Account, Item};
 
 /// The metrics, and where they are told.
@@ -66,7 +68,7 @@ impl Metrics {
 
     /// Has them scraped at `address`, from now on.
     pub fn listen(self, address: SocketAddr) -> io::Result<Self> {
-        let endpoint = Endpoint::open(address, Arc::clone(&self.shared))?;
+        let endpoint = endpoint::open(address, Arc::clone(&self.shared))?;
         Ok(Self {
             _endpoint: Some(endpoint),
             ..self
@@ -121,8 +123,8 @@ impl Consumer for Metrics {
         true
     }
 
-    fn hear(&mut self, standings: &[Standing]) {
-        self.shared.lock().standings = standings.to_vec();
+    fn hear(&mut self, overview: &Overview) {
+        self.shared.lock().standings.clone_from(&overview.standings);
     }
 
     fn tick(&mut self, stats: &Stats) {

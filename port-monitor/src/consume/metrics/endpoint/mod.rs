@@ -1,12 +1,10 @@
-//! The address where metrics are scraped. Whoever asks there, and however slowly, holds up
-//! nobody: there are few connections at a time, none of them for long, on a thread of their own.
+//! The address where metrics are scraped.
 
 use std::{
     convert::Infallible,
     io::{self, Write as _},
     net::{self, SocketAddr},
     sync::Arc,
-    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -20,106 +18,39 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    runtime::{self, Runtime},
-    sync::{Semaphore, oneshot},
-    time::{sleep, timeout},
-};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{Shared, exposition::Format, negotiate};
+use crate::consume::endpoint::Endpoint;
 
 /// The only path that there is.
 const PATH: &str = "/metrics";
 
-/// Connections at a time. More wait in the kernel until one of them is over.
-const CONNECTIONS: usize = 16;
 /// A request has to be there after so long.
 const HEADER_TIME: Duration = Duration::from_secs(5);
-/// A connection is over after so long, whatever it waits for.
-const CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// Bytes of a request, with its headers.
 const REQUEST_BYTES: usize = 16 << 10;
 /// Headers of a request.
 const HEADERS: usize = 64;
-/// How long nobody is let in where that has failed: there are no more files to be opened.
-const PAUSE: Duration = Duration::from_millis(100);
 
-/// An endpoint. It closes when it is dropped.
-#[derive(Debug)]
-pub(super) struct Endpoint {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+/// Listens at `address`, and answers from now on.
+pub(super) fn open(address: SocketAddr, shared: Arc<Shared>) -> io::Result<Endpoint> {
+    scraped(net::TcpListener::bind(address)?, shared)
 }
 
-impl Endpoint {
-    /// Listens at `address`, and answers from now on.
-    pub(super) fn open(address: SocketAddr, shared: Arc<Shared>) -> io::Result<Self> {
-        let listener = net::TcpListener::bind(address)?;
-        Self::answer(listener, shared)
-    }
-
-    fn answer(listener: net::TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let runtime = runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let listener = {
-            let _context = runtime.enter();
-            TcpListener::from_std(listener)?
-        };
-        let (stop, stopped) = oneshot::channel();
-        let thread = thread::Builder::new()
-            .name("metrics-http".to_owned())
-            .spawn(move || run(&runtime, listener, shared, stopped))?;
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for Endpoint {
-    /// Whoever listens at the same address next finds it free.
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // If it panicked, its message is out already.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Answers until it is stopped, which its sender tells by its end.
-fn run(
-    runtime: &Runtime,
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    stopped: oneshot::Receiver<()>,
-) {
-    runtime.block_on(async {
-        tokio::select! {
-            _ = stopped => {}
-            () = accept(listener, shared) => {}
-        }
-    });
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    // It fails when it is closed, which nobody does.
-    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(PAUSE).await;
-            continue;
-        };
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            // One that fails, or takes too long, is the scraper's to tell of.
-            let _ = timeout(CONNECTION_TIME, connection(stream, shared)).await;
-            drop(place);
-        });
-    }
+fn scraped(listener: net::TcpListener, shared: Arc<Shared>) -> io::Result<Endpoint> {
+    listener.set_nonblocking(true)?;
+    Endpoint::start(
+        "metrics-http",
+        || TcpListener::from_std(listener),
+        move |stream| {
+            let shared = Arc::clone(&shared);
+            async {
+                // One that fails is the scraper's to tell of.
+                let _ = connection(stream, shared).await;
+            }
+        },
+    )
 }
 
 /// Answers the one request of a connection.

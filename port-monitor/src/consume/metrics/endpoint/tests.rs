@@ -8,15 +8,15 @@ use std::{
 
 use flate2::read::GzDecoder;
 
-use crate::consume::metrics::endpoint::*;
+use crate::consume::{endpoint::CONNECTIONS, metrics::endpoint::*};
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// An endpoint, and where it is.
-fn open() -> (Endpoint, SocketAddr) {
+fn started() -> (Endpoint, SocketAddr) {
     let listener = net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
-    (Endpoint::answer(listener, Arc::default()).unwrap(), address)
+    (scraped(listener, Arc::default()).unwrap(), address)
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -49,7 +49,7 @@ fn get(address: SocketAddr, headers: &str) -> (String, Vec<u8>) {
 
 #[test]
 fn metrics_are_given_in_the_format_and_the_encoding_that_is_asked_for() {
-    let (_endpoint, address) = open();
+    let (_endpoint, address) = started();
     let (head, body) = get(
         address,
         "Accept: application/openmetrics-text;version=1.0.0\r\n",
@@ -94,7 +94,7 @@ fn metrics_are_given_in_the_format_and_the_encoding_that_is_asked_for() {
 
 #[test]
 fn whatever_else_is_asked_for_is_refused() {
-    let (_endpoint, address) = open();
+    let (_endpoint, address) = started();
     for path in ["/", "/metric", "/metrics/", "/favicon.ico"] {
         let (head, body) = ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         assert!(
@@ -126,7 +126,7 @@ fn whatever_else_is_asked_for_is_refused() {
 /// their time, the next one is answered.
 #[test]
 fn scrapers_that_hang_are_let_go_of() {
-    let (_endpoint, address) = open();
+    let (_endpoint, address) = started();
     let begun = Instant::now();
     let mut hanging: Vec<TcpStream> = (0..CONNECTIONS).map(|_| connect(address)).collect();
     for (number, stream) in hanging.iter_mut().enumerate() {
@@ -143,13 +143,13 @@ fn scrapers_that_hang_are_let_go_of() {
 
 #[test]
 fn an_endpoint_that_was_dropped_leaves_its_address_to_the_next_one() {
-    let (endpoint, address) = open();
-    let error = Endpoint::open(address, Arc::default()).unwrap_err();
+    let (endpoint, address) = started();
+    let error = open(address, Arc::default()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     // Its connections are closed with it.
     let mut waiting = connect(address);
     drop(endpoint);
     assert_eq!(waiting.read(&mut [0]).unwrap_or(0), 0);
-    let _next = Endpoint::open(address, Arc::default()).unwrap();
+    let _next = open(address, Arc::default()).unwrap();
     assert!(get(address, "").0.starts_with("http/1.1 200 ok\r\n"));
 }

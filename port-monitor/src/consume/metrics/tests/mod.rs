@@ -16,7 +16,7 @@ use port_monitor_common::tcp_state::TcpState;
 use crate::{
     consume::{
         FanOut, Shown,
-        consumer::Room,
+        consumer::{Room, Standing},
         lines::{
             json::Json,
             sample::{accepted, closed, connected, header, listening, summary, violation},
@@ -43,6 +43,19 @@ fn told(metrics: &Metrics) -> Exposition {
     let (open, text) = (Exposition::open_metrics(&open), Exposition::text(&text));
     assert_eq!(open.samples, text.samples);
     open
+}
+
+/// How a run stands that has these consumers.
+fn overview<const N: usize>(consumers: [(&'static str, Room); N]) -> Overview {
+    let standing = |(name, waiting)| Standing {
+        name,
+        account: Account::default(),
+        waiting,
+    };
+    Overview {
+        standings: consumers.map(standing).into(),
+        ..Overview::default()
+    }
 }
 
 fn take(metrics: &mut Metrics, records: &[Record]) {
@@ -80,18 +93,10 @@ fn every_series_is_told_with_its_labels_and_no_others() {
     let mut denied = violation();
     denied.event.action = Action::Failed { errno: Some(1) };
     take(&mut metrics, &[denied]);
-    metrics.hear(&[
-        Standing {
-            name: "output",
-            account: Account::default(),
-            waiting: Room::Lines(1),
-        },
-        Standing {
-            name: "metrics",
-            account: Account::default(),
-            waiting: Room::Queue(1, 2),
-        },
-    ]);
+    metrics.hear(&overview([
+        ("output", Room::Lines(1)),
+        ("metrics", Room::Queue(1, 2)),
+    ]));
     let told = told(&metrics);
     let mut families = told.families.clone();
     for series in ALL {
@@ -283,11 +288,7 @@ fn there_are_no_more_series_however_many_peers_processes_and_ports_come() {
 #[test]
 fn the_end_tells_what_the_account_says() {
     let mut metrics = metrics();
-    metrics.hear(&[Standing {
-        name: "output",
-        account: Account::default(),
-        waiting: Room::Lines(7),
-    }]);
+    metrics.hear(&overview([("output", Room::Lines(7))]));
     let mut summary = summary();
     summary.consumers[0].1.dropped = Dropped {
         queue_full: 3,

@@ -1,0 +1,142 @@
+//! A Unix socket at which a run tells how it stands. Whoever may write to the file may ask.
+//!
+//! A request is one line, [`STATUS`]. The answer is one line of JSON, a [`Report`], and the end
+//! of the connection.
+
+mod ask;
+mod place;
+pub mod report;
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use port_monitor_common::event::EventKind;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+pub use self::{
+    ask::{AskError, ask},
+    report::Report,
+};
+use self::{place::Place, report::Told};
+use super::{
+    consumer::{Consumer, Kinds, Needs, Overview, Stats},
+    endpoint::Endpoint,
+};
+use crate::events::record::{Account, Item};
+
+/// Where a service has it, and others look for it.
+pub const PATH: &str = "/run/port-monitor/socket";
+/// The request for a [`Report`].
+pub const STATUS: &str = "status";
+
+/// Bytes of a request.
+const REQUEST_BYTES: u64 = 1 << 10;
+
+/// The socket, and what is told there.
+pub struct Socket {
+    shared: Arc<Shared>,
+    _endpoint: Endpoint,
+    // Removed when nobody answers there any more.
+    _place: Place,
+}
+
+/// What is known, for those that ask.
+#[derive(Debug, Default)]
+struct Shared(Mutex<Told>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, request: &str) -> serde_json::Result<String> {
+        if request == STATUS {
+            let report = self.lock().report();
+            serde_json::to_string(&report)
+        } else {
+            let error = format!("not a request: `{STATUS}` is one");
+            serde_json::to_string(&report::Refusal { error })
+        }
+    }
+}
+
+impl Socket {
+    /// Answers at the socket of this name from now on. One that nobody answers at is replaced.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let (place, listener) = Place::take(path)?;
+        let shared = Arc::<Shared>::default();
+        let told = Arc::clone(&shared);
+        let endpoint = Endpoint::start(
+            "socket-answer",
+            || UnixListener::from_std(listener),
+            move |stream| {
+                let told = Arc::clone(&told);
+                async move {
+                    // One that fails is for whoever asks to tell of.
+                    let _ = connection(stream, &told).await;
+                }
+            },
+        )?;
+        Ok(Self {
+            shared,
+            _endpoint: endpoint,
+            _place: place,
+        })
+    }
+}
+
+/// Answers the one request of a connection.
+async fn connection(mut stream: UnixStream, told: &Shared) -> io::Result<()> {
+    let mut request = String::new();
+    BufReader::new((&mut stream).take(REQUEST_BYTES))
+        .read_line(&mut request)
+        .await?;
+    let mut answer = told.answer(request.trim_end())?;
+    answer.push('\n');
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+impl Consumer for Socket {
+    fn name(&self) -> &'static str {
+        "socket"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs {
+            kinds: Kinds::from_iter([] as [EventKind; 0]),
+            allowed: false,
+            peers: false,
+        }
+    }
+
+    fn take(&mut self, item: Item<'_>) {
+        if let Item::Header(header) = item {
+            self.shared.lock().header = Some(header.clone());
+        }
+    }
+
+    fn hears_of_others(&self) -> bool {
+        true
+    }
+
+    fn hear(&mut self, overview: &Overview) {
+        self.shared.lock().overview.clone_from(overview);
+    }
+
+    fn tick(&mut self, _stats: &Stats) {}
+
+    fn account(&mut self) -> Account {
+        Account::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
