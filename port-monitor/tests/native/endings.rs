@@ -76,6 +76,13 @@ fn command_that_a_second_signal_leaves_behind_is_named() {
 }
 
 #[test]
+fn hangup_ends_a_run_without_a_file_whatever_it_calls_the_standard_output() {
+    let monitor = Monitor::start(&["--output-file", "-"], "");
+    monitor.signal(Signal::HUP);
+    monitor.finish().summary(0).assert_adds_up();
+}
+
+#[test]
 fn killed_monitor_leaves_nothing_in_the_kernel() {
     let monitor = Monitor::start(&[], "");
     monitor.signal(Signal::KILL);
