@@ -9,7 +9,8 @@ bits! {
     u32 {
         /// [`Holder::flags`]: the owner filters let it pass.
         HOLDER_PASSES = 0,
-        /// [`Holder::flags`]: whoever closed it is the process that made it listen.
+        /// [`Holder::flags`]: whoever closed it, or exits with it, is the process that made it
+        /// listen.
         HOLDER_OPENED = 1,
         /// [`Holder::flags`]: the monitor closed it, which looked at it in the moment in which
         /// the process that had it open let go of it: the one that it has told of last.

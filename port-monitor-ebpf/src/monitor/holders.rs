@@ -104,8 +104,11 @@ fn tell_holder(
     holder.parent_tgid = task::parent_tgid(task)?;
     holder.socket = state::socket_number(sk);
     holder.exec_id = task::exec_id(task);
+    if holder.owner.exe_inode == 0 {
+        state::recall_program(sk, holder)?;
+    }
     if filter::owner_passes(&holder.owner, || task) {
-        holder.flags = HOLDER_PASSES;
+        holder.flags |= HOLDER_PASSES;
     }
     write(meta, &raw const *holder);
     Some(())

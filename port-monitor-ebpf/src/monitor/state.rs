@@ -313,3 +313,19 @@ fn compare(listener: &Listener, closer: &mut Holder) {
         closer.owner.exe_device = memory.exe_device;
     }
 }
+
+/// The program of a process that exits while it still has the listening socket open, if it
+/// made it listen: its memory goes before its files do.
+#[inline(always)]
+pub(crate) fn recall_program(sk: *const u8, holder: &mut Holder) -> Option<()> {
+    let mut slot = MaybeUninit::uninit();
+    let event: &mut TcpEvent = mem::zeroed(&mut slot);
+    sock::read::<Probe>(sk, event)?;
+    event.local_port = holder.port as u16;
+    let key = listeners::key(event, sock::words(&event.local_addr));
+    if let Some(listener) = LISTENERS.get_ptr_mut(key) {
+        // SAFETY: a map value; what it says of who made the socket listen is written once.
+        compare(unsafe { &*listener }, holder);
+    }
+    Some(())
+}

@@ -38,8 +38,8 @@ pub(crate) fn zone() -> TimeZone {
     })
 }
 
-/// A zone that only has a file, such as `posix/Europe/Berlin`, or a name for summer time
-/// without a rule, such as `CET-1CEST`.
+/// A zone that only has a file, such as `posix/Europe/Berlin`; a rule behind a colon, such as
+/// `:CET-1CEST,M3.5.0,M10.5.0/3`; or a name for summer time without a rule, such as `CET-1CEST`.
 fn unlisted(name: &OsStr) -> Option<TimeZone> {
     let name = name.to_str()?;
     let name = name.strip_prefix(':').unwrap_or(name);
@@ -51,7 +51,9 @@ fn unlisted(name: &OsStr) -> Option<TimeZone> {
     let zone = file
         .flatten()
         .and_then(|file| TimeZone::tzif(name, &file).ok());
-    zone.or_else(|| TimeZone::posix(&format!("{name}{USUAL_SUMMER}")).ok())
+    let by_rule = |rule: &str| TimeZone::posix(rule).ok();
+    zone.or_else(|| by_rule(name))
+        .or_else(|| by_rule(&format!("{name}{USUAL_SUMMER}")))
 }
 
 /// Whether `TZ` names a zone: empty, it means UTC to every program.

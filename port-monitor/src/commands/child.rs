@@ -31,10 +31,12 @@ use rustix::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
     },
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid},
     stdio::dup2_stdin,
 };
 use thiserror::Error;
+
+use super::told;
 
 /// The subcommand that holds a command and becomes it.
 pub const SUBCOMMAND: &str = "__exec";
@@ -171,6 +173,23 @@ impl Child {
             .code()
             .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
     }
+}
+
+/// Tells that the command goes on without the monitor, if it does: `pid` is its process, which
+/// was asked to end.
+pub fn tell_left(pid: u32) {
+    if is_running(pid) {
+        told::note(format_args!(
+            "the command has not ended on SIGTERM: process {pid} goes on, unwatched"
+        ));
+    }
+}
+
+/// Whether this is a child of ours that has not ended. Whoever waits for it still can.
+fn is_running(pid: u32) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    pid.is_some_and(|pid| matches!(waitid(WaitId::Pid(pid), options), Ok(None)))
 }
 
 /// The other side, in the held process: waits for the release and becomes the

@@ -51,6 +51,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("listeners", listeners::listeners),
     ("fastopen-deferred-before", fastopen::deferred_before),
     ("fastopen-gone-early", fastopen::gone_early),
+    ("fastopen-let-go", fastopen::let_go),
     ("descendants", tree::descendants),
     ("parent-and-child", tree::parent_and_child),
     ("filters", mixture::filters),

@@ -59,6 +59,30 @@ fn command_that_does_not_heed_sigterm_is_left_running_and_named() {
 }
 
 #[test]
+fn command_that_a_second_signal_leaves_behind_is_named() {
+    let script = "trap '' INT TERM; echo deaf $$ >&2; exec sleep 100 >/dev/null 2>&1";
+    let mut monitor = Monitor::start(&[], script);
+    monitor.go();
+    let pid: i32 = monitor.hear_number("deaf");
+    while !monitor.ends_within(Duration::from_millis(10)) {
+        monitor.signal(Signal::INT);
+    }
+    let run = monitor.finish();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    let told = format!(
+        "port-monitor: the command has not ended on SIGTERM: process {pid} goes on, unwatched\n"
+    );
+    assert_eq!((run.status.code(), run.stderr), (Some(130), told));
+}
+
+#[test]
+fn hangup_ends_a_run_without_a_file_whatever_it_calls_the_standard_output() {
+    let monitor = Monitor::start(&["--output-file", "-"], "");
+    monitor.signal(Signal::HUP);
+    monitor.finish().summary(0).assert_adds_up();
+}
+
+#[test]
 fn killed_monitor_leaves_nothing_in_the_kernel() {
     let monitor = Monitor::start(&[], "");
     monitor.signal(Signal::KILL);

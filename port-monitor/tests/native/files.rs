@@ -170,6 +170,7 @@ fn times_are_those_of_date() {
         ("XYZ-5:45", true),
         ("<+0545>-5:45", true),
         ("EST5EDT,M3.2.0,M11.1.0", true),
+        (":EST5EDT,M3.2.0,M11.1.0", true),
         // As the C library completes it.
         ("CET-1CEST", true),
         ("posix/Asia/Kathmandu", has_posix),

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
-    commands::{child::Child, told},
+    commands::child::{self, Child},
     consume::{
         consumer::{END_GRACE, Stats},
         fan_out::{Change, Left},
@@ -202,6 +202,15 @@ impl Session {
 
     /// Watches until something ends it, then settles the account.
     pub(in crate::commands) async fn run(mut self) -> Result<Summary, Failure> {
+        let watched = self.watch().await;
+        self.tell(News::Ends);
+        self.end_command().await;
+        watched?;
+        self.finish()
+    }
+
+    /// Watches until something ends it.
+    async fn watch(&mut self) -> Result<(), Failure> {
         let mut check = interval(CHECK_PERIOD);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.pipeline.consumers().shown().is_done() {
@@ -231,9 +240,7 @@ impl Session {
                 tokio::task::yield_now().await;
             }
         }
-        self.tell(News::Ends);
-        self.end_command().await;
-        self.finish()
+        Ok(())
     }
 
     async fn wake(&mut self, check: &mut Interval) -> Result<Wake, Failure> {
@@ -246,7 +253,8 @@ impl Session {
             biased;
             wish = self.signals.recv() => match wish {
                 Wish::Stop => {
-                    super::stop::exit_on_next_signal(self.signals.on_hangup());
+                    let command = self.child.as_ref().map(Child::pid);
+                    super::stop::exit_on_next_signal(self.signals.on_hangup(), command);
                     Wake::Stop
                 }
                 Wish::Reopen => {
@@ -380,10 +388,7 @@ impl Session {
             child.terminate();
             match tokio::time::timeout(END_GRACE, child.wait()).await {
                 Ok(ended) => self.command_status = ended.ok(),
-                Err(_) => told::note(format_args!(
-                    "the command has not ended on SIGTERM: process {} goes on, unwatched",
-                    child.pid()
-                )),
+                Err(_) => child::tell_left(child.pid()),
             }
         }
     }

@@ -16,6 +16,7 @@ use tokio::{
 
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
+    commands::child,
     consume::output::args::OnHangup,
     kernel::{Kernel, Records, SelfTest, Settings},
 };
@@ -193,12 +194,16 @@ fn await_signals(
 }
 
 /// From now on a stop signal ends the process on the spot: the orderly end may
-/// be waiting for an output that takes nothing. The kernel detaches what is left.
-pub(super) fn exit_on_next_signal(on_hangup: OnHangup) {
+/// be waiting for an output that takes nothing. The kernel detaches what is left. `command` is
+/// the process of a command that may be left behind.
+pub(super) fn exit_on_next_signal(on_hangup: OnHangup, command: Option<u32>) {
     let wait = move || -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_io().build()?;
         runtime.block_on(async {
             StopSignals::new(on_hangup)?.stopped().await;
+            if let Some(pid) = command {
+                child::tell_left(pid);
+            }
             std::process::exit(ExitCode::Interrupted as i32)
         })
     };

@@ -223,8 +223,8 @@ impl Destination {
     }
 
     /// What SIGHUP asks for.
-    pub const fn on_hangup(&self) -> OnHangup {
-        match self.output_file {
+    pub fn on_hangup(&self) -> OnHangup {
+        match self.output_file() {
             Some(_) => OnHangup::Reopen,
             None => OnHangup::Stop,
         }

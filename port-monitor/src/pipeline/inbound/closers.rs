@@ -6,7 +6,10 @@ use std::{
     iter, mem,
 };
 
-use port_monitor_common::listener::{HOLDER_LOOKED, HOLDER_OPENED, Holder};
+use port_monitor_common::{
+    event::OWNER_KERNEL,
+    listener::{HOLDER_LOOKED, HOLDER_OPENED, Holder},
+};
 
 use super::{answers::Question, judge::key};
 use crate::host::holding::Seen;
@@ -46,6 +49,12 @@ pub(super) struct Closers {
 impl Closers {
     /// Takes those in whom a look has shown; `before` are those before it, the last one last.
     pub(super) fn take(&mut self, seen: &mut Seen, before: &[Seen]) {
+        for (&listener, holders) in &mut seen.open {
+            know_programs(holders, |exiting| {
+                let looks = before.iter().rev();
+                with_program(exiting, looks.flat_map(|look| look.of(listener)))
+            });
+        }
         for closer in mem::take(&mut seen.closed) {
             let before = before.iter().rev().map(|look| look.of(closer.listener));
             let looks = iter::once(seen.of(closer.listener)).chain(before.clone());
@@ -132,6 +141,36 @@ fn in_place_of_us<'a>(closer: Holder, looks: impl Iterator<Item = &'a [Holder]>)
         closed_ns: closer.closed_ns,
         ..*last
     })
+}
+
+/// Finds the programs of processes that exit with the listener open: those that they were `seen`
+/// with, or those of their parents, if they have executed none since.
+fn know_programs(holders: &mut [Holder], seen: impl Fn(Holder) -> Holder) {
+    let is_exiting =
+        |holder: &Holder| holder.owner.exe_inode == 0 && holder.owner.flags & OWNER_KERNEL == 0;
+    for place in 0..holders.len() {
+        let Some(&exiting) = holders.get(place).filter(|holder| is_exiting(holder)) else {
+            continue;
+        };
+        let mut known = seen(exiting);
+        // Both have executed as many programs since the one forked the other, and a name
+        // comes with each: none.
+        let is_parent = |other: &&Holder| {
+            other.owner.tgid == exiting.parent_tgid
+                && other.owner.start_ns <= exiting.owner.start_ns
+                && other.exec_id == exiting.exec_id
+                && other.owner.process_comm == exiting.owner.process_comm
+        };
+        if is_exiting(&known)
+            && let Some(parent) = holders.iter().find(is_parent)
+        {
+            known.owner.exe_inode = parent.owner.exe_inode;
+            known.owner.exe_device = parent.owner.exe_device;
+        }
+        if let Some(holder) = holders.get_mut(place) {
+            *holder = known;
+        }
+    }
 }
 
 /// A process that exits has no program any more when its sockets are closed: it is the one

@@ -65,6 +65,34 @@ pub(super) fn gone_early(lab: &Lab, backend: Backend) -> Result<Verdict> {
     Ok(Verdict::pass())
 }
 
+/// Who comes in by Fast Open has used the listener, also where that is closed before the
+/// handshake is complete.
+pub(super) fn let_go(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let mut workload = lab.workload("fastopen-let-go")?;
+    workload.hear("ready")?;
+    let all = Watch::audit(lab, backend).args(["--all", "--duration", "1h"]);
+    let mut all = all.start()?;
+    workload.go()?;
+    workload.hear("done")?;
+    let (lines, _) = all.stop()?.read()?;
+    let facts = workload.facts()?;
+    let accepts = facts.iter().filter_map(|fact| match fact {
+        Fact::Accept(accept) => Some(accept),
+        _ => None,
+    });
+    for accept in accepts {
+        let is_its = |line: &&Line| {
+            line.action() == "listener"
+                && line.destination() == Some(accept.local)
+                && line.netns_ino() == Some(accept.netns_ino)
+        };
+        let listener = lines.iter().find(is_its).context("no listener")?;
+        let accepts = listener.number("port_monitor.uses.accepts");
+        ensure!(accepts == Some(1), "{accepts:?} accepts: {}", listener.text);
+    }
+    Ok(Verdict::pass())
+}
+
 /// An attempt that waits for its first write when the monitor starts is older than the
 /// monitor, and nothing else; its outcome is told.
 pub(super) fn deferred_before(lab: &Lab, backend: Backend) -> Result<Verdict> {

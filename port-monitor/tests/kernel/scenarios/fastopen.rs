@@ -233,6 +233,21 @@ pub(crate) fn gone_early(witness: &Witness) -> Result<()> {
     Ok(())
 }
 
+/// They come by Fast Open to listeners that are closed before the handshakes are complete.
+pub(crate) fn let_go(witness: &Witness) -> Result<()> {
+    let listeners = listeners(witness)?;
+    say("ready")?;
+    await_go()?;
+    for listener in listeners {
+        let early = Early::at(listener)?;
+        let (client_at, server_at) = (early.client_at, early.server_at);
+        drop(early.listener);
+        witness.accepted_too_late(server_at, (client_at, server_at))?;
+        complete(early.client)?;
+    }
+    Ok(())
+}
+
 const REQUEST: &[u8] = b"hello";
 const ANSWER: &[u8] = b"good bye";
 

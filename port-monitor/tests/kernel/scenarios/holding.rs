@@ -9,7 +9,7 @@ use std::{
         unix::process::CommandExt as _,
     },
     process::Command,
-    thread,
+    ptr, thread,
     time::Duration,
 };
 
@@ -224,6 +224,61 @@ pub(super) fn left_alone(witness: &Witness) -> Result<()> {
     closed.open()?;
     let _client = witness.connect(at)?;
     server.join()
+}
+
+/// The process that listens is killed once it has accepted: its memory goes before its files
+/// do, and with it what it executes.
+pub(super) fn killed(witness: &Witness) -> Result<()> {
+    let (socket, at) = bound()?;
+    let ready = &Gate::new()?;
+    let dying = &witness.of_the_dying()?;
+    let server = fork(move || {
+        let listener = dying.listen_on(socket, BACKLOG)?;
+        fill_memory()?;
+        ready.open()?;
+        dying.accept_as_holder(listener)?;
+        exit_now()
+    })?;
+    ready.pass()?;
+    let _client = witness.connect(at)?;
+    server.gone()
+}
+
+/// A child that has the listener too exits while the connection comes, as a worker does that
+/// has served its last.
+pub(super) fn left_by_child(witness: &Witness) -> Result<()> {
+    let (socket, at) = bound()?;
+    let (ready, go) = (&Gate::new()?, &Gate::new()?);
+    let server = fork(move || {
+        let listener = witness.listen_on(socket, BACKLOG)?;
+        let _child = fork(|| {
+            fill_memory()?;
+            ready.open()?;
+            go.pass()?;
+            exit_now()
+        })?;
+        witness.accept_as_holder(listener)
+    })?;
+    ready.pass()?;
+    go.open()?;
+    let _client = witness.connect(at)?;
+    server.join()
+}
+
+/// Takes so much memory that to give it back takes longer than to look who has a listener.
+fn fill_memory() -> Result<()> {
+    const SIZE: usize = 128 << 20;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a mapping of its own, wherever the kernel likes.
+    let memory = unsafe { libc::mmap(ptr::null_mut(), SIZE, protection, flags, -1, 0) };
+    ensure!(memory != libc::MAP_FAILED, "no memory");
+    // Page by page: this process has it until it ends.
+    // SAFETY: the mapping, which nothing else refers to.
+    unsafe { libc::madvise(memory, SIZE, libc::MADV_NOHUGEPAGE) };
+    // SAFETY: as above.
+    unsafe { libc::memset(memory, 1, SIZE) };
+    Ok(())
 }
 
 /// Connects to a program that was executed, and waits until it has closed the connection.

@@ -170,6 +170,8 @@ pub(crate) const ALL: &[Scenario] = &[
     scenario("held-by-receiver", holding::handed_over),
     scenario("held-by-taker", holding::taken),
     scenario("held-by-one-left", holding::left_alone),
+    scenario("held-by-killed", holding::killed),
+    scenario("held-by-child-that-exits", holding::left_by_child),
     scenario("listen-and-stop", listening::and_stop),
     scenario("listen-refused", listening::refused).shows(Blind::EarlyListen),
     scenario("exits-at-once", identity::exits_at_once),

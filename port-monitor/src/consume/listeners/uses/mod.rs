@@ -23,6 +23,9 @@ use crate::{
 pub const MAX_PEERS: usize = 4_096;
 /// Listeners remembered after they closed; the oldest are forgotten first.
 pub(super) const MAX_CLOSED: usize = 4_096;
+/// How much later than the end of its listener an accept may be told at most: two programs
+/// tell of them, each by its own clock, or the accepting thread has not returned yet.
+const CLOSING_NS: u64 = 1_000_000_000;
 
 /// Who can reach a listening address, as far as the address tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,6 +204,14 @@ impl AuditedListener {
             && self.closed.is_none_or(|(closed, _)| ts_ns <= closed)
     }
 
+    /// When it closed, if that was just before.
+    fn closed_just_before(&self, ts_ns: u64) -> Option<u64> {
+        let (closed, _) = self.closed?;
+        (closed..closed.saturating_add(CLOSING_NS))
+            .contains(&ts_ns)
+            .then_some(closed)
+    }
+
     /// How closely the address and device it listens at fit a connection that
     /// was accepted; `None` where they do not.
     fn fit(&self, accept: &Event) -> Option<(bool, bool)> {
@@ -370,31 +381,67 @@ impl AuditedListeners {
         }
     }
 
+    /// Those that were open to an accept and fit it best; `None` where none was.
+    fn open_to(&self, accept: &Event) -> Option<Vec<u64>> {
+        let was_open = |listener: &AuditedListener| listener.was_open_at(accept.ts_ns);
+        self.best(accept, |listener| was_open(listener).then_some(0))
+    }
+
+    /// The one that was closed last, if that was just before the accept is told: nobody comes
+    /// in where nobody listens. Where one may have listened there whose port is not known,
+    /// `None`.
+    fn closed_under(&self, accept: &Event) -> Option<Vec<u64>> {
+        let nowhere = Event {
+            local_port: None,
+            ..*accept
+        };
+        if self.open_to(&nowhere).is_some() {
+            return None;
+        }
+        self.best(accept, |listener| listener.closed_just_before(accept.ts_ns))
+    }
+
+    /// Of the listeners at the place of an accept that have a rank, the ones that fit it best,
+    /// and of those the ones of the highest rank.
+    fn best(
+        &self,
+        accept: &Event,
+        rank: impl Fn(&AuditedListener) -> Option<u64>,
+    ) -> Option<Vec<u64>> {
+        let place = (accept.netns_ino, accept.local_port);
+        let ids = self.places.get(&place).map_or(&[][..], Vec::as_slice);
+        let fits = ids.iter().filter_map(|id| {
+            let listener = self.by_id.get(id)?;
+            let rank = rank(listener)?;
+            Some(((listener.fit(accept)?, rank), *id))
+        });
+        let fits: Vec<_> = fits.collect();
+        let best = fits.iter().map(|(fit, _)| *fit).max()?;
+        let ids = fits.into_iter().filter(|(fit, _)| *fit == best);
+        Some(ids.map(|(_, id)| id).collect())
+    }
+
     /// Counts an accept where it came in: at the very address, else at the
     /// wildcard.
     fn visit(&mut self, visit: &Visit) {
         let event = &visit.event;
-        let place = (event.netns_ino, event.local_port);
-        let ids = self.places.get(&place).map_or(&[][..], Vec::as_slice);
-        let fits: Vec<_> = ids
-            .iter()
-            .filter_map(|id| Some((*id, self.by_id.get(id)?)))
-            .filter(|(_, listener)| listener.was_open_at(event.ts_ns))
-            .filter_map(|(id, listener)| Some((listener.fit(event)?, id, listener)))
-            .collect();
-        let Some(best) = fits.iter().map(|(fit, ..)| *fit).max() else {
+        let fits = self.open_to(event).or_else(|| self.closed_under(event));
+        let Some(fits) = fits else {
             self.strays += 1;
             return;
         };
-        let fits: Vec<_> = fits.into_iter().filter(|(fit, ..)| *fit == best).collect();
+        let fits = fits
+            .into_iter()
+            .filter_map(|id| Some((id, self.by_id.get(&id)?)));
+        let fits: Vec<_> = fits.collect();
         let own: Vec<u64> = fits
             .iter()
-            .filter(|(_, _, listener)| accepted_by_owner(listener, event))
-            .map(|(_, id, _)| *id)
+            .filter(|(_, listener)| accepted_by_owner(listener, event))
+            .map(|(id, _)| *id)
             .collect();
         let ids = match *own {
             [only] => vec![only],
-            _ => fits.iter().map(|(_, id, _)| *id).collect(),
+            _ => fits.iter().map(|(id, _)| *id).collect(),
         };
         let is_shared = ids.len() > 1;
         for id in ids {

@@ -248,6 +248,33 @@ fn a_listener_takes_what_came_while_it_was_open() {
 }
 
 #[test]
+fn an_accept_that_is_told_as_its_listener_closes_came_in_there() {
+    let just_after = |ns| {
+        let mut late = accept(1, "10.0.0.5", "10.0.0.7", 7);
+        late.event.ts_ns += ns;
+        late
+    };
+    let end = |id, second| record(Action::Unlisten, id, 1, "0.0.0.0", second);
+    let closed = [
+        older(1, 1, "0.0.0.0"),
+        end(1, 6),
+        opens(2, 1, "0.0.0.0", 6),
+        end(2, 7),
+    ];
+    let with = |others: &[Record]| listeners(&[&closed, others].concat());
+    let counted = |listeners: AuditedListeners| (counts(&listeners, [1, 2]), listeners.strays);
+    let (none, second) = ([(0, false); 2], [(0, false), (1, false)]);
+    assert_eq!(counted(with(&[just_after(3_000)])), (second, 0));
+    assert_eq!(counted(with(&[just_after(SECOND)])), (none, 1));
+    // Another one listens there by then, or may: the backend does not know its port.
+    let takes_over = opens(3, 1, "0.0.0.0", 7);
+    assert_eq!(counted(with(&[takes_over, just_after(3_000)])), (none, 0));
+    let mut anywhere = older(3, 1, "0.0.0.0");
+    anywhere.event.local_port = None;
+    assert_eq!(counted(with(&[anywhere, just_after(3_000)])), (none, 1));
+}
+
+#[test]
 fn peers_are_told_apart_up_to_a_limit() {
     let mut peers = Peers::default();
     let ip = |number: usize| IpAddr::from(Ipv4Addr::from(u32::try_from(number).unwrap()));

@@ -113,6 +113,47 @@ fn of_different_programs_or_cgroups_none_is_named() {
     assert_eq!(judged(&holders, None), (Err(Missing::Shared), 2));
 }
 
+/// A process that exits: its memory is gone, and its files are still open.
+fn exiting(holder: Holder) -> Holder {
+    Holder {
+        owner: event::Owner {
+            exe_inode: 0,
+            ..holder.owner
+        },
+        ..holder
+    }
+}
+
+#[test]
+fn a_child_that_exits_has_the_program_of_its_parent_unless_it_has_executed_another() {
+    let child = exiting(holder(12, 10, 1));
+    assert_eq!(judged(&[child, holder(10, 1, 1)], None), (Ok(10), 2));
+    let shared = (Err(Missing::Shared), 2);
+    let executed = Holder {
+        exec_id: 1,
+        ..child
+    };
+    assert_eq!(judged(&[holder(10, 1, 1), executed], None), shared);
+    let mut renamed = child;
+    renamed.owner.process_comm = *b"other\0\0\0\0\0\0\0\0\0\0\0";
+    assert_eq!(judged(&[holder(10, 1, 1), renamed], None), shared);
+    let orphan = exiting(holder(12, 1, 1));
+    assert_eq!(judged(&[holder(10, 1, 1), orphan], None), shared);
+}
+
+#[test]
+fn a_process_that_exits_has_the_program_it_was_seen_with() {
+    let exits = exiting(holder(10, 1, 1));
+    let named = |before: &[Holder]| found(&[exits], &[], before).owner.map(|owner| owner.exe);
+    let program = named(&[holder(10, 1, 1)]);
+    assert_eq!(program.map(|exe| exe.map(|exe| exe.inode)), Ok(Some(5)));
+    let executed = Holder {
+        exec_id: 1,
+        ..holder(10, 1, 1)
+    };
+    assert_eq!(named(&[executed]), Ok(None));
+}
+
 #[test]
 fn with_several_sockets_the_one_that_has_all_is_named() {
     let apart = [holder(10, 1, 1), holder(12, 10, 2)];
