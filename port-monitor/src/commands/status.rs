@@ -149,9 +149,8 @@ mod tests {
         consume::socket::report::{DroppedReport, Events, Lost, PolicyReport},
     };
 
-    #[test]
-    fn text_has_all_that_the_report_has_and_nothing_hostile() {
-        let consumer = |name: &str, room, error: Option<&str>| ConsumerReport {
+    fn consumer(name: &str, room: Option<u64>, error: Option<&str>) -> ConsumerReport {
+        ConsumerReport {
             name: name.to_owned(),
             delivered: 1_230,
             taken: 1_000,
@@ -164,7 +163,11 @@ mod tests {
             waiting: 4,
             room,
             error: error.map(str::to_owned),
-        };
+        }
+    }
+
+    #[test]
+    fn text_has_all_that_the_report_has_and_nothing_hostile() {
         let report = Report {
             version: "0.1.0".to_owned(),
             pid: 812,
