@@ -14,5 +14,6 @@ pub mod policy;
 pub mod schema;
 pub mod serve;
 pub mod service;
+mod systemd;
 mod told;
 pub mod watch;
