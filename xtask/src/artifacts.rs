@@ -28,6 +28,12 @@ pub(crate) fn build_program() -> Result<PathBuf> {
     executable(&messages, "port-monitor")
 }
 
+/// Builds port-monitor in the guests' profile and says where it is.
+pub(crate) fn build_guest_program() -> Result<PathBuf> {
+    let messages = build(&[PROFILE, "--bin=port-monitor"])?;
+    executable(&messages, "port-monitor")
+}
+
 /// Builds the runner of the kernel tests in the guests' profile and says where it is.
 pub(crate) fn build_kernel_tests() -> Result<PathBuf> {
     let messages = build(&[PROFILE, "--test=kernel"])?;

@@ -20,6 +20,7 @@ mod kernels;
 mod login;
 mod man;
 mod oracle;
+mod package;
 mod paths;
 mod process;
 mod prometheus;
@@ -61,6 +62,8 @@ enum Command {
     Services(services::Args),
     /// Write the manual pages to target/man
     Man,
+    /// Make the .deb and the .rpm, in target/package
+    Package(package::Args),
     /// Check the rules of this code base that no lint knows
     Tidy,
     /// Note the numbers and digests of the layouts that programs share
@@ -78,6 +81,7 @@ fn main() -> Result<ExitCode> {
         Command::Fuzz(args) => exit_code(fuzz::run(&args)?),
         Command::Services(args) => done(services::run(&args)?),
         Command::Man => done(man::run()?),
+        Command::Package(args) => exit_code(package::run(&args)?),
         Command::Tidy => exit_code(tidy::run()?),
         Command::Layouts(args) => done(tidy::layout::write(&args)?),
     })

@@ -1,6 +1,6 @@
 //! `cargo xtask man`: the manual, as packages install it.
 
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
@@ -26,16 +26,21 @@ const PAGES: [Page; 2] = [
     },
 ];
 
-/// Writes a page for each command, and one for each file, to `target/man`.
+/// Writes the manual to `target/man`.
 pub(crate) fn run() -> Result<()> {
-    let program = artifacts::build_program()?;
     let dir = paths::workspace().join("target/man");
-    process::output(Command::new(program).args(["man", "--dir"]).arg(&dir))?;
+    write(&artifacts::build_program()?, &dir)?;
+    println!("{}", dir.display());
+    Ok(())
+}
+
+/// Writes a page for each command of `program`, and one for each file, to `dir`.
+pub(crate) fn write(program: &Path, dir: &Path) -> Result<()> {
+    process::output(Command::new(program).args(["man", "--dir"]).arg(dir))?;
     for page in &PAGES {
         let path = dir.join(format!("{}.5", page.name));
         fs::write(&path, page.roff()?).with_context(|| format!("write {}", path.display()))?;
     }
-    println!("{}", dir.display());
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     artifacts::{self, Artifacts, PROFILE},
-    paths, process, prometheus,
+    package, paths, process, prometheus,
     report::{self, KernelReport, Tally},
     test_vm, tidy, tools,
 };
@@ -54,6 +54,7 @@ const CHECKS: &[Step] = &[
     }),
     step("clippy", Continue, |_| clippy()),
     step("documentation", Continue, |_| documentation()),
+    step("packages", Continue, Session::check_packages),
     step("cargo test", Continue, Session::cargo_test),
 ];
 
@@ -242,6 +243,12 @@ impl Session {
         Ok(tally)
     }
 
+    /// Makes packages, and holds them and their units to what is promised.
+    fn check_packages(&mut self) -> Result<Tally> {
+        let program = artifacts::build_guest_program()?;
+        package::check::run(&program, |failure| self.failures.push(failure))
+    }
+
     /// Runs the tests of all crates, built as the programs of the kernel tests are, and
     /// those of this one as it is, which spares building everything twice.
     fn cargo_test(&mut self) -> Result<Tally> {
@@ -301,6 +308,7 @@ fn test_natively(artifacts: &Artifacts) -> Result<KernelReport> {
 
 fn install_packages() -> Result<Tally> {
     tools::ensure(&tools::GUEST_PACKAGES)?;
+    tools::ensure(&tools::PACKAGE_PACKAGES)?;
     prometheus::programs()?;
     Ok(Tally::one(true))
 }

@@ -76,6 +76,31 @@ pub(crate) const GUEST_PACKAGES: [Package; 9] = [
     },
 ];
 
+/// What judges packages and units.
+pub(crate) const PACKAGE_PACKAGES: [Package; 6] = [
+    Package {
+        name: "python3-pip",
+        is_present: |_| runs_with("python3", &["-m", "pip", "--version"]),
+        from_backports: false,
+    },
+    // objdump.
+    on_the_host("binutils", is_installed),
+    on_the_host("lintian", is_installed),
+    on_the_host("rpm", is_installed),
+    on_the_host("rpmlint", is_installed),
+    // systemd-analyze.
+    on_the_host("systemd", is_installed),
+];
+
+/// A package of the host's own release.
+const fn on_the_host(name: &'static str, is_present: fn(&str) -> bool) -> Package {
+    Package {
+        name,
+        is_present,
+        from_backports: false,
+    }
+}
+
 /// What the measurements need beyond that.
 pub(crate) const BENCH_PACKAGES: [Package; 1] = [Package {
     // Compiles the programs in C that ours are measured against.
@@ -125,8 +150,12 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
 
 /// Whether a program of the package's name runs.
 fn runs(name: &str) -> bool {
-    let version = Command::new(name).arg("--version").output();
-    version.is_ok_and(|output| output.status.success())
+    runs_with(name, &["--version"])
+}
+
+fn runs_with(program: &str, arguments: &[&str]) -> bool {
+    let output = Command::new(program).args(arguments).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// Whether dpkg lists `package` as installed.

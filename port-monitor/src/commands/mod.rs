@@ -15,5 +15,6 @@ pub mod schema;
 pub mod serve;
 pub mod service;
 pub mod status;
+mod systemd;
 mod told;
 pub mod watch;

@@ -22,10 +22,13 @@ use serde_json::Value;
 use crate::pages::{Block, Page, blocks, code, commands, rows, sessions, workspace};
 
 /// Programs of others that the pages run.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 12] = [
+    "apt",
     "cargo",
     "curl",
+    "dnf",
     "install",
+    "journalctl",
     "jq",
     "picture.py",
     "port-monitor",

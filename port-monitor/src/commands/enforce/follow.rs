@@ -28,7 +28,10 @@ use super::{
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
-    commands::watch::{session::block_on, stop},
+    commands::{
+        systemd,
+        watch::{session::block_on, stop},
+    },
     host::units::{FilesStamp, Units},
     kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Unlocked},
     policy::{Host, Policy, Source},
@@ -62,6 +65,7 @@ pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure
         let mut terminate = heed(SignalKind::terminate())?;
         let mut hangup = heed(SignalKind::hangup())?;
         let mut follower = Follower::start(args, out)?;
+        systemd::ready(&format!("following {}", args.path.display()));
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -75,6 +79,7 @@ pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure
                 return Ok(ExitCode::Ok);
             }
         }
+        systemd::stopping();
         follower.end();
         Ok(ExitCode::Ok)
     })

@@ -4,20 +4,20 @@
 
 pub(crate) mod config;
 mod reload;
-mod systemd;
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use port_monitor_common::event::EventKind;
 use tokio::sync::mpsc::unbounded_channel;
 
-use self::{config::Config, reload::Reloader, systemd::Watchdog};
+use self::{config::Config, reload::Reloader};
 use crate::{
     base::{
         exit_code::{ExitCode, Failure, OrExit as _},
         time,
     },
     commands::{
+        systemd::{self, Watchdog},
         told::{note, written},
         watch::{
             self,

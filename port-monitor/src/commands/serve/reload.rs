@@ -10,10 +10,10 @@ use std::{
 
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
-use super::{config::Config, consumers_of, systemd};
+use super::{config::Config, consumers_of};
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
-    commands::{told::note, watch::session::Request},
+    commands::{systemd, told::note, watch::session::Request},
     consume::{
         fan_out::{Change, Left},
         lines::table::account_lines,

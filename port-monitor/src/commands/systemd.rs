@@ -9,13 +9,13 @@ use std::{
 
 use sd_notify::{NotifyState, notify, watchdog_enabled};
 
-/// The service has begun, or has its new configuration.
-pub(super) fn ready(status: &str) {
+/// The service has begun, or has what is new to it.
+pub(in crate::commands) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// The configuration is read again.
-pub(super) fn reloading() {
+pub(in crate::commands) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
         Err(error) => log::warn!("the monotonic clock: {error}"),
@@ -23,7 +23,7 @@ pub(super) fn reloading() {
 }
 
 /// The service comes to its end.
-pub(super) fn stopping() {
+pub(in crate::commands) fn stopping() {
     tell(&[NotifyState::Stopping]);
 }
 
@@ -35,11 +35,11 @@ fn tell(states: &[NotifyState<'_>]) {
 
 /// Tells the watchdog of the service manager that the thread lives which says so. A thread of
 /// its own does the telling: whoever lives must not wait for a socket.
-pub(super) struct Watchdog(Option<SyncSender<()>>);
+pub(in crate::commands) struct Watchdog(Option<SyncSender<()>>);
 
 impl Watchdog {
     /// A watchdog, where the service manager wants one.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(in crate::commands) fn start() -> io::Result<Self> {
         if watchdog_enabled().is_none() {
             return Ok(Self(None));
         }
@@ -51,7 +51,7 @@ impl Watchdog {
     }
 
     /// This thread lives.
-    pub(super) fn feed(&self) {
+    pub(in crate::commands) fn feed(&self) {
         if let Some(sender) = &self.0 {
             // One sign that waits says enough.
             let _ = sender.try_send(());

@@ -1,0 +1,136 @@
+//! `cargo xtask package`: the .deb and the .rpm, from the committed lockfile, the same to
+//! the byte wherever they are made.
+
+pub(crate) mod check;
+mod crates;
+mod nfpm;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{artifacts, man, paths, process, report::Tally};
+
+/// The variable that says of when the files in a package are, in seconds since 1970.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// The shells of whose completions packages have a place, and the names of the files.
+const COMPLETIONS: [(&str, &str); 3] = [
+    ("bash", "port-monitor.bash"),
+    ("fish", "port-monitor.fish"),
+    ("zsh", "_port-monitor"),
+];
+
+/// Arguments of `cargo xtask package`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Package this program instead of building one for release
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+    /// Hold packages and units to what is promised of them, instead of making packages
+    #[arg(long)]
+    check: bool,
+}
+
+/// Makes the packages in `target/package`, or checks what they would be.
+pub(crate) fn run(args: &Args) -> Result<Tally> {
+    let program = match &args.binary {
+        Some(path) => path.clone(),
+        // What is promised does not depend on the profile.
+        None if args.check => artifacts::build_guest_program()?,
+        None => artifacts::build_program()?,
+    };
+    if args.check {
+        return check::run(&program, |failure| println!("{failure}"));
+    }
+    let packages = Packages::make(&program, &paths::workspace().join("target/package"))?;
+    for path in [packages.deb, packages.rpm] {
+        println!("{}", path.display());
+    }
+    Ok(Tally::one(true))
+}
+
+/// What was made.
+#[derive(Debug)]
+struct Packages {
+    deb: PathBuf,
+    rpm: PathBuf,
+}
+
+impl Packages {
+    /// Makes those of `program` in `dir`, which is emptied before.
+    fn make(program: &Path, dir: &Path) -> Result<Self> {
+        if dir.exists() {
+            fs::remove_dir_all(dir).with_context(|| format!("empty {}", dir.display()))?;
+        }
+        let made = dir.join("made");
+        fs::create_dir_all(&made).with_context(|| format!("create {}", made.display()))?;
+        stage(program, &made)?;
+        let nfpm = nfpm::program()?;
+        let package = |kind: &str, name: String| -> Result<PathBuf> {
+            let target = dir.join(name);
+            let mut command = Command::new(&nfpm);
+            command
+                .current_dir(paths::workspace())
+                .env("MADE", &made)
+                .env("VERSION", VERSION)
+                .env(EPOCH, epoch()?)
+                .args(["package", "--config=packaging/nfpm.yaml"])
+                .args(["--packager", kind, "--target"])
+                .arg(&target);
+            process::output(&mut command)?;
+            Ok(target)
+        };
+        Ok(Self {
+            deb: package("deb", format!("port-monitor_{VERSION}-1_amd64.deb"))?,
+            rpm: package("rpm", format!("port-monitor-{VERSION}-1.x86_64.rpm"))?,
+        })
+    }
+}
+
+/// The version of everything in this workspace.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Of when the files are: as the environment says, or as the last commit.
+fn epoch() -> Result<String> {
+    if let Ok(asked) = env::var(EPOCH) {
+        return Ok(asked);
+    }
+    let mut git = Command::new("git");
+    git.args(["log", "--max-count=1", "--format=%ct"]);
+    let seconds = process::output(git.current_dir(paths::workspace()))
+        .with_context(|| format!("ask git for the time of the last commit, or set {EPOCH}"))?;
+    Ok(seconds.trim().to_owned())
+}
+
+/// Writes to `made` what is not in the repository.
+fn stage(program: &Path, made: &Path) -> Result<()> {
+    fs::copy(program, made.join("port-monitor"))
+        .with_context(|| format!("copy {}", program.display()))?;
+    let pages = made.join("man");
+    man::write(program, &pages)?;
+    for (shell, name) in COMPLETIONS {
+        let script = process::output(Command::new(program).args(["completions", shell]))?;
+        write(&made.join(name), &script)?;
+    }
+    let notices = made.join("crates.txt");
+    write(&notices, &crates::notices()?)?;
+    let mut compressed = vec![notices];
+    for page in fs::read_dir(&pages).context("read the manual pages")? {
+        compressed.push(page?.path());
+    }
+    // Without names and times.
+    process::run(
+        Command::new("gzip")
+            .args(["-9", "--no-name"])
+            .args(compressed),
+    )
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
