@@ -6,7 +6,7 @@ mod support;
 
 use std::{
     fs::{self, Permissions},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{PermissionsExt as _, chown},
     path::Path,
     time::Duration,
 };
@@ -265,4 +265,29 @@ fn reading_changes_nothing_and_holds_no_writer_up() {
     assert!(said.contains("# 0 connections"), "{said}");
     assert_eq!(fs::read(&path).unwrap(), before);
     writer.execute_batch("COMMIT").unwrap();
+}
+
+#[test]
+fn the_group_of_a_history_reads_it_while_it_is_written() {
+    let dir = directory();
+    history(&dir, "history.db");
+    let path = dir.path().join("history.db");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&path), 0o640);
+    if !rustix::process::geteuid().is_root() {
+        // No other user can be tried.
+        return;
+    }
+    let group = Some(support::NOBODY);
+    chown(&path, None, group).unwrap();
+    chown(dir.path(), None, group).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o750)).unwrap();
+    let writer = Connection::open(&path).unwrap();
+    writer
+        .execute_batch("UPDATE runs SET host = 'web2'")
+        .unwrap();
+    assert_eq!(mode(&dir.path().join("history.db-shm")), 0o640);
+    let output = run_unprivileged(&["history", "--file", path.to_str().unwrap()], |_| {});
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("# 0 connections"), "{said}{output:?}");
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// `nobody`, who owns nothing and may do nothing.
-const NOBODY: u32 = 65_534;
+pub(crate) const NOBODY: u32 = 65_534;
 
 /// Runs the program with `args`, set up further by `prepare`.
 pub(crate) fn run_unprivileged(args: &[&str], prepare: impl FnOnce(&mut Command)) -> Output {

@@ -106,7 +106,7 @@ impl Store {
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o600)
+            .mode(0o640)
             .open(path)
             .map_err(io)?;
         let not_a_history = || OpenError::NotAHistory { path: shown(path) };
