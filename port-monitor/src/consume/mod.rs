@@ -7,6 +7,7 @@ use crate::events::record::Item;
 
 pub mod consumer;
 pub mod consumers;
+pub mod export;
 pub mod fan_out;
 pub mod history;
 pub mod join;
