@@ -1,9 +1,11 @@
 -- The connections of a fleet, for ClickHouse: 18.16 and later.
--- Load it into a database of its own: clickhouse-client --database fleet --multiquery < FILE
+-- Load it with: clickhouse-client --multiquery < FILE
+
+CREATE DATABASE IF NOT EXISTS fleet;
 
 -- One row for each connection. A row that is sent again replaces the one before: ask for FINAL
 -- where each has to be there once before parts are merged.
-CREATE TABLE IF NOT EXISTS connections
+CREATE TABLE IF NOT EXISTS fleet.connections
 (
     time DateTime('UTC') COMMENT 'when it began',
     host String COMMENT 'host name at the time',

@@ -2,5 +2,5 @@
 -- The same table on all shards. All rows of a host are on one shard, so that a row sent again
 -- meets the one before. Insert with insert_distributed_sync=1, or rows wait on the disk of the
 -- server that was asked.
-CREATE TABLE IF NOT EXISTS connections_all AS connections
-ENGINE = Distributed('{cluster}', currentDatabase(), 'connections', sipHash64(host));
+CREATE TABLE IF NOT EXISTS fleet.connections_all AS fleet.connections
+ENGINE = Distributed('{cluster}', 'fleet', 'connections', sipHash64(host));

@@ -1,6 +1,7 @@
 //! The tables of a receiver, as its own language has them.
 
-/// The tables of `ClickHouse`, and with the name of a `cluster` the one of all its shards.
+/// The tables of `ClickHouse`, and with the name of a `cluster` the one of all its shards. They
+/// name their database: 18.16 looks in its default one for what does not, once it is restarted.
 pub fn clickhouse(cluster: Option<&str>) -> String {
     let mut text = include_str!("clickhouse.sql").to_owned();
     if let Some(cluster) = cluster {
@@ -27,10 +28,10 @@ mod tests {
     fn a_cluster_has_a_table_of_its_shards_and_its_buffer_writes_there() {
         let alone = clickhouse(None);
         assert!(!alone.contains("Distributed("), "{alone}");
-        assert!(alone.contains("Buffer(currentDatabase(), 'connections',"));
+        assert!(alone.contains("Buffer('fleet', 'connections',"));
         let all = clickhouse(Some("fleet"));
-        assert!(all.contains("Distributed('fleet', currentDatabase(), 'connections',"));
-        assert!(all.contains("Buffer(currentDatabase(), 'connections_all',"));
+        assert!(all.contains("Distributed('fleet', 'fleet', 'connections',"));
+        assert!(all.contains("Buffer('fleet', 'connections_all',"));
         assert!(!all.contains('{'), "{all}");
     }
 
