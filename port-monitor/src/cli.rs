@@ -42,6 +42,8 @@ pub enum Command {
     Audit(Box<commands::audit::Args>),
     /// Look back at the connections that were kept
     History(Box<commands::history::Args>),
+    /// Print what a receiver of exported connections needs
+    Export(commands::export::Args),
     /// Say what this kernel and these privileges allow
     Doctor(commands::doctor::Args),
     /// Look up TCP ports and service names

@@ -6,8 +6,8 @@ use crate::{
     base::exit_code::{ExitCode, Failure},
     cli::{Cli, Command},
     commands::{
-        audit, completions, doctor, enforce, exec, history, man, policy, schema, serve, service,
-        status, watch,
+        audit, completions, doctor, enforce, exec, export, history, man, policy, schema, serve,
+        service, status, watch,
     },
     consume::output::stdout::Stdout,
     logging,
@@ -26,6 +26,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Some(Command::Watch(args)) => watch::run(&args),
         Some(Command::Audit(args)) => audit::run(&args),
         Some(Command::History(args)) => history::run(&args, Stdout::lock()),
+        Some(Command::Export(args)) => export::run(&args),
         Some(Command::Doctor(args)) => doctor::run(&args, Stdout::lock()),
         Some(Command::Service(args)) => service::run(&args, Stdout::lock()),
         Some(Command::Exec(args)) => exec::run(&args),

@@ -6,6 +6,7 @@ pub mod completions;
 pub mod doctor;
 pub mod enforce;
 pub mod exec;
+pub mod export;
 pub mod filter;
 pub mod history;
 mod load;

@@ -8,6 +8,7 @@ use crate::events::record::Item;
 pub mod consumer;
 pub mod consumers;
 mod endpoint;
+pub mod export;
 pub mod fan_out;
 pub mod history;
 pub mod join;

@@ -96,6 +96,7 @@ const FORMS: [(&str, &[&str]); 7] = [
             "# port-monitor {} on kernel {}, backend {}; {} blind spots, see port-monitor doctor",
             "port-monitor: reloaded {}: consumers that joined: {}; that left: {}",
             "port-monitor: {}: delivered {} = taken {} + hidden {} + dropped {}",
+            "port-monitor: export {}: recorded {} = sent {} + waiting {} + expired {}",
             "# seen {} = shown {} + filtered {} + lost {} in {}s",
             "# {}: delivered {} = taken {} + hidden {} + dropped {}",
         ],
@@ -307,6 +308,12 @@ fn every_key_of_a_configuration_has_its_heading_and_its_mistakes() {
     let page = Page::read("docs/serve.md");
     let mut count = 0;
     for (section, keys) in schema["properties"].as_object().unwrap() {
+        // Of a section that has tables of any name, those have the keys.
+        let tables = keys["patternProperties"].as_object();
+        let (section, keys) = match tables.and_then(|tables| tables.values().next()) {
+            Some(keys) => (format!("{section}.NAME"), keys),
+            None => (section.clone(), keys),
+        };
         let headings = page.section(&format!("## Keys of [{section}]"));
         let parts: Vec<&str> = headings.split("\n### ").skip(1).collect();
         let told: Vec<&str> = parts
@@ -324,12 +331,14 @@ fn every_key_of_a_configuration_has_its_heading_and_its_mistakes() {
             let rows = rows(part, "| wrong | what `serve --check` says |");
             assert!(!rows.is_empty(), "{key}");
             for row in rows {
-                let rest = if section == "watch" || key == "file" {
+                let has_no_file = section == "watch" || section == "export.NAME";
+                let rest = if has_no_file || key == "file" {
                     ""
                 } else {
                     "file = \"/etc/port-monitor/policy.toml\"\n"
                 };
-                let text = format!("[{section}]\n{}\n{rest}", code(&row[0]));
+                let table = section.to_lowercase();
+                let text = format!("[{table}]\n{}\n{rest}", code(&row[0]));
                 let (_, said) = checked_configuration(&text);
                 let message = format!(
                     "c.toml:2:{}: {}",

@@ -19,6 +19,7 @@ mod docs;
 mod endings;
 mod exe;
 mod files;
+mod fleet;
 mod follow;
 mod history;
 mod metrics;

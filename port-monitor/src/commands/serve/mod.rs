@@ -3,14 +3,15 @@
 //! file asks for.
 
 pub(crate) mod config;
+mod exports;
 mod reload;
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
 
 use port_monitor_common::event::EventKind;
 use tokio::sync::mpsc::unbounded_channel;
 
-use self::{config::Config, reload::Reloader};
+use self::{config::Config, exports::Exports, reload::Reloader};
 use crate::{
     base::{
         exit_code::{ExitCode, Failure, OrExit as _},
@@ -28,6 +29,7 @@ use crate::{
     consume::{
         FanOut, Shown, SinkKind,
         consumer::Needs,
+        export::Board,
         lines::table::{Options, Table},
         output::{args::OnHangup, stdout::Stdout, target::Target, writer::Output},
     },
@@ -79,16 +81,24 @@ fn check(config: &Config, mut out: impl Write) -> Result<ExitCode, Failure> {
 /// The consumers, in words.
 fn consumers_of(config: &Config) -> String {
     let names: Vec<_> = config.consumers().collect();
-    if names.is_empty() {
+    let text = if names.is_empty() {
         "no consumer".to_owned()
     } else {
         format!("consumers: {}", names.join(", "))
+    };
+    let (_, exports) = config.exports();
+    if exports.is_empty() {
+        return text;
     }
+    let names: Vec<&str> = exports.keys().map(String::as_str).collect();
+    format!("{text}; exports: {}", names.join(", "))
 }
 
 async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failure> {
     let filters = config.watch.filters()?;
-    let consumers = consumers(&config)?;
+    let mut exports = Exports::default();
+    let consumers = consumers(&config, exports.board())?;
+    exports.change(&config)?;
     // Who joins later asks for no more than this.
     let needs = Needs {
         kinds: config.watch.kinds(SinkKind::Json),
@@ -123,6 +133,7 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
     systemd::ready(&format!("{status}; {}", consumers_of(&config)));
     let started = Reloader {
         config,
+        exports,
         status,
         requests,
     }
@@ -147,7 +158,7 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
 }
 
 /// What belongs into a journal, and what the configuration asks for.
-fn consumers(config: &Config) -> Result<FanOut, Failure> {
+fn consumers(config: &Config, board: &Arc<Board>) -> Result<FanOut, Failure> {
     let table = Table::new(Options {
         width: None,
         color: false,
@@ -166,7 +177,7 @@ fn consumers(config: &Config) -> Result<FanOut, Failure> {
     let journal = Shown::new(Box::new(table.without_heading()), output);
     let mut all = FanOut::new(journal.only(violations, None).beside_others());
     for section in config.consumers() {
-        for consumer in config.open(section)? {
+        for consumer in config.open(section, board)? {
             all.add(consumer).or_exit(ExitCode::OutputFailed)?;
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
-use super::{config::Config, consumers_of};
+use super::{config::Config, consumers_of, exports::Exports};
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::{systemd, told::note, watch::session::Request},
@@ -24,6 +24,7 @@ use crate::{
 pub(super) struct Reloader {
     /// What is in force.
     pub(super) config: Config,
+    pub(super) exports: Exports,
     /// What the service manager shows besides the consumers.
     pub(super) status: String,
     pub(super) requests: UnboundedSender<Request>,
@@ -52,6 +53,8 @@ impl Reloader {
                 for () in asked {
                     self.reload();
                 }
+                // All that the run has told is in the history by now.
+                self.exports.finish();
             })?;
         Ok((sender, Ended(ends)))
     }
@@ -80,7 +83,7 @@ impl Reloader {
             change.leave(section);
         }
         for section in &steps.joining {
-            for consumer in next.open(section)? {
+            for consumer in next.open(section, self.exports.board())? {
                 change.join(consumer).or_exit(ExitCode::OutputFailed)?;
             }
         }
@@ -95,6 +98,10 @@ impl Reloader {
             steps.in_words()
         ));
         self.config = next;
+        // The consumers are those of the new configuration already.
+        if let Err(failure) = self.exports.change(&self.config) {
+            note(format_args!("{:#}", failure.error));
+        }
         Ok(left)
     }
 }

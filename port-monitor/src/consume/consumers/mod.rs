@@ -9,6 +9,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,6 +21,7 @@ use rustix::net::SocketAddrUnix;
 use self::recording::Recording;
 use super::{
     consumer::{Consumer, Kinds},
+    export::Board,
     history::{History, Keep, OpenError},
     metrics::Metrics,
     output::args::{new_path, parse_size},
@@ -107,6 +109,9 @@ pub struct Args {
         value_parser = PathBufValueParser::new().try_map(socket)
     )]
     socket: Option<PathBuf>,
+    /// How exports stand, for the metrics.
+    #[arg(skip)]
+    exports: Arc<Board>,
 }
 
 /// The path of a file, which the standard output is not.
@@ -153,6 +158,16 @@ impl Args {
         self.record.is_some()
     }
 
+    /// The file of the history.
+    pub(crate) fn history_file(&self) -> Option<&Path> {
+        self.history.as_deref()
+    }
+
+    /// Has metrics tell of the exports on the `board`.
+    pub(crate) fn tell_exports(&mut self, board: Arc<Board>) {
+        self.exports = board;
+    }
+
     /// Makes them, of events of these `kinds`. What is shown is in `shown`, or on standard
     /// output.
     pub fn open(
@@ -192,7 +207,7 @@ impl Args {
 
     /// Metrics are of connections as a whole, as the history is.
     fn metrics(&self, kinds: Kinds) -> Result<Metrics, Failure> {
-        let mut metrics = Metrics::new(whole(kinds));
+        let mut metrics = Metrics::new(whole(kinds)).with_exports(Arc::clone(&self.exports));
         if let Some(address) = self.metrics {
             metrics = metrics
                 .listen(address)

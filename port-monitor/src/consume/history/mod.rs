@@ -5,6 +5,7 @@
 
 mod keep;
 mod names;
+pub mod outbox;
 pub mod read;
 mod rows;
 mod schema;

@@ -1,6 +1,6 @@
 //! From what was counted to the text that is scraped, in either of its formats.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use prometheus_client::{
     collector::Collector,
@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     base::ascii,
-    consume::consumer::{Room, Standing},
+    consume::{
+        consumer::{Room, Standing},
+        export,
+    },
     events::{
         record::Header,
         wire::words::{ConnectionAction, Spelled as _},
@@ -65,7 +68,8 @@ impl Collector for Tally {
         writer.connections(self)?;
         writer.times(self)?;
         writer.account(self)?;
-        writer.consumers(&self.standings)
+        writer.consumers(&self.standings)?;
+        writer.exports(&self.exports)
     }
 }
 
@@ -172,6 +176,21 @@ impl Writer<'_> {
             &series::FAILING,
             each(|one| u64::from(one.account.error.is_some())),
         )
+    }
+
+    fn exports(&mut self, exports: &BTreeMap<String, export::Standing>) -> fmt::Result {
+        if exports.is_empty() {
+            return Ok(());
+        }
+        let each = |part: fn(&export::Standing) -> u64| {
+            let all = exports.iter();
+            all.map(move |(name, standing)| ([&**name], part(standing)))
+        };
+        self.counters(&series::RECORDED, each(|one| one.progress.recorded))?;
+        self.counters(&series::SENT, each(|one| one.progress.sent))?;
+        self.counters(&series::EXPIRED, each(|one| one.progress.expired))?;
+        self.gauges(&series::UNSENT, each(|one| one.progress.waiting()))?;
+        self.gauges(&series::EXPORT_FAILING, each(|one| one.is_failing.into()))
     }
 
     fn begin<'s>(&'s mut self, series: &'static Series) -> Result<MetricEncoder<'s>, fmt::Error> {

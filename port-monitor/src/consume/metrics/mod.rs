@@ -25,6 +25,7 @@ use self::{
 use super::{
     consumer::{Consumer, Kinds, Needs, Overview, Stats},
     endpoint::Endpoint,
+    export::Board,
 };
 use crate::events::record::{Account, Item};
 
@@ -39,17 +40,22 @@ pub struct Metrics {
 
 /// What was counted, for those that tell it.
 #[derive(Debug, Default)]
-struct Shared(Mutex<Tally>);
+struct Shared {
+    tally: Mutex<Tally>,
+    /// How exports stand, which count for themselves.
+    exports: Arc<Board>,
+}
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Tally> {
         // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All metrics by now. Counting waits for a copy alone.
     fn text(&self, format: Format) -> Result<String, fmt::Error> {
-        let tally = self.lock().clone();
+        let mut tally = self.lock().clone();
+        tally.exports = self.exports.standings();
         exposition::write(tally, format)
     }
 }
@@ -63,6 +69,19 @@ impl Metrics {
             shared: Arc::default(),
             file: None,
             _endpoint: None,
+        }
+    }
+
+    /// Tells of the exports on the board too.
+    #[must_use]
+    pub fn with_exports(self, exports: Arc<Board>) -> Self {
+        let shared = Shared {
+            exports,
+            ..Shared::default()
+        };
+        Self {
+            shared: Arc::new(shared),
+            ..self
         }
     }
 

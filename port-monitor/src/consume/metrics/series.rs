@@ -101,6 +101,16 @@ series! {
         => "What its queue has room for";
     FAILING: Gauge, "consumer_failing", None, ["consumer"]
         => "1 where a consumer has failed or fails, otherwise 0";
+    RECORDED: Counter, "export_rows_recorded", None, ["export"]
+        => "Connections that have ended since an export was set up";
+    SENT: Counter, "export_rows_sent", None, ["export"]
+        => "Of the rows recorded, those that the receiver has";
+    EXPIRED: Counter, "export_rows_expired", None, ["export"]
+        => "Of the rows recorded, those that the history forgot before they were sent";
+    UNSENT: Gauge, "export_rows_waiting", None, ["export"]
+        => "Of the rows recorded, those that are still to be sent";
+    EXPORT_FAILING: Gauge, "export_failing", None, ["export"]
+        => "1 where an export did not succeed the last time it tried, otherwise 0";
 }
 
 /// The table of the page, in Markdown.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     consume::{
         consumer::{Room, Standing, Stats},
-        join,
+        export, join,
         lines::{errno, fields::service_port},
     },
     events::{
@@ -111,6 +111,8 @@ pub(super) struct Tally {
     /// What the kernel side and the pipeline have counted.
     pub(super) stats: Stats,
     pub(super) standings: Vec<Standing>,
+    /// By their names, as of when this was copied.
+    pub(super) exports: BTreeMap<String, export::Standing>,
 }
 
 impl Default for Tally {
@@ -130,6 +132,7 @@ impl Default for Tally {
             outbound_durations: Histogram::new(&DURATIONS),
             stats: Stats::default(),
             standings: Vec::new(),
+            exports: BTreeMap::new(),
         }
     }
 }

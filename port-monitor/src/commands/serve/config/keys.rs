@@ -5,12 +5,19 @@ use std::{any::TypeId, sync::LazyLock};
 
 use clap::{Arg, ArgAction, Args as _, Command, CommandFactory as _, Parser};
 
-use crate::{commands::watch, consume::consumers, ports::port_set::PortSet};
+use crate::{
+    commands::watch,
+    consume::{consumers, export::Settings},
+    ports::port_set::PortSet,
+};
 
 /// The section of what is watched, and how.
 pub(super) const WATCH: &str = "watch";
 /// The section of the policy.
 pub(super) const POLICY: &str = "policy";
+
+/// The section that has a table for each export, by its name.
+pub(super) const EXPORT: &str = "export";
 
 /// The key of a flag that takes a file, and has the name of its section.
 pub(super) const FILE: &str = "file";
@@ -50,6 +57,28 @@ static COMMAND: LazyLock<Command> = LazyLock::new(|| {
     command
 });
 
+/// The keys of an export, as flags that the command line does not have.
+#[derive(Debug, Parser)]
+#[command(
+    no_binary_name = true,
+    disable_help_flag = true,
+    disable_version_flag = true
+)]
+pub(super) struct ExportFlags {
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+static EXPORT_COMMAND: LazyLock<Command> = LazyLock::new(|| {
+    let mut command = ExportFlags::command();
+    command.build();
+    command
+});
+
+/// The keys of every table in [`EXPORT`].
+pub(super) static EXPORT_KEYS: LazyLock<SectionKeys> =
+    LazyLock::new(|| SectionKeys::of(EXPORT, &EXPORT_COMMAND));
+
 /// The flags that ask for consumers.
 static CONSUMERS: LazyLock<Command> =
     LazyLock::new(|| consumers::Args::augment_args(Command::new("consumers")));
@@ -57,7 +86,7 @@ static CONSUMERS: LazyLock<Command> =
 /// The names of the sections. Each consumer has one, by the first word of its flags: the keys
 /// of section `x` are the flag `--x`, as `file` or `listen`, and every flag `--x-KEY`, as `KEY`.
 pub(super) static SECTION_NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
-    let mut names = vec![WATCH, POLICY];
+    let mut names = vec![WATCH, POLICY, EXPORT];
     for flag in CONSUMERS.get_arguments().filter_map(Arg::get_long) {
         let name = flag.split('-').next().unwrap_or(flag);
         if !names.contains(&name) {
@@ -69,8 +98,8 @@ pub(super) static SECTION_NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| 
 
 /// The sections, each with its keys, in the order of `--help`.
 pub(super) static SECTIONS: LazyLock<Vec<SectionKeys>> = LazyLock::new(|| {
-    let names = SECTION_NAMES.iter();
-    names.map(|name| SectionKeys::of(name)).collect()
+    let names = SECTION_NAMES.iter().filter(|name| **name != EXPORT);
+    names.map(|name| SectionKeys::of(name, &COMMAND)).collect()
 });
 
 /// A section and its keys.
@@ -83,8 +112,8 @@ pub(super) struct SectionKeys {
 }
 
 impl SectionKeys {
-    fn of(name: &'static str) -> Self {
-        let flags = COMMAND.get_arguments().filter(|arg| !arg.is_hide_set());
+    fn of(name: &'static str, command: &'static Command) -> Self {
+        let flags = command.get_arguments().filter(|arg| !arg.is_hide_set());
         let keys: Vec<Key> = flags.filter_map(|arg| Key::of(name, arg)).collect();
         Self {
             name,
@@ -97,6 +126,12 @@ impl SectionKeys {
     pub(super) fn places(&self) -> impl Iterator<Item = &Key> {
         let keys = self.keys.iter();
         keys.filter(|key| [FILE, LISTEN].contains(&key.name))
+    }
+
+    /// The keys without which it has no meaning.
+    pub(super) fn required(&self) -> impl Iterator<Item = &'static str> {
+        let keys = self.keys.iter().filter(|key| key.arg.is_required_set());
+        keys.map(|key| key.name)
     }
 
     /// Something that takes events.
@@ -173,7 +208,7 @@ impl Takes {
         let names = arg.get_value_names().unwrap_or_default();
         match names.first().map(|name| &**name) {
             Some("FILE") => Self::File,
-            Some("NAME" | "PATH" | "NET" | "ADDR:PORT") => Self::Text,
+            Some("NAME" | "PATH" | "NET" | "ADDR:PORT" | "URL") => Self::Text,
             _ if !arg.get_possible_values().is_empty() => Self::Text,
             _ => Self::Number,
         }

@@ -10,6 +10,7 @@ mod tests;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -17,12 +18,12 @@ use clap::Parser as _;
 
 use self::{
     keys::{Flags, Key, SECTIONS},
-    read::{Asked, read},
+    read::{Asked, Exports, Read, read},
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::{load, watch},
-    consume::{SinkKind, consumer::Consumer},
+    consume::{SinkKind, consumer::Consumer, export::Board},
     policy::{Policy, text::diagnostic::render_all, text::file::read_text},
 };
 
@@ -34,6 +35,8 @@ pub(super) struct Config {
     /// The flags of `watch` that it stands for.
     pub(super) watch: watch::Args,
     asked: Asked,
+    /// Who is sent the history.
+    exports: Exports,
     /// SHA-256 of the policy and of what it reads, where there is one.
     policy: Option<[u8; 32]>,
 }
@@ -68,7 +71,11 @@ impl Config {
             let error = anyhow!("{name}: {error}");
             Failure::new(ExitCode::PolicyInvalid, error)
         })?;
-        let (flags, asked) = read(name.clone(), text).map_err(|found| {
+        let Read {
+            flags,
+            asked,
+            exports,
+        } = read(name.clone(), text).map_err(|found| {
             let told = render_all(&name, &found, load::style());
             Failure::new(ExitCode::PolicyInvalid, anyhow!(told))
         })?;
@@ -78,6 +85,7 @@ impl Config {
             path: path.to_owned(),
             watch,
             asked,
+            exports,
             policy: policy.as_ref().map(Policy::digest),
         };
         Ok((config, policy))
@@ -95,13 +103,23 @@ impl Config {
         names.filter(|name| self.flags(name).is_some())
     }
 
-    /// Opens what a section asks for.
-    pub(super) fn open(&self, section: &str) -> Result<Vec<Box<dyn Consumer>>, Failure> {
+    /// Who is sent the history, and where that is.
+    pub(super) fn exports(&self) -> (Option<&Path>, &Exports) {
+        (self.watch.consumers.history_file(), &self.exports)
+    }
+
+    /// Opens what a section asks for. Metrics tell of the exports on the `board`.
+    pub(super) fn open(
+        &self,
+        section: &str,
+        board: &Arc<Board>,
+    ) -> Result<Vec<Box<dyn Consumer>>, Failure> {
         let place = || format!("{}: [{section}]", self.path.display());
         let flags = self.flags(section).unwrap_or_default();
-        let flags = Flags::try_parse_from(flags)
+        let mut flags = Flags::try_parse_from(flags)
             .with_context(place)
             .or_exit(ExitCode::Usage)?;
+        flags.watch.consumers.tell_exports(Arc::clone(board));
         let kinds = self.watch.kinds(SinkKind::Json);
         let opened = flags.watch.consumers.open(kinds, None);
         opened.map_err(|Failure { code, error }| Failure::new(code, error.context(place())))

@@ -1,7 +1,7 @@
 //! From the text of a configuration to the flags that it stands for. What is wrong is noted
 //! and the reading goes on, so that one run names everything.
 
-use std::{error::Error as _, ffi::OsString, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, error::Error as _, ffi::OsString, ops::Range, sync::Arc};
 
 use clap::{
     Parser as _,
@@ -9,14 +9,18 @@ use clap::{
 };
 use toml::de::DeValue;
 
-use super::keys::{Flags, Key, SECTION_NAMES, SECTIONS, SectionKeys, Takes, WATCH};
+use super::keys::{
+    EXPORT, EXPORT_KEYS, ExportFlags, Flags, Key, SECTION_NAMES, SECTIONS, SectionKeys, Takes,
+    WATCH,
+};
 use crate::{
     base::exit_code::Failure,
+    consume::export::{Settings, settings::parse_name},
     policy::{
         Diagnostic, Source,
         text::{
             diagnostic::Diagnostics,
-            parse::{Schema, Section, Value, integer, items, wrong_type},
+            parse::{Schema, Section, Value, integer, items, table, wrong_type},
             problem::Problem,
             toml_1_0,
         },
@@ -26,12 +30,24 @@ use crate::{
 /// Flags, by the section that asks for them.
 pub(super) type Asked = Vec<(&'static str, Vec<OsString>)>;
 
+/// Exports by their names.
+pub(super) type Exports = BTreeMap<String, Settings>;
+
+/// What a configuration says.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) flags: Flags,
+    pub(super) asked: Asked,
+    pub(super) exports: Exports,
+}
+
 /// Reads the text of the file of that name.
-pub(super) fn read(name: String, text: String) -> Result<(Flags, Asked), Vec<Diagnostic>> {
+pub(super) fn read(name: String, text: String) -> Result<Read, Vec<Diagnostic>> {
     let source = Arc::new(Source::new(name, text));
     let mut reader = Reader {
         diagnostics: Diagnostics::new(Arc::clone(&source)),
         asked: Vec::new(),
+        exports: Exports::new(),
         places: Vec::new(),
     };
     let (document, problems) = toml_1_0::parse(&source.text);
@@ -46,9 +62,13 @@ pub(super) fn read(name: String, text: String) -> Result<(Flags, Asked), Vec<Dia
     reader.finish()
 }
 
+/// The section that exports send from.
+const HISTORY: &str = "history";
+
 struct Reader {
     diagnostics: Diagnostics,
     asked: Asked,
+    exports: Exports,
     /// Where each flag is asked for.
     places: Vec<(&'static Key, Range<usize>)>,
 }
@@ -62,6 +82,38 @@ impl Reader {
                 value.and_then(|value| Section::open(value, &schema, &mut self.diagnostics));
             let flags = section.map(|section| self.section(keys, &section));
             self.asked.extend(flags.map(|flags| (keys.name, flags)));
+        }
+        if let Some(value) = root.get(EXPORT)
+            && let Some(exports) = self.diagnostics.check(value.span(), table(value))
+        {
+            for (name, value) in exports {
+                let checked = parse_name(name.get_ref());
+                let checked = checked.map_err(|why| Problem::Flag(why.to_owned()));
+                if let Some(name) = self.diagnostics.check(name.span(), checked) {
+                    self.export(name, value);
+                }
+            }
+            if !exports.is_empty() && root.get(HISTORY).is_none() && !root.is_unread(HISTORY) {
+                let why = "an export sends the history: add [history] with its file";
+                let problem = Problem::Flag(why.to_owned());
+                self.diagnostics.report(root.key_span(EXPORT), problem);
+            }
+        }
+    }
+
+    fn export(&mut self, name: String, value: &Value<'_>) {
+        let keys = &*EXPORT_KEYS;
+        let schema = Schema::of(&keys.known);
+        let Some(section) = Section::open(value, &schema, &mut self.diagnostics) else {
+            return;
+        };
+        for key in keys.required() {
+            section.required(key, &mut self.diagnostics);
+        }
+        let flags = self.section(keys, &section);
+        // What is wrong is told already.
+        if let Ok(flags) = ExportFlags::try_parse_from(flags) {
+            self.exports.insert(name, flags.settings);
         }
     }
 
@@ -112,13 +164,17 @@ impl Reader {
     }
 
     /// The flags of all sections together.
-    fn finish(mut self) -> Result<(Flags, Asked), Vec<Diagnostic>> {
+    fn finish(mut self) -> Result<Read, Vec<Diagnostic>> {
         if self.diagnostics.has_errors() {
             return Err(self.diagnostics.into_sorted());
         }
         let all = self.asked.iter().flat_map(|(_, flags)| flags);
         match Flags::try_parse_from(all) {
-            Ok(flags) => Ok((flags, self.asked)),
+            Ok(flags) => Ok(Read {
+                flags,
+                asked: self.asked,
+                exports: self.exports,
+            }),
             Err(error) => {
                 let (place, problem) = self.together(&error);
                 self.diagnostics.report(place, problem);
@@ -191,13 +247,18 @@ fn flag(key: &Key, word: Option<&str>) -> Option<OsString> {
 
 /// Whether the command line would take the flag, and what it names is there.
 pub(super) fn tried(section: &str, flag: Option<&OsString>) -> Result<(), Problem> {
-    let flags = match Flags::try_parse_from(flag) {
+    let parsed = if section == EXPORT {
+        ExportFlags::try_parse_from(flag).map(|_| None)
+    } else {
+        Flags::try_parse_from(flag).map(Some)
+    };
+    let flags = match parsed {
         Ok(flags) => flags,
         // Another one that it needs may be there too.
         Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => return Ok(()),
         Err(error) => return Err(refused(&error)),
     };
-    if section == WATCH {
+    if let (WATCH, Some(flags)) = (section, flags) {
         let filters = flags.watch.filters();
         filters.map_err(|Failure { error, .. }| Problem::Flag(format!("{error:#}")))?;
     }

@@ -3,14 +3,20 @@
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{Key, SECTIONS, SectionKeys, Takes};
+use super::keys::{EXPORT, EXPORT_KEYS, Key, SECTIONS, SectionKeys, Takes};
 
 /// The schema, for a configuration as JSON; editors read TOML that way.
 pub(crate) fn json_schema() -> Value {
     let sections = SECTIONS.iter();
-    let sections: Map<String, Value> = sections
+    let mut sections: Map<String, Value> = sections
         .map(|keys| (keys.name.to_owned(), section(keys)))
         .collect();
+    let exports = json!({
+        "type": "object",
+        "patternProperties": { "^[a-z0-9-]{1,32}$": section(&EXPORT_KEYS) },
+        "additionalProperties": false,
+    });
+    sections.insert(EXPORT.to_owned(), exports);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "port-monitor configuration",
@@ -18,6 +24,7 @@ pub(crate) fn json_schema() -> Value {
         "type": "object",
         "properties": sections,
         "additionalProperties": false,
+        "dependentRequired": { EXPORT: ["history"] },
     })
 }
 
@@ -31,6 +38,10 @@ fn section(keys: &SectionKeys) -> Value {
         "properties": properties,
         "additionalProperties": false,
     });
+    let required: Vec<Value> = keys.required().map(Value::from).collect();
+    if let (false, Value::Object(schema)) = (required.is_empty(), &mut schema) {
+        schema.insert("required".to_owned(), required.into());
+    }
     let places = keys.places().map(|key| json!({ "required": [key.name] }));
     let places: Vec<Value> = places.collect();
     if let (false, Value::Object(schema)) = (places.is_empty(), &mut schema) {

@@ -334,9 +334,15 @@ fn bytes(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Vec<u8>>> {
     })
 }
 
-fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<String>> {
-    let bytes = bytes(row, at)?;
-    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+/// A text; of bytes that are none, as near as it gets.
+pub(in crate::consume::history) fn text(
+    row: &Row<'_>,
+    at: usize,
+) -> rusqlite::Result<Option<String>> {
+    Ok(match row.get_ref(at)? {
+        ValueRef::Integer(number) => Some(number.to_string()),
+        _ => bytes(row, at)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()),
+    })
 }
 
 /// The address of so many bytes.
@@ -348,7 +354,7 @@ pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// An address; the unspecified one where it is none.
-pub(super) fn ip_of(row: &Row<'_>, at: usize) -> rusqlite::Result<IpAddr> {
+pub(in crate::consume::history) fn ip_of(row: &Row<'_>, at: usize) -> rusqlite::Result<IpAddr> {
     let bytes = row.get_ref(at)?.as_blob()?;
     Ok(ip(bytes).unwrap_or(Ipv6Addr::UNSPECIFIED.into()))
 }

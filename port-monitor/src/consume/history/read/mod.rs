@@ -14,6 +14,7 @@ use std::path::Path;
 use rusqlite::{Connection, types::Value};
 
 use self::kept::{Owners, from_row};
+pub(super) use self::kept::{ip_of, text};
 pub use self::{
     groups::{By, Counted, Group, Key, Sort, Sums},
     kept::{Kept, Run},

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Ticks until nothing is left to do, `ns` after noon.
-fn tick_at(history: &mut History, ns: u64) {
+pub(super) fn tick_at(history: &mut History, ns: u64) {
     let stats = Stats {
         wall_ns: NOON_NS + i128::from(ns),
         ..Stats::default()

@@ -3,6 +3,7 @@
 mod faults;
 mod forgetting;
 mod kill;
+mod outbox;
 mod reading;
 mod whole;
 

@@ -17,6 +17,8 @@ use crate::{
     consume::{
         FanOut, Shown,
         consumer::{Room, Standing},
+        export,
+        history::outbox::Progress,
         lines::{
             json::Json,
             sample::{accepted, closed, connected, header, listening, summary, violation},
@@ -76,9 +78,42 @@ fn with_id(mut record: Record, id: u64) -> Record {
     record
 }
 
+/// An export, halfway.
+fn exporting() -> Arc<Board> {
+    let board = Arc::<Board>::default();
+    let progress = Progress {
+        recorded: 10,
+        sent: 6,
+        expired: 1,
+    };
+    let standing = export::Standing {
+        progress,
+        is_failing: true,
+    };
+    board.note("central", standing);
+    board
+}
+
+#[test]
+fn exports_are_told_as_they_stand_and_nothing_is_where_there_is_none() {
+    let told_alone = told(&metrics());
+    assert_eq!(told_alone.all("port_monitor_export_failing").count(), 0);
+    let told = told(&metrics().with_exports(exporting()));
+    for (name, value) in [
+        ("rows_recorded_total", 10.0),
+        ("rows_sent_total", 6.0),
+        ("rows_waiting", 3.0),
+        ("rows_expired_total", 1.0),
+        ("failing", 1.0),
+    ] {
+        let name = format!("port_monitor_export_{name}");
+        assert_eq!(told.value(&name, &[("export", "central")]), value, "{name}");
+    }
+}
+
 #[test]
 fn every_series_is_told_with_its_labels_and_no_others() {
-    let mut metrics = metrics();
+    let mut metrics = metrics().with_exports(exporting());
     metrics.take(Item::Header(&header()));
     take(
         &mut metrics,
