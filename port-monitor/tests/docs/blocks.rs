@@ -22,10 +22,11 @@ use serde_json::Value;
 use crate::pages::{Block, Page, blocks, code, commands, rows, sessions, workspace};
 
 /// Programs of others that the pages run.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "cargo",
     "curl",
     "install",
+    "journalctl",
     "jq",
     "picture.py",
     "port-monitor",
@@ -306,10 +307,11 @@ fn every_key_of_a_configuration_has_its_heading_and_its_mistakes() {
             let rows = rows(part, "| wrong | what `serve --check` says |");
             assert!(!rows.is_empty(), "{key}");
             for row in rows {
-                let rest = if section == "watch" || key == "file" {
-                    ""
-                } else {
-                    "file = \"/etc/port-monitor/policy.toml\"\n"
+                let rest = match &**section {
+                    "alert" if key != "journal" => "journal = true\n",
+                    "watch" | "alert" => "",
+                    _ if key == "file" => "",
+                    _ => "file = \"/etc/port-monitor/policy.toml\"\n",
                 };
                 let text = format!("[{section}]\n{}\n{rest}", code(&row[0]));
                 let (_, said) = checked_configuration(&text);

@@ -18,6 +18,7 @@ use port_monitor_common::event::EventKind;
 
 use self::recording::Recording;
 use super::{
+    alert,
     consumer::{Consumer, Kinds},
     history::{History, Keep, OpenError},
     metrics::Metrics,
@@ -95,6 +96,8 @@ pub struct Args {
         value_parser = PathBufValueParser::new().try_map(metrics_file)
     )]
     metrics_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) alerts: alert::Args,
 }
 
 /// The path of a file, which the standard output is not.
@@ -160,6 +163,9 @@ impl Args {
         }
         if self.metrics.is_some() || self.metrics_file.is_some() {
             consumers.push(Box::new(self.metrics(kinds)?));
+        }
+        if let Some(alerts) = self.alerts.open()? {
+            consumers.push(Box::new(alerts));
         }
         Ok(consumers)
     }
