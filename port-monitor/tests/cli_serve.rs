@@ -126,6 +126,11 @@ fn what_cannot_be_opened_or_attached_is_one_line() {
     let told = "port-monitor: c.toml: [record]: --record: output file /none/here: No such file or \
                 directory (os error 2)\n";
     assert_eq!((code, &*stderr), (Some(OUTPUT_FAILED), told));
+    let dir = with_config("[alert]\ncommand = \"/none/here\"\n");
+    let (code, _, stderr) = serve(dir.path(), &[]);
+    let told = "port-monitor: c.toml: [alert]: --alert-command: /none/here: No such file or \
+                directory (os error 2)\n";
+    assert_eq!((code, &*stderr), (Some(USAGE), told));
     let dir = with_config("[record]\nfile = \"/dev/null\"\n");
     let (code, _, stderr) = serve(dir.path(), &[]);
     let told = "port-monitor: needs CAP_BPF and CAP_PERFMON: run it with sudo\n";

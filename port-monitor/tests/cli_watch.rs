@@ -394,3 +394,60 @@ fn a_recording_is_not_where_events_are_shown() {
         "{said}"
     );
 }
+
+#[test]
+fn alerts_that_cannot_be_told_are_refused() {
+    let dir = directory();
+    fs::write(dir.path().join("plain"), "").unwrap();
+    let plain = dir.path().join("plain");
+    let plain = format!("--alert-command={}", plain.display());
+    let not_executable = format!(
+        "--alert-command: {}: not an executable file (check its mode)",
+        plain.strip_prefix("--alert-command=").unwrap()
+    );
+    for (args, message) in [
+        (
+            &["--alert-on", "loss"][..],
+            "the following required arguments were not provided: \
+             <--alert-journal|--alert-command <ARG>>; see --help",
+        ),
+        (
+            &["--alert-journal", "--alert-timeout", "5s"],
+            "--alert-timeout: there is no command that it is for",
+        ),
+        (
+            &["--alert-command", "mail"],
+            "--alert-command: `mail` is not an absolute path",
+        ),
+        (
+            &["--alert-command", "/none/mail"],
+            "--alert-command: /none/mail: No such file or directory (os error 2)",
+        ),
+        (
+            &["--alert-command", "/etc"],
+            "--alert-command: /etc: not an executable file (check its mode)",
+        ),
+        (&[&plain], &not_executable),
+    ] {
+        assert_refused(args, USAGE, message);
+    }
+    for (args, message) in [
+        (["--alert-on", "lost"], "'lost'"),
+        (
+            ["--alert-rate", "10"],
+            "`10` is not a rate: write 10/m, 1/s or 100/h",
+        ),
+        (
+            ["--alert-timeout", "2h"],
+            "more than 1 h: write 1h or less, such as 10s",
+        ),
+        (["--alert-command", ""], "empty: leave it out"),
+    ] {
+        let (code, said) = refusal_in(dir.path(), &[&["--alert-journal"], &args[..]].concat());
+        assert_eq!(code, Some(USAGE), "{said}");
+        assert!(
+            said.contains(message) && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+}

@@ -5,6 +5,7 @@ use clap::ValueEnum;
 
 use crate::events::record::Item;
 
+pub mod alert;
 pub mod consumer;
 pub mod consumers;
 mod endpoint;

@@ -1,5 +1,6 @@
 //! What happened: the one set of types that all rooms speak of events by.
 
+pub mod alert;
 pub(crate) mod community_id;
 pub(crate) mod compat;
 pub mod decode;

@@ -5,7 +5,10 @@ use std::{borrow::Cow, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use port_monitor_common::{counters::Hook, policy::Verdict, site::Site};
 
-use crate::events::decode::{Comm, Event};
+use crate::events::{
+    alert::AlertsByRule,
+    decode::{Action, Comm, Event},
+};
 
 pub use crate::ports::class::{PortClass, ServiceOrigin, ServiceStatus};
 
@@ -200,6 +203,12 @@ impl Record {
         judgement.is_some_and(Judgement::is_violation)
     }
 
+    /// An attempt that failed with `EPERM` where the policy denies it.
+    pub fn is_denied(&self) -> bool {
+        const EPERM: i32 = 1;
+        self.is_violation() && self.event.action == Action::Failed { errno: Some(EPERM) }
+    }
+
     /// The name of the owning process, which is its first thread's, at the event.
     pub fn process_name(&self) -> Option<Comm> {
         self.event.owner.as_ref().map(|owner| owner.process_comm)
@@ -244,6 +253,8 @@ pub struct LoadedPolicy {
     pub wall_ns: i128,
     /// The rules that deny.
     pub denying: Arc<[Arc<str>]>,
+    /// What rules say of how loud a match is.
+    pub alerts: AlertsByRule,
 }
 
 /// Why events are missing from the stream.

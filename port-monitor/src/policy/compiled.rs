@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use crate::{
     events::{
+        alert::AlertsByRule,
         decode::{self, Event, Stamp},
         record::{Judgement, Process},
     },
@@ -258,6 +259,13 @@ impl Policy {
         let rules = self.rules.iter().zip(&self.tables.rules);
         let denying = rules.filter(|(_, rule)| rule.action == Action::Deny);
         denying.map(|(info, _)| &info.name)
+    }
+
+    /// What rules say of how loud a match is, by their names.
+    pub fn alerts(&self) -> AlertsByRule {
+        let said = self.rules.iter();
+        let said = said.filter_map(|info| Some((Arc::clone(&info.name), info.alert?)));
+        Arc::new(said.collect())
     }
 
     /// How many rules there are, failsafe entries included.

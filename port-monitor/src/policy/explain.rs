@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use port_monitor_common::policy::{Action, Condition, Decider, Decision, Verdict};
 
-use super::{Alert, Facts, Policy};
+use super::{Facts, Policy};
+use crate::events::alert::Alert;
 
 /// A rule and its place in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,8 +16,8 @@ pub struct RuleRef {
     pub line: usize,
     /// What it asks for.
     pub action: Action,
-    /// How loud a match is.
-    pub alert: Alert,
+    /// How loud a match is, if the rule says so.
+    pub alert: Option<Alert>,
 }
 
 /// What decides a connection.

@@ -27,7 +27,6 @@ pub use analysis::surely::Unknown;
 pub use compiled::{Facts, Invalid, Policy, PolicyError};
 pub use explain::{Explanation, Reason, RuleRef};
 pub use rules::environment::{Environment, Host};
-pub use rules::info::Alert;
 pub use rules::intent::Intent;
 pub use text::diagnostic::{Diagnostic, Source, Style};
 pub use text::file::{FileError, are_one_stream, is_stream, read_bytes};

@@ -22,7 +22,8 @@ use serde_json::Value;
 use crate::pages::{Block, Page, blocks, code, commands, rows, sessions, workspace};
 
 /// Programs of others that the pages run.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 13] = [
+    "adduser",
     "apt",
     "cargo",
     "curl",
@@ -331,11 +332,11 @@ fn every_key_of_a_configuration_has_its_heading_and_its_mistakes() {
             let rows = rows(part, "| wrong | what `serve --check` says |");
             assert!(!rows.is_empty(), "{key}");
             for row in rows {
-                let has_no_file = section == "watch" || section == "export.NAME";
-                let rest = if has_no_file || key == "file" {
-                    ""
-                } else {
-                    "file = \"/etc/port-monitor/policy.toml\"\n"
+                let rest = match &**section {
+                    "alert" if key != "journal" => "journal = true\n",
+                    "watch" | "alert" | "export.NAME" => "",
+                    _ if key == "file" => "",
+                    _ => "file = \"/etc/port-monitor/policy.toml\"\n",
                 };
                 let table = section.to_lowercase();
                 let text = format!("[{table}]\n{}\n{rest}", code(&row[0]));

@@ -11,6 +11,7 @@
 )]
 
 mod aggregated;
+mod alert;
 mod audit;
 #[path = "../kernel/bpf.rs"]
 #[expect(dead_code, reason = "what the kernel tests alone ask")]

@@ -9,7 +9,10 @@ use std::{
 use port_monitor_common::policy::{Action, Condition, Direction, Verdict};
 use serde::Serialize;
 
-use crate::policy::{Explanation, Reason, RuleRef};
+use crate::{
+    events::alert::Alert,
+    policy::{Explanation, Reason, RuleRef},
+};
 
 /// The answer of `policy explain`.
 #[derive(Serialize)]
@@ -39,7 +42,8 @@ struct RuleReport {
     rule: String,
     file: String,
     line: usize,
-    alert: &'static str,
+    /// What the rule says.
+    alert: Option<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -142,15 +146,13 @@ impl RuleReport {
             rule: rule.name.to_string(),
             file: path.display().to_string(),
             line: rule.line,
-            alert: rule.alert.name(),
+            alert: rule.alert.map(Alert::name),
         }
     }
 
     fn text(&self) -> String {
-        let alert = match self.alert {
-            "none" => String::new(),
-            alert => format!(", alert {alert}"),
-        };
+        let alert = self.alert.map(|alert| format!(", alert {alert}"));
+        let alert = alert.unwrap_or_default();
         format!("{} ({}:{}{alert})", self.rule, self.file, self.line)
     }
 }

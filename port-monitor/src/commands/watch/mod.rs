@@ -119,6 +119,7 @@ pub(super) fn loaded(policy: &Policy) -> LoadedPolicy {
         digest: policy.digest(),
         wall_ns: WallClock::sample().wall_ns(clock::boot_ns()),
         denying: policy.denying_rules().cloned().collect(),
+        alerts: policy.alerts(),
     }
 }
 

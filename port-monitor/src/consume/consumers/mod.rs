@@ -20,6 +20,7 @@ use rustix::net::SocketAddrUnix;
 
 use self::recording::Recording;
 use super::{
+    alert,
     consumer::{Consumer, Kinds},
     export::Board,
     history::{History, Keep, OpenError},
@@ -99,6 +100,8 @@ pub struct Args {
         value_parser = PathBufValueParser::new().try_map(metrics_file)
     )]
     metrics_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) alerts: alert::Args,
     /// Tell at the Unix socket FILE how the run stands, to `port-monitor status`
     ///
     /// Its owner and its group may ask. FILE goes when the run ends.
@@ -195,6 +198,9 @@ impl Args {
         }
         if self.metrics.is_some() || self.metrics_file.is_some() {
             consumers.push(Box::new(self.metrics(kinds)?));
+        }
+        if let Some(alerts) = self.alerts.open()? {
+            consumers.push(Box::new(alerts));
         }
         if let Some(path) = &self.socket {
             let socket = Socket::open(path)

@@ -246,6 +246,7 @@ pub(crate) fn header() -> Header {
             digest: [0x2a; 32],
             wall_ns: NOON_NS - 1_000_000_000,
             denying: ["no-telnet".into()].into(),
+            alerts: Arc::default(),
         }),
     }
 }

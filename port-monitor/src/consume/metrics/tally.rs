@@ -47,9 +47,6 @@ const COMMON_ERRNOS: [&str; 8] = [
     OTHER,
 ];
 
-/// `EPERM`.
-const NOT_PERMITTED: i32 = 1;
-
 const fn micros(micros: u64) -> Duration {
     Duration::from_micros(micros)
 }
@@ -221,10 +218,7 @@ impl Tally {
     fn violate(&mut self, record: &Record) {
         let rule = record.judgement.as_ref().and_then(|said| said.rule.clone());
         let rule = rule.unwrap_or_else(|| DEFAULT_RULE.into());
-        if let Action::Failed {
-            errno: Some(NOT_PERMITTED),
-        } = record.event.action
-        {
+        if record.is_denied() {
             *self.denials.entry(Arc::clone(&rule)).or_default() += 1;
         }
         let counts = self.violations.entry(rule).or_default();

@@ -7,7 +7,10 @@ pub(crate) use port_monitor_common::event::{ClosedBy, OwnerSource};
 use port_monitor_common::{event::EventKind, policy::Verdict as Decision, tcp_state::TcpState};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Visitor};
 
-pub(crate) use crate::events::record::{LossCause, PortClass, ServiceOrigin, ServiceStatus};
+pub(crate) use crate::events::{
+    alert::AlertKind,
+    record::{LossCause, PortClass, ServiceOrigin, ServiceStatus},
+};
 use crate::events::{decode, record};
 
 /// A closed list of values, each with a word.
@@ -283,6 +286,23 @@ spelled! {
         Undecodable = "undecodable",
         /// A filter of processes had to know whose they are, which was not found out in time.
         OwnerLate = "owner_late",
+    }
+}
+
+spelled! {
+    impl AlertKind as AlertKind {
+        /// It breaks the policy, and was not stopped.
+        Violation = "violation",
+        /// It breaks the policy, and failed with `EPERM`.
+        Denied = "denied",
+        /// A rule allows it, and asks for an alert.
+        Allowed = "allowed",
+        /// A socket listens where no such one did since the start.
+        Listener = "listener",
+        /// The first connection by a port since the start.
+        FirstUse = "first-use",
+        /// Events were lost.
+        Loss = "loss",
     }
 }
 

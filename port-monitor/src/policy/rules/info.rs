@@ -2,33 +2,14 @@
 
 use std::{ops::Range, sync::Arc};
 
+use crate::events::alert::Alert;
+
 /// What the decision does not need to know of a rule.
 #[derive(Debug)]
 pub(crate) struct RuleInfo {
     pub(crate) name: Arc<str>,
     pub(crate) line: usize,
-    pub(crate) alert: Alert,
+    /// What it says of it, if it does.
+    pub(crate) alert: Option<Alert>,
     pub(crate) span: Range<usize>,
-}
-
-/// How loud a rule's match is, whatever its action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Alert {
-    /// Not worth waking anybody.
-    None,
-    /// Worth a look.
-    Low,
-    /// Worth waking somebody.
-    High,
-}
-
-impl Alert {
-    /// The level as the policy spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Low => "low",
-            Self::High => "high",
-        }
-    }
 }

@@ -24,6 +24,11 @@ pub(super) const FILE: &str = "file";
 /// The key of one that takes an address.
 const LISTEN: &str = "listen";
 
+/// The section of alerts.
+const ALERT: &str = "alert";
+/// Its keys that say where they are told.
+const ALERT_PLACES: [&str; 2] = ["journal", "command"];
+
 /// Flags of the terminal that mean something to a service too.
 const WATCH_TOO: [&str; 2] = ["process-args", "progress"];
 /// Flags that are read before the configuration is.
@@ -125,7 +130,16 @@ impl SectionKeys {
     /// The keys that say where events are brought. It has no meaning without any of them.
     pub(super) fn places(&self) -> impl Iterator<Item = &Key> {
         let keys = self.keys.iter();
-        keys.filter(|key| [FILE, LISTEN].contains(&key.name))
+        let names = match self.name {
+            ALERT => ALERT_PLACES,
+            _ => [FILE, LISTEN],
+        };
+        keys.filter(move |key| names.contains(&key.name))
+    }
+
+    /// Two consumers can be at one of its places, one after the other.
+    pub(super) fn shares_places(&self) -> bool {
+        self.name == ALERT
     }
 
     /// The keys without which it has no meaning.
@@ -208,7 +222,7 @@ impl Takes {
         let names = arg.get_value_names().unwrap_or_default();
         match names.first().map(|name| &**name) {
             Some("FILE") => Self::File,
-            Some("NAME" | "PATH" | "NET" | "ADDR:PORT" | "URL") => Self::Text,
+            Some("NAME" | "PATH" | "NET" | "ADDR:PORT" | "ARG" | "RATE" | "URL") => Self::Text,
             _ if !arg.get_possible_values().is_empty() => Self::Text,
             _ => Self::Number,
         }

@@ -134,9 +134,15 @@ impl Config {
             let (before, after) = (self.flags(section.name), next.flags(section.name));
             let [old, new] = [before, after].map(Option::unwrap_or_default);
             let is_other = |key: &&Key| value(old, key.flag) != value(new, key.flag);
-            // Two consumers are never at one place, not even one after the other.
+            // But for places that are shared, two consumers are never at one, not even one after
+            // the other.
             let is_kept = |key: &Key| !is_other(&key) && !value(old, key.flag).is_empty();
-            let stays = before.is_some() && after.is_some() && section.places().any(is_kept);
+            let is_held = if section.shares_places() {
+                !section.keys.iter().any(|key| is_other(&key))
+            } else {
+                section.places().any(is_kept)
+            };
+            let stays = before.is_some() && after.is_some() && is_held;
             if stays || !section.is_consumer() {
                 let changed = section.keys.iter().filter(is_other);
                 fixed.extend(changed.map(|key| format!("{} in [{}]", key.name, section.name)));

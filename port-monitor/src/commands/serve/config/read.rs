@@ -119,10 +119,17 @@ impl Reader {
 
     fn section(&mut self, keys: &'static SectionKeys, section: &Section<'_, '_>) -> Vec<OsString> {
         let mut places = keys.places().map(|key| key.name).peekable();
+        let is_off = |name| {
+            let value = section.get(name).map(Value::get_ref);
+            matches!(value, None | Some(DeValue::Boolean(false)))
+        };
         if let Some(&first) = places.peek()
-            && places.all(|name| section.get(name).is_none())
+            && places.all(is_off)
+            && section.required(first, &mut self.diagnostics).is_some()
         {
-            section.required(first, &mut self.diagnostics);
+            let problem = format!("`{first}` is off: name another place, or take the section away");
+            let place = section.key_span(first);
+            self.diagnostics.report(place, Problem::Flag(problem));
         }
         let mut flags = Vec::new();
         for key in &keys.keys {
@@ -170,11 +177,19 @@ impl Reader {
         }
         let all = self.asked.iter().flat_map(|(_, flags)| flags);
         match Flags::try_parse_from(all) {
-            Ok(flags) => Ok(Read {
-                flags,
-                asked: self.asked,
-                exports: self.exports,
-            }),
+            Ok(flags) => match flags.watch.consumers.alerts.check() {
+                Ok(()) => Ok(Read {
+                    flags,
+                    asked: self.asked,
+                    exports: self.exports,
+                }),
+                Err((flag, wrong)) => {
+                    let place = self.places.iter().find(|(key, _)| key.flag == flag);
+                    let place = place.map_or(0..0, |(_, place)| place.clone());
+                    self.diagnostics.report(place, Problem::Flag(wrong));
+                    Err(self.diagnostics.into_sorted())
+                }
+            },
             Err(error) => {
                 let (place, problem) = self.together(&error);
                 self.diagnostics.report(place, problem);

@@ -32,7 +32,7 @@ fn flags(text: &str) -> Vec<String> {
 }
 
 /// Configurations, and the one thing that is wrong with each.
-const WRONG: [(&str, &str); 55] = [
+const WRONG: [(&str, &str); 69] = [
     ("[wacth]\n", "1:2: unknown key `wacth`"),
     ("watch = 1\n", "1:9: expected a table, found integer"),
     (
@@ -222,6 +222,56 @@ const WRONG: [(&str, &str); 55] = [
         "[metrics]\nlisen = \"[::1]:1\"\n",
         "2:1: unknown key `lisen`",
     ),
+    ("[alert]\n", "1:1: `journal` is missing"),
+    ("[alert]\non = \"loss\"\n", "1:1: `journal` is missing"),
+    (
+        "[alert]\njournal = false\n",
+        "2:1: `journal` is off: name another place, or take the section away",
+    ),
+    (
+        "[alert]\njournal = \"yes\"\n",
+        "2:11: expected true or false, found string",
+    ),
+    (
+        "[alert]\ncommand = \"mail\"\n",
+        "2:1: `mail` is not an absolute path",
+    ),
+    (
+        "[alert]\ncommand = [\"/bin/mail\", 5]\n",
+        "2:25: expected text in quotes, found integer",
+    ),
+    (
+        "[alert]\ncommand = [\"/bin/mail\", \"\"]\n",
+        "2:25: empty: leave it out",
+    ),
+    (
+        "[alert]\ncommand = \"/bin/\\u0000\"\n",
+        "2:11: no argument can have a NUL in it",
+    ),
+    (
+        "[alert]\ncommand = []\n",
+        "2:11: empty list matches nothing",
+    ),
+    (
+        "[alert]\njournal = true\non = [\"lost\"]\n",
+        "3:7: expected violation or denied or allowed or listener or first-use or loss, found `lost`",
+    ),
+    (
+        "[alert]\njournal = true\nrate = 10\n",
+        "3:8: expected text in quotes, found integer",
+    ),
+    (
+        "[alert]\njournal = true\nrate = \"0/m\"\n",
+        "3:8: `0/m` is not a rate: write 10/m, 1/s or 100/h",
+    ),
+    (
+        "[alert]\ncommand = \"/bin/mail\"\ntimeout = \"2h\"\n",
+        "3:11: more than 1 h: write 1h or less, such as 10s",
+    ),
+    (
+        "[alert]\njournal = true\ntimeout = \"5s\"\n",
+        "3:1: there is no command that it is for",
+    ),
     ("[record\n", "1:8: unclosed table, expected `]`"),
 ];
 
@@ -276,7 +326,8 @@ fn values_are_what_the_flags_take() {
                 process-args = true\nuser = [\"root\", 65534]\ncomm = \"-bash\"\nring-size = \"4M\"\n\
                 remote = [\"10.0.0.0/8\", \"::1\"]\nevents = [\"connect\", \"close\"]\n\
                 [policy]\nfile = \"/p.toml\"\nobserve = true\n[record]\nfile = \"/r.jsonl\"\n\
-                [metrics]\nlisten = \"[::1]:9758\"\nfile = \"/m.prom\"\n";
+                [metrics]\nlisten = \"[::1]:9758\"\nfile = \"/m.prom\"\n\
+                [alert]\njournal = true\ncommand = [\"/bin/mail\", \"-s\"]\non = [\"loss\", \"denied\"]\n";
     let mut asked = flags(text);
     asked.sort();
     let mut expected = [
@@ -297,6 +348,11 @@ fn values_are_what_the_flags_take() {
         "--record=/r.jsonl",
         "--metrics=[::1]:9758",
         "--metrics-file=/m.prom",
+        "--alert-journal",
+        "--alert-command=/bin/mail",
+        "--alert-command=-s",
+        "--alert-on=loss",
+        "--alert-on=denied",
     ];
     expected.sort_unstable();
     assert_eq!(asked, expected);
@@ -352,6 +408,11 @@ fn steps_are_those_that_differ_and_what_is_fixed_is_named() {
     let both = metrics(&format!("{here}{file}"));
     assert_eq!(steps(&metrics(here), &both), fixed("file in [metrics]"));
     assert_eq!(steps(&both, &metrics(file)), fixed("listen in [metrics]"));
+    // The journal takes what both say.
+    let alert = |rest: &str| format!("[alert]\njournal = true\n{rest}");
+    let other = alert("rate = \"1/s\"\n");
+    assert_eq!(steps(&alert(""), &other), of(&["alert"], &["alert"]));
+    assert_eq!(steps(&other, &other), of(&[], &[]));
     let policy = dir.path().join("policy.toml");
     std::fs::write(&policy, "version = 1\n").unwrap();
     let with_policy = format!("[policy]\nfile = \"{}\"\n", policy.display());
@@ -379,6 +440,7 @@ fn schema_has_the_form_that_the_parser_knows() {
         "[metrics]\nlisten = \"127.0.0.1:1\"\n",
         "[metrics]\nfile = \"/m.prom\"\n",
         &format!("{HISTORY}{EXPORT}"),
+        "[alert]\ncommand = [\"/bin/mail\", \"-s\"]\non = \"loss\"\nrate = \"1/s\"\n",
     ] {
         assert!(takes(text) && found(text).is_empty(), "{text}");
     }
@@ -396,6 +458,8 @@ fn schema_has_the_form_that_the_parser_knows() {
         EXPORT,
         &format!("{HISTORY}[export.A]\ntype = \"clickhouse\"\nurl = \"http://a\"\n"),
         &format!("{HISTORY}[export.a]\nurl = \"http://a\"\n"),
+        "[alert]\nrate = \"1/s\"\n",
+        "[alert]\njournal = true\non = \"lost\"\n",
     ] {
         assert!(!takes(text) && !found(text).is_empty(), "{text}");
     }

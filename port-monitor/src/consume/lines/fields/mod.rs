@@ -359,7 +359,7 @@ pub(crate) fn local(cell: &mut Cell<'_>, record: &Record) {
     cell.endpoint(local_end(event), service);
 }
 
-fn remote(cell: &mut Cell<'_>, record: &Record) {
+pub(crate) fn remote(cell: &mut Cell<'_>, record: &Record) {
     let event = &record.event;
     let Some(port) = &record.ports.remote else {
         return cell.none();
@@ -432,6 +432,12 @@ fn result(cell: &mut Cell<'_>, record: &Record) {
 
 /// The result, with `before_time` before a span of time.
 fn outcome(cell: &mut Cell<'_>, record: &Record, before_time: &str) {
+    how_it_went(cell, record, before_time);
+    broken_rule(cell, record);
+}
+
+/// The result without the rule.
+pub(crate) fn how_it_went(cell: &mut Cell<'_>, record: &Record, before_time: &str) {
     match record.event.action {
         Action::Connect => cell.put("syn"),
         Action::Accept | Action::Connected { handshake_us: None } => cell.put("ok"),
@@ -464,7 +470,6 @@ fn outcome(cell: &mut Cell<'_>, record: &Record, before_time: &str) {
             ending(cell, &so_far, before_time);
         }
     }
-    broken_rule(cell, record);
 }
 
 /// The result of a connection whose end is not told: a word for that, and what it has carried

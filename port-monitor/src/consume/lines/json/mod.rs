@@ -80,6 +80,13 @@ impl Sink for Json {
     }
 }
 
+/// A line of its own.
+pub(crate) fn line_of(line: &Line<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    push_line(&mut out, line);
+    out
+}
+
 /// Appends a line that is not an event's.
 pub(crate) fn push_line(out: &mut Vec<u8>, line: &Line<'_>) {
     line::serialize(out, line);
@@ -133,7 +140,8 @@ fn start(header: &Header) -> wire::Start<'_> {
     }
 }
 
-fn loss_line<'a>(loss: &Loss, host: wire::Host<'a>) -> wire::LossLine<'a> {
+/// A gap.
+pub(crate) fn loss_line<'a>(loss: &Loss, host: wire::Host<'a>) -> wire::LossLine<'a> {
     let Loss {
         wall_ns,
         lost,
@@ -154,6 +162,7 @@ fn loss_line<'a>(loss: &Loss, host: wire::Host<'a>) -> wire::LossLine<'a> {
             lost,
             total,
             cause: cause.into(),
+            alert: None,
         },
     }
 }

@@ -278,6 +278,7 @@ fn facts(record: &Record) -> Facts<'_> {
         enforcement: verdict.and_then(Enforcement::of).map(Word::Known),
         preattach: Some(event.preattach),
         connection_state: None,
+        alert: None,
         missing: missing(record),
         raw: raw(record),
     }

@@ -10,8 +10,8 @@ use self::{consumer::Consumer, failure::Failure};
 use super::{
     listeners::AuditFacts,
     words::{
-        ClosedBy, ConnectionState, Enforcement, LossCause, OwnerSource, PortClass, Reason,
-        ServiceOrigin, ServiceStatus, Verdict, Word,
+        AlertKind, ClosedBy, ConnectionState, Enforcement, LossCause, OwnerSource, PortClass,
+        Reason, ServiceOrigin, ServiceStatus, Verdict, Word,
     },
 };
 use crate::events::record;
@@ -139,6 +139,9 @@ pub(crate) struct Facts<'a> {
     /// How far the connection has come; only in lines of a history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) connection_state: Option<Word<ConnectionState>>,
+    /// Why somebody is told of it; only in alerts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) alert: Option<Alert>,
     /// Fields without a value, and why.
     #[serde(default, skip_serializing_if = "Missing::is_empty")]
     pub(crate) missing: Missing,
@@ -159,6 +162,21 @@ pub(crate) struct LossFacts {
     /// Events lost to this cause since the start.
     pub(crate) total: u64,
     pub(crate) cause: Word<LossCause>,
+    /// Only in alerts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) alert: Option<Alert>,
+}
+
+/// What an alert says besides its event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Alert {
+    pub(crate) kind: Word<AlertKind>,
+    /// As syslog numbers them: 1 is an alert, 3 an error, 4 a warning, 5 a notice.
+    #[cfg_attr(test, schemars(range(max = 7)))]
+    pub(crate) priority: u8,
+    /// Alerts of this kind and priority that were held back since the last one.
+    pub(crate) suppressed: u64,
 }
 
 /// Of the summary line. `entered = not_ours + gave_up + seen`, and

@@ -12,11 +12,9 @@ use port_monitor_common::policy::{
 
 use super::{ACTIONS, Compiler};
 use crate::{
+    events::alert::Alert,
     policy::{
-        rules::{
-            info::{Alert, RuleInfo},
-            table::append,
-        },
+        rules::{info::RuleInfo, table::append},
         text::{
             network,
             parse::{Schema, Section, Value, items, text, word},
@@ -75,10 +73,10 @@ const RULE: Schema = Schema {
     ],
 };
 
-const ALERTS: [(&str, Alert); 3] = [
-    ("none", Alert::None),
-    ("low", Alert::Low),
-    ("high", Alert::High),
+const ALERTS: [(&str, Option<Alert>); 3] = [
+    ("none", Some(Alert::None)),
+    ("low", Some(Alert::Low)),
+    ("high", Some(Alert::High)),
 ];
 
 /// What decides where no rule does, as reports and cases call it: no rule's name.
@@ -106,7 +104,7 @@ impl Compiler<'_> {
         let directions = Direction::ALL.map(|direction| (spelled(direction), direction));
         let direction = section.required_word("direction", &directions, &mut self.diagnostics);
         let action = section.required_word("action", &ACTIONS, &mut self.diagnostics);
-        let alert = section.word_or("alert", Alert::None, &ALERTS, &mut self.diagnostics);
+        let alert = section.word_or("alert", None, &ALERTS, &mut self.diagnostics);
         let until_ns = match section.get("until") {
             Some(until) => self.diagnostics.check(until.span(), until::time_ns(until)),
             None => Some(i64::MAX),
@@ -134,11 +132,11 @@ impl Compiler<'_> {
         name: &str,
     ) {
         if let Some(rule) = self.conditions(section, Some(direction)) {
-            self.push(section, name, Alert::None, rule);
+            self.push(section, name, None, rule);
         }
     }
 
-    fn push(&mut self, section: &Section<'_, '_>, name: &str, alert: Alert, rule: Rule) {
+    fn push(&mut self, section: &Section<'_, '_>, name: &str, alert: Option<Alert>, rule: Rule) {
         self.tables.rules.push(rule);
         self.rules.push(RuleInfo {
             name: name.into(),

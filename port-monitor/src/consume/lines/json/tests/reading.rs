@@ -213,13 +213,22 @@ fn kind(line: &Line<'_>) -> &'static str {
     }
 }
 
-/// What listeners share the types of with connections, but never have.
-const NEVER: [&str; 4] = [
+/// What lines share the types of with others, but never have in a stream.
+const NEVER: [&str; 12] = [
+    // Only in alerts.
+    "Connection /port_monitor/alert",
+    "Connection /port_monitor/alert/kind",
+    "Connection /port_monitor/alert/priority",
+    "Connection /port_monitor/alert/suppressed",
     // Only in lines of a history.
     "Connection /port_monitor/connection_state",
     "ListenerLine /destination/bytes",
     "ListenerLine /network/community_id",
     "ListenerLine /port_monitor/missing/source.port",
+    "LossLine /port_monitor/alert",
+    "LossLine /port_monitor/alert/kind",
+    "LossLine /port_monitor/alert/priority",
+    "LossLine /port_monitor/alert/suppressed",
 ];
 
 /// A field that no random line ever has would be one that no test compares.
