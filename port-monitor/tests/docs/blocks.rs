@@ -332,7 +332,7 @@ fn every_key_of_a_configuration_has_its_heading_and_its_mistakes() {
             let rows = rows(part, "| wrong | what `serve --check` says |");
             assert!(!rows.is_empty(), "{key}");
             for row in rows {
-                let rest = match section {
+                let rest = match &*section {
                     "alert" if key != "journal" => "journal = true\n",
                     "watch" | "alert" | "export.NAME" => "",
                     _ if key == "file" => "",

@@ -175,17 +175,13 @@ impl Running {
             tv_sec: 0,
             tv_nsec: 0,
         };
-        // SAFETY: both write what they are given to write to.
-        let error = unsafe {
-            match libc::clock_getcpuclockid(self.child.id().cast_signed(), &raw mut clock) {
-                0 if libc::clock_gettime(clock, &raw mut time) == 0 => 0,
-                0 => io::Error::last_os_error()
-                    .raw_os_error()
-                    .unwrap_or_default(),
-                error => error,
-            }
-        };
+        // SAFETY: it writes to the clock that it is given.
+        let error =
+            unsafe { libc::clock_getcpuclockid(self.child.id().cast_signed(), &raw mut clock) };
         ensure!(error == 0, io::Error::from_raw_os_error(error));
+        // SAFETY: it writes to the time that it is given.
+        let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
+        ensure!(status == 0, io::Error::last_os_error());
         let (seconds, rest) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
         Ok(seconds * 1_000_000_000 + rest)
     }
