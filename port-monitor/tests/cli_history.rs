@@ -34,6 +34,10 @@ fn directory() -> TempDir {
     dir
 }
 
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
 /// A file there that every user may write to.
 fn file(dir: &TempDir, name: &str, text: &str) {
     let path = dir.path().join(name);
@@ -160,6 +164,7 @@ fn history(dir: &TempDir, name: &str) {
         policy_loaded: None,
     }));
     drop(history);
+    assert_eq!(mode(&path), 0o640);
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
 }
 
@@ -272,8 +277,7 @@ fn the_group_of_a_history_reads_it_while_it_is_written() {
     let dir = directory();
     history(&dir, "history.db");
     let path = dir.path().join("history.db");
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(&path), 0o640);
+    fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
     if !rustix::process::geteuid().is_root() {
         // No other user can be tried.
         return;
