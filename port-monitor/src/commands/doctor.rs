@@ -182,9 +182,9 @@ fn service(asked: Result<socket::Report, AskError>) -> Check {
                 found = format!("{found}; events lost: {lost}");
             }
             for consumer in report.consumers {
-                let dropped = consumer.dropped.total();
-                if dropped > 0 {
-                    found = format!("{found}; {}: {dropped} missing", consumer.name);
+                let missing = consumer.dropped.total();
+                if missing > 0 {
+                    found = format!("{found}; {}: {missing} events missing", consumer.name);
                 }
                 if let Some(error) = consumer.error {
                     found = format!("{found}; {}: {error}", consumer.name);
