@@ -278,6 +278,25 @@ fn a_service_tells_how_it_stands_until_it_ends() {
 }
 
 #[test]
+fn the_kinds_of_a_record_are_not_those_of_the_history() {
+    let history = "[history]\nfile = \"DIR/history.db\"\n";
+    let sections = format!("events = [\"connect\"]\n{}{history}", record("0"));
+    let mut service = Service::start(&sections);
+    service.shell.attempt(3);
+    let Ended {
+        code, stderr, dir, ..
+    } = service.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(events(dir.path(), "0"), 3);
+    let failed = port_monitor(["history", "--failed", "-o", "csv", "--file"])
+        .arg(dir.path().join("history.db"))
+        .output()
+        .unwrap();
+    let failed = String::from_utf8(failed.stdout).unwrap();
+    assert_eq!(failed.lines().count(), 1 + 3, "{failed}");
+}
+
+#[test]
 fn recordings_that_come_and_go_under_load_have_each_event_once() {
     let mut service = Service::start(&record("0"));
     let told = service.reload("");

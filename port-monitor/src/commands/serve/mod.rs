@@ -29,6 +29,7 @@ use crate::{
     consume::{
         FanOut, Shown, SinkKind,
         consumer::Needs,
+        consumers::whole,
         export::Board,
         lines::table::{Options, Table},
         output::{args::OnHangup, stdout::Stdout, target::Target, writer::Output},
@@ -101,7 +102,7 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
     exports.change(&config)?;
     // Who joins later asks for no more than this.
     let needs = Needs {
-        kinds: config.watch.kinds(SinkKind::Json),
+        kinds: whole(config.watch.kinds(SinkKind::Json)),
         allowed: true,
         peers: true,
     };

@@ -250,7 +250,7 @@ impl Args {
 }
 
 /// These kinds, and all that make a connection whole.
-fn whole(kinds: Kinds) -> Kinds {
+pub(crate) fn whole(kinds: Kinds) -> Kinds {
     let whole = EventKind::ALL.into_iter();
     let whole = whole.filter(|kind| *kind != EventKind::Progress);
     kinds.or(whole.collect())
