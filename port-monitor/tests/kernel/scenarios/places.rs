@@ -2,9 +2,13 @@
 
 use std::{
     ffi::CString,
-    fs, mem,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    fs,
+    io::ErrorKind,
+    mem,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::fd::AsRawFd as _,
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
@@ -21,6 +25,9 @@ use crate::{
     socket::{Refusing, V4, V6, any_port, open},
     workload::runner_pid,
 };
+
+/// What the kernel takes longer for has failed.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Moves the calling process into a network namespace of its own, in which
 /// even loopback is down.
@@ -65,7 +72,7 @@ pub(super) fn set_address(what: libc::Ioctl, name: &str, addr: Ipv4Addr) -> Resu
     ask(V4, what, &request)
 }
 
-/// Gives an interface an IPv6 address.
+/// Gives an interface that is up an IPv6 address, which can be bound then.
 pub(super) fn configure_ipv6(name: &str, addr: Ipv6Addr, prefix: u32) -> Result<()> {
     /// `struct in6_ifreq` of the kernel's `uapi/linux/ipv6.h`.
     #[repr(C)]
@@ -82,7 +89,18 @@ pub(super) fn configure_ipv6(name: &str, addr: Ipv6Addr, prefix: u32) -> Result<
         prefix,
         index: index.try_into()?,
     };
-    ask(V6, libc::SIOCSIFADDR, &request)
+    ask(V6, libc::SIOCSIFADDR, &request)?;
+    // The address is tentative until a worker of the kernel has looked at it
+    // (`addrconf_dad_work`), also where there are no neighbours to have it.
+    let begun = Instant::now();
+    while let Err(error) = UdpSocket::bind((addr, 0)) {
+        let is_tentative = error.kind() == ErrorKind::AddrNotAvailable;
+        if !is_tentative || begun.elapsed() > PATIENCE {
+            return Err(error).with_context(|| format!("bind {addr}"));
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Takes it away, and the way to it.
