@@ -90,7 +90,7 @@ proptest! {
     /// Whatever comes when, no more is told than the rate allows, and in the end all of it.
     #[test]
     fn nothing_is_told_too_often_or_forgotten(
-        steps in prop::collection::vec((0..20_000_u64, 0..30_u16, any::<bool>()), 1..400),
+        steps in prop::collection::vec((0..3_000_u64, 0..60_u16, any::<bool>()), 1..400),
     ) {
         let mut gate = gate("5/m");
         let begin = Instant::now();
