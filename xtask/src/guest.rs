@@ -115,27 +115,41 @@ pub(crate) fn boot(
     kernel: &Kernel,
     task: &Task,
     dir: &Path,
+    on_line: impl FnMut(&str),
+) -> Result<Outcome> {
+    let image = file_system(kernel, task)?;
+    boot_image(kernel, task.machine, &image, task.deadline, dir, on_line)
+}
+
+/// Boots `image`, whose `/init` tells on the second serial port when its command starts and
+/// how it exits.
+pub(crate) fn boot_image(
+    kernel: &Kernel,
+    machine: Machine,
+    image: &[u8],
+    deadline: Duration,
+    dir: &Path,
     mut on_line: impl FnMut(&str),
 ) -> Result<Outcome> {
     fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    let image = dir.join("initramfs.cpio");
-    fs::write(&image, file_system(kernel, task)?).context("write the guest's file system")?;
+    let image_file = dir.join("initramfs.cpio");
+    fs::write(&image_file, image).context("write the guest's file system")?;
     let console = dir.join(CONSOLE);
     File::create(&console).context("create the guest's console log")?;
 
     let started = Instant::now();
-    let mut child = qemu(kernel, task.machine, &image, &console)
+    let mut child = qemu(kernel, machine, &image_file, &console)
         .spawn()
         .context("start qemu-system-x86_64")?;
     let mut session = Session::default();
-    let end = session.follow(&mut child, started + task.deadline, &mut on_line)?;
+    let end = session.follow(&mut child, started + deadline, &mut on_line)?;
     Ok(Outcome {
         boot_time: session.command_started.map(|at| at - started),
         total_time: started.elapsed(),
         processor_time: session.processor_time,
         status: match (end, session.status) {
             (End::PoweredOff, Some(status)) => Ok(status),
-            _ => Err(session.breakdown(end, task.deadline, &console)),
+            _ => Err(session.breakdown(end, deadline, &console)),
         },
     })
 }

@@ -64,6 +64,8 @@ enum Command {
     Man,
     /// Make the .deb and the .rpm, in target/package
     Package(package::Args),
+    /// Install, use, upgrade and remove the .deb on a real systemd, in guests
+    TestPackage(package::install::Args),
     /// Check the rules of this code base that no lint knows
     Tidy,
     /// Note the numbers and digests of the layouts that programs share
@@ -82,6 +84,7 @@ fn main() -> Result<ExitCode> {
         Command::Services(args) => done(services::run(&args)?),
         Command::Man => done(man::run()?),
         Command::Package(args) => exit_code(package::run(&args)?),
+        Command::TestPackage(args) => exit_code(package::install::run(&args)?),
         Command::Tidy => exit_code(tidy::run()?),
         Command::Layouts(args) => done(tidy::layout::write(&args)?),
     })

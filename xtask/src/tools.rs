@@ -98,6 +98,9 @@ pub(crate) const PACKAGE_PACKAGES: [Package; 6] = [
     on_the_host("systemd", is_installed),
 ];
 
+/// What makes the file systems that packages are installed in.
+pub(crate) const INSTALL_PACKAGES: [Package; 1] = [on_the_host("mmdebstrap", is_installed)];
+
 /// A package of the host's own release.
 const fn on_the_host(name: &'static str, is_present: fn(&str) -> bool) -> Package {
     Package {

@@ -43,8 +43,8 @@ impl Apt {
         for needed in ["lists/partial", "archives/partial"] {
             fs::create_dir_all(dir.join(needed)).context("create the apt directories")?;
         }
-        let sources = Mirror::of_this_machine()?.sources_list(suites)?;
-        fs::write(dir.join("sources.list"), sources).context("write the apt sources")?;
+        fs::write(dir.join("sources.list"), sources_list(suites)?)
+            .context("write the apt sources")?;
         let config = dir.join("apt.conf");
         fs::write(&config, configuration(&dir)).context("write the apt configuration")?;
 
@@ -106,6 +106,11 @@ impl Apt {
         command.arg("--config-file").arg(&self.config);
         command
     }
+}
+
+/// Where this machine gets these suites, as a one-line sources file.
+pub(crate) fn sources_list(suites: &[&str]) -> Result<String> {
+    Mirror::of_this_machine()?.sources_list(suites)
 }
 
 /// The code name of the Debian release this machine runs, such as `bookworm`.

@@ -3,6 +3,7 @@
 
 pub(crate) mod check;
 mod crates;
+pub(crate) mod install;
 mod nfpm;
 
 use std::{
@@ -47,7 +48,11 @@ pub(crate) fn run(args: &Args) -> Result<Tally> {
     if args.check {
         return check::run(&program, |failure| println!("{failure}"));
     }
-    let packages = Packages::make(&program, &paths::workspace().join("target/package"))?;
+    let packages = Packages::make(
+        &program,
+        &paths::workspace().join("target/package"),
+        VERSION,
+    )?;
     for path in [packages.deb, packages.rpm] {
         println!("{}", path.display());
     }
@@ -63,7 +68,7 @@ struct Packages {
 
 impl Packages {
     /// Makes those of `program` in `dir`, which is emptied before.
-    fn make(program: &Path, dir: &Path) -> Result<Self> {
+    fn make(program: &Path, dir: &Path, version: &str) -> Result<Self> {
         if dir.exists() {
             fs::remove_dir_all(dir).with_context(|| format!("empty {}", dir.display()))?;
         }
@@ -77,7 +82,7 @@ impl Packages {
             command
                 .current_dir(paths::workspace())
                 .env("MADE", &made)
-                .env("VERSION", VERSION)
+                .env("VERSION", version)
                 .env(EPOCH, epoch()?)
                 .args(["package", "--config=packaging/nfpm.yaml"])
                 .args(["--packager", kind, "--target"])
@@ -86,8 +91,8 @@ impl Packages {
             Ok(target)
         };
         Ok(Self {
-            deb: package("deb", format!("port-monitor_{VERSION}-1_amd64.deb"))?,
-            rpm: package("rpm", format!("port-monitor-{VERSION}-1.x86_64.rpm"))?,
+            deb: package("deb", format!("port-monitor_{version}-1_amd64.deb"))?,
+            rpm: package("rpm", format!("port-monitor-{version}-1.x86_64.rpm"))?,
         })
     }
 }

@@ -1,0 +1,187 @@
+#!/bin/bash
+# Runs on a real systemd: installs the package, uses, upgrades, removes and purges it. Prints a
+# line for each case, `NAME ... ok` or `NAME ... FAILED`, and what was seen where it failed.
+cd "$(dirname "$0")" || exit
+for module in modules/*.ko; do insmod "$module"; done
+policy=/etc/port-monitor/policy.toml
+watch=port-monitor
+apply=port-monitor-apply
+
+# is NAME COMMAND...: the case holds if the command succeeds.
+is() {
+    local name=$1 said
+    shift
+    if said=$("$@" 2>&1); then
+        echo "$name ... ok"
+    else
+        echo "$said"
+        echo "$name ... FAILED"
+    fi
+}
+# soon COMMAND...: succeeds as soon as the command does, within half a minute.
+soon() {
+    for ((look = 0; look < 150; look++)); do
+        "$@" >/dev/null && return
+        sleep 0.2
+    done
+    "$@"
+}
+not() { ! "$@"; }
+same() { [ "$1" = "$2" ] || ! echo "found $1, not $2"; }
+state() { systemctl show --property "$2" --value "$1"; }
+has() { # FILE-LIKE OUTPUT of a command holds this text
+    local text=$1
+    shift
+    "$@" | grep --quiet --fixed-strings -- "$text"
+}
+in_journal() { has "$2" journalctl --unit "$1" --output cat --no-pager; }
+
+# How a connection to a port of this host ends.
+connect() {
+    (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>&1 | sed -n '1s/.*connect: //p'
+}
+is_denied() { same "$(connect 23)" "Operation not permitted"; }
+is_allowed() { same "$(connect 23)" "Connection refused"; }
+
+# But for this test, what is temporary, and what dpkg and those who change users keep for themselves.
+files() {
+    find / -xdev -not -path '/test/*' -not -path '/tmp/*' -not -path '/var/tmp/*' \
+        -not -path /var/log/dpkg.log -not -path '/var/lib/dpkg/*-old' -not -path '/etc/*-' | sort
+}
+users() { getent passwd; getent group; }
+
+# without UNIT LINE...: what the unit has is changed by a drop-in, until the next one.
+without() {
+    local unit=$1 dir=/run/systemd/system/$1.service.d
+    shift
+    rm -rf "$dir"
+    mkdir -p "$dir"
+    printf '%s\n' '[Service]' "$@" >"$dir/test.conf"
+    systemctl daemon-reload
+}
+as_it_is() { without "$1"; }
+drop() { without "$1" "CapabilityBoundingSet=~$2" "AmbientCapabilities=~$2"; }
+fails_to_start() { systemctl reset-failed "$1"; not systemctl start "$1"; }
+
+before=$(files)
+users_before=$(users)
+is installs dpkg --install old.deb
+is starts-nothing same "$(systemctl is-active $watch $apply | tr '\n' ' ')" "inactive inactive "
+is enables-nothing same "$(systemctl is-enabled $watch $apply | tr '\n' ' ')" "disabled disabled "
+
+# The service, as it is. A connection is there before it.
+nc -l 127.0.0.1 2323 </dev/zero >/dev/null 2>&1 &
+soon has :2323 ss --no-header --tcp --listening --numeric
+nc 127.0.0.1 2323 </dev/zero >/dev/null 2>&1 &
+is starts systemctl start $watch
+is tells-its-state has "watching by" state $watch StatusText
+metrics() { curl --silent --max-time 10 127.0.0.1:9758/metrics; }
+is serves-metrics has port_monitor_build_info metrics
+history() { port-monitor history -o csv; }
+is keeps-history-with-executables soon has /usr/bin/curl history
+of_before() { history | grep ,2323,; }
+is names-who-was-there-before soon has nc.openbsd of_before
+is keeps-history-to-itself not setpriv --reuid=nobody --regid=nogroup --clear-groups port-monitor history
+is reloads systemctl reload $watch
+is reloaded soon in_journal $watch "reloaded /etc/port-monitor/port-monitor.toml"
+is stops systemctl stop $watch
+is accounts in_journal $watch "dropped 0"
+
+# What it needs, one by one.
+for capability in $(state $watch CapabilityBoundingSet); do
+    drop $watch "$capability"
+    case $capability in
+    cap_bpf | cap_perfmon)
+        is "needs-$capability" fails_to_start $watch
+        is "tells-of-$capability" in_journal $watch "needs ${capability^^}"
+        ;;
+    cap_sys_ptrace)
+        rm /var/lib/port-monitor/history.db*
+        systemctl start $watch
+        is "records-without-$capability" soon has 2323 of_before
+        is "needs-$capability" not has nc.openbsd of_before
+        systemctl stop $watch
+        ;;
+    *) is "knows-why-it-has-$capability" false ;;
+    esac
+done
+as_it_is $watch
+kill $(jobs -p)
+wait
+
+# The policy. A connection in another network namespace is there before it.
+cat >$policy <<'POLICY'
+version = 1
+mode = "enforce"
+
+[default]
+inbound = { action = "allow" }
+outbound = { action = "allow" }
+
+[apply]
+established = "kill"
+
+[[rule]]
+name = "no-telnet-out"
+direction = "out"
+service = "telnet"
+action = "deny"
+POLICY
+ip netns add other
+ip -n other link set lo up
+elsewhere() { ss --net other --no-header --tcp state established dport = :23; }
+nothing_elsewhere() { same "$(elsewhere)" ""; }
+telnet_elsewhere() {
+    ip netns exec other nc -l 127.0.0.1 23 </dev/zero >/dev/null 2>&1 &
+    soon has :23 ss --net other --no-header --tcp --listening --numeric
+    ip netns exec other nc 127.0.0.1 23 </dev/zero >/dev/null 2>&1 &
+    soon has :23 elsewhere
+}
+is allows-before is_allowed
+telnet_elsewhere
+is enforces systemctl start $apply
+is denies-once-it-has-begun is_denied
+is ends-connections-elsewhere soon nothing_elsewhere
+systemctl stop $apply
+is stays-in-force-without-it is_denied
+is ends port-monitor panic-open
+
+for capability in $(state $apply CapabilityBoundingSet); do
+    drop $apply "$capability"
+    telnet_elsewhere
+    is "needs-$capability" fails_to_start $apply
+    case $capability in
+    cap_net_admin | cap_sys_admin) is "tells-of-$capability" in_journal $apply "end open connections" ;;
+    cap_sys_ptrace) is "tells-of-$capability" in_journal $apply "Read-only file system" ;;
+    *) is "knows-why-it-has-$capability" false ;;
+    esac
+    # In force it may be all the same.
+    port-monitor panic-open >/dev/null 2>&1
+    kill $(jobs -p)
+    wait
+done
+as_it_is $apply
+
+# An upgrade, with the policy in force and a changed configuration.
+echo '# changed' >>/etc/port-monitor/port-monitor.toml
+systemctl enable --quiet --now $watch $apply
+pids="$(state $watch MainPID) $(state $apply MainPID)"
+touch upgrading
+(while [ -e upgrading ]; do connect 23; done | sort -u >denials) &
+is upgrades dpkg --install new.deb
+rm upgrading
+wait
+is denies-all-the-while same "$(cat denials)" "Operation not permitted"
+is keeps-changes has "# changed" cat /etc/port-monitor/port-monitor.toml
+is runs-on same "$(systemctl is-active $watch $apply | tr '\n' ' ')" "active active "
+is runs-as-the-new-one not same "$(state $watch MainPID) $(state $apply MainPID)" "$pids"
+
+# The end.
+is removes dpkg --remove port-monitor
+is ends-the-policy is_allowed
+is leaves-nothing-pinned same "$(ls /sys/fs/bpf)" ""
+is leaves-the-history test -s /var/lib/port-monitor/history.db
+is leaves-no-link same "$(find /etc/systemd/system -name 'port-monitor*')" ""
+is purges dpkg --purge port-monitor
+is leaves-no-file same "$(diff <(echo "$before") <(files))" ""
+is leaves-no-user same "$(diff <(echo "$users_before") <(users))" ""
