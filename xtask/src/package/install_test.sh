@@ -81,7 +81,11 @@ history() { port-monitor history -o csv; }
 is keeps-history-with-executables soon has /usr/bin/curl history
 of_before() { history | grep ,2323,; }
 is names-who-was-there-before soon has nc.openbsd of_before
-is keeps-history-to-itself not setpriv --reuid=nobody --regid=nogroup --clear-groups port-monitor history
+as_group() { setpriv --reuid=nobody --regid="$1" --clear-groups "${@:2}"; }
+is keeps-history-to-itself not as_group nogroup port-monitor history
+is lets-its-group-read-history has /usr/bin/curl as_group port-monitor port-monitor history -o csv
+is tells-nobody-else-how-it-stands not as_group nogroup port-monitor status --service
+is tells-its-group-how-it-stands has "history " as_group port-monitor port-monitor status --service
 is reloads systemctl reload $watch
 is reloaded soon in_journal $watch "reloaded /etc/port-monitor/port-monitor.toml"
 is stops systemctl stop $watch
