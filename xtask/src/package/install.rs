@@ -152,6 +152,8 @@ fn root(suite: Suite) -> Result<Vec<u8>> {
             .args(["--quiet", "--variant=essential", "--include", PACKAGES])
             .args([
                 "--dpkgopt=path-exclude=/usr/share/locale/*",
+                // A mirror may be behind its release.
+                "--aptopt=Acquire::Check-Valid-Until \"false\"",
                 "--skip=output/mknod",
             ])
             .arg(suite.name())
