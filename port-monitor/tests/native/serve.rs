@@ -258,17 +258,20 @@ fn a_service_tells_how_it_stands_until_it_ends() {
     service.shell.attempt(3);
     let before = report(&service, 6);
     assert_eq!(before["pid"], service.process.0.id());
-    let events = |report: &Value, what| report["events"][what].as_u64().unwrap();
-    // Those of others are filtered.
-    let delivered = events(&before, "seen") - events(&before, "filtered");
-    assert_eq!(delivered, 6, "{before}");
-    // It leaves and joins anew, and tells of the same run.
+    // Those of others are seen too, and filtered.
+    let seen = |report: &Value| report["events"]["seen"].as_u64().unwrap();
+    assert!(seen(&before) >= 6, "{before}");
+    // It leaves, as soon as it has taken what was its own, and joins anew; it tells of the same run.
     service.reload(&sections("elsewhere"));
-    assert_eq!(status(&service, &[]).status.code(), Some(3));
+    let begun = Instant::now();
+    while status(&service, &[]).status.code() != Some(3) {
+        assert!(begun.elapsed() < PATIENCE);
+        thread::sleep(Duration::from_millis(50));
+    }
     service.reload(&sections("socket"));
     let after = report(&service, 6);
     assert_eq!(after["began"], before["began"]);
-    assert!(events(&after, "seen") >= events(&before, "seen"), "{after}");
+    assert!(seen(&after) >= seen(&before), "{after}");
     let text = String::from_utf8(status(&service, &[]).stdout).unwrap();
     let account = "\nrecord               6           6           0           0  0 of 32768\n";
     assert!(text.contains(account), "{text}");
