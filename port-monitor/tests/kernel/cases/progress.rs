@@ -18,9 +18,10 @@ use crate::{
     workload::Workload,
 };
 
-/// A look takes a hundredth of a processor at most; everything else that a monitor does while
-/// nothing happens, and the clock's steps, as much again.
-const SHARE: f64 = 0.02;
+/// A look takes a hundredth of a processor at most, and telling what it shows about as much
+/// again: more where others keep the processors' caches busy. Without a limit a look each 100 ms
+/// would take most of one.
+const SHARE: f64 = 0.05;
 
 /// Two looks at each state of a connection tell the same, what is told only grows, and the
 /// last that is told is the end, which has all of it.
