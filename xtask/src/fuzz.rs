@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::{paths, process, report::Tally};
+use crate::{paths, process, report::Tally, time};
 
 /// The program that libFuzzer is linked into, below the workspace.
 const PACKAGE: &str = "port-monitor/fuzz";
@@ -31,7 +31,7 @@ const LIMITS: [&str; 3] = ["-max_len=65536", "-timeout=10", "-rss_limit_mb=2048"
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How long each target runs: 60s, 10m
-    #[arg(long, default_value = "60s", value_parser = time)]
+    #[arg(long, default_value = "60s", value_parser = time::parse)]
     time: Duration,
     /// Targets to run [default: all]
     targets: Vec<String>,
@@ -116,32 +116,9 @@ fn fuzz(program: &Path, name: &str, corpus: &Path, time: Duration) -> Result<()>
     process::run(&mut command)
 }
 
-/// Reads `90s` or `10m`.
-fn time(text: &str) -> Result<Duration> {
-    let number = |digits: &str| digits.parse::<u64>().ok();
-    let seconds = match (text.strip_suffix('s'), text.strip_suffix('m')) {
-        (Some(digits), _) => number(digits),
-        (_, Some(digits)) => number(digits).and_then(|minutes| minutes.checked_mul(60)),
-        _ => None,
-    };
-    match seconds {
-        Some(seconds) => Ok(Duration::from_secs(seconds)),
-        None => bail!("`{text}` is not a time: write 60s or 10m"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_time_is_in_seconds_or_minutes() {
-        let read = |text: &str| time(text).ok().map(|time| time.as_secs());
-        assert_eq!((read("90s"), read("10m")), (Some(90), Some(600)));
-        for text in ["", "s", "10", "1h", "-1s", "99999999999999999999m"] {
-            assert_eq!(read(text), None, "{text}");
-        }
-    }
 
     #[test]
     fn every_target_of_a_corpus_is_named() {

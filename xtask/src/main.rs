@@ -29,10 +29,12 @@ mod roff;
 mod room;
 mod run;
 mod services;
+mod soak;
 mod stack;
 mod test;
 mod test_vm;
 mod tidy;
+mod time;
 mod tools;
 
 /// Build, test and maintain port-monitor.
@@ -58,6 +60,8 @@ enum Command {
     BuildEbpf(ebpf::Args),
     /// Have libFuzzer run the parsers of what others write
     Fuzz(fuzz::Args),
+    /// Let a service run for hours with all of its consumers, and hold it to its accounts, as root
+    Soak(soak::Args),
     /// Write the table of IANA services
     Services(services::Args),
     /// Write the manual pages to target/man
@@ -81,6 +85,7 @@ fn main() -> Result<ExitCode> {
         Command::Bench(args) => done(bench::run(&args)?),
         Command::BuildEbpf(args) => done(ebpf::run(&args)?),
         Command::Fuzz(args) => exit_code(fuzz::run(&args)?),
+        Command::Soak(args) => done(soak::run(&args)?),
         Command::Services(args) => done(services::run(&args)?),
         Command::Man => done(man::run()?),
         Command::Package(args) => exit_code(package::run(&args)?),

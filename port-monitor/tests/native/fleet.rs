@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
     thread,
 };
@@ -21,20 +21,7 @@ fn receiver() -> (SocketAddr, mpsc::Receiver<String>) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut reader = BufReader::new(stream.unwrap());
-            let mut length = 0;
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                if let Some(said) = line.strip_prefix("content-length: ") {
-                    length = said.trim_end().parse().unwrap();
-                }
-                if line.trim_end().is_empty() {
-                    break;
-                }
-            }
-            let rows = BufReader::new(GzDecoder::new(reader.by_ref().take(length)));
-            for row in rows.lines() {
-                let row: Value = serde_json::from_str(&row.unwrap()).unwrap();
+            for row in rows(&mut reader) {
                 assert_eq!((&row["state"], &row["port"]), (&"failed".into(), &1.into()));
                 if sender.send(row["connection_id"].to_string()).is_err() {
                     return;
@@ -45,6 +32,24 @@ fn receiver() -> (SocketAddr, mpsc::Receiver<String>) {
         }
     });
     (address, received)
+}
+
+/// The rows of a batch that is sent.
+pub(crate) fn rows(reader: &mut BufReader<TcpStream>) -> Vec<Value> {
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if let Some(said) = line.strip_prefix("content-length: ") {
+            length = said.trim_end().parse().unwrap();
+        }
+        if line.trim_end().is_empty() {
+            break;
+        }
+    }
+    let rows = BufReader::new(GzDecoder::new(reader.take(length)));
+    let rows = rows.lines().map(|row| serde_json::from_str(&row.unwrap()));
+    rows.map(Result::unwrap).collect()
 }
 
 /// It sends at its end, and when its section changes; it begins where that left off.

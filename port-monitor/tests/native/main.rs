@@ -38,3 +38,4 @@ mod refusals;
 mod serve;
 #[path = "../support/signals.rs"]
 mod signals;
+mod soak;

@@ -8,7 +8,7 @@
 )]
 
 #[path = "../../src/consume/metrics/tests/parser.rs"]
-mod parser;
+pub(crate) mod parser;
 
 use std::{
     collections::BTreeMap,
@@ -39,14 +39,14 @@ fn listen(address: SocketAddr) -> String {
     format!("[metrics]\nlisten = \"{address}\"\n")
 }
 
-fn scrape(address: SocketAddr) -> Exposition {
+pub(crate) fn scrape(address: SocketAddr) -> Exposition {
     let (status, head, body) = get(address, "/metrics", OPEN_METRICS).unwrap();
     assert_eq!(status, 200, "{head}");
     Exposition::open_metrics(&body)
 }
 
 /// Accepts, and reads what comes, until the test ends.
-fn listener() -> SocketAddr {
+pub(crate) fn listener() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {

@@ -2,8 +2,8 @@
 //! under a load of connections without one event lost or told twice.
 
 use std::{
-    fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Write as _},
     iter,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
@@ -23,6 +23,9 @@ use crate::monitor::{action, port_monitor};
 
 /// A service that takes longer than this to say something has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What a service says on its standard error, in its directory.
+const STDERR: &str = "stderr";
 
 /// A shell whose connections are watched. Each attempt is two events.
 pub(crate) struct Shell(Child);
@@ -126,7 +129,8 @@ impl Service {
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            // A pipe would be full in the end.
+            .stderr(File::create(dir.path().join(STDERR)).unwrap())
             .spawn()
             .unwrap();
         let service = Self {
@@ -137,6 +141,10 @@ impl Service {
         };
         assert!(service.told("READY=1").contains("STATUS=watching by "));
         service
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -189,12 +197,10 @@ impl Service {
     /// What it said until its end, which has begun.
     fn finish(mut self) -> Ended {
         let begun = Instant::now();
-        let mut stderr = String::new();
-        let pipe = self.process.0.stderr.as_mut().unwrap();
-        pipe.read_to_string(&mut stderr).unwrap();
+        let code = self.process.0.wait().unwrap().code();
         Ended {
-            code: self.process.0.wait().unwrap().code(),
-            stderr,
+            code,
+            stderr: fs::read_to_string(self.path(STDERR)).unwrap(),
             took: begun.elapsed(),
             dir: self.dir,
         }
@@ -238,7 +244,7 @@ fn status(service: &Service, args: &[&str]) -> Output {
 }
 
 /// How it stands as soon as its recording has so many events.
-fn report(service: &Service, recorded: u64) -> Value {
+pub(crate) fn report(service: &Service, recorded: u64) -> Value {
     let begun = Instant::now();
     loop {
         let output = status(service, &["--json"]);
