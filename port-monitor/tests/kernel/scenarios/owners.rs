@@ -132,6 +132,8 @@ fn serve(witness: &Witness, number: u32, listener: &Listener) -> Result<()> {
             received: sent.try_into()?,
             closes_first: !client_first,
         });
+        // Its client may have come to its end long ago.
+        limit_time();
     }
     tell(witness, true, ends)
 }
