@@ -4,6 +4,7 @@
 cd "$(dirname "$0")" || exit
 for module in modules/*.ko; do insmod "$module"; done
 policy=/etc/port-monitor/policy.toml
+configuration=/etc/port-monitor/port-monitor.toml
 watch=port-monitor
 apply=port-monitor-apply
 
@@ -69,6 +70,24 @@ is installs dpkg --install old.deb
 is starts-nothing same "$(systemctl is-active $watch $apply | tr '\n' ' ')" "inactive inactive "
 is enables-nothing same "$(systemctl is-enabled $watch $apply | tr '\n' ' ')" "disabled disabled "
 
+cat >$policy <<'POLICY'
+version = 1
+mode = "enforce"
+
+[default]
+inbound = { action = "allow" }
+outbound = { action = "allow" }
+
+[apply]
+established = "kill"
+
+[[rule]]
+name = "no-telnet-out"
+direction = "out"
+service = "telnet"
+action = "deny"
+POLICY
+
 # The service, as it is. A connection is there before it.
 nc -l 127.0.0.1 2323 </dev/zero >/dev/null 2>&1 &
 soon has :2323 ss --no-header --tcp --listening --numeric
@@ -87,7 +106,13 @@ is lets-its-group-read-history has /usr/bin/curl as_group port-monitor port-moni
 is tells-nobody-else-how-it-stands not as_group nogroup port-monitor status --service
 is tells-its-group-how-it-stands has "history " as_group port-monitor port-monitor status --service
 is reloads systemctl reload $watch
-is reloaded soon in_journal $watch "reloaded /etc/port-monitor/port-monitor.toml"
+is reloaded soon in_journal $watch "reloaded $configuration"
+# What is commented out in the configuration: the policy is watched, and told of in the journal.
+sed --in-place --regexp-extended 's/^# (\[(policy|alert)\]|file = .*policy.toml"|journal = true)$/\1/' $configuration
+is starts-with-a-policy systemctl restart $watch
+alerts() { journalctl --output cat --no-pager PORT_MONITOR_RULE=no-telnet-out PORT_MONITOR_ALERT="$1"; }
+connect 23 >/dev/null
+is tells-of-a-violation soon has telnet alerts violation
 is stops systemctl stop $watch
 is accounts in_journal $watch "dropped 0"
 
@@ -113,24 +138,7 @@ as_it_is $watch
 kill $(jobs -p)
 wait
 
-# The policy. A connection in another network namespace is there before it.
-cat >$policy <<'POLICY'
-version = 1
-mode = "enforce"
-
-[default]
-inbound = { action = "allow" }
-outbound = { action = "allow" }
-
-[apply]
-established = "kill"
-
-[[rule]]
-name = "no-telnet-out"
-direction = "out"
-service = "telnet"
-action = "deny"
-POLICY
+# The policy, in force. A connection in another network namespace is there before it.
 ip netns add other
 ip -n other link set lo up
 elsewhere() { ss --net other --no-header --tcp state established dport = :23; }
@@ -167,18 +175,23 @@ done
 as_it_is $apply
 
 # An upgrade, with the policy in force and a changed configuration.
-echo '# changed' >>/etc/port-monitor/port-monitor.toml
+echo '# changed' >>$configuration
 systemctl enable --quiet --now $watch $apply
 pids="$(state $watch MainPID) $(state $apply MainPID)"
 touch upgrading
 (while [ -e upgrading ]; do connect 23; done | sort -u >denials) &
 is upgrades dpkg --install new.deb
+upgraded=$(date +%Y-%m-%dT%H:%M:%S)
 rm upgrading
 wait
 is denies-all-the-while same "$(cat denials)" "Operation not permitted"
-is keeps-changes has "# changed" cat /etc/port-monitor/port-monitor.toml
+is keeps-changes has "# changed" cat $configuration
 is runs-on same "$(systemctl is-active $watch $apply | tr '\n' ' ')" "active active "
 is runs-as-the-new-one not same "$(state $watch MainPID) $(state $apply MainPID)" "$pids"
+is tells-of-a-denial soon has telnet alerts denied
+is keeps-history-across-it has /usr/bin/curl port-monitor history -o csv --until "$upgraded"
+metrics >/dev/null
+is records-after-it soon has /usr/bin/curl port-monitor history -o csv --since "$upgraded"
 
 # The end.
 is removes dpkg --remove port-monitor

@@ -54,7 +54,10 @@ pub(crate) fn exchange(witness: &Witness) -> Result<()> {
         // Others' may take longer: of peers that do not answer.
         let is_over = || Ok(orphans()? <= before);
         wait_until(is_over).context("wait for the ends")
-    })
+    })?;
+    // A busy monitor may still have to look for who holds them.
+    std::mem::forget(listeners);
+    Ok(())
 }
 
 /// Connections that are closed but not over, on the whole machine.
