@@ -195,3 +195,33 @@ fn push_event(text: &mut Vec<u8>, record: &Record) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::{AlertKind, message_id};
+
+    const CATALOG: &str = include_str!("../../../../packaging/port-monitor.catalog");
+    const PAGE: &str = include_str!("../../../../docs/alerts.md");
+
+    #[test]
+    fn each_kind_has_an_entry_in_the_catalog_of_fields_that_there_are() {
+        let mut ids: Vec<&str> = CATALOG
+            .lines()
+            .filter_map(|line| line.strip_prefix("-- "))
+            .collect();
+        let mut kinds: Vec<&str> = AlertKind::value_variants()
+            .iter()
+            .map(|kind| message_id(*kind))
+            .collect();
+        ids.sort_unstable();
+        kinds.sort_unstable();
+        assert_eq!(ids, kinds);
+        let fields: Vec<&str> = CATALOG.split('@').skip(1).step_by(2).collect();
+        assert!(fields.len() > 5, "{fields:?}");
+        for field in fields {
+            assert!(PAGE.contains(&format!("`{field}`")), "{field}");
+        }
+    }
+}
