@@ -2,7 +2,10 @@
 //! configuration is read again, its files are rotated. In the end each account is exact, and
 //! it holds no more than it did at the beginning. `cargo xtask soak` has it go on for hours.
 
-#![expect(clippy::print_stderr, reason = "who waits for hours sees what was held")]
+#![expect(
+    clippy::print_stderr,
+    reason = "who waits for hours sees what was held"
+)]
 
 use std::{
     collections::HashSet,
