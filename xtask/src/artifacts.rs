@@ -40,6 +40,13 @@ pub(crate) fn build_kernel_tests() -> Result<PathBuf> {
     executable(&messages, "kernel")
 }
 
+/// Builds port-monitor and the tests of its fleet in the guests' profile, and says where the
+/// tests are.
+pub(crate) fn build_fleet_tests() -> Result<PathBuf> {
+    let messages = build(&[PROFILE, "--bin=port-monitor", "--test=fleet"])?;
+    executable(&messages, "fleet")
+}
+
 /// Builds port-monitor and the tests that attach it, in the guests' profile.
 pub(crate) fn build_all() -> Result<Artifacts> {
     let messages = build(&[

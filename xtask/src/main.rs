@@ -13,6 +13,7 @@ mod apt;
 mod artifacts;
 mod bench;
 mod ebpf;
+mod fleet;
 mod fuzz;
 mod guest;
 mod initramfs;
@@ -22,12 +23,14 @@ mod man;
 mod oracle;
 mod package;
 mod paths;
+mod pip;
 mod process;
 mod prometheus;
 mod report;
 mod roff;
 mod room;
 mod run;
+mod rust_tests;
 mod services;
 mod soak;
 mod stack;
@@ -70,6 +73,8 @@ enum Command {
     Package(package::Args),
     /// Install, use, upgrade and remove the .deb on a real systemd, in guests
     TestPackage(package::install::Args),
+    /// Send to real clusters of a fleet's database, whose servers are killed
+    TestFleet(fleet::Args),
     /// Check the rules of this code base that no lint knows
     Tidy,
     /// Note the numbers and digests of the layouts that programs share
@@ -90,6 +95,7 @@ fn main() -> Result<ExitCode> {
         Command::Man => done(man::run()?),
         Command::Package(args) => exit_code(package::run(&args)?),
         Command::TestPackage(args) => exit_code(package::install::run(&args)?),
+        Command::TestFleet(args) => exit_code(fleet::run(&args)?),
         Command::Tidy => exit_code(tidy::run()?),
         Command::Layouts(args) => done(tidy::layout::write(&args)?),
     })

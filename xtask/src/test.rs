@@ -15,7 +15,7 @@ use crate::{
     artifacts::{self, Artifacts, PROFILE},
     package, paths, process, prometheus,
     report::{self, KernelReport, Tally},
-    test_vm, tidy, tools,
+    rust_tests, test_vm, tidy, tools,
 };
 
 /// Whether the steps after a failed one still tell something.
@@ -270,20 +270,7 @@ impl Session {
 
     /// Runs test programs, adds up what each of them reports, and notes what fails.
     fn run_tests(&mut self, tests: &mut Command) -> Result<Tally> {
-        let mut total = Tally::default();
-        let status = process::stream(tests, |line| {
-            println!("{line}");
-            if let Some(tally) = test_result(line) {
-                total += tally;
-            }
-            if let Some(name) = failed_test(line) {
-                self.failures.push(report::failed(name));
-            }
-        })?;
-        if !status.success() && total.failed == 0 {
-            bail!("{tests:?}: {status}");
-        }
-        Ok(total)
+        rust_tests::run(tests, |name| self.failures.push(report::failed(name)))
     }
 }
 
@@ -320,12 +307,17 @@ fn clippy() -> Result<Tally> {
         "--exclude=port-monitor-ebpf",
         "--all-targets",
     ];
-    let kernel_tests = ["--package=port-monitor", "--test=kernel", "--test=native"];
+    let kernel_tests = [
+        "--package=port-monitor",
+        "--test=kernel",
+        "--test=native",
+        "--test=fleet",
+    ];
     let mut total = Tally::default();
-    for targets in [all, kernel_tests] {
+    for targets in [&all[..], &kernel_tests] {
         let command = [
             &["clippy", "--locked", PROFILE],
-            &targets[..],
+            targets,
             &["--", "--deny=warnings"],
         ];
         total += cargo(&command.concat())?;
@@ -346,19 +338,6 @@ fn documentation() -> Result<Tally> {
     pass_or_fail(&mut doc)
 }
 
-/// Reads `test result: ok. 12 passed; 0 failed; …`.
-fn test_result(line: &str) -> Option<Tally> {
-    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
-    let count = |what: &str| {
-        let part = counts.split("; ").find(|part| part.ends_with(what))?;
-        part.split(' ').next()?.parse().ok()
-    };
-    Some(Tally {
-        passed: count(" passed")?,
-        failed: count(" failed")?,
-    })
-}
-
 fn cargo(arguments: &[&str]) -> Result<Tally> {
     pass_or_fail(process::cargo().args(arguments))
 }
@@ -372,32 +351,4 @@ fn xtask(arguments: &[&str]) -> Result<Tally> {
 fn pass_or_fail(command: &mut Command) -> Result<Tally> {
     process::run(command)?;
     Ok(Tally::one(true))
-}
-
-/// Reads `test NAME ... FAILED`.
-fn failed_test(line: &str) -> Option<&str> {
-    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn name_is_read_of_a_test_that_failed() {
-        assert_eq!(failed_test("test a::b ... FAILED"), Some("a::b"));
-        assert_eq!(failed_test("test a::b ... ok"), None);
-    }
-
-    #[test]
-    fn counts_are_read_from_what_a_test_program_prints() {
-        let line =
-            "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out";
-        let expected = Tally {
-            passed: 12,
-            failed: 3,
-        };
-        assert_eq!(test_result(line), Some(expected));
-        assert_eq!(test_result("running 15 tests"), None);
-    }
 }

@@ -84,11 +84,7 @@ pub(crate) const GUEST_PACKAGES: [Package; 10] = [
 
 /// What judges packages and units.
 pub(crate) const PACKAGE_PACKAGES: [Package; 6] = [
-    Package {
-        name: "python3-pip",
-        is_present: |_| runs_with("python3", &["-m", "pip", "--version"]),
-        from_backports: false,
-    },
+    PIP,
     // objdump.
     on_the_host("binutils", is_installed),
     on_the_host("lintian", is_installed),
@@ -98,8 +94,15 @@ pub(crate) const PACKAGE_PACKAGES: [Package; 6] = [
     on_the_host("systemd", is_installed),
 ];
 
+/// What the servers of a fleet need beside what they bring along.
+pub(crate) const FLEET_PACKAGES: [Package; 2] = [PIP, on_the_host("tzdata", is_installed)];
+
 /// What makes the file systems that packages are installed in.
 pub(crate) const INSTALL_PACKAGES: [Package; 1] = [on_the_host("mmdebstrap", is_installed)];
+
+const PIP: Package = on_the_host("python3-pip", |_| {
+    runs_with("python3", &["-m", "pip", "--version"])
+});
 
 /// A package of the host's own release.
 const fn on_the_host(name: &'static str, is_present: fn(&str) -> bool) -> Package {

@@ -7,7 +7,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::monitor::{attempts, port_monitor};
+use crate::{monitor::attempts, program::port_monitor};
 
 /// Attempts that a machine makes in a few seconds, far more than are readable.
 const BURST: u64 = 3_000;

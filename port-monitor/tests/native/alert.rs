@@ -16,8 +16,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    monitor::{action, port_monitor},
-    serve::{PATIENCE, Process, Service, Shell},
+    monitor::action,
+    program::{PATIENCE, Process, port_monitor},
+    service::{Service, Shell},
 };
 
 /// A policy of one rule about a port of loopback.

@@ -10,7 +10,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::monitor::{action, port_monitor};
+use crate::{monitor::action, program::port_monitor};
 
 /// Forbids everybody to listen.
 const POLICY: &str = r#"

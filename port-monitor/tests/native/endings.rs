@@ -11,7 +11,10 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::monitor::{Monitor, action, attempts, port_monitor};
+use crate::{
+    monitor::{Monitor, action, attempts},
+    program::port_monitor,
+};
 
 /// More attempts than a ring of 1 MiB, the output's queue and a pipe together
 /// take the events of; the default ring alone takes all.

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::monitor::{attempts, port_monitor};
+use crate::{monitor::attempts, program::port_monitor};
 
 /// Runs a bash `script` that finds the output file as `$F`, and its monitor as `$PPID`.
 fn run(file: &Path, args: &[&str], script: &str) -> Output {

@@ -1,56 +1,8 @@
 //! Exports of a service, to a receiver that is made by the test.
 
-use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
-    sync::mpsc,
-    thread,
-};
-
-use flate2::read::GzDecoder;
 use serde_json::Value;
 
-use crate::{prometheus::free_address, serve::Service};
-
-/// A receiver that takes everything. It gives the number of every connection, until nobody
-/// listens to it any more.
-fn receiver() -> (SocketAddr, mpsc::Receiver<String>) {
-    let listener = TcpListener::bind(free_address()).unwrap();
-    let address = listener.local_addr().unwrap();
-    let (sender, received) = mpsc::channel();
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut reader = BufReader::new(stream.unwrap());
-            for row in rows(&mut reader) {
-                assert_eq!((&row["state"], &row["port"]), (&"failed".into(), &1.into()));
-                if sender.send(row["connection_id"].to_string()).is_err() {
-                    return;
-                }
-            }
-            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-            reader.into_inner().write_all(answer).unwrap();
-        }
-    });
-    (address, received)
-}
-
-/// The rows of a batch that is sent.
-pub(crate) fn rows(reader: &mut BufReader<TcpStream>) -> Vec<Value> {
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        if let Some(said) = line.strip_prefix("content-length: ") {
-            length = said.trim_end().parse().unwrap();
-        }
-        if line.trim_end().is_empty() {
-            break;
-        }
-    }
-    let rows = BufReader::new(GzDecoder::new(reader.take(length)));
-    let rows = rows.lines().map(|row| serde_json::from_str(&row.unwrap()));
-    rows.map(Result::unwrap).collect()
-}
+use crate::{receiver::receiver, service::Service};
 
 /// It sends at its end, and when its section changes; it begins where that left off.
 #[test]
@@ -72,8 +24,13 @@ fn an_export_goes_on_after_a_reload_and_tells_its_account() {
     service.shell.attempt(20);
     let ended = service.end();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let mut ids: Vec<String> = received.try_iter().collect();
-    ids.sort();
+    let id = |row: String| {
+        let row: Value = serde_json::from_str(&row).unwrap();
+        assert_eq!((&row["state"], &row["port"]), (&"failed".into(), &1.into()));
+        row["connection_id"].as_u64().unwrap()
+    };
+    let mut ids: Vec<u64> = received.try_iter().map(id).collect();
+    ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), 40);
     let accounts = ended

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::monitor::port_monitor;
+use crate::program::port_monitor;
 
 /// A cgroup of the test's own, without processes; removed with what is below it.
 struct Top(PathBuf);

@@ -14,7 +14,10 @@ use std::{
 use rusqlite::{Connection, OpenFlags};
 use rustix::process::Signal;
 
-use crate::monitor::{Monitor, attempts, port_monitor};
+use crate::{
+    monitor::{Monitor, attempts},
+    program::port_monitor,
+};
 
 const ATTEMPTS: u64 = 20;
 /// A row that takes longer than this is none.

@@ -23,6 +23,8 @@ mod files;
 mod fleet;
 mod follow;
 mod history;
+#[path = "../support/http.rs"]
+mod http;
 mod metrics;
 mod monitor;
 mod nft;
@@ -32,10 +34,16 @@ mod pages;
 #[path = "../kernel/process.rs"]
 #[expect(dead_code, reason = "the workloads of the kernel tests")]
 mod process;
+#[path = "../support/program.rs"]
+mod program;
 mod prometheus;
+#[path = "../support/receiver.rs"]
+mod receiver;
 mod record;
 mod refusals;
 mod serve;
+#[path = "../support/service.rs"]
+mod service;
 #[path = "../support/signals.rs"]
 mod signals;
 mod soak;

@@ -23,9 +23,11 @@ use parser::Exposition;
 use serde_json::Value;
 
 use crate::{
-    monitor::port_monitor,
-    prometheus::{Prometheus, free_address, get, packaged, program, wait_for},
-    serve::{Ended, Service, events, record},
+    http::{free_address, get},
+    program::{port_monitor, wait_for},
+    prometheus::{Prometheus, packaged, program},
+    serve::{events, record},
+    service::{Ended, Service},
 };
 
 const OPEN_METRICS: &str = "Accept: application/openmetrics-text;version=1.0.0\r\n";

@@ -1,10 +1,9 @@
 //! A running `port-monitor watch` and the command it watches.
 
 use std::{
-    ffi::OsStr,
     io::{BufRead as _, BufReader, Lines, Read as _, Write as _},
     os::fd::OwnedFd,
-    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, ChildStderr, ChildStdout, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError, Sender},
     thread,
     time::Duration,
@@ -12,26 +11,14 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 use serde_json::Value;
 
 use crate::{
     bpf::{self, Objects},
-    signals,
+    program::{PATIENCE, port_monitor},
 };
-
-/// A monitor that takes longer than this is ended, and the test fails.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-/// `port-monitor`, which the tests need root for.
-pub(crate) fn port_monitor(args: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
-    assert!(geteuid().is_root(), "run this test as root");
-    signals::default_in_programs();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_port-monitor"));
-    command.args(args);
-    command
-}
 
 /// A bash loop that tries to connect `count` times to a port where nobody
 /// listens; each attempt is two events.

@@ -2,61 +2,17 @@
 
 use std::{
     env, fs,
-    io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::{self, Command, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
-    thread,
-    time::{Duration, Instant},
+    process::{Command, Stdio},
 };
 
 use serde_json::Value;
 
-use crate::serve::{PATIENCE, Process};
-
-/// How long between two looks at what is waited for.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// An address of this host at which nobody listens. No connection takes it for its own end:
-/// it is below the ports that the kernel chooses from.
-pub(crate) fn free_address() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 20_000 + u16::try_from(process::id() % 1_000).unwrap() * 10;
-    loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed);
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
-}
-
-/// What is answered to a GET: the status, the headers and the body. `None` where nobody
-/// listens.
-pub(crate) fn get(address: SocketAddr, path: &str, headers: &str) -> Option<(u16, String, String)> {
-    let mut stream = TcpStream::connect(address).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // Of HTTP/1.0 no part comes in chunks.
-    write!(stream, "GET {path} HTTP/1.0\r\n{headers}\r\n").ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, head.to_owned(), body.to_owned()))
-}
-
-/// Waits until there is something.
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-        thread::sleep(PAUSE);
-    }
-}
+use crate::{
+    http::{free_address, get},
+    program::{Process, wait_for},
+};
 
 /// `promtool` or `prometheus`.
 pub(crate) fn program(name: &str) -> Command {

@@ -9,7 +9,10 @@ use std::{
 
 use rustix::fs::{CWD, Mode, mkfifoat};
 
-use crate::monitor::{action, attempts, port_monitor};
+use crate::{
+    monitor::{action, attempts},
+    program::port_monitor,
+};
 
 const ATTEMPTS: u64 = 20;
 

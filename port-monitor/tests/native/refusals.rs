@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::monitor::port_monitor;
+use crate::program::port_monitor;
 
 const CANNOT_ATTACH: i32 = 3;
 

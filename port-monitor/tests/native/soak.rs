@@ -25,11 +25,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::Value;
 
 use crate::{
-    fleet::rows,
+    http::free_address,
     metrics::{listener, parser::Exposition, scrape},
     monitor::action,
-    prometheus::{free_address, wait_for},
-    serve::{Ended, Service, record, report},
+    program::wait_for,
+    receiver::rows,
+    serve::{record, report},
+    service::{Ended, Service},
 };
 
 /// Environment variable: for how many seconds it goes on.
@@ -111,9 +113,10 @@ fn receive(address: SocketAddr, mood: &AtomicU8, ids: &Mutex<HashSet<String>>) {
         let answer: &[u8] = if now == Mood::Busy as u8 {
             b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
         } else {
-            let names = rows(&mut reader)
-                .into_iter()
-                .map(|row| row["connection_id"].to_string());
+            let names = rows(&mut reader).into_iter().map(|row| {
+                let row: Value = serde_json::from_str(&row).unwrap();
+                row["connection_id"].to_string()
+            });
             ids.lock().unwrap().extend(names);
             if now == Mood::Cut as u8 {
                 b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
@@ -242,7 +245,7 @@ fn all_that_is_on_for_long_stays_exact_and_small() {
     while begun.elapsed() < whole || turn % 2 == 0 {
         receiver.set(Mood::of_turn(turn));
         done.load(&mut service, peer, turn_time);
-        held.push(Held::of(service.pid()));
+        held.push(Held::of(service.process.0.id()));
         turn += 1;
         let (current, rotated) = (service.dir.path().join("r"), own.path().join("r"));
         fs::rename(&current, &rotated).unwrap();

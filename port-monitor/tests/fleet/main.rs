@@ -1,0 +1,30 @@
+//! Exports to real servers: three shards of `ClickHouse`, some of which are killed, and the
+//! engine of today.
+//!
+//! It needs root, and servers that `cargo xtask test-fleet` fetches. The service watches only
+//! a shell of the test, which stays on loopback.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail the test"
+)]
+
+mod cluster;
+#[path = "../support/http.rs"]
+mod http;
+mod killed;
+#[path = "../docs/pages.rs"]
+#[expect(dead_code, reason = "what the tests of the pages alone ask")]
+mod pages;
+#[path = "../support/program.rs"]
+mod program;
+mod questions;
+#[path = "../support/receiver.rs"]
+mod receiver;
+#[path = "../support/service.rs"]
+#[expect(dead_code, reason = "what the tests of the service alone ask")]
+mod service;
+#[path = "../support/signals.rs"]
+mod signals;
+mod today;
