@@ -4,8 +4,8 @@
 use std::{
     ffi::{OsStr, OsString},
     fmt, fs,
-    io::{BufRead as _, BufReader, Read, Write as _},
-    os::unix::process::ExitStatusExt as _,
+    io::{self, BufRead as _, BufReader, Read, Write as _},
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -88,6 +88,14 @@ impl Watch {
         self
     }
 
+    /// The kernel refuses it perf events, and with them probes, as the sandbox of the service
+    /// does.
+    pub(crate) fn without_perf_events(mut self) -> Self {
+        // SAFETY: it makes one system call, of what is on its stack.
+        unsafe { self.command.pre_exec(refuse_perf_events) };
+        self
+    }
+
     /// Starts it and waits until it is attached: until its header is out.
     pub(crate) fn start(self) -> Result<Monitor> {
         self.start_keeping(|_| true)
@@ -145,6 +153,47 @@ impl Watch {
             first_line: String::new(),
             output: None,
         })
+    }
+}
+
+/// From here on `perf_event_open` fails with EPERM, in this process and its children.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers of system calls and codes are small"
+)]
+fn refuse_perf_events() -> io::Result<()> {
+    const NUMBER: u32 = libc::SYS_perf_event_open as u32;
+    const REFUSE: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let step = |code: u32, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    let mut steps = [
+        // The number of the call comes first.
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, NUMBER),
+        step(libc::BPF_RET | libc::BPF_K, 0, REFUSE),
+        step(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: 4,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the program and its steps outlive the call, which copies them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &program,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }
 

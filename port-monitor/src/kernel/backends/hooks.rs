@@ -176,6 +176,28 @@ pub(super) const UNSENT_PROBES: [Hook; 10] = [
     unsent_probe("pm_call_kp", "tcp_v6_connect"),
 ];
 
+/// By probes for the same reason as [`CONNECT_PREEMPTIBLE`]. Both of a function see nothing
+/// without each other: for either the trampoline stands in.
+pub(super) const UNSENT_PREEMPTIBLE: [Hook; 10] = [
+    either(UNSENT_PROBES[0], &UNSENT[0]),
+    either(UNSENT_PROBES[1], &UNSENT[0]),
+    either(UNSENT_PROBES[2], &UNSENT[1]),
+    either(UNSENT_PROBES[3], &UNSENT[1]),
+    either(UNSENT_PROBES[4], &UNSENT[2]),
+    either(UNSENT_PROBES[5], &UNSENT[2]),
+    either(UNSENT_PROBES[6], &UNSENT[3]),
+    either(UNSENT_PROBES[7], &UNSENT[3]),
+    either(UNSENT_PROBES[8], &UNSENT[4]),
+    either(UNSENT_PROBES[9], &UNSENT[4]),
+];
+
+const fn either(probe: Hook, trampoline: &'static Hook) -> Hook {
+    Hook {
+        otherwise: Otherwise::Instead(trampoline),
+        ..probe
+    }
+}
+
 const fn unsent(program: &'static str, function: &'static str) -> Hook {
     Hook {
         otherwise: Otherwise::Blind(NO_UNSENT),
@@ -198,6 +220,10 @@ pub(super) const LISTEN: [Hook; 2] = [
 pub(super) const LISTEN_PROBES: [Hook; 2] = [
     listen("pm_listen_kp", Place::KProbe("inet_hash")),
     listen("pm_listen_kp", Place::KProbe("inet6_hash")),
+];
+pub(super) const LISTEN_PREEMPTIBLE: [Hook; 2] = [
+    either(LISTEN_PROBES[0], &LISTEN[0]),
+    either(LISTEN_PROBES[1], &LISTEN[1]),
 ];
 
 const fn listen(program: &'static str, place: Place) -> Hook {

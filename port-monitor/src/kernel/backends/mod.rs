@@ -11,10 +11,10 @@ use port_monitor_common::{counters::Watcher, event::EventKind};
 
 use self::hooks::{
     AGAIN, AGAIN_PREEMPTIBLE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE,
-    GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PROBES, LISTENER_BLIND, LOCAL,
-    NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME, Otherwise, PATTERNS, Place, QUEUE_BLIND,
-    REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND, UNSENT_PROBES,
-    required,
+    GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PREEMPTIBLE, LISTEN_PROBES,
+    LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME, Otherwise, PATTERNS,
+    Place, QUEUE_BLIND, REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND,
+    UNSENT_PREEMPTIBLE, UNSENT_PROBES, required,
 };
 use super::{
     aya_workarounds::forged_btf::LazyBtf,
@@ -187,7 +187,7 @@ fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, BackendError> {
     let accept = required(accept_program(needs)?, Place::FExit("inet_csk_accept"));
     let (graft, connect, unsent, listen): (_, _, &[_], _) = if needs.preemptible {
         let (graft, connect) = (GRAFT_PREEMPTIBLE, CONNECT_PREEMPTIBLE);
-        (graft, connect, &UNSENT_PROBES, LISTEN_PROBES)
+        (graft, connect, &UNSENT_PREEMPTIBLE, LISTEN_PREEMPTIBLE)
     } else {
         (GRAFT, CONNECT, &UNSENT, LISTEN)
     };
@@ -318,6 +318,10 @@ fn attach_hook(
         }
         Otherwise::Instead(substitute) => {
             log::debug!("{failure}");
+            if links.programs.contains(&substitute.program) {
+                // It stands in for another one of them.
+                return Ok(());
+            }
             attach_hook(ebpf, btf, substitute, links, blind)
         }
     }
@@ -440,7 +444,7 @@ mod tests {
             let mut wanted = trampolines(&needs);
             assert!(wanted.iter().all(|name| FUNCTIONS.contains(name)));
             wanted.dedup();
-            assert_eq!(wanted.len() == FUNCTIONS.len(), !preemptible);
+            assert_eq!(wanted.len(), FUNCTIONS.len());
         }
     }
 }

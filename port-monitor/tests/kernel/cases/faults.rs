@@ -283,6 +283,36 @@ pub(super) fn calls_stay(lab: &Lab, backend: Backend) -> Result<Verdict> {
     Ok(Verdict::Pass(format!("{failed} times")))
 }
 
+/// Without perf events there are no probes: trampolines stand in for them, and see as much.
+pub(super) fn perf_events_are_refused(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    const WORKLOADS: [&str; 4] = [
+        "not-permitted",
+        "unreachable",
+        "connect-ipv4",
+        "listen-and-stop",
+    ];
+    let watch = Watch::json(lab, backend).without_perf_events();
+    let observed = match lab.observe_tree(watch, &WORKLOADS, |_| Ok(())) {
+        Err(error) if backend == Backend::Kprobe && error.is::<Refused>() => {
+            return Ok(Verdict::Pass("refused, as it is all probes".to_owned()));
+        }
+        observed => observed?,
+    };
+    let mut stream = Stream::of(&observed.run)?;
+    for workload in WORKLOADS {
+        stream.check(&observed.facts(workload)?, backend.sight())?;
+    }
+    stream.expect_nothing_else()?;
+    let header = observed.monitor.header()?;
+    let spots = header.blind_spots();
+    ensure!(
+        backend == Backend::Tracepoint || spots.iter().all(|spot| !spot.starts_with("some attempts")
+            && !spot.starts_with("some sockets")),
+        "{spots:?}"
+    );
+    Ok(Verdict::Pass(format!("{spots:?}")))
+}
+
 /// Programs of a backend on this kernel that others stand in for, or that have nothing to
 /// report of a connection that comes to its end; and what the self-test says without them.
 fn hidden_programs(backend: Backend) -> Vec<(&'static str, &'static str)> {

@@ -190,6 +190,7 @@ pub(crate) const ALL: &[Case] = &[
     once("owners-of-closed-listeners", owners::of_closed_listeners),
     each_backend("unseen-ends", faults::unseen_ends_are_counted),
     each_backend("fault-calls-stay", faults::calls_stay),
+    each_backend("fault-no-perf-events", faults::perf_events_are_refused),
     each_backend("start-proves-programs", faults::programs_are_proved),
     each_backend("small-tables", faults::full_tables_are_counted),
     once("table-full", |lab| {
