@@ -113,6 +113,8 @@ is starts-with-a-policy systemctl restart $watch
 alerts() { journalctl --output cat --no-pager PORT_MONITOR_RULE=no-telnet-out PORT_MONITOR_ALERT="$1"; }
 connect 23 >/dev/null
 is tells-of-a-violation soon has telnet alerts violation
+explained() { journalctl --catalog --no-pager PORT_MONITOR_ALERT=violation; }
+is explains-it has "Subject: A connection breaks the policy" explained
 is stops systemctl stop $watch
 is accounts in_journal $watch "dropped 0"
 
@@ -177,6 +179,7 @@ as_it_is $apply
 # An upgrade, with the policy in force and a changed configuration.
 echo '# changed' >>$configuration
 systemctl enable --quiet --now $watch $apply
+is serves-metrics-still has port_monitor_build_info metrics
 pids="$(state $watch MainPID) $(state $apply MainPID)"
 touch upgrading
 (while [ -e upgrading ]; do connect 23; done | sort -u >denials) &
