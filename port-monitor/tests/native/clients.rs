@@ -17,8 +17,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
-    monitor::{action, port_monitor},
-    serve::{Ended, PATIENCE, Process, Service, record},
+    monitor::action,
+    program::{PATIENCE, Process, port_monitor},
+    serve::record,
+    service::{Ended, Service},
 };
 
 const SOCKET: &str = "[socket]\nfile = \"DIR/socket\"\n";
