@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A monitor that takes longer than this is ended, and the test fails.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// `port-monitor`, which the tests need root for.
 pub(crate) fn port_monitor(args: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use crate::monitor::{action, port_monitor};
 
 /// A service that takes longer than this to say something has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A shell whose connections are watched. Each attempt is two events.
 pub(crate) struct Shell(Child);

@@ -161,7 +161,7 @@ pub(crate) const ALL: &[Scenario] = &[
         .parallel(),
     scenario("accept-unbound-listener", accepting::unbound_listener).shows(Blind::Listener),
     scenario("accept-wildcard", accepting::wildcard),
-    scenario("held-by-daemon", holding::daemon),
+    scenario("held-by-daemon", holding::daemon).waits(),
     scenario("held-by-orphans", holding::orphans).shows(Blind::Listener),
     scenario("held-by-other-user", holding::dropped),
     scenario("held-over-exec", holding::executed),
