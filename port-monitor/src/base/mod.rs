@@ -11,3 +11,4 @@ pub mod sanitize;
 pub(crate) mod seeded;
 pub(crate) mod time;
 pub mod when;
+pub(crate) mod zone;

@@ -1,65 +1,13 @@
 //! Wall-clock times as text: local `HH:MM:SS` for the table, RFC 3339 for JSON.
 
-use std::{
-    env,
-    ffi::OsStr,
-    fmt, fs,
-    io::Write as _,
-    path::{Component, Path},
-};
+use std::{fmt, io::Write as _};
 
 use jiff::{Timestamp, civil, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{ascii, from_text::from_text};
-use crate::base::sanitize::Escaped;
 
 const NS_PER_SECOND: i128 = 1_000_000_000;
-
-/// Where zones lie that no list has, unless `TZDIR` says otherwise (tzset(3)).
-const ZONES: &str = "/usr/share/zoneinfo";
-/// When summer time begins and ends where `TZ` has a name for it, but no rule: as the C library
-/// does it.
-const USUAL_SUMMER: &str = ",M3.2.0,M11.1.0";
-
-/// The local time zone: `TZ`, else the system's. As date(1) does, it takes UTC where `TZ`
-/// names none that is known, but says so.
-pub(crate) fn zone() -> TimeZone {
-    TimeZone::try_system().unwrap_or_else(|error| {
-        log::debug!("{error}");
-        let Some(name) = env::var_os("TZ").filter(|name| is_name(name)) else {
-            return TimeZone::UTC;
-        };
-        unlisted(&name).unwrap_or_else(|| {
-            let name = Escaped(name.as_encoded_bytes());
-            log::warn!("TZ={name}: no such time zone here; times are UTC");
-            TimeZone::UTC
-        })
-    })
-}
-
-/// A zone that only has a file, such as `posix/Europe/Berlin`; a rule behind a colon, such as
-/// `:CET-1CEST,M3.5.0,M10.5.0/3`; or a name for summer time without a rule, such as `CET-1CEST`.
-fn unlisted(name: &OsStr) -> Option<TimeZone> {
-    let name = name.to_str()?;
-    let name = name.strip_prefix(':').unwrap_or(name);
-    let is_below = Path::new(name)
-        .components()
-        .all(|part| matches!(part, Component::Normal(_)));
-    let zones = env::var_os("TZDIR").unwrap_or_else(|| ZONES.into());
-    let file = is_below.then(|| fs::read(Path::new(&zones).join(name)).ok());
-    let zone = file
-        .flatten()
-        .and_then(|file| TimeZone::tzif(name, &file).ok());
-    let by_rule = |rule: &str| TimeZone::posix(rule).ok();
-    zone.or_else(|| by_rule(name))
-        .or_else(|| by_rule(&format!("{name}{USUAL_SUMMER}")))
-}
-
-/// Whether `TZ` names a zone: empty, it means UTC to every program.
-fn is_name(name: &OsStr) -> bool {
-    !name.is_empty() && name != ":"
-}
 
 /// A time outside the years ±9999, which no clock gives, becomes their end.
 fn timestamp(wall_ns: i128) -> Timestamp {

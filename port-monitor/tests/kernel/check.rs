@@ -211,7 +211,9 @@ impl Stream {
         let is_right = line.bytes_out_and_in() == Some((closed.sent, closed.received))
             && is_closed_by(&closed.closed_by, line.text("port_monitor.closed_by"))
             && line.text("error.code") == closed.error
-            && (!closed.resent || line.number("port_monitor.retransmits") > Some(0))
+            && line
+                .number("port_monitor.retransmits")
+                .is_some_and(|told| closed.resent.is(told))
             && line.number("port_monitor.closing_pid") == closing_pid(closed, line);
         (!is_right).then(|| format!("{closed:?}, but {}", line.text))
     }

@@ -192,6 +192,28 @@ pub(crate) enum Holder {
 /// [`Closed::closed_by`]: one of the two ends.
 pub(crate) const EITHER: &str = "local or peer";
 
+/// What one end of a connection has sent again, segments.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Resent {
+    /// Nobody has counted.
+    Unknown,
+    /// One or more.
+    Some,
+    /// So many.
+    Times(u64),
+}
+
+impl Resent {
+    /// Whether a record tells it.
+    pub(crate) fn is(self, told: u64) -> bool {
+        match self {
+            Self::Unknown => true,
+            Self::Some => told > 0,
+            Self::Times(times) => told == times,
+        }
+    }
+}
+
 /// The end of a connection, at one of its ends.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(
@@ -209,8 +231,8 @@ pub(crate) struct Closed {
     pub(crate) closed_by: String,
     /// `error.code`; empty for an orderly end.
     pub(crate) error: String,
-    /// Something was sent again.
-    pub(crate) resent: bool,
+    /// What was sent again.
+    pub(crate) resent: Resent,
     /// The process that closed this end, if it was closed here.
     pub(crate) closer_pid: u32,
 }

@@ -27,6 +27,7 @@ mod check;
 mod compare;
 mod compat;
 mod diag;
+mod elapsed;
 mod enforce;
 mod expect;
 mod fact;

@@ -162,7 +162,8 @@ fn times_are_those_of_date() {
             .trim()
             .to_owned()
     };
-    let has_posix = fs::exists("/usr/share/zoneinfo/posix/Asia/Kathmandu").unwrap();
+    let [has_posix, has_right] = ["posix", "right"]
+        .map(|kind| fs::exists(format!("/usr/share/zoneinfo/{kind}/Asia/Kathmandu")).unwrap());
     for (zone, is_known) in [
         ("Asia/Kathmandu", true),
         (":America/St_Johns", true),
@@ -177,6 +178,9 @@ fn times_are_those_of_date() {
         ("", true),
         (":", true),
         ("Nowhere/Land", false),
+        // Names have their case.
+        ("asia/kathmandu", false),
+        ("right/Asia/Kathmandu", has_right),
     ] {
         let before = clock(zone);
         let output = port_monitor(["--fields", "time", "--", "bash", "-c", &attempts(1)])

@@ -21,7 +21,7 @@ use crate::{
 
 const ATTEMPTS: u64 = 20;
 /// A row that takes longer than this is none.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A table of what `script` does, with its history at `path`.
 fn watched(path: &Path, args: &[&str], script: &str) -> Output {

@@ -12,7 +12,7 @@ use rustix::process::geteuid;
 use crate::signals;
 
 /// A program that takes longer than this to say something has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 /// How long between two looks at what is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
 

@@ -9,6 +9,7 @@ use crate::{
         exit_code::{ExitCode, Failure},
         time,
         when::{self, When},
+        zone,
     },
     consume::history::{
         read::{ReadError, Reader},
@@ -58,7 +59,7 @@ impl Here {
     pub(super) fn now() -> Self {
         Self {
             now_ns: Timestamp::now().as_nanosecond(),
-            zone: time::zone(),
+            zone: zone::local(),
         }
     }
 

@@ -15,7 +15,7 @@ use self::{config::Config, exports::Exports, reload::Reloader};
 use crate::{
     base::{
         exit_code::{ExitCode, Failure, OrExit as _},
-        time,
+        zone,
     },
     commands::{
         systemd::{self, Watchdog},
@@ -169,7 +169,7 @@ fn consumers(config: &Config, board: &Arc<Board>, events: &Events) -> Result<Fan
         verbose: false,
         aggregate: false,
         fields: Vec::new(),
-        zone: time::zone(),
+        zone: zone::local(),
     });
     let target = Target::stderr().or_exit(ExitCode::OutputFailed)?;
     let output = Output::to(target).or_exit(ExitCode::OutputFailed)?;

@@ -2,8 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    io, mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    io,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Instant,
 };
@@ -15,6 +18,9 @@ use crate::{
 
 /// Messages that wait at most: more than the default ring holds.
 pub(super) const ROOM: usize = 32_768;
+
+/// Messages that the thread takes at once: what it did with earlier ones is known by then.
+const HANDFUL: usize = 256;
 
 /// What is told to a consumer.
 pub(super) enum Message {
@@ -49,6 +55,8 @@ struct Shared {
     state: Mutex<State>,
     /// Something in the state changed.
     changed: Condvar,
+    /// What the consumer has not taken by now is dropped.
+    drops: AtomicBool,
 }
 
 #[derive(Default)]
@@ -225,6 +233,9 @@ impl Slow {
         self.wake();
         let mut state = self.shared.wait_until(deadline, State::is_idle);
         state.queue.clear();
+        if !state.is_idle() {
+            self.shared.drops.store(true, Ordering::Relaxed);
+        }
         let mut account = self.account(&state);
         let has_ended = state.has_ended;
         drop(state);
@@ -290,12 +301,14 @@ fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
             if state.queue.is_empty() {
                 return;
             }
-            mem::swap(&mut state.queue, &mut messages);
+            let count = state.queue.len().min(HANDFUL);
+            messages.extend(state.queue.drain(..count));
             state.is_busy = true;
         }
         for message in messages.drain(..) {
             match message {
                 Message::Header(header) => consumer.take(Item::Header(&header)),
+                Message::Event(_) if shared.drops.load(Ordering::Relaxed) => {}
                 Message::Event(record) => consumer.take(Item::Event(&record)),
                 Message::Loss(loss) => consumer.take(Item::Loss(&loss)),
                 Message::Overview(overview) => consumer.hear(&overview),

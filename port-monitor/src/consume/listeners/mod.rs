@@ -18,7 +18,7 @@ use std::{
 use self::{json::JsonForm, table::TableForm};
 use super::{Lines, Sink};
 use crate::{
-    base::{order, time},
+    base::{order, zone},
     consume::listeners::uses::{AuditedListener, AuditedListeners, Scope, Selection},
     events::record::{Header, Item, Summary},
 };
@@ -156,7 +156,7 @@ impl Totals {
 impl ListenerSink {
     /// An audit as a table for a terminal of `width` columns, or for none.
     pub fn table(listing: Listing, width: Option<usize>, color: bool, verbose: bool) -> Self {
-        let mut form = TableForm::new(width, color, time::zone());
+        let mut form = TableForm::new(width, color, zone::local());
         form.verbose = verbose;
         Self::new(listing, Form::Table(form))
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     base::{
         exit_code::{ExitCode, Failure, OrExit as _},
-        time,
+        zone,
     },
     consume::{
         Shown, Sink, SinkKind,
@@ -157,7 +157,7 @@ impl Args {
                     AggregateWhen::Never => false,
                 },
                 fields: self.fields.clone(),
-                zone: time::zone(),
+                zone: zone::local(),
             })),
         })
     }

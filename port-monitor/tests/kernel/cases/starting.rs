@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _},
     process::{Child, ChildStdout, Command, Output, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,8 +13,15 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 use crate::{
-    backend::Backend, bpf, cgroup, enforce::Enforced, json::Line, lab::Lab, process::wait_until,
-    report::Verdict, scenarios::places,
+    backend::Backend,
+    bpf, cgroup,
+    elapsed::{Since, timed},
+    enforce::Enforced,
+    json::Line,
+    lab::Lab,
+    process::wait_until,
+    report::Verdict,
+    scenarios::places,
 };
 
 /// How long the header may take where nothing is emulated: what the program works and
@@ -26,65 +33,6 @@ const GUEST_LIMIT: Duration = Duration::from_mins(2);
 
 /// What the self-test has of a connection whose packets do not arrive.
 const UNANSWERED: &str = "the fields of accept, connected, close over IPv4";
-
-/// Time since a program was in some state, but for the time it stood in line.
-struct Since {
-    begin: Instant,
-    in_line: Duration,
-}
-
-impl Since {
-    /// Since the start of a program that is started now.
-    fn start() -> Self {
-        Self {
-            begin: Instant::now(),
-            in_line: Duration::ZERO,
-        }
-    }
-
-    /// Since now.
-    fn now(child: &Child) -> Self {
-        Self {
-            begin: Instant::now(),
-            in_line: in_line(child),
-        }
-    }
-
-    /// How long that is. The program may have ended, but nobody has waited for it.
-    fn elapsed(&self, child: &Child) -> Duration {
-        let in_line = in_line(child).saturating_sub(self.in_line);
-        self.begin.elapsed().saturating_sub(in_line)
-    }
-}
-
-/// How long the main thread of a program was ready to run and did not. Nothing where the
-/// kernel does not count that (`CONFIG_SCHED_INFO`): then the machine's load is the
-/// program's.
-fn in_line(child: &Child) -> Duration {
-    let counts = fs::read_to_string(format!("/proc/{}/schedstat", child.id()));
-    let counts = counts.unwrap_or_default();
-    let waited = counts.split_whitespace().nth(1);
-    Duration::from_nanos(waited.and_then(|ns| ns.parse().ok()).unwrap_or_default())
-}
-
-/// What a program says, and how long it takes.
-fn timed(command: &mut Command) -> Result<(Output, Duration)> {
-    let since = Since::start();
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("start port-monitor")?;
-    let mut stdout = Vec::new();
-    let mut pipe = child.stdout.take().context("no stdout")?;
-    pipe.read_to_end(&mut stdout)?;
-    // It is looked at before it is gone.
-    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    waitid(WaitId::Pid(Pid::from_child(&child)), ended)?;
-    let took = since.elapsed(&child);
-    let output = child.wait_with_output()?;
-    Ok((Output { stdout, ..output }, took))
-}
 
 fn limit(lab: &Lab) -> Duration {
     if lab.native { LIMIT } else { GUEST_LIMIT }

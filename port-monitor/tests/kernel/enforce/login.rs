@@ -15,15 +15,20 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{ioctl_tiocsctty, setsid};
 
 use super::{BPF_FS_VARIABLE, expect_success, life};
-use crate::{cgroup, lab::Lab, process::terminal, report::Verdict};
+use crate::{
+    cgroup,
+    lab::Lab,
+    process::{PATIENCE, terminal},
+    report::Verdict,
+};
 
 /// Where sshd runs, as systemd has it.
 const CGROUP: &str = "/system.slice/ssh.service";
 const PORT: u16 = 2222;
 /// How many of the tries are made on a terminal too.
 const ON_A_TERMINAL: usize = 3;
-/// How long a connection may take to come about.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a connection that is refused does not come about.
+const IN_VAIN: Duration = Duration::from_secs(3);
 /// Who logs in.
 const USER: &str = "alice";
 
@@ -250,17 +255,18 @@ fn command(lab: &Lab, words: &[&str]) -> Command {
 /// The kernel does refuse what was said to be refused.
 fn agrees_with_the_kernel(lab: &Lab, server: &Server) -> Result<()> {
     // What is dropped is sent again and again.
-    let connect = || TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, PORT).into(), PATIENCE);
-    connect().context("before")?;
+    let connect =
+        |patience| TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, PORT).into(), patience);
+    connect(PATIENCE).context("before")?;
     for name in ["unit", "user", "listener"] {
         let path = server.dir.join(name);
         let mut apply = command(lab, &["apply", "--force", "--confirm", "60s"]);
         expect_success(&apply.arg(&path).output()?)?;
-        let during = connect();
+        let during = connect(IN_VAIN);
         expect_success(&command(lab, &["panic-open"]).output()?)?;
         ensure!(during.is_err(), "{name}: not refused");
     }
-    connect().context("after").map(drop)
+    connect(PATIENCE).context("after").map(drop)
 }
 
 /// On a terminal that leads to no session it cannot be told.

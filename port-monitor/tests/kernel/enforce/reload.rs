@@ -20,11 +20,7 @@ use super::{
     hammer::{Hammer, Ports},
     life::{denying, harmless, policy, rule},
 };
-use crate::{
-    lab::Lab,
-    process::{poll_until, wait_until},
-    report::Verdict,
-};
+use crate::{lab::Lab, process::wait_until, report::Verdict};
 
 /// What a policy says of its follower.
 const LEASE: Duration = Duration::from_secs(3);
@@ -121,7 +117,7 @@ pub(crate) fn lease_needs_no_lock(lab: &Lab) -> Result<Verdict> {
     drop(lock);
     hammer.expect_held()?;
     enforced.apply(&harmless(), &["--confirm", "1s"])?;
-    poll_until(2 * LEASE, is_leased).context("it is not followed again")?;
+    wait_until(is_leased).context("it is not followed again")?;
     hammer.expect_held()?;
     follower.signal(Signal::TERM)?;
     follower.expect_end()?;

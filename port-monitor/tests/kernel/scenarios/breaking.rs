@@ -11,7 +11,7 @@ use rustix::{event::PollFlags, io::Errno, net::sockopt};
 
 use crate::{
     diag,
-    fact::Witness,
+    fact::{Resent, Witness},
     process::wait_until,
     scenarios::{
         closing::{FROM_CLIENT, FROM_SERVER, swapped, used},
@@ -67,7 +67,12 @@ pub(super) fn timed_out(witness: &Witness) -> Result<()> {
 
     let client_saw = ("timeout", "ETIMEDOUT");
     expect_error(&mut client, Errno::TIMEDOUT)?;
-    witness.closed_resending(ends, (FROM_CLIENT + 1, FROM_SERVER), client_saw)?;
+    witness.closed_resending(
+        ends,
+        (FROM_CLIENT + 1, FROM_SERVER),
+        client_saw,
+        Resent::Some,
+    )?;
     learn_too_late(&mut server)?;
     let server_saw = ("peer-reset", "ECONNRESET");
     witness.closed(swapped(ends), (FROM_SERVER + 1, FROM_CLIENT), server_saw)?;

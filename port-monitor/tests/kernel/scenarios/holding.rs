@@ -34,8 +34,8 @@ use crate::{
 const BACKLOG: i32 = 16;
 
 /// How long a daemon lives on: much longer than a look at all open files and the pause after
-/// it take.
-const LIFE: Duration = Duration::from_millis(500);
+/// it take, also where processors are busy.
+const LIFE: Duration = Duration::from_secs(3);
 
 /// Where a program that is executed finds its listener, as systemd hands it over.
 const LISTENER: RawFd = 3;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use rustix::io::Errno;
 
 use crate::{
-    fact::Witness,
+    fact::{Resent, Witness},
     process::wait_until,
     scenarios::{
         breaking::expect_error,
@@ -97,7 +97,7 @@ fn serve(
     expect_end(&mut server)?;
     drop(server);
     if said_again {
-        witness.closed_resending(ends, (1, 0), ("local", ""))?;
+        witness.closed_resending(ends, (1, 0), ("local", ""), Resent::Some)?;
     } else {
         witness.closed(ends, (1, 0), ("local", ""))?;
     }

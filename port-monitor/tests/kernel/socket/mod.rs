@@ -14,7 +14,8 @@ use rustix::{
 };
 
 use crate::fact::{
-    Accept, Attempt, Closed, EITHER, Ending, Fact, Holder, Listen, Owner, Reach, Witness, netns_ino,
+    Accept, Attempt, Closed, EITHER, Ending, Fact, Holder, Listen, Owner, Reach, Resent, Witness,
+    netns_ino,
 };
 
 mod options;
@@ -473,15 +474,16 @@ impl Witness {
         }))
     }
 
-    /// As [`Witness::closed`], after `local` has sent something again.
+    /// As [`Witness::closed`], where `local` has sent something again.
     pub(crate) fn closed_resending(
         &self,
         ends: Ends,
         bytes: (usize, usize),
         how: (&str, &str),
+        resent: Resent,
     ) -> Result<()> {
         self.tell(&Fact::Closed(Closed {
-            resent: true,
+            resent,
             ..closing(ends, bytes, how)?
         }))
     }
@@ -523,7 +525,7 @@ fn closing(
         received: received.try_into()?,
         closed_by: closed_by.to_owned(),
         error: error.to_owned(),
-        resent: false,
+        resent: Resent::Unknown,
         closer_pid: std::process::id(),
     })
 }

@@ -161,6 +161,25 @@ impl State {
         written
     }
 
+    /// Lets the events go that wait, but for those of which a part is written. What is not
+    /// an event stays: it tells of what is missing.
+    fn let_go(&mut self) {
+        let waiting = self.queue.len();
+        for _ in 0..waiting {
+            let Some(chunk) = self.queue.pop_front() else {
+                return;
+            };
+            if chunk.written > 0 || chunk.events() == 0 {
+                self.queue.push_back(chunk);
+                continue;
+            }
+            self.bytes -= chunk.bytes.len();
+            self.pending -= chunk.events();
+            self.counts.lost += chunk.events();
+            self.recycle(chunk);
+        }
+    }
+
     /// Ends the output: what is queued will never be written.
     fn fail(&mut self, error: io::Error) {
         self.counts.lost += self.pending;
@@ -302,24 +321,30 @@ impl Output {
         self.shared.lock().counts
     }
 
-    /// Waits until everything is written or lost, but not longer than `timeout`.
-    /// What is still on its way then counts as lost.
+    /// Waits until everything is written or lost, but not longer than `timeout`. What still
+    /// waits then is lost. What is in the writer's hands counts as written: whoever reads
+    /// what comes behind it has read that too.
     pub fn drain(&self, timeout: Duration) -> Counts {
-        let state = self.wait_until_idle(timeout);
+        let mut state = self.wait_until_idle(timeout);
+        state.let_go();
         Counts {
-            written: state.counts.written,
-            lost: state.counts.lost + state.pending,
+            written: state.counts.written + state.pending,
+            lost: state.counts.lost,
         }
     }
 
-    /// Drains, stops the thread and says how it went. A thread that its reader
-    /// keeps stopped is left behind.
+    /// Waits until everything is written or lost, but not longer than `timeout`, stops the
+    /// thread and says how it went. A thread that its reader keeps stopped is left behind:
+    /// what is still on its way counts as lost.
     pub fn finish(mut self, timeout: Duration) -> (Counts, Result<(), WriteError>) {
         self.shared.lock().finishing = true;
         self.shared.changed.notify_all();
-        let counts = self.drain(timeout);
         let target = std::mem::take(&mut self.target);
-        let mut state = self.shared.lock();
+        let mut state = self.wait_until_idle(timeout);
+        let counts = Counts {
+            written: state.counts.written,
+            lost: state.counts.lost + state.pending,
+        };
         let result = match state.error.take() {
             Some(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 Err(WriteError::Closed { target })

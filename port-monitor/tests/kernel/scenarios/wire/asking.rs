@@ -37,7 +37,12 @@ fn refused(witness: &Witness, (socket, mut peer): (Socket, Peer<'_>)) -> Result<
 
 /// The attempt fails with this errno. Who asks for it takes it from the socket, which may
 /// have it before it is closed: so nobody asks before that.
-fn fails(witness: &Witness, socket: &Socket, peer: &Peer<'_>, errno: Errno) -> Result<()> {
+pub(super) fn fails(
+    witness: &Witness,
+    socket: &Socket,
+    peer: &Peer<'_>,
+    errno: Errno,
+) -> Result<()> {
     peer.settle()?;
     let error = sockopt::socket_error(socket)?;
     ensure!(error == Err(errno), "{error:?}, not {errno}");
@@ -51,7 +56,7 @@ fn asked_twice(witness: &Witness, (socket, mut peer): (Socket, Peer<'_>)) -> Res
     answer(&mut peer)?;
     drop(established(witness, socket, &peer)?);
     peer.end_after_host()?;
-    witness.closed_resending(peer.ends(), (0, 0), ("local", ""))
+    peer.closed_resending(witness, (0, 0), ("local", ""))
 }
 
 /// A reset that answers nothing, and an acknowledgement of what was never sent, change
@@ -65,7 +70,7 @@ fn wrongly_answered(witness: &Witness, (socket, mut peer): (Socket, Peer<'_>)) -
     answer(&mut peer)?;
     drop(established(witness, socket, &peer)?);
     peer.end_after_host()?;
-    witness.closed(peer.ends(), (0, 0), ("local", ""))
+    peer.closed(witness, (0, 0), ("local", ""))
 }
 
 /// The host closes before any answer, which is too late then.
@@ -100,7 +105,7 @@ pub(crate) fn unreachable(witness: &Witness) -> Result<()> {
         };
         for &(what, errno) in said {
             let (socket, peer) = asked(device, place)?;
-            device.send(&icmp(peer.at.ip(), what, &peer.last_heard(SYN))?)?;
+            device.send(&icmp(peer.at.ip(), what, 0, &peer.last_heard(SYN))?)?;
             fails(witness, &socket, &peer, errno)?;
         }
         Ok(())
@@ -145,7 +150,7 @@ fn asked_and_answered_twice(
     drop(server);
     peer.hear(FIN | ACK)?;
     peer.acknowledge()?;
-    witness.closed(peer.ends(), (0, said.len()), ("peer", ""))
+    peer.closed(witness, (0, said.len()), ("peer", ""))
 }
 
 /// The end comes with the last part of the handshake.
@@ -158,7 +163,7 @@ fn ended_at_once(witness: &Witness, listener: &Listener, mut peer: Peer<'_>) -> 
     drop(server);
     peer.hear(FIN | ACK)?;
     peer.acknowledge()?;
-    witness.closed(peer.ends(), (0, 0), ("peer", ""))
+    peer.closed(witness, (0, 0), ("peer", ""))
 }
 
 /// The host's answer is lost, and given again.
@@ -169,7 +174,7 @@ fn answer_lost(witness: &Witness, listener: &Listener, mut peer: Peer<'_>) -> Re
     peer.acknowledge()?;
     drop(accept(witness, listener)?);
     peer.end_after_host()?;
-    witness.closed(peer.ends(), (0, 0), ("local", ""))
+    peer.closed(witness, (0, 0), ("local", ""))
 }
 
 fn reset_before_accept(witness: &Witness, listener: &Listener, mut peer: Peer<'_>) -> Result<()> {
@@ -179,5 +184,5 @@ fn reset_before_accept(witness: &Witness, listener: &Listener, mut peer: Peer<'_
     peer.settle()?;
     let _server = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)?;
     witness.accepted_too_late(listener.at, (peer.at, listener.at))?;
-    witness.closed(peer.ends(), (0, 0), ("peer-reset", "ECONNRESET"))
+    peer.closed(witness, (0, 0), ("peer-reset", "ECONNRESET"))
 }

@@ -7,8 +7,11 @@ use anyhow::{Result, ensure};
 use rustix::io::Errno;
 
 use super::{
-    Peer, WINDOW, answer, arrived, asked, established, on_wire, opened,
+    Peer, Place, WINDOW, answer, arrived, asked,
+    device::Device,
+    established, on_wire, opened,
     segment::{ACK, FIN, RST, SYN, icmp},
+    unreachable_host,
 };
 use crate::{
     fact::Witness,
@@ -30,7 +33,7 @@ pub(crate) fn losses(witness: &Witness) -> Result<()> {
         peer.acknowledge()?;
         drop(host);
         peer.end_after_host()?;
-        witness.closed_resending(peer.ends(), (WRITTEN, 0), ("local", ""))?;
+        peer.closed_resending(witness, (WRITTEN, 0), ("local", ""))?;
 
         let (mut host, mut peer) = opened(witness, device, place)?;
         host.write_all(&[1; WRITTEN])?;
@@ -40,7 +43,7 @@ pub(crate) fn losses(witness: &Witness) -> Result<()> {
         peer.acknowledge()?;
         peer.say(RST | ACK, &[])?;
         expect_error(&mut host, Errno::CONNRESET)?;
-        witness.closed(peer.ends(), (WRITTEN, 0), ("peer-reset", "ECONNRESET"))
+        peer.closed(witness, (WRITTEN, 0), ("peer-reset", "ECONNRESET"))
     })
 }
 
@@ -61,7 +64,7 @@ pub(crate) fn window(witness: &Witness) -> Result<()> {
         peer.acknowledge()?;
         drop(host);
         peer.end_after_host()?;
-        witness.closed(peer.ends(), (WRITTEN, 0), ("local", ""))?;
+        peer.closed(witness, (WRITTEN, 0), ("local", ""))?;
 
         let (socket, mut peer) = asked(device, place)?;
         peer.window = 0;
@@ -71,7 +74,7 @@ pub(crate) fn window(witness: &Witness) -> Result<()> {
         peer.hear_probe()?;
         peer.say(RST | ACK, &[])?;
         expect_error(&mut host, Errno::CONNRESET)?;
-        witness.closed(peer.ends(), (0, 0), ("peer-reset", "ECONNRESET"))
+        peer.closed(witness, (0, 0), ("peer-reset", "ECONNRESET"))
     })
 }
 
@@ -103,7 +106,8 @@ pub(crate) fn oddities(witness: &Witness) -> Result<()> {
         // A router says that nobody is there, of something that was said and heard.
         device.send(&icmp(
             peer.at.ip(),
-            unreachable(&peer),
+            unreachable_host(peer.at.ip()),
+            0,
             &peer.last_heard(ACK),
         )?)?;
 
@@ -114,22 +118,13 @@ pub(crate) fn oddities(witness: &Witness) -> Result<()> {
         drop(host);
         peer.hear(FIN | ACK)?;
         peer.acknowledge()?;
-        witness.closed(peer.ends(), (10, 30), ("peer", ""))?;
+        peer.closed(witness, (10, 30), ("peer", ""))?;
         old(witness, device, place)
     })
 }
 
-/// No host there: type and code.
-const fn unreachable(peer: &Peer<'_>) -> (u8, u8) {
-    if peer.at.is_ipv4() { (3, 1) } else { (1, 3) }
-}
-
 /// A segment with a time from before the last one's: RFC 7323 §5.
-fn old(
-    witness: &Witness,
-    device: &super::device::Device,
-    place: (std::net::IpAddr, std::net::IpAddr),
-) -> Result<()> {
+fn old(witness: &Witness, device: &Device, place: Place) -> Result<()> {
     let listener = witness.listen(crate::socket::any_port(place.0))?;
     let mut peer = Peer::new(device, (place.1, 7_000).into(), listener.at);
     peer.options = stamped(5_000);
@@ -146,7 +141,7 @@ fn old(
     drop(host);
     peer.hear(FIN | ACK)?;
     peer.acknowledge()?;
-    witness.closed(peer.ends(), (0, 15), ("peer", ""))
+    peer.closed(witness, (0, 15), ("peer", ""))
 }
 
 /// The option of a time: RFC 7323 §3.2, after two that mean nothing.

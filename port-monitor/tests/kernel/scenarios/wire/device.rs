@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     fs::OpenOptions,
     net::IpAddr,
     os::fd::{AsRawFd as _, OwnedFd},
@@ -15,7 +16,7 @@ use rustix::{
     process::{Signal, set_parent_process_death_signal},
 };
 
-use super::segment::Segment;
+use super::segment::{SYN, Segment};
 use crate::{
     process::fork,
     scenarios::places::{self, configure_ipv6, enter_loopback_netns, set_address, set_flags},
@@ -31,6 +32,30 @@ pub(super) struct Device {
     /// Packets from and to the process that holds the device.
     packets: OwnedFd,
     buffer: RefCell<Vec<u8>>,
+    said: RefCell<HashMap<Ends, Said>>,
+}
+
+/// What the host has said of its numbers in a connection.
+struct Said {
+    /// The number and the flags of its SYN.
+    begin: (u32, u8),
+    end: u32,
+    /// Segments that said nothing new.
+    again: u64,
+}
+
+impl Said {
+    fn hear(&mut self, segment: &Segment) {
+        let end = segment.seq.wrapping_add(segment.length());
+        if end.wrapping_sub(self.end).cast_signed() > 0 {
+            self.end = end;
+        } else if segment.flags & SYN == 0 || (segment.seq, segment.flags) == self.begin {
+            self.again += 1;
+        } else {
+            // Of the SYNs of both ends neither was an answer: it acknowledges the peer's.
+            self.begin = (segment.seq, segment.flags);
+        }
+    }
 }
 
 impl Device {
@@ -61,6 +86,7 @@ impl Device {
         Ok(Self {
             packets,
             buffer: RefCell::new(vec![0; PACKET]),
+            said: RefCell::default(),
         })
     }
 
@@ -86,11 +112,42 @@ impl Device {
             }
             let packet = buffer.get(..length).context("a packet is too long")?;
             let segment = Segment::of(packet);
-            let is_meant = |segment: &Segment| (segment.from, segment.to) == ends;
-            if let Some(segment) = segment.filter(is_meant) {
+            let Some(segment) = segment else {
+                continue;
+            };
+            self.hear(&segment);
+            if (segment.from, segment.to) == ends {
                 return Ok(segment);
             }
         }
+    }
+
+    /// Counts what is said again.
+    fn hear(&self, segment: &Segment) {
+        if segment.length() == 0 {
+            return;
+        }
+        let begin = (segment.seq, segment.flags);
+        let first = Said {
+            begin,
+            end: segment.seq.wrapping_add(segment.length()),
+            again: 0,
+        };
+        let mut said = self.said.borrow_mut();
+        let ends = (segment.from, segment.to);
+        let is_other = |said: &Said| segment.flags & SYN != 0 && segment.seq != said.begin.0;
+        match said.get_mut(&ends) {
+            Some(known) if !is_other(known) => known.hear(segment),
+            _ => {
+                said.insert(ends, first);
+            }
+        }
+    }
+
+    /// How many segments the host has said again in the connection with these ends, of those
+    /// that were received.
+    pub(super) fn resent(&self, ends: Ends) -> u64 {
+        self.said.borrow().get(&ends).map_or(0, |said| said.again)
     }
 }
 

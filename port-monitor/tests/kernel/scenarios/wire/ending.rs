@@ -21,16 +21,16 @@ use crate::{
 };
 
 /// What one end says in a script, bytes.
-const SAID: usize = 700;
+pub(super) const SAID: usize = 700;
 
 /// Says something, and waits until it is acknowledged.
-fn host_says(host: &mut TcpStream, peer: &mut Peer<'_>) -> Result<()> {
+pub(super) fn host_says(host: &mut TcpStream, peer: &mut Peer<'_>) -> Result<()> {
     host.write_all(&[7; SAID])?;
     peer.hear_bytes(SAID)?;
     peer.acknowledge()
 }
 
-fn peer_says(host: &mut TcpStream, peer: &mut Peer<'_>) -> Result<()> {
+pub(super) fn peer_says(host: &mut TcpStream, peer: &mut Peer<'_>) -> Result<()> {
     peer.say(ACK, &[8; SAID])?;
     host.read_exact(&mut [0; SAID])?;
     Ok(())
@@ -44,7 +44,7 @@ pub(crate) fn in_order(witness: &Witness) -> Result<()> {
         peer_says(&mut host, &mut peer)?;
         drop(host);
         peer.end_after_host()?;
-        witness.closed(peer.ends(), (SAID, SAID), ("local", ""))?;
+        peer.closed(witness, (SAID, SAID), ("local", ""))?;
 
         let (mut host, mut peer) = arrived(witness, device, place)?;
         peer_says(&mut host, &mut peer)?;
@@ -54,13 +54,13 @@ pub(crate) fn in_order(witness: &Witness) -> Result<()> {
         drop(host);
         peer.hear(FIN | ACK)?;
         peer.acknowledge()?;
-        witness.closed(peer.ends(), (SAID, SAID), ("peer", ""))?;
+        peer.closed(witness, (SAID, SAID), ("peer", ""))?;
 
         let (host, mut peer) = opened(witness, device, place)?;
         drop(host);
         both_at_once(&mut peer)?;
         peer.acknowledge()?;
-        witness.closed(peer.ends(), (0, 0), ("local", ""))?;
+        peer.closed(witness, (0, 0), ("local", ""))?;
 
         let (mut host, mut peer) = opened(witness, device, place)?;
         host.shutdown(Shutdown::Write)?;
@@ -70,7 +70,7 @@ pub(crate) fn in_order(witness: &Witness) -> Result<()> {
         peer.say(FIN | ACK, &[])?;
         expect_end(&mut host)?;
         drop(host);
-        witness.closed(peer.ends(), (0, SAID), ("local", ""))
+        peer.closed(witness, (0, SAID), ("local", ""))
     })
 }
 
@@ -85,7 +85,8 @@ pub(crate) fn resets(witness: &Witness) -> Result<()> {
         in_last_ack(witness, opened(witness, device, place)?)?;
         in_fin_wait_1(witness, arrived(witness, device, place)?)?;
         in_fin_wait_2(witness, opened(witness, device, place)?)?;
-        in_closing(witness, opened(witness, device, place)?)
+        in_closing(witness, opened(witness, device, place)?)?;
+        in_time_wait(witness, opened(witness, device, place)?)
     })
 }
 
@@ -95,7 +96,7 @@ fn in_established(witness: &Witness, (mut host, mut peer): Connection<'_>) -> Re
     host_says(&mut host, &mut peer)?;
     peer.say(RST | ACK, &[])?;
     expect_error(&mut host, Errno::CONNRESET)?;
-    witness.closed(peer.ends(), (SAID, 0), ("peer-reset", RESET))
+    peer.closed(witness, (SAID, 0), ("peer-reset", RESET))
 }
 
 fn in_close_wait(witness: &Witness, (mut host, mut peer): Connection<'_>) -> Result<()> {
@@ -104,7 +105,7 @@ fn in_close_wait(witness: &Witness, (mut host, mut peer): Connection<'_>) -> Res
     peer.say(RST | ACK, &[])?;
     peer.settle()?;
     drop(host);
-    witness.closed(peer.ends(), (0, 0), ("peer", "EPIPE"))
+    peer.closed(witness, (0, 0), ("peer", "EPIPE"))
 }
 
 fn in_last_ack(witness: &Witness, (mut host, mut peer): Connection<'_>) -> Result<()> {
@@ -113,14 +114,14 @@ fn in_last_ack(witness: &Witness, (mut host, mut peer): Connection<'_>) -> Resul
     drop(host);
     peer.hear(FIN | ACK)?;
     peer.say(RST | ACK, &[])?;
-    witness.closed(peer.ends(), (0, 0), ("peer", RESET))
+    peer.closed(witness, (0, 0), ("peer", RESET))
 }
 
 fn in_fin_wait_1(witness: &Witness, (host, mut peer): Connection<'_>) -> Result<()> {
     drop(host);
     peer.hear_unsaid(FIN | ACK)?;
     peer.say(RST | ACK, &[])?;
-    witness.closed(peer.ends(), (0, 0), ("local", RESET))
+    peer.closed(witness, (0, 0), ("local", RESET))
 }
 
 fn in_fin_wait_2(witness: &Witness, (mut host, mut peer): Connection<'_>) -> Result<()> {
@@ -130,14 +131,22 @@ fn in_fin_wait_2(witness: &Witness, (mut host, mut peer): Connection<'_>) -> Res
     peer_says(&mut host, &mut peer)?;
     peer.say(RST | ACK, &[])?;
     expect_error(&mut host, Errno::CONNRESET)?;
-    witness.closed(peer.ends(), (0, SAID), ("local", RESET))
+    peer.closed(witness, (0, SAID), ("local", RESET))
 }
 
 fn in_closing(witness: &Witness, (host, mut peer): Connection<'_>) -> Result<()> {
     drop(host);
     both_at_once(&mut peer)?;
     peer.say(RST | ACK, &[])?;
-    witness.closed(peer.ends(), (0, 0), ("local", RESET))
+    peer.closed(witness, (0, 0), ("local", RESET))
+}
+
+/// The connection is over.
+fn in_time_wait(witness: &Witness, (host, mut peer): Connection<'_>) -> Result<()> {
+    drop(host);
+    peer.end_after_host()?;
+    peer.say(RST | ACK, &[])?;
+    peer.closed(witness, (0, 0), ("local", ""))
 }
 
 /// Both say FIN before they have heard the other's; the host acknowledges.
@@ -159,7 +168,7 @@ pub(crate) fn late(witness: &Witness) -> Result<()> {
         peer.acknowledge()?;
         peer.say(ACK, b"too late")?;
         peer.hear_reset(peer.ack)?;
-        witness.closed(peer.ends(), (0, SAID), ("local", ""))?;
+        peer.closed(witness, (0, SAID), ("local", ""))?;
 
         // What the host did not read is why it resets.
         let (host, mut peer) = arrived(witness, device, place)?;
@@ -167,7 +176,7 @@ pub(crate) fn late(witness: &Witness) -> Result<()> {
         crate::process::wait_until(|| Ok(rustix::io::ioctl_fionread(&host)? == 6))?;
         drop(host);
         peer.hear(RST | ACK)?;
-        witness.closed(peer.ends(), (0, 6), ("local-reset", ""))
+        peer.closed(witness, (0, 6), ("local-reset", ""))
     })
 }
 
@@ -181,7 +190,17 @@ pub(crate) fn silence(witness: &Witness) -> Result<()> {
         peer.hear_bytes(1)?;
         peer.hear_again(ACK)?;
         expect_error(&mut host, Errno::TIMEDOUT)?;
-        witness.closed_resending(peer.ends(), (1, 0), ("timeout", "ETIMEDOUT"))?;
+        peer.closed_resending(witness, (1, 0), ("timeout", "ETIMEDOUT"))?;
+
+        // A router has said why.
+        let (mut host, mut peer) = opened(witness, device, place)?;
+        sockopt::set_tcp_user_timeout(&host, 1_000)?;
+        host.write_all(b"?")?;
+        peer.hear_bytes(1)?;
+        peer.ack = peer.ack.wrapping_sub(1);
+        peer.complain()?;
+        expect_error(&mut host, Errno::HOSTUNREACH)?;
+        peer.closed_resending(witness, (1, 0), ("timeout", "EHOSTUNREACH"))?;
 
         let (mut host, peer) = opened(witness, device, place)?;
         sockopt::set_tcp_keepidle(&host, SECOND)?;
@@ -189,7 +208,7 @@ pub(crate) fn silence(witness: &Witness) -> Result<()> {
         sockopt::set_tcp_keepcnt(&host, 1)?;
         sockopt::set_socket_keepalive(&host, true)?;
         expect_error(&mut host, Errno::TIMEDOUT)?;
-        witness.closed(peer.ends(), (0, 0), ("timeout", "ETIMEDOUT"))
+        peer.closed(witness, (0, 0), ("timeout", "ETIMEDOUT"))
     })
 }
 
@@ -208,7 +227,7 @@ pub(crate) fn again(witness: &Witness) -> Result<()> {
             drop(host);
             peer.end_after_host()?;
             ensure!(peer.ack != 0, "nothing was heard");
-            witness.closed(peer.ends(), (0, round * SAID), ("local", ""))?;
+            peer.closed(witness, (0, round * SAID), ("local", ""))?;
             peer.seq = peer.seq.wrapping_add(100_000);
             // The host chooses numbers of its own.
             peer.ack = 0;

@@ -8,8 +8,11 @@
 
 mod asking;
 mod between;
+mod crossing;
 mod device;
+mod early;
 mod ending;
+mod routers;
 mod segment;
 
 use std::{
@@ -24,20 +27,25 @@ use rustix::{io::Errno, net::SocketFlags};
 pub(super) use self::{
     asking::{answers, inbound, unreachable},
     between::{losses, oddities, window},
+    crossing::crossing,
+    early::data_in_syn,
     ending::{again, in_order, late, resets, silence},
+    routers::{errors, too_big},
 };
 use self::{
     device::Device,
-    segment::{ACK, FIN, RST, SYN, Segment},
+    segment::{ACK, FIN, RST, SYN, Segment, icmp},
 };
 use crate::{
-    fact::{Ending, Witness},
+    fact::{Ending, Resent, Witness},
     process::PATIENCE,
     socket::{Ends, Listener, any_port, bind, local, open_with},
 };
 
+type Place = (IpAddr, IpAddr);
+
 /// The host and who it speaks with, in each family.
-const PLACES: [(IpAddr, IpAddr); 2] = [
+const PLACES: [Place; 2] = [
     (
         IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)),
@@ -191,6 +199,16 @@ impl<'w> Peer<'w> {
         }
     }
 
+    /// A router says that the peer is not there, of what the host says next, or has said since
+    /// it was last acknowledged. The host has taken it then.
+    fn complain(&self) -> Result<()> {
+        let mut about = self.last_heard(ACK);
+        about.seq = self.ack;
+        let what = unreachable_host(self.at.ip());
+        self.device.send(&icmp(self.at.ip(), what, 0, &about)?)?;
+        self.settle()
+    }
+
     /// The last segment that was heard, as a router may quote it.
     fn last_heard(&self, flags: u8) -> Segment {
         Segment {
@@ -216,6 +234,27 @@ impl<'w> Peer<'w> {
         Ok(())
     }
 
+    /// Writes down how the connection has ended for the host, and how often it has sent
+    /// something again by then.
+    fn closed(&self, witness: &Witness, bytes: (usize, usize), how: (&str, &str)) -> Result<()> {
+        self.settle()?;
+        let resent = Resent::Times(self.device.resent(self.ends()));
+        witness.closed_resending(self.ends(), bytes, how, resent)
+    }
+
+    /// As [`Self::closed`], where it has sent something again.
+    fn closed_resending(
+        &self,
+        witness: &Witness,
+        bytes: (usize, usize),
+        how: (&str, &str),
+    ) -> Result<()> {
+        self.closed(witness, bytes, how)?;
+        let resent = self.device.resent(self.ends());
+        ensure!(resent > 0, "nothing was sent again");
+        Ok(())
+    }
+
     /// Acknowledges what it has heard.
     fn acknowledge(&mut self) -> Result<()> {
         self.say(ACK, &[])
@@ -230,8 +269,13 @@ impl<'w> Peer<'w> {
     }
 }
 
+/// No such host there: type and code.
+const fn unreachable_host(of: IpAddr) -> (u8, u8) {
+    if of.is_ipv4() { (3, 1) } else { (1, 3) }
+}
+
 /// An attempt of the host, whose SYN the script has heard.
-fn asked(device: &Device, (host, peer): (IpAddr, IpAddr)) -> Result<(Socket, Peer<'_>)> {
+fn asked(device: &Device, (host, peer): Place) -> Result<(Socket, Peer<'_>)> {
     let socket = open_with(host, SocketFlags::NONBLOCK)?;
     bind(&socket, any_port(host))?;
     let at = SocketAddr::new(peer, 7_000);
@@ -248,7 +292,7 @@ type Socket = std::os::fd::OwnedFd;
 fn opened<'w>(
     witness: &Witness,
     device: &'w Device,
-    place: (IpAddr, IpAddr),
+    place: Place,
 ) -> Result<(TcpStream, Peer<'w>)> {
     let (socket, mut peer) = asked(device, place)?;
     answer(&mut peer)?;
@@ -275,7 +319,7 @@ fn established(witness: &Witness, socket: Socket, peer: &Peer<'_>) -> Result<Tcp
 fn arrived<'w>(
     witness: &Witness,
     device: &'w Device,
-    (host, peer): (IpAddr, IpAddr),
+    (host, peer): Place,
 ) -> Result<(TcpStream, Peer<'w>)> {
     let listener = witness.listen(any_port(host))?;
     let mut peer = Peer::new(device, SocketAddr::new(peer, 7_000), listener.at);
@@ -295,7 +339,7 @@ fn accept(witness: &Witness, listener: &Listener) -> Result<TcpStream> {
 }
 
 /// Does something in each family, over a wire of its own.
-fn on_wire(work: impl Fn(&Device, (IpAddr, IpAddr)) -> Result<()>) -> Result<()> {
+fn on_wire(work: impl Fn(&Device, Place) -> Result<()>) -> Result<()> {
     let device = Device::new(PLACES)?;
     for place in PLACES {
         work(&device, place).with_context(|| format!("with {}", place.1))?;

@@ -101,9 +101,16 @@ impl fmt::Debug for Segment {
     }
 }
 
-/// What a router on the way says of a packet, by the number of `type` and `code`.
-pub(super) fn icmp(router: IpAddr, (kind, code): (u8, u8), about: &Segment) -> Result<Vec<u8>> {
-    let mut body = vec![kind, code, 0, 0, 0, 0, 0, 0];
+/// What a router on the way says of a packet, by the numbers of `type` and `code`, with a
+/// number that some of them have.
+pub(super) fn icmp(
+    router: IpAddr,
+    (kind, code): (u8, u8),
+    number: u32,
+    about: &Segment,
+) -> Result<Vec<u8>> {
+    let mut body = vec![kind, code, 0, 0];
+    body.extend(number.to_be_bytes());
     body.extend(about.packet()?);
     let protocol = if router.is_ipv4() { ICMP } else { ICMP_V6 };
     packet(protocol, router, about.from.ip(), body, 2)

@@ -21,6 +21,8 @@ use crate::{
     events::record::Dropped,
 };
 
+mod dropped;
+
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a consumer does at its first event, and what it tells.
