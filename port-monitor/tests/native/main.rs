@@ -46,3 +46,4 @@ mod serve;
 mod service;
 #[path = "../support/signals.rs"]
 mod signals;
+mod tls;
