@@ -23,7 +23,7 @@ pub(crate) struct Package {
 }
 
 /// What the guests and the native tests need on the host.
-pub(crate) const GUEST_PACKAGES: [Package; 10] = [
+pub(crate) const GUEST_PACKAGES: [Package; 11] = [
     Package {
         name: "qemu-system-x86",
         is_present: |_| qemu_major().is_some_and(|major| major >= QEMU_MAJOR_MIN),
@@ -56,6 +56,12 @@ pub(crate) const GUEST_PACKAGES: [Package; 10] = [
     Package {
         name: "python3",
         is_present: runs,
+        from_backports: false,
+    },
+    Package {
+        // It makes the certificates of a native test.
+        name: "openssl",
+        is_present: is_installed,
         from_backports: false,
     },
     Package {

@@ -48,3 +48,4 @@ mod service;
 #[path = "../support/signals.rs"]
 mod signals;
 mod soak;
+mod tls;

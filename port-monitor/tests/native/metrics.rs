@@ -26,6 +26,7 @@ use crate::{
     http::{free_address, get},
     program::{port_monitor, wait_for},
     prometheus::{Prometheus, packaged, program},
+    receiver::receiver,
     serve::{events, record},
     service::{Ended, Service},
 };
@@ -103,8 +104,10 @@ fn filled(expression: &str) -> String {
 fn prometheus_has_the_numbers_of_the_flood_and_every_panel_its_answer() {
     let policies = tempfile::tempdir().unwrap();
     let address = free_address();
+    let (receiver, _rows) = receiver();
     let sections = format!(
-        "{}{}{}",
+        "{}{}{}[history]\nfile = \"DIR/history.db\"\n[export.central]\ntype = \"clickhouse\"\n\
+         url = \"http://{receiver}\"\nevery = \"1s\"\n",
         policy(policies.path()),
         listen(address),
         record("r")
@@ -123,6 +126,10 @@ fn prometheus_has_the_numbers_of_the_flood_and_every_panel_its_answer() {
         (is_all(total)? && is_all("sum(port_monitor_events_total)")?).then_some(())
     });
     sums_are_those_of(&prometheus, expected);
+    let sent = "sum(port_monitor_export_rows_sent_total)";
+    wait_for("all rows are sent", || {
+        (prometheus.number(sent)? == (REFUSED + CONNECTED) as f64).then_some(())
+    });
     panels_have_answers(&prometheus);
     alerts_are_evaluated(&prometheus);
     let Ended {

@@ -11,9 +11,17 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::AbortHandle,
+    time::timeout,
+};
 
-use super::settings::{Limits, Url};
+use super::{
+    settings::{Settings, Url},
+    tls::{FileError, HandshakeError, NO_CERTIFICATE, Tls},
+};
 use crate::base::sanitize::Escaped;
 
 /// Bytes of an answer. One that is longer was not made by a receiver of rows.
@@ -43,6 +51,11 @@ pub(super) enum PostError {
     Io(io::Error),
     #[error("connect to {url}: {error}")]
     Connect { url: String, error: io::Error },
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Somebody else answers, or one who does not know us.
+    #[error("{url}: {reason}")]
+    Tls { url: String, reason: String },
     #[error("{url} did not answer within {} s", .after.as_secs_f32())]
     Late { url: String, after: Duration },
     #[error("{url}: {error}")]
@@ -61,7 +74,7 @@ impl PostError {
     pub(super) const fn is_refusal(&self) -> bool {
         match self {
             Self::Refused { status, .. } => matches!(status.as_u16(), 300..=499),
-            Self::Password(_) => true,
+            Self::Password(_) | Self::File(_) | Self::Tls { .. } => true,
             _ => false,
         }
     }
@@ -76,26 +89,60 @@ impl Drop for Driver {
     }
 }
 
+/// What a request goes through.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// Sends a request. It has succeeded only where the whole answer says so.
-pub(super) async fn post(url: &Url, request: Request, limits: Limits) -> Result<(), PostError> {
+pub(super) async fn post(settings: &Settings, request: Request) -> Result<(), PostError> {
+    let Settings { url, limits, .. } = settings;
     let late = |after| PostError::Late {
         url: url.to_string(),
         after,
     };
-    let connecting = TcpStream::connect((&*url.host, url.port));
-    let stream = timeout(limits.connect, connecting)
+    let tls = if url.is_https {
+        Some(Tls::new(&url.host, &settings.tls)?)
+    } else {
+        None
+    };
+    let stream = timeout(limits.connect, connect(url, tls.as_ref()))
         .await
-        .map_err(|_| late(limits.connect))?
-        .map_err(|error| PostError::Connect {
-            url: url.to_string(),
-            error,
-        })?;
-    timeout(limits.answer, exchange(url, stream, request))
+        .map_err(|_| late(limits.connect))??;
+    let exchanged = timeout(limits.answer, exchange(url, stream, request))
         .await
-        .map_err(|_| late(limits.answer))?
+        .map_err(|_| late(limits.answer))?;
+    match (exchanged, tls) {
+        // It tells that only after its side of the handshake, or not at all.
+        (Err(PostError::Exchange { url, error }), Some(tls)) if tls.lacks_certificate() => {
+            let reason = format!("{NO_CERTIFICATE}: {error}");
+            Err(PostError::Tls { url, reason })
+        }
+        (exchanged, _) => exchanged,
+    }
 }
 
-async fn exchange(url: &Url, stream: TcpStream, request: Request) -> Result<(), PostError> {
+async fn connect(url: &Url, tls: Option<&Tls>) -> Result<Box<dyn Stream>, PostError> {
+    let connecting = TcpStream::connect((&*url.host, url.port)).await;
+    let stream = connecting.map_err(|error| PostError::Connect {
+        url: url.to_string(),
+        error,
+    })?;
+    let Some(tls) = tls else {
+        return Ok(Box::new(stream));
+    };
+    let url = || url.to_string();
+    match tls.connect(stream).await {
+        Ok(stream) => Ok(Box::new(stream)),
+        Err(HandshakeError::Refused(reason)) => Err(PostError::Tls { url: url(), reason }),
+        Err(HandshakeError::Io(error)) => Err(PostError::Exchange {
+            url: url(),
+            error: error.to_string(),
+        }),
+    }
+}
+
+async fn exchange(url: &Url, stream: Box<dyn Stream>, request: Request) -> Result<(), PostError> {
     let failed = |error: &dyn std::error::Error| PostError::Exchange {
         url: url.to_string(),
         error: with_causes(error),

@@ -7,6 +7,7 @@ mod http;
 pub mod schema;
 mod sender;
 pub mod settings;
+pub mod tls;
 
 use std::{
     collections::BTreeMap,

@@ -142,7 +142,7 @@ impl Sender {
         }
         let is_full = batch.is_full() || taken.rows >= self.settings.batch.into();
         let request = batch.request(&self.settings)?;
-        http::post(&self.settings.url, request, self.settings.limits).await?;
+        http::post(&self.settings, request).await?;
         self.outbox.sent(taken)?;
         Ok(if is_full { Sent::Full } else { Sent::Rest })
     }

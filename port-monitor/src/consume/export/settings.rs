@@ -5,6 +5,7 @@ use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 use clap::ValueEnum;
 use hyper::Uri;
 
+use super::tls;
 use crate::base::duration;
 
 /// Rows of a batch.
@@ -33,6 +34,9 @@ pub struct Settings {
     /// A file with the password, read at every batch
     #[arg(long = "export-password-file", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// What `https://` needs.
+    #[command(flatten)]
+    pub tls: tls::Files,
     /// How many rows at most are sent at once
     #[arg(
         long = "export-batch",
@@ -52,6 +56,28 @@ pub struct Settings {
     /// How long a receiver may take.
     #[arg(skip)]
     pub limits: Limits,
+}
+
+impl Settings {
+    /// A key that does not go with the others, and why.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let Some(key) = self.tls.first() else {
+            return Ok(());
+        };
+        if !self.url.is_https {
+            return Err((
+                key,
+                "it is for `https://`: write that in `url`, or take this away",
+            ));
+        }
+        if self.tls.certificate_file.is_none() && self.tls.key_file.is_some() {
+            return Err((
+                "key-file",
+                "the key of no certificate: add `certificate-file`",
+            ));
+        }
+        Ok(())
+    }
 }
 
 /// How long a receiver may take.
@@ -82,6 +108,8 @@ pub enum Kind {
 /// The address of a receiver, with what it is asked besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
+    /// It is asked by TLS.
+    pub is_https: bool,
     /// The name or the address of the host.
     pub host: String,
     /// Its port.
@@ -96,7 +124,8 @@ pub struct Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}{}", self.authority, self.path)
+        let scheme = if self.is_https { "https" } else { "http" };
+        write!(f, "{scheme}://{}{}", self.authority, self.path)
     }
 }
 
@@ -104,11 +133,10 @@ impl FromStr for Url {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str = "not an address of a receiver: write http://HOST:8123";
-        if text.starts_with("https://") {
-            return Err("`https://` is not there yet: write http://, and let nobody else read it");
-        }
-        if !text.starts_with("http://") {
+        const FORM: &str =
+            "not an address of a receiver: write https://HOST:8443 or http://HOST:8123";
+        let is_https = text.starts_with("https://");
+        if !is_https && !text.starts_with("http://") {
             return Err(FORM);
         }
         let uri: Uri = text.parse().map_err(|_| FORM)?;
@@ -125,10 +153,17 @@ impl FromStr for Url {
             .and_then(|host| host.strip_suffix(']'));
         let has_port = authority.as_str().len() > host.len();
         Ok(Self {
+            is_https,
             host: bare.unwrap_or(host).to_owned(),
             port: match authority.port_u16() {
                 Some(port) if port > 0 => port,
-                None if !has_port => 80,
+                None if !has_port => {
+                    if is_https {
+                        443
+                    } else {
+                        80
+                    }
+                }
                 _ => return Err(FORM),
             },
             authority: authority.as_str().to_owned(),
@@ -195,6 +230,10 @@ mod tests {
         assert_eq!(url.authority, "[::1]:8123");
         let url: Url = "http://db.example".parse().unwrap();
         assert_eq!((&*url.host, url.port, &*url.path), ("db.example", 80, "/"));
+        assert!(!url.is_https);
+        let url: Url = "https://db.example/a".parse().unwrap();
+        assert_eq!((url.is_https, url.port), (true, 443));
+        assert_eq!(url.to_string(), "https://db.example/a");
     }
 
     #[test]
@@ -209,7 +248,8 @@ mod tests {
             "http://a:b/",
             "http://u:p@a/",
             "http://a/#b",
-            "https://a/",
+            "https://",
+            "HTTPS://a/",
             "ftp://a/",
         ] {
             assert!(text.parse::<Url>().is_err(), "{text}");

@@ -156,6 +156,7 @@ fn settings(address: SocketAddr) -> Settings {
         table: "fleet.connections".to_owned(),
         user: None,
         password_file: None,
+        tls: tls::Files::default(),
         batch: 10_000,
         every: Duration::from_hours(1),
         limits: Limits {

@@ -112,9 +112,14 @@ impl Reader {
         }
         let flags = self.section(keys, &section);
         // What is wrong is told already.
-        if let Ok(flags) = ExportFlags::try_parse_from(flags) {
-            self.exports.insert(name, flags.settings);
+        let Ok(ExportFlags { settings }) = ExportFlags::try_parse_from(flags) else {
+            return;
+        };
+        if let Err((key, wrong)) = settings.check() {
+            let problem = Problem::Flag(wrong.to_owned());
+            self.diagnostics.report(section.key_span(key), problem);
         }
+        self.exports.insert(name, settings);
     }
 
     fn section(&mut self, keys: &'static SectionKeys, section: &Section<'_, '_>) -> Vec<OsString> {

@@ -516,6 +516,14 @@ fn an_export_has_a_receiver_and_a_history() {
             "[export.one]\ntype = \"clickhouse\"\nurl = \"http://a\"\nevery = 10\n",
             "6:9: `10` has no unit: write 1s or more",
         ),
+        (
+            "[export.one]\ntype = \"clickhouse\"\nurl = \"http://a\"\nca-file = \"/a\"\n",
+            "6:1: it is for `https://`: write that in `url`, or take this away",
+        ),
+        (
+            "[export.one]\ntype = \"clickhouse\"\nurl = \"https://a\"\nkey-file = \"/a\"\n",
+            "6:1: the key of no certificate: add `certificate-file`",
+        ),
     ] {
         assert_eq!(wrong(&format!("{HISTORY}{text}")).0, told, "{text}");
     }
