@@ -162,7 +162,8 @@ mod tests {
             ),
             (
                 "port-monitor --violations",
-                "the following required arguments were not provided: --policy <FILE>; see --help",
+                "the following required arguments were not provided: \
+                 <--policy <FILE>|--from-service[=<SOCKET>]>; see --help",
             ),
             (
                 "port-monitor --event failed",

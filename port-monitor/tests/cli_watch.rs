@@ -224,11 +224,13 @@ fn flags_that_do_not_go_together_are_refused() {
         ),
         (
             &["--fail-on-violation"],
-            "the following required arguments were not provided: --policy <FILE>; see --help",
+            "the following required arguments were not provided: \
+             <--policy <FILE>|--from-service[=<SOCKET>]>; see --help",
         ),
         (
             &["--violations"],
-            "the following required arguments were not provided: --policy <FILE>; see --help",
+            "the following required arguments were not provided: \
+             <--policy <FILE>|--from-service[=<SOCKET>]>; see --help",
         ),
         (
             &["-o", "json", "--fields", "pid"],
@@ -263,6 +265,34 @@ fn flags_that_do_not_go_together_are_refused() {
     ] {
         assert_refused(args, USAGE, message);
     }
+}
+
+#[test]
+fn what_a_service_does_is_refused_beside_its_events() {
+    for (args, name) in [
+        (&["--backend", "fentry"][..], "--backend <BACKEND>"),
+        (&["--policy", "p"], "--policy <FILE>"),
+        (&["--history", "h"], "--history <FILE>"),
+        (&["--alert-journal"], "--alert-journal"),
+        (&["--progress", "10s"], "--progress <TIME>"),
+        (&["--", "true"], "[CMD]..."),
+    ] {
+        let args = [&["--from-service"][..], args].concat();
+        let (code, said) = refusal_in(Path::new("/"), &args);
+        assert_eq!((code, said.lines().count()), (Some(USAGE), 1), "{said}");
+        let end = format!("cannot be used with '{name}'; see --help\n");
+        assert!(
+            said.contains("--from-service") && said.contains(name),
+            "{said}: {end}"
+        );
+    }
+    let dir = directory();
+    assert_refused_in(
+        dir.path(),
+        &["--from-service=none"],
+        CANNOT_ATTACH,
+        "none: nobody answers there: is the service running, and has it a [socket]?",
+    );
 }
 
 #[test]

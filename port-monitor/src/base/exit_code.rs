@@ -14,7 +14,8 @@ pub enum ExitCode {
     Violation = 1,
     /// The command line, or a name or file on it, is wrong, or there is nothing to do it to.
     Usage = 2,
-    /// The kernel or missing privilege does not allow attaching, or detaching.
+    /// The kernel or missing privilege does not allow attaching, or detaching; or the service
+    /// that was asked is not there, or has ended.
     CannotAttach = 3,
     /// Events were lost, and `--fail-on-loss` was given.
     EventsLost = 4,
@@ -47,7 +48,7 @@ impl ExitCode {
         ),
         (
             Self::CannotAttach,
-            "cannot attach, or not detach: privilege, kernel or BTF",
+            "cannot attach, or not detach: privilege, kernel or BTF; or the service is not there",
         ),
         (Self::EventsLost, "events were lost (with --fail-on-loss)"),
         (

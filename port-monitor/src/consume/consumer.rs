@@ -31,6 +31,12 @@ pub trait Consumer: Send {
         false
     }
 
+    /// What it is too slow for is a fault of the run; otherwise it is its own alone, and the end
+    /// waits [`END_GRACE`] for it at most.
+    fn is_owed_all(&self) -> bool {
+        true
+    }
+
     /// How the run stands. Comes before each tick to one that asks for it.
     fn hear(&mut self, _overview: &Overview) {}
 

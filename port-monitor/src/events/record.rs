@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use port_monitor_common::{counters::Hook, policy::Verdict, site::Site};
+use port_monitor_common::{policy::Verdict, site::Site};
 
 use crate::events::{
     alert::AlertsByRule,
@@ -439,8 +439,8 @@ pub struct Summary {
     pub not_ours: u64,
     /// What failed in the kernel.
     pub failures: Vec<Failed>,
-    /// By hook.
-    pub hooks: Vec<(Hook, HookCount)>,
+    /// By hook; of events that a service tells, by one of that name.
+    pub hooks: Vec<(&'static str, HookCount)>,
     /// Records read from the ring.
     pub received: u64,
     /// Records this version cannot read.

@@ -16,6 +16,7 @@ mod audit;
 #[path = "../kernel/bpf.rs"]
 #[expect(dead_code, reason = "what the kernel tests alone ask")]
 mod bpf;
+mod clients;
 mod docs;
 mod endings;
 mod exe;

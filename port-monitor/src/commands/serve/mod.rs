@@ -33,6 +33,7 @@ use crate::{
         export::Board,
         lines::table::{Options, Table},
         output::{args::OnHangup, stdout::Stdout, target::Target, writer::Output},
+        socket::Events,
     },
     events::record::Header,
     host::clock,
@@ -97,15 +98,17 @@ fn consumers_of(config: &Config) -> String {
 
 async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failure> {
     let filters = config.watch.filters()?;
-    let mut exports = Exports::default();
-    let consumers = consumers(&config, exports.board())?;
-    exports.change(&config)?;
     // Who joins later asks for no more than this.
     let needs = Needs {
         kinds: whole(config.watch.kinds(SinkKind::Json)),
         allowed: true,
         peers: true,
     };
+    let (requests, requested) = unbounded_channel();
+    let events = Events::new(requests.clone(), needs.kinds, config.filters());
+    let mut exports = Exports::default();
+    let consumers = consumers(&config, exports.board(), &events)?;
+    exports.change(&config)?;
     let mut settings = config.watch.settings(filters, needs);
     settings.policy = policy.as_ref().and_then(watch::for_kernel);
     let watchdog = Watchdog::start().or_exit(ExitCode::CannotAttach)?;
@@ -130,11 +133,11 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
     let session = Session::new(None, kernel, records, pipeline, None, signals)?;
     let session = session.tell_progress(config.watch.progress);
     let status = format!("watching by {}", header.backend);
-    let (requests, requested) = unbounded_channel();
     systemd::ready(&format!("{status}; {}", consumers_of(&config)));
     let started = Reloader {
         config,
         exports,
+        events,
         status,
         requests,
     }
@@ -159,7 +162,7 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
 }
 
 /// What belongs into a journal, and what the configuration asks for.
-fn consumers(config: &Config, board: &Arc<Board>) -> Result<FanOut, Failure> {
+fn consumers(config: &Config, board: &Arc<Board>, events: &Events) -> Result<FanOut, Failure> {
     let table = Table::new(Options {
         width: None,
         color: false,
@@ -178,7 +181,7 @@ fn consumers(config: &Config, board: &Arc<Board>) -> Result<FanOut, Failure> {
     let journal = Shown::new(Box::new(table.without_heading()), output);
     let mut all = FanOut::new(journal.only(violations, None).beside_others());
     for section in config.consumers() {
-        for consumer in config.open(section, board)? {
+        for consumer in config.open(section, board, events)? {
             all.add(consumer).or_exit(ExitCode::OutputFailed)?;
         }
     }

@@ -13,10 +13,11 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 use super::{config::Config, consumers_of, exports::Exports};
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
-    commands::{systemd, told::note, watch::session::Request},
+    commands::{systemd, told::note},
     consume::{
-        fan_out::{Change, Left},
+        fan_out::{Change, Left, Request},
         lines::table::account_lines,
+        socket::Events,
     },
 };
 
@@ -25,6 +26,7 @@ pub(super) struct Reloader {
     /// What is in force.
     pub(super) config: Config,
     pub(super) exports: Exports,
+    pub(super) events: Events,
     /// What the service manager shows besides the consumers.
     pub(super) status: String,
     pub(super) requests: UnboundedSender<Request>,
@@ -78,12 +80,12 @@ impl Reloader {
                 "{fixed} changed, which takes a restart; nothing was changed"
             ))
         })?;
-        let mut change = Change::default();
+        let mut change = Change::reopening();
         for section in &steps.leaving {
             change.leave(section);
         }
         for section in &steps.joining {
-            for consumer in next.open(section, self.exports.board())? {
+            for consumer in next.open(section, self.exports.board(), &self.events)? {
                 change.join(consumer).or_exit(ExitCode::OutputFailed)?;
             }
         }

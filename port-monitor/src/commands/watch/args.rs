@@ -5,9 +5,12 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::ValueEnum;
 use port_monitor_common::{event::EventKind, policy::Network, site::Site};
 
-use super::values::{
-    parse_count, parse_latency, parse_level, parse_max_connections, parse_pid, parse_program,
-    parse_progress, parse_ring_size, parse_site,
+use super::{
+    service::{self, JUDGED},
+    values::{
+        parse_count, parse_latency, parse_level, parse_max_connections, parse_pid, parse_program,
+        parse_progress, parse_ring_size, parse_site,
+    },
 };
 use crate::{
     base::{
@@ -56,6 +59,8 @@ pub struct Args {
     pub(in crate::commands) policy: PolicyArgs,
     #[command(flatten)]
     kernel: KernelArgs,
+    #[command(flatten)]
+    pub(super) service: service::Args,
     /// Stop after this long: 30s, 5m, 2h
     #[arg(long, value_name = "TIME", value_parser = duration::parse, help_heading = "Stopping")]
     pub(super) duration: Option<Duration>,
@@ -171,10 +176,10 @@ pub(in crate::commands) struct PolicyArgs {
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub(in crate::commands) policy: Option<PathBuf>,
     /// Show only violations: what the kernel can tell to be allowed never leaves it
-    #[arg(long, requires = "policy")]
+    #[arg(long, requires = JUDGED)]
     pub(super) violations: bool,
     /// Exit 1 if there was a violation
-    #[arg(long, requires = "policy")]
+    #[arg(long, requires = JUDGED)]
     pub(super) fail_on_violation: bool,
 }
 
@@ -323,7 +328,9 @@ impl Args {
     /// The kinds of event that `output` has: those that are asked for, and progress.
     pub(in crate::commands) fn kinds(&self, output: SinkKind) -> Kinds {
         let chosen = self.filters.events.iter().map(|&event| event.into());
-        let progress = self.progress.map(|_| EventKind::Progress);
+        // The service tells it, or does not.
+        let is_told = self.progress.is_some() || self.service.socket().is_some();
+        let progress = is_told.then_some(EventKind::Progress);
         match output {
             _ if !self.filters.events.is_empty() => chosen.chain(progress).collect(),
             SinkKind::Json => {

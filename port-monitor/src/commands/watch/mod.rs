@@ -2,7 +2,9 @@
 //! found before anything is attached.
 
 pub(super) mod args;
+mod kept;
 mod progress;
+mod service;
 pub(super) mod session;
 pub(super) mod stop;
 pub(in crate::commands) mod values;
@@ -27,7 +29,10 @@ use stop::{EarlyStop, StopSignals};
 
 /// Runs the monitor.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    session::block_on(watch(args))
+    match args.service.socket() {
+        Some(socket) => session::block_on(service::watch(args, socket)),
+        None => session::block_on(watch(args)),
+    }
 }
 
 async fn watch(args: &Args) -> Result<ExitCode, Failure> {

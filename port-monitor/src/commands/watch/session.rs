@@ -9,7 +9,7 @@ use std::{
 use port_monitor_common::counters::{Extra, Hook};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{Notify, mpsc::UnboundedReceiver, oneshot},
+    sync::{Notify, mpsc::UnboundedReceiver},
     time::{Interval, MissedTickBehavior, interval},
 };
 
@@ -22,7 +22,7 @@ use crate::{
     commands::child::{self, Child},
     consume::{
         consumer::{END_GRACE, Stats},
-        fan_out::{Change, Left},
+        fan_out::Request,
     },
     events::record::{Failed, HookCount, Summary},
     host::clock,
@@ -67,14 +67,6 @@ pub(in crate::commands) enum News {
 
 /// Told how a run goes, by the thread that reads the ring. It must not wait.
 pub(in crate::commands) type Attendant = Box<dyn FnMut(News)>;
-
-/// Consumers that are to come and go while a run goes on.
-pub(in crate::commands) struct Request {
-    /// Which.
-    pub(in crate::commands) change: Change,
-    /// Told when they have, and given those that left.
-    pub(in crate::commands) done: oneshot::Sender<Vec<Left>>,
-}
 
 /// Everything a run needs until its end.
 pub(in crate::commands) struct Session {
@@ -419,7 +411,11 @@ impl Session {
             looks: account.looks,
             not_ours: account.not_ours,
             failures: account.failures,
-            hooks: account.hooks,
+            hooks: account
+                .hooks
+                .into_iter()
+                .map(|(hook, count)| (hook.name(), count))
+                .collect(),
             received: tally.received,
             undecodable: tally.undecodable,
             hidden: tally.hidden + shown.hidden,
@@ -536,7 +532,7 @@ async fn notified(notify: Option<&Notify>) {
 }
 
 /// Sleeps; without a duration, for ever.
-async fn sleep(duration: Option<Duration>) {
+pub(super) async fn sleep(duration: Option<Duration>) {
     match duration {
         Some(duration) => tokio::time::sleep(duration).await,
         None => std::future::pending().await,

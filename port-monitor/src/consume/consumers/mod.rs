@@ -26,7 +26,7 @@ use super::{
     history::{History, Keep, OpenError},
     metrics::Metrics,
     output::args::{new_path, parse_size},
-    socket::Socket,
+    socket::{Events, Socket},
 };
 use crate::base::{
     duration,
@@ -115,6 +115,9 @@ pub struct Args {
     /// How exports stand, for the metrics.
     #[arg(skip)]
     exports: Arc<Board>,
+    /// What a service tells at its socket.
+    #[arg(skip)]
+    events: Option<Events>,
 }
 
 /// The path of a file, which the standard output is not.
@@ -171,6 +174,11 @@ impl Args {
         self.exports = board;
     }
 
+    /// Has the socket tell these events to whoever asks.
+    pub(crate) fn tell_events(&mut self, events: Events) {
+        self.events = Some(events);
+    }
+
     /// Makes them, of events of these `kinds`. What is shown is in `shown`, or on standard
     /// output.
     pub fn open(
@@ -203,7 +211,7 @@ impl Args {
             consumers.push(Box::new(alerts));
         }
         if let Some(path) = &self.socket {
-            let socket = Socket::open(path)
+            let socket = Socket::open(path, self.events.clone())
                 .with_context(|| format!("--socket: {}", path.display()))
                 .or_exit(ExitCode::OutputFailed)?;
             consumers.push(Box::new(socket));

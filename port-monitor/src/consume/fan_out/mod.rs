@@ -10,14 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::change::{Change, Left};
+pub use self::change::{Change, Left, Request};
 use self::slow::{Message, Slow};
 use super::{
     consumer::{Consumer, END_GRACE, Needs, Overview, Stats},
     output::writer::WriteError,
     shown::Shown,
 };
-use crate::events::record::{Account, Header, Item, Record, Summary};
+use crate::events::record::{Account, Header, Item, Loss, Record, Summary};
 
 /// All that take events.
 pub struct FanOut {
@@ -65,13 +65,15 @@ impl FanOut {
     }
 
     /// Lets consumers come and go between two events, each of which comes either to those
-    /// before or to those after. All that stay open again what they write to; for those that
-    /// join, the stream begins at this time by either clock, in ns. Returns those that left.
+    /// before or to those after. For those that join, the stream begins at this time by either
+    /// clock, in ns. Returns those that left.
     pub fn change(&mut self, mut change: Change, wall_ns: i128, boot_ns: u64) -> Vec<Left> {
         let leaves = |slow: &Slow| change.leaving.contains(&slow.name());
         let (left, stay) = mem::take(&mut self.slow).into_iter().partition(leaves);
         self.slow = stay;
-        self.reopen();
+        if change.reopens {
+            self.reopen();
+        }
         for mut slow in mem::take(&mut change.joining) {
             slow.count_from(self.stats);
             if let Some(header) = &self.header {
@@ -85,7 +87,7 @@ impl FanOut {
             }
             self.slow.push(slow);
         }
-        Vec::into_iter(left).map(Left).collect()
+        Vec::into_iter(left).map(Left::new).collect()
     }
 
     /// Gives them an event. It is shared, and copied for that, only with others than what is
@@ -103,6 +105,12 @@ impl FanOut {
         for slow in &mut self.slow {
             slow.event(&record);
         }
+    }
+
+    /// Tells them of a loss before all of them.
+    pub fn lose(&mut self, loss: &Loss) {
+        self.shown.take(Item::Loss(loss));
+        self.send(|| Message::Loss(*loss));
     }
 
     /// Nothing more comes for now.

@@ -9,8 +9,8 @@ use std::{
 };
 
 use crate::{
-    consume::consumer::{Consumer, Needs, Overview, Room, Standing, Stats},
-    events::record::{Account, Dropped, Header, Item, Record, Summary},
+    consume::consumer::{Consumer, END_GRACE, Needs, Overview, Room, Standing, Stats},
+    events::record::{Account, Dropped, Header, Item, Loss, Record, Summary},
 };
 
 /// Messages that wait at most: more than the default ring holds.
@@ -20,6 +20,7 @@ pub(super) const ROOM: usize = 32_768;
 pub(super) enum Message {
     Header(Arc<Header>),
     Event(Arc<Record>),
+    Loss(Loss),
     Overview(Arc<Overview>),
     Tick(Stats),
     Reopen,
@@ -32,6 +33,7 @@ pub(super) struct Slow {
     name: &'static str,
     needs: Needs,
     hears_of_others: bool,
+    is_owed_all: bool,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
     /// Events that came to it.
@@ -89,7 +91,7 @@ impl Shared {
 impl Slow {
     pub(super) fn start(consumer: Box<dyn Consumer>) -> io::Result<Self> {
         let (name, needs) = (consumer.name(), consumer.needs());
-        let hears_of_others = consumer.hears_of_others();
+        let (hears_of_others, is_owed_all) = (consumer.hears_of_others(), consumer.is_owed_all());
         let shared = Arc::<Shared>::default();
         let thread = thread::Builder::new().name(name.to_owned()).spawn({
             let shared = Arc::clone(&shared);
@@ -102,6 +104,7 @@ impl Slow {
             name,
             needs,
             hears_of_others,
+            is_owed_all,
             shared,
             thread,
             delivered: 0,
@@ -214,7 +217,10 @@ impl Slow {
     }
 
     /// Waits until all is taken. What is not by then is dropped.
-    pub(super) fn settle(&mut self, deadline: Instant) -> Account {
+    pub(super) fn settle(&mut self, mut deadline: Instant) -> Account {
+        if !self.is_owed_all {
+            deadline = deadline.min(Instant::now() + END_GRACE);
+        }
         self.send(Message::Settle);
         self.wake();
         let mut state = self.shared.wait_until(deadline, State::is_idle);
@@ -227,6 +233,8 @@ impl Slow {
         if has_ended {
             account.dropped.failed += rest;
             account.error.get_or_insert_with(panicked);
+        } else if !self.is_owed_all {
+            account.dropped.queue_full += rest;
         } else {
             account.dropped.unfinished += rest;
             if rest > 0 {
@@ -289,6 +297,7 @@ fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
             match message {
                 Message::Header(header) => consumer.take(Item::Header(&header)),
                 Message::Event(record) => consumer.take(Item::Event(&record)),
+                Message::Loss(loss) => consumer.take(Item::Loss(&loss)),
                 Message::Overview(overview) => consumer.hear(&overview),
                 Message::Tick(stats) => consumer.tick(&stats),
                 Message::Reopen => consumer.reopen(),

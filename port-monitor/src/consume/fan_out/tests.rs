@@ -454,7 +454,9 @@ fn those_that_stay_open_again_what_they_write_to() {
     let (mut all, _file) = alone();
     let (consumer, told) = noted();
     all.add(consumer).unwrap();
-    assert!(all.change(Change::default(), 7, 8).is_empty());
+    for change in [Change::default(), Change::reopening()] {
+        assert!(all.change(change, 7, 8).is_empty());
+    }
     all.end(&summary()).unwrap();
     assert_eq!(told.iter().collect::<Vec<_>>(), [Told::Reopen]);
 }

@@ -3,6 +3,8 @@
 //! The numbers are those of every architecture without a table of its own, so
 //! of x86-64 and arm64.
 
+/// The greatest that has a name.
+const LAST: i32 = 524;
 /// For a number without a name.
 pub(crate) const UNKNOWN: &str = "unknown error number";
 
@@ -149,6 +151,13 @@ pub(crate) const fn name(errno: i32) -> Option<&'static str> {
     })
 }
 
+/// The number of a symbolic name, or of itself.
+pub(crate) fn number(code: &str) -> Option<i32> {
+    let mut known = (1..=LAST).filter(|errno| name(*errno).is_some());
+    let named = known.find(|errno| name(*errno) == Some(code));
+    named.or_else(|| code.parse().ok())
+}
+
 /// A word for the common ones, the name for the others.
 pub(crate) const fn word(errno: i32) -> Option<&'static str> {
     match errno {
@@ -186,6 +195,7 @@ mod tests {
             let theirs = unsafe { CStr::from_ptr(theirs) }.to_str().unwrap();
             let expected = (errno != 0).then_some(theirs);
             assert_eq!(name(errno), expected, "{errno}");
+            assert!(expected.is_none_or(|code| number(code) == Some(errno)));
             named += 1;
         }
         assert!(named > 130, "{named} names");
@@ -199,5 +209,7 @@ mod tests {
             Some("EADDRNOTAVAIL")
         );
         assert_eq!(word(0), None);
+        assert_eq!([number("-7"), number("ENOTSUPP")], [Some(-7), Some(524)]);
+        assert_eq!(number("EMOON"), None);
     }
 }

@@ -276,9 +276,9 @@ pub(crate) fn summary() -> Summary {
         not_ours: 588,
         failures: Vec::new(),
         hooks: vec![
-            (Hook::Connect, count(200, 10)),
-            (Hook::Accept, count(112, 0)),
-            (Hook::Outcome, count(100, 0)),
+            (Hook::Connect.name(), count(200, 10)),
+            (Hook::Accept.name(), count(112, 0)),
+            (Hook::Outcome.name(), count(100, 0)),
         ],
         received: 402,
         undecodable: 0,

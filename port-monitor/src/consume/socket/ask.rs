@@ -1,7 +1,7 @@
-//! Asking another run how it stands.
+//! Asking another run how it stands, or for its events.
 
 use std::{
-    io::{self, ErrorKind, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
     time::Duration,
@@ -11,10 +11,11 @@ use rustix::net::{
     self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with,
     sockopt::{Timeout, set_socket_timeout},
 };
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::{
-    STATUS,
+    EVENTS, STATUS, Welcome,
     report::{Refusal, Report},
 };
 
@@ -32,6 +33,9 @@ pub enum AskError {
     /// The system refused.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// It does not do that, or not now.
+    #[error("it refuses: {0}")]
+    Refused(String),
     /// Whoever answers is something else, or another version.
     #[error("not the answer of a port-monitor: {0}")]
     Strange(String),
@@ -51,17 +55,37 @@ pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
 
 /// Asks at the socket of this name how the run stands.
 pub fn ask(path: &Path) -> Result<Report, AskError> {
+    let stream = request(path, STATUS)?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
+    read(&answer)
+}
+
+/// Asks at the socket of this name for its events. The lines that follow come by the stream that
+/// is returned, from which some may have been read already.
+pub fn attend(path: &Path) -> Result<(Welcome, Vec<u8>, UnixStream), AskError> {
+    let mut stream = BufReader::new(request(path, EVENTS)?.take(ANSWER_BYTES));
+    let mut answer = Vec::new();
+    stream.read_until(b'\n', &mut answer)?;
+    let welcome = read(&answer)?;
+    let early = stream.buffer().to_vec();
+    let stream = stream.into_inner().into_inner();
+    Ok((welcome, early, stream))
+}
+
+fn request(path: &Path, request: &str) -> Result<UnixStream, AskError> {
     let mut stream = connect(path).map_err(|error| match error.kind() {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => AskError::Nobody,
         _ => AskError::Io(error),
     })?;
-    stream.write_all(format!("{STATUS}\n").as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES).read_to_end(&mut answer)?;
-    serde_json::from_slice(&answer).map_err(|error| {
-        match serde_json::from_slice::<Refusal>(&answer) {
-            Ok(refusal) => AskError::Strange(refusal.error),
-            Err(_) => AskError::Strange(error.to_string()),
-        }
-    })
+    stream.write_all(format!("{request}\n").as_bytes())?;
+    Ok(stream)
+}
+
+/// An answer, which may be a refusal.
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, AskError> {
+    if let Ok(Refusal { error }) = serde_json::from_slice(answer) {
+        return Err(AskError::Refused(error));
+    }
+    serde_json::from_slice(answer).map_err(|error| AskError::Strange(error.to_string()))
 }

@@ -1,9 +1,13 @@
 //! A Unix socket at which a run tells how it stands. Whoever may write to the file may ask.
 //!
-//! A request is one line, [`STATUS`]. The answer is one line of JSON, a [`Report`], and the end
-//! of the connection.
+//! A request is one line. The answer to [`STATUS`] is one line of JSON, a [`Report`], and the end
+//! of the connection. The answer to [`EVENTS`] is a line of JSON, a [`Welcome`], and the events
+//! from then on as JSON lines, until the client or the service ends it. What is refused is told
+//! in one line of JSON, `{"error":"…"}`.
 
 mod ask;
+mod client;
+mod events;
 mod place;
 pub mod report;
 
@@ -20,7 +24,8 @@ use tokio::{
 };
 
 pub use self::{
-    ask::{AskError, ask},
+    ask::{AskError, ask, attend},
+    events::{CLIENTS, Events, Welcome},
     report::Report,
 };
 use self::{place::Place, report::Told};
@@ -34,6 +39,8 @@ use crate::events::record::{Account, Item};
 pub const PATH: &str = "/run/port-monitor/socket";
 /// The request for a [`Report`].
 pub const STATUS: &str = "status";
+/// The request for events.
+pub const EVENTS: &str = "events";
 
 /// Bytes of a request.
 const REQUEST_BYTES: u64 = 1 << 10;
@@ -57,19 +64,19 @@ impl Shared {
     }
 
     fn answer(&self, request: &str) -> serde_json::Result<String> {
-        if request == STATUS {
-            let report = self.lock().report();
-            serde_json::to_string(&report)
-        } else {
-            let error = format!("not a request: `{STATUS}` is one");
-            serde_json::to_string(&report::Refusal { error })
-        }
+        let error = match request {
+            STATUS => return serde_json::to_string(&self.lock().report()),
+            EVENTS => "events are told by a service: `port-monitor serve` is one".to_owned(),
+            _ => format!("not a request: `{STATUS}` and `{EVENTS}` are"),
+        };
+        serde_json::to_string(&report::Refusal { error })
     }
 }
 
 impl Socket {
-    /// Answers at the socket of this name from now on. One that nobody answers at is replaced.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    /// Answers at the socket of this name from now on, and tells the `events` to whoever asks,
+    /// where it is a service's. A socket that nobody answers at is replaced.
+    pub fn open(path: &Path, events: Option<Events>) -> io::Result<Self> {
         let (place, listener) = Place::take(path)?;
         let shared = Arc::<Shared>::default();
         let told = Arc::clone(&shared);
@@ -77,10 +84,10 @@ impl Socket {
             "socket-answer",
             || UnixListener::from_std(listener),
             move |stream| {
-                let told = Arc::clone(&told);
+                let (told, events) = (Arc::clone(&told), events.clone());
                 async move {
                     // One that fails is for whoever asks to tell of.
-                    let _ = connection(stream, &told).await;
+                    let _ = connection(stream, &told, events).await;
                 }
             },
         )?;
@@ -92,13 +99,25 @@ impl Socket {
     }
 }
 
-/// Answers the one request of a connection.
-async fn connection(mut stream: UnixStream, told: &Shared) -> io::Result<()> {
+/// Answers the one request of a connection. One that takes long goes on by itself.
+async fn connection(
+    mut stream: UnixStream,
+    told: &Shared,
+    events: Option<Events>,
+) -> io::Result<()> {
     let mut request = String::new();
     BufReader::new((&mut stream).take(REQUEST_BYTES))
         .read_line(&mut request)
         .await?;
-    let mut answer = told.answer(request.trim_end())?;
+    let request = request.trim_end();
+    if let (EVENTS, Some(events)) = (request, events) {
+        tokio::spawn(async {
+            // As above.
+            let _ = events.tell(stream).await;
+        });
+        return Ok(());
+    }
+    let mut answer = told.answer(request)?;
     answer.push('\n');
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await

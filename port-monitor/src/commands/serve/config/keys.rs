@@ -184,6 +184,11 @@ pub(super) enum Takes {
 }
 
 impl Key {
+    /// It keeps events back from every consumer, those of a whole connection too.
+    pub(super) fn keeps_back(&self) -> bool {
+        self.arg.get_help_heading() == Some("Filters") && self.flag != "events"
+    }
+
     fn of(section: &str, arg: &'static Arg) -> Option<Self> {
         let flag = arg.get_long()?;
         let name = if section == WATCH {

@@ -17,13 +17,13 @@ use anyhow::{Context as _, anyhow};
 use clap::Parser as _;
 
 use self::{
-    keys::{Flags, Key, SECTIONS},
+    keys::{Flags, Key, SECTIONS, WATCH},
     read::{Asked, Exports, Read, read},
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::{load, watch},
-    consume::{SinkKind, consumer::Consumer, export::Board},
+    consume::{SinkKind, consumer::Consumer, export::Board, socket::Events},
     policy::{Policy, text::diagnostic::render_all, text::file::read_text},
 };
 
@@ -108,11 +108,25 @@ impl Config {
         (self.watch.consumers.history_file(), &self.exports)
     }
 
-    /// Opens what a section asks for. Metrics tell of the exports on the `board`.
+    /// The flags of `[watch]` that keep events back.
+    pub(super) fn filters(&self) -> Vec<String> {
+        let watch = SECTIONS.iter().find(|section| section.name == WATCH);
+        let keys = watch.into_iter().flat_map(|section| &section.keys);
+        let given = self.flags(WATCH).unwrap_or_default();
+        let flags = keys.filter(|key| key.keeps_back());
+        let flags = flags.flat_map(|key| value(given, key.flag));
+        flags
+            .map(|flag| flag.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    /// Opens what a section asks for. Metrics tell of the exports on the `board`, and the socket
+    /// tells the `events`.
     pub(super) fn open(
         &self,
         section: &str,
         board: &Arc<Board>,
+        events: &Events,
     ) -> Result<Vec<Box<dyn Consumer>>, Failure> {
         let place = || format!("{}: [{section}]", self.path.display());
         let flags = self.flags(section).unwrap_or_default();
@@ -120,6 +134,7 @@ impl Config {
             .with_context(place)
             .or_exit(ExitCode::Usage)?;
         flags.watch.consumers.tell_exports(Arc::clone(board));
+        flags.watch.consumers.tell_events(events.clone());
         let kinds = self.watch.kinds(SinkKind::Json);
         let opened = flags.watch.consumers.open(kinds, None);
         opened.map_err(|Failure { code, error }| Failure::new(code, error.context(place())))

@@ -13,6 +13,7 @@ mod owner;
 mod peer;
 mod port;
 mod raw;
+pub(crate) mod record;
 mod spec;
 
 use std::borrow::Cow;
@@ -214,7 +215,7 @@ fn summary_facts(summary: &Summary) -> facts::SummaryFacts {
         adds_up: summary.adds_up(),
         hooks: hooks
             .iter()
-            .map(|(hook, count)| (Cow::Borrowed(hook.name()), count.into()))
+            .map(|(hook, count)| (Cow::Borrowed(*hook), count.into()))
             .collect(),
         received: *received,
         lost_by_cause: summary.into(),

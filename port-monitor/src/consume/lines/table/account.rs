@@ -39,7 +39,7 @@ impl Table {
                 out,
                 format_args!(
                     "  {}: hit {}, filtered {}, ring full {}, submitted {}, skipped {}",
-                    hook.name(),
+                    hook,
                     count.hit,
                     count.filtered,
                     count.reserve_failed,

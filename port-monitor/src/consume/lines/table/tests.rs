@@ -459,7 +459,7 @@ fn colour_starts_after_the_mark() {
 fn an_account_that_does_not_add_up_is_shown_by_hook() {
     let mut summary = summary();
     summary.hooks[0] = (
-        Hook::Connect,
+        Hook::Connect.name(),
         HookCount {
             hit: 201,
             filtered: 10,

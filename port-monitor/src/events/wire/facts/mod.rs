@@ -348,10 +348,10 @@ pub(crate) struct PeerProcess<'a> {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Port {
     #[serde(rename = "port_class")]
-    class: Word<PortClass>,
-    service: Service,
+    pub(crate) class: Word<PortClass>,
+    pub(crate) service: Service,
     /// The client's end, in this host's range of ephemeral ports.
-    ephemeral: bool,
+    pub(crate) ephemeral: bool,
 }
 
 impl From<&record::PortInfo> for Port {
@@ -369,11 +369,11 @@ impl From<&record::PortInfo> for Port {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Service {
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<Cow<'static, str>>,
+    pub(crate) name: Option<Cow<'static, str>>,
     /// Where the name comes from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    origin: Option<Word<ServiceOrigin>>,
-    status: Word<ServiceStatus>,
+    pub(crate) origin: Option<Word<ServiceOrigin>>,
+    pub(crate) status: Word<ServiceStatus>,
 }
 
 impl From<&record::PortInfo> for Service {

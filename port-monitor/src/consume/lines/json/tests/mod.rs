@@ -357,7 +357,7 @@ fn source_is_the_initiator_from_both_ends() {
 fn an_account_that_does_not_add_up_says_so() {
     let mut summary = summary();
     summary.hooks.push((
-        Hook::Outcome,
+        Hook::Outcome.name(),
         HookCount {
             hit: 1,
             ..HookCount::default()
