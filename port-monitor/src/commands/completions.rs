@@ -25,6 +25,7 @@ pub fn run(args: &Args, program: &Command) -> Result<ExitCode, Failure> {
     let shown = program.get_subcommands().filter(|it| !it.is_hide_set());
     let mut command = Command::new(PROGRAM)
         .args(program.get_arguments().cloned())
+        .groups(program.get_groups().cloned())
         .subcommands(shown.cloned());
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, PROGRAM, &mut script);

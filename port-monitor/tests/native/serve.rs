@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use flate2::read::GzDecoder;
 use rustix::fs::{CWD, Mode, mkfifoat};
 use serde_json::Value;
 
@@ -142,6 +143,29 @@ fn recordings_that_come_and_go_under_load_have_each_event_once() {
         assert!(stderr.contains(&account), "no {account} in {stderr}");
     }
     assert!(stderr.contains(" + lost 0 in "), "{stderr}");
+}
+
+#[test]
+fn a_record_that_is_full_is_put_aside_and_lacks_nothing() {
+    let rotated = "rotate-size = \"4K\"\nrotate-keep = 99\n";
+    let mut service = Service::start(&format!("{}{rotated}", record("0")));
+    service.shell.attempt(20);
+    let Ended {
+        code, stderr, dir, ..
+    } = service.end();
+    assert_eq!(code, Some(0), "{stderr}");
+    let old = |number: u32| dir.path().join(format!("0.{number}.gz"));
+    let numbers = (1..).take_while(|number| old(*number).exists());
+    assert!(numbers.clone().count() > 5);
+    let unpacked = numbers.map(|number| {
+        let file = fs::File::open(old(number)).unwrap();
+        let text = std::io::read_to_string(GzDecoder::new(file)).unwrap();
+        let name = format!("{number}.jsonl");
+        fs::write(dir.path().join(&name), text).unwrap();
+        events(dir.path(), &name)
+    });
+    let unpacked: u64 = unpacked.sum();
+    assert_eq!(unpacked + events(dir.path(), "0"), 40);
 }
 
 #[test]

@@ -73,6 +73,8 @@ fn is_within(networks: &[Network], ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
     use crate::{
         commands::filter::{comm, network},
@@ -84,6 +86,7 @@ mod tests {
     /// A filter that keeps an event, and one that does not.
     fn pairs(record: &Record) -> Vec<[Filters; 2]> {
         let owner = record.event.owner.unwrap();
+        let is_v4 = record.event.remote_ip.is_ipv4();
         let group = |path: &str| Group {
             label: String::new(),
             meant: Meant::Path(path.to_owned()),
@@ -117,14 +120,13 @@ mod tests {
             pair(&|f, is| f.any_ports = port(if is { remote } else { 1 })),
             pair(&|f, is| f.any_ports = port(if is { local } else { 1 })),
             pair(&|f, is| {
-                let other = if is {
-                    record.event.remote_ip.to_string()
-                } else {
-                    "::/0".into()
-                };
-                f.remote_nets = vec![network(&other).unwrap()];
+                let own = record.event.remote_ip.to_string();
+                let none = if is_v4 { "::/0" } else { "0.0.0.0/0" };
+                f.remote_nets = vec![network(if is { &own } else { none }).unwrap()];
             }),
-            pair(&|f, is| f.family = Some(if is { Family::V4 } else { Family::V6 })),
+            pair(&|f, is| {
+                f.family = Some(if is == is_v4 { Family::V4 } else { Family::V6 });
+            }),
             pair(&|f, is| {
                 let inbound = is == (record.event.direction() == Direction::Inbound);
                 f.direction = Some(if inbound {
@@ -138,7 +140,9 @@ mod tests {
 
     #[test]
     fn each_filter_keeps_what_it_asks_for_and_nothing_else() {
-        for record in [connected(), accepted()] {
+        let mut v6 = connected();
+        v6.event.remote_ip = Ipv6Addr::LOCALHOST.into();
+        for record in [connected(), accepted(), v6] {
             assert!(keeps(&Filters::default(), &record));
             for [kept, other] in pairs(&record) {
                 assert!(keeps(&kept, &record), "{kept:?}");

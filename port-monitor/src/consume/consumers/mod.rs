@@ -25,7 +25,10 @@ use super::{
     export::Board,
     history::{History, Keep, OpenError},
     metrics::Metrics,
-    output::args::{new_path, parse_size},
+    output::{
+        args::{new_path, parse_keep, parse_size},
+        file::Limits,
+    },
     socket::{Events, Socket},
 };
 use crate::base::{
@@ -53,6 +56,19 @@ pub struct Args {
         value_parser = PathBufValueParser::new().try_map(file)
     )]
     record: Option<PathBuf>,
+    /// Put the recording aside before it is larger than this (64K, 100M, 2G): the latest is
+    /// FILE.1.gz
+    #[arg(long, value_name = "BYTES", value_parser = parse_size, requires = "record")]
+    record_rotate_size: Option<u64>,
+    /// How many old recordings to keep
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 5,
+        value_parser = parse_keep,
+        requires = "record_rotate_size"
+    )]
+    record_rotate_keep: u32,
     /// Keep every connection in FILE too, an SQLite database, beside whatever is shown
     ///
     /// One row for each, whatever --events shows; `port-monitor history` reads them. FILE is
@@ -188,7 +204,9 @@ impl Args {
     ) -> Result<Vec<Box<dyn Consumer>>, Failure> {
         let mut consumers: Vec<Box<dyn Consumer>> = Vec::new();
         if let Some(path) = &self.record {
-            consumers.push(Box::new(Recording::open(path, kinds, shown)?));
+            let keep = self.record_rotate_keep;
+            let limits = self.record_rotate_size.map(|size| Limits { size, keep });
+            consumers.push(Box::new(Recording::open(path, limits, kinds, shown)?));
         }
         if let Some(path) = &self.history {
             let others = [shown, self.record.as_deref()];

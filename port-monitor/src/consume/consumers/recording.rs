@@ -15,7 +15,7 @@ use crate::{
         Lines, Sink as _,
         consumer::{Consumer, Gaps, Kinds, Needs, Stats},
         lines::json::Json,
-        output::{target::Target, writer::write_chunk},
+        output::{file::Limits, target::Target, writer::write_chunk},
     },
     events::record::{Account, Dropped, Item},
 };
@@ -37,10 +37,15 @@ pub(super) struct Recording {
 }
 
 impl Recording {
-    /// A recording at `path`, which is not where events are shown: in `shown`, or on standard
-    /// output.
-    pub(super) fn open(path: &Path, kinds: Kinds, shown: Option<&Path>) -> Result<Self, Failure> {
-        let target = Target::file_or_pipe(path)
+    /// A recording at `path`, put aside at its limits. That is not where events are shown: in
+    /// `shown`, or on standard output.
+    pub(super) fn open(
+        path: &Path,
+        limits: Option<Limits>,
+        kinds: Kinds,
+        shown: Option<&Path>,
+    ) -> Result<Self, Failure> {
+        let target = Target::file_or_pipe(path, limits)
             .context("--record")
             .or_exit(ExitCode::OutputFailed)?;
         if is_shown_in(&target, shown) {
@@ -157,7 +162,7 @@ mod tests {
     use crate::consume::lines::sample::{connected, header, summary};
 
     fn open(path: &Path) -> Recording {
-        Recording::open(path, Kinds::ALL, None).unwrap()
+        Recording::open(path, None, Kinds::ALL, None).unwrap()
     }
 
     /// A recording of two events, and its account.
@@ -204,6 +209,34 @@ mod tests {
     }
 
     #[test]
+    fn a_recording_that_is_full_is_put_aside_with_all_its_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.jsonl");
+        let limits = Limits {
+            size: 200 << 10,
+            keep: 9,
+        };
+        let mut recording = Recording::open(&path, Some(limits), Kinds::ALL, None).unwrap();
+        for _ in 0..500 {
+            recording.take(Item::Event(&connected()));
+        }
+        assert_eq!(recording.account().taken, 500);
+        // What is compressed is waited for.
+        drop(recording);
+        let mut lines = fs::read_to_string(&path).unwrap().lines().count();
+        let old = |number: u32| dir.path().join(format!("run.jsonl.{number}.gz"));
+        let numbers = (1..=9).take_while(|number| old(*number).exists());
+        for number in numbers.clone() {
+            let file = File::open(old(number)).unwrap();
+            let text = io::read_to_string(flate2::read::GzDecoder::new(file)).unwrap();
+            assert!(text.len() <= 200 << 10 && text.ends_with('\n'));
+            lines += text.lines().count();
+        }
+        assert!(numbers.count() > 1);
+        assert_eq!(lines, 500);
+    }
+
+    #[test]
     fn a_full_disk_costs_the_recording_and_is_named() {
         let mut recording = open(Path::new("/dev/full"));
         let account = record(&mut recording);
@@ -241,12 +274,12 @@ mod tests {
         let path = dir.path().join("out");
         fs::write(&path, "").unwrap();
         let same = dir.path().join(".").join("out");
-        let failure = Recording::open(&same, Kinds::ALL, Some(&path))
+        let failure = Recording::open(&same, None, Kinds::ALL, Some(&path))
             .err()
             .unwrap();
         assert_eq!(failure.code, ExitCode::Usage);
         // A device takes what both write.
         let null = Path::new("/dev/null");
-        assert!(Recording::open(null, Kinds::ALL, Some(null)).is_ok());
+        assert!(Recording::open(null, None, Kinds::ALL, Some(null)).is_ok());
     }
 }

@@ -248,7 +248,7 @@ pub enum OnHangup {
 }
 
 /// How many old files may be kept.
-fn parse_keep(text: &str) -> Result<u32, &'static str> {
+pub(in crate::consume) fn parse_keep(text: &str) -> Result<u32, &'static str> {
     let count = text.parse().ok();
     let count = count.filter(|count| (1..=1_000).contains(count));
     count.ok_or("not a number of files: write 1 to 1000")

@@ -81,10 +81,10 @@ impl Target {
 
     /// The file at `path` as [`Target::file`] has it, or the named pipe: for whoever may be
     /// kept waiting.
-    pub fn file_or_pipe(path: &Path) -> Result<Self, TargetError> {
+    pub fn file_or_pipe(path: &Path, limits: Option<Limits>) -> Result<Self, TargetError> {
         let is_pipe = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_fifo());
         if !is_pipe {
-            return Self::file(path, None);
+            return Self::file(path, limits);
         }
         Ok(Self {
             name: Escaped(path.as_os_str().as_encoded_bytes()).to_string(),

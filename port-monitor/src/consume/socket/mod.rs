@@ -3,7 +3,7 @@
 //! A request is one line. The answer to [`STATUS`] is one line of JSON, a [`Report`], and the end
 //! of the connection. The answer to [`EVENTS`] is a line of JSON, a [`Welcome`], and the events
 //! from then on as JSON lines, until the client or the service ends it. What is refused is told
-//! in one line of JSON, a [`report::Refusal`].
+//! in one line of JSON, `{"error":"…"}`.
 
 mod ask;
 mod client;
