@@ -29,6 +29,14 @@ const CHDB_VERSION: &str = "26.9.0";
 pub(crate) struct Args {
     /// Only tests whose names contain one of these
     filters: Vec<String>,
+    /// How many hosts send to the cluster, in a test that tells how long that takes
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(50..)
+    )]
+    hosts: u64,
 }
 
 /// Fetches the servers, and runs the tests one after the other: each has several servers.
@@ -40,6 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<Tally> {
     tests
         .arg(format!("PORT_MONITOR_CLICKHOUSE={}", clickhouse.display()))
         .arg(format!("PORT_MONITOR_CHDB={}", chdb.display()))
+        .arg(format!("PORT_MONITOR_HOSTS={}", args.hosts))
         .arg(artifacts::build_fleet_tests()?)
         .args(["--test-threads=1", "--nocapture"])
         .args(&args.filters)

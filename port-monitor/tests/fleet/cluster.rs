@@ -54,7 +54,7 @@ impl Shard {
     pub(crate) fn send(&self, path: &str, sql: &str) -> Option<Answer> {
         let length = sql.len();
         let head = format!("POST {path} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n");
-        exchange(self.http, &(head + sql))
+        exchange(self.http, (head + sql).as_bytes())
     }
 }
 

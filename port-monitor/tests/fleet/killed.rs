@@ -18,7 +18,6 @@ const BURST: u64 = 3_000;
 
 /// A cluster, and a service that sends to it.
 struct Setup {
-    _dir: tempfile::TempDir,
     shards: Vec<Shard>,
     /// The one that has the rows of this host.
     own: usize,
@@ -26,6 +25,8 @@ struct Setup {
     asked: usize,
     metrics: SocketAddr,
     service: Service,
+    /// Removed when nobody writes there any more.
+    _dir: tempfile::TempDir,
 }
 
 /// What `query` is behind the address of the receiver.

@@ -11,6 +11,7 @@
 )]
 
 mod cluster;
+mod hosts;
 #[path = "../support/http.rs"]
 mod http;
 mod killed;

@@ -50,18 +50,24 @@ pub(crate) fn answers(rows: &[String], questions: &[String]) -> Vec<String> {
     answers
 }
 
-#[test]
-fn rows_that_were_sent_are_there_once_by_the_engine_of_today() {
+/// The rows that a service sends of so many connections.
+pub(crate) fn exported(connections: u64) -> Vec<String> {
     let (address, received) = receiver();
     let mut service = Service::start(&format!(
         "[history]\nfile = \"DIR/history.db\"\n[export.central]\ntype = \"clickhouse\"\n\
          url = \"http://{address}\"\n"
     ));
-    service.shell.attempt(200);
+    service.shell.attempt(connections);
     let ended = service.end();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    let mut rows: Vec<String> = received.try_iter().collect();
-    assert_eq!(rows.len(), 200);
+    let rows: Vec<String> = received.try_iter().collect();
+    assert_eq!(rows.len() as u64, connections);
+    rows
+}
+
+#[test]
+fn rows_that_were_sent_are_there_once_by_the_engine_of_today() {
+    let mut rows = exported(200);
     rows.extend_from_within(..50);
     let questions = [
         "SELECT count(), uniqExact(connection_id) FROM fleet.connections FINAL",

@@ -28,14 +28,17 @@ pub(crate) type Answer = (u16, String, String);
 
 /// What is answered to a GET. `None` where nobody listens.
 pub(crate) fn get(address: SocketAddr, path: &str, headers: &str) -> Option<Answer> {
-    exchange(address, &format!("GET {path} HTTP/1.0\r\n{headers}\r\n"))
+    exchange(
+        address,
+        format!("GET {path} HTTP/1.0\r\n{headers}\r\n").as_bytes(),
+    )
 }
 
 /// What is answered to a request, which is of HTTP/1.0: no part of the answer comes in chunks.
-pub(crate) fn exchange(address: SocketAddr, request: &str) -> Option<Answer> {
+pub(crate) fn exchange(address: SocketAddr, request: &[u8]) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(request.as_bytes()).ok()?;
+    stream.write_all(request).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
