@@ -288,14 +288,6 @@ fn ephemeral_range() -> (u16, u16) {
 
 /// What the kernel told.
 fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
-    // The names of other processes.
-    for path in [
-        "process.parent.name",
-        "process.parent.start",
-        "port_monitor.raw.process.parent.name",
-    ] {
-        want(path, Want::Any);
-    }
     want("process.pid", Want::is(owner.pid));
     want("process.thread.id", Want::is(owner.tid));
     let comm = String::from_utf8_lossy(&owner.comm);
@@ -317,14 +309,7 @@ fn want_owner(want: &mut impl FnMut(&str, Want), owner: &Owner) {
         "port_monitor.process_start_boottime_ns",
         Want::Between(start_ns, start_ns.saturating_add(TICK_NS)),
     );
-    let wall_ns = boot_wall_ns().saturating_add(start_ns);
-    want(
-        "process.start",
-        Want::Time(
-            wall_ns.saturating_sub(CLOCK_SLACK_NS),
-            wall_ns.saturating_add(TICK_NS + CLOCK_SLACK_NS),
-        ),
-    );
+    want("process.start", started(owner.start_ticks));
     want("user.id", Want::is(owner.uid.to_string()));
     want("group.id", Want::is(owner.gid.to_string()));
     want(
@@ -370,6 +355,15 @@ fn want_peer(want: &mut impl FnMut(&str, Want), peer: &Owner) {
     want("executable", Want::is(peer.exe.to_string_lossy().as_ref()));
 }
 
+/// When a process started, so many clock ticks after boot.
+fn started(ticks: u64) -> Want {
+    let wall_ns = boot_wall_ns().saturating_add(ticks.saturating_mul(TICK_NS));
+    Want::Time(
+        wall_ns.saturating_sub(CLOCK_SLACK_NS),
+        wall_ns.saturating_add(TICK_NS + CLOCK_SLACK_NS),
+    )
+}
+
 /// The wall clock at boot, ns: of several samples the one that was interrupted
 /// least.
 fn boot_wall_ns() -> u64 {
@@ -407,6 +401,7 @@ fn want_looked_up(want: &mut impl FnMut(&str, Want), owner: &Owner, line: &Line)
         let parents = parents.into_iter().flatten().map(Value::from);
         want(PARENT, Want::OneOf(parents.collect()));
     }
+    want_parent(want, owner, line);
     want("port_monitor.cgroup.path", Want::is(owner.cgroup.as_str()));
     let name = Path::new(&owner.cgroup)
         .file_name()
@@ -422,6 +417,22 @@ fn want_looked_up(want: &mut impl FnMut(&str, Want), owner: &Owner, line: &Line)
         want("container.id", Want::is(id));
         want("container.runtime", Want::is("docker"));
     }
+}
+
+/// Who the parent is, where it was looked up while it was the one that the process had.
+fn want_parent(want: &mut impl FnMut(&str, Want), owner: &Owner, line: &Line) {
+    const NAME: &str = "process.parent.name";
+    const START: &str = "process.parent.start";
+    want("port_monitor.raw.process.parent.name", Want::Any);
+    let is_told = line.number("process.parent.pid") == Some(owner.parent_pid.into())
+        && line.fields.contains_key(NAME);
+    let Some((comm, ticks)) = owner.parent.as_ref().filter(|_| is_told) else {
+        want(NAME, Want::Any);
+        want(START, Want::Any);
+        return;
+    };
+    want(NAME, Want::is(String::from_utf8_lossy(comm).as_ref()));
+    want(START, started(*ticks));
 }
 
 fn present_parent(pid: u32) -> Option<u32> {

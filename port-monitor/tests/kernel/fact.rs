@@ -24,6 +24,8 @@ pub(crate) struct Owner {
     pub(crate) pid: u32,
     pub(crate) tid: u32,
     pub(crate) parent_pid: u32,
+    /// The parent's name, any bytes, and its start in clock ticks since boot, while it lives.
+    pub(crate) parent: Option<(Vec<u8>, u64)>,
     /// Start of the process in clock ticks since boot.
     pub(crate) start_ticks: u64,
     /// The thread's name, any bytes.
@@ -48,7 +50,9 @@ pub(crate) struct Owner {
 impl Owner {
     /// The calling thread.
     pub(crate) fn current() -> Result<Self> {
-        let (parent_pid, start_ticks) = stat_fields()?;
+        let (parent_pid, start_ticks) = stat_fields("self")?;
+        let parent = parent_pid.to_string();
+        let parent = process_comm(&parent).and_then(|comm| Ok((comm, stat_fields(&parent)?.1)));
         let cgroup = cgroup::own_path()?;
         let exe = fs::metadata("/proc/self/exe").context("look at /proc/self/exe")?;
         let device = exe.dev();
@@ -56,9 +60,10 @@ impl Owner {
             pid: std::process::id(),
             tid: u32::try_from(rustix::thread::gettid().as_raw_nonzero().get())?,
             parent_pid,
+            parent: parent.ok(),
             start_ticks,
             comm: rustix::thread::name()?.into_bytes(),
-            process_comm: process_comm()?,
+            process_comm: process_comm("self")?,
             exe: fs::read_link("/proc/self/exe").context("read /proc/self/exe")?,
             exe_device: format!(
                 "{}:{}",
@@ -75,24 +80,30 @@ impl Owner {
     }
 }
 
-/// The name of this process, which is its first thread's: any bytes.
-fn process_comm() -> Result<Vec<u8>> {
-    let mut comm = fs::read("/proc/self/comm").context("read /proc/self/comm")?;
+/// The name of a process, by its directory in `/proc`, which is its first thread's: any bytes.
+fn process_comm(process: &str) -> Result<Vec<u8>> {
+    let path = format!("/proc/{process}/comm");
+    let mut comm = fs::read(&path).with_context(|| format!("read {path}"))?;
     comm.pop();
     Ok(comm)
 }
 
-/// Parent pid and start time from `/proc/self/stat`, whose second field, the
-/// process name, may hold spaces and brackets.
-fn stat_fields() -> Result<(u32, u64)> {
-    let bytes = fs::read("/proc/self/stat").context("read /proc/self/stat")?;
+/// Parent pid and start time from a process's `stat`, whose second field, the process name,
+/// may hold spaces and brackets.
+fn stat_fields(process: &str) -> Result<(u32, u64)> {
+    let path = format!("/proc/{process}/stat");
+    let bytes = fs::read(&path).with_context(|| format!("read {path}"))?;
     let text = String::from_utf8_lossy(&bytes);
     let (_, rest) = text
         .rsplit_once(") ")
-        .context("no name in /proc/self/stat")?;
+        .with_context(|| format!("no name in {path}"))?;
     let mut fields = rest.split(' ');
-    let parent = fields.nth(1).context("no parent in /proc/self/stat")?;
-    let start = fields.nth(17).context("no start in /proc/self/stat")?;
+    let parent = fields
+        .nth(1)
+        .with_context(|| format!("no parent in {path}"))?;
+    let start = fields
+        .nth(17)
+        .with_context(|| format!("no start in {path}"))?;
     Ok((parent.parse()?, start.parse()?))
 }
 

@@ -230,8 +230,14 @@ fn slow_reader_loses_events_which_are_counted() {
         // A ring that is full may lose an inbound connection of anybody, before it is known
         // whose it is: so nobody asks for these.
         let args = ["--ring-size", ring, "--direction", "out", "--fail-on-loss"];
-        let script = format!("{}; echo done; read more", attempts(FLOOD));
+        let script = format!(
+            "echo begun; read more; {}; echo done; read more",
+            attempts(FLOOD)
+        );
         let mut monitor = Monitor::start(&args, &script);
+        monitor.go();
+        // From here on it needs nothing of the monitor.
+        monitor.hear("begun");
         if stands_still {
             monitor.signal(Signal::STOP);
         }

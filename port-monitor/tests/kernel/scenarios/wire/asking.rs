@@ -118,6 +118,7 @@ pub(crate) fn inbound(witness: &Witness) -> Result<()> {
         let listener = witness.listen(any_port(place.0))?;
         let from = |port| Peer::new(device, (place.1, port).into(), listener.at);
         reset_half_way(from(7_001))?;
+        unreachable_half_way(from(7_006))?;
         asked_and_answered_twice(witness, &listener, from(7_002))?;
         ended_at_once(witness, &listener, from(7_003))?;
         answer_lost(witness, &listener, from(7_004))?;
@@ -130,6 +131,20 @@ fn reset_half_way(mut peer: Peer<'_>) -> Result<()> {
     peer.say(SYN, &[])?;
     peer.hear(SYN | ACK)?;
     peer.say(RST, &[])
+}
+
+/// A router says that nobody has asked. So there was no connection, and there is none.
+fn unreachable_half_way(mut peer: Peer<'_>) -> Result<()> {
+    peer.say(SYN, &[])?;
+    peer.hear(SYN | ACK)?;
+    let what = match peer.at.ip() {
+        IpAddr::V4(_) => (3, 1),
+        IpAddr::V6(_) => (1, 4),
+    };
+    let about = peer.last_heard(SYN | ACK);
+    peer.device.send(&icmp(peer.at.ip(), what, 0, &about)?)?;
+    peer.acknowledge()?;
+    peer.hear_reset(peer.ack)
 }
 
 /// One connection; what comes with the last part of the handshake belongs to it.
