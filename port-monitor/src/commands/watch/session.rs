@@ -436,9 +436,17 @@ impl Session {
         Ok(summary)
     }
 
+    /// Settles what the kernel has counted, with what all programs missed.
+    fn settle(&mut self) -> Result<Counted, Failure> {
+        self.agree()?;
+        self.kernel.count_left();
+        // A program may have come to its end since: the account is of one moment.
+        self.agree()
+    }
+
     /// Drains the ring until the kernel's counters and ours agree: a program
     /// that was running when it was detached may still add a record.
-    fn settle(&mut self) -> Result<Counted, Failure> {
+    fn agree(&mut self) -> Result<Counted, Failure> {
         let mut deadline = Instant::now() + END_GRACE;
         loop {
             // A backlog takes as long as it takes: what stays in the ring would
@@ -449,11 +457,7 @@ impl Session {
             }
             let account = Counted::of(&self.kernel);
             if account.agrees(self.pipeline.tally().received) || Instant::now() >= deadline {
-                self.kernel.count_left();
-                return Ok(Counted {
-                    hooks: self.kernel.hooks(),
-                    ..account
-                });
+                return Ok(account);
             }
             std::thread::sleep(Duration::from_millis(1));
         }

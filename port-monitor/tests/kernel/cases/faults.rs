@@ -122,14 +122,14 @@ pub(super) fn are_counted(lab: &Lab, backend: Backend) -> Result<Verdict> {
     told.expect("remember", &[("connected", 0), ("close", 0)])?;
     let failed = told.failed("remember", "EBUSY");
     ensure!(
-        failed == 2 * CONNECTIONS,
+        is_meant(lab, failed, 2 * CONNECTIONS),
         "{failed} could not be remembered"
     );
     let told = loss("remember_listener")?;
     let listeners = [("listen", LISTENERS), ("unlisten", 0)];
     told.expect("remember_listener", &listeners)?;
     let failed = told.failed("remember_listener", "EBUSY");
-    ensure!(failed == LISTENERS, "{failed} listeners");
+    ensure!(is_meant(lab, failed, LISTENERS), "{failed} listeners");
     // It is looked up in /proc then.
     let told = fault("executable")?;
     told.expect("executable", &whole())?;
@@ -149,6 +149,12 @@ pub(super) fn are_counted(lab: &Lab, backend: Backend) -> Result<Verdict> {
         told.summary
     );
     Ok(Verdict::Pass(format!("{failed} looks given up")))
+}
+
+/// So many have failed, or more where others use this host too: whose an inbound connection is
+/// may not be known yet when it is to be remembered.
+const fn is_meant(lab: &Lab, failed: u64, made: u64) -> bool {
+    failed == made || lab.native && failed > made
 }
 
 /// Attempts that are refused, which the table does not let go: two programs see each fail,
