@@ -105,6 +105,18 @@ is keeps-history-to-itself not as_group nogroup port-monitor history
 is lets-its-group-read-history has /usr/bin/curl as_group port-monitor port-monitor history -o csv
 is tells-nobody-else-how-it-stands not as_group nogroup port-monitor status --service
 is tells-its-group-how-it-stands has "history " as_group port-monitor port-monitor status --service
+# beside_connections COMMAND...: it has something to see.
+beside_connections() {
+    (while :; do metrics >/dev/null; sleep 0.2; done) &
+    local load=$! code
+    "$@"
+    code=$?
+    kill $load
+    return $code
+}
+see_one() { as_group "$1" timeout 30 port-monitor --from-service --count 1; }
+is lets-its-group-watch beside_connections see_one port-monitor
+is lets-nobody-else-watch not see_one nogroup
 is reloads systemctl reload $watch
 is reloaded soon in_journal $watch "reloaded $configuration"
 # What is commented out in the configuration: the policy is watched, and told of in the journal.
