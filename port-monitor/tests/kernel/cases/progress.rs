@@ -19,9 +19,10 @@ use crate::{
 };
 
 /// A look takes a hundredth of a processor at most, and telling what it shows about as much
-/// again: more where others keep the processors' caches busy. Without a limit a look each 100 ms
-/// would take most of one.
-const SHARE: f64 = 0.05;
+/// again on a machine that does nothing else. Where others keep the processors busy both cost
+/// several times as much: 10 % was seen. Without a limit a look each 100 ms would take most of
+/// one.
+const SHARE: f64 = 0.25;
 
 /// Two looks at each state of a connection tell the same, what is told only grows, and the
 /// last that is told is the end, which has all of it.
