@@ -1,7 +1,7 @@
 //! A receiver of exports that is made by the test.
 
 use std::{
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     sync::mpsc,
     thread,
@@ -20,7 +20,7 @@ pub(crate) fn receiver() -> (SocketAddr, mpsc::Receiver<String>) {
     thread::spawn(move || {
         for stream in listener.incoming() {
             let mut reader = BufReader::new(stream.unwrap());
-            for row in rows(&mut reader) {
+            for row in rows(&mut reader).unwrap() {
                 if sender.send(row).is_err() {
                     return;
                 }
@@ -32,12 +32,12 @@ pub(crate) fn receiver() -> (SocketAddr, mpsc::Receiver<String>) {
     (address, received)
 }
 
-/// The rows of a batch that is sent.
-pub(crate) fn rows(reader: &mut BufReader<TcpStream>) -> Vec<String> {
+/// The rows of a batch that is sent, or why it was not sent to its end.
+pub(crate) fn rows(reader: &mut BufReader<TcpStream>) -> io::Result<Vec<String>> {
     let mut length = 0;
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
+        reader.read_line(&mut line)?;
         if let Some(said) = line.strip_prefix("content-length: ") {
             length = said.trim_end().parse().unwrap();
         }
@@ -46,5 +46,5 @@ pub(crate) fn rows(reader: &mut BufReader<TcpStream>) -> Vec<String> {
         }
     }
     let rows = BufReader::new(GzDecoder::new(reader.take(length)));
-    rows.lines().map(Result::unwrap).collect()
+    rows.lines().collect()
 }
