@@ -107,6 +107,21 @@ pub struct Process {
 }
 
 impl Process {
+    /// One of which nothing is known, for this reason.
+    pub const fn unknown(reason: Missing) -> Self {
+        Self {
+            exe: Field::Missing(reason),
+            parent: None,
+            args: None,
+            user: None,
+            cgroup: None,
+            unit: None,
+            container: None,
+            user_missing: None,
+            container_missing: None,
+        }
+    }
+
     /// Why nobody knows its cgroup, as far as that has a reason.
     pub fn cgroup_missing(&self) -> Option<Missing> {
         let late = self.container_missing;

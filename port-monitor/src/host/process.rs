@@ -194,11 +194,7 @@ impl Proc {
 fn comm(dir: &OwnedFd) -> Option<Comm> {
     let text = read_file(dir, "comm").ok()?;
     let name = text.strip_suffix(b"\n").unwrap_or(&text);
-    let mut comm = Comm::default();
-    for (to, from) in comm.0.iter_mut().take(15).zip(name) {
-        *to = *from;
-    }
-    Some(comm)
+    Some(Comm::of(name.get(..15).unwrap_or(name)))
 }
 
 /// The arguments of a process without secrets, as many as fit a line; `None` of what has

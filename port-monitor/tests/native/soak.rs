@@ -150,7 +150,7 @@ impl Held {
     }
 
     /// In the last quarter it has no more memory than in the second one.
-    fn is_flat(all: &[Self], is_long: bool) {
+    fn expect_flat(all: &[Self], is_long: bool) {
         let quarter = all.len() / 4;
         let of = |part: &[Self]| part.iter().map(|held| held.rss_kib).max().unwrap();
         let early = of(&all[quarter..2 * quarter]);
@@ -160,8 +160,8 @@ impl Held {
         assert!(!is_long || late * 100 <= early * 105);
     }
 
-    /// Descriptors at the calmest moment of the first half: batches and commands under way
-    /// have some too.
+    /// Descriptors at the calmest moment of the first half. A batch or a command under way has
+    /// some too.
     fn fewest(all: &[Self]) -> usize {
         let half = all[..all.len() / 2].iter();
         half.map(|held| held.files).min().unwrap()
@@ -259,14 +259,15 @@ fn all_that_is_on_for_long_stays_exact_and_small() {
         wait_for("a new recording", || current.exists().then_some(()));
         done.count(&rotated);
     }
-    Held::is_flat(&held, whole >= LONG);
+    Held::expect_flat(&held, whole >= LONG);
     let files = Held::fewest(&held);
     let lost = finish(service, &receiver, (metrics, files), &mut done);
     check_alerts(&own.path().join("alerts"), done.refused, lost);
 }
 
-/// Waits until all has come to all and it is calm, and holds the accounts to it. Events of this generator are
-/// missing only where that many are counted as lost; those of others are among them.
+/// Waits until all has come to all and it is calm, and holds the accounts to it. Events of
+/// this generator are missing only where that many are counted as lost; those of others are
+/// among them.
 fn finish(
     service: Service,
     receiver: &Receiver,
@@ -288,6 +289,7 @@ fn finish(
         thread::sleep(SLICE);
     };
     assert!(taken <= done.events());
+    // One that is left open at each turn would be many more than two.
     wait_for("no more descriptors than before", || {
         (Held::of(service.process.0.id()).files <= files + 2).then_some(())
     });
@@ -346,9 +348,10 @@ fn check_alerts(path: &Path, violations: u64, lost: u64) {
     let (told, losses): (Vec<_>, Vec<_>) =
         lines.partition(|line| line["alert"]["kind"] == "violation");
     let number = |value: &Value| value.as_u64().unwrap();
-    let told = told.iter();
-    let told = told.map(|line| 1 + number(&line["alert"]["suppressed"]));
-    let told = told.sum::<u64>();
+    let each = told
+        .iter()
+        .map(|line| 1 + number(&line["alert"]["suppressed"]));
+    let told: u64 = each.sum();
     assert!(
         told <= violations && told + lost >= violations,
         "{told} of {violations}"

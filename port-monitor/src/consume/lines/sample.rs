@@ -21,9 +21,7 @@ use crate::events::{
 pub(crate) const NOON_NS: i128 = 1_795_348_801_000_000_000;
 
 pub(crate) fn comm(name: &[u8]) -> Comm {
-    let mut bytes = [0; 16];
-    bytes[..name.len()].copy_from_slice(name);
-    Comm(bytes)
+    Comm::of(name)
 }
 
 pub(crate) fn port(port: u16, service: Option<&'static str>, ephemeral: bool) -> PortInfo {
@@ -205,17 +203,7 @@ pub(crate) fn ownerless() -> Record {
     record.event.owner = None;
     record.event.local_port = None;
     record.ports.local = None;
-    record.process = Arc::new(Process {
-        exe: Field::Missing(Missing::NoOwner),
-        parent: None,
-        args: None,
-        user: None,
-        cgroup: None,
-        unit: None,
-        container: None,
-        user_missing: None,
-        container_missing: None,
-    });
+    record.process = Arc::new(Process::unknown(Missing::NoOwner));
     record
 }
 

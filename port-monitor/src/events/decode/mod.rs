@@ -245,6 +245,15 @@ impl Owner {
 pub struct Comm(pub [u8; 16]);
 
 impl Comm {
+    /// The name of these bytes; what is beyond its room is cut off.
+    pub fn of(name: &[u8]) -> Self {
+        let mut comm = Self::default();
+        for (to, from) in comm.0.iter_mut().zip(name) {
+            *to = *from;
+        }
+        comm
+    }
+
     /// The bytes before the first NUL; not necessarily UTF-8.
     pub fn as_bytes(&self) -> &[u8] {
         let end = self

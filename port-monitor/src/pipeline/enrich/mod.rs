@@ -175,17 +175,7 @@ impl Enricher {
         if let Some(process) = known {
             return Arc::clone(process);
         }
-        let process = Arc::new(Process {
-            exe,
-            parent: None,
-            args: None,
-            user: None,
-            cgroup: None,
-            unit: None,
-            container: None,
-            user_missing: None,
-            container_missing: None,
-        });
+        let process = Arc::new(Process::unknown(reason));
         self.ownerless.push(Arc::clone(&process));
         process
     }

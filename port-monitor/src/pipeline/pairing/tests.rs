@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::{
     events::{
         decode::{Close, Comm, Direction, Owner},
-        record::{Field, Missing},
+        record::Missing,
     },
     pipeline::pairing::*,
 };
@@ -43,17 +43,7 @@ impl Host {
         Self {
             peers,
             now_ns: 1_000_000_000,
-            process: Arc::new(Process {
-                exe: Field::Missing(Missing::Exited),
-                parent: None,
-                args: None,
-                user: None,
-                cgroup: None,
-                unit: None,
-                container: None,
-                user_missing: None,
-                container_missing: None,
-            }),
+            process: Arc::new(Process::unknown(Missing::Exited)),
         }
     }
 

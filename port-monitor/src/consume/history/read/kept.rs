@@ -120,7 +120,7 @@ fn owner(row: &Row<'_>, missing: Option<Missing>) -> rusqlite::Result<Option<Own
     let Some(pid) = row.get::<_, Option<u32>>(2)? else {
         return Ok(None);
     };
-    let name = comm(&bytes(row, 8)?.unwrap_or_default());
+    let name = Comm::of(&bytes(row, 8)?.unwrap_or_default());
     Ok(Some(Owner {
         source: OwnerSource::from_raw(row.get(3)?).unwrap_or(OwnerSource::Unknown),
         pid,
@@ -316,15 +316,6 @@ fn missing(word: &str) -> Option<Missing> {
     ]
     .into_iter()
     .find(|reason| Reason::from(*reason).word() == word)
-}
-
-/// A name as the kernel keeps it.
-fn comm(name: &[u8]) -> Comm {
-    let mut comm = Comm::default();
-    for (to, from) in comm.0.iter_mut().zip(name) {
-        *to = *from;
-    }
-    comm
 }
 
 fn bytes(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<Vec<u8>>> {

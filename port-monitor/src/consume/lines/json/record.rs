@@ -87,7 +87,7 @@ impl Records {
                             facts.raw.peer_executable.as_ref(),
                             None,
                         ),
-                        ..unknown()
+                        ..Process::unknown(Missing::NoOwner)
                     }),
                 })
             }),
@@ -327,14 +327,9 @@ fn owner(line: &Connection<'_>, source: OwnerSource) -> Option<Owner> {
     })
 }
 
-/// A name as the kernel keeps it.
+/// A name: its bytes, where they are told beside the text.
 fn comm(name: &str, raw: Option<&HexBytes<'_>>) -> Comm {
-    let name = raw.map_or(name.as_bytes(), |raw| &*raw.0);
-    let mut comm = Comm::default();
-    for (to, from) in comm.0.iter_mut().zip(name) {
-        *to = *from;
-    }
-    comm
+    Comm::of(raw.map_or(name.as_bytes(), |raw| &*raw.0))
 }
 
 fn exe<T>(
@@ -354,21 +349,6 @@ where
 
 fn shared(text: Option<&str>) -> Option<Arc<str>> {
     text.map(Into::into)
-}
-
-/// A process of which nothing is known.
-const fn unknown() -> Process {
-    Process {
-        exe: Field::Missing(Missing::NoOwner),
-        parent: None,
-        args: None,
-        user: None,
-        cgroup: None,
-        unit: None,
-        container: None,
-        user_missing: None,
-        container_missing: None,
-    }
 }
 
 /// Why a value was not found, where that is for something that is told of.
@@ -487,7 +467,7 @@ mod tests {
                 exe: Field::Missing(record.process.exe.missing().unwrap_or(Missing::NoOwner)),
                 container: record.process.container.clone(),
                 unit: record.process.unit.clone(),
-                ..unknown()
+                ..Process::unknown(Missing::NoOwner)
             });
         }
         record

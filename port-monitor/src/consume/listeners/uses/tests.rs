@@ -8,7 +8,7 @@ use crate::{
     consume::{lines::sample, listeners::uses::*},
     events::{
         decode::{Direction, Owner},
-        record::{Field, Missing, Ports, Process},
+        record::{Missing, Ports, Process},
     },
     host::groups::{Group, Meant},
 };
@@ -46,15 +46,8 @@ fn record(action: Action, id: u64, pid: u32, ip: &str, second: u64) -> Record {
         },
         wall_ns: i128::from(second * SECOND),
         process: Arc::new(Process {
-            exe: Field::Missing(Missing::Exited),
-            parent: None,
-            args: None,
-            user: None,
             cgroup: Some(format!("/a/{pid}").into()),
-            unit: None,
-            container: None,
-            user_missing: None,
-            container_missing: None,
+            ..Process::unknown(Missing::Exited)
         }),
         peer: None,
         ports: Ports {

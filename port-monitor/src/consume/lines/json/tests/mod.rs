@@ -214,15 +214,8 @@ fn unknown_is_absent_with_a_reason() {
 fn what_enrichment_could_not_find_has_a_reason_too() {
     let mut record = connected();
     record.process = Arc::new(Process {
-        exe: Field::Missing(crate::events::record::Missing::Exited),
-        parent: None,
-        args: None,
-        user: None,
-        cgroup: None,
-        unit: None,
-        container: None,
-        user_missing: None,
         container_missing: Some(crate::events::record::Missing::Exited),
+        ..Process::unknown(crate::events::record::Missing::Exited)
     });
     let line = value(Item::Event(&record));
     assert_eq!(line["process"].get("executable"), None);
