@@ -1,5 +1,5 @@
-//! Exports to real servers: three shards of `ClickHouse`, some of which are killed, and the
-//! engine of today.
+//! Exports to real servers: three shards of `ClickHouse`, some of which are killed, the engine
+//! of today, and a collector of OpenTelemetry.
 //!
 //! It needs root, and servers that `cargo xtask test-fleet` fetches. The service watches only
 //! a shell of the test, which stays on loopback.
@@ -11,6 +11,7 @@
 )]
 
 mod cluster;
+mod collector;
 mod hosts;
 #[path = "../support/http.rs"]
 mod http;
@@ -22,7 +23,9 @@ mod pages;
 mod program;
 mod questions;
 #[path = "../support/receiver.rs"]
+#[expect(dead_code, reason = "what the soak alone asks")]
 mod receiver;
+mod series;
 #[path = "../support/service.rs"]
 #[expect(dead_code, reason = "what the tests of the service alone ask")]
 mod service;

@@ -4,7 +4,10 @@
 
 mod clickhouse;
 mod http;
+mod otlp;
+mod receiver;
 pub mod schema;
+mod secret;
 mod sender;
 pub mod settings;
 pub mod tls;
@@ -116,24 +119,11 @@ impl Export {
         let ended = self.ended.recv_timeout(left);
         let known = self.board.standings().remove(&self.name);
         self.board.forget(&self.name);
-        let Progress {
-            recorded,
-            sent,
-            expired,
-        } = match ended {
+        let progress = match ended {
             Ok(standing) => standing.progress,
             Err(_) => known.unwrap_or_default().progress,
         };
-        let waiting = Progress {
-            recorded,
-            sent,
-            expired,
-        }
-        .waiting();
-        let name = &self.name;
-        format!(
-            "export {name}: recorded {recorded} = sent {sent} + waiting {waiting} + expired {expired}"
-        )
+        format!("export {}: {progress}", self.name)
     }
 }
 

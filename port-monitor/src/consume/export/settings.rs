@@ -21,19 +21,20 @@ pub struct Settings {
     #[arg(long = "export-url", value_name = "URL")]
     pub url: Url,
     /// The table, which `port-monitor export schema` prints
-    #[arg(
-        long = "export-table",
-        value_name = "NAME",
-        default_value = "fleet.connections",
-        value_parser = table
-    )]
-    pub table: String,
+    #[arg(long = "export-table", value_name = "NAME", value_parser = table)]
+    pub table: Option<String>,
     /// Who asks
     #[arg(long = "export-user", value_name = "NAME", value_parser = user)]
     pub user: Option<String>,
     /// A file with the password, read at every batch
     #[arg(long = "export-password-file", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// A file with a token, read at every batch
+    #[arg(long = "export-token-file", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A file with headers, each in a line, read at every batch
+    #[arg(long = "export-headers-file", value_name = "FILE")]
+    pub headers_file: Option<PathBuf>,
     /// What `https://` needs.
     #[command(flatten)]
     pub tls: tls::Files,
@@ -61,6 +62,8 @@ pub struct Settings {
 impl Settings {
     /// A key that does not go with the others, and why.
     pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        self.kind_has_keys()?;
+        self.is_one_asker()?;
         let Some(key) = self.tls.first() else {
             return Ok(());
         };
@@ -78,7 +81,42 @@ impl Settings {
         }
         Ok(())
     }
+
+    /// Only keys that mean something to the kind of receiver.
+    fn kind_has_keys(&self) -> Result<(), (&'static str, &'static str)> {
+        let foreign = match self.kind {
+            Kind::Clickhouse => [
+                ("token-file", self.token_file.is_some(), FOR_OTLP),
+                ("headers-file", self.headers_file.is_some(), FOR_OTLP),
+            ]
+            .to_vec(),
+            Kind::Otlp => [("table", self.table.is_some(), FOR_CLICKHOUSE)].to_vec(),
+        };
+        let given = foreign.into_iter().find(|(_, is_given, _)| *is_given);
+        given.map_or(Ok(()), |(key, _, why)| Err((key, why)))
+    }
+
+    /// One way to know who asks.
+    fn is_one_asker(&self) -> Result<(), (&'static str, &'static str)> {
+        let Self {
+            user,
+            password_file,
+            token_file,
+            ..
+        } = self;
+        if token_file.is_some() && (user.is_some() || password_file.is_some()) {
+            return Err(("token-file", "it does not go with `user`: keep one of both"));
+        }
+        match (self.kind, user, password_file) {
+            (Kind::Otlp, Some(_), None) => Err(("user", "it needs `password-file`")),
+            (Kind::Otlp, None, Some(_)) => Err(("password-file", "it needs `user`")),
+            _ => Ok(()),
+        }
+    }
 }
+
+const FOR_CLICKHOUSE: &str = "it is for `type = \"clickhouse\"`: take it away";
+const FOR_OTLP: &str = "it is for `type = \"otlp\"`: take it away";
 
 /// How long a receiver may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +141,8 @@ impl Default for Limits {
 pub enum Kind {
     /// `ClickHouse`, 18.16 and later
     Clickhouse,
+    /// A collector of OpenTelemetry, by OTLP/HTTP
+    Otlp,
 }
 
 /// The address of a receiver, with what it is asked besides.

@@ -498,7 +498,7 @@ fn an_export_has_a_receiver_and_a_history() {
         ),
         (
             "[export.one]\ntype = \"nats\"\nurl = \"http://a\"\n",
-            "4:8: expected clickhouse, found `nats`",
+            "4:8: expected clickhouse or otlp, found `nats`",
         ),
         (
             "[export.one]\ntype = \"clickhouse\"\nurl = \"http://a\"\ntabel = \"a\"\n",
@@ -536,6 +536,38 @@ fn an_export_has_a_receiver_and_a_history() {
     );
 }
 
+/// Each key means something to the kind of receiver, or is told.
+#[test]
+fn an_export_has_the_keys_of_its_kind() {
+    for (kind, keys, told) in [
+        (
+            "otlp",
+            "table = \"a\"\n",
+            "6:1: it is for `type = \"clickhouse\"`: take it away",
+        ),
+        (
+            "clickhouse",
+            "token-file = \"/a\"\n",
+            "6:1: it is for `type = \"otlp\"`: take it away",
+        ),
+        (
+            "clickhouse",
+            "headers-file = \"/a\"\n",
+            "6:1: it is for `type = \"otlp\"`: take it away",
+        ),
+        (
+            "otlp",
+            "user = \"u\"\ntoken-file = \"/a\"\n",
+            "7:1: it does not go with `user`: keep one of both",
+        ),
+        ("otlp", "user = \"u\"\n", "6:1: it needs `password-file`"),
+        ("otlp", "password-file = \"/a\"\n", "6:1: it needs `user`"),
+    ] {
+        let text = format!("{HISTORY}[export.one]\ntype = \"{kind}\"\nurl = \"http://a\"\n{keys}");
+        assert_eq!(wrong(&text).0, told, "{text}");
+    }
+}
+
 #[test]
 fn each_export_is_what_its_table_says() {
     let text = format!(
@@ -547,9 +579,9 @@ fn each_export_is_what_its_table_says() {
     let names: Vec<&String> = exports.keys().collect();
     assert_eq!(names, ["one", "two"]);
     let (one, two) = (&exports["one"], &exports["two"]);
-    assert_eq!((&*one.table, one.batch), ("fleet.connections", 10_000));
+    assert_eq!((one.table.as_deref(), one.batch), (None, 10_000));
     assert_eq!((one.every.as_secs(), &one.user), (10, &None));
-    assert_eq!((&*two.table, two.batch), ("f.c", 5));
+    assert_eq!((two.table.as_deref(), two.batch), (Some("f.c"), 5));
     assert_eq!((two.every.as_secs(), two.user.as_deref()), (120, Some("u")));
     assert_eq!(two.password_file.as_deref(), Some(Path::new("/p")));
 }
