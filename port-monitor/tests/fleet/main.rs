@@ -1,5 +1,5 @@
 //! Exports to real servers: three shards of `ClickHouse`, some of which are killed, the engine
-//! of today, and a collector of OpenTelemetry.
+//! of today, a collector of OpenTelemetry, and a cluster of NATS.
 //!
 //! It needs root, and servers that `cargo xtask test-fleet` fetches. The service watches only
 //! a shell of the test, which stays on loopback.
@@ -16,6 +16,7 @@ mod hosts;
 #[path = "../support/http.rs"]
 mod http;
 mod killed;
+mod nats;
 #[path = "../docs/pages.rs"]
 #[expect(dead_code, reason = "what the tests of the pages alone ask")]
 mod pages;

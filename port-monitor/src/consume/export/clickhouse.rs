@@ -5,13 +5,11 @@ use hyper::header::{HeaderName, HeaderValue};
 use super::{
     Settings,
     http::{self, Answer, PostError, Request},
+    lines::Lines,
     receiver::Delivered,
     secret,
 };
 use crate::consume::history::outbox::Ended;
-
-/// Bytes of JSON that are sent at once.
-const BATCH_BYTES: usize = 4 << 20;
 
 const USER: HeaderName = HeaderName::from_static("x-clickhouse-user");
 const KEY: HeaderName = HeaderName::from_static("x-clickhouse-key");
@@ -23,23 +21,12 @@ const TABLE: &str = "fleet.connections";
 
 /// Rows that are sent at once.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
-    lines: Vec<u8>,
-}
+pub(super) struct Batch(Lines);
 
 impl Batch {
     /// Adds a row, if there is room for it. There is for the first one.
     pub(super) fn add(&mut self, row: &Ended) -> bool {
-        let before = self.lines.len();
-        // Neither is memory short, nor is there a map with other keys than texts.
-        if serde_json::to_writer(&mut self.lines, row).is_ok() {
-            self.lines.push(b'\n');
-        }
-        let has_room = before == 0 || self.lines.len() <= BATCH_BYTES;
-        if !has_room {
-            self.lines.truncate(before);
-        }
-        has_room
+        self.0.add(row)
     }
 
     /// Sends them.
@@ -59,17 +46,17 @@ impl Batch {
             let password = secret::value(path, &[&secret::read(path)?])?;
             headers.push((KEY, password));
         }
-        let own = settings.url.query.as_deref();
+        let own = settings.url.first.query.as_deref();
         Ok(Request {
             target: format!(
                 "{}?query=INSERT%20INTO%20{}%20FORMAT%20JSONEachRow{}{}",
-                settings.url.path,
+                settings.url.first.path,
                 settings.table.as_deref().unwrap_or(TABLE),
                 own.map_or("", |_| "&"),
                 own.unwrap_or_default()
             ),
             headers,
-            body: http::gzip(&self.lines).map_err(PostError::Io)?,
+            body: http::gzip(self.0.as_bytes()).map_err(PostError::Io)?,
         })
     }
 }

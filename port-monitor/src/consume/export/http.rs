@@ -16,16 +16,12 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use jiff::{Timestamp, fmt::rfc2822};
 use thiserror::Error;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-    task::AbortHandle,
-    time::timeout,
-};
+use tokio::{task::AbortHandle, time::timeout};
 
 use super::{
+    connect::{self, Stream},
     settings::{Settings, Url},
-    tls::{FileError, HandshakeError, NO_CERTIFICATE, Tls},
+    tls::{FileError, Tls},
 };
 use crate::base::sanitize::Escaped;
 
@@ -63,7 +59,7 @@ impl Answer {
     /// The receiver has said with it that it does not take the rows, and why.
     pub(super) fn refused(&self, settings: &Settings, line: String) -> PostError {
         PostError::Refused {
-            url: settings.url.to_string(),
+            url: settings.url.first.to_string(),
             status: self.status,
             line,
             again_after: self.again_after(),
@@ -112,6 +108,24 @@ pub(super) enum PostError {
         /// How long it wants to be left alone.
         again_after: Option<Duration>,
     },
+    /// The receiver does not take the rows, and says so in its own words.
+    #[error("{url}: {reason}")]
+    Told {
+        url: String,
+        reason: String,
+        wish: Wish,
+    },
+}
+
+/// What has to be done for a receiver to take what it did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// The batch as it is, once more.
+    Again,
+    /// Somebody has to change something.
+    Change,
+    /// Less at once.
+    Less,
 }
 
 impl PostError {
@@ -122,6 +136,7 @@ impl PostError {
             Self::Refused { status, .. } => {
                 matches!(status.as_u16(), 300..=407 | 409..=428 | 430..=499)
             }
+            Self::Told { wish, .. } => matches!(wish, Wish::Change),
             Self::Secret(_) | Self::File(_) | Self::Tls { .. } => true,
             _ => false,
         }
@@ -131,6 +146,7 @@ impl PostError {
     pub(super) const fn is_of_rows(&self) -> bool {
         match self {
             Self::Refused { status, .. } => matches!(status.as_u16(), 400 | 413 | 422),
+            Self::Told { wish, .. } => matches!(wish, Wish::Less),
             _ => false,
         }
     }
@@ -153,56 +169,28 @@ impl Drop for Driver {
     }
 }
 
-/// What a request goes through.
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
 /// Sends a request, and takes the whole answer.
 pub(super) async fn post(settings: &Settings, request: Request) -> Result<Answer, PostError> {
-    let Settings { url, limits, .. } = settings;
+    let (url, limits) = (&settings.url.first, settings.limits);
     let late = |after| PostError::Late {
         url: url.to_string(),
         after,
     };
-    let tls = if url.is_https {
-        Some(Tls::new(&url.host, &settings.tls)?)
-    } else {
-        None
-    };
+    let tls = connect::tls(settings, url)?;
     let stream = timeout(limits.connect, connect(url, tls.as_ref()))
         .await
         .map_err(|_| late(limits.connect))??;
     let exchanged = timeout(limits.answer, exchange(url, stream, request))
         .await
         .map_err(|_| late(limits.answer))?;
-    match (exchanged, tls) {
-        // It tells that only after its side of the handshake, or not at all.
-        (Err(PostError::Exchange { url, error }), Some(tls)) if tls.lacks_certificate() => {
-            let reason = format!("{NO_CERTIFICATE}: {error}");
-            Err(PostError::Tls { url, reason })
-        }
-        (exchanged, _) => exchanged,
-    }
+    connect::explained(exchanged, tls.as_ref())
 }
 
 async fn connect(url: &Url, tls: Option<&Tls>) -> Result<Box<dyn Stream>, PostError> {
-    let connecting = TcpStream::connect((&*url.host, url.port)).await;
-    let stream = connecting.map_err(|error| PostError::Connect {
-        url: url.to_string(),
-        error,
-    })?;
-    let Some(tls) = tls else {
-        return Ok(Box::new(stream));
-    };
-    let url = || url.to_string();
-    match tls.connect(stream).await {
-        Ok(stream) => Ok(Box::new(stream)),
-        Err(HandshakeError::Refused(reason)) => Err(PostError::Tls { url: url(), reason }),
-        Err(HandshakeError::Io(error)) => Err(PostError::Exchange {
-            url: url(),
-            error: error.to_string(),
-        }),
+    let stream = connect::tcp(url).await?;
+    match tls {
+        Some(tls) => connect::over_tls(url, tls, stream).await,
+        None => Ok(Box::new(stream)),
     }
 }
 

@@ -3,7 +3,10 @@
 //! else waits for it: each export has a thread of its own.
 
 mod clickhouse;
+mod connect;
 mod http;
+mod lines;
+mod nats;
 mod otlp;
 mod receiver;
 pub mod schema;

@@ -28,6 +28,11 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, PostError> {
     Ok(bytes)
 }
 
+/// The text of a file, as [`read`] has it.
+pub(super) fn text(path: &Path) -> Result<String, PostError> {
+    String::from_utf8(read(path)?).map_err(|_| not_a_line(path))
+}
+
 /// The value of a header, of these parts, which come from that file.
 pub(super) fn value(path: &Path, parts: &[&[u8]]) -> Result<HeaderValue, PostError> {
     let value = HeaderValue::from_bytes(&parts.concat());
@@ -43,7 +48,7 @@ pub(super) fn basic(user: &str, password: &[u8]) -> String {
 
 /// The headers of a file: `NAME: VALUE` in each line that is not empty and no comment.
 pub(super) fn headers(path: &Path) -> Result<Vec<(HeaderName, HeaderValue)>, PostError> {
-    let text = String::from_utf8(read(path)?).map_err(|_| not_a_line(path))?;
+    let text = text(path)?;
     let lines = (1..).zip(text.lines().map(str::trim));
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     let headers = lines.map(|(number, line)| {

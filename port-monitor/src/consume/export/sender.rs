@@ -190,13 +190,16 @@ impl Sender {
             self.outbox.look()?;
             return Ok(Sent::Nothing);
         }
-        let is_full = !has_room || taken.rows >= self.most.into();
+        let is_full = !has_room || taken.rows >= self.most.into() || taken.is_repeat;
+        if self.settings.kind.knows_batches() {
+            self.outbox.sending(taken)?;
+        }
         match batch.send(&self.settings).await {
             Ok(delivered) => {
                 self.outbox.sent(taken, delivered.rejected)?;
                 self.tell_delivered(delivered);
             }
-            Err(error) if self.settings.kind.leaves_rows_out() && error.is_of_rows() => {
+            Err(error) if self.settings.kind.is_sent_less() && error.is_of_rows() => {
                 return self.send_less(taken, error).await;
             }
             Err(error) => return Err(error.into()),
@@ -211,6 +214,9 @@ impl Sender {
         if taken.rows > 1 {
             self.most = u32::try_from(taken.rows / 2).unwrap_or(self.most);
             return Ok(Sent::Less);
+        }
+        if !self.settings.kind.leaves_rows_out() {
+            return Err(error.into());
         }
         // Whoever refuses a batch without any row too refuses them all: no row is the matter.
         let empty = Batch::new(self.settings.kind);
@@ -281,7 +287,7 @@ impl Sender {
         if let Some(says) = told
             && self.told.as_ref() != Some(&says)
         {
-            let (name, url) = (&self.name, &self.settings.url);
+            let (name, url) = (&self.name, &self.settings.url.first);
             log::warn!("export {name}: {url} takes rows, and says: {says}");
             self.told = Some(says);
         }

@@ -49,7 +49,7 @@ const NEXT: &str = "SELECT b.number, c.id, c.number, r.host, r.boot_id, process.
     LEFT JOIN texts user ON user.id = o.user LEFT JOIN texts unit ON unit.id = o.unit
     LEFT JOIN texts container ON container.id = o.container
     LEFT JOIN texts service ON service.id = c.service LEFT JOIN texts rule ON rule.id = c.rule
-    WHERE b.number > (SELECT sent_to FROM exports WHERE name = ?1)
+    WHERE b.number > (SELECT sent_to FROM exports WHERE name = ?1) AND b.number <= ?3
     ORDER BY b.number LIMIT ?2";
 
 /// Why an outbox cannot be used.
@@ -179,6 +179,8 @@ pub struct Ended {
 pub struct Taken {
     /// So many.
     pub rows: u64,
+    /// They were on their way before, and may have arrived.
+    pub is_repeat: bool,
     last: i64,
 }
 
@@ -228,6 +230,15 @@ impl Outbox {
     ) -> Result<Taken, OutboxError> {
         let db = self.set_up()?;
         next(&db, &self.name, most, take).map_err(|error| self.sql(error))
+    }
+
+    /// What was taken goes out. Until it is sent, what is taken ends where this does, after a
+    /// restart too: a receiver knows what it has already.
+    pub fn sending(&mut self, taken: Taken) -> Result<(), OutboxError> {
+        let db = connect(&self.path)?;
+        let update = "UPDATE exports SET sending_to = ?2 WHERE name = ?1";
+        let updated = db.execute(update, params![self.name, taken.last]);
+        updated.map(drop).map_err(|error| self.sql(error))
     }
 
     /// What was taken is sent, and the receiver has all of it but those that it `rejected`.
@@ -365,8 +376,30 @@ fn next(
     most: u32,
     mut take: impl FnMut(&Ended) -> bool,
 ) -> rusqlite::Result<Taken> {
+    let sending = "SELECT sending_to FROM exports WHERE name = ?1 AND sending_to > sent_to";
+    let sending: Option<i64> = db.query_row(sending, [name], |row| row.get(0)).optional()?;
+    if let Some(until) = sending {
+        let taken = next_until(db, name, most, until, &mut take)?;
+        // All of them may be forgotten by now.
+        if taken.rows > 0 {
+            return Ok(Taken {
+                is_repeat: true,
+                ..taken
+            });
+        }
+    }
+    next_until(db, name, most, i64::MAX, &mut take)
+}
+
+fn next_until(
+    db: &Connection,
+    name: &str,
+    most: u32,
+    until: i64,
+    take: &mut impl FnMut(&Ended) -> bool,
+) -> rusqlite::Result<Taken> {
     let mut statement = db.prepare(NEXT)?;
-    let mut rows = statement.query(params![name, most])?;
+    let mut rows = statement.query(params![name, most, until])?;
     let mut taken = Taken::default();
     while let Some(row) = rows.next()? {
         let ended = ended(row)?;

@@ -112,8 +112,8 @@ impl Batch {
 
     /// Sends them.
     pub(super) async fn send(self, settings: &Settings) -> Result<Delivered, PostError> {
-        let own = settings.url.query.as_deref();
-        let path = match &*settings.url.path {
+        let own = settings.url.first.query.as_deref();
+        let path = match &*settings.url.first.path {
             "" | "/" => PATH,
             path => path,
         };

@@ -1,5 +1,6 @@
 //! Exports by what a receiver gets: a real HTTP server that answers, or does not.
 
+mod nats;
 mod otlp;
 mod server;
 
@@ -80,6 +81,7 @@ fn settings(address: SocketAddr) -> Settings {
         kind: Kind::Clickhouse,
         url: format!("http://{address}/?a=1").parse().unwrap(),
         table: None,
+        subject: None,
         user: None,
         password_file: None,
         token_file: None,

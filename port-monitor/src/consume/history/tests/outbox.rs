@@ -215,6 +215,37 @@ fn a_history_of_the_second_version_knows_of_rows_that_are_rejected() {
     assert_eq!(outbox.progress().rejected, 0);
 }
 
+/// Also after a restart, and though more has come since.
+#[test]
+fn what_may_have_arrived_is_taken_again_as_it_was() {
+    let place = Place::new();
+    let mut history = place.open_keeping(Keep { age: DAY, ..KEEP });
+    history.take(Item::Header(&header()));
+    let mut outbox = Outbox::open(&place.path(), "a").unwrap();
+    short(&mut history, 0, 3);
+    history.write();
+    let (taken, ids) = take(&mut outbox, 9);
+    assert_eq!((taken.is_repeat, ids), (false, vec![0, 1, 2]));
+    outbox.sending(taken).unwrap();
+    short(&mut history, 3, 2);
+    history.write();
+    let mut outbox = Outbox::open(&place.path(), "a").unwrap();
+    let (taken, ids) = take(&mut outbox, 9);
+    assert_eq!((taken.is_repeat, ids), (true, vec![0, 1, 2]));
+    outbox.sent(taken, 0).unwrap();
+    let (taken, ids) = take(&mut outbox, 9);
+    assert_eq!((taken.is_repeat, ids), (false, vec![3, 4]));
+    outbox.sending(taken).unwrap();
+    // Nothing is left of that batch.
+    tick_at(&mut history, 2 * DAY_NS);
+    short(&mut history, 5, 1);
+    history.write();
+    let (taken, ids) = take(&mut outbox, 9);
+    assert_eq!((taken.is_repeat, ids), (false, vec![5]));
+    outbox.sent(taken, 0).unwrap();
+    assert_eq!(account(&place, &mut outbox, "a"), [6, 4, 0, 2]);
+}
+
 #[test]
 fn a_history_of_the_first_version_gets_an_outbox() {
     let place = Place::new();
