@@ -349,9 +349,8 @@ impl Ui {
 
     fn step(&mut self, by: isize) {
         if self.overlay.is_some() {
-            self.scroll = self
-                .scroll
-                .saturating_add_signed(by.clamp(-100, 100) as i16);
+            let by = i16::try_from(by.clamp(-100, 100)).unwrap_or(0);
+            self.scroll = self.scroll.saturating_add_signed(by);
         } else {
             let list = self.list();
             list.step = list.step.saturating_add(by);

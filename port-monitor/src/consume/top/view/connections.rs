@@ -39,16 +39,16 @@ pub(super) const CONNECTIONS: &[Column<Row>] = &[
         },
     ),
     Column::text("PID", [6, 6, 7], WITH_PID, pid, |cell, row, _| {
-        fields::pid(cell, &row.record)
+        fields::pid(cell, &row.record);
     }),
     Column::text("PROCESS", [8, 9, 15], 0, process, |cell, row, _| {
         fields::process(cell, &row.record);
     }),
     Column::text("USER", [10, 10, 10], 110, user, |cell, row, _| {
-        fields::user(cell, &row.record)
+        fields::user(cell, &row.record);
     }),
     Column::text("UNIT", [20, 20, 24], 160, unit, |cell, row, _| {
-        fields::unit(cell, &row.record)
+        fields::unit(cell, &row.record);
     }),
     Column::text(
         "LOCAL",
@@ -99,7 +99,7 @@ pub(super) const CONNECTIONS: &[Column<Row>] = &[
     )
     .number(),
     Column::text("STATE", [9, 14, 24], 0, state, |cell, row, _| {
-        how(cell, row)
+        how(cell, row);
     })
     .descending(),
 ];
@@ -119,7 +119,7 @@ pub(super) const LISTENERS: &[Column<Row>] = &[
         },
     ),
     Column::text("PID", [6, 6, 7], WITH_PID, pid, |cell, row, _| {
-        fields::pid(cell, &row.record)
+        fields::pid(cell, &row.record);
     }),
     Column::text("PROCESS", [8, 12, 15], 0, process, |cell, row, _| {
         fields::process(cell, &row.record);
@@ -128,7 +128,7 @@ pub(super) const LISTENERS: &[Column<Row>] = &[
         fields::user(cell, &row.record);
     }),
     Column::text("UNIT", [20, 20, 24], 110, unit, |cell, row, _| {
-        fields::unit(cell, &row.record)
+        fields::unit(cell, &row.record);
     }),
     Column::text(
         "OPEN",

@@ -212,9 +212,9 @@ fn strip_text(model: &Model, room: usize) -> String {
         let mut cell = Cell::new(&mut number, usize::MAX, &mut clock);
         let now = of(&model.strip.rate());
         if are_bytes {
-            cell.size(now)
+            cell.size(now);
         } else {
-            cell.number(now)
+            cell.number(now);
         }
         let label = format!("{name} {}/s ", String::from_utf8_lossy(&number));
         let bars = share.saturating_sub(label.len() + 1).min(30);
@@ -375,10 +375,10 @@ fn draw_policy(
 /// Lines that the user scrolls through.
 fn scrolled(buffer: &mut Buffer, area: Rect, lines: &[String], list: &mut List) {
     let page = usize::from(area.height);
-    let last = lines.len().saturating_sub(page);
+    let furthest = lines.len().saturating_sub(page);
     list.page = page;
     list.rows = lines.len();
-    list.offset = list.offset.saturating_add_signed(list.step).min(last);
+    list.offset = list.offset.saturating_add_signed(list.step).min(furthest);
     list.step = 0;
     for (row, text) in (0..area.height).zip(lines.iter().skip(list.offset)) {
         line(buffer, area, row, text, Style::new());

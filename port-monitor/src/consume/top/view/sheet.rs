@@ -196,15 +196,15 @@ impl<T> Sheet<'_, T> {
     /// Finds the chosen row again, and moves it and the screen as the user wants.
     fn choose(&self, list: &mut List, page: usize) {
         list.page = page;
-        let last = self.rows.len().saturating_sub(1);
+        let lowest_row = self.rows.len().saturating_sub(1);
         let chosen = list.chosen.as_ref();
         let place = chosen.and_then(|id| self.rows.iter().position(|(row, _)| row == id));
         // One that is gone leaves its place to the next.
-        let at = place.unwrap_or(list.at).min(last);
+        let at = place.unwrap_or(list.at).min(lowest_row);
         // Before anybody moves, the first row stays the chosen one.
         let follows = list.chosen.is_some() || list.at > 0 || list.step != 0;
         let at = if follows { at } else { 0 };
-        let at = at.saturating_add_signed(list.step).min(last);
+        let at = at.saturating_add_signed(list.step).min(lowest_row);
         list.marked = self.rows.get(at).map(|(id, _)| id.clone());
         if follows {
             list.chosen.clone_from(&list.marked);
