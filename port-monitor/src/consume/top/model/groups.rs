@@ -90,6 +90,9 @@ pub(crate) struct Groups {
     groups: HashMap<Key, Group>,
     /// Those for which there was no room.
     others: Tally,
+    /// So many more go without room before it is looked for again: a look takes as long as
+    /// there are groups.
+    looks_later: usize,
 }
 
 impl Groups {
@@ -174,10 +177,7 @@ impl Groups {
     }
 
     fn begin(&mut self, key: &Key, record: &Record) {
-        if self.groups.len() >= ROOM {
-            self.make_room();
-        }
-        if self.groups.len() >= ROOM {
+        if self.groups.len() >= ROOM && !self.make_room() {
             return;
         }
         let service = match record.event.direction() {
@@ -196,8 +196,13 @@ impl Groups {
         self.groups.insert(key.clone(), group);
     }
 
-    /// Gives up a quarter of those that have nothing open, seen longest ago.
-    fn make_room(&mut self) {
+    /// Gives up a quarter of those that have nothing open, seen longest ago; whether there is
+    /// room now.
+    fn make_room(&mut self) -> bool {
+        if let Some(later) = self.looks_later.checked_sub(1) {
+            self.looks_later = later;
+            return false;
+        }
         let idle = self.groups.values().filter(|group| group.tally.open == 0);
         let mut idle: Vec<_> = idle
             .map(|group| (group.last_ns, group.key.clone()))
@@ -208,6 +213,10 @@ impl Groups {
                 self.others += group.tally;
             }
         }
+        if self.groups.len() > ROOM - ROOM / 8 {
+            self.looks_later = ROOM / 4;
+        }
+        self.groups.len() < ROOM
     }
 }
 
@@ -241,6 +250,25 @@ mod tests {
         assert_eq!(total(&groups), over);
         assert!(groups.get(&unknown).is_none());
         assert_eq!(groups.get(&known).unwrap().tally, over);
+    }
+
+    #[test]
+    fn what_has_nothing_open_any_more_makes_room_again() {
+        let (record, mut groups) = (connected(), Groups::default());
+        let key = |pid: usize| Key::Process(Some((u32::try_from(pid).unwrap(), 0)));
+        let over = Tally { open: 0, ..ONE };
+        for pid in 0..ROOM + 10 {
+            groups.recount((None, Tally::default()), (&key(pid), ONE), &record);
+        }
+        for pid in 0..ROOM {
+            groups.recount((Some(&key(pid)), ONE), (&key(pid), over), &record);
+        }
+        let later = 2 * ROOM..3 * ROOM;
+        for pid in later.clone() {
+            groups.recount((None, Tally::default()), (&key(pid), over), &record);
+        }
+        assert!(groups.get(&key(later.end - 1)).is_some());
+        assert_eq!(total(&groups).all, u64::try_from(2 * ROOM + 10).unwrap());
     }
 
     #[test]
