@@ -22,6 +22,7 @@ use port_monitor_common::{
 
 use crate::{
     account::{self, Look, Removal, Stop, is_stored, readable, removal},
+    globals::offset,
     maps::{
         CLOSERS, ESTABLISHED, LET_GO, LISTENER_SOCKETS, LISTENERS,
         values::{LetGo, Listener},
@@ -31,7 +32,7 @@ use crate::{
         outcome::{event_change, state_change},
     },
     read::{
-        mem::{self, Direct, Probe},
+        mem::{self, Direct, Mem, Probe},
         sock::{self, Addr},
         task,
     },
@@ -127,14 +128,7 @@ fn pm_remote_rt(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn try_remote(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpState)) -> Look {
-    if old == TcpState::SYN_RECV
-        && let Some(seen) = ESTABLISHED.get_ptr_mut(0)
-        // Softirqs, which complete handshakes, are not preempted: what the other
-        // program saw last on this CPU, it saw just now. The thread that closes a
-        // connection before that moves to another CPU between the two at worst.
-        // SAFETY: this CPU's value of a map.
-        && unsafe { seen.replace(0) } == sk as u64
-    {
+    if old == TcpState::SYN_RECV && is_told(sk) {
         return Err(Stop::NotOurs);
     }
     connection::changed::<true, { Watcher::Remote.proof() }>(ctx, sk, old, new)
@@ -152,13 +146,35 @@ fn pm_remote_tp(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_remote_event(ctx: &TracePointContext) -> Look {
     let (sk, old, new) = event_change(ctx)?;
-    if old == TcpState::SYN_RECV
-        && let Some(seen) = ESTABLISHED.get_ptr_mut(0)
-    {
-        // SAFETY: this CPU's value of a map.
-        unsafe { seen.write(sk as u64) };
+    if old == TcpState::SYN_RECV && !is_noted(sk) {
+        // `pm_remote_rt` tells it.
+        return Err(Stop::NotOurs);
     }
     connection::changed::<true, { Watcher::RemoteEvent.proof() }>(ctx, sk, old, new)
+}
+
+/// Notes that the end of the handshake on `sk` is told.
+#[inline(always)]
+fn is_noted(sk: *const u8) -> bool {
+    is_stored(Site::Remember, || {
+        ESTABLISHED.insert(sk as u64, handshake(sk), 0)
+    })
+}
+
+/// The end of the handshake on `sk` is told. A thread that closes the socket before its
+/// handshake is complete may be preempted between the two programs, and move to another CPU:
+/// so it is not enough to know what was told last on this one.
+#[inline(always)]
+fn is_told(sk: *const u8) -> bool {
+    // SAFETY: the number is copied before the entry can be replaced.
+    unsafe { ESTABLISHED.get(sk as u64) }.copied() == Some(handshake(sk))
+}
+
+/// What tells a handshake from that of an earlier socket at this address: where its sequence
+/// numbers are. Between two programs of the same change it stays as it is.
+#[inline(always)]
+fn handshake(sk: *const u8) -> u32 {
+    Probe::read_or_zero(sk, offset!(tcp_write_seq))
 }
 
 /// Notes who listens on `sk`, once: it may listen again, or be found with another process.

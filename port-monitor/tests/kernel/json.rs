@@ -182,6 +182,16 @@ fn flatten(fields: &mut BTreeMap<String, Value>, path: String, value: Value) {
     }
 }
 
+/// Why events were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Losses {
+    ring_full: u64,
+    program_skipped: u64,
+    undecodable: u64,
+    output_slow: u64,
+    owner_late: u64,
+}
+
 /// The final account of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Summary {
@@ -193,6 +203,7 @@ pub(crate) struct Summary {
     pub(crate) shown: u64,
     pub(crate) filtered: u64,
     pub(crate) lost: u64,
+    pub(crate) lost_by_cause: Losses,
     /// Of those filtered: kept back in userspace.
     pub(crate) hidden: u64,
     /// Times a kernel table was full.
@@ -218,6 +229,13 @@ impl Summary {
             shown: number("shown")?,
             filtered: number("filtered")?,
             lost: number("lost")?,
+            lost_by_cause: Losses {
+                ring_full: number("lost_by_cause.ring_full")?,
+                program_skipped: number("lost_by_cause.program_skipped")?,
+                undecodable: number("lost_by_cause.undecodable")?,
+                output_slow: number("lost_by_cause.output_slow")?,
+                owner_late: number("lost_by_cause.owner_late")?,
+            },
             hidden: number("hidden")?,
             table_full: number("table_full")?,
             adds_up: line

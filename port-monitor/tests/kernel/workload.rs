@@ -52,6 +52,7 @@ const EXTRA: &[(&str, Perform)] = &[
     ("fastopen-deferred-before", fastopen::deferred_before),
     ("fastopen-gone-early", fastopen::gone_early),
     ("fastopen-let-go", fastopen::let_go),
+    ("fastopen-preempted", fastopen::preempted),
     ("descendants", tree::descendants),
     ("parent-and-child", tree::parent_and_child),
     ("filters", mixture::filters),

@@ -6,7 +6,13 @@ use std::fs;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
-    backend::Backend, fact::Fact, json::Line, lab::Lab, monitor::Watch, report::Verdict,
+    backend::Backend,
+    fact::Fact,
+    json::Line,
+    lab::Lab,
+    monitor::Watch,
+    report::Verdict,
+    scenarios::fastopen::{PREEMPTED, PREEMPTED_PORT},
     workload::Workload,
 };
 
@@ -91,6 +97,26 @@ pub(super) fn let_go(lab: &Lab, backend: Backend) -> Result<Verdict> {
         ensure!(accepts == Some(1), "{accepts:?} accepts: {}", listener.text);
     }
     Ok(Verdict::pass())
+}
+
+/// Whoever comes in by Fast Open is told once, also where the thread that closes the connection
+/// before its handshake is complete is preempted in the middle of that.
+pub(super) fn preempted(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    let mut workload = lab.workload("fastopen-preempted")?;
+    workload.hear("ready")?;
+    let port = PREEMPTED_PORT.to_string();
+    let watch = Watch::json(lab, backend).args(["--local-port", &port, "--events", "accept,close"]);
+    let mut monitor = watch.start()?;
+    workload.go()?;
+    workload.hear("done")?;
+    let (records, summary) = monitor.stop()?.read()?;
+    let told = records.iter().filter(|line| line.action() == "accept");
+    let told = told.count();
+    ensure!(
+        told == PREEMPTED && summary.lost == 0,
+        "{told} of {PREEMPTED} are told: {summary:?}"
+    );
+    Ok(Verdict::Pass(format!("{} records", summary.shown)))
 }
 
 /// An attempt that waits for its first write when the monitor starts is older than the

@@ -159,6 +159,7 @@ pub(crate) const ALL: &[Case] = &[
     each_backend("audit", audit::listeners),
     each_backend("fastopen-gone-early", fastopen::gone_early),
     each_backend("fastopen-let-go", fastopen::let_go),
+    each_backend("fastopen-preempted", fastopen::preempted).guest_only(),
     each_backend("fastopen-deferred-before", fastopen::deferred_before),
     each_backend("open-during-start", opening::during_start),
     each_backend("open-during-many-starts", opening::many_starts).on_request(),

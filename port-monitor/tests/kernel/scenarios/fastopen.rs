@@ -2,13 +2,16 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     mem,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd as _, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -17,7 +20,7 @@ use rustix::{
 
 use crate::{
     fact::Witness,
-    process::{await_go, say},
+    process::{await_go, pin, say},
     scenarios::{breaking::expect_error, closing, places},
     socket::{Listener, V4, V6, any_port, local, open, peer, set_tcp},
 };
@@ -248,6 +251,61 @@ pub(crate) fn let_go(witness: &Witness) -> Result<()> {
     Ok(())
 }
 
+/// So many come to [`PREEMPTED_PORT`].
+pub(crate) const PREEMPTED: usize = 150;
+
+/// The port of the listener in a network namespace of its own.
+pub(crate) const PREEMPTED_PORT: u16 = 7_000;
+
+/// The server closes each connection before its handshake is complete, in a thread that
+/// another one preempts again and again: there others come in, on the same processor.
+pub(crate) fn preempted(witness: &Witness) -> Result<()> {
+    without_cookies()?;
+    let socket = open(V4)?;
+    crate::socket::bind(&socket, (V4, PREEMPTED_PORT).into())?;
+    set_tcp(&socket, libc::TCP_FASTOPEN, i32::try_from(PREEMPTED)?)?;
+    let listener = witness.listen_on(socket, i32::try_from(PREEMPTED)?)?;
+    say("ready")?;
+    await_go()?;
+    pin(0)?;
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| come_in_first(&is_over));
+        let closed = (0..PREEMPTED).try_for_each(|_| {
+            let client = request(&listener)?;
+            let server = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)?;
+            // So the close begins with a FIN.
+            rustix::io::read(&server, &mut [0; REQUEST.len()])?;
+            drop(server);
+            drop(client);
+            Ok(())
+        });
+        is_over.store(true, Ordering::Relaxed);
+        other
+            .join()
+            .map_err(|_| anyhow!("the other thread panicked"))??;
+        closed
+    })
+}
+
+/// Others come in, by a thread that all others make room for.
+fn come_in_first(is_over: &AtomicBool) -> Result<()> {
+    const PAUSE: Duration = Duration::from_micros(200);
+    pin(0)?;
+    let first = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the kernel reads the structure; 0 is the calling thread.
+    let status = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const first) };
+    ensure!(status == 0, "SCHED_FIFO: {}", io::Error::last_os_error());
+    let listener = TcpListener::bind((V4, 0))?;
+    while !is_over.load(Ordering::Relaxed) {
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        drop(listener.accept()?);
+        drop(client);
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
 const REQUEST: &[u8] = b"hello";
 const ANSWER: &[u8] = b"good bye";
 
@@ -368,7 +426,7 @@ fn set_option<T>(socket: &OwnedFd, name: i32, value: &T) -> Result<()> {
         )
     };
     if status != 0 {
-        return Err(std::io::Error::last_os_error()).context("setsockopt");
+        return Err(io::Error::last_os_error()).context("setsockopt");
     }
     Ok(())
 }
@@ -423,7 +481,7 @@ fn tcp_info(socket: &OwnedFd) -> Result<libc::tcp_info> {
         )
     };
     if status != 0 {
-        return Err(std::io::Error::last_os_error()).context("TCP_INFO");
+        return Err(io::Error::last_os_error()).context("TCP_INFO");
     }
     Ok(info)
 }
