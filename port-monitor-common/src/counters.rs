@@ -99,6 +99,8 @@ numbered! {
         Graft = 5,
         /// `pm_denied_fe` or `pm_denied_krp`, which report only what a security module denies.
         Denied = 6,
+        /// `pm_before_rt`
+        Before = 7,
     }
 }
 
@@ -111,6 +113,7 @@ impl Watcher {
             Self::AgainEvent => &["pm_again_tp"],
             Self::Remote => &["pm_remote_rt"],
             Self::RemoteEvent => &["pm_remote_tp"],
+            Self::Before => &["pm_before_rt"],
             Self::Graft => &["pm_graft_fe", "pm_graft_mkp"],
             Self::Denied => &["pm_denied_fe", "pm_denied_krp"],
         }

@@ -54,6 +54,9 @@ numbered! {
         /// The ring of those who close listeners was full: whose the last connections to one of
         /// them are is not known (tracepoint backend).
         TellCloser = 20,
+        /// That the end of a handshake is told could not be noted: the program that comes after
+        /// tells it (tracepoint backend).
+        NoteTold = 21,
     }
 }
 
@@ -82,6 +85,7 @@ impl Site {
             Self::ForgetGroup => "forget_group",
             Self::Executable => "executable",
             Self::TellCloser => "tell_closer",
+            Self::NoteTold => "note_told",
         }
     }
 
@@ -109,7 +113,8 @@ impl Site {
             | Self::RememberGroup => true,
             // What stays in a table costs room there. A path is looked up in /proc then, the
             // ring counts what finds no room in it, and an owner who is not known in time is
-            // told, or counted as late where a filter had to know it.
+            // told, or counted as late where a filter had to know it. What one program leaves
+            // to another is told by that.
             Self::Forget
             | Self::ForgetListener
             | Self::ForgetOwner
@@ -118,7 +123,8 @@ impl Site {
             | Self::ForgetGroup
             | Self::Executable
             | Self::Progress
-            | Self::TellCloser => false,
+            | Self::TellCloser
+            | Self::NoteTold => false,
         }
     }
 

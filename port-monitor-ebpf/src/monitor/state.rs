@@ -134,29 +134,38 @@ fn try_remote(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpS
     connection::changed::<true, { Watcher::Remote.proof() }>(ctx, sk, old, new)
 }
 
-/// What a peer's packet does with a socket, where the kernel may preempt a task in the
-/// middle of `pm_remote_rt`: by a perf event, which comes before it. Each change is reported
-/// once.
+/// What `pm_remote_rt` does, before it: the kernel lets no program interrupt itself, so what a
+/// softirq does in the middle of one of them is seen by the other. Each change is reported once.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+fn pm_before_rt(ctx: RawTracePointContext) -> i32 {
+    account::look(|| try_before::<{ Watcher::Before.proof() }>(&ctx, state_change(&ctx)));
+    0
+}
+
+/// What `pm_before_rt` does, where the kernel may preempt a task in the middle of it: by a perf
+/// event.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 fn pm_remote_tp(ctx: TracePointContext) -> u32 {
-    account::look(|| try_remote_event(&ctx));
+    account::look(|| try_before::<{ Watcher::RemoteEvent.proof() }>(&ctx, event_change(&ctx)?));
     0
 }
 
 #[inline(always)]
-fn try_remote_event(ctx: &TracePointContext) -> Look {
-    let (sk, old, new) = event_change(ctx)?;
+fn try_before<const WATCHER: u64>(
+    ctx: &impl EbpfContext,
+    (sk, old, new): (*const u8, TcpState, TcpState),
+) -> Look {
     if old == TcpState::SYN_RECV && !is_noted(sk) {
         // `pm_remote_rt` tells it.
         return Err(Stop::NotOurs);
     }
-    connection::changed::<true, { Watcher::RemoteEvent.proof() }>(ctx, sk, old, new)
+    connection::changed::<true, WATCHER>(ctx, sk, old, new)
 }
 
 /// Notes that the end of the handshake on `sk` is told.
 #[inline(always)]
 fn is_noted(sk: *const u8) -> bool {
-    is_stored(Site::Remember, || {
+    is_stored(Site::NoteTold, || {
         ESTABLISHED.insert(sk as u64, handshake(sk), 0)
     })
 }

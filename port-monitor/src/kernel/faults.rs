@@ -16,11 +16,12 @@ pub struct Faults {
 }
 
 /// The programs that the self-test has to find out when they do not work.
-pub const PROGRAMS: [&str; 19] = [
+pub const PROGRAMS: [&str; 20] = [
     "pm_accept_fe2",
     "pm_accept_fe4",
     "pm_again_rt",
     "pm_again_tp",
+    "pm_before_rt",
     "pm_call_kp",
     "pm_connect_fe",
     "pm_connect_kp",

@@ -88,17 +88,20 @@ const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
 const STATE_EVENT: Place = Place::TracePoint("sock", "inet_sock_set_state");
 
 /// Those that see inbound connections on the tracepoint backend.
-pub(super) const SEE_INBOUND: [&str; 2] = ["pm_remote_tp", "pm_remote_rt"];
+pub(super) const SEE_INBOUND: [&str; 3] = ["pm_before_rt", "pm_remote_tp", "pm_remote_rt"];
 
 pub(super) const LOCAL: Hook = required("pm_local_rt", STATE);
 pub(super) const REMOTE: Hook = required("pm_remote_rt", STATE);
+
+/// What softirqs do in the middle of [`REMOTE`].
+pub(super) const BEFORE: Hook = required("pm_before_rt", STATE);
 
 /// The tracepoint backend where the kernel skips a raw tracepoint's program while a
 /// preempted task is in the middle of it. Perf events come first, and what they miss
 /// of softirqs that interrupt them is seen after them.
 pub(super) const TRACEPOINT_PREEMPTIBLE: [Hook; 4] = [
     Hook {
-        otherwise: Otherwise::Instead(&AGAIN),
+        otherwise: Otherwise::Instead(&BEFORE),
         ..AGAIN_PREEMPTIBLE
     },
     Hook {

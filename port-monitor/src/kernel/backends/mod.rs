@@ -10,11 +10,11 @@ use aya::{
 use port_monitor_common::{counters::Watcher, event::EventKind};
 
 use self::hooks::{
-    AGAIN, AGAIN_PREEMPTIBLE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE,
-    GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PREEMPTIBLE, LISTEN_PROBES,
-    LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME, Otherwise, PATTERNS,
-    Place, QUEUE_BLIND, REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE, UNSENT, UNSENT_BLIND,
-    UNSENT_PREEMPTIBLE, UNSENT_PROBES, required,
+    AGAIN, AGAIN_PREEMPTIBLE, BEFORE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT,
+    GRAFT_ALONE, GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PREEMPTIBLE,
+    LISTEN_PROBES, LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME,
+    Otherwise, PATTERNS, Place, QUEUE_BLIND, REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE,
+    UNSENT, UNSENT_BLIND, UNSENT_PREEMPTIBLE, UNSENT_PROBES, required,
 };
 use super::{
     aya_workarounds::forged_btf::LazyBtf,
@@ -133,7 +133,7 @@ fn hooks_of(backend: Backend, needs: &Needs) -> Result<Vec<Hook>, BackendError> 
             if needs.preemptible {
                 hooks.extend(TRACEPOINT_PREEMPTIBLE);
             } else {
-                hooks.extend([AGAIN, LOCAL, REMOTE]);
+                hooks.extend([BEFORE, LOCAL, REMOTE]);
             }
         }
     }

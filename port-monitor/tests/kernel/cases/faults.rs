@@ -125,6 +125,14 @@ pub(super) fn are_counted(lab: &Lab, backend: Backend) -> Result<Verdict> {
         is_meant(lab, failed, 2 * CONNECTIONS),
         "{failed} could not be remembered"
     );
+    // The program that comes after tells it.
+    let told = fault("note_told")?;
+    told.expect("note_told", &whole())?;
+    let failed = told.failed("note_told", "EBUSY");
+    ensure!(
+        (failed > 0) == (backend == Backend::Tracepoint),
+        "{failed} could not be noted"
+    );
     let told = loss("remember_listener")?;
     let listeners = [("listen", LISTENERS), ("unlisten", 0)];
     told.expect("remember_listener", &listeners)?;
@@ -327,10 +335,7 @@ fn hidden_programs(backend: Backend) -> Vec<(&'static str, &'static str)> {
     let (is_old, is_new) = (is_one_of(&["6.1."]), is_one_of(&["7.2."]));
     match backend {
         Backend::Tracepoint if is_new => named(&["pm_again_tp", "pm_remote_tp", "pm_remote_rt"]),
-        Backend::Tracepoint => vec![
-            ("pm_again_rt", "pm_again_rt"),
-            ("pm_remote_rt", "no accept"),
-        ],
+        Backend::Tracepoint => named(&["pm_before_rt", "pm_remote_rt"]),
         Backend::Fentry if is_old => {
             let mut hidden: Vec<_> = named(&[
                 "pm_accept_fe4",

@@ -47,7 +47,7 @@ const CAUSES: [(&str, Lose); 8] = [
 ];
 
 /// Places in the kernel that may fail without a loss.
-const HARMLESS: [&str; 9] = [
+const HARMLESS: [&str; 10] = [
     "forget",
     "forget_listener",
     "forget_owner",
@@ -57,6 +57,7 @@ const HARMLESS: [&str; 9] = [
     "forget_group",
     "executable",
     "tell_closer",
+    "note_told",
 ];
 
 /// Of what came to a recording, one is missing.
