@@ -3,6 +3,7 @@
 
 pub(super) mod args;
 mod kept;
+pub(in crate::commands) mod policy;
 mod progress;
 mod service;
 pub(super) mod session;
@@ -21,7 +22,7 @@ use crate::{
     events::record::{Header, LoadedPolicy},
     host::clock::{self, WallClock},
     kernel::{self, Kernel},
-    pipeline::Pipeline,
+    pipeline::{Pipeline, judging},
     policy::{Policy, tables::lower::Lowered},
 };
 use session::Session;
@@ -56,7 +57,7 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
     let mut child = hold_command(args)?;
     let (mut kernel, records) = early.start(settings, args.duration)?;
     let policy_loaded = policy.as_ref().map(loaded);
-    let mut pipeline = Pipeline::new(policy, consumers);
+    let mut pipeline = Pipeline::new(policy.map(Arc::new), consumers);
     if args.tells_how_called {
         pipeline.tell_args();
     }
@@ -123,8 +124,8 @@ pub(super) fn loaded(policy: &Policy) -> LoadedPolicy {
     LoadedPolicy {
         digest: policy.digest(),
         wall_ns: WallClock::sample().wall_ns(clock::boot_ns()),
+        number: judging::FIRST,
         denying: policy.denying_rules().cloned().collect(),
-        alerts: policy.alerts(),
     }
 }
 
