@@ -38,6 +38,9 @@ impl Cli {
 pub enum Command {
     /// Show connections as they happen (the default)
     Watch(Box<commands::watch::Args>),
+    /// Look at connections, processes, services, listeners and rules as they are
+    #[cfg(feature = "top")]
+    Top(Box<commands::top::Args>),
     /// List what listens, how exposed it is, whose it is, and who came in
     Audit(Box<commands::audit::Args>),
     /// Look back at the connections that were kept

@@ -24,6 +24,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         None => watch::run(&cli.watch),
         Some(Command::Watch(args)) => watch::run(&args),
+        #[cfg(feature = "top")]
+        Some(Command::Top(args)) => crate::commands::top::run(&args),
         Some(Command::Audit(args)) => audit::run(&args),
         Some(Command::History(args)) => history::run(&args, Stdout::lock()),
         Some(Command::Export(args)) => export::run(&args),

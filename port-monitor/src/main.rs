@@ -6,6 +6,8 @@ use std::{
     process::ExitCode,
 };
 
+#[cfg(target_feature = "crt-static")]
+use port_monitor::host::nss;
 use port_monitor::{consume::output::stdout, dispatch, usage};
 
 /// What the C library runs before the standard library begins.
@@ -16,6 +18,14 @@ use port_monitor::{consume::output::stdout, dispatch, usage};
 static BEFORE_MAIN: extern "C" fn() = stdout::note;
 
 fn main() -> ExitCode {
+    #[cfg(target_feature = "crt-static")]
+    if let Err(error) = nss::without_libraries() {
+        let _ = writeln!(
+            io::stderr(),
+            "port-monitor: names of users and hosts: {error}"
+        );
+        return port_monitor::base::exit_code::ExitCode::CannotAttach.into();
+    }
     let result = usage::parse(env::args_os()).and_then(dispatch::run);
     match result {
         Ok(code) => code.into(),

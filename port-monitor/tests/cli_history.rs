@@ -217,7 +217,7 @@ fn what_cannot_be_read_as_a_history_is_one_line_that_says_what_to_do() {
         (
             "newer",
             USAGE,
-            "newer: a history of version 99, and this program knows those up to 2: use the \
+            "newer: a history of version 99, and this program knows those up to 4: use the \
              version that wrote it, or a later one",
         ),
         (

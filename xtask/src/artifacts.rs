@@ -1,15 +1,17 @@
 //! Builds the programs the kernel tests run, and finds them.
 
-use std::path::PathBuf;
+use std::{env, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::process;
+use crate::{paths, process};
 
 /// The profile of what runs in guests. The checks use it too: in another, what runs
 /// within the compiler would be built once more.
 pub(crate) const PROFILE: &str = "--profile=guest";
+/// The profile of what is shipped.
+pub(crate) const RELEASE: &str = "--profile=release";
 
 /// What the kernel tests run.
 #[derive(Debug)]
@@ -22,16 +24,31 @@ pub(crate) struct Artifacts {
     pub(crate) native_tests: PathBuf,
 }
 
-/// Builds port-monitor in the release profile and says where it is.
-pub(crate) fn build_program() -> Result<PathBuf> {
-    let messages = build(&["--release", "--bin", "port-monitor"])?;
+/// Builds port-monitor in this profile and says where it is.
+pub(crate) fn build_program(profile: &str) -> Result<PathBuf> {
+    let messages = build(&[profile, "--bin=port-monitor"])?;
     executable(&messages, "port-monitor")
 }
 
-/// Builds port-monitor in the guests' profile and says where it is.
-pub(crate) fn build_guest_program() -> Result<PathBuf> {
-    let messages = build(&[PROFILE, "--bin=port-monitor"])?;
-    executable(&messages, "port-monitor")
+/// Builds port-monitor without shared libraries, and says where it is. Only the program itself
+/// is built and linked otherwise: what it is made of, it shares with the one that has them.
+pub(crate) fn build_static_program(profile: &str) -> Result<PathBuf> {
+    let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target = target.unwrap_or_else(|| paths::workspace().join("target"));
+    let mut cargo = process::cargo();
+    cargo
+        // The program has a place of its own.
+        .env("CARGO_BUILD_BUILD_DIR", &target)
+        .env("CARGO_TARGET_DIR", target.join("static"))
+        .args([
+            "rustc",
+            "--locked",
+            "--package=port-monitor",
+            "--bin=port-monitor",
+        ])
+        .args([profile, "--message-format=json-render-diagnostics"])
+        .args(["--", "--codegen=target-feature=+crt-static"]);
+    executable(&process::output(&mut cargo)?, "port-monitor")
 }
 
 /// Builds the runner of the kernel tests in the guests' profile and says where it is.

@@ -1,6 +1,6 @@
 //! `cargo xtask test-fleet`: the tests that send to real servers. `ClickHouse` is Debian's, with
 //! its own libraries, unpacked into the cache and never installed, because its package starts
-//! a server. The engine of today is chDB's, of the Python package index.
+//! a server. The engine of today is chDB's, of the Python package index, and so are the collector and the server of NATS.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
@@ -20,9 +20,33 @@ exec "$root/lib/$name/ld-linux-x86-64.so.2" --library-path "$root/lib/$name:$roo
     "$root/usr/sbin/clickhouse-server" "$@"
 "#;
 
-/// Name, version and digest, as pip takes them.
-const CHDB: &str = "port-monitor/tests/fleet/chdb.txt";
-const CHDB_VERSION: &str = "26.9.0";
+/// What is of the Python package index.
+struct Wheel {
+    name: &'static str,
+    version: &'static str,
+    /// Name, version and digests, as pip takes them.
+    requirements: &'static str,
+}
+
+/// The engine of today, as Python imports it.
+const CHDB: Wheel = Wheel {
+    name: "chdb",
+    version: "26.9.0",
+    requirements: "port-monitor/tests/fleet/chdb.txt",
+};
+/// A collector of OpenTelemetry; of its digests, each is for one version of Python.
+const ROTEL: Wheel = Wheel {
+    name: "rotel",
+    version: "0.0.1a15",
+    requirements: "port-monitor/tests/fleet/rotel.txt",
+};
+
+/// A server of NATS with `JetStream`.
+const NATS: Wheel = Wheel {
+    name: "nats",
+    version: "2.15.1",
+    requirements: "port-monitor/tests/fleet/nats.txt",
+};
 
 /// Arguments of `cargo xtask test-fleet`.
 #[derive(Debug, clap::Args)]
@@ -42,12 +66,16 @@ pub(crate) struct Args {
 /// Fetches the servers, and runs the tests one after the other: each has several servers.
 pub(crate) fn run(args: &Args) -> Result<Tally> {
     tools::ensure(&tools::FLEET_PACKAGES)?;
-    let (clickhouse, chdb) = (clickhouse()?, chdb()?);
+    let (clickhouse, chdb) = (clickhouse()?, CHDB.unpacked()?);
+    let collector = ROTEL.unpacked()?.join("rotel/rotel-agent");
+    let nats = NATS.unpacked()?.join("bin/nats-server");
     // What changes the user may keep no variable.
     let mut tests = process::elevated("env")?;
     tests
         .arg(format!("PORT_MONITOR_CLICKHOUSE={}", clickhouse.display()))
         .arg(format!("PORT_MONITOR_CHDB={}", chdb.display()))
+        .arg(format!("PORT_MONITOR_COLLECTOR={}", collector.display()))
+        .arg(format!("PORT_MONITOR_NATS={}", nats.display()))
         .arg(format!("PORT_MONITOR_HOSTS={}", args.hosts))
         .arg(artifacts::build_fleet_tests()?)
         .args(["--test-threads=1", "--nocapture"])
@@ -79,15 +107,17 @@ fn clickhouse() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Where Python finds the engine; fetched where the cache has none.
-fn chdb() -> Result<PathBuf> {
-    let dir = paths::cache_dir("chdb")?.join(CHDB_VERSION);
-    if !dir.exists() {
-        let staging = paths::cache_dir("chdb/staging")?;
-        pip::unpack(CHDB, &staging)?;
-        paths::replace(&staging, &dir)?;
+impl Wheel {
+    /// Where it is; fetched where the cache has none.
+    fn unpacked(&self) -> Result<PathBuf> {
+        let dir = paths::cache_dir(self.name)?.join(self.version);
+        if !dir.exists() {
+            let staging = paths::cache_dir(&format!("{}/staging", self.name))?;
+            pip::unpack(self.requirements, &staging)?;
+            paths::replace(&staging, &dir)?;
+        }
+        Ok(dir)
     }
-    Ok(dir)
 }
 
 #[cfg(test)]
@@ -96,7 +126,9 @@ mod tests {
 
     #[test]
     fn version_is_the_one_that_pip_is_asked_for() {
-        let text = fs::read_to_string(paths::workspace().join(CHDB)).unwrap();
-        assert!(text.contains(&format!("=={CHDB_VERSION} ")), "{text}");
+        for wheel in [CHDB, ROTEL, NATS] {
+            let text = fs::read_to_string(paths::workspace().join(wheel.requirements)).unwrap();
+            assert!(text.contains(&format!("=={} ", wheel.version)), "{text}");
+        }
     }
 }

@@ -29,7 +29,7 @@ const PAGES: [Page; 2] = [
 /// Writes the manual to `target/man`.
 pub(crate) fn run() -> Result<()> {
     let dir = paths::workspace().join("target/man");
-    write(&artifacts::build_program()?, &dir)?;
+    write(&artifacts::build_program(artifacts::RELEASE)?, &dir)?;
     println!("{}", dir.display());
     Ok(())
 }

@@ -18,7 +18,7 @@ pub(crate) struct Args {
 ///
 /// Replacing this process keeps signals and the exit status port-monitor's own.
 pub(crate) fn run(args: &Args) -> Result<Infallible> {
-    let program = artifacts::build_program()?;
+    let program = artifacts::build_program(artifacts::RELEASE)?;
     let error = process::elevated(&program)?.args(&args.arguments).exec();
     Err(error).with_context(|| format!("run {}", program.display()))
 }

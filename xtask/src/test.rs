@@ -245,8 +245,8 @@ impl Session {
 
     /// Makes packages, and holds them and their units to what is promised.
     fn check_packages(&mut self) -> Result<Tally> {
-        let program = artifacts::build_guest_program()?;
-        package::check::run(&program, |failure| self.failures.push(failure))
+        let programs = package::Programs::build(PROFILE)?;
+        package::check::run(&programs, |failure| self.failures.push(failure))
     }
 
     /// Runs the tests of all crates, built as the programs of the kernel tests are, and

@@ -89,13 +89,14 @@ pub(crate) const GUEST_PACKAGES: [Package; 11] = [
 ];
 
 /// What judges packages and units.
-pub(crate) const PACKAGE_PACKAGES: [Package; 6] = [
+pub(crate) const PACKAGE_PACKAGES: [Package; 7] = [
     PIP,
     // objdump.
     on_the_host("binutils", is_installed),
     on_the_host("lintian", is_installed),
     on_the_host("rpm", is_installed),
     on_the_host("rpmlint", is_installed),
+    on_the_host("strace", is_installed),
     // systemd-analyze.
     on_the_host("systemd", is_installed),
 ];

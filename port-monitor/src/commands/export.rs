@@ -16,7 +16,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the tables that a receiver needs
+    /// Print the tables, or the stream, that a receiver needs
     Schema(SchemaArgs),
 }
 
@@ -25,7 +25,7 @@ struct SchemaArgs {
     /// The receiver
     #[arg(value_name = "RECEIVER")]
     receiver: Receiver,
-    /// Print the table of all shards of this cluster too
+    /// Print what this cluster needs: the table of all its shards too, or a stream on three servers
     #[arg(
         long,
         value_name = "NAME",
@@ -39,6 +39,8 @@ struct SchemaArgs {
 enum Receiver {
     /// `ClickHouse`, 18.16 and later
     Clickhouse,
+    /// NATS `JetStream`
+    Nats,
 }
 
 /// Prints what is asked for.
@@ -46,6 +48,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     let Command::Schema(args) = &args.command;
     let text = match args.receiver {
         Receiver::Clickhouse => schema::clickhouse(args.cluster.as_deref()),
+        Receiver::Nats => schema::nats(args.cluster.as_deref()),
     };
     print(text.as_bytes())
 }

@@ -18,4 +18,6 @@ pub mod service;
 pub mod status;
 mod systemd;
 mod told;
+#[cfg(feature = "top")]
+pub mod top;
 pub mod watch;

@@ -19,6 +19,8 @@ pub mod metrics;
 pub mod output;
 pub mod shown;
 pub mod socket;
+#[cfg(feature = "top")]
+pub mod top;
 
 pub use fan_out::FanOut;
 pub use lines::Lines;

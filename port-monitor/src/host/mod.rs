@@ -11,6 +11,8 @@ pub mod file_id;
 pub(crate) mod fuzz;
 pub mod groups;
 pub mod holding;
+#[cfg(target_env = "gnu")]
+pub mod nss;
 pub(crate) mod process;
 pub(crate) mod secrets;
 mod stat;

@@ -81,11 +81,10 @@ impl Kernel {
         check_needs(&types, settings).map_err(|error| KernelError::Btf { path, error })?;
         let needs = run::needs(&types, settings);
         let lazy_btf = types.lazy_btf(backends::trampolines(&needs));
-        let ((mut ebpf, judge), backend, attached, waiting) =
+        let ((mut ebpf, judge), backend, (links, mut blind_spots), waiting) =
             choose(settings.backend, |backend| {
                 attach(&types.offsets, &needs, settings, &lazy_btf, backend)
             })?;
-        let (links, mut blind_spots) = attached;
         let left = Left::wanted(&needs, &mut ebpf, &lazy_btf)?;
         let mut ask = || Holders::of(&types, &mut ebpf, &lazy_btf, &mut blind_spots);
         let inbound = settings.asks_for_holders(backend);
@@ -95,10 +94,8 @@ impl Kernel {
         let logger = start_logger(settings, &mut ebpf)?;
         let counters = Counters::map(&ebpf)?;
         let mut records = ring::take(&mut ebpf, ring::EVENTS)?;
-        let violations = settings
-            .policy
-            .as_ref()
-            .map(|_| ring::take(&mut ebpf, ring::VIOLATIONS));
+        let violations = settings.policy.as_ref();
+        let violations = violations.map(|_| ring::take(&mut ebpf, ring::VIOLATIONS));
         let violations = violations.transpose()?;
         let mut early = Vec::new();
         let older_listeners = older.as_ref().filter(|_| backend != Backend::Tracepoint);

@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::pages::{Block, Page, blocks, code, commands, rows, sessions, workspace};
 
 /// Programs of others that the pages run.
-const OTHERS: [&str; 13] = [
+const OTHERS: [&str; 20] = [
     "adduser",
     "apt",
     "cargo",
@@ -33,8 +33,15 @@ const OTHERS: [&str; 13] = [
     "jq",
     "picture.py",
     "port-monitor",
+    "rm",
+    "sed",
     "sqlite3",
     "systemctl",
+    "systemd-sysusers",
+    "systemd-tmpfiles",
+    "tar",
+    "userdel",
+    "xargs",
     "zcat",
 ];
 /// Outputs that are no console session, with the forms that their lines may have. `{}` is

@@ -11,6 +11,7 @@ use std::{collections::BTreeSet, fs};
 use clap::CommandFactory as _;
 use port_monitor::{
     cli::Cli,
+    consume::top::keys::table,
     kernel::{Backend, DEFAULT_RING_BYTES},
 };
 use port_monitor_common::event::EVENT_SIZE;
@@ -177,6 +178,20 @@ fn blind_spots_are_told_in_the_words_of_the_program() {
         })
         .collect();
     assert_eq!(told, known);
+}
+
+#[test]
+fn keys_of_the_live_view_are_told_in_the_words_of_its_help() {
+    let page = Page::read("docs/top.md");
+    let told = rows(&page.text, "| key | what it does |");
+    let told: Vec<_> = told
+        .iter()
+        .map(|row| (row[0].replace('`', ""), row[1].clone()))
+        .collect();
+    let keys: Vec<_> = table()
+        .map(|(keys, does)| (keys.to_owned(), does.to_owned()))
+        .collect();
+    assert_eq!(told, keys);
 }
 
 #[test]

@@ -6,8 +6,9 @@ use rusqlite::{Connection, OpenFlags};
 
 use crate::{
     cluster::{self, Shard},
-    http::{free_address, get},
+    http::free_address,
     program::wait_for,
+    series::{await_more, until},
     service::{Ended, Service},
 };
 
@@ -59,36 +60,23 @@ fn host() -> String {
 }
 
 impl Setup {
-    /// Waits until a series of the export says something, and what that is.
     #[track_caller]
     fn until(&self, series: &str, is_reached: impl Fn(u64) -> bool) -> u64 {
-        let begin = format!("port_monitor_export_{series}{{export=\"central\"}} ");
-        wait_for(series, || {
-            let (_, _, body) = get(self.metrics, "/metrics", "")?;
-            let line = body.lines().find_map(|line| line.strip_prefix(&begin))?;
-            let value = line.parse().unwrap();
-            is_reached(value).then_some(value)
-        })
-    }
-
-    /// Waits until more rows are sent than there were.
-    fn await_more(&self) {
-        let sent = self.until("rows_sent_total", |_| true);
-        self.until("rows_sent_total", |rows| rows > sent);
+        until(self.metrics, series, is_reached)
     }
 
     /// A burst of connections, in the middle of which the shard of this host is killed.
     fn kill_in_a_burst(&mut self) {
         let burst = format!("for ((i = 0; i < {BURST}; i++)); do connect; done; echo done");
         self.service.shell.say(&burst);
-        self.await_more();
+        await_more(self.metrics);
         self.shards[self.own].kill();
         assert_eq!(self.service.shell.hear(), "done");
     }
 }
 
 /// The key of each of the `attempts`, as the history has them, once it told that all are sent.
-fn all_are_sent(ended: &Ended, attempts: u64) -> BTreeSet<String> {
+pub(crate) fn all_are_sent(ended: &Ended, attempts: u64) -> BTreeSet<String> {
     let Ended {
         code, stderr, dir, ..
     } = ended;
@@ -132,7 +120,7 @@ fn each_connection_is_there_once_though_shards_are_killed() {
         it.until("failing", |failing| failing == 1);
         it.shards[it.own].start();
         // What has waited comes batch after batch: one is taken in part, or its answer is lost.
-        it.await_more();
+        await_more(it.metrics);
         it.shards[it.asked].kill();
         it.service.shell.attempt(10);
         it.until("failing", |failing| failing == 1);

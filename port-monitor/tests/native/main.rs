@@ -50,3 +50,5 @@ mod service;
 mod signals;
 mod soak;
 mod tls;
+#[cfg(feature = "top")]
+mod top;

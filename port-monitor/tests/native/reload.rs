@@ -136,11 +136,11 @@ fn under_load(owner: &str) {
     let (_, stderr) = client.wait();
     let of_client = fs::read_to_string(dir.path().join("client")).unwrap();
     assert_eq!(check(&of_client, CHANGES), events, "{stderr}");
-    let (beginnings, changed) = connections(&events);
+    let (beginnings, retold) = connections(&events);
     assert_eq!(beginnings.len(), NAMES.len(), "{beginnings:?}");
     assert_eq!(rows(dir.path()), beginnings);
     // What the programs say of a connection stays so until its end.
-    assert!(!owner.is_empty() || changed == 0, "{changed}");
+    assert!(!owner.is_empty() || retold == 0, "{retold}");
 }
 
 /// How many connections began under the policy of each name, and how many were told by another
@@ -211,13 +211,13 @@ fn another_file_is_another_policy_and_the_same_text_is_none() {
     assert!(first.as_str().unwrap().ends_with("/policy.toml"), "{text}");
     assert!(second.as_str().unwrap().ends_with("/other.toml"), "{text}");
     // What was recorded can be judged by a policy, and learned from.
-    let test = port_monitor(["policy", "test", "--replay"])
+    let replayed = port_monitor(["policy", "test", "--replay"])
         .arg(dir.path().join("record"))
         .arg("--policy")
         .arg(dir.path().join("policy.toml"))
         .output()
         .unwrap();
-    let told = String::from_utf8(test.stdout).unwrap();
+    let told = String::from_utf8(replayed.stdout).unwrap();
     assert!(told.starts_with("would have denied 2 of 2 "), "{told}");
     assert!(!told.contains("passed over"), "{told}");
 }

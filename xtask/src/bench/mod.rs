@@ -156,7 +156,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     tools::ensure(&tools::GUEST_PACKAGES)?;
     tools::ensure(&tools::BENCH_PACKAGES)?;
-    let program = artifacts::build_program()?;
+    let program = artifacts::build_program(artifacts::RELEASE)?;
     let runner = artifacts::build_kernel_tests()?;
     let kernel = kernels::fetch_for_bench()?;
     let out = paths::workspace().join("target/bench");

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Packages, VERSION};
+use super::{Packages, Programs, VERSION, alone};
 use crate::{
     paths, process,
     report::{self, Tally},
@@ -44,13 +44,25 @@ const LOADER: &str = "ld-linux-x86-64.so.2";
 
 struct Check {
     name: &'static str,
-    run: fn(&Subject) -> Result<()>,
+    run: fn(&Subject<'_>) -> Result<()>,
 }
 
 const CHECKS: &[Check] = &[
     Check {
         name: "packages that are made again are the same",
         run: are_reproducible,
+    },
+    Check {
+        name: "the tarball's program is linked with nothing",
+        run: |it| alone::is_linked_with_nothing(&it.whole),
+    },
+    Check {
+        name: "the tarball's program loads nothing",
+        run: |it| alone::loads_nothing(&it.whole),
+    },
+    Check {
+        name: "the tarball's program runs in an empty root",
+        run: |it| alone::runs_in_an_empty_root(&it.whole),
     },
     Check {
         name: "both kinds hold the same files",
@@ -83,20 +95,26 @@ const CHECKS: &[Check] = &[
 ];
 
 /// What is checked.
-struct Subject {
-    program: PathBuf,
+struct Subject<'a> {
+    programs: &'a Programs,
+    /// The program of the tarball.
+    whole: PathBuf,
     /// Where packages are made.
     dir: PathBuf,
     packages: Packages,
 }
 
-/// Makes packages of `program` and checks them; tells each failure by `on_failure`.
-pub(crate) fn run(program: &Path, mut on_failure: impl FnMut(String)) -> Result<Tally> {
+/// Makes packages of `programs` and checks them; tells each failure by `on_failure`.
+pub(crate) fn run(programs: &Programs, mut on_failure: impl FnMut(String)) -> Result<Tally> {
     tools::ensure(&tools::PACKAGE_PACKAGES)?;
     let dir = paths::workspace().join("target/package-check");
+    let packages = Packages::make(programs, &dir.join("first"), VERSION)?;
+    let tarball = packages.tarball.as_ref();
+    let tarball = tarball.context("name a program without shared libraries by --static-binary")?;
     let subject = Subject {
-        program: program.to_owned(),
-        packages: Packages::make(program, &dir.join("first"), VERSION)?,
+        programs,
+        whole: alone::unpack(tarball, &dir.join("alone"))?,
+        packages,
         dir,
     };
     let mut total = Tally::default();
@@ -113,13 +131,14 @@ pub(crate) fn run(program: &Path, mut on_failure: impl FnMut(String)) -> Result<
     Ok(total)
 }
 
-fn are_reproducible(it: &Subject) -> Result<()> {
-    let again = Packages::make(&it.program, &it.dir.join("second"), VERSION)?;
+fn are_reproducible(it: &Subject<'_>) -> Result<()> {
+    let again = Packages::make(it.programs, &it.dir.join("second"), VERSION)?;
     let pairs = [
         (&it.packages.deb, &again.deb),
         (&it.packages.rpm, &again.rpm),
     ];
-    for (first, second) in pairs {
+    let tarballs = it.packages.tarball.iter().zip(&again.tarball);
+    for (first, second) in pairs.into_iter().chain(tarballs) {
         let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
         ensure!(
             read(first)? == read(second)?,
@@ -131,7 +150,7 @@ fn are_reproducible(it: &Subject) -> Result<()> {
     Ok(())
 }
 
-fn hold_the_same_files(it: &Subject) -> Result<()> {
+fn hold_the_same_files(it: &Subject<'_>) -> Result<()> {
     let of_deb = process::output(
         Command::new("dpkg-deb")
             .arg("--contents")
@@ -155,11 +174,11 @@ fn hold_the_same_files(it: &Subject) -> Result<()> {
     Ok(())
 }
 
-fn name_every_library(it: &Subject) -> Result<()> {
+fn name_every_library(it: &Subject<'_>) -> Result<()> {
     let headers = process::output(
         Command::new("objdump")
             .arg("--private-headers")
-            .arg(&it.program),
+            .arg(&it.programs.dynamic),
     )?;
     let needed = needed(&headers);
     let known: BTreeSet<_> = LIBRARIES.iter().map(|(library, ..)| *library).collect();
@@ -214,7 +233,7 @@ fn numbers(version: &str) -> Vec<u32> {
     numbers.split('.').map_while(|it| it.parse().ok()).collect()
 }
 
-fn is_a_good_rpm(it: &Subject) -> Result<()> {
+fn is_a_good_rpm(it: &Subject<'_>) -> Result<()> {
     process::run(Command::new("rpm").arg("--checksig").arg(&it.packages.rpm))?;
     let config = paths::workspace().join("packaging/rpmlint.toml");
     let mut rpmlint = Command::new("rpmlint");
@@ -236,7 +255,7 @@ fn are_confined() -> Result<()> {
     Ok(())
 }
 
-fn are_well_formed(it: &Subject) -> Result<()> {
+fn are_well_formed(it: &Subject<'_>) -> Result<()> {
     let dir = it.dir.join("units");
     fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
     for (unit, _) in EXPOSURE_MAX {
@@ -252,7 +271,11 @@ fn are_well_formed(it: &Subject) -> Result<()> {
             ensure!(page.exists(), "{unit}: {} does not exist", page.display());
         }
         // The program is not where it will be.
-        let program = it.program.canonicalize().context("find the program")?;
+        let program = it
+            .programs
+            .dynamic
+            .canonicalize()
+            .context("find the program")?;
         let text = text.replace("/usr/bin/port-monitor", &program.to_string_lossy());
         let unit = dir.join(unit);
         super::write(&unit, &text)?;

@@ -1,5 +1,6 @@
-//! `cargo xtask test-package`: the .deb in a real systemd, of each Debian that it is for. It is
-//! installed, used, upgraded, removed and purged there by `install_test.sh`.
+//! `cargo xtask test-package`: the .deb in a real systemd, of each Debian that it is for, where
+//! it is installed, used, upgraded, removed and purged by `install_test.sh`; and the tarball in
+//! that of one that is too old for the .deb.
 
 use std::{
     fs,
@@ -10,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 
-use super::{Packages, VERSION};
+use super::{Packages, Programs, VERSION, page, tarball};
 use crate::{
     apt, artifacts,
     guest::{self, Clock, Machine},
@@ -21,12 +22,14 @@ use crate::{
     tools,
 };
 
-const SCRIPT: &str = include_str!("install_test.sh");
-/// Where it is in the guest, beside what it needs.
+/// Where the test is in the guest, beside what it needs.
 const DIR: &str = "/test";
 
-/// What the guest has beyond the essential: enough to have a service and to use it.
+/// What every guest has beyond the essential: enough to have a service and to use it.
 const PACKAGES: &str = "systemd-sysv,passwd,curl,iproute2,netcat-openbsd,kmod";
+
+/// What all tests tell their cases by.
+const CASES: &str = include_str!("cases.sh");
 
 /// Boot and test take three minutes where the host is not busy.
 const DEADLINE: Duration = Duration::from_mins(45);
@@ -34,26 +37,28 @@ const DEADLINE: Duration = Duration::from_mins(45);
 /// Arguments of `cargo xtask test-package`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The Debian releases to test on, of all of them otherwise
-    suites: Vec<Suite>,
+    /// What to test, all of it otherwise
+    subjects: Vec<Subject>,
 }
 
-/// A release of Debian.
+/// What is installed, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Suite {
-    /// Debian 12.
+enum Subject {
+    /// The tarball, on Debian 11.
+    Bullseye,
+    /// The package, on Debian 12.
     Bookworm,
-    /// Debian 13.
+    /// The package, on Debian 13.
     Trixie,
-    /// Debian testing.
+    /// The package, on Debian testing.
     Forky,
 }
 
-impl Suite {
-    const ALL: [Self; 3] = [Self::Bookworm, Self::Trixie, Self::Forky];
-
-    const fn name(self) -> &'static str {
+impl Subject {
+    /// The release of Debian.
+    const fn suite(self) -> &'static str {
         match self {
+            Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
             Self::Forky => "forky",
@@ -63,42 +68,67 @@ impl Suite {
     /// Its kernel.
     const fn series(self) -> Series {
         match self {
+            Self::Bullseye => Series::V5_10,
             Self::Bookworm => Series::V6_1,
             Self::Trixie => Series::V6_12,
             Self::Forky => Series::V7_2,
         }
     }
+
+    const fn name(self) -> &'static str {
+        self.suite()
+    }
+
+    /// What is done there.
+    const fn script(self) -> &'static str {
+        match self {
+            Self::Bullseye => include_str!("tarball_test.sh"),
+            Self::Bookworm | Self::Trixie | Self::Forky => include_str!("install_test.sh"),
+        }
+    }
+
+    /// Commands of the page, by the heading above them, that it has as files.
+    const fn commands(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Bullseye => &[("Unpack the tarball", "unpack"), ("Take it away", "remove")],
+            Self::Bookworm | Self::Trixie | Self::Forky => &[],
+        }
+    }
 }
 
-/// Tests the package on each of the releases, one after the other.
+/// Tests each subject, one after the other.
 pub(crate) fn run(args: &Args) -> Result<Tally> {
     tools::ensure(&tools::GUEST_PACKAGES)?;
     tools::ensure(&tools::INSTALL_PACKAGES)?;
-    let program = artifacts::build_guest_program()?;
+    let programs = Programs::build(artifacts::PROFILE)?;
     let dir = paths::workspace().join("target/test-package");
-    let make = |name: &str, version: &str| Packages::make(&program, &dir.join(name), version);
-    let debs = [
-        (make("old", &format!("{VERSION}~old"))?.deb, "old.deb"),
-        (make("new", VERSION)?.deb, "new.deb"),
+    let make = |name: &str, version: &str| Packages::make(&programs, &dir.join(name), version);
+    let old = make("old", &format!("{VERSION}~old"))?;
+    let new = make("new", VERSION)?;
+    let tarball = new.tarball.context("make the tarball")?;
+    let files = [
+        (old.deb, "old.deb".to_owned()),
+        (new.deb, "new.deb".to_owned()),
+        (tarball, format!("{}.tar.gz", tarball::stem(VERSION))),
     ];
-    let suites = if args.suites.is_empty() {
-        &Suite::ALL[..]
+    let subjects = if args.subjects.is_empty() {
+        Subject::value_variants()
     } else {
-        &args.suites
+        &args.subjects
     };
     let mut total = Tally::default();
-    for &suite in suites {
-        total += test_on(suite, &debs, &dir)?;
+    for &subject in subjects {
+        total += test_on(subject, &files, &dir)?;
     }
     println!("{total}");
     Ok(total)
 }
 
-fn test_on(suite: Suite, debs: &[(PathBuf, &str)], dir: &Path) -> Result<Tally> {
-    let kernels = kernels::fetch([suite.series()])?;
+fn test_on(subject: Subject, files: &[(PathBuf, String)], dir: &Path) -> Result<Tally> {
+    let kernels = kernels::fetch([subject.series()])?;
     let kernel = kernels.first().context("fetch the kernel")?;
-    let mut image = root(suite)?;
-    image.extend(overlay(kernel, debs)?);
+    let mut image = root(subject)?;
+    image.extend(overlay(subject, kernel, files)?);
     let machine = Machine {
         processors: 2,
         memory_mib: 2048,
@@ -106,7 +136,7 @@ fn test_on(suite: Suite, debs: &[(PathBuf, &str)], dir: &Path) -> Result<Tally> 
         kernel_arguments: "",
     };
     let mut tally = Tally::default();
-    let name = suite.name();
+    let name = subject.name();
     let outcome = guest::boot_image(kernel, machine, &image, DEADLINE, &dir.join(name), |line| {
         println!("[{name}] {line}");
         if line.ends_with(" ... ok") {
@@ -133,11 +163,11 @@ fn test_on(suite: Suite, debs: &[(PathBuf, &str)], dir: &Path) -> Result<Tally> 
 }
 
 /// A file system with the release on it, as a cpio archive; made where the cache has none.
-fn root(suite: Suite) -> Result<Vec<u8>> {
+fn root(subject: Subject) -> Result<Vec<u8>> {
     let dir = paths::cache_dir("roots")?;
     let archive = dir.join(format!(
         "{}-{}.cpio",
-        suite.name(),
+        subject.suite(),
         PACKAGES.replace(',', "-")
     ));
     if !archive.exists() {
@@ -145,7 +175,7 @@ fn root(suite: Suite) -> Result<Vec<u8>> {
         fs::remove_dir_all(&staging).context("empty the staging directory")?;
         fs::create_dir_all(&staging).context("create the staging directory")?;
         let sources = staging.join("sources.list");
-        fs::write(&sources, apt::sources_list(&[suite.name()])?).context("write the sources")?;
+        fs::write(&sources, apt::sources_list(&[subject.suite()])?).context("write the sources")?;
         let unpacked = staging.join("unpacked");
         let mut bootstrap = process::elevated("mmdebstrap")?;
         bootstrap
@@ -156,7 +186,7 @@ fn root(suite: Suite) -> Result<Vec<u8>> {
                 "--aptopt=Acquire::Check-Valid-Until \"false\"",
                 "--skip=output/mknod",
             ])
-            .arg(suite.name())
+            .arg(subject.suite())
             .args([&unpacked, &sources]);
         process::run(&mut bootstrap)?;
         let staged = staging.join("root.cpio");
@@ -172,12 +202,17 @@ fn root(suite: Suite) -> Result<Vec<u8>> {
     fs::read(&archive).with_context(|| format!("read {}", archive.display()))
 }
 
-/// What is added to the release: the packages, the test, and a unit that runs it. The kernel
+/// What is added to the release: what is to be installed, the test, and a unit that runs it. The kernel
 /// unpacks one archive after the other.
-fn overlay(kernel: &Kernel, debs: &[(PathBuf, &str)]) -> Result<Vec<u8>> {
+fn overlay(subject: Subject, kernel: &Kernel, files: &[(PathBuf, String)]) -> Result<Vec<u8>> {
     let mut image = Initramfs::new();
     image.symlink("/init", "/lib/systemd/systemd");
-    image.file(&format!("{DIR}/run"), 0o755, SCRIPT.as_bytes());
+    image.file(&format!("{DIR}/run"), 0o755, subject.script().as_bytes());
+    image.file(&format!("{DIR}/cases.sh"), 0o644, CASES.as_bytes());
+    for (heading, name) in subject.commands() {
+        let commands = page::commands(heading)?;
+        image.file(&format!("{DIR}/{name}"), 0o644, commands.as_bytes());
+    }
     let unit = include_str!("install_test.service");
     image.file("/etc/systemd/system/test.service", 0o644, unit.as_bytes());
     image.symlink(
@@ -191,8 +226,8 @@ fn overlay(kernel: &Kernel, debs: &[(PathBuf, &str)]) -> Result<Vec<u8>> {
             "/dev/null",
         );
     }
-    for (deb, name) in debs {
-        image.copy(deb, &format!("{DIR}/{name}"), 0o644)?;
+    for (file, name) in files {
+        image.copy(file, &format!("{DIR}/{name}"), 0o644)?;
     }
     for (index, module) in kernel.modules()?.iter().enumerate() {
         image.copy(module, &format!("{DIR}/modules/{index:02}.ko"), 0o644)?;

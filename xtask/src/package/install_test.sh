@@ -1,41 +1,11 @@
 #!/bin/bash
-# Runs on a real systemd: installs the package, uses, upgrades, removes and purges it. Prints a
-# line for each case, `NAME ... ok` or `NAME ... FAILED`, and what was seen where it failed.
+# Runs on a real systemd: installs the package, uses, upgrades, removes and purges it.
 cd "$(dirname "$0")" || exit
-for module in modules/*.ko; do insmod "$module"; done
+. ./cases.sh
 policy=/etc/port-monitor/policy.toml
 configuration=/etc/port-monitor/port-monitor.toml
 watch=port-monitor
 apply=port-monitor-apply
-
-# is NAME COMMAND...: the case holds if the command succeeds.
-is() {
-    local name=$1 said
-    shift
-    if said=$("$@" 2>&1); then
-        echo "$name ... ok"
-    else
-        echo "$said"
-        echo "$name ... FAILED"
-    fi
-}
-# soon COMMAND...: succeeds as soon as the command does, within half a minute.
-soon() {
-    for ((look = 0; look < 150; look++)); do
-        "$@" >/dev/null && return
-        sleep 0.2
-    done
-    "$@"
-}
-not() { ! "$@"; }
-same() { [ "$1" = "$2" ] || ! echo "found $1, not $2"; }
-state() { systemctl show --property "$2" --value "$1"; }
-has() { # FILE-LIKE OUTPUT of a command holds this text
-    local text=$1
-    shift
-    "$@" | grep --quiet --fixed-strings -- "$text"
-}
-in_journal() { has "$2" journalctl --unit "$1" --output cat --no-pager; }
 
 # How a connection to a port of this host ends.
 connect() {
@@ -43,13 +13,6 @@ connect() {
 }
 is_denied() { same "$(connect 23)" "Operation not permitted"; }
 is_allowed() { same "$(connect 23)" "Connection refused"; }
-
-# But for this test, what is temporary, and what dpkg and those who change users keep for themselves.
-files() {
-    find / -xdev -not -path '/test/*' -not -path '/tmp/*' -not -path '/var/tmp/*' \
-        -not -path /var/log/dpkg.log -not -path '/var/lib/dpkg/*-old' -not -path '/etc/*-' | sort
-}
-users() { getent passwd; getent group; }
 
 # without UNIT LINE...: what the unit has is changed by a drop-in, until the next one.
 without() {

@@ -1,10 +1,13 @@
-//! `cargo xtask package`: the .deb and the .rpm, from the committed lockfile, the same to
-//! the byte wherever they are made.
+//! `cargo xtask package`: the .deb, the .rpm and the tarball, from the committed lockfile, the
+//! same to the byte wherever they are made.
 
+mod alone;
 pub(crate) mod check;
 mod crates;
 pub(crate) mod install;
 mod nfpm;
+mod page;
+mod tarball;
 
 use std::{
     env, fs,
@@ -29,9 +32,12 @@ const COMPLETIONS: [(&str, &str); 3] = [
 /// Arguments of `cargo xtask package`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Package this program instead of building one for release
+    /// Package this program instead of building one for release, and make no tarball
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
+    /// Make the tarball of this program, which has no shared libraries
+    #[arg(long, value_name = "PATH", requires = "binary")]
+    static_binary: Option<PathBuf>,
     /// Hold packages and units to what is promised of them, instead of making packages
     #[arg(long)]
     check: bool,
@@ -39,24 +45,43 @@ pub(crate) struct Args {
 
 /// Makes the packages in `target/package`, or checks what they would be.
 pub(crate) fn run(args: &Args) -> Result<Tally> {
-    let program = match &args.binary {
-        Some(path) => path.clone(),
+    let programs = match &args.binary {
+        Some(path) => Programs {
+            dynamic: path.clone(),
+            whole: args.static_binary.clone(),
+        },
         // What is promised does not depend on the profile.
-        None if args.check => artifacts::build_guest_program()?,
-        None => artifacts::build_program()?,
+        None if args.check => Programs::build(artifacts::PROFILE)?,
+        None => Programs::build(artifacts::RELEASE)?,
     };
     if args.check {
-        return check::run(&program, |failure| println!("{failure}"));
+        return check::run(&programs, |failure| println!("{failure}"));
     }
-    let packages = Packages::make(
-        &program,
-        &paths::workspace().join("target/package"),
-        VERSION,
-    )?;
-    for path in [packages.deb, packages.rpm] {
+    let dir = paths::workspace().join("target/package");
+    let packages = Packages::make(&programs, &dir, VERSION)?;
+    for path in [packages.deb, packages.rpm].iter().chain(&packages.tarball) {
         println!("{}", path.display());
     }
     Ok(Tally::one(true))
+}
+
+/// What is packaged.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    /// It uses the host's libraries.
+    dynamic: PathBuf,
+    /// It has all that it needs in itself.
+    whole: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Builds them in this profile.
+    pub(crate) fn build(profile: &str) -> Result<Self> {
+        Ok(Self {
+            dynamic: artifacts::build_program(profile)?,
+            whole: Some(artifacts::build_static_program(profile)?),
+        })
+    }
 }
 
 /// What was made.
@@ -64,18 +89,20 @@ pub(crate) fn run(args: &Args) -> Result<Tally> {
 struct Packages {
     deb: PathBuf,
     rpm: PathBuf,
+    /// Where there is a program for it.
+    tarball: Option<PathBuf>,
 }
 
 impl Packages {
-    /// Makes those of `program` in `dir`, which is emptied before.
-    fn make(program: &Path, dir: &Path, version: &str) -> Result<Self> {
+    /// Makes those of `programs` in `dir`, which is emptied before.
+    fn make(programs: &Programs, dir: &Path, version: &str) -> Result<Self> {
         if dir.exists() {
             fs::remove_dir_all(dir).with_context(|| format!("empty {}", dir.display()))?;
         }
         let made = dir.join("made");
         fs::create_dir_all(&made).with_context(|| format!("create {}", made.display()))?;
-        stage(program, &made)?;
-        let nfpm = nfpm::program()?;
+        stage(&programs.dynamic, &made)?;
+        let (nfpm, epoch) = (nfpm::program()?, epoch()?);
         let package = |kind: &str, name: String| -> Result<PathBuf> {
             let target = dir.join(name);
             let mut command = Command::new(&nfpm);
@@ -83,17 +110,18 @@ impl Packages {
                 .current_dir(paths::workspace())
                 .env("MADE", &made)
                 .env("VERSION", version)
-                .env(EPOCH, epoch()?)
+                .env(EPOCH, &epoch)
                 .args(["package", "--config=packaging/nfpm.yaml"])
                 .args(["--packager", kind, "--target"])
                 .arg(&target);
             process::output(&mut command)?;
             Ok(target)
         };
-        Ok(Self {
-            deb: package("deb", format!("port-monitor_{version}-1_amd64.deb"))?,
-            rpm: package("rpm", format!("port-monitor-{version}-1.x86_64.rpm"))?,
-        })
+        let deb = package("deb", format!("port-monitor_{version}-1_amd64.deb"))?;
+        let rpm = package("rpm", format!("port-monitor-{version}-1.x86_64.rpm"))?;
+        let tarball = |program: &PathBuf| tarball::make(program, &deb, dir, version, &epoch);
+        let tarball = programs.whole.as_ref().map(tarball).transpose()?;
+        Ok(Self { deb, rpm, tarball })
     }
 }
 

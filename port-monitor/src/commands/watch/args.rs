@@ -87,6 +87,18 @@ pub struct Args {
 #[command(next_help_heading = "Filters")]
 struct FilterArgs {
     #[command(flatten)]
+    selection: Selection,
+    /// Kinds of events [default: all in JSON; connected, failed, accept, close, restored
+    /// in a table, where an attempt is one line, with its outcome]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    events: Vec<EventArg>,
+}
+
+/// Which connections to keep, whatever happens to them.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Filters")]
+pub(in crate::commands) struct Selection {
+    #[command(flatten)]
     owner: OwnerArgs,
     /// Names of the processes or threads that act, exactly as the kernel has them (15 bytes
     /// at most)
@@ -99,10 +111,26 @@ struct FilterArgs {
     comm: Vec<OsString>,
     #[command(flatten)]
     ends: EndArgs,
-    /// Kinds of events [default: all in JSON; connected, failed, accept, close, restored
-    /// in a table, where an attempt is one line, with its outcome]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    events: Vec<EventArg>,
+}
+
+impl Selection {
+    /// Which events the kernel keeps.
+    pub(in crate::commands) fn filters(&self) -> Result<Filters, Failure> {
+        Ok(Filters {
+            pids: self.owner.pids()?,
+            uids: self.owner.uids()?,
+            comms: resolve(&self.comm, |comm| filter::comm(comm))?,
+            groups: self.owner.groups()?,
+            tree: false,
+            local_ports: self.ends.local_port.clone(),
+            remote_ports: self.ends.remote_port.clone(),
+            any_ports: self.ends.port.clone(),
+            remote_nets: self.ends.networks()?,
+            family: self.ends.family.family(),
+            direction: self.ends.direction(),
+            only_denied: false,
+        })
+    }
 }
 
 /// Whose sockets are meant.
@@ -353,20 +381,9 @@ impl Args {
 
     /// Which events the kernel keeps.
     pub(in crate::commands) fn filters(&self) -> Result<Filters, Failure> {
-        let args = &self.filters;
         Ok(Filters {
-            pids: args.owner.pids()?,
-            uids: args.owner.uids()?,
-            comms: resolve(&args.comm, |comm| filter::comm(comm))?,
-            groups: args.owner.groups()?,
             tree: !self.command.is_empty(),
-            local_ports: args.ends.local_port.clone(),
-            remote_ports: args.ends.remote_port.clone(),
-            any_ports: args.ends.port.clone(),
-            remote_nets: args.ends.networks()?,
-            family: args.ends.family.family(),
-            direction: args.ends.direction(),
-            only_denied: false,
+            ..self.filters.selection.filters()?
         })
     }
 }

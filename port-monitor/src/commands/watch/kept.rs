@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Whether the filters keep an event.
-pub(super) fn keeps(filters: &Filters, record: &Record) -> bool {
+pub(in crate::commands) fn keeps(filters: &Filters, record: &Record) -> bool {
     // Nothing is left out: whatever is added has to be decided.
     let Filters {
         pids,

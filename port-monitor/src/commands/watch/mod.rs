@@ -2,10 +2,10 @@
 //! found before anything is attached.
 
 pub(super) mod args;
-mod kept;
+pub(in crate::commands) mod kept;
 pub(in crate::commands) mod policy;
 mod progress;
-mod service;
+pub(in crate::commands) mod service;
 pub(super) mod session;
 pub(super) mod stop;
 pub(in crate::commands) mod values;

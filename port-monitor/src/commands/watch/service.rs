@@ -114,35 +114,9 @@ pub(super) async fn watch(args: &args::Args, path: &Path) -> Result<ExitCode, Fa
     let on_hangup = args.output.destination.on_hangup();
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new(on_hangup).or_exit(ExitCode::CannotAttach)?;
-    let attended = socket::attend(path)
-        .with_context(|| path.display().to_string())
-        .or_exit(ExitCode::CannotAttach)?;
-    let (welcome, text, stream) = attended;
-    if !welcome.filters.is_empty() {
-        let flags = welcome.filters.join(" ");
-        note(format_args!(
-            "the service has only what its own filters let through: {}",
-            Escaped(flags.as_bytes())
-        ));
-    }
-    stream
-        .set_nonblocking(true)
-        .or_exit(ExitCode::CannotAttach)?;
-    let attendance = Attendance {
-        stream: UnixStream::from_std(stream).or_exit(ExitCode::CannotAttach)?,
-        text,
-        story: Story {
-            records: Records::default(),
-            filters,
-            consumers,
-            counted: Counted::default(),
-            is_over: false,
-        },
-        signals,
-        began: Instant::now(),
-        duration: args.duration,
-    };
-    let (end, summary) = attendance.run(path).await?;
+    let attendance = Attendance::begin(path, filters, consumers, signals, args.duration)?;
+    let (end, summary) = attendance.run().await?;
+    end.tell(path);
     Ok(match args.exit_code(&summary) {
         ExitCode::Ok if end != End::Wished => ExitCode::CannotAttach,
         code => code,
@@ -151,7 +125,7 @@ pub(super) async fn watch(args: &args::Args, path: &Path) -> Result<ExitCode, Fa
 
 /// Why no more events come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(in crate::commands) enum End {
     /// Somebody wants no more.
     Wished,
     /// The service has come to its end.
@@ -161,7 +135,7 @@ enum End {
 }
 
 /// A client of the service, until its end.
-struct Attendance {
+pub(in crate::commands) struct Attendance {
     stream: UnixStream,
     /// What was read and is not a whole line yet.
     text: Vec<u8>,
@@ -195,17 +169,61 @@ struct Counted {
     owner_late: u64,
 }
 
-impl Attendance {
-    async fn run(mut self, path: &Path) -> Result<(End, Summary), Failure> {
-        let end = self.attend().await?;
-        let told = match end {
-            End::Wished => None,
-            End::Over => Some("the service has ended"),
-            End::Gone => Some("the service is gone, or has given this client up"),
+impl End {
+    /// Says why, where nobody wished it.
+    pub(in crate::commands) fn tell(self, path: &Path) {
+        let told = match self {
+            Self::Wished => return,
+            Self::Over => "the service has ended",
+            Self::Gone => "the service is gone, or has given this client up",
         };
-        if let Some(told) = told {
-            note(format_args!("{}: {told}", path.display()));
+        note(format_args!("{}: {told}", path.display()));
+    }
+}
+
+impl Attendance {
+    /// Asks the service that answers at `path` for its events, of which `consumers` take those
+    /// that `filters` keep.
+    pub(in crate::commands) fn begin(
+        path: &Path,
+        filters: Filters,
+        consumers: FanOut,
+        signals: StopSignals,
+        duration: Option<Duration>,
+    ) -> Result<Self, Failure> {
+        let attended = socket::attend(path)
+            .with_context(|| path.display().to_string())
+            .or_exit(ExitCode::CannotAttach)?;
+        let (welcome, text, stream) = attended;
+        if !welcome.filters.is_empty() {
+            let flags = welcome.filters.join(" ");
+            note(format_args!(
+                "the service has only what its own filters let through: {}",
+                Escaped(flags.as_bytes())
+            ));
         }
+        stream
+            .set_nonblocking(true)
+            .or_exit(ExitCode::CannotAttach)?;
+        Ok(Self {
+            stream: UnixStream::from_std(stream).or_exit(ExitCode::CannotAttach)?,
+            text,
+            story: Story {
+                records: Records::default(),
+                filters,
+                consumers,
+                counted: Counted::default(),
+                is_over: false,
+            },
+            signals,
+            began: Instant::now(),
+            duration,
+        })
+    }
+
+    /// Goes on until somebody wants no more, or the service tells no more.
+    pub(in crate::commands) async fn run(mut self) -> Result<(End, Summary), Failure> {
+        let end = self.attend().await?;
         let summary = self.story.finish(self.began.elapsed())?;
         Ok((end, summary))
     }

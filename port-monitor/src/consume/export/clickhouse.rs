@@ -1,84 +1,71 @@
 //! A batch of rows as `ClickHouse` takes it: JSON lines, compressed, with one INSERT.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-};
-
-use flate2::{Compression, write::GzEncoder};
 use hyper::header::{HeaderName, HeaderValue};
 
 use super::{
     Settings,
-    http::{PostError, Request},
+    http::{self, Answer, PostError, Request},
+    lines::Lines,
+    receiver::Delivered,
+    secret,
 };
 use crate::consume::history::outbox::Ended;
 
-/// Bytes of JSON that are sent at once.
-const BATCH_BYTES: usize = 4 << 20;
-
 const USER: HeaderName = HeaderName::from_static("x-clickhouse-user");
 const KEY: HeaderName = HeaderName::from_static("x-clickhouse-key");
+/// Set where something went wrong after the status was sent.
+const EXCEPTION: &str = "x-clickhouse-exception-code";
+
+/// Where rows go if nothing says so.
+const TABLE: &str = "fleet.connections";
 
 /// Rows that are sent at once.
 #[derive(Debug, Default)]
-pub(super) struct Batch {
-    lines: Vec<u8>,
-}
+pub(super) struct Batch(Lines);
 
 impl Batch {
-    /// Adds a row; whether there is room for more.
+    /// Adds a row, if there is room for it. There is for the first one.
     pub(super) fn add(&mut self, row: &Ended) -> bool {
-        // Neither is memory short, nor is there a map with other keys than texts.
-        if serde_json::to_writer(&mut self.lines, row).is_ok() {
-            self.lines.push(b'\n');
-        }
-        !self.is_full()
+        self.0.add(row)
     }
 
-    /// No more is sent at once.
-    pub(super) const fn is_full(&self) -> bool {
-        self.lines.len() >= BATCH_BYTES
+    /// Sends them.
+    pub(super) async fn send(self, settings: &Settings) -> Result<Delivered, PostError> {
+        let answer = http::post(settings, self.request(settings)?).await?;
+        judge(settings, &answer)
     }
 
     /// The request that inserts them.
-    pub(super) fn request(self, settings: &Settings) -> Result<Request, PostError> {
+    fn request(self, settings: &Settings) -> Result<Request, PostError> {
         let mut headers = Vec::new();
         if let Some(user) = &settings.user {
-            headers.push((USER, value(user.as_bytes())?));
+            // It is of printable ASCII.
+            headers.extend(HeaderValue::from_str(user).map(|user| (USER, user)));
         }
         if let Some(path) = &settings.password_file {
-            let password = fs::read(path).map_err(|error| {
-                PostError::Password(format!("read {}: {error}", path.display()))
-            })?;
-            let mut password = value(password.trim_ascii_end())?;
-            password.set_sensitive(true);
+            let password = secret::value(path, &[&secret::read(path)?])?;
             headers.push((KEY, password));
         }
-        let own = settings.url.query.as_deref();
+        let own = settings.url.first.query.as_deref();
         Ok(Request {
             target: format!(
                 "{}?query=INSERT%20INTO%20{}%20FORMAT%20JSONEachRow{}{}",
-                settings.url.path,
-                settings.table,
+                settings.url.first.path,
+                settings.table.as_deref().unwrap_or(TABLE),
                 own.map_or("", |_| "&"),
                 own.unwrap_or_default()
             ),
             headers,
-            body: gzip(&self.lines).map_err(PostError::Io)?,
+            body: http::gzip(self.0.as_bytes()).map_err(PostError::Io)?,
         })
     }
 }
 
-fn value(bytes: &[u8]) -> Result<HeaderValue, PostError> {
-    let value = HeaderValue::from_bytes(bytes);
-    value.map_err(|_| PostError::Password("the password is no line of text".to_owned()))
-}
-
-fn gzip(lines: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = GzEncoder::new(Vec::with_capacity(lines.len() / 8), Compression::fast());
-    encoder.write_all(lines)?;
-    encoder.finish()
+fn judge(settings: &Settings, answer: &Answer) -> Result<Delivered, PostError> {
+    if answer.status.is_success() && !answer.headers.contains_key(EXCEPTION) {
+        return Ok(Delivered::default());
+    }
+    Err(answer.refused(settings, answer.line()))
 }
 
 #[cfg(test)]

@@ -3,8 +3,14 @@
 //! else waits for it: each export has a thread of its own.
 
 mod clickhouse;
+mod connect;
 mod http;
+mod lines;
+mod nats;
+mod otlp;
+mod receiver;
 pub mod schema;
+mod secret;
 mod sender;
 pub mod settings;
 pub mod tls;
@@ -116,24 +122,11 @@ impl Export {
         let ended = self.ended.recv_timeout(left);
         let known = self.board.standings().remove(&self.name);
         self.board.forget(&self.name);
-        let Progress {
-            recorded,
-            sent,
-            expired,
-        } = match ended {
+        let progress = match ended {
             Ok(standing) => standing.progress,
             Err(_) => known.unwrap_or_default().progress,
         };
-        let waiting = Progress {
-            recorded,
-            sent,
-            expired,
-        }
-        .waiting();
-        let name = &self.name;
-        format!(
-            "export {name}: recorded {recorded} = sent {sent} + waiting {waiting} + expired {expired}"
-        )
+        format!("export {}: {progress}", self.name)
     }
 }
 

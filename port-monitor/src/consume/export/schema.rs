@@ -11,6 +11,18 @@ pub fn clickhouse(cluster: Option<&str>) -> String {
     text + &include_str!("buffer.sql").replace("{target}", target)
 }
 
+/// The stream of NATS `JetStream`, as its tools take it, and in a `cluster` of that name on three
+/// servers of it. It refuses what it has no room for: a message that it forgets is no row that waits.
+pub fn nats(cluster: Option<&str>) -> String {
+    let replicas = match cluster {
+        Some(cluster) => {
+            format!("\"num_replicas\": 3,\n  \"placement\": {{ \"cluster\": \"{cluster}\" }}")
+        }
+        None => "\"num_replicas\": 1".to_owned(),
+    };
+    include_str!("stream.json").replace("\"num_replicas\": 1", &replicas)
+}
+
 /// The name of a cluster. What it is made of has no meaning in a text of SQL.
 pub fn parse_cluster(text: &str) -> Result<String, &'static str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
@@ -33,6 +45,17 @@ mod tests {
         assert!(all.contains("Distributed('fleet', 'fleet', 'connections',"));
         assert!(all.contains("Buffer('fleet', 'connections_all',"));
         assert!(!all.contains('{'), "{all}");
+    }
+
+    #[test]
+    fn a_stream_is_on_one_server_or_on_three() {
+        let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let alone = parse(&nats(None));
+        assert_eq!(alone["num_replicas"], 1);
+        assert!(alone["placement"].is_null());
+        let three = parse(&nats(Some("eu-west.1")));
+        assert_eq!(three["num_replicas"], 3);
+        assert_eq!(three["placement"]["cluster"], "eu-west.1");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What an export is told to do, as the configuration has it.
 
-use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, iter, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::ValueEnum;
 use hyper::Uri;
@@ -17,23 +17,27 @@ pub struct Settings {
     /// What kind of receiver it is
     #[arg(long = "export-type", value_name = "NAME")]
     pub kind: Kind,
-    /// Where it is asked over HTTP
+    /// Where it is
     #[arg(long = "export-url", value_name = "URL")]
-    pub url: Url,
+    pub url: Urls,
     /// The table, which `port-monitor export schema` prints
-    #[arg(
-        long = "export-table",
-        value_name = "NAME",
-        default_value = "fleet.connections",
-        value_parser = table
-    )]
-    pub table: String,
+    #[arg(long = "export-table", value_name = "NAME", value_parser = table)]
+    pub table: Option<String>,
+    /// What messages are about
+    #[arg(long = "export-subject", value_name = "NAME", value_parser = subject)]
+    pub subject: Option<String>,
     /// Who asks
     #[arg(long = "export-user", value_name = "NAME", value_parser = user)]
     pub user: Option<String>,
     /// A file with the password, read at every batch
     #[arg(long = "export-password-file", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+    /// A file with a token, read at every batch
+    #[arg(long = "export-token-file", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A file with headers, each in a line, read at every batch
+    #[arg(long = "export-headers-file", value_name = "FILE")]
+    pub headers_file: Option<PathBuf>,
     /// What `https://` needs.
     #[command(flatten)]
     pub tls: tls::Files,
@@ -60,15 +64,19 @@ pub struct Settings {
 
 impl Settings {
     /// A key that does not go with the others, and why.
-    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+    pub fn check(&self) -> Result<(), Wrong> {
+        self.kind_has_address()?;
+        self.kind_has_keys()?;
+        self.is_one_asker()?;
         let Some(key) = self.tls.first() else {
             return Ok(());
         };
-        if !self.url.is_https {
-            return Err((
-                key,
-                "it is for `https://`: write that in `url`, or take this away",
-            ));
+        if !self.url.first.scheme.is_tls() {
+            let why = match self.kind {
+                Kind::Nats => "it is for `tls://`: write that in `url`, or take this away",
+                _ => "it is for `https://`: write that in `url`, or take this away",
+            };
+            return Err((key, why));
         }
         if self.tls.certificate_file.is_none() && self.tls.key_file.is_some() {
             return Err((
@@ -78,7 +86,86 @@ impl Settings {
         }
         Ok(())
     }
+
+    /// An address that is one of its kind of receiver.
+    fn kind_has_address(&self) -> Result<(), Wrong> {
+        let Urls { first, others } = &self.url;
+        let is_nats = matches!(first.scheme, Scheme::Nats | Scheme::Tls);
+        let has_path = |url: &Url| url.path.len() > 1 || url.query.is_some();
+        let is_other = |url: &Url| url.scheme != first.scheme;
+        let why = match self.kind {
+            _ if others.iter().any(is_other) => {
+                "servers of one receiver are asked alike: begin all with the same"
+            }
+            Kind::Nats if !is_nats => "NATS is asked by `nats://` or `tls://`",
+            Kind::Nats if self.url.all().any(has_path) => {
+                "a path means nothing to NATS: take it away, and write `subject`"
+            }
+            Kind::Nats => return Ok(()),
+            _ if is_nats => "`nats://` and `tls://` are for `type = \"nats\"`",
+            _ if !others.is_empty() => "several servers are for `type = \"nats\"`: write one",
+            _ => return Ok(()),
+        };
+        Err(("url", why))
+    }
+
+    /// Only keys that mean something to the kind of receiver.
+    fn kind_has_keys(&self) -> Result<(), Wrong> {
+        for (key, is_given, kinds, why) in [
+            (
+                "table",
+                self.table.is_some(),
+                &[Kind::Clickhouse][..],
+                "it is for `type = \"clickhouse\"`: take it away",
+            ),
+            (
+                "subject",
+                self.subject.is_some(),
+                &[Kind::Nats],
+                "it is for `type = \"nats\"`: take it away",
+            ),
+            (
+                "token-file",
+                self.token_file.is_some(),
+                &[Kind::Otlp, Kind::Nats],
+                "it is for `type = \"otlp\"` or `\"nats\"`: take it away",
+            ),
+            (
+                "headers-file",
+                self.headers_file.is_some(),
+                &[Kind::Otlp],
+                "it is for `type = \"otlp\"`: take it away",
+            ),
+        ] {
+            if is_given && !kinds.contains(&self.kind) {
+                return Err((key, why));
+            }
+        }
+        Ok(())
+    }
+
+    /// One way to know who asks.
+    fn is_one_asker(&self) -> Result<(), Wrong> {
+        let Self {
+            user,
+            password_file,
+            token_file,
+            ..
+        } = self;
+        if token_file.is_some() && (user.is_some() || password_file.is_some()) {
+            return Err(("token-file", "it does not go with `user`: keep one of both"));
+        }
+        match (self.kind, user, password_file) {
+            (Kind::Clickhouse, ..) => Ok(()),
+            (_, Some(_), None) => Err(("user", "it needs `password-file`")),
+            (_, None, Some(_)) => Err(("password-file", "it needs `user`")),
+            _ => Ok(()),
+        }
+    }
 }
+
+/// A key, and what is wrong with it.
+type Wrong = (&'static str, &'static str);
 
 /// How long a receiver may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,13 +190,87 @@ impl Default for Limits {
 pub enum Kind {
     /// `ClickHouse`, 18.16 and later
     Clickhouse,
+    /// A collector of OpenTelemetry, by OTLP/HTTP
+    Otlp,
+    /// A stream of NATS `JetStream`
+    Nats,
 }
+
+/// The servers of a receiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Urls {
+    /// The one that is asked first.
+    pub first: Url,
+    /// Those that are asked where it is not there.
+    pub others: Vec<Url>,
+}
+
+impl Urls {
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &Url> {
+        iter::once(&self.first).chain(&self.others)
+    }
+}
+
+impl FromStr for Urls {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut urls = text.split(',').map(str::parse);
+        Ok(Self {
+            first: urls.next().unwrap_or(Err(FORM))?,
+            others: urls.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// How a receiver is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP, in the clear.
+    Http,
+    /// HTTP by TLS.
+    Https,
+    /// The protocol of NATS, in the clear.
+    Nats,
+    /// The protocol of NATS by TLS.
+    Tls,
+}
+
+impl Scheme {
+    const ALL: [Self; 4] = [Self::Http, Self::Https, Self::Nats, Self::Tls];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Nats => "nats",
+            Self::Tls => "tls",
+        }
+    }
+
+    const fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+            Self::Nats | Self::Tls => 4222,
+        }
+    }
+
+    /// It is asked by TLS.
+    pub const fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Tls)
+    }
+}
+
+const FORM: &str = "not an address of a receiver: write https://HOST:8443, http://HOST:8123 or \
+                    nats://HOST:4222";
 
 /// The address of a receiver, with what it is asked besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
-    /// It is asked by TLS.
-    pub is_https: bool,
+    /// How it is asked.
+    pub scheme: Scheme,
     /// The name or the address of the host.
     pub host: String,
     /// Its port.
@@ -124,8 +285,11 @@ pub struct Url {
 
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.is_https { "https" } else { "http" };
-        write!(f, "{scheme}://{}{}", self.authority, self.path)
+        let path = match self.scheme {
+            Scheme::Http | Scheme::Https => &self.path,
+            Scheme::Nats | Scheme::Tls => "",
+        };
+        write!(f, "{}://{}{path}", self.scheme.name(), self.authority)
     }
 }
 
@@ -133,12 +297,9 @@ impl FromStr for Url {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORM: &str =
-            "not an address of a receiver: write https://HOST:8443 or http://HOST:8123";
-        let is_https = text.starts_with("https://");
-        if !is_https && !text.starts_with("http://") {
-            return Err(FORM);
-        }
+        let (scheme, _) = text.split_once("://").ok_or(FORM)?;
+        let scheme = Scheme::ALL.into_iter().find(|known| known.name() == scheme);
+        let scheme = scheme.ok_or(FORM)?;
         let uri: Uri = text.parse().map_err(|_| FORM)?;
         let authority = uri.authority().ok_or(FORM)?;
         if authority.as_str().contains('@') {
@@ -153,17 +314,11 @@ impl FromStr for Url {
             .and_then(|host| host.strip_suffix(']'));
         let has_port = authority.as_str().len() > host.len();
         Ok(Self {
-            is_https,
+            scheme,
             host: bare.unwrap_or(host).to_owned(),
             port: match authority.port_u16() {
                 Some(port) if port > 0 => port,
-                None if !has_port => {
-                    if is_https {
-                        443
-                    } else {
-                        80
-                    }
-                }
+                None if !has_port => scheme.port(),
                 _ => return Err(FORM),
             },
             authority: authority.as_str().to_owned(),
@@ -184,6 +339,18 @@ fn table(text: &str) -> Result<String, &'static str> {
     let parts: Vec<&str> = text.split('.').collect();
     if parts.len() > 2 || !parts.iter().all(|part| is_name(part)) {
         return Err("not the name of a table: write `connections` or `fleet.connections`");
+    }
+    Ok(text.to_owned())
+}
+
+/// What a message is about: words with dots between, without those that NATS has a use for.
+fn subject(text: &str) -> Result<String, &'static str> {
+    let is_word = |word: &str| {
+        let is_plain = |c: char| c.is_ascii_graphic() && !"*>$".contains(c);
+        !word.is_empty() && word.chars().all(is_plain)
+    };
+    if !text.split('.').all(is_word) {
+        return Err("not what a message can be about: write words with dots between");
     }
     Ok(text.to_owned())
 }
@@ -230,10 +397,14 @@ mod tests {
         assert_eq!(url.authority, "[::1]:8123");
         let url: Url = "http://db.example".parse().unwrap();
         assert_eq!((&*url.host, url.port, &*url.path), ("db.example", 80, "/"));
-        assert!(!url.is_https);
+        assert!(!url.scheme.is_tls());
         let url: Url = "https://db.example/a".parse().unwrap();
-        assert_eq!((url.is_https, url.port), (true, 443));
+        assert_eq!((url.scheme.is_tls(), url.port), (true, 443));
         assert_eq!(url.to_string(), "https://db.example/a");
+        let urls: Urls = "nats://a,nats://b:1".parse().unwrap();
+        let urls: Vec<_> = urls.all().map(|url| (url.to_string(), url.port)).collect();
+        let nats = |url: &str, port| (url.to_owned(), port);
+        assert_eq!(urls, [nats("nats://a", 4222), nats("nats://b:1", 1)]);
     }
 
     #[test]
@@ -252,7 +423,20 @@ mod tests {
             "HTTPS://a/",
             "ftp://a/",
         ] {
-            assert!(text.parse::<Url>().is_err(), "{text}");
+            assert!(text.parse::<Urls>().is_err(), "{text}");
+        }
+        for text in ["nats://a,", ",nats://a", "nats://a, nats://b"] {
+            assert!(text.parse::<Urls>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn messages_are_about_something() {
+        for text in ["fleet.connections", "a", "eu-west.a_b"] {
+            assert!(subject(text).is_ok(), "{text}");
+        }
+        for text in ["", ".a", "a..b", "a b", "a.*", "a.>", "$JS.API", "a\r\nPUB"] {
+            assert!(subject(text).is_err(), "{text}");
         }
     }
 

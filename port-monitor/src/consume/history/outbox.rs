@@ -2,7 +2,10 @@
 //! for each export how far it has come. No look and no write here lasts longer than a batch
 //! takes; nothing is held in between.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{
     Connection, OpenFlags, OptionalExtension as _, Row, Transaction, TransactionBehavior, params,
@@ -46,7 +49,7 @@ const NEXT: &str = "SELECT b.number, c.id, c.number, r.host, r.boot_id, process.
     LEFT JOIN texts user ON user.id = o.user LEFT JOIN texts unit ON unit.id = o.unit
     LEFT JOIN texts container ON container.id = o.container
     LEFT JOIN texts service ON service.id = c.service LEFT JOIN texts rule ON rule.id = c.rule
-    WHERE b.number > (SELECT sent_to FROM exports WHERE name = ?1)
+    WHERE b.number > (SELECT sent_to FROM exports WHERE name = ?1) AND b.number <= ?3
     ORDER BY b.number LIMIT ?2";
 
 /// Why an outbox cannot be used.
@@ -68,7 +71,8 @@ pub enum OutboxError {
     },
 }
 
-/// What became of all that was recorded for an export: `recorded = sent + waiting + expired`.
+/// What became of all that was recorded for an export:
+/// `recorded = sent + waiting + expired + rejected`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Rows that have ended since it was set up.
@@ -77,6 +81,29 @@ pub struct Progress {
     pub sent: u64,
     /// Those that the history forgot before they were sent.
     pub expired: u64,
+    /// Those that the receiver got and does not take.
+    pub rejected: u64,
+}
+
+impl fmt::Display for Progress {
+    /// The account. Hardly a receiver rejects anything.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let waiting = self.waiting();
+        let Self {
+            recorded,
+            sent,
+            expired,
+            rejected,
+        } = self;
+        write!(
+            f,
+            "recorded {recorded} = sent {sent} + waiting {waiting} + expired {expired}"
+        )?;
+        if *rejected > 0 {
+            write!(f, " + rejected {rejected}")?;
+        }
+        Ok(())
+    }
 }
 
 impl Progress {
@@ -85,6 +112,7 @@ impl Progress {
         self.recorded
             .saturating_sub(self.sent)
             .saturating_sub(self.expired)
+            .saturating_sub(self.rejected)
     }
 }
 
@@ -151,6 +179,8 @@ pub struct Ended {
 pub struct Taken {
     /// So many.
     pub rows: u64,
+    /// They were on their way before, and may have arrived.
+    pub is_repeat: bool,
     last: i64,
 }
 
@@ -192,7 +222,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Gives the next rows to `take`, `most` of them at most, until it wants no more.
+    /// Gives the next rows to `take`, `most` of them at most, until it has no room for one.
     pub fn next(
         &mut self,
         most: u32,
@@ -202,15 +232,26 @@ impl Outbox {
         next(&db, &self.name, most, take).map_err(|error| self.sql(error))
     }
 
-    /// What was taken is sent.
-    pub fn sent(&mut self, taken: Taken) -> Result<(), OutboxError> {
+    /// What was taken goes out. Until it is sent, what is taken ends where this does, after a
+    /// restart too: a receiver knows what it has already.
+    pub fn sending(&mut self, taken: Taken) -> Result<(), OutboxError> {
         let db = connect(&self.path)?;
-        let is_known = sent(&db, &self.name, taken).map_err(|error| self.sql(error))?;
+        let update = "UPDATE exports SET sending_to = ?2 WHERE name = ?1";
+        let updated = db.execute(update, params![self.name, taken.last]);
+        updated.map(drop).map_err(|error| self.sql(error))
+    }
+
+    /// What was taken is sent, and the receiver has all of it but those that it `rejected`.
+    pub fn sent(&mut self, taken: Taken, rejected: u64) -> Result<(), OutboxError> {
+        let db = connect(&self.path)?;
+        let rejected = rejected.min(taken.rows);
+        let is_known = sent(&db, &self.name, taken, rejected).map_err(|error| self.sql(error))?;
         if is_known {
             self.look()
         } else {
             // The file is another one by now, and is told when it is looked at.
-            self.progress.sent += taken.rows;
+            self.progress.sent += taken.rows - rejected;
+            self.progress.rejected += rejected;
             Ok(())
         }
     }
@@ -292,13 +333,15 @@ fn set_up(db: &Connection, name: &str, before: Option<Progress>) -> rusqlite::Re
         }
         transaction.execute(
             &format!(
-                "INSERT INTO exports (name, began, sent_to, sent, expired)
-                VALUES (?1, -?2, 0, ?3, ?2 - ?3 + {LAST} - (SELECT count(*) FROM outbox))"
+                "INSERT INTO exports (name, began, sent_to, sent, rejected, expired)
+                VALUES (?1, -?2, 0, ?3, ?4,
+                ?2 - ?3 - ?4 + {LAST} - (SELECT count(*) FROM outbox))"
             ),
             params![
                 name,
                 before.recorded.cast_signed(),
-                before.sent.cast_signed()
+                before.sent.cast_signed(),
+                before.rejected.cast_signed()
             ],
         )?;
     } else {
@@ -314,12 +357,14 @@ fn set_up(db: &Connection, name: &str, before: Option<Progress>) -> rusqlite::Re
 }
 
 fn progress(db: &Connection, name: &str) -> rusqlite::Result<Option<Progress>> {
-    let select = format!("SELECT {LAST} - began, sent, expired FROM exports WHERE name = ?1");
+    let select =
+        format!("SELECT {LAST} - began, sent, expired, rejected FROM exports WHERE name = ?1");
     db.query_row(&select, [name], |row| {
         Ok(Progress {
             recorded: row.get::<_, i64>(0)?.unsigned_abs(),
             sent: row.get::<_, i64>(1)?.unsigned_abs(),
             expired: row.get::<_, i64>(2)?.unsigned_abs(),
+            rejected: row.get::<_, i64>(3)?.unsigned_abs(),
         })
     })
     .optional()
@@ -331,29 +376,57 @@ fn next(
     most: u32,
     mut take: impl FnMut(&Ended) -> bool,
 ) -> rusqlite::Result<Taken> {
+    let sending = "SELECT sending_to FROM exports WHERE name = ?1 AND sending_to > sent_to";
+    let sending: Option<i64> = db.query_row(sending, [name], |row| row.get(0)).optional()?;
+    if let Some(until) = sending {
+        let taken = next_until(db, name, most, until, &mut take)?;
+        // All of them may be forgotten by now.
+        if taken.rows > 0 {
+            return Ok(Taken {
+                is_repeat: true,
+                ..taken
+            });
+        }
+    }
+    next_until(db, name, most, i64::MAX, &mut take)
+}
+
+fn next_until(
+    db: &Connection,
+    name: &str,
+    most: u32,
+    until: i64,
+    take: &mut impl FnMut(&Ended) -> bool,
+) -> rusqlite::Result<Taken> {
     let mut statement = db.prepare(NEXT)?;
-    let mut rows = statement.query(params![name, most])?;
+    let mut rows = statement.query(params![name, most, until])?;
     let mut taken = Taken::default();
     while let Some(row) = rows.next()? {
         let ended = ended(row)?;
-        taken.rows += 1;
-        taken.last = ended.version;
         if !take(&ended) {
             break;
         }
+        taken.rows += 1;
+        taken.last = ended.version;
     }
     Ok(taken)
 }
 
 /// Notes what is sent; whether this file knows the export.
-fn sent(db: &Connection, name: &str, taken: Taken) -> rusqlite::Result<bool> {
+fn sent(db: &Connection, name: &str, taken: Taken, rejected: u64) -> rusqlite::Result<bool> {
     let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
     // What was forgotten on its way counts as sent.
     let known = transaction.execute(
-        "UPDATE exports SET sent_to = ?2, sent = sent + ?3, expired = expired - ?3 +
+        "UPDATE exports SET sent_to = ?2, sent = sent + ?3 - ?4, rejected = rejected + ?4,
+        expired = expired - ?3 +
         (SELECT count(*) FROM outbox WHERE number > exports.sent_to AND number <= ?2)
         WHERE name = ?1",
-        params![name, taken.last, taken.rows.cast_signed()],
+        params![
+            name,
+            taken.last,
+            taken.rows.cast_signed(),
+            rejected.cast_signed()
+        ],
     )?;
     transaction.execute(
         "DELETE FROM outbox WHERE number <= (SELECT min(sent_to) FROM exports)",

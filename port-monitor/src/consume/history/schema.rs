@@ -6,7 +6,12 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub(super) const APPLICATION_ID: i64 = 0x706d_6864;
 
 /// What brings a history from each version to the next one.
-const MIGRATIONS: [&str; 2] = [include_str!("tables.sql"), include_str!("outbox.sql")];
+const MIGRATIONS: [&str; 4] = [
+    include_str!("tables.sql"),
+    include_str!("outbox.sql"),
+    include_str!("rejected.sql"),
+    include_str!("sending.sql"),
+];
 
 /// The version that this program writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();

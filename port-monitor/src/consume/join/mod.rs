@@ -221,7 +221,7 @@ const fn knows_more(one: &Process, other: &Process) -> bool {
 }
 
 /// Joins events.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Join<M> {
     connections: HashMap<u64, Box<Connection<M>>>,
     /// Ids by age; of some, the connection is not here any more.
@@ -292,6 +292,11 @@ impl<M: Default> Join<M> {
     }
 
     /// Those that something is expected of.
+    pub fn iter(&self) -> impl Iterator<Item = &Connection<M>> {
+        self.connections.values().map(|boxed| &**boxed)
+    }
+
+    /// Those that something is expected of, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection<M>> {
         self.connections.values_mut().map(|boxed| &mut **boxed)
     }

@@ -191,6 +191,7 @@ impl Writer<'_> {
         self.counters(&series::RECORDED, each(|one| one.progress.recorded))?;
         self.counters(&series::SENT, each(|one| one.progress.sent))?;
         self.counters(&series::EXPIRED, each(|one| one.progress.expired))?;
+        self.counters(&series::REJECTED, each(|one| one.progress.rejected))?;
         self.gauges(&series::UNSENT, each(|one| one.progress.waiting()))?;
         self.gauges(&series::EXPORT_FAILING, each(|one| one.is_failing.into()))
     }

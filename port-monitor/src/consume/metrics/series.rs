@@ -109,6 +109,8 @@ series! {
         => "Of the rows recorded, those that the receiver has";
     EXPIRED: Counter, "export_rows_expired", None, ["export"]
         => "Of the rows recorded, those that the history forgot before they were sent";
+    REJECTED: Counter, "export_rows_rejected", None, ["export"]
+        => "Of the rows recorded, those that the receiver got and does not take";
     UNSENT: Gauge, "export_rows_waiting", None, ["export"]
         => "Of the rows recorded, those that are still to be sent";
     EXPORT_FAILING: Gauge, "export_failing", None, ["export"]

@@ -7,7 +7,10 @@ use clap::{Arg, ArgAction, Args as _, Command, CommandFactory as _, Parser};
 
 use crate::{
     commands::watch,
-    consume::{consumers, export::Settings},
+    consume::{
+        consumers,
+        export::{Settings, settings::Urls},
+    },
     ports::port_set::PortSet,
 };
 
@@ -204,7 +207,8 @@ impl Key {
                 rest => rest.strip_prefix('-')?,
             }
         };
-        let joins_list = arg.get_value_parser().type_id() == TypeId::of::<PortSet>();
+        let of = arg.get_value_parser().type_id();
+        let joins_list = of == TypeId::of::<PortSet>() || of == TypeId::of::<Urls>();
         Some(Self {
             name,
             flag,

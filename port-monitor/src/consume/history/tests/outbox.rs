@@ -42,7 +42,7 @@ fn take(outbox: &mut Outbox, most: u32) -> (Taken, Vec<u64>) {
 
 fn send(outbox: &mut Outbox, most: u32) -> Vec<u64> {
     let (taken, ids) = take(outbox, most);
-    outbox.sent(taken).unwrap();
+    outbox.sent(taken, 0).unwrap();
     ids
 }
 
@@ -90,7 +90,7 @@ fn a_row_that_is_completed_after_its_end_is_sent_again_as_a_later_version() {
             rows.push((row.connection_id, row.time_ns, row.version));
             true
         });
-        outbox.sent(taken.unwrap()).unwrap();
+        outbox.sent(taken.unwrap(), 0).unwrap();
         history.take(Item::Event(&at(&connected(), 7, 100)));
     }
     let [first, second] = rows[..] else {
@@ -115,7 +115,7 @@ fn what_is_forgotten_before_it_is_sent_has_expired() {
     assert_eq!(account(&place, &mut outbox, "a"), [10, 0, 10, 0]);
     tick_at(&mut history, 2 * DAY_NS);
     assert_eq!(account(&place, &mut outbox, "a"), [10, 0, 0, 10]);
-    outbox.sent(taken).unwrap();
+    outbox.sent(taken, 0).unwrap();
     assert_eq!(account(&place, &mut outbox, "a"), [10, 4, 0, 6]);
     assert_eq!(send(&mut outbox, 9), [0; 0]);
 }
@@ -162,10 +162,88 @@ fn where_the_file_is_begun_anew_the_account_goes_on() {
     short(&mut history, 20, 3);
     history.write();
     // Another file knows nothing of what was on its way.
-    outbox.sent(taken).unwrap();
+    outbox.sent(taken, 0).unwrap();
     assert_eq!(account(&place, &mut outbox, "a"), [13, 5, 3, 5]);
     assert_eq!(send(&mut outbox, 9), [20, 21, 22]);
     assert_eq!(account(&place, &mut outbox, "a"), [13, 8, 0, 5]);
+}
+
+/// Those that a receiver does not take are no longer waiting, and not with it either.
+#[test]
+fn what_is_rejected_is_in_the_account_of_its_own() {
+    let place = Place::new();
+    let mut history = place.begin();
+    let mut outbox = Outbox::open(&place.path(), "a").unwrap();
+    short(&mut history, 0, 10);
+    history.write();
+    let (taken, _) = take(&mut outbox, 4);
+    outbox.sent(taken, 3).unwrap();
+    // No receiver rejects more than it got.
+    let (taken, _) = take(&mut outbox, 1);
+    outbox.sent(taken, 99).unwrap();
+    let told = "recorded 10 = sent 1 + waiting 5 + expired 0 + rejected 4";
+    assert_eq!(outbox.progress().to_string(), told);
+    let mut again = Outbox::open(&place.path(), "a").unwrap();
+    assert_eq!(again.progress(), outbox.progress());
+    drop(history);
+    std::fs::remove_file(place.path()).unwrap();
+    let mut history = place.begin();
+    short(&mut history, 20, 3);
+    history.write();
+    again.look().unwrap();
+    let told = "recorded 13 = sent 1 + waiting 3 + expired 5 + rejected 4";
+    assert_eq!(again.progress().to_string(), told);
+}
+
+/// What its export has sent by then stays so.
+#[test]
+fn a_history_of_the_second_version_knows_of_rows_that_are_rejected() {
+    let place = Place::new();
+    let db = Db::open(place.path()).unwrap();
+    db.execute_batch(include_str!("../tables.sql")).unwrap();
+    db.execute_batch(include_str!("../outbox.sql")).unwrap();
+    db.execute_batch(&format!(
+        "INSERT INTO exports VALUES ('a', -7, 0, 5, 2);
+        PRAGMA application_id = {}; PRAGMA user_version = 2;",
+        schema::APPLICATION_ID
+    ))
+    .unwrap();
+    drop(db);
+    let _history = place.begin();
+    let mut outbox = Outbox::open(&place.path(), "a").unwrap();
+    assert_eq!(account(&place, &mut outbox, "a"), [7, 5, 0, 2]);
+    assert_eq!(outbox.progress().rejected, 0);
+}
+
+/// Also after a restart, and though more has come since.
+#[test]
+fn what_may_have_arrived_is_taken_again_as_it_was() {
+    let place = Place::new();
+    let mut history = place.open_keeping(Keep { age: DAY, ..KEEP });
+    history.take(Item::Header(&header()));
+    let mut outbox = Outbox::open(&place.path(), "a").unwrap();
+    short(&mut history, 0, 3);
+    history.write();
+    let (taken, ids) = take(&mut outbox, 9);
+    assert_eq!((taken.is_repeat, ids), (false, vec![0, 1, 2]));
+    outbox.sending(taken).unwrap();
+    short(&mut history, 3, 2);
+    history.write();
+    let mut outbox = Outbox::open(&place.path(), "a").unwrap();
+    let (taken, ids) = take(&mut outbox, 9);
+    assert_eq!((taken.is_repeat, ids), (true, vec![0, 1, 2]));
+    outbox.sent(taken, 0).unwrap();
+    let (taken, ids) = take(&mut outbox, 9);
+    assert_eq!((taken.is_repeat, ids), (false, vec![3, 4]));
+    outbox.sending(taken).unwrap();
+    // Nothing is left of that batch.
+    tick_at(&mut history, 2 * DAY_NS);
+    short(&mut history, 5, 1);
+    history.write();
+    let (taken, ids) = take(&mut outbox, 9);
+    assert_eq!((taken.is_repeat, ids), (false, vec![5]));
+    outbox.sent(taken, 0).unwrap();
+    assert_eq!(account(&place, &mut outbox, "a"), [6, 4, 0, 2]);
 }
 
 #[test]

@@ -82,9 +82,10 @@ fn with_id(mut record: Record, id: u64) -> Record {
 fn exporting() -> Arc<Board> {
     let board = Arc::<Board>::default();
     let progress = Progress {
-        recorded: 10,
+        recorded: 12,
         sent: 6,
         expired: 1,
+        rejected: 2,
     };
     let standing = export::Standing {
         progress,
@@ -100,7 +101,8 @@ fn exports_are_told_as_they_stand_and_nothing_is_where_there_is_none() {
     assert_eq!(told_alone.all("port_monitor_export_failing").count(), 0);
     let told = told(&metrics().with_exports(exporting()));
     for (name, value) in [
-        ("rows_recorded_total", 10.0),
+        ("rows_recorded_total", 12.0),
+        ("rows_rejected_total", 2.0),
         ("rows_sent_total", 6.0),
         ("rows_waiting", 3.0),
         ("rows_expired_total", 1.0),

@@ -1,6 +1,8 @@
 //! Every wrong value of a configuration is told with its place, and every right one is what
 //! the flag of that name takes.
 
+mod exports;
+
 use boon::{Compiler, Schemas};
 use serde_json::Value;
 
@@ -482,80 +484,3 @@ fn a_flag_that_needs_another_one_is_right_alone() {
 
 const HISTORY: &str = "[history]\nfile = \"/h\"\n";
 const EXPORT: &str = "[export.one]\ntype = \"clickhouse\"\nurl = \"http://a:8123\"\n";
-
-#[test]
-fn an_export_has_a_receiver_and_a_history() {
-    for (text, told) in [
-        (
-            "[export]\none = 1\n",
-            "4:7: expected a table, found integer",
-        ),
-        (
-            "[export.one]\nurl = \"http://a\"\n",
-            "3:1: `type` is missing",
-        ),
-        (
-            "[export.one]\ntype = \"clickhouse\"\n",
-            "3:1: `url` is missing",
-        ),
-        (
-            "[export.One]\ntype = \"clickhouse\"\nurl = \"http://a\"\n",
-            "3:9: not the name of an export: write up to 32 of a-z, 0-9 and `-`",
-        ),
-        (
-            "[export.one]\ntype = \"nats\"\nurl = \"http://a\"\n",
-            "4:8: expected clickhouse, found `nats`",
-        ),
-        (
-            "[export.one]\ntype = \"clickhouse\"\nurl = \"http://a\"\ntabel = \"a\"\n",
-            "6:1: unknown key `tabel`",
-        ),
-        (
-            "[export.one]\ntype = \"clickhouse\"\nurl = 1\n",
-            "5:7: expected text in quotes, found integer",
-        ),
-        (
-            "[export.one]\ntype = \"clickhouse\"\nurl = \"http://a\"\nbatch = true\n",
-            "6:9: expected a number, or text in quotes, found boolean",
-        ),
-        (
-            "[export.one]\ntype = \"clickhouse\"\nurl = \"http://a\"\nevery = 10\n",
-            "6:9: `10` has no unit: write 1s or more",
-        ),
-        (
-            "[export.one]\ntype = \"clickhouse\"\nurl = \"http://a\"\nca-file = \"/a\"\n",
-            "6:1: it is for `https://`: write that in `url`, or take this away",
-        ),
-        (
-            "[export.one]\ntype = \"clickhouse\"\nurl = \"https://a\"\nkey-file = \"/a\"\n",
-            "6:1: the key of no certificate: add `certificate-file`",
-        ),
-    ] {
-        assert_eq!(wrong(&format!("{HISTORY}{text}")).0, told, "{text}");
-    }
-    let none = wrong(&format!("export = 1\n{HISTORY}")).0;
-    assert_eq!(none, "1:10: expected a table, found integer");
-    let alone = wrong(EXPORT).0;
-    assert_eq!(
-        alone,
-        "1:2: an export sends the history: add [history] with its file"
-    );
-}
-
-#[test]
-fn each_export_is_what_its_table_says() {
-    let text = format!(
-        "{HISTORY}{EXPORT}[export.two]\ntype = \"clickhouse\"\nurl = \"http://b/\"\n\
-         table = \"f.c\"\nuser = \"u\"\npassword-file = \"/p\"\nbatch = 5\nevery = \"2m\"\n"
-    );
-    let Read { asked, exports, .. } = read("c.toml".to_owned(), text).unwrap();
-    assert_eq!(asked.len(), 1, "{asked:?}");
-    let names: Vec<&String> = exports.keys().collect();
-    assert_eq!(names, ["one", "two"]);
-    let (one, two) = (&exports["one"], &exports["two"]);
-    assert_eq!((&*one.table, one.batch), ("fleet.connections", 10_000));
-    assert_eq!((one.every.as_secs(), &one.user), (10, &None));
-    assert_eq!((&*two.table, two.batch), ("f.c", 5));
-    assert_eq!((two.every.as_secs(), two.user.as_deref()), (120, Some("u")));
-    assert_eq!(two.password_file.as_deref(), Some(Path::new("/p")));
-}

@@ -1,0 +1,225 @@
+//! The filter as it is typed: words of the command line, words of a view, and any text.
+
+use std::sync::Arc;
+
+use clap::Parser;
+
+use crate::{
+    base::exit_code::Failure,
+    commands::watch::{args::Selection, kept::keeps},
+    consume::{
+        lines::{cell::Cell, errno, fields},
+        top::Wanted,
+    },
+    events::{decode::Action, record::Record},
+    kernel::filters::Filters,
+};
+
+/// The words that are flags of the command line.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true, name = "filter")]
+struct Typed {
+    #[command(flatten)]
+    selection: Selection,
+}
+
+/// What only a view is asked for.
+#[derive(Debug)]
+enum Term {
+    /// Of these processes, there or not.
+    Pid(u32),
+    /// How it stands.
+    State(&'static str),
+    /// What it failed or ended with.
+    Error(String),
+    /// The rule that decided.
+    Rule(String),
+    /// Any text of it.
+    Text(String),
+}
+
+const STATES: [&str; 4] = ["open", "failed", "closed", "listening"];
+
+/// Reads a filter: words with spaces between them, all of which have to fit.
+pub(super) fn find(text: &str) -> Result<Wanted, String> {
+    let mut flags = Vec::new();
+    let mut terms = Vec::new();
+    for word in text.split_whitespace() {
+        match word.split_once(':') {
+            // A word that is not written yet keeps all.
+            Some((name, "")) if is_word(name) => {}
+            Some(("dir", value)) => flags.push(format!("--direction={value}")),
+            Some((name, value)) if is_flag(name) => flags.push(format!("--{name}={value}")),
+            Some((name, value)) if is_word(name) => terms.push(term(name, value)?),
+            _ => terms.push(Term::Text(word.to_lowercase())),
+        }
+    }
+    let filters = filters(&flags)?;
+    Ok(Arc::new(move |record| {
+        keeps(&filters, record) && terms.iter().all(|term| term.fits(record))
+    }))
+}
+
+fn filters(flags: &[String]) -> Result<Filters, String> {
+    let typed = Typed::try_parse_from(flags).map_err(|error| {
+        let text = error.render().to_string();
+        let line = text.lines().next().unwrap_or_default();
+        line.trim_start_matches("error: ").to_owned()
+    })?;
+    let filters = typed.selection.filters();
+    filters.map_err(|Failure { error, .. }| format!("{error:#}"))
+}
+
+fn is_flag(name: &str) -> bool {
+    const FLAGS: [&str; 8] = [
+        "cgroup",
+        "comm",
+        "local-port",
+        "port",
+        "remote",
+        "remote-port",
+        "unit",
+        "user",
+    ];
+    FLAGS.contains(&name)
+}
+
+fn is_word(name: &str) -> bool {
+    is_flag(name) || ["dir", "error", "pid", "rule", "state"].contains(&name)
+}
+
+fn term(name: &str, value: &str) -> Result<Term, String> {
+    Ok(match name {
+        "pid" => {
+            let pid = value.parse();
+            Term::Pid(pid.map_err(|_| format!("pid:{value} is not a process id"))?)
+        }
+        "state" => {
+            let state = STATES.into_iter().find(|state| state.starts_with(value));
+            let state = state.ok_or_else(|| format!("state:{value}: write {}", STATES.join(", ")));
+            Term::State(state?)
+        }
+        "error" => Term::Error(value.to_lowercase()),
+        _ => Term::Rule(value.to_owned()),
+    })
+}
+
+impl Term {
+    fn fits(&self, record: &Record) -> bool {
+        match self {
+            Self::Pid(pid) => record.event.owner.is_some_and(|owner| owner.pid == *pid),
+            Self::State(state) => state_of(record) == *state,
+            Self::Error(wanted) => error_of(record).is_some_and(|errno| {
+                let words = [errno::word(errno), errno::name(errno)];
+                let mut words = words.into_iter().flatten();
+                words.any(|word| word.to_lowercase().contains(wanted))
+            }),
+            Self::Rule(wanted) => record.judgement.as_ref().is_some_and(|judged| {
+                let rule = judged.rule.as_deref().unwrap_or("default");
+                rule.starts_with(wanted.as_str())
+            }),
+            Self::Text(wanted) => has_text(record, wanted),
+        }
+    }
+}
+
+fn state_of(record: &Record) -> &'static str {
+    match record.event.action {
+        action if action.is_listener() && !action.is_end() => "listening",
+        Action::Failed { .. } => "failed",
+        Action::Close(_) | Action::Unlisten => "closed",
+        _ => "open",
+    }
+}
+
+const fn error_of(record: &Record) -> Option<i32> {
+    match &record.event.action {
+        Action::Failed { errno } => *errno,
+        Action::Close(close) => close.errno,
+        _ => None,
+    }
+}
+
+/// The text stands in one of the cells of the record.
+fn has_text(record: &Record, wanted: &str) -> bool {
+    const CELLS: [fn(&mut Cell<'_>, &Record); 6] = [
+        fields::process,
+        fields::remote,
+        fields::local,
+        fields::user,
+        fields::unit,
+        fields::rule,
+    ];
+    let mut clock = crate::base::time::LocalClock::new(jiff::tz::TimeZone::UTC);
+    let mut text = Vec::new();
+    CELLS.into_iter().any(|write| {
+        text.clear();
+        write(&mut Cell::new(&mut text, usize::MAX, &mut clock), record);
+        text.make_ascii_lowercase();
+        String::from_utf8_lossy(&text).contains(wanted)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consume::lines::sample::{accepted, closed, connected, violation};
+
+    fn fits(text: &str, record: &Record) -> bool {
+        find(text).unwrap()(record)
+    }
+
+    #[test]
+    fn words_of_the_command_line_and_of_a_view_mean_what_they_say() {
+        let record = connected();
+        for text in [
+            "comm:curl",
+            "port:443 dir:out",
+            "remote-port:https",
+            "remote:93.184.216.0/24",
+            "pid:1469",
+            "state:open",
+            "cur",
+            "93.184",
+            "HTTPS",
+            "ann session-2",
+            "",
+            "comm:",
+        ] {
+            assert!(fits(text, &record), "{text}");
+        }
+        for text in [
+            "comm:nc",
+            "dir:in",
+            "pid:1",
+            "state:failed",
+            "error:refused",
+            "rule:x",
+            "curl nothing",
+        ] {
+            assert!(!fits(text, &record), "{text}");
+        }
+        let record = violation();
+        assert!(fits("error:refused rule:no-tel", &record));
+        assert!(fits("error:econnref state:fa", &record));
+        assert!(fits("dir:in", &accepted()));
+        assert!(fits("state:closed", &closed()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_line() {
+        for text in [
+            "pid:me",
+            "state:odd",
+            "port:99999",
+            "remote:nowhere",
+            "dir:up",
+            "user:nobody-at-all",
+        ] {
+            let Err(problem) = find(text) else {
+                panic!("{text} is taken");
+            };
+            assert!(!problem.is_empty() && !problem.contains('\n'), "{problem}");
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! The terminal, and the thread that draws on it. However it ends, the terminal is left as it
+//! was found.
+
+use std::{
+    env,
+    fs::File,
+    io::{self, IsTerminal as _, Read as _, Seek as _, Stdout, Write as _},
+    os::fd::OwnedFd,
+    panic,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use ratatui::{
+    Terminal,
+    backend::CrosstermBackend,
+    crossterm::{
+        cursor::Show,
+        event::{
+            self, DisableMouseCapture, EnableMouseCapture, Event, KeyCode, KeyEvent, KeyEventKind,
+            KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
+        },
+        execute,
+        terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+    },
+    layout::{Position, Rect},
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{MemfdFlags, memfd_create},
+    io::Errno,
+    process::{Signal, getpid, kill_process},
+    stdio::dup2_stderr,
+};
+
+use signal_hook::{consts::SIGTSTP, low_level::raise};
+
+use super::filter::find;
+use crate::{
+    base::{
+        exit_code::{ExitCode, Failure, OrExit as _},
+        zone,
+    },
+    consume::{
+        lines::color::ColorWhen,
+        top::{
+            Input, Model, Press, Shared, Ui, Wish,
+            view::{Look, draw},
+        },
+    },
+};
+
+/// A key is answered within this time.
+const ANSWER: Duration = Duration::from_millis(40);
+/// The end waits for the terminal no longer than this.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Drawing takes one part of the time in so many at most.
+const SHARE: u32 = 10;
+
+/// A screen that is drawn until it is closed.
+pub(super) struct Screen {
+    close: Arc<AtomicBool>,
+    ended: Receiver<()>,
+    aside: Option<Aside>,
+}
+
+impl Screen {
+    /// Takes the terminal, and shows there what `shared` knows.
+    pub(super) fn open(shared: Shared, color: ColorWhen) -> Result<Self, Failure> {
+        let has_color = color.enabled(true, |name| env::var_os(name));
+        let aside = Aside::begin().or_exit(ExitCode::OutputFailed)?;
+        let terminal = match enter() {
+            Ok(terminal) => terminal,
+            Err(error) => {
+                if let Some(aside) = aside {
+                    aside.end();
+                }
+                return Err(error).or_exit(ExitCode::OutputFailed);
+            }
+        };
+        restore_on_panic();
+        let close = Arc::new(AtomicBool::new(false));
+        let mut drawing = Drawing {
+            shared,
+            ui: Ui::new(Box::new(find)),
+            look: Look::new(has_color, zone::local()),
+            terminal,
+            frozen: None,
+        };
+        let is_closed = Arc::clone(&close);
+        let (end, ended) = channel();
+        thread::Builder::new()
+            .name("screen".to_owned())
+            .spawn(move || {
+                let _end: Sender<()> = end;
+                // Where the terminal is gone, so is what there is to tell.
+                let _ = drawing.run(&is_closed);
+                leave();
+                if !is_closed.load(Ordering::Relaxed) {
+                    // An orderly end, as Ctrl-C asks for where no screen is.
+                    let _ = kill_process(getpid(), Signal::TERM);
+                }
+            })
+            .or_exit(ExitCode::OutputFailed)?;
+        Ok(Self {
+            close,
+            ended,
+            aside,
+        })
+    }
+
+    /// Gives the terminal back, and then what was said meanwhile.
+    pub(super) fn close(self) {
+        self.close.store(true, Ordering::Relaxed);
+        // Its sender is gone when it has ended, which is the only news. A terminal that takes
+        // nothing any more holds nobody up.
+        let _ = self.ended.recv_timeout(PATIENCE);
+        if let Some(aside) = self.aside {
+            aside.end();
+        }
+    }
+}
+
+/// Standard error, where it is the terminal that is drawn on: what is said there waits.
+struct Aside {
+    stderr: OwnedFd,
+    said: File,
+}
+
+impl Aside {
+    fn begin() -> io::Result<Option<Self>> {
+        if !io::stderr().is_terminal() {
+            return Ok(None);
+        }
+        let stderr = rustix::io::dup(io::stderr())?;
+        let said = memfd_create("said", MemfdFlags::CLOEXEC)?;
+        dup2_stderr(&said)?;
+        Ok(Some(Self {
+            stderr,
+            said: File::from(said),
+        }))
+    }
+
+    fn end(mut self) {
+        if dup2_stderr(&self.stderr).is_err() {
+            return;
+        }
+        let mut said = Vec::new();
+        if self.said.rewind().is_ok() && self.said.read_to_end(&mut said).is_ok() {
+            // Whoever closed the standard error output does not want to know.
+            let _ = io::stderr().write_all(&said);
+        }
+    }
+}
+
+/// Takes the terminal, or leaves it as it was.
+fn enter() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
+    let entered = try_enter();
+    if entered.is_err() {
+        leave();
+    }
+    entered
+}
+
+fn try_enter() -> io::Result<Terminal<CrosstermBackend<Stdout>>> {
+    enable_raw_mode()?;
+    execute!(io::stdout(), EnterAlternateScreen, EnableMouseCapture)?;
+    let mut terminal = Terminal::new(CrosstermBackend::new(io::stdout()))?;
+    // Empties the screen. `clear` would ask the terminal where its cursor is, and not every
+    // terminal answers.
+    let area = Rect::from((Position::ORIGIN, terminal.size()?));
+    terminal.resize(area)?;
+    Ok(terminal)
+}
+
+/// Leaves the terminal as it was found. What cannot be done there is nobody's to mend.
+fn leave() {
+    let _ = execute!(
+        io::stdout(),
+        DisableMouseCapture,
+        LeaveAlternateScreen,
+        Show
+    );
+    let _ = disable_raw_mode();
+}
+
+/// What a panic says is to be read.
+fn restore_on_panic() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        leave();
+        before(info);
+    }));
+}
+
+struct Drawing {
+    shared: Shared,
+    ui: Ui,
+    look: Look,
+    terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// What is shown while it stays as it is.
+    frozen: Option<Box<Model>>,
+}
+
+impl Drawing {
+    fn run(&mut self, is_closed: &AtomicBool) -> io::Result<()> {
+        while !is_closed.load(Ordering::Relaxed) {
+            let took = self.draw()?;
+            let next = Instant::now() + self.ui.every().max(took * SHARE);
+            // However long the last one took, a key is answered soon.
+            while !is_closed.load(Ordering::Relaxed) && Instant::now() < next {
+                let left = next.saturating_duration_since(Instant::now());
+                if !has_input(left.min(ANSWER))? {
+                    continue;
+                }
+                if self.answer()? {
+                    return Ok(());
+                }
+                self.draw()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Draws, and says how long that took.
+    fn draw(&mut self) -> io::Result<Duration> {
+        let began = Instant::now();
+        let live = self.shared.lock();
+        if !self.ui.is_paused() {
+            self.frozen = None;
+        } else if self.frozen.is_none() {
+            self.frozen = Some(Box::new(live.clone()));
+        }
+        let model = self.frozen.as_deref().unwrap_or(&live);
+        let since = live.events() - model.events();
+        let Self {
+            ui, look, terminal, ..
+        } = self;
+        terminal.draw(|frame| draw(frame, ui, model, look, since))?;
+        Ok(began.elapsed())
+    }
+
+    /// Takes what has come from the terminal; whether the user wants the end.
+    fn answer(&mut self) -> io::Result<bool> {
+        // What was typed ahead is answered at once.
+        while has_input(Duration::ZERO)? {
+            let Some(input) = input(&event::read()?) else {
+                continue;
+            };
+            if input == Input::Key(Press::Enter) {
+                // What it is about is marked where keys before have moved it.
+                self.draw()?;
+            }
+            let wish = self.ui.take(input);
+            match wish {
+                None => {}
+                Some(Wish::Quit) => return Ok(true),
+                Some(Wish::Suspend) => self.suspend()?,
+            }
+        }
+        Ok(false)
+    }
+
+    fn suspend(&mut self) -> io::Result<()> {
+        leave();
+        // To this thread: it goes no further until somebody has all of them go on.
+        raise(SIGTSTP)?;
+        self.terminal = enter()?;
+        Ok(())
+    }
+}
+
+/// Waits for something from the terminal, a key or another size. One that is gone is an error:
+/// crossterm would look at it for ever.
+fn has_input(patience: Duration) -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut looked_at = [PollFd::new(&stdin, PollFlags::IN)];
+    let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+    match poll(&mut looked_at, Some(&patience)) {
+        // A signal, such as that of another size.
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let [stdin] = looked_at;
+    if stdin
+        .revents()
+        .intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+    {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    event::poll(Duration::ZERO)
+}
+
+fn input(event: &Event) -> Option<Input> {
+    match event {
+        Event::Key(key) if key.kind != KeyEventKind::Release => press(*key).map(Input::Key),
+        Event::Mouse(MouseEvent {
+            kind, column, row, ..
+        }) => match kind {
+            MouseEventKind::Down(MouseButton::Left) => Some(Input::Click(*column, *row)),
+            MouseEventKind::ScrollUp => Some(Input::WheelUp),
+            MouseEventKind::ScrollDown => Some(Input::WheelDown),
+            _ => None,
+        },
+        // It is drawn anew whatever came.
+        _ => None,
+    }
+}
+
+fn press(key: KeyEvent) -> Option<Press> {
+    let has_control = key.modifiers.contains(KeyModifiers::CONTROL);
+    Some(match key.code {
+        KeyCode::Char(c) if has_control => Press::Ctrl(c.to_ascii_lowercase()),
+        KeyCode::Char(c) => Press::Char(c),
+        KeyCode::F(number) => Press::F(number),
+        KeyCode::Up => Press::Up,
+        KeyCode::Down => Press::Down,
+        KeyCode::Left => Press::Left,
+        KeyCode::Right => Press::Right,
+        KeyCode::PageUp => Press::PageUp,
+        KeyCode::PageDown => Press::PageDown,
+        KeyCode::Home => Press::Home,
+        KeyCode::End => Press::End,
+        KeyCode::Enter => Press::Enter,
+        KeyCode::Esc => Press::Esc,
+        KeyCode::Tab => Press::Tab,
+        KeyCode::BackTab => Press::BackTab,
+        KeyCode::Backspace => Press::Backspace,
+        _ => return None,
+    })
+}

@@ -1,0 +1,339 @@
+//! What the live view knows. Pure: events in, nothing out; it knows no clock but the events'
+//! and the ticks'.
+
+mod groups;
+mod strip;
+
+use std::collections::VecDeque;
+
+pub(crate) use self::{
+    groups::{Group, Groups, Key, Tally},
+    strip::{SECONDS, Second, Strip},
+};
+use crate::{
+    consume::{
+        consumer::{Overview, Stats},
+        join::{Connection, Join, State},
+    },
+    events::{
+        decode::Direction,
+        record::{Header, Item, Loss, LossCause, Record, Summary},
+    },
+};
+
+/// Connections that have ended and are still shown, at most.
+pub(crate) const ENDED_ROOM: usize = 5_000;
+
+/// How long a connection that has ended stays among those that are open, ns.
+pub(crate) const JUST_ENDED_NS: i128 = 10_000_000_000;
+
+/// What is kept with a connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mark {
+    /// What it counts for in its groups.
+    counted: Tally,
+    /// Those groups.
+    keys: Option<Keys>,
+    /// What it carries.
+    pub(crate) rate: Rate,
+}
+
+/// The groups of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Keys {
+    process: Key,
+    service: Key,
+    remote: Key,
+    rule: Option<Key>,
+}
+
+impl Keys {
+    fn of(record: &Record) -> Self {
+        let event = &record.event;
+        let owner = event.owner.as_ref();
+        let is_outbound = event.direction() == Direction::Outbound;
+        let port = if is_outbound {
+            Some(event.remote_port)
+        } else {
+            event.local_port
+        };
+        let rule = record.judgement.as_ref();
+        Self {
+            process: Key::Process(owner.map(|owner| (owner.pid, owner.start_ns))),
+            service: Key::Service(is_outbound, port),
+            remote: Key::Remote(event.remote_ip),
+            rule: rule.map(|judged| Key::Rule(judged.rule.clone(), !judged.is_violation())),
+        }
+    }
+}
+
+/// How fast a connection carries, between the last two looks at it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rate {
+    at_ns: u64,
+    received: u64,
+    sent: u64,
+    /// Bytes received a second.
+    pub(crate) received_a_second: u64,
+    /// Bytes sent a second.
+    pub(crate) sent_a_second: u64,
+}
+
+impl Rate {
+    /// A look at it, or its end.
+    fn look(&mut self, record: &Record, is_open: bool) {
+        let Some(carried) = record.event.action.carried() else {
+            return;
+        };
+        let before = *self;
+        self.at_ns = record.event.ts_ns;
+        self.received = carried.bytes_received;
+        self.sent = carried.bytes_sent;
+        let passed_ns = u128::from(self.at_ns.saturating_sub(before.at_ns));
+        // The time before the first look may be that before the monitor.
+        let is_first = before.at_ns == 0;
+        let a_second = |now: u64, then: u64| {
+            let bytes = u128::from(now.saturating_sub(then));
+            let rate = (bytes * 1_000_000_000).checked_div(passed_ns);
+            rate.and_then(|rate| u64::try_from(rate).ok()).unwrap_or(0)
+        };
+        let is_known = is_open && !is_first;
+        self.received_a_second = if is_known {
+            a_second(self.received, before.received)
+        } else {
+            0
+        };
+        self.sent_a_second = if is_known {
+            a_second(self.sent, before.sent)
+        } else {
+            0
+        };
+    }
+}
+
+impl Tally {
+    fn of(connection: &Connection<Mark>) -> Self {
+        let record = &connection.record;
+        let carried = record.event.action.carried();
+        Self {
+            all: 1,
+            open: connection.state.is_open().into(),
+            failed: (connection.state == State::Failed).into(),
+            violations: record.is_violation().into(),
+            received: carried.map_or(0, |carried| carried.bytes_received),
+            sent: carried.map_or(0, |carried| carried.bytes_sent),
+        }
+    }
+}
+
+/// What the live view knows.
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    pub(crate) header: Option<Header>,
+    join: Join<Mark>,
+    /// Those of which nothing more is expected, the latest last.
+    ended: VecDeque<Connection<Mark>>,
+    done: Vec<Connection<Mark>>,
+    pub(crate) processes: Groups,
+    pub(crate) services: Groups,
+    pub(crate) remotes: Groups,
+    pub(crate) rules: Groups,
+    /// What all of them count for.
+    pub(crate) total: Tally,
+    pub(crate) strip: Strip,
+    /// By now, ns since the Unix epoch.
+    pub(crate) now_ns: i128,
+    events: u64,
+    pub(crate) overview: Overview,
+    /// Losses by cause, in [`LossCause`]'s order, as somebody else has told them.
+    pub(crate) told_losses: Vec<(LossCause, u64)>,
+    pub(crate) summary: Option<Summary>,
+}
+
+impl Model {
+    /// Takes an item.
+    pub fn take(&mut self, item: Item<'_>) {
+        match item {
+            Item::Header(header) | Item::Policy(header) => {
+                self.now_ns = self.now_ns.max(header.wall_ns);
+                self.header = Some(header.clone());
+            }
+            Item::Event(record) => self.event(record),
+            Item::Loss(loss) => self.lose(loss),
+            Item::Summary(summary) => self.summary = Some(summary.clone()),
+        }
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, stats: &Stats) {
+        self.now_ns = self.now_ns.max(stats.wall_ns);
+        self.strip.advance(self.now_ns);
+        self.rules.advance(self.now_ns);
+        let mut done = std::mem::take(&mut self.done);
+        self.join.sweep(&mut done);
+        self.done = done;
+        self.settle();
+    }
+
+    /// How the run stands.
+    pub fn hear(&mut self, overview: &Overview) {
+        self.overview = overview.clone();
+    }
+
+    /// Events that were taken.
+    pub const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// What of the run is over.
+    pub const fn is_over(&self) -> bool {
+        self.summary.is_some()
+    }
+
+    /// Every connection that is known, listeners among them.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = &Connection<Mark>> {
+        self.join.iter().chain(&self.ended)
+    }
+
+    /// The connection of this id.
+    pub(crate) fn connection(&self, id: u64) -> Option<&Connection<Mark>> {
+        let ended = || self.ended.iter().rfind(|ended| ended.id() == id);
+        self.join.get(id).or_else(ended)
+    }
+
+    /// It has ended, and not just now.
+    pub(crate) const fn is_past(&self, connection: &Connection<Mark>) -> bool {
+        let age_ns = self.now_ns - connection.record.wall_ns;
+        !connection.state.is_open() && age_ns > JUST_ENDED_NS
+    }
+
+    fn event(&mut self, record: &Record) {
+        self.events += 1;
+        self.now_ns = self.now_ns.max(record.wall_ns);
+        self.strip.advance(self.now_ns);
+        let Some(connection) = self.join.take(record, &mut self.done) else {
+            return;
+        };
+        if !connection.is_listener() {
+            let is_open = connection.state.is_open();
+            connection.mark.rate.look(record, is_open);
+            let counted = Counted {
+                was: connection.mark.counted,
+                is: Tally::of(connection),
+                before: connection.mark.keys.take(),
+                now: Keys::of(&connection.record),
+            };
+            connection.mark.counted = counted.is;
+            connection.mark.keys = Some(counted.now.clone());
+            let record = &connection.record;
+            // What was there before did not begin now.
+            let begins = connection.events == 1 && !is_preexisting(record);
+            for (groups, before, key) in counted.groups(
+                &mut self.processes,
+                &mut self.services,
+                &mut self.remotes,
+                &mut self.rules,
+            ) {
+                groups.recount((before, counted.was), (key, counted.is), record);
+            }
+            self.total -= counted.was;
+            self.total += counted.is;
+            counted.note(self.strip.present(), begins);
+        }
+        self.settle();
+    }
+
+    /// Keeps what has ended for a while.
+    fn settle(&mut self) {
+        for connection in self.done.drain(..) {
+            if connection.state == State::PushedOut
+                && let Some(keys) = &connection.mark.keys
+            {
+                // Nobody will tell its end.
+                let was = connection.mark.counted;
+                let is = Tally { open: 0, ..was };
+                self.processes.correct(&keys.process, was, is);
+                self.services.correct(&keys.service, was, is);
+                self.remotes.correct(&keys.remote, was, is);
+                if let Some(rule) = &keys.rule {
+                    self.rules.correct(rule, was, is);
+                }
+                self.total -= was;
+                self.total += is;
+            }
+            if connection.is_listener() {
+                continue;
+            }
+            if self.ended.len() >= ENDED_ROOM {
+                self.ended.pop_front();
+            }
+            self.ended.push_back(connection);
+        }
+    }
+
+    fn lose(&mut self, loss: &Loss) {
+        let known = self.told_losses.iter_mut();
+        match known.into_iter().find(|(cause, _)| *cause == loss.cause) {
+            Some((_, total)) => *total += loss.lost,
+            None => self.told_losses.push((loss.cause, loss.lost)),
+        }
+    }
+}
+
+const fn is_preexisting(record: &Record) -> bool {
+    use crate::events::decode::Action;
+    matches!(record.event.action, Action::Preexisting { .. })
+}
+
+/// What of a connection was counted before an event, and what is counted after it.
+struct Counted {
+    was: Tally,
+    is: Tally,
+    before: Option<Keys>,
+    now: Keys,
+}
+
+impl Counted {
+    /// The groups that it is in.
+    fn groups<'a>(
+        &'a self,
+        processes: &'a mut Groups,
+        services: &'a mut Groups,
+        remotes: &'a mut Groups,
+        rules: &'a mut Groups,
+    ) -> impl Iterator<Item = (&'a mut Groups, Option<&'a Key>, &'a Key)> {
+        let before = self.before.as_ref();
+        let of_all = [
+            (
+                processes,
+                before.map(|keys| &keys.process),
+                &self.now.process,
+            ),
+            (
+                services,
+                before.map(|keys| &keys.service),
+                &self.now.service,
+            ),
+            (remotes, before.map(|keys| &keys.remote), &self.now.remote),
+        ];
+        let rule = self.now.rule.as_ref();
+        let before = before.and_then(|keys| keys.rule.as_ref());
+        let rule = rule.map(|rule| (rules, before, rule));
+        of_all.into_iter().chain(rule)
+    }
+
+    /// Notes what this event has added to the present second.
+    fn note(&self, second: &mut Second, begins: bool) {
+        let (was, is) = (&self.was, &self.is);
+        second.begun += u64::from(begins);
+        second.failed += is.failed.saturating_sub(was.failed);
+        second.violations += is.violations.saturating_sub(was.violations);
+        if was.all > 0 || begins {
+            second.received += is.received.saturating_sub(was.received);
+            second.sent += is.sent.saturating_sub(was.sent);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

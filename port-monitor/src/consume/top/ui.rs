@@ -1,0 +1,552 @@
+//! What the user looks at: the view, its order, its filter, the row that is chosen. Pure: keys
+//! in, a wish out.
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use super::{
+    keys::{Action, Input, Press, action},
+    model::Key,
+};
+use crate::events::record::Record;
+
+/// The views, by their keys from `1` on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum View {
+    Connections,
+    Processes,
+    Services,
+    Remotes,
+    Listeners,
+    Policy,
+    Health,
+}
+
+impl View {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Connections,
+        Self::Processes,
+        Self::Services,
+        Self::Remotes,
+        Self::Listeners,
+        Self::Policy,
+        Self::Health,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "Connections",
+            Self::Processes => "Processes",
+            Self::Services => "Services",
+            Self::Remotes => "Remotes",
+            Self::Listeners => "Listeners",
+            Self::Policy => "Policy",
+            Self::Health => "Health",
+        }
+    }
+
+    pub(crate) const fn number(self) -> usize {
+        self as usize
+    }
+
+    fn step(self, by: usize) -> Self {
+        let next = (self.number() + by) % Self::ALL.len();
+        Self::ALL.get(next).copied().unwrap_or(self)
+    }
+}
+
+/// What a row is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum RowId {
+    /// A connection or a listener.
+    Connection(u64),
+    /// What has something in common.
+    Group(Key),
+}
+
+/// How a list is looked at.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct List {
+    /// The column of the order; the view's own before one is chosen.
+    pub(crate) column: Option<usize>,
+    /// The other way round.
+    pub(crate) is_reversed: bool,
+    /// The row that is chosen, which may be gone.
+    pub(crate) chosen: Option<RowId>,
+    /// The row that is marked on the screen: the chosen one, or the first before anybody chose.
+    pub(crate) marked: Option<RowId>,
+    /// Where it was, for when it is gone.
+    pub(crate) at: usize,
+    /// The first row on the screen.
+    pub(crate) offset: usize,
+    /// So many rows there are, and so many the screen has room for.
+    pub(crate) rows: usize,
+    pub(crate) page: usize,
+    /// Columns there are.
+    pub(crate) columns: usize,
+    /// Steps that the chosen row is to be moved by at the next look.
+    pub(crate) step: isize,
+    /// The order as it is to stay.
+    pub(crate) held: Option<Vec<RowId>>,
+    /// Where the columns' headings begin and end on the screen, and their row.
+    pub(crate) headings: Vec<(u16, u16, usize)>,
+    pub(crate) heading_row: u16,
+}
+
+/// A record that is looked for.
+pub type Wanted = Arc<dyn Fn(&Record) -> bool + Send + Sync>;
+
+/// Reads a filter as somebody types it: what is wanted, or what is wrong with it.
+pub type Find = Box<dyn Fn(&str) -> Result<Wanted, String> + Send>;
+
+/// What the user wants of whoever owns the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// The end.
+    Quit,
+    /// The shell, until it brings this back.
+    Suspend,
+}
+
+/// What lies over the view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Overlay {
+    Help,
+    Detail(u64),
+}
+
+/// What the user looks at.
+pub struct Ui {
+    pub(crate) view: View,
+    pub(crate) lists: [List; 7],
+    pub(crate) filter: String,
+    wanted: Option<Wanted>,
+    /// What is wrong with the filter.
+    pub(crate) problem: Option<String>,
+    /// The filter is being typed; before, it was this.
+    pub(crate) typing: Option<String>,
+    pub(crate) only_violations: bool,
+    pub(crate) shows_ended: bool,
+    pub(crate) overlay: Option<Overlay>,
+    /// Rows by which the overlay is scrolled.
+    pub(crate) scroll: u16,
+    /// What is shown stays.
+    pub(crate) is_paused: bool,
+    /// How often what is shown is made anew.
+    pub(crate) every: Duration,
+    find: Find,
+}
+
+impl fmt::Debug for Ui {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ui")
+            .field("view", &self.view)
+            .field("filter", &self.filter)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The refresh that users of top know.
+const EVERY: Duration = Duration::from_millis(500);
+const MOST_OFTEN: Duration = Duration::from_millis(100);
+const LEAST_OFTEN: Duration = Duration::from_secs(10);
+
+impl Ui {
+    /// At the start, with filters read by `find`.
+    pub fn new(find: Find) -> Self {
+        Self {
+            view: View::Connections,
+            lists: std::array::from_fn(|_| List::default()),
+            filter: String::new(),
+            wanted: None,
+            problem: None,
+            typing: None,
+            only_violations: false,
+            shows_ended: false,
+            overlay: None,
+            scroll: 0,
+            is_paused: false,
+            every: EVERY,
+            find,
+        }
+    }
+
+    /// How often what is shown is made anew.
+    pub const fn every(&self) -> Duration {
+        self.every
+    }
+
+    /// What is shown is to stay as it is, but for what a key changes.
+    pub const fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// The list of the view.
+    pub(crate) fn list(&mut self) -> &mut List {
+        let number = self.view.number();
+        &mut self.lists[number]
+    }
+
+    /// The filters keep it.
+    pub(crate) fn keeps(&self, record: &Record) -> bool {
+        (!self.only_violations || record.is_violation())
+            && self.wanted.as_ref().is_none_or(|wanted| wanted(record))
+    }
+
+    /// Takes what comes from the terminal.
+    pub fn take(&mut self, input: Input) -> Option<Wish> {
+        match input {
+            Input::Key(press) if self.typing.is_some() => self.type_filter(press),
+            Input::Key(press) => self.press(press),
+            Input::WheelUp => {
+                self.step(-3);
+                None
+            }
+            Input::WheelDown => {
+                self.step(3);
+                None
+            }
+            Input::Click(column, row) => {
+                self.click(column, row);
+                None
+            }
+        }
+    }
+
+    fn type_filter(&mut self, press: Press) -> Option<Wish> {
+        match press {
+            Press::Ctrl('c') => return Some(Wish::Quit),
+            Press::Enter => self.typing = None,
+            Press::Esc => {
+                let before = self.typing.take().unwrap_or_default();
+                self.set_filter(before);
+            }
+            Press::Backspace => {
+                let mut filter = self.filter.clone();
+                if filter.pop().is_none() {
+                    self.typing = None;
+                }
+                self.set_filter(filter);
+            }
+            Press::Ctrl('u') => self.set_filter(String::new()),
+            Press::Ctrl('w') => self.drop_term(),
+            Press::Tab => {
+                let filter = complete(&self.filter);
+                self.set_filter(filter);
+            }
+            Press::Char(c) if self.filter.len() < 200 => {
+                let mut filter = self.filter.clone();
+                filter.push(c);
+                self.set_filter(filter);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// Filters by `filter` from now on; by the one before, as long as this one is not right.
+    pub(crate) fn set_filter(&mut self, filter: String) {
+        if filter.trim().is_empty() {
+            self.wanted = None;
+            self.problem = None;
+        } else {
+            match (self.find)(&filter) {
+                Ok(wanted) => {
+                    self.wanted = Some(wanted);
+                    self.problem = None;
+                }
+                Err(problem) => self.problem = Some(problem),
+            }
+        }
+        self.filter = filter;
+    }
+
+    fn drop_term(&mut self) {
+        let kept = self.filter.trim_end();
+        let kept = kept.rfind(' ').map_or("", |end| &kept[..=end]);
+        self.set_filter(kept.to_owned());
+    }
+
+    fn press(&mut self, press: Press) -> Option<Wish> {
+        let action = action(press)?;
+        if self.overlay.is_some() && self.press_overlay(action) {
+            return None;
+        }
+        match action {
+            Action::Quit => return Some(Wish::Quit),
+            Action::Suspend => return Some(Wish::Suspend),
+            Action::Up => self.step(-1),
+            Action::Down => self.step(1),
+            Action::PageUp => {
+                let page = self.page();
+                self.step(-page);
+            }
+            Action::PageDown => {
+                let page = self.page();
+                self.step(page);
+            }
+            Action::First => self.step(isize::MIN / 2),
+            Action::Last => self.step(isize::MAX / 2),
+            Action::Open => self.open(),
+            Action::Back => self.back(),
+            Action::Filter => self.typing = Some(self.filter.clone()),
+            Action::DropTerm => self.drop_term(),
+            Action::NextColumn => self.sort_by(1),
+            Action::PreviousColumn => self.sort_by(-1),
+            Action::Reverse => {
+                let list = self.list();
+                list.is_reversed = !list.is_reversed;
+                list.held = None;
+            }
+            Action::Hold => {
+                let list = self.list();
+                list.held = list.held.is_none().then(Vec::new);
+            }
+            Action::Pause => self.is_paused = !self.is_paused,
+            Action::Ended => self.shows_ended = !self.shows_ended,
+            Action::Violations => self.only_violations = !self.only_violations,
+            Action::Reset => self.reset(),
+            Action::View(number) => self.show(View::ALL.get(number).copied()),
+            Action::NextView => self.show(Some(self.view.step(1))),
+            Action::PreviousView => self.show(Some(self.view.step(View::ALL.len() - 1))),
+            Action::Faster => self.every = (self.every / 2).max(MOST_OFTEN),
+            Action::Slower => self.every = (self.every * 2).min(LEAST_OFTEN),
+            Action::Help => self.lay_over(Overlay::Help),
+        }
+        None
+    }
+
+    /// What keys do while something lies over the view; whether that was all.
+    fn press_overlay(&mut self, action: Action) -> bool {
+        match action {
+            Action::Up => self.scroll = self.scroll.saturating_sub(1),
+            Action::Down => self.scroll = self.scroll.saturating_add(1),
+            Action::PageUp => self.scroll = self.scroll.saturating_sub(10),
+            Action::PageDown => self.scroll = self.scroll.saturating_add(10),
+            Action::First => self.scroll = 0,
+            Action::Back | Action::Open | Action::Help => self.overlay = None,
+            Action::Quit | Action::Suspend | Action::Pause => return false,
+            _ => {
+                self.overlay = None;
+                return false;
+            }
+        }
+        true
+    }
+
+    fn lay_over(&mut self, overlay: Overlay) {
+        self.overlay = Some(overlay);
+        self.scroll = 0;
+    }
+
+    fn show(&mut self, view: Option<View>) {
+        self.view = view.unwrap_or(self.view);
+        self.overlay = None;
+    }
+
+    fn page(&mut self) -> isize {
+        isize::try_from(self.list().page.saturating_sub(1).max(1)).unwrap_or(1)
+    }
+
+    fn step(&mut self, by: isize) {
+        if self.overlay.is_some() {
+            let by = i16::try_from(by.clamp(-100, 100)).unwrap_or(0);
+            self.scroll = self.scroll.saturating_add_signed(by);
+        } else {
+            let list = self.list();
+            list.step = list.step.saturating_add(by);
+        }
+    }
+
+    fn back(&mut self) {
+        if self.filter.is_empty() {
+            self.only_violations = false;
+        } else {
+            self.set_filter(String::new());
+        }
+    }
+
+    fn reset(&mut self) {
+        self.set_filter(String::new());
+        self.only_violations = false;
+        self.shows_ended = false;
+        *self.list() = List::default();
+    }
+
+    fn sort_by(&mut self, by: isize) {
+        let list = self.list();
+        let columns = isize::try_from(list.columns).unwrap_or(0);
+        if columns == 0 {
+            return;
+        }
+        let now = list.column.and_then(|column| isize::try_from(column).ok());
+        let next = match now {
+            Some(now) => (now + by).rem_euclid(columns),
+            None if by > 0 => 0,
+            None => columns - 1,
+        };
+        list.column = usize::try_from(next).ok();
+        list.is_reversed = false;
+        list.held = None;
+    }
+
+    /// A click: on a heading it sorts, on a row it chooses.
+    fn click(&mut self, column: u16, row: u16) {
+        if self.overlay.take().is_some() {
+            return;
+        }
+        let list = self.list();
+        if row == list.heading_row {
+            let heading = list.headings.iter();
+            let mut heading = heading.filter(|(from, to, _)| (*from..*to).contains(&column));
+            if let Some(&(_, _, number)) = heading.next() {
+                list.is_reversed = list.column == Some(number) && !list.is_reversed;
+                list.column = Some(number);
+                list.held = None;
+            }
+        } else if row > list.heading_row {
+            let at = list.offset + usize::from(row - list.heading_row - 1);
+            if at < list.rows {
+                list.chosen = None;
+                list.at = at;
+                list.step = 0;
+            }
+        }
+    }
+
+    /// All about the chosen row.
+    fn open(&mut self) {
+        let Some(chosen) = self.list().marked.clone() else {
+            return;
+        };
+        match chosen {
+            RowId::Connection(id) => self.lay_over(Overlay::Detail(id)),
+            RowId::Group(key) => {
+                if let Some(filter) = filter_of(&key) {
+                    self.set_filter(filter);
+                    self.view = View::Connections;
+                }
+            }
+        }
+    }
+}
+
+/// The filter that keeps the connections of a group.
+fn filter_of(key: &Key) -> Option<String> {
+    Some(match key {
+        Key::Process(Some((pid, _))) => format!("pid:{pid} "),
+        Key::Service(true, Some(port)) => format!("dir:out remote-port:{port} "),
+        Key::Service(false, Some(port)) => format!("dir:in local-port:{port} "),
+        Key::Remote(ip) => format!("remote:{} ", ip_of(*ip)),
+        Key::Rule(Some(rule), _) => format!("rule:{rule} "),
+        Key::Rule(None, _) => "rule:default ".to_owned(),
+        Key::Process(None) | Key::Service(_, None) => return None,
+    })
+}
+
+fn ip_of(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+/// The words before a colon in a filter: those of the command line, and some that only a view
+/// has.
+const WORDS: [&str; 13] = [
+    "cgroup",
+    "comm",
+    "dir",
+    "error",
+    "local-port",
+    "pid",
+    "port",
+    "remote",
+    "remote-port",
+    "rule",
+    "state",
+    "unit",
+    "user",
+];
+
+/// The filter with its last word completed, as far as that is certain.
+fn complete(filter: &str) -> String {
+    let begin = filter.rfind(' ').map_or(0, |space| space + 1);
+    let (before, word) = filter.split_at(begin);
+    let mut fitting = WORDS.iter().filter(|name| name.starts_with(word));
+    match (fitting.next(), fitting.next()) {
+        (Some(name), None) if !word.is_empty() => format!("{before}{name}:"),
+        _ => filter.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ui() -> Ui {
+        Ui::new(Box::new(|text| {
+            if text.contains("bad") {
+                return Err("bad word".to_owned());
+            }
+            let pid = text.trim().strip_prefix("pid:").map(str::to_owned);
+            Ok(Arc::new(move |record: &Record| {
+                let owner = record.event.owner.as_ref();
+                pid.is_none() || owner.map(|owner| owner.pid.to_string()) == pid
+            }))
+        }))
+    }
+
+    fn typed(ui: &mut Ui, text: &str) -> Option<Wish> {
+        let keys = text.chars().map(|c| Input::Key(Press::Char(c)));
+        keys.fold(None, |wish, key| ui.take(key).or(wish))
+    }
+
+    #[test]
+    fn what_is_typed_into_the_filter_is_no_command() {
+        let mut ui = ui();
+        assert_eq!(typed(&mut ui, "/qq2?"), None);
+        assert_eq!(ui.filter, "qq2?");
+        assert_eq!((ui.view, &ui.overlay), (View::Connections, &None));
+        ui.take(Input::Key(Press::Enter));
+        assert_eq!(typed(&mut ui, "q"), Some(Wish::Quit));
+    }
+
+    #[test]
+    fn a_filter_that_is_wrong_leaves_the_one_before_and_escape_brings_it_back() {
+        let mut ui = ui();
+        let mut record = crate::consume::lines::sample::connected();
+        typed(&mut ui, "/pid:1469");
+        assert!(ui.keeps(&record));
+        ui.take(Input::Key(Press::Enter));
+        typed(&mut ui, "/ bad");
+        assert_eq!(ui.problem.as_deref(), Some("bad word"));
+        if let Some(owner) = &mut record.event.owner {
+            owner.pid = 7;
+        }
+        assert!(!ui.keeps(&record));
+        ui.take(Input::Key(Press::Esc));
+        assert_eq!((ui.filter.as_str(), &ui.problem), ("pid:1469", &None));
+    }
+
+    #[test]
+    fn escape_never_quits_and_takes_one_thing_away_at_a_time() {
+        let mut ui = ui();
+        typed(&mut ui, "v/x");
+        ui.take(Input::Key(Press::Enter));
+        typed(&mut ui, "?");
+        let escape = Input::Key(Press::Esc);
+        assert_eq!(ui.take(escape), None);
+        assert_eq!((&ui.overlay, ui.filter.as_str()), (&None, "x"));
+        assert_eq!(ui.take(escape), None);
+        assert!(ui.filter.is_empty() && ui.only_violations);
+        assert_eq!(ui.take(escape), None);
+        assert!(!ui.only_violations);
+        assert_eq!(ui.take(escape), None);
+    }
+
+    #[test]
+    fn tab_completes_a_word_that_is_certain() {
+        assert_eq!(complete("com"), "comm:");
+        assert_eq!(complete("dir:in remote-"), "dir:in remote-port:");
+        assert_eq!(complete("p"), "p");
+        assert_eq!(complete(""), "");
+        assert_eq!(complete("curl"), "curl");
+    }
+}

@@ -1,0 +1,117 @@
+//! What was seen and lost, and what cannot be seen.
+
+use crate::{
+    base::sanitize::Escaped,
+    consume::{
+        consumer::{Room, Standing},
+        lines::table::loss_cause,
+        top::model::{ENDED_ROOM, Model},
+    },
+};
+
+/// Events that were lost, wherever.
+pub(super) fn lost(model: &Model) -> u64 {
+    let stats = &model.overview.stats;
+    let told: u64 = model.told_losses.iter().map(|(_, total)| total).sum();
+    // A run tells its own losses by both ways.
+    (stats.ring_full + stats.skipped + stats.undecodable + stats.owner_late).max(told)
+}
+
+/// All of it, a line each.
+pub(super) fn lines(model: &Model) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(header) = &model.header {
+        let kernel = Escaped(header.kernel.as_bytes());
+        lines.push(format!(
+            "port-monitor {} on kernel {kernel}, backend {}",
+            header.version, header.backend
+        ));
+    }
+    lines.push(String::new());
+    account(model, &mut lines);
+    lines.push(String::new());
+    lines.push(format!(
+        "connections   {} told of, {} open, {} failed, {} against the policy",
+        model.total.all, model.total.open, model.total.failed, model.total.violations
+    ));
+    lines.push(format!(
+        "bytes         {} received, {} sent, as far as they were told",
+        model.total.received, model.total.sent
+    ));
+    for (name, groups) in [
+        ("processes", &model.processes),
+        ("services", &model.services),
+        ("remotes", &model.remotes),
+    ] {
+        let others = groups.others().all;
+        if others > 0 {
+            lines.push(format!(
+                "{name}: {others} connections are of some that there is no room for"
+            ));
+        }
+    }
+    lines.push(format!(
+        "of those that have ended, the last {ENDED_ROOM} are kept"
+    ));
+    if let Some(header) = &model.header {
+        spots(&header.blind_spots, "cannot see", &mut lines);
+        spots(&header.unproven, "not proven", &mut lines);
+        spots(&header.waiting, "waiting for", &mut lines);
+    }
+    lines
+}
+
+fn spots(all: &[String], what: &str, lines: &mut Vec<String>) {
+    if !all.is_empty() {
+        lines.push(String::new());
+    }
+    for spot in all {
+        lines.push(format!("{what}: {}", Escaped(spot.as_bytes())));
+    }
+}
+
+/// The account of the run, and of each consumer.
+fn account(model: &Model, lines: &mut Vec<String>) {
+    let stats = &model.overview.stats;
+    if model.overview.standings.is_empty() {
+        lines.push(format!("events        {} taken here", model.events()));
+    } else {
+        lines.push(format!(
+            "events        seen {}, filtered in the kernel {}, taken here {}",
+            stats.seen,
+            stats.filtered,
+            model.events()
+        ));
+        lines.push(format!(
+            "lost          ring full {}, program skipped {}, undecodable {}, owner late {}",
+            stats.ring_full, stats.skipped, stats.undecodable, stats.owner_late
+        ));
+    }
+    for (cause, total) in &model.told_losses {
+        lines.push(format!("lost, as told {}: {total}", loss_cause(*cause)));
+    }
+    let others = model.overview.standings.iter();
+    // What nobody looks at has nothing to tell.
+    for standing in others.filter(|standing| standing.name != "output") {
+        lines.push(standing_line(standing));
+    }
+}
+
+fn standing_line(standing: &Standing) -> String {
+    let account = &standing.account;
+    let waiting = match standing.waiting {
+        Room::Lines(lines) => format!("{lines} waiting"),
+        Room::Queue(length, room) => format!("{length} of {room} waiting"),
+    };
+    let error = account.error.as_deref().map_or(String::new(), |error| {
+        format!("; failed: {}", Escaped(error.as_bytes()))
+    });
+    format!(
+        "{:<13} delivered {} = taken {} + hidden {} + dropped {}; {waiting}{error}",
+        standing.name,
+        account.delivered,
+        account.taken,
+        account.hidden,
+        account.dropped.total()
+    )
+}

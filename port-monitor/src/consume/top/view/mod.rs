@@ -1,0 +1,495 @@
+//! What is on the screen. Pure: what is known and what is looked at, into a buffer.
+
+mod connections;
+mod detail;
+mod groups;
+mod health;
+mod sheet;
+mod spark;
+
+use jiff::tz::TimeZone;
+use ratatui::{
+    Frame,
+    buffer::Buffer,
+    layout::Rect,
+    style::{Color, Modifier, Style},
+    widgets::{Block, Clear, Widget as _},
+};
+
+use self::{sheet::Sheet, spark::spark};
+use super::{
+    keys::KEYS,
+    model::{Group, Groups, Model, SECONDS, Second},
+    ui::{List, Overlay, RowId, Ui, View},
+};
+use crate::{
+    base::{sanitize::Escaped, time::LocalClock},
+    consume::{
+        lines::{cell::Cell, layout::wrapped, table::plural},
+        listeners::uses::Scope,
+    },
+};
+
+/// What a screen can show.
+#[derive(Debug)]
+pub struct Look {
+    /// It has colours, and they are wanted.
+    pub has_color: bool,
+    clock: LocalClock,
+}
+
+impl Look {
+    /// With colours or without, times in `zone`.
+    pub const fn new(has_color: bool, zone: TimeZone) -> Self {
+        Self {
+            has_color,
+            clock: LocalClock::new(zone),
+        }
+    }
+}
+
+/// A screen that is drawn.
+struct Screen<'a> {
+    has_color: bool,
+    clock: &'a mut LocalClock,
+}
+
+impl Screen<'_> {
+    /// The lines that frame a list.
+    fn bar(&self) -> Style {
+        let style = Style::new().add_modifier(Modifier::BOLD);
+        if self.has_color {
+            style.fg(Color::Cyan)
+        } else {
+            style.add_modifier(Modifier::UNDERLINED)
+        }
+    }
+
+    fn alarm(&self) -> Style {
+        let style = Style::new().add_modifier(Modifier::BOLD);
+        if self.has_color {
+            style.fg(Color::Red)
+        } else {
+            style
+        }
+    }
+}
+
+/// Draws the screen. `since` is how many events have come since what is shown was frozen.
+pub fn draw(frame: &mut Frame<'_>, ui: &mut Ui, model: &Model, look: &mut Look, since: u64) {
+    let area = frame.area();
+    let buffer = frame.buffer_mut();
+    let mut screen = Screen {
+        has_color: look.has_color,
+        clock: &mut look.clock,
+    };
+    let [title, strip, tabs, body, foot] = parts(area);
+    write_title(&mut screen, title, buffer, ui, model, since);
+    if strip.height > 0 {
+        let style = Style::new();
+        line(
+            buffer,
+            strip,
+            0,
+            &strip_text(model, strip.width.into()),
+            style,
+        );
+    }
+    write_tabs(&screen, tabs, buffer, ui);
+    draw_view(&mut screen, body, buffer, ui, model);
+    write_foot(&screen, foot, buffer, ui);
+    if let Some(overlay) = ui.overlay.clone() {
+        let (title, lines) = match overlay {
+            Overlay::Help => ("Keys".to_owned(), help()),
+            Overlay::Detail(id) => match model.connection(id) {
+                Some(row) => detail::lines(row, model, screen.clock),
+                None => (
+                    "Gone".to_owned(),
+                    vec!["Nothing is known of this connection any more.".to_owned()],
+                ),
+            },
+        };
+        lay_over(&screen, area, buffer, ui, (&title, &lines));
+    }
+}
+
+/// Title, strip, tabs, body and foot. Where there is little room, the strip goes first.
+fn parts(area: Rect) -> [Rect; 5] {
+    let at = |y: u16, height: u16| {
+        let y = y.min(area.height);
+        let height = height.min(area.height - y);
+        Rect {
+            y: area.y + y,
+            height,
+            ..area
+        }
+    };
+    let strip = u16::from(area.height >= 12);
+    let body = area.height.saturating_sub(3 + strip);
+    [
+        at(0, 1),
+        at(1, strip),
+        at(1 + strip, 1),
+        at(2 + strip, body),
+        at(2 + strip + body, 1),
+    ]
+}
+
+/// Writes a line of text at a row of the area.
+fn line(buffer: &mut Buffer, area: Rect, row: u16, text: &str, style: Style) {
+    if row < area.height {
+        buffer.set_stringn(area.x, area.y + row, text, area.width.into(), style);
+    }
+}
+
+fn write_title(
+    screen: &mut Screen<'_>,
+    area: Rect,
+    buffer: &mut Buffer,
+    ui: &Ui,
+    model: &Model,
+    since: u64,
+) {
+    let mut text = "port-monitor top".to_owned();
+    if let Some(header) = &model.header {
+        let host = Escaped(header.host.as_bytes());
+        text = format!("{text}  {host}  {}", header.backend);
+    }
+    text = format!("{text}  {}", screen.clock.time_of_day(model.now_ns));
+    if model.is_over() {
+        text.push_str("  ENDED");
+    }
+    if ui.is_paused {
+        text = format!("{text}  FROZEN, {since} events since");
+    }
+    line(buffer, area, 0, &text, screen.bar());
+    let lost = health::lost(model);
+    if lost > 0 {
+        let lost = format!(" {lost} lost (7) ");
+        let width = u16::try_from(lost.len())
+            .unwrap_or(u16::MAX)
+            .min(area.width);
+        let right = Rect {
+            x: area.right() - width,
+            width,
+            ..area
+        };
+        line(
+            buffer,
+            right,
+            0,
+            &lost,
+            screen.alarm().add_modifier(Modifier::REVERSED),
+        );
+    }
+}
+
+/// What came in the last seconds, in as many parts as there is room for.
+fn strip_text(model: &Model, room: usize) -> String {
+    /// A part, and what of a second it tells.
+    type Part = (&'static str, bool, fn(&Second) -> u64);
+    const PARTS: [Part; 5] = [
+        ("new", false, |second| second.begun),
+        ("failed", false, |second| second.failed),
+        ("in", true, |second| second.received),
+        ("out", true, |second| second.sent),
+        ("viol", false, |second| second.violations),
+    ];
+    let parts = match room {
+        ..40 => 2,
+        40..72 => 3,
+        _ => PARTS.len(),
+    };
+    let share = room / parts;
+    let mut text = String::new();
+    for (name, are_bytes, of) in PARTS.into_iter().take(parts) {
+        let figures: Vec<u64> = model.strip.last(SECONDS).map(of).collect();
+        let mut label = name.as_bytes().to_vec();
+        label.push(b' ');
+        let mut number = Vec::new();
+        // No time is written.
+        let mut clock = LocalClock::new(TimeZone::UTC);
+        let mut cell = Cell::new(&mut number, usize::MAX, &mut clock);
+        let now = of(&model.strip.rate());
+        if are_bytes {
+            cell.size(now);
+        } else {
+            cell.number(now);
+        }
+        let label = format!("{name} {}/s ", String::from_utf8_lossy(&number));
+        let bars = share.saturating_sub(label.len() + 1).min(30);
+        text = format!("{text}{label}{} ", spark(&figures, bars));
+    }
+    text
+}
+
+fn write_tabs(screen: &Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &Ui) {
+    // All names where there is room for them, else the one that is chosen.
+    let all: usize = View::ALL.iter().map(|view| view.name().len() + 4).sum();
+    let all = all.saturating_sub(View::ALL.len());
+    let is_wide = usize::from(area.width) >= all;
+    let mut x = area.x;
+    if area.height == 0 {
+        return;
+    }
+    for view in View::ALL {
+        let number = view.number() + 1;
+        let is_chosen = view == ui.view;
+        let text = if is_wide || is_chosen {
+            format!("{number} {} ", view.name())
+        } else {
+            format!("{number} ")
+        };
+        let style = if is_chosen {
+            screen.bar().add_modifier(Modifier::REVERSED)
+        } else {
+            Style::new()
+        };
+        let room = area.right().saturating_sub(x);
+        let (end, _) = buffer.set_stringn(x, area.y, &text, room.into(), style);
+        x = end;
+    }
+}
+
+fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut Ui, model: &Model) {
+    if area.height == 0 {
+        return;
+    }
+    let number = ui.view.number();
+    let mut list = std::mem::take(&mut ui.lists[number]);
+    match ui.view {
+        View::Connections => {
+            let rows = model.connections().filter(|row| {
+                !row.is_listener()
+                    && (ui.shows_ended || !model.is_past(row))
+                    && ui.keeps(&row.record)
+            });
+            let rows = rows.map(|row| (RowId::Connection(row.id()), row)).collect();
+            let sheet = Sheet {
+                columns: connections::CONNECTIONS,
+                usual: connections::CONNECTIONS.len() - 1,
+                rows,
+                looks: connections::looks,
+            };
+            sheet.draw(screen, area, buffer, model, &mut list);
+        }
+        View::Listeners => {
+            let rows = model
+                .connections()
+                .filter(|row| row.is_listener() && !model.is_past(row) && ui.keeps(&row.record));
+            let rows = rows.map(|row| (RowId::Connection(row.id()), row)).collect();
+            let sheet = Sheet {
+                columns: connections::LISTENERS,
+                usual: 0,
+                rows,
+                looks: connections::looks,
+            };
+            sheet.draw(screen, area, buffer, model, &mut list);
+        }
+        View::Processes => {
+            let sheet = group_sheet(groups::PROCESSES, 4, &model.processes, ui);
+            sheet.draw(screen, area, buffer, model, &mut list);
+        }
+        View::Services => {
+            let sheet = group_sheet(groups::SERVICES, 3, &model.services, ui);
+            sheet.draw(screen, area, buffer, model, &mut list);
+        }
+        View::Remotes => {
+            let sheet = group_sheet(groups::REMOTES, 1, &model.remotes, ui);
+            sheet.draw(screen, area, buffer, model, &mut list);
+        }
+        View::Policy => draw_policy(screen, area, buffer, (ui, &mut list), model),
+        View::Health => {
+            let lines = health::lines(model);
+            let room = usize::from(area.width);
+            let lines: Vec<String> = lines
+                .iter()
+                .flat_map(|text| wrapped(text, room).map(str::to_owned))
+                .collect();
+            scrolled(buffer, area, &lines, &mut list);
+        }
+    }
+    ui.lists[number] = list;
+}
+
+fn group_sheet<'m>(
+    columns: &'static [sheet::Column<Group>],
+    usual: usize,
+    groups: &'m Groups,
+    ui: &Ui,
+) -> Sheet<'m, Group> {
+    let rows = groups
+        .iter()
+        .filter(|group| !ui.only_violations || group.tally.violations > 0);
+    Sheet {
+        columns,
+        usual,
+        rows: rows
+            .map(|group| (RowId::Group(group.key.clone()), group))
+            .collect(),
+        looks: groups::looks,
+    }
+}
+
+fn draw_policy(
+    screen: &mut Screen<'_>,
+    area: Rect,
+    buffer: &mut Buffer,
+    (ui, list): (&Ui, &mut List),
+    model: &Model,
+) {
+    let header = model.header.as_ref();
+    let Some(policy) = header.and_then(|header| header.policy.as_ref()) else {
+        line(
+            buffer,
+            area,
+            0,
+            "No policy: begin with --policy FILE.",
+            Style::new(),
+        );
+        line(
+            buffer,
+            area,
+            1,
+            "`port-monitor policy learn` writes one from what it sees.",
+            Style::new(),
+        );
+        return;
+    };
+    let policy = format!(
+        "{}, judged in the kernel; a rule is told here once it has decided",
+        Escaped(policy.as_bytes())
+    );
+    line(buffer, area, 0, &policy, Style::new());
+    let below = Rect {
+        y: area.y + 1,
+        height: area.height - 1,
+        ..area
+    };
+    if below.height > 0 {
+        let sheet = group_sheet(groups::RULES, 2, &model.rules, ui);
+        sheet.draw(screen, below, buffer, model, list);
+    }
+}
+
+/// Lines that the user scrolls through.
+fn scrolled(buffer: &mut Buffer, area: Rect, lines: &[String], list: &mut List) {
+    let page = usize::from(area.height);
+    let furthest = lines.len().saturating_sub(page);
+    list.page = page;
+    list.rows = lines.len();
+    list.offset = list.offset.saturating_add_signed(list.step).min(furthest);
+    list.step = 0;
+    for (row, text) in (0..area.height).zip(lines.iter().skip(list.offset)) {
+        line(buffer, area, row, text, Style::new());
+    }
+}
+
+fn write_foot(screen: &Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut Ui) {
+    let list = ui.list();
+    let count = u64::try_from(list.rows).unwrap_or(u64::MAX);
+    let rows = format!("{count} {}", plural(count, "row"));
+    let held = list.held.is_some();
+    if let Some(problem) = &ui.problem {
+        let text = format!(
+            "/{}  {}",
+            Escaped(ui.filter.as_bytes()),
+            Escaped(problem.as_bytes())
+        );
+        return line(buffer, area, 0, &text, screen.alarm());
+    }
+    if ui.typing.is_some() {
+        let filter = Escaped(ui.filter.as_bytes());
+        let text = format!("/{filter}▏ {rows}; Tab completes, Enter keeps, Esc takes back");
+        return line(buffer, area, 0, &text, screen.bar());
+    }
+    let mut text = rows.clone();
+    if !ui.filter.is_empty() {
+        text = format!("{text}, /{}", Escaped(ui.filter.as_bytes()));
+    }
+    for (is_so, word) in [
+        (ui.only_violations, ", violations only"),
+        (ui.shows_ended, ", with those that have ended"),
+        (held, ", order held"),
+    ] {
+        if is_so {
+            text.push_str(word);
+        }
+    }
+    text.push_str("   / filter  Enter all about it  s sort  t ended  v violations  ? keys  q quit");
+    line(buffer, area, 0, &text, screen.bar());
+}
+
+fn help() -> Vec<String> {
+    let keys = KEYS.iter();
+    let mut lines: Vec<String> = keys
+        .map(|binding| format!("{:<12} {}", binding.spelled, binding.does))
+        .collect();
+    lines.extend(
+        [
+            "",
+            "A row begins with ! where it breaks the policy, * where it failed, · where it is over.",
+            "The mouse: a click on a heading sorts by it, on a row it chooses it; the wheel moves.",
+            "Filter words: any text of a row, or comm:curl user:ann pid:1 port:443 remote:10.0.0.0/8",
+            "dir:in unit:ssh state:failed error:refused rule:NAME local-port: remote-port: cgroup:",
+        ]
+        .map(str::to_owned),
+    );
+    lines
+}
+
+/// A box over all else.
+fn lay_over(
+    screen: &Screen<'_>,
+    area: Rect,
+    buffer: &mut Buffer,
+    ui: &mut Ui,
+    (title, lines): (&str, &[String]),
+) {
+    let widest = lines
+        .iter()
+        .map(|text| text.chars().count())
+        .max()
+        .unwrap_or(0);
+    let width = u16::try_from(widest + 4)
+        .unwrap_or(u16::MAX)
+        .min(area.width);
+    let height = u16::try_from(lines.len() + 2)
+        .unwrap_or(u16::MAX)
+        .min(area.height);
+    let place = Rect {
+        x: area.x + (area.width - width) / 2,
+        y: area.y + (area.height - height) / 2,
+        width,
+        height,
+    };
+    Clear.render(place, buffer);
+    let inner = Rect {
+        x: place.x + 2,
+        y: place.y + 1,
+        width: place.width.saturating_sub(4),
+        height: place.height.saturating_sub(2),
+    };
+    let hidden = lines.len().saturating_sub(inner.height.into());
+    ui.scroll = ui.scroll.min(u16::try_from(hidden).unwrap_or(u16::MAX));
+    let below = hidden - usize::from(ui.scroll);
+    let mut frame = Block::bordered()
+        .title(format!(" {title} "))
+        .border_style(screen.bar());
+    if below > 0 {
+        frame = frame.title_bottom(format!(" ↓ {below} more "));
+    }
+    frame.render(place, buffer);
+    let shown = lines.iter().skip(ui.scroll.into());
+    for (row, text) in (0..inner.height).zip(shown) {
+        line(buffer, inner, row, text, Style::new());
+    }
+}
+
+/// The scope of an address, in a word.
+fn scope_of(ip: std::net::IpAddr) -> &'static str {
+    Scope::of(ip).name()
+}
+
+#[cfg(test)]
+mod tests;

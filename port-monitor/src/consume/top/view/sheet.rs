@@ -1,0 +1,323 @@
+//! A list on the screen: its columns, its order, the row that is chosen.
+
+use std::{cmp::Ordering, collections::HashMap, net::IpAddr};
+
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    style::{Color, Modifier, Style},
+};
+
+use super::Screen;
+use crate::consume::{
+    lines::{
+        cell::Cell,
+        layout::shrink,
+        width::{MARK_WIDTH, NORMAL, WIDE},
+    },
+    top::{
+        model::Model,
+        ui::{List, RowId},
+    },
+};
+
+/// What a list is ordered by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum By {
+    Number(i128),
+    Name([u8; 16]),
+    End(IpAddr, u16),
+    Text(String),
+}
+
+/// A column of a list of `T`.
+pub(super) struct Column<T> {
+    pub(super) name: &'static str,
+    /// Its width on a screen of up to 100 columns, up to 150, and beyond; the last column of
+    /// a screen takes what is left, unless it has numbers.
+    pub(super) widths: [usize; 3],
+    /// Screens at least this wide have it.
+    pub(super) from: usize,
+    pub(super) is_number: bool,
+    /// The greatest is first.
+    descends: bool,
+    pub(super) by: fn(&T, &Model) -> By,
+    pub(super) write: fn(&mut Cell<'_>, &T, &Model),
+}
+
+impl<T> Column<T> {
+    pub(super) const fn text(
+        name: &'static str,
+        widths: [usize; 3],
+        from: usize,
+        by: fn(&T, &Model) -> By,
+        write: fn(&mut Cell<'_>, &T, &Model),
+    ) -> Self {
+        Self {
+            name,
+            widths,
+            from,
+            is_number: false,
+            descends: false,
+            by,
+            write,
+        }
+    }
+
+    /// On the right of its column, the greatest first.
+    pub(super) const fn number(mut self) -> Self {
+        self.is_number = true;
+        self.descending()
+    }
+
+    /// The greatest first.
+    pub(super) const fn descending(mut self) -> Self {
+        self.descends = true;
+        self
+    }
+
+    const fn width(&self, screen: usize) -> usize {
+        let [narrow, normal, wide] = self.widths;
+        match screen {
+            ..NORMAL => narrow,
+            NORMAL..WIDE => normal,
+            WIDE.. => wide,
+        }
+    }
+}
+
+/// How a row looks beside its cells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looks {
+    Plain,
+    /// It breaks the policy.
+    Violation,
+    /// It has failed.
+    Failed,
+    /// It is over.
+    Over,
+}
+
+impl Looks {
+    /// The mark before the row, which needs no colour.
+    const fn mark(self) -> &'static str {
+        match self {
+            Self::Violation => "!",
+            Self::Failed => "*",
+            Self::Over => "·",
+            Self::Plain => " ",
+        }
+    }
+
+    fn style(self, has_color: bool) -> Style {
+        let style = Style::new();
+        match self {
+            Self::Violation if has_color => style.fg(Color::Red),
+            Self::Violation => style.add_modifier(Modifier::BOLD),
+            Self::Failed if has_color => style.fg(Color::Yellow),
+            Self::Over => style.add_modifier(Modifier::DIM),
+            Self::Failed | Self::Plain => style,
+        }
+    }
+}
+
+/// A list that is to be drawn.
+pub(super) struct Sheet<'m, T: 'static> {
+    pub(super) columns: &'static [Column<T>],
+    /// The column that it is ordered by before the user chooses one.
+    pub(super) usual: usize,
+    pub(super) rows: Vec<(RowId, &'m T)>,
+    pub(super) looks: fn(&T, &Model) -> Looks,
+}
+
+impl<T> Sheet<'_, T> {
+    /// Draws it.
+    pub(super) fn draw(
+        mut self,
+        screen: &mut Screen<'_>,
+        area: Rect,
+        buffer: &mut Buffer,
+        model: &Model,
+        list: &mut List,
+    ) {
+        list.columns = self.columns.len();
+        self.order(list, model);
+        self.choose(list, usize::from(area.height.saturating_sub(1)));
+        let columns = self.lay_out(usize::from(area.width));
+        self.heading(screen, area, buffer, list, &columns);
+        let rows = self.rows.iter().enumerate().skip(list.offset);
+        for ((number, (_, row)), y) in rows.zip(area.y + 1..area.bottom()) {
+            let looks = (self.looks)(row, model);
+            let mut style = looks.style(screen.has_color);
+            if number == list.at {
+                style = style.add_modifier(Modifier::REVERSED);
+            }
+            let text = row_text(screen, looks, &columns, *row, model, area.width.into());
+            buffer.set_style(
+                Rect {
+                    y,
+                    height: 1,
+                    ..area
+                },
+                style,
+            );
+            buffer.set_stringn(area.x, y, &text, area.width.into(), style);
+        }
+    }
+
+    fn order(&mut self, list: &mut List, model: &Model) {
+        list.rows = self.rows.len();
+        if let Some(held) = list.held.as_ref().filter(|held| !held.is_empty()) {
+            let places = held.iter().enumerate().map(|(at, id)| (id, at));
+            let places: HashMap<_, _> = places.collect();
+            self.rows
+                .sort_by_key(|(id, _)| places.get(id).copied().unwrap_or(usize::MAX));
+        } else {
+            let chosen = list.column.unwrap_or(self.usual);
+            let Some(column) = self.columns.get(chosen) else {
+                return;
+            };
+            let keyed = self.rows.drain(..);
+            let mut keyed: Vec<_> = keyed
+                .map(|(id, row)| ((column.by)(row, model), id, row))
+                .collect();
+            let descends = column.descends != list.is_reversed;
+            keyed.sort_by(|(one, one_id, _), (other, other_id, _)| {
+                let order = one.cmp(other).then_with(|| tie(one_id, other_id));
+                if descends { order.reverse() } else { order }
+            });
+            self.rows = keyed.into_iter().map(|(_, id, row)| (id, row)).collect();
+        }
+        if list.held.is_some() {
+            list.held = Some(self.rows.iter().map(|(id, _)| id.clone()).collect());
+        }
+    }
+
+    /// Finds the chosen row again, and moves it and the screen as the user wants.
+    fn choose(&self, list: &mut List, page: usize) {
+        list.page = page;
+        let lowest_row = self.rows.len().saturating_sub(1);
+        let chosen = list.chosen.as_ref();
+        let place = chosen.and_then(|id| self.rows.iter().position(|(row, _)| row == id));
+        // One that is gone leaves its place to the next.
+        let at = place.unwrap_or(list.at).min(lowest_row);
+        // Before anybody moves, the first row stays the chosen one.
+        let follows = list.chosen.is_some() || list.at > 0 || list.step != 0;
+        let at = if follows { at } else { 0 };
+        let at = at.saturating_add_signed(list.step).min(lowest_row);
+        list.marked = self.rows.get(at).map(|(id, _)| id.clone());
+        if follows {
+            list.chosen.clone_from(&list.marked);
+        }
+        list.at = at;
+        list.step = 0;
+        let lowest = (at + 1).saturating_sub(page);
+        list.offset = list.offset.clamp(lowest, at.max(lowest));
+        list.offset = list.offset.min(self.rows.len().saturating_sub(page));
+        if !follows {
+            list.offset = 0;
+        }
+    }
+
+    /// The columns that the screen has room for, with their widths.
+    fn lay_out(&self, screen: usize) -> Vec<(usize, &'static Column<T>, usize)> {
+        let columns = self.columns.iter().enumerate();
+        let columns: Vec<_> = columns
+            .filter(|(_, column)| screen >= column.from)
+            .collect();
+        let mut widths: Vec<usize> = columns
+            .iter()
+            .map(|(_, column)| column.width(screen))
+            .collect();
+        let room = screen.saturating_sub(MARK_WIDTH);
+        shrink(&mut widths, room);
+        let taken: usize = widths.iter().map(|width| width + 1).sum();
+        let is_text = columns.last().is_some_and(|(_, column)| !column.is_number);
+        if let Some(last) = widths.last_mut().filter(|_| is_text) {
+            *last += (room + 1).saturating_sub(taken);
+        }
+        let columns = columns.into_iter().zip(widths);
+        columns
+            .map(|((number, column), width)| (number, column, width))
+            .collect()
+    }
+
+    fn heading(
+        &self,
+        screen: &Screen<'_>,
+        area: Rect,
+        buffer: &mut Buffer,
+        list: &mut List,
+        columns: &[(usize, &'static Column<T>, usize)],
+    ) {
+        let style = screen.bar();
+        buffer.set_style(Rect { height: 1, ..area }, style);
+        list.heading_row = area.y;
+        list.headings.clear();
+        let sorted = list.column.unwrap_or(self.usual);
+        let mut x = MARK_WIDTH;
+        for &(number, column, width) in columns {
+            let sign = match (number == sorted, column.descends != list.is_reversed) {
+                (false, _) => "",
+                (true, true) => "↓",
+                (true, false) => "↑",
+            };
+            let name = format!("{}{sign}", column.name);
+            let indent = if column.is_number {
+                width.saturating_sub(name.chars().count())
+            } else {
+                0
+            };
+            let at = |x: usize| area.x + u16::try_from(x).unwrap_or(u16::MAX);
+            buffer.set_stringn(at(x + indent), area.y, &name, width, style);
+            list.headings.push((at(x), at(x + width), number));
+            x += width + 1;
+        }
+    }
+}
+
+/// Of rows that are equal, one comes first, and it is always the same.
+fn tie(one: &RowId, other: &RowId) -> Ordering {
+    match (one, other) {
+        (RowId::Connection(one), RowId::Connection(other)) => one.cmp(other),
+        (RowId::Group(one), RowId::Group(other)) => one.cmp(other),
+        (RowId::Connection(_), RowId::Group(_)) => Ordering::Less,
+        (RowId::Group(_), RowId::Connection(_)) => Ordering::Greater,
+    }
+}
+
+fn row_text<T>(
+    screen: &mut Screen<'_>,
+    looks: Looks,
+    columns: &[(usize, &'static Column<T>, usize)],
+    row: &T,
+    model: &Model,
+    room: usize,
+) -> String {
+    let mut text = format!("{} ", looks.mark());
+    let mut position = MARK_WIDTH;
+    let mut end = MARK_WIDTH;
+    for (number, &(_, column, width)) in columns.iter().enumerate() {
+        end += width;
+        let is_last = number + 1 == columns.len();
+        let is_cut_late = is_last && !column.is_number;
+        let budget = if is_cut_late { room } else { end }.saturating_sub(position);
+        let mut bytes = Vec::new();
+        let mut cell = Cell::new(&mut bytes, budget, screen.clock);
+        (column.write)(&mut cell, row, model);
+        cell.cut_to_budget();
+        let written = cell.width();
+        let spaces = budget.saturating_sub(written);
+        let (before, after) = if column.is_number {
+            (spaces, 0)
+        } else {
+            (0, spaces)
+        };
+        text.extend(std::iter::repeat_n(' ', before));
+        text.push_str(&String::from_utf8_lossy(&bytes));
+        text.extend(std::iter::repeat_n(' ', after + 1));
+        position = end + 1;
+        end += 1;
+    }
+    text
+}

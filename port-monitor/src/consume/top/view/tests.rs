@@ -1,0 +1,267 @@
+//! Screens, of worlds that are small, crowded, empty or hostile.
+
+use std::sync::Arc;
+
+use ratatui::{Terminal, backend::TestBackend};
+
+use super::*;
+use crate::{
+    consume::{
+        consumer::{Overview, Stats},
+        lines::sample::{
+            NOON_NS, accepted, closed, comm, connected, header, listening, summary, violation,
+        },
+        top::{Input, Press},
+    },
+    events::{
+        decode::Action,
+        record::{Field, Item, Process, Record},
+    },
+};
+
+const SIZES: [(u16, u16); 4] = [(40, 12), (80, 24), (120, 40), (200, 60)];
+
+fn ui() -> Ui {
+    Ui::new(Box::new(|_| Ok(Arc::new(|_: &Record| true))))
+}
+
+fn model(records: impl IntoIterator<Item = Record>) -> Model {
+    let mut model = Model::default();
+    model.take(Item::Header(&header()));
+    for record in records {
+        model.take(Item::Event(&record));
+    }
+    let stats = Stats {
+        wall_ns: NOON_NS + 9_000_000_000,
+        seen: 12,
+        ..Stats::default()
+    };
+    model.hear(&Overview {
+        began_ns: NOON_NS,
+        stats,
+        standings: Vec::new(),
+    });
+    model.tick(&stats);
+    model
+}
+
+/// One of each kind.
+fn small() -> Model {
+    let ids = [1, 2, 3, 4, 5];
+    let records = [connected(), violation(), accepted(), closed(), listening()];
+    model(ids.into_iter().zip(records).map(|(id, mut record)| {
+        record.event.id = id;
+        record
+    }))
+}
+
+fn crowded() -> Model {
+    model((0..70_u32).map(|number| {
+        let mut record = if number % 9 == 0 {
+            violation()
+        } else {
+            connected()
+        };
+        record.event.id = number.into();
+        record.wall_ns += i128::from(number) * 100_000_000;
+        record.event.remote_ip = std::net::Ipv4Addr::from(0x0a00_0000 + number % 40).into();
+        if let Some(owner) = &mut record.event.owner {
+            owner.pid += number % 30;
+        }
+        record
+    }))
+}
+
+/// Names that would take the terminal over.
+fn hostile() -> Model {
+    let mut record = connected();
+    if let Some(owner) = &mut record.event.owner {
+        owner.process_comm = comm(b"\x1b[2Jx\n\xff\xe2\x80\xae");
+        owner.comm = owner.process_comm;
+    }
+    record.process = Arc::new(Process {
+        user: Some("\u{202e}nna\x1b]0;t\x07".into()),
+        unit: Some("日本\n語.service".into()),
+        exe: Field::Known("/tmp/\x1b[31m".into()),
+        ..(*record.process).clone()
+    });
+    let mut of_peer = violation();
+    of_peer.event.id = 7;
+    if let Some(judged) = &mut of_peer.judgement {
+        judged.rule = Some("\x1b[5mrule\r".into());
+    }
+    model([record, of_peer])
+}
+
+fn screen(ui: &mut Ui, model: &Model, (width, height): (u16, u16)) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    let mut look = Look::new(false, TimeZone::UTC);
+    terminal
+        .draw(|frame| draw(frame, ui, model, &mut look, 0))
+        .unwrap();
+    terminal.backend().to_string()
+}
+
+fn press(ui: &mut Ui, keys: &str) {
+    for key in keys.chars() {
+        let press = if key == '\n' {
+            Press::Enter
+        } else {
+            Press::Char(key)
+        };
+        ui.take(Input::Key(press));
+    }
+}
+
+/// Every view of a world, one below the other.
+fn all_views(model: &Model, size: (u16, u16)) -> String {
+    let mut ui = ui();
+    let views = (1..=View::ALL.len()).map(|view| {
+        press(&mut ui, &view.to_string());
+        screen(&mut ui, model, size)
+    });
+    views.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_view_of_every_world_on_every_size_of_screen() {
+    let worlds = [
+        ("empty", Model::default()),
+        ("small", small()),
+        ("crowded", crowded()),
+        ("hostile", hostile()),
+    ];
+    for (name, model) in &worlds {
+        for (width, height) in SIZES {
+            let screens = all_views(model, (width, height));
+            insta::assert_snapshot!(format!("{name}_{width}x{height}"), screens);
+        }
+    }
+}
+
+#[test]
+fn help_and_details_on_a_small_and_a_wide_screen() {
+    let model = small();
+    for size in [(40, 12), (80, 24), (120, 40)] {
+        let mut ui = ui();
+        press(&mut ui, "?");
+        let mut screens = vec![screen(&mut ui, &model, size)];
+        press(&mut ui, "?t");
+        screen(&mut ui, &model, size);
+        for keys in ["j\n", "\nj\n", "\nj\n", "\nj\n", "\n5j\n"] {
+            press(&mut ui, keys);
+            // A row is chosen when it is drawn.
+            screen(&mut ui, &model, size);
+            press(&mut ui, "\n");
+            screens.push(screen(&mut ui, &model, size));
+        }
+        let name = format!("over_{}x{}", size.0, size.1);
+        insta::assert_snapshot!(name, screens.join("\n"));
+    }
+}
+
+#[test]
+fn nothing_of_any_size_of_screen_goes_wrong() {
+    let model = hostile();
+    for width in 1..60 {
+        for height in 1..16 {
+            let mut ui = ui();
+            for keys in ["", "?", "?7", "1j\n"] {
+                press(&mut ui, keys);
+                screen(&mut ui, &model, (width, height));
+            }
+        }
+    }
+}
+
+#[test]
+fn the_chosen_row_stays_with_its_connection() {
+    let mut world = small();
+    let (mut ui, size) = (ui(), (80, 24));
+    screen(&mut ui, &world, size);
+    press(&mut ui, "j");
+    screen(&mut ui, &world, size);
+    let chosen = ui.lists[0].chosen.clone().unwrap();
+    for id in 100..110 {
+        let mut record = connected();
+        record.event.id = id;
+        record.wall_ns += 20_000_000_000;
+        world.take(Item::Event(&record));
+    }
+    screen(&mut ui, &world, size);
+    assert_eq!(ui.lists[0].chosen, Some(chosen));
+    assert_eq!(ui.lists[0].at, 11);
+}
+
+#[test]
+fn an_order_that_is_held_stays_and_what_is_new_comes_last() {
+    let mut world = small();
+    let (mut ui, size) = (ui(), (80, 24));
+    press(&mut ui, "o");
+    screen(&mut ui, &world, size);
+    let held = ui.lists[0].held.clone().unwrap();
+    let mut record = connected();
+    record.event.id = 100;
+    record.wall_ns += 9_000_000_000;
+    world.take(Item::Event(&record));
+    screen(&mut ui, &world, size);
+    let order = ui.lists[0].held.clone().unwrap();
+    assert_eq!(order.get(..held.len()), Some(&held[..]));
+    assert_eq!(order.last(), Some(&RowId::Connection(100)));
+}
+
+#[test]
+fn a_click_on_a_heading_sorts_and_the_next_one_turns_it_round() {
+    let world = small();
+    let (mut ui, size) = (ui(), (80, 24));
+    screen(&mut ui, &world, size);
+    let &(from, _, number) = &ui.lists[0].headings[2];
+    let row = ui.lists[0].heading_row;
+    ui.take(Input::Click(from, row));
+    assert_eq!(ui.lists[0].column, Some(number));
+    assert!(!ui.lists[0].is_reversed);
+    screen(&mut ui, &world, size);
+    ui.take(Input::Click(from, row));
+    assert!(ui.lists[0].is_reversed);
+    ui.take(Input::Click(5, row + 2));
+    screen(&mut ui, &world, size);
+    assert_eq!(ui.lists[0].at, 1);
+}
+
+#[test]
+fn a_group_opens_as_its_connections() {
+    let world = small();
+    let (mut ui, size) = (ui(), (80, 24));
+    press(&mut ui, "2g");
+    screen(&mut ui, &world, size);
+    press(&mut ui, "j");
+    screen(&mut ui, &world, size);
+    press(&mut ui, "\n");
+    assert_eq!(ui.view, View::Connections);
+    assert!(ui.filter.starts_with("pid:"), "{}", ui.filter);
+}
+
+#[test]
+fn the_end_of_a_run_is_on_the_screen() {
+    let mut world = small();
+    world.take(Item::Summary(&summary()));
+    let first = screen(&mut ui(), &world, (80, 24));
+    assert!(first.lines().next().unwrap().contains("ENDED"), "{first}");
+}
+
+#[test]
+fn a_denied_attempt_tells_why_it_failed_and_which_rule_denies_it() {
+    let mut record = violation();
+    record.event.action = Action::Failed { errno: Some(1) };
+    let world = model([record]);
+    let mut ui = ui();
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "j");
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "\n");
+    let told = screen(&mut ui, &world, (80, 24));
+    assert!(
+        told.contains("EPERM") && told.contains("no-telnet"),
+        "{told}"
+    );
+}
