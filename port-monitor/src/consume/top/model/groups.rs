@@ -87,7 +87,7 @@ pub(crate) struct Group {
 /// The groups of one kind.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Groups {
-    groups: HashMap<Key, Group>,
+    by_key: HashMap<Key, Group>,
     /// Those for which there was no room.
     others: Tally,
     /// So many more go without room before it is looked for again: a look takes as long as
@@ -110,10 +110,10 @@ impl Groups {
                 self.forget_empty(before);
             }
         }
-        if !self.groups.contains_key(key) {
+        if !self.by_key.contains_key(key) {
             self.begin(key, record);
         }
-        let Some(group) = self.groups.get_mut(key) else {
+        let Some(group) = self.by_key.get_mut(key) else {
             self.others += is;
             return;
         };
@@ -138,12 +138,12 @@ impl Groups {
 
     /// Each of them.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> {
-        self.groups.values()
+        self.by_key.values()
     }
 
     /// The one of this key.
     pub(crate) fn get(&self, key: &Key) -> Option<&Group> {
-        self.groups.get(key)
+        self.by_key.get(key)
     }
 
     /// What those count for that are not told one by one.
@@ -153,13 +153,13 @@ impl Groups {
 
     /// Time passes.
     pub(crate) fn advance(&mut self, wall_ns: i128) {
-        for group in self.groups.values_mut() {
+        for group in self.by_key.values_mut() {
             group.strip.advance(wall_ns);
         }
     }
 
     fn tally(&mut self, key: &Key) -> &mut Tally {
-        match self.groups.get_mut(key) {
+        match self.by_key.get_mut(key) {
             Some(group) => &mut group.tally,
             None => &mut self.others,
         }
@@ -168,16 +168,16 @@ impl Groups {
     /// A group that all connections have left, because their owner was found out later.
     fn forget_empty(&mut self, key: &Key) {
         if self
-            .groups
+            .by_key
             .get(key)
             .is_some_and(|group| group.tally.all == 0)
         {
-            self.groups.remove(key);
+            self.by_key.remove(key);
         }
     }
 
     fn begin(&mut self, key: &Key, record: &Record) {
-        if self.groups.len() >= ROOM && !self.make_room() {
+        if self.by_key.len() >= ROOM && !self.make_room() {
             return;
         }
         let service = match record.event.direction() {
@@ -193,7 +193,7 @@ impl Groups {
             service: service.and_then(|port| port.service).map(|(name, _)| name),
             strip: Strip::default(),
         };
-        self.groups.insert(key.clone(), group);
+        self.by_key.insert(key.clone(), group);
     }
 
     /// Gives up a quarter of those that have nothing open, seen longest ago; whether there is
@@ -203,20 +203,20 @@ impl Groups {
             self.looks_later = later;
             return false;
         }
-        let idle = self.groups.values().filter(|group| group.tally.open == 0);
+        let idle = self.by_key.values().filter(|group| group.tally.open == 0);
         let mut idle: Vec<_> = idle
             .map(|group| (group.last_ns, group.key.clone()))
             .collect();
         idle.sort_unstable();
         for (_, key) in idle.into_iter().take(ROOM / 4) {
-            if let Some(group) = self.groups.remove(&key) {
+            if let Some(group) = self.by_key.remove(&key) {
                 self.others += group.tally;
             }
         }
-        if self.groups.len() > ROOM - ROOM / 8 {
+        if self.by_key.len() > ROOM - ROOM / 8 {
             self.looks_later = ROOM / 4;
         }
-        self.groups.len() < ROOM
+        self.by_key.len() < ROOM
     }
 }
 
