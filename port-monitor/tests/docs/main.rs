@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fs};
 use clap::CommandFactory as _;
 use port_monitor::{
     cli::Cli,
-    consume::top::keys::table,
+    consume::top::{WORDS, keys::table},
     kernel::{Backend, DEFAULT_RING_BYTES},
 };
 use port_monitor_common::event::EVENT_SIZE;
@@ -192,6 +192,9 @@ fn keys_of_the_live_view_are_told_in_the_words_of_its_help() {
         .map(|(keys, does)| (keys.to_owned(), does.to_owned()))
         .collect();
     assert_eq!(told, keys);
+    for word in WORDS {
+        assert!(page.text.contains(&format!("`{word}:")), "{word}");
+    }
 }
 
 #[test]

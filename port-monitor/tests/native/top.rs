@@ -28,6 +28,7 @@ struct Terminal {
     screen: Arc<Mutex<vt100::Parser>>,
     shell: Child,
     dir: TempDir,
+    asked: u32,
 }
 
 impl Drop for Terminal {
@@ -72,6 +73,7 @@ impl Terminal {
             screen,
             shell,
             dir: tempfile::tempdir().unwrap(),
+            asked: 0,
         };
         terminal.resize(80, 24);
         terminal.sees("ready>");
@@ -122,18 +124,28 @@ impl Terminal {
 
     /// The shell has the terminal, as it was; how the command before ended.
     fn assert_clean(&mut self, settings: &str) -> String {
-        self.types("s=$?; clear; echo \"status=$s.\"\n");
-        self.sees_that("status", |screen| {
-            screen.lines().any(|line| line.starts_with("status="))
-        });
-        let status = self.shows();
-        let status = status.lines().find_map(|line| line.strip_prefix("status="));
+        // Until then what is typed is the view's.
+        let begun = Instant::now();
+        while self.screen.lock().unwrap().screen().alternate_screen() {
+            assert!(begun.elapsed() < PATIENCE, "{}", self.shows());
+            thread::sleep(Duration::from_millis(20));
+        }
+        // What an earlier one has left on the screen is not taken for this one's.
+        self.asked += 1;
+        let mark = format!("status-{}=", self.asked);
+        self.types(&format!("s=$?; clear; echo \"{mark}$s.\"\n"));
+        let status = |screen: &str| {
+            let found = screen.lines().find_map(|line| line.strip_prefix(&mark));
+            found.map(str::to_owned)
+        };
+        self.sees_that("status", |screen| status(screen).is_some());
+        let status = status(&self.shows());
         assert_eq!(self.settings(), settings);
         let screen = self.screen.lock().unwrap();
         let screen = screen.screen();
         assert!(!screen.alternate_screen() && !screen.hide_cursor());
         assert_eq!(screen.mouse_protocol_mode(), vt100::MouseProtocolMode::None);
-        status.unwrap().to_owned()
+        status.unwrap()
     }
 
     /// The process that has the terminal.

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use clap::Parser;
+use jiff::tz::TimeZone;
 
 use crate::{
-    base::exit_code::Failure,
+    base::{exit_code::Failure, time::LocalClock},
     commands::watch::{args::Selection, kept::keeps},
     consume::{
         lines::{cell::Cell, errno, fields},
-        top::Wanted,
+        top::{OWN_WORDS, WORDS, Wanted},
     },
     events::{decode::Action, record::Record},
     kernel::filters::Filters,
@@ -47,10 +48,10 @@ pub(super) fn find(text: &str) -> Result<Wanted, String> {
     for word in text.split_whitespace() {
         match word.split_once(':') {
             // A word that is not written yet keeps all.
-            Some((name, "")) if is_word(name) => {}
+            Some((name, "")) if WORDS.contains(&name) => {}
             Some(("dir", value)) => flags.push(format!("--direction={value}")),
-            Some((name, value)) if is_flag(name) => flags.push(format!("--{name}={value}")),
-            Some((name, value)) if is_word(name) => terms.push(term(name, value)?),
+            Some((name, value)) if OWN_WORDS.contains(&name) => terms.push(term(name, value)?),
+            Some((name, value)) if WORDS.contains(&name) => flags.push(format!("--{name}={value}")),
             _ => terms.push(Term::Text(word.to_lowercase())),
         }
     }
@@ -68,24 +69,6 @@ fn filters(flags: &[String]) -> Result<Filters, String> {
     })?;
     let filters = typed.selection.filters();
     filters.map_err(|Failure { error, .. }| format!("{error:#}"))
-}
-
-fn is_flag(name: &str) -> bool {
-    const FLAGS: [&str; 8] = [
-        "cgroup",
-        "comm",
-        "local-port",
-        "port",
-        "remote",
-        "remote-port",
-        "unit",
-        "user",
-    ];
-    FLAGS.contains(&name)
-}
-
-fn is_word(name: &str) -> bool {
-    is_flag(name) || ["dir", "error", "pid", "rule", "state"].contains(&name)
 }
 
 fn term(name: &str, value: &str) -> Result<Term, String> {
@@ -150,7 +133,8 @@ fn has_text(record: &Record, wanted: &str) -> bool {
         fields::unit,
         fields::rule,
     ];
-    let mut clock = crate::base::time::LocalClock::new(jiff::tz::TimeZone::UTC);
+    // No time is written.
+    let mut clock = LocalClock::new(TimeZone::UTC);
     let mut text = Vec::new();
     CELLS.into_iter().any(|write| {
         text.clear();
@@ -163,7 +147,10 @@ fn has_text(record: &Record, wanted: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::consume::lines::sample::{accepted, closed, connected, violation};
+    use crate::{
+        consume::lines::sample::{accepted, closed, connected, violation},
+        events::record::Process,
+    };
 
     fn fits(text: &str, record: &Record) -> bool {
         find(text).unwrap()(record)
@@ -204,6 +191,22 @@ mod tests {
         assert!(fits("error:econnref state:fa", &record));
         assert!(fits("dir:in", &accepted()));
         assert!(fits("state:closed", &closed()));
+    }
+
+    #[test]
+    fn every_word_that_is_offered_means_something() {
+        for word in WORDS {
+            assert!(find(&format!("{word}:")).is_ok(), "{word}");
+            // As text it would keep what has it in its name.
+            let mut record = connected();
+            record.process = Arc::new(Process {
+                unit: Some(format!("{word}:x").into()),
+                ..(*record.process).clone()
+            });
+            let is_text = find(&format!("{word}:x")).is_ok_and(|wanted| wanted(&record));
+            assert!(!is_text, "{word}");
+        }
+        assert!(OWN_WORDS.iter().all(|word| WORDS.contains(word)));
     }
 
     #[test]

@@ -34,7 +34,6 @@ use crate::{
     },
     events::record::{Header, Item},
     host::clock,
-    kernel::filters::Filters,
     pipeline::Pipeline,
 };
 
@@ -146,8 +145,9 @@ async fn live(args: &Args) -> Result<ExitCode, Failure> {
     let session = Session::new(None, kernel, records, pipeline, None, signals)?;
     let screen = Screen::open(shared, args.color)?;
     let ended = session.tell_progress(Some(LOOK)).run().await;
-    screen.close();
+    let closed = screen.close();
     let summary = ended?;
+    closed?;
     if summary.has_losses() {
         note(format_args!(
             "{} of {} events were lost: see `port-monitor doctor`",
@@ -159,15 +159,16 @@ async fn live(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 async fn attached(args: &Args, path: &Path) -> Result<ExitCode, Failure> {
-    let filters: Filters = args.selection.filters()?;
+    let filters = args.selection.filters()?;
     let shared = Shared::default();
     let (consumers, _) = consumers(&shared)?;
     let signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
     let attendance = Attendance::begin(path, filters, consumers, signals, None)?;
     let screen = Screen::open(shared, args.color)?;
     let ended = attendance.run().await;
-    screen.close();
+    let closed = screen.close();
     let (end, _) = ended?;
+    closed?;
     end.tell(path);
     Ok(if end == End::Wished {
         ExitCode::Ok

@@ -10,12 +10,13 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, channel},
     },
     thread,
     time::{Duration, Instant},
 };
 
+use anyhow::anyhow;
 use ratatui::{
     Terminal,
     backend::CrosstermBackend,
@@ -37,7 +38,6 @@ use rustix::{
     process::{Signal, getpid, kill_process},
     stdio::dup2_stderr,
 };
-
 use signal_hook::{consts::SIGTSTP, low_level::raise};
 
 use super::filter::find;
@@ -92,19 +92,16 @@ impl Screen {
             terminal,
             frozen: None,
         };
-        let is_closed = Arc::clone(&close);
+        let leaving = Leaving(Arc::clone(&close));
         let (end, ended) = channel();
         thread::Builder::new()
             .name("screen".to_owned())
             .spawn(move || {
-                let _end: Sender<()> = end;
+                let leaving = leaving;
                 // Where the terminal is gone, so is what there is to tell.
-                let _ = drawing.run(&is_closed);
-                leave();
-                if !is_closed.load(Ordering::Relaxed) {
-                    // An orderly end, as Ctrl-C asks for where no screen is.
-                    let _ = kill_process(getpid(), Signal::TERM);
-                }
+                let _ = drawing.run(&leaving.0);
+                // Nobody waits for it any more where it took too long.
+                let _ = end.send(());
             })
             .or_exit(ExitCode::OutputFailed)?;
         Ok(Self {
@@ -115,13 +112,33 @@ impl Screen {
     }
 
     /// Gives the terminal back, and then what was said meanwhile.
-    pub(super) fn close(self) {
+    pub(super) fn close(self) -> Result<(), Failure> {
         self.close.store(true, Ordering::Relaxed);
-        // Its sender is gone when it has ended, which is the only news. A terminal that takes
-        // nothing any more holds nobody up.
-        let _ = self.ended.recv_timeout(PATIENCE);
+        // A terminal that takes nothing any more holds nobody up.
+        let ended = self.ended.recv_timeout(PATIENCE);
         if let Some(aside) = self.aside {
             aside.end();
+        }
+        match ended {
+            Ok(()) | Err(RecvTimeoutError::Timeout) => Ok(()),
+            Err(RecvTimeoutError::Disconnected) => Err(Failure::new(
+                ExitCode::OutputFailed,
+                anyhow!("the view has failed: please report it"),
+            )),
+        }
+    }
+}
+
+/// However the thread that draws ends, by a panic too, the terminal is given back, and so does
+/// the run end.
+struct Leaving(Arc<AtomicBool>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        leave();
+        if !self.0.load(Ordering::Relaxed) {
+            // An orderly end, as Ctrl-C asks for where no screen is.
+            let _ = kill_process(getpid(), Signal::TERM);
         }
     }
 }
@@ -198,6 +215,15 @@ fn restore_on_panic() {
     }));
 }
 
+/// What came from the terminal asks for.
+enum Answer {
+    Nothing,
+    /// The screen as it is now.
+    Changed,
+    /// The end.
+    Quit,
+}
+
 struct Drawing {
     shared: Shared,
     ui: Ui,
@@ -218,10 +244,13 @@ impl Drawing {
                 if !has_input(left.min(ANSWER))? {
                     continue;
                 }
-                if self.answer()? {
-                    return Ok(());
+                match self.answer()? {
+                    Answer::Quit => return Ok(()),
+                    Answer::Changed => {
+                        self.draw()?;
+                    }
+                    Answer::Nothing => {}
                 }
-                self.draw()?;
             }
         }
         Ok(())
@@ -245,25 +274,31 @@ impl Drawing {
         Ok(began.elapsed())
     }
 
-    /// Takes what has come from the terminal; whether the user wants the end.
-    fn answer(&mut self) -> io::Result<bool> {
+    /// Takes what has come from the terminal.
+    fn answer(&mut self) -> io::Result<Answer> {
+        let mut answer = Answer::Nothing;
         // What was typed ahead is answered at once.
         while has_input(Duration::ZERO)? {
-            let Some(input) = input(&event::read()?) else {
+            let event = event::read()?;
+            if matches!(event, Event::Resize(..)) {
+                answer = Answer::Changed;
+            }
+            // A mouse that moves asks for nothing.
+            let Some(input) = input(&event) else {
                 continue;
             };
+            answer = Answer::Changed;
             if input == Input::Key(Press::Enter) {
                 // What it is about is marked where keys before have moved it.
                 self.draw()?;
             }
-            let wish = self.ui.take(input);
-            match wish {
+            match self.ui.take(input) {
                 None => {}
-                Some(Wish::Quit) => return Ok(true),
+                Some(Wish::Quit) => return Ok(Answer::Quit),
                 Some(Wish::Suspend) => self.suspend()?,
             }
         }
-        Ok(false)
+        Ok(answer)
     }
 
     fn suspend(&mut self) -> io::Result<()> {
@@ -307,7 +342,6 @@ fn input(event: &Event) -> Option<Input> {
             MouseEventKind::ScrollDown => Some(Input::WheelDown),
             _ => None,
         },
-        // It is drawn anew whatever came.
         _ => None,
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use self::{
     keys::{Input, Press},
     model::Model,
-    ui::{Find, Ui, Wanted, Wish},
+    ui::{Find, OWN_WORDS, Ui, WORDS, Wanted, Wish},
 };
 use super::consumer::{Consumer, Needs, Overview, Stats};
 use crate::events::record::{Account, Item};

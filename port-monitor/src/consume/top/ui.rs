@@ -55,7 +55,7 @@ impl View {
 }
 
 /// What a row is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum RowId {
     /// A connection or a listener.
     Connection(u64),
@@ -184,6 +184,11 @@ impl Ui {
     pub(crate) fn list(&mut self) -> &mut List {
         let number = self.view.number();
         &mut self.lists[number]
+    }
+
+    /// Something is filtered by words.
+    pub(crate) const fn has_filter(&self) -> bool {
+        self.wanted.is_some()
     }
 
     /// The filters keep it.
@@ -447,9 +452,8 @@ fn ip_of(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
 
-/// The words before a colon in a filter: those of the command line, and some that only a view
-/// has.
-const WORDS: [&str; 13] = [
+/// The words before a colon in a filter: flags of the command line, and [`OWN_WORDS`].
+pub const WORDS: [&str; 13] = [
     "cgroup",
     "comm",
     "dir",
@@ -464,6 +468,9 @@ const WORDS: [&str; 13] = [
     "unit",
     "user",
 ];
+
+/// Those that only a view has, or has another way.
+pub const OWN_WORDS: [&str; 5] = ["dir", "error", "pid", "rule", "state"];
 
 /// The filter with its last word completed, as far as that is certain.
 fn complete(filter: &str) -> String {

@@ -16,7 +16,7 @@ use crate::{
         join::{Connection, Join, State},
     },
     events::{
-        decode::Direction,
+        decode::{Action, Direction},
         record::{Header, Item, Loss, LossCause, Record, Summary},
     },
 };
@@ -63,6 +63,28 @@ impl Keys {
             service: Key::Service(is_outbound, port),
             remote: Key::Remote(event.remote_ip),
             rule: rule.map(|judged| Key::Rule(judged.rule.clone(), !judged.is_violation())),
+        }
+    }
+}
+
+/// What groups are made by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupedBy {
+    Process,
+    Service,
+    Remote,
+    Rule,
+}
+
+impl Mark {
+    /// The group of the connection.
+    pub(crate) fn key(&self, by: GroupedBy) -> Option<&Key> {
+        let keys = self.keys.as_ref()?;
+        match by {
+            GroupedBy::Process => Some(&keys.process),
+            GroupedBy::Service => Some(&keys.service),
+            GroupedBy::Remote => Some(&keys.remote),
+            GroupedBy::Rule => keys.rule.as_ref(),
         }
     }
 }
@@ -144,8 +166,10 @@ pub struct Model {
     /// By now, ns since the Unix epoch.
     pub(crate) now_ns: i128,
     events: u64,
+    /// Events that this view's queue had no room for.
+    pub(crate) queue_full: u64,
     pub(crate) overview: Overview,
-    /// Losses by cause, in [`LossCause`]'s order, as somebody else has told them.
+    /// Losses by cause, as the service has told them.
     pub(crate) told_losses: Vec<(LossCause, u64)>,
     pub(crate) summary: Option<Summary>,
 }
@@ -167,12 +191,23 @@ impl Model {
     /// Time passes.
     pub fn tick(&mut self, stats: &Stats) {
         self.now_ns = self.now_ns.max(stats.wall_ns);
+        self.queue_full = stats.queue_full;
         self.strip.advance(self.now_ns);
         self.rules.advance(self.now_ns);
         let mut done = std::mem::take(&mut self.done);
         self.join.sweep(&mut done);
         self.done = done;
         self.settle();
+    }
+
+    /// The groups of that kind.
+    pub(crate) const fn groups(&self, by: GroupedBy) -> &Groups {
+        match by {
+            GroupedBy::Process => &self.processes,
+            GroupedBy::Service => &self.services,
+            GroupedBy::Remote => &self.remotes,
+            GroupedBy::Rule => &self.rules,
+        }
     }
 
     /// How the run stands.
@@ -185,7 +220,7 @@ impl Model {
         self.events
     }
 
-    /// What of the run is over.
+    /// The run has come to its end.
     pub const fn is_over(&self) -> bool {
         self.summary.is_some()
     }
@@ -215,7 +250,7 @@ impl Model {
             return;
         };
         if !connection.is_listener() {
-            let is_open = connection.state.is_open();
+            let (is_open, action) = (connection.state.is_open(), record.event.action);
             connection.mark.rate.look(record, is_open);
             let counted = Counted {
                 was: connection.mark.counted,
@@ -226,8 +261,9 @@ impl Model {
             connection.mark.counted = counted.is;
             connection.mark.keys = Some(counted.now.clone());
             let record = &connection.record;
-            // What was there before did not begin now.
-            let begins = connection.events == 1 && !is_preexisting(record);
+            // What was there before did not begin now, and what ends did not either.
+            let is_older = matches!(action, Action::Preexisting { .. }) || action.is_told_again();
+            let begins = connection.events == 1 && !is_older;
             for (groups, before, key) in counted.groups(
                 &mut self.processes,
                 &mut self.services,
@@ -278,11 +314,6 @@ impl Model {
             None => self.told_losses.push((loss.cause, loss.lost)),
         }
     }
-}
-
-const fn is_preexisting(record: &Record) -> bool {
-    use crate::events::decode::Action;
-    matches!(record.event.action, Action::Preexisting { .. })
 }
 
 /// What of a connection was counted before an event, and what is counted after it.

@@ -109,6 +109,34 @@ fn an_owner_who_is_found_later_takes_the_connection_over() {
 }
 
 #[test]
+fn what_ends_or_was_there_before_has_not_begun_now() {
+    let mut model = Model::default();
+    event(&mut model, &closed());
+    event(
+        &mut model,
+        &carried(connected_as(7), 5_000_000_000, 9, false),
+    );
+    let mut found = connected_as(8);
+    found.event.action = Action::Preexisting {
+        direction: Direction::Outbound,
+        state: port_monitor_common::tcp_state::TcpState::ESTABLISHED,
+    };
+    event(&mut model, &found);
+    let begun = |model: &mut Model| model.strip.present().begun;
+    assert_eq!((begun(&mut model), model.total.all), (0, 3));
+    event(&mut model, &connected_as(9));
+    assert_eq!(begun(&mut model), 1);
+}
+
+/// Like curl's connection, another one.
+fn connected_as(id: u64) -> Record {
+    let mut record = connected();
+    record.event.id = id;
+    record.wall_ns = NOON_NS + 20_000_000_000;
+    record
+}
+
+#[test]
 fn listeners_are_no_connections() {
     let mut model = Model::default();
     event(&mut model, &listening());

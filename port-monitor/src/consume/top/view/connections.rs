@@ -175,12 +175,12 @@ pub(super) const LISTENERS: &[Column<Row>] = &[
 ];
 
 /// How a row looks.
-pub(super) fn looks(row: &Row, model: &Model) -> Looks {
+pub(super) fn looks(row: &Row, _: &Model) -> Looks {
     if row.record.is_violation() {
         Looks::Violation
     } else if row.state == State::Failed {
         Looks::Failed
-    } else if row.state.is_open() || row.is_listener() && !model.is_past(row) {
+    } else if row.state.is_open() {
         Looks::Plain
     } else {
         Looks::Over

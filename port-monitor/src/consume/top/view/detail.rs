@@ -1,6 +1,6 @@
 //! All about one connection, in the order of time.
 
-use super::{connections, scope_of};
+use super::connections;
 use crate::{
     base::{
         sanitize::{Escaped, Quoted},
@@ -9,6 +9,7 @@ use crate::{
     consume::{
         join::{Beginning, Connection},
         lines::{cell::Cell, errno, fields},
+        listeners::uses::Scope,
         top::model::{Mark, Model},
     },
     events::{
@@ -200,13 +201,13 @@ fn ends(record: &Record, lines: &mut Vec<String>) {
     let local = of(fields::local);
     lines.push(format!(
         "local     {local}, {}",
-        scope_of(record.event.local_ip)
+        Scope::of(record.event.local_ip).name()
     ));
     if record.ports.remote.is_some() {
         let remote = of(fields::remote);
         lines.push(format!(
             "remote    {remote}, {}",
-            scope_of(record.event.remote_ip)
+            Scope::of(record.event.remote_ip).name()
         ));
     }
     if let Some(service) = connections::service(record) {

@@ -9,12 +9,13 @@ use crate::{
     },
 };
 
-/// Events that were lost, wherever.
+/// Events that this view lacks, wherever they were lost: a run of its own counts them, a
+/// service tells of them.
 pub(super) fn lost(model: &Model) -> u64 {
     let stats = &model.overview.stats;
     let told: u64 = model.told_losses.iter().map(|(_, total)| total).sum();
-    // A run tells its own losses by both ways.
-    (stats.ring_full + stats.skipped + stats.undecodable + stats.owner_late).max(told)
+    let counted = stats.ring_full + stats.skipped + stats.undecodable + stats.owner_late;
+    counted + told + model.queue_full
 }
 
 /// All of it, a line each.
@@ -73,7 +74,8 @@ fn spots(all: &[String], what: &str, lines: &mut Vec<String>) {
 /// The account of the run, and of each consumer.
 fn account(model: &Model, lines: &mut Vec<String>) {
     let stats = &model.overview.stats;
-    if model.overview.standings.is_empty() {
+    // Of a service nobody tells it here.
+    if stats.seen == 0 {
         lines.push(format!("events        {} taken here", model.events()));
     } else {
         lines.push(format!(
@@ -83,8 +85,8 @@ fn account(model: &Model, lines: &mut Vec<String>) {
             model.events()
         ));
         lines.push(format!(
-            "lost          ring full {}, program skipped {}, undecodable {}, owner late {}",
-            stats.ring_full, stats.skipped, stats.undecodable, stats.owner_late
+            "lost          ring full {}, program skipped {}, undecodable {}, owner late {}, view too slow {}",
+            stats.ring_full, stats.skipped, stats.undecodable, stats.owner_late, model.queue_full
         ));
     }
     for (cause, total) in &model.told_losses {

@@ -7,6 +7,8 @@ mod health;
 mod sheet;
 mod spark;
 
+use std::collections::HashSet;
+
 use jiff::tz::TimeZone;
 use ratatui::{
     Frame,
@@ -19,15 +21,12 @@ use ratatui::{
 use self::{sheet::Sheet, spark::spark};
 use super::{
     keys::KEYS,
-    model::{Group, Groups, Model, SECONDS, Second},
+    model::{Group, GroupedBy, Model, SECONDS, Second},
     ui::{List, Overlay, RowId, Ui, View},
 };
 use crate::{
     base::{sanitize::Escaped, time::LocalClock},
-    consume::{
-        lines::{cell::Cell, layout::wrapped, table::plural},
-        listeners::uses::Scope,
-    },
+    consume::lines::{cell::Cell, layout::wrapped, table::plural},
 };
 
 /// What a screen can show.
@@ -204,8 +203,6 @@ fn strip_text(model: &Model, room: usize) -> String {
     let mut text = String::new();
     for (name, are_bytes, of) in PARTS.into_iter().take(parts) {
         let figures: Vec<u64> = model.strip.last(SECONDS).map(of).collect();
-        let mut label = name.as_bytes().to_vec();
-        label.push(b' ');
         let mut number = Vec::new();
         // No time is written.
         let mut clock = LocalClock::new(TimeZone::UTC);
@@ -225,8 +222,7 @@ fn strip_text(model: &Model, room: usize) -> String {
 
 fn write_tabs(screen: &Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &Ui) {
     // All names where there is room for them, else the one that is chosen.
-    let all: usize = View::ALL.iter().map(|view| view.name().len() + 4).sum();
-    let all = all.saturating_sub(View::ALL.len());
+    let all: usize = View::ALL.iter().map(|view| view.name().len() + 3).sum();
     let is_wide = usize::from(area.width) >= all;
     let mut x = area.x;
     if area.height == 0 {
@@ -287,15 +283,15 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
             sheet.draw(screen, area, buffer, model, &mut list);
         }
         View::Processes => {
-            let sheet = group_sheet(groups::PROCESSES, 4, &model.processes, ui);
+            let sheet = group_sheet(groups::PROCESSES, 4, (model, GroupedBy::Process), ui);
             sheet.draw(screen, area, buffer, model, &mut list);
         }
         View::Services => {
-            let sheet = group_sheet(groups::SERVICES, 3, &model.services, ui);
+            let sheet = group_sheet(groups::SERVICES, 3, (model, GroupedBy::Service), ui);
             sheet.draw(screen, area, buffer, model, &mut list);
         }
         View::Remotes => {
-            let sheet = group_sheet(groups::REMOTES, 1, &model.remotes, ui);
+            let sheet = group_sheet(groups::REMOTES, 1, (model, GroupedBy::Remote), ui);
             sheet.draw(screen, area, buffer, model, &mut list);
         }
         View::Policy => draw_policy(screen, area, buffer, (ui, &mut list), model),
@@ -312,15 +308,22 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
     ui.lists[number] = list;
 }
 
+/// The groups of a kind. A filter keeps those that a connection is in which it keeps.
 fn group_sheet<'m>(
     columns: &'static [sheet::Column<Group>],
     usual: usize,
-    groups: &'m Groups,
+    (model, by): (&'m Model, GroupedBy),
     ui: &Ui,
 ) -> Sheet<'m, Group> {
-    let rows = groups
-        .iter()
-        .filter(|group| !ui.only_violations || group.tally.violations > 0);
+    let kept = ui.has_filter().then(|| {
+        let rows = model.connections().filter(|row| ui.keeps(&row.record));
+        rows.filter_map(|row| row.mark.key(by))
+            .collect::<HashSet<_>>()
+    });
+    let rows = model.groups(by).iter().filter(|group| {
+        (!ui.only_violations || group.tally.violations > 0)
+            && kept.as_ref().is_none_or(|kept| kept.contains(&group.key))
+    });
     Sheet {
         columns,
         usual,
@@ -357,7 +360,7 @@ fn draw_policy(
         return;
     };
     let policy = format!(
-        "{}, judged in the kernel; a rule is told here once it has decided",
+        "{}: a rule is told here once it has decided",
         Escaped(policy.as_bytes())
     );
     line(buffer, area, 0, &policy, Style::new());
@@ -367,7 +370,7 @@ fn draw_policy(
         ..area
     };
     if below.height > 0 {
-        let sheet = group_sheet(groups::RULES, 2, &model.rules, ui);
+        let sheet = group_sheet(groups::RULES, 2, (model, GroupedBy::Rule), ui);
         sheet.draw(screen, below, buffer, model, list);
     }
 }
@@ -403,7 +406,7 @@ fn write_foot(screen: &Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut Ui)
         let text = format!("/{filter}▏ {rows}; Tab completes, Enter keeps, Esc takes back");
         return line(buffer, area, 0, &text, screen.bar());
     }
-    let mut text = rows.clone();
+    let mut text = rows;
     if !ui.filter.is_empty() {
         text = format!("{text}, /{}", Escaped(ui.filter.as_bytes()));
     }
@@ -484,11 +487,6 @@ fn lay_over(
     for (row, text) in (0..inner.height).zip(shown) {
         line(buffer, inner, row, text, Style::new());
     }
-}
-
-/// The scope of an address, in a word.
-fn scope_of(ip: std::net::IpAddr) -> &'static str {
-    Scope::of(ip).name()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A list on the screen: its columns, its order, the row that is chosen.
 
-use std::{cmp::Ordering, collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr};
 
 use ratatui::{
     buffer::Buffer,
@@ -183,7 +183,8 @@ impl<T> Sheet<'_, T> {
                 .collect();
             let descends = column.descends != list.is_reversed;
             keyed.sort_by(|(one, one_id, _), (other, other_id, _)| {
-                let order = one.cmp(other).then_with(|| tie(one_id, other_id));
+                // Of equal ones it is always the same that comes first.
+                let order = (one, one_id).cmp(&(other, other_id));
                 if descends { order.reverse() } else { order }
             });
             self.rows = keyed.into_iter().map(|(_, id, row)| (id, row)).collect();
@@ -196,15 +197,15 @@ impl<T> Sheet<'_, T> {
     /// Finds the chosen row again, and moves it and the screen as the user wants.
     fn choose(&self, list: &mut List, page: usize) {
         list.page = page;
-        let lowest_row = self.rows.len().saturating_sub(1);
+        let bottom = self.rows.len().saturating_sub(1);
         let chosen = list.chosen.as_ref();
         let place = chosen.and_then(|id| self.rows.iter().position(|(row, _)| row == id));
         // One that is gone leaves its place to the next.
-        let at = place.unwrap_or(list.at).min(lowest_row);
+        let at = place.unwrap_or(list.at).min(bottom);
         // Before anybody moves, the first row stays the chosen one.
         let follows = list.chosen.is_some() || list.at > 0 || list.step != 0;
         let at = if follows { at } else { 0 };
-        let at = at.saturating_add_signed(list.step).min(lowest_row);
+        let at = at.saturating_add_signed(list.step).min(bottom);
         list.marked = self.rows.get(at).map(|(id, _)| id.clone());
         if follows {
             list.chosen.clone_from(&list.marked);
@@ -273,16 +274,6 @@ impl<T> Sheet<'_, T> {
             list.headings.push((at(x), at(x + width), number));
             x += width + 1;
         }
-    }
-}
-
-/// Of rows that are equal, one comes first, and it is always the same.
-fn tie(one: &RowId, other: &RowId) -> Ordering {
-    match (one, other) {
-        (RowId::Connection(one), RowId::Connection(other)) => one.cmp(other),
-        (RowId::Group(one), RowId::Group(other)) => one.cmp(other),
-        (RowId::Connection(_), RowId::Group(_)) => Ordering::Less,
-        (RowId::Group(_), RowId::Connection(_)) => Ordering::Greater,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     consume::{
         consumer::{Overview, Stats},
         lines::sample::{
-            NOON_NS, accepted, closed, comm, connected, header, listening, summary, violation,
+            NOON_NS, accepted, closed, comm, connected, header, listening, loss, summary, violation,
         },
         top::{Input, Press},
     },
@@ -239,6 +239,53 @@ fn a_group_opens_as_its_connections() {
     press(&mut ui, "\n");
     assert_eq!(ui.view, View::Connections);
     assert!(ui.filter.starts_with("pid:"), "{}", ui.filter);
+}
+
+#[test]
+fn a_filter_keeps_the_groups_of_the_connections_that_it_keeps() {
+    let world = small();
+    let mut ui = Ui::new(Box::new(|text| {
+        let parsed: Result<u16, _> = text.trim().parse();
+        let port = parsed.map_err(|_| text.to_owned())?;
+        Ok(Arc::new(move |record: &Record| {
+            record.event.remote_port == port
+        }))
+    }));
+    press(&mut ui, "/443\n");
+    for (view, kept, left_out) in [
+        ("2", "curl", "sshd"),
+        ("3", "https", "telnet"),
+        ("4", "93.184.216.34", "10.0.0.9"),
+    ] {
+        press(&mut ui, view);
+        let shown = screen(&mut ui, &world, (80, 24));
+        assert!(shown.contains(kept) && !shown.contains(left_out), "{shown}");
+    }
+}
+
+#[test]
+fn what_this_view_lacks_is_told_wherever_it_was_lost() {
+    let mut world = small();
+    world.tick(&Stats {
+        queue_full: 3,
+        ..Stats::default()
+    });
+    world.take(Item::Loss(&loss()));
+    let mut ui = ui();
+    press(&mut ui, "7");
+    let shown = screen(&mut ui, &world, (120, 40));
+    assert!(
+        shown.contains(&format!(" {} lost (7) ", 3 + loss().lost)),
+        "{shown}"
+    );
+    assert!(shown.contains("view too slow 3"), "{shown}");
+    // A service's own count is not known here, and not told as none.
+    world.hear(&Overview::default());
+    let shown = screen(&mut ui, &world, (120, 40));
+    assert!(
+        shown.contains("5 taken here") && !shown.contains("seen 0"),
+        "{shown}"
+    );
 }
 
 #[test]
