@@ -18,6 +18,9 @@ pub struct Judging(pub u64);
 /// Generations that the monitor uses: the one it judges by, and the next one.
 pub const PLACES: u32 = 2;
 
+/// The number of the first policy of a run.
+pub const FIRST_NUMBER: u16 = 1;
+
 /// The highest number of a policy: an event has 15 bits for it.
 pub const MAX_NUMBER: u16 = (1 << 15) - 1;
 
@@ -64,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_word_has_all_that_it_was_made_of_and_leaves_the_other_flags_alone() {
-        for number in [1, 2, MAX_NUMBER] {
+        for number in [FIRST_NUMBER, 2, MAX_NUMBER] {
             let judging = Judging::by_tables(1, number);
             assert!(judging.has_tables());
             assert_eq!(judging.generation(), 1);

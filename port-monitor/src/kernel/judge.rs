@@ -1,7 +1,7 @@
 //! The policy that the monitor's programs judge by, which may become another one while they do.
 
 use aya::Ebpf;
-use port_monitor_common::judging::{Judging, MAX_NUMBER};
+use port_monitor_common::judging::{FIRST_NUMBER, Judging};
 
 use super::{enforcer::tables::Tables, error::KernelError};
 use crate::policy::tables::lower::Lowered;
@@ -11,7 +11,6 @@ use crate::policy::tables::lower::Lowered;
 pub struct Judge {
     tables: Tables,
     in_use: Judging,
-    number: u16,
     /// How many policies there is room for.
     places: u32,
 }
@@ -22,27 +21,20 @@ impl Judge {
         let mut judge = Self {
             tables: Tables::of_object(ebpf)?,
             in_use: Judging::by_userspace(0),
-            number: 0,
             places,
         };
-        let next = judge.prepare(Some(policy))?;
+        let next = judge.prepare(FIRST_NUMBER, Some(policy))?;
         judge.put(next);
         Ok(judge)
     }
 
-    /// The number that the next policy will have; `None` where there are no more.
-    pub const fn next_number(&self) -> Option<u16> {
-        if self.number < MAX_NUMBER {
-            Some(self.number + 1)
-        } else {
-            None
-        }
-    }
-
-    /// Writes the next policy where no program looks; `None` is one that has no tables, which
-    /// userspace judges by. Nothing changes by that.
-    pub fn prepare(&mut self, policy: Option<&Lowered>) -> Result<Judging, KernelError> {
-        let number = self.number.saturating_add(1);
+    /// Writes the policy of this number where no program looks; `None` is one that has no tables,
+    /// which userspace judges by. Nothing changes by that.
+    pub fn prepare(
+        &mut self,
+        number: u16,
+        policy: Option<&Lowered>,
+    ) -> Result<Judging, KernelError> {
         let Some(policy) = policy else {
             return Ok(Judging::by_userspace(number));
         };
@@ -55,7 +47,6 @@ impl Judge {
     pub fn put(&mut self, next: Judging) {
         self.tables.judge_by(next);
         self.in_use = next;
-        self.number = self.number.saturating_add(1);
     }
 
     /// Waits until no program judges by the policy before.

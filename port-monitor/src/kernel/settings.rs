@@ -87,9 +87,7 @@ impl Settings {
     pub(super) fn wants_older(&self) -> bool {
         self.kinds.iter().any(|kind| OLDER.contains(kind))
     }
-}
 
-impl Settings {
     /// How many policies the programs have room for.
     pub(super) const fn policy_places(&self) -> u32 {
         if self.policy_changes { PLACES } else { 1 }

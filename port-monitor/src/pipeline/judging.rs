@@ -3,6 +3,8 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use port_monitor_common::judging::FIRST_NUMBER;
+
 use crate::{
     events::{
         decode::Event,
@@ -14,9 +16,6 @@ use crate::{
 /// Policies whose names are remembered: events of connections that are open may be judged by
 /// any of them.
 const REMEMBERED: usize = 64;
-
-/// The number of the first policy of a run.
-pub const FIRST: u16 = 1;
 
 /// The policies of a run, of which there is one at a time.
 pub struct Judging {
@@ -35,10 +34,10 @@ struct Numbered {
 impl Judging {
     /// By this one, the first.
     pub fn new(policy: Arc<Policy>) -> Self {
-        let names = [(FIRST, policy.names())].into();
+        let names = [(FIRST_NUMBER, policy.names())].into();
         Self {
             in_force: Numbered {
-                number: FIRST,
+                number: FIRST_NUMBER,
                 policy,
             },
             before: None,

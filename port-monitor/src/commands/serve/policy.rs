@@ -3,7 +3,7 @@
 
 use std::{mem, sync::Arc};
 
-use port_monitor_common::judging::{Judging, MAX_NUMBER};
+use port_monitor_common::judging::{FIRST_NUMBER, Judging, MAX_NUMBER};
 use tokio::sync::{
     mpsc::UnboundedSender,
     oneshot::{self, Receiver},
@@ -14,7 +14,6 @@ use crate::{
     commands::watch::{self, policy::PolicyRequest},
     events::record::LoadedPolicy,
     kernel::Judge,
-    pipeline::judging,
     policy::Policy,
 };
 
@@ -54,7 +53,7 @@ impl Judges {
     ) -> Self {
         Self {
             in_force: policy,
-            number: judging::FIRST,
+            number: FIRST_NUMBER,
             judge,
             requests,
             before: Before::Gone,
@@ -75,12 +74,13 @@ impl Judges {
             )));
         }
         self.wait_for_events()?;
+        let number = self.number + 1;
         let lowered = watch::for_kernel(&policy);
         let judge = self.judge.as_mut();
-        let tables = judge.map(|judge| judge.prepare(lowered.as_deref()));
+        let tables = judge.map(|judge| judge.prepare(number, lowered.as_deref()));
         Ok(Some(Next {
             policy,
-            number: self.number + 1,
+            number,
             tables: tables.transpose().or_exit(ExitCode::CannotAttach)?,
         }))
     }

@@ -17,7 +17,7 @@ use super::{
     config::Config,
     consumers_of,
     exports::Exports,
-    policy::{Judges, over},
+    policy::{Judges, Next, over},
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
@@ -91,6 +91,7 @@ impl Reloader {
                 "{fixed} changed, which takes a restart; nothing was changed"
             ))
         })?;
+        let policy = self.prepare(policy)?;
         let mut change = Change::reopening();
         for section in &steps.leaving {
             change.leave(section);
@@ -118,18 +119,19 @@ impl Reloader {
         }
         Ok(left)
     }
-}
 
-impl Reloader {
-    /// Puts the policy in the place of the one in force; whether it says anything else.
-    fn judge_by(&mut self, policy: Option<Policy>) -> Result<bool, Failure> {
-        let Some((judges, policy)) = self.judges.as_mut().zip(policy) else {
-            return Ok(false);
-        };
-        let next = judges.prepare(Arc::new(policy))?;
-        let is_other = next.is_some();
-        next.map_or(Ok(()), |next| judges.put(next))?;
-        Ok(is_other)
+    /// The policy, ready to take the place of the one in force; `None` where it says the same.
+    fn prepare(&mut self, policy: Option<Policy>) -> Result<Option<Next>, Failure> {
+        let both = self.judges.as_mut().zip(policy);
+        let next = both.map(|(judges, policy)| judges.prepare(Arc::new(policy)));
+        Ok(next.transpose()?.flatten())
+    }
+
+    /// Puts the policy in the place of the one in force; whether there was one to put.
+    fn judge_by(&mut self, policy: Option<Next>) -> Result<bool, Failure> {
+        let both = self.judges.as_mut().zip(policy);
+        let put = both.map(|(judges, next)| judges.put(next));
+        Ok(put.transpose()?.is_some())
     }
 }
 

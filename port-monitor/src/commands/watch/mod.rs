@@ -14,7 +14,7 @@ pub use args::Args;
 
 use std::{path::Path, sync::Arc};
 
-use port_monitor_common::event::EventKind;
+use port_monitor_common::{event::EventKind, judging::FIRST_NUMBER};
 
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
@@ -22,7 +22,7 @@ use crate::{
     events::record::{Header, LoadedPolicy},
     host::clock::{self, WallClock},
     kernel::{self, Kernel},
-    pipeline::{Pipeline, judging},
+    pipeline::Pipeline,
     policy::{Policy, tables::lower::Lowered},
 };
 use session::Session;
@@ -124,7 +124,7 @@ pub(super) fn loaded(policy: &Policy) -> LoadedPolicy {
     LoadedPolicy {
         digest: policy.digest(),
         wall_ns: WallClock::sample().wall_ns(clock::boot_ns()),
-        number: judging::FIRST,
+        number: FIRST_NUMBER,
         denying: policy.denying_rules().cloned().collect(),
     }
 }
