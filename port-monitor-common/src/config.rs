@@ -57,7 +57,7 @@ pub struct Config {
     pub filters: u32,
     /// Non-zero: log every event and what became of it.
     pub trace: u32,
-    /// Non-zero: judge every event by the policy in generation 0.
+    /// Non-zero: judge every event as [`crate::judging::Judging`] says.
     pub judge: u32,
     /// Non-zero: fail where [`crate::site::INJECT`] says, for tests.
     pub inject: u32,

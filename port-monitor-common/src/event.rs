@@ -14,7 +14,7 @@ use crate::numbered::{bits, numbered};
 #[macro_export]
 macro_rules! abi_version {
     () => {
-        6
+        7
     };
 }
 
@@ -179,7 +179,9 @@ pub struct Owner {
     /// What decided, with [`FLAG_JUDGED`]: a rule's number, or
     /// [`RULES`](crate::generation::RULES) and a [`Tally`](crate::generation::Tally).
     pub rule: u16,
-    /// `OWNER_*` bits.
+    /// `OWNER_*` bits, and from bit 1 on the number of the policy that judged, or that leaves
+    /// it to userspace: see [`Judging`](crate::judging::Judging). Zero: userspace knows of no
+    /// other policy than its own.
     pub flags: u16,
     /// Name of the process, which is its first thread's: NUL-padded, untrusted bytes.
     pub process_comm: [u8; 16],

@@ -15,6 +15,7 @@ pub mod event;
 pub mod executable;
 pub mod generation;
 pub mod groups;
+pub mod judging;
 pub mod listener;
 pub mod mask;
 mod numbered;

@@ -8,18 +8,16 @@
 use port_monitor_common::{
     TcpEvent,
     event::{FLAG_DENIED, FLAG_JUDGED, OWNER_KERNEL},
+    judging::Judging,
     policy::Direction,
 };
 
 use crate::{
     globals::config,
     judge::tables::{self, Party, Peer, Question},
-    maps::{ENDS, POLICIES},
+    maps::{ENDS, POLICIES, STATE},
     read::{sock, task},
 };
-
-/// Where the loader puts the monitor's policy.
-const GENERATION: u32 = 0;
 
 /// The owner of an event, as far as it is asked here.
 struct User {
@@ -62,23 +60,41 @@ pub(crate) fn stamp(direction: Direction, event: &mut TcpEvent) {
         | sock::same(own, peer) << 24
         | u64::from(event.owner.flags & OWNER_KERNEL) << 25
         | u64::from(event.owner.uid) << 32;
-    let answer = pm_judge(what, high, low);
+    let judging = judging();
+    let answer = pm_judge(what, high, low, judging.0);
     event.flags |= (answer >> 16) as u16;
     event.owner.rule = answer as u16;
+    // It may have another policy's, of the listener that it was copied from.
+    event.owner.flags = event.owner.flags & OWNER_KERNEL | judging.owner_flags();
+}
+
+/// By which policy is judged from here on: read once for an event.
+#[inline(always)]
+fn judging() -> Judging {
+    let Some(word) = STATE.get_ptr(0) else {
+        return Judging::by_userspace(0);
+    };
+    // SAFETY: a map value is valid for as long as the program runs.
+    Judging(unsafe { word.read_volatile() })
 }
 
 /// Judges a connection with a peer, or a listener: in `what` the service port, from bit
 /// 16 on the direction, in bit 24 that the peer's address is the socket's own, in bit 25
-/// that the kernel itself acts, from bit 32 on the user. The answer is the rule, and from bit 16 on the flags. A function of its
-/// own, as `pm_first` is: the verifier looks at it once, whatever calls it.
+/// that the kernel itself acts, from bit 32 on the user; in `judging` a [`Judging`]. The answer
+/// is the rule, and from bit 16 on the flags. A function of its own, as `pm_first` is: the
+/// verifier looks at it once, whatever calls it.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn pm_judge(what: u64, high: u64, low: u64) -> u64 {
-    judge(what, high, low).unwrap_or(0)
+extern "C" fn pm_judge(what: u64, high: u64, low: u64, judging: u64) -> u64 {
+    judge(what, high, low, Judging(judging)).unwrap_or(0)
 }
 
 #[inline(always)]
-fn judge(what: u64, high: u64, low: u64) -> Option<u64> {
+fn judge(what: u64, high: u64, low: u64, judging: Judging) -> Option<u64> {
+    if !judging.has_tables() {
+        return None;
+    }
+    let generation = judging.generation();
     let question = Question {
         direction: (what >> 16) as u32 & 3,
         port: what as u32 & 0xffff,
@@ -90,17 +106,17 @@ fn judge(what: u64, high: u64, low: u64) -> Option<u64> {
         ],
         is_self: (what >> 24) as u32 & 1,
     };
-    let header = POLICIES.get(GENERATION)?;
+    let header = POLICIES.get(generation)?;
     // Of listeners no rule asks for a peer, and no default spares loopback.
-    let peer = Peer::of(GENERATION, &question);
+    let peer = Peer::of(generation, &question);
     let user = User {
         uid: (what >> 32) as u32,
         is_kernel: what >> 25 & 1 != 0,
     };
     // No rule of the monitor's ends: those that do are left to userspace.
-    let directions = ENDS.get(GENERATION)?.endless();
+    let directions = ENDS.get(generation)?.endless();
     let decision = tables::judge_peer(
-        (GENERATION, header),
+        (generation, header),
         (0, directions),
         &question,
         peer,

@@ -219,7 +219,7 @@ impl Consumer for Shown {
     fn take(&mut self, item: Item<'_>) {
         match item {
             Item::Event(record) => self.event(record),
-            Item::Header(_) | Item::Loss(_) | Item::Summary(_) => {
+            Item::Header(_) | Item::Policy(_) | Item::Loss(_) | Item::Summary(_) => {
                 self.say(item);
             }
         }

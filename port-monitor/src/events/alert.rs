@@ -1,7 +1,5 @@
 //! What somebody may want to be told of at once, and how loudly.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 /// How loud a rule's match is, whatever its action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alert {
@@ -23,9 +21,6 @@ impl Alert {
         }
     }
 }
-
-/// What each rule says that says something of it.
-pub type AlertsByRule = Arc<BTreeMap<Arc<str>, Alert>>;
 
 /// Why somebody is told of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]

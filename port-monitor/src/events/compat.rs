@@ -13,7 +13,7 @@ use crate::events::wire::{
     Line, VERSION,
     words::{
         ConnectionAction, ConnectionDataset, ListenerAction, ListenerDataset, LossAction,
-        LossCause, Spelled, StartAction, StreamDataset, SummaryAction, Word,
+        LossCause, PolicyAction, Spelled, StartAction, StreamDataset, SummaryAction, Word,
     },
 };
 
@@ -171,6 +171,8 @@ fn line(event: &EnvelopeEvent, text: &str) -> Result<Option<Line<'static>>, serd
     let is_stream = is::<StreamDataset>(dataset);
     Ok(Some(if is_stream && is::<StartAction>(action) {
         Line::Start(Deserialize::deserialize(document)?)
+    } else if is_stream && is::<PolicyAction>(action) {
+        Line::Policy(Deserialize::deserialize(document)?)
     } else if is_stream && is::<LossAction>(action) {
         Line::Loss(Deserialize::deserialize(document)?)
     } else if is_stream && is::<SummaryAction>(action) {

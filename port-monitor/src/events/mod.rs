@@ -4,5 +4,6 @@ pub mod alert;
 pub(crate) mod community_id;
 pub(crate) mod compat;
 pub mod decode;
+pub mod judgement;
 pub mod record;
 pub mod wire;

@@ -3,13 +3,11 @@
 
 use std::{borrow::Cow, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use port_monitor_common::{policy::Verdict, site::Site};
+use port_monitor_common::site::Site;
 
-use crate::events::{
-    alert::AlertsByRule,
-    decode::{Action, Comm, Event},
-};
+use crate::events::decode::{Action, Comm, Event};
 
+pub use crate::events::judgement::{Judgement, LoadedPolicy, Ruleset};
 pub use crate::ports::class::{PortClass, ServiceOrigin, ServiceStatus};
 
 /// A value found in userspace, or why there is none.
@@ -178,22 +176,6 @@ pub struct Ports {
     pub remote: Option<PortInfo>,
 }
 
-/// What the policy says of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judgement {
-    /// Allowed, denied, or denied by a policy that only observes.
-    pub verdict: Verdict,
-    /// The rule that decided; `None` when the direction's default did.
-    pub rule: Option<Arc<str>>,
-}
-
-impl Judgement {
-    /// The connection breaks the policy.
-    pub fn is_violation(&self) -> bool {
-        self.verdict != Verdict::Allow
-    }
-}
-
 /// An event with everything the stages added: what sinks write.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -257,19 +239,6 @@ pub struct Header {
     pub policy: Option<String>,
     /// Which text that policy is.
     pub policy_loaded: Option<LoadedPolicy>,
-}
-
-/// Which text of a policy was loaded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadedPolicy {
-    /// SHA-256 of it and of the lists it reads.
-    pub digest: [u8; 32],
-    /// When, ns since the Unix epoch.
-    pub wall_ns: i128,
-    /// The rules that deny.
-    pub denying: Arc<[Arc<str>]>,
-    /// What rules say of how loud a match is.
-    pub alerts: AlertsByRule,
 }
 
 /// Why events are missing from the stream.
@@ -573,6 +542,9 @@ impl Summary {
 pub enum Item<'a> {
     /// The start of the stream.
     Header(&'a Header),
+    /// Events may be judged by another policy from here on; this would be the start of the
+    /// stream now.
+    Policy(&'a Header),
     /// An event.
     Event(&'a Record),
     /// A gap.

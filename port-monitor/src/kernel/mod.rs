@@ -19,6 +19,7 @@ mod groups;
 mod holders;
 mod host_btf;
 mod iterator;
+pub mod judge;
 mod left;
 mod mapped;
 mod maps;
@@ -40,6 +41,7 @@ pub use backend::{Backend, BackendError};
 pub use error::{KernelError, SYSTEM_BTF, SelfTestError, kernel_release};
 pub use executables::Noted;
 pub use holders::Holders;
+pub use judge::Judge;
 pub use monitor::Kernel;
 pub use records::Records;
 pub use settings::{

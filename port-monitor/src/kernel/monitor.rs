@@ -20,12 +20,12 @@ use super::{
     backends::{self, Links, Needs},
     btf::{self, Need},
     counters::{self, Counters},
-    enforcer,
     error::{KernelError, SYSTEM_BTF, chain, kernel_release},
     executables::{self, Noted},
     groups,
     holders::{self, Holders},
     host_btf::Types,
+    judge::Judge,
     left::{self, Left},
     maps,
     object::{self, Sizes},
@@ -67,6 +67,7 @@ pub struct Kernel {
     progress: Option<Progress>,
     left: Left,
     logger: Option<Logger>,
+    judge: Option<Judge>,
 }
 
 impl Kernel {
@@ -80,10 +81,10 @@ impl Kernel {
         check_needs(&types, settings).map_err(|error| KernelError::Btf { path, error })?;
         let needs = run::needs(&types, settings);
         let lazy_btf = types.lazy_btf(backends::trampolines(&needs));
-        let (mut ebpf, backend, attached, waiting) = choose(settings.backend, |backend| {
-            attach(&types.offsets, &needs, settings, &lazy_btf, backend)
-        })?;
-        let (links, mut blind_spots) = attached;
+        let ((mut ebpf, judge), backend, (links, mut blind_spots), waiting) =
+            choose(settings.backend, |backend| {
+                attach(&types.offsets, &needs, settings, &lazy_btf, backend)
+            })?;
         let left = Left::wanted(&needs, &mut ebpf, &lazy_btf)?;
         let mut ask = || Holders::of(&types, &mut ebpf, &lazy_btf, &mut blind_spots);
         let inbound = settings.asks_for_holders(backend);
@@ -125,6 +126,7 @@ impl Kernel {
             progress,
             left,
             logger,
+            judge,
         };
         let records = Records {
             ring: records,
@@ -159,6 +161,11 @@ impl Kernel {
     /// How long the self-test waited for packets that did not arrive.
     pub const fn waited(&self) -> Duration {
         self.self_test.waited
+    }
+
+    /// The policy that the programs judge by, for who may replace it.
+    pub const fn take_judge(&mut self) -> Option<Judge> {
+        self.judge.take()
     }
 
     /// The kernel's accounting.
@@ -271,7 +278,10 @@ impl Kernel {
 
 /// A backend's programs: the object, the links with what the backend does not see, and which
 /// cgroups of the filter are not there yet.
-type Attached = (Ebpf, Backend, (Links, Vec<String>), Vec<String>);
+type Attached = (Loaded, Backend, (Links, Vec<String>), Vec<String>);
+
+/// The object, and what its programs judge by.
+type Loaded = (Ebpf, Option<Judge>);
 
 /// Loads and attaches a backend.
 fn attach(
@@ -281,7 +291,7 @@ fn attach(
     btf: &LazyBtf,
     backend: Backend,
 ) -> Result<Result<Attached, BackendError>, KernelError> {
-    let mut ebpf = load(offsets, needs, settings, backend)?;
+    let (mut ebpf, judge) = load(offsets, needs, settings, backend)?;
     let groups = &settings.filters.groups;
     let (links, waiting) = if groups.is_empty() {
         (Links::default(), Vec::new())
@@ -295,7 +305,7 @@ fn attach(
     };
     let links = links.without(settings.faults.program);
     let attached = backends::attach(&mut ebpf, btf, backend, needs, links);
-    Ok(attached.map(|attached| (ebpf, backend, attached, waiting)))
+    Ok(attached.map(|attached| ((ebpf, judge), backend, attached, waiting)))
 }
 
 /// The object with a backend's programs, and its maps as the run needs them, filters and
@@ -305,7 +315,7 @@ fn load(
     needs: &Needs,
     settings: &Settings,
     backend: Backend,
-) -> Result<Ebpf, KernelError> {
+) -> Result<Loaded, KernelError> {
     let counters = counters::of_each_cpu(1)?;
     // Where nobody asks for more than beginnings, only the self-test's own are remembered.
     let connections = if needs.wants_outcomes() {
@@ -329,7 +339,7 @@ fn load(
         sizes = sizes.with_listeners(settings.faults.listeners);
     }
     if settings.policy.is_some() {
-        sizes = sizes.with_policy(settings.ring_bytes);
+        sizes = sizes.with_policies(settings.policy_places(), settings.ring_bytes);
     }
     let log_level = settings.log_level.map_or(0, |level| level as u8);
     let mut programs = backends::programs(backend, needs);
@@ -352,10 +362,9 @@ fn load(
     let config = run::config(settings, backend, executables);
     let mut ebpf = object::load(offsets, &config, &sizes, log_level, &programs)?;
     settings.filters.write(&mut ebpf)?;
-    if let Some(policy) = &settings.policy {
-        enforcer::write_policy(&ebpf, policy)?;
-    }
-    Ok(ebpf)
+    let policy = settings.policy.as_ref();
+    let judge = policy.map(|policy| Judge::begin(&ebpf, policy, settings.policy_places()));
+    Ok((ebpf, judge.transpose()?))
 }
 
 type Logger = EbpfLogger<&'static dyn log::Log>;

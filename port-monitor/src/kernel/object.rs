@@ -76,6 +76,15 @@ pub(super) const POLICY_MAPS: [&str; 12] = [
     "pm_hits",
 ];
 
+/// Those of them that hold a table for each generation.
+pub(super) const IN_EACH_GENERATION: [&str; 5] = [
+    "pm_networks_v4",
+    "pm_networks_v6",
+    "pm_users",
+    "pm_groups",
+    "pm_exes",
+];
+
 /// The ring of denials: with their headers, 4,096 of them.
 const DENIALS_BYTES: u32 = 256 << 10;
 
@@ -120,12 +129,17 @@ impl Sizes {
         }
     }
 
-    /// With a policy, whose violations have a ring of their own as large as the other.
-    pub(super) fn with_policy(mut self, ring_bytes: u32) -> Self {
+    /// With room for so many policies, whose violations have a ring of their own as large as the
+    /// other.
+    pub(super) fn with_policies(mut self, policies: u32, ring_bytes: u32) -> Self {
+        self.entries
+            .extend(IN_EACH_GENERATION.map(|name| (name, policies)));
         self.entries.extend([
-            ("pm_rules", RULES),
-            ("pm_masks", MASKS),
-            ("pm_ports", PORT_WORDS),
+            ("pm_policies", policies),
+            ("pm_ends", policies),
+            ("pm_rules", policies * RULES),
+            ("pm_masks", policies * MASKS),
+            ("pm_ports", policies * PORT_WORDS),
             (VIOLATIONS, ring_bytes),
         ]);
         self

@@ -2,7 +2,7 @@
 
 use std::{io::PipeReader, path::PathBuf, sync::Arc, time::Duration};
 
-use port_monitor_common::{config::OWNER_FILTERS, event::EventKind};
+use port_monitor_common::{config::OWNER_FILTERS, event::EventKind, judging::PLACES};
 
 use super::{backend::Backend, faults::Faults, filters::Filters};
 use crate::{host::holding::Wanted, policy::tables::lower::Lowered};
@@ -74,6 +74,8 @@ pub struct Settings {
     ///
     /// [`Policy::lower_for_monitor`]: crate::policy::Policy::lower_for_monitor
     pub policy: Option<Arc<Lowered>>,
+    /// Another one may take its place while the programs run.
+    pub policy_changes: bool,
     /// How long the start may wait for the self-test.
     pub self_test: SelfTest,
     /// What is to go wrong, for tests.
@@ -84,6 +86,11 @@ impl Settings {
     /// Something is to be told of sockets older than the monitor.
     pub(super) fn wants_older(&self) -> bool {
         self.kinds.iter().any(|kind| OLDER.contains(kind))
+    }
+
+    /// How many policies the programs have room for.
+    pub(super) const fn policy_places(&self) -> u32 {
+        if self.policy_changes { PLACES } else { 1 }
     }
 }
 
@@ -100,6 +107,7 @@ impl Default for Settings {
             log_level: None,
             btf: None,
             policy: None,
+            policy_changes: false,
             self_test: SelfTest::default(),
             faults: Faults::default(),
         }

@@ -135,6 +135,7 @@ mod tests {
             ended: false,
             self_test: false,
             stamp: None,
+            policy: 0,
         }
     }
 

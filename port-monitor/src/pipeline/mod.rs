@@ -4,6 +4,7 @@
 pub mod classify;
 pub mod enrich;
 pub mod inbound;
+pub mod judging;
 pub mod pairing;
 mod stages;
 

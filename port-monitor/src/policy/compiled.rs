@@ -11,7 +11,7 @@ use std::{
 use port_monitor_common::{
     event::FileId,
     policy::{
-        self as decision, Action, Decider, Direction, Mode, OwnerCondition, PortRange, Transport,
+        self as decision, Action, Decider, Direction, OwnerCondition, PortRange, Transport,
         canonical,
     },
 };
@@ -19,7 +19,6 @@ use thiserror::Error;
 
 use crate::{
     events::{
-        alert::AlertsByRule,
         decode::{self, Event, Stamp},
         record::{Judgement, Process},
     },
@@ -28,6 +27,7 @@ use crate::{
 
 use super::{
     analysis::shadow,
+    names::Names,
     rules::{
         compile::Compiler,
         environment::Environment,
@@ -59,6 +59,7 @@ pub struct Policy {
     /// By name in small letters.
     pub(super) services: BTreeMap<String, Vec<PortRange>>,
     pub(super) lists: Vec<ListFile>,
+    pub(super) names: Arc<Names>,
 }
 
 /// A policy that cannot be used.
@@ -134,7 +135,9 @@ impl Policy {
         if diagnostics.has_errors() {
             return Err(refused(diagnostics));
         }
+        let digest = digest_with(&source.text, &compiler.lists);
         let policy = Self {
+            names: Arc::new(Names::new(&compiler.rules, &source.name, &digest)),
             intent: compiler.intent,
             index: Index::of(&compiler.tables.view()),
             tables: compiler.tables,
@@ -233,20 +236,16 @@ impl Policy {
     /// The word on a connection that the kernel side has found by
     /// [`Policy::lower_for_monitor`].
     pub fn judgement(&self, stamp: Stamp) -> Judgement {
-        let action = if stamp.is_denied {
-            Action::Deny
-        } else {
-            Action::Allow
-        };
-        self.observed(action, Some(stamp.rule.into()))
+        self.names.judgement(stamp)
     }
 
     pub(super) fn observed(&self, action: Action, rule: Option<u32>) -> Judgement {
-        let rule = rule.and_then(|index| self.rules.get(index as usize));
-        Judgement {
-            verdict: Mode::Observe.verdict(action),
-            rule: rule.map(|info| Arc::clone(&info.name)),
-        }
+        self.names.observed(action, rule)
+    }
+
+    /// What it calls what decides.
+    pub fn names(&self) -> Arc<Names> {
+        Arc::clone(&self.names)
     }
 
     /// The names of the rules, failsafe entries included.
@@ -261,11 +260,13 @@ impl Policy {
         denying.map(|(info, _)| &info.name)
     }
 
-    /// What rules say of how loud a match is, by their names.
-    pub fn alerts(&self) -> AlertsByRule {
-        let said = self.rules.iter();
-        let said = said.filter_map(|info| Some((Arc::clone(&info.name), info.alert?)));
-        Arc::new(said.collect())
+    /// It has the same text as `other`, from the same place, and all of its names mean the same
+    /// on this host by now.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.source.name == other.source.name
+            && self.digest() == other.digest()
+            && self.tables == other.tables
+            && self.scopes == other.scopes
     }
 
     /// How many rules there are, failsafe entries included.

@@ -17,6 +17,7 @@ pub mod export;
 pub(crate) mod fuzz;
 pub mod learn;
 pub(crate) mod limits;
+pub mod names;
 pub mod rules;
 pub mod tables;
 #[cfg(test)]

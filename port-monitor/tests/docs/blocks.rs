@@ -101,6 +101,7 @@ const FORMS: [(&str, &[&str]); 7] = [
     (
         "journal",
         &[
+            "# {}  policy {} from here on, text {}",
             "# port-monitor {} on kernel {}, backend {}; {} blind spots, see port-monitor doctor",
             "port-monitor: reloaded {}: consumers that joined: {}; that left: {}",
             "port-monitor: {}: delivered {} = taken {} + hidden {} + dropped {}",

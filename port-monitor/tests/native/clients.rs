@@ -23,7 +23,7 @@ use crate::{
     service::{Ended, Service},
 };
 
-const SOCKET: &str = "[socket]\nfile = \"DIR/socket\"\n";
+pub(crate) const SOCKET: &str = "[socket]\nfile = \"DIR/socket\"\n";
 /// Whoever owns nothing.
 const NOBODY: u32 = 65_534;
 
@@ -32,11 +32,11 @@ fn from_service(dir: &Path) -> String {
 }
 
 /// A client that writes what it is told to a file.
-struct Client(Process);
+pub(crate) struct Client(Process);
 
 impl Client {
     /// One that has joined, and writes JSON lines to the file of that name.
-    fn join(service: &Service, name: &str, args: &[&str]) -> Self {
+    pub(crate) fn join(service: &Service, name: &str, args: &[&str]) -> Self {
         let path = service.dir.path().join(name);
         let child = port_monitor([&*from_service(service.dir.path()), "-o", "json"])
             .args(args)
@@ -55,7 +55,7 @@ impl Client {
         self.wait()
     }
 
-    fn wait(mut self) -> (Option<i32>, String) {
+    pub(crate) fn wait(mut self) -> (Option<i32>, String) {
         let mut stderr = String::new();
         let pipe = self.0.0.stderr.as_mut().unwrap();
         pipe.read_to_string(&mut stderr).unwrap();
@@ -63,7 +63,7 @@ impl Client {
     }
 }
 
-fn await_that(mut is_so: impl FnMut() -> bool) {
+pub(crate) fn await_that(mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < PATIENCE);
@@ -71,7 +71,7 @@ fn await_that(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn lines(path: &Path) -> usize {
+pub(crate) fn lines(path: &Path) -> usize {
     fs::read_to_string(path).unwrap().lines().count()
 }
 

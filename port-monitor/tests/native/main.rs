@@ -42,6 +42,7 @@ mod prometheus;
 mod receiver;
 mod record;
 mod refusals;
+mod reload;
 mod serve;
 #[path = "../support/service.rs"]
 mod service;

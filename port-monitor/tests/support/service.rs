@@ -95,8 +95,18 @@ impl Service {
         Self::start_with(sections, &[])
     }
 
-    pub(crate) fn start_with(sections: &str, environment: &[(&str, &str)]) -> Self {
+    /// One whose sections name files that are made in the directory of the test before.
+    pub(crate) fn start_in(sections: impl FnOnce(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let sections = sections(dir.path());
+        Self::start_at(dir, &sections, &[])
+    }
+
+    pub(crate) fn start_with(sections: &str, environment: &[(&str, &str)]) -> Self {
+        Self::start_at(tempfile::tempdir().unwrap(), sections, environment)
+    }
+
+    fn start_at(dir: TempDir, sections: &str, environment: &[(&str, &str)]) -> Self {
         let shell = Shell::start();
         configure(&dir, &shell, sections);
         let path = dir.path().join("notify");

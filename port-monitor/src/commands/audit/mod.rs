@@ -4,6 +4,8 @@
 
 mod args;
 
+use std::sync::Arc;
+
 pub use args::Args;
 
 use super::watch::{
@@ -40,7 +42,7 @@ async fn audit(args: &Args) -> Result<ExitCode, Failure> {
     // A look at what listens now has no time to take half of.
     let limit = Some(watched).filter(|watched| !watched.is_zero());
     let (kernel, records) = EarlyStop::new(on_hangup)?.start(settings, limit)?;
-    let mut pipeline = Pipeline::new(policy, FanOut::new(shown));
+    let mut pipeline = Pipeline::new(policy.map(Arc::new), FanOut::new(shown));
     pipeline.be_patient();
     // Whatever is older than the audit was found before now.
     let wall_ns = pipeline.wall_ns(clock::boot_ns());

@@ -180,8 +180,9 @@ impl Reader {
                 *self.lost.get_or_insert_default() += summary.port_monitor.lost;
             }
             Line::Connection(connection) => self.read_connection(connection, take)?,
-            // A loss is in the summary too, and a listener in the lines of its events.
-            Line::Loss(_) | Line::Listener(_) => {}
+            // A loss is in the summary too, and a listener in the lines of its events. By which
+            // policy it was judged then does not matter.
+            Line::Loss(_) | Line::Listener(_) | Line::Policy(_) => {}
         }
         Ok(())
     }

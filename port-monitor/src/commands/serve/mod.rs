@@ -4,14 +4,20 @@
 
 pub(crate) mod config;
 mod exports;
+mod policy;
 mod reload;
 
-use std::{io::Write, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    io::Write,
+    path::PathBuf,
+    sync::{Arc, mpsc::Sender},
+    time::Duration,
+};
 
 use port_monitor_common::event::EventKind;
 use tokio::sync::mpsc::unbounded_channel;
 
-use self::{config::Config, exports::Exports, reload::Reloader};
+use self::{config::Config, exports::Exports, policy::Judges, reload::Reloader};
 use crate::{
     base::{
         exit_code::{ExitCode, Failure, OrExit as _},
@@ -22,7 +28,7 @@ use crate::{
         told::{note, written},
         watch::{
             self,
-            session::{self, News, Session},
+            session::{self, Attendant, News, Requests, Session},
             stop::{EarlyStop, StopSignals},
         },
     },
@@ -104,26 +110,25 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
         allowed: true,
         peers: true,
     };
+    let policy = policy.map(Arc::new);
     let (requests, requested) = unbounded_channel();
+    let (policy_requests, policies) = unbounded_channel();
     let events = Events::new(requests.clone(), needs.kinds, config.filters());
     let mut exports = Exports::default();
     let consumers = consumers(&config, exports.board(), &events)?;
     exports.change(&config)?;
     let mut settings = config.watch.settings(filters, needs);
-    settings.policy = policy.as_ref().and_then(watch::for_kernel);
+    settings.policy = policy.as_deref().and_then(watch::for_kernel);
+    settings.policy_changes = true;
     let watchdog = Watchdog::start().or_exit(ExitCode::CannotAttach)?;
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new(OnHangup::Reload).or_exit(ExitCode::CannotAttach)?;
-    let (kernel, records) = EarlyStop::new(OnHangup::Reload)?.start(settings, None)?;
-    let policy_loaded = policy.as_ref().map(watch::loaded);
-    let mut pipeline = Pipeline::new(policy, consumers);
-    if config.watch.tells_how_called {
-        pipeline.tell_args();
-    }
-    // Without their ends connections would never be forgotten.
-    if needs.kinds.has(EventKind::Close) {
-        pipeline.pair_ends();
-    }
+    let (mut kernel, records) = EarlyStop::new(OnHangup::Reload)?.start(settings, None)?;
+    let policy_loaded = policy.as_deref().map(watch::loaded);
+    let judge = kernel.take_judge();
+    let judges = policy.clone();
+    let judges = judges.map(|policy| Judges::new(policy, judge, policy_requests));
+    let mut pipeline = pipeline(&config, needs, policy, consumers);
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
     let header = Header {
         policy_loaded,
@@ -137,21 +142,18 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
     let started = Reloader {
         config,
         exports,
+        judges,
         events,
         status,
         requests,
     }
     .start();
     let (reloads, reloader) = started.or_exit(ExitCode::CannotAttach)?;
-    let attendant = Box::new(move |news| match news {
-        News::GoesOn => watchdog.feed(),
-        News::Reload => {
-            // The reloader is there as long as it can be asked.
-            let _ = reloads.send(());
-        }
-        News::Ends => systemd::stopping(),
-    });
-    let session = session.attended_by(attendant, requested, DRAIN);
+    let requests = Requests {
+        consumers: requested,
+        policies,
+    };
+    let session = session.attended_by(attendant(watchdog, reloads), requests, DRAIN);
     let summary = session.run().await?;
     reloader.wait(DRAIN);
     Ok(if summary.is_incomplete() {
@@ -159,6 +161,36 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
     } else {
         ExitCode::Ok
     })
+}
+
+/// Who tells the service manager how it goes, and has the configuration read again.
+fn attendant(watchdog: Watchdog, reloads: Sender<()>) -> Attendant {
+    Box::new(move |news| match news {
+        News::GoesOn => watchdog.feed(),
+        News::Reload => {
+            // The reloader is there as long as it can be asked.
+            let _ = reloads.send(());
+        }
+        News::Ends => systemd::stopping(),
+    })
+}
+
+/// From events to the consumers.
+fn pipeline(
+    config: &Config,
+    needs: Needs,
+    policy: Option<Arc<Policy>>,
+    consumers: FanOut,
+) -> Pipeline {
+    let mut pipeline = Pipeline::new(policy, consumers);
+    if config.watch.tells_how_called {
+        pipeline.tell_args();
+    }
+    // Without their ends connections would never be forgotten.
+    if needs.kinds.has(EventKind::Close) {
+        pipeline.pair_ends();
+    }
+    pipeline
 }
 
 /// What belongs into a journal, and what the configuration asks for.

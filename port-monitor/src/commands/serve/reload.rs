@@ -3,14 +3,22 @@
 
 use std::{
     io,
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, channel},
+    },
     thread,
     time::Duration,
 };
 
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
-use super::{config::Config, consumers_of, exports::Exports};
+use super::{
+    config::Config,
+    consumers_of,
+    exports::Exports,
+    policy::{Judges, Next, over},
+};
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::{systemd, told::note},
@@ -19,6 +27,7 @@ use crate::{
         lines::table::account_lines,
         socket::Events,
     },
+    policy::Policy,
 };
 
 /// Reads the configuration again as often as it is asked to.
@@ -26,6 +35,8 @@ pub(super) struct Reloader {
     /// What is in force.
     pub(super) config: Config,
     pub(super) exports: Exports,
+    /// `None` without a policy.
+    pub(super) judges: Option<Judges>,
     pub(super) events: Events,
     /// What the service manager shows besides the consumers.
     pub(super) status: String,
@@ -74,12 +85,13 @@ impl Reloader {
 
     /// Puts the configuration into force as the file has it by now: all of it, or nothing.
     fn change(&mut self) -> Result<Vec<Left>, Failure> {
-        let (next, _) = Config::load(self.config.path())?;
+        let (next, policy) = Config::load(self.config.path())?;
         let steps = self.config.steps_to(&next).map_err(|fixed| {
             Failure::usage(format_args!(
                 "{fixed} changed, which takes a restart; nothing was changed"
             ))
         })?;
+        let policy = self.prepare(policy)?;
         let mut change = Change::reopening();
         for section in &steps.leaving {
             change.leave(section);
@@ -89,15 +101,16 @@ impl Reloader {
                 change.join(consumer).or_exit(ExitCode::OutputFailed)?;
             }
         }
+        let is_other = self.judge_by(policy)?;
         let (done, is_done) = oneshot::channel();
-        let over = || Failure::usage("the service comes to its end");
         let request = Request { change, done };
         self.requests.send(request).map_err(|_| over())?;
         let left = is_done.blocking_recv().map_err(|_| over())?;
         note(format_args!(
-            "reloaded {}: {}",
+            "reloaded {}: {}{}",
             self.config.path().display(),
-            steps.in_words()
+            steps.in_words(),
+            if is_other { "; another policy" } else { "" }
         ));
         self.config = next;
         // The consumers are those of the new configuration already.
@@ -105,6 +118,20 @@ impl Reloader {
             note(format_args!("{:#}", failure.error));
         }
         Ok(left)
+    }
+
+    /// The policy, ready to take the place of the one in force; `None` where it says the same.
+    fn prepare(&mut self, policy: Option<Policy>) -> Result<Option<Next>, Failure> {
+        let both = self.judges.as_mut().zip(policy);
+        let next = both.map(|(judges, policy)| judges.prepare(Arc::new(policy)));
+        Ok(next.transpose()?.flatten())
+    }
+
+    /// Puts the policy in the place of the one in force; whether there was one to put.
+    fn judge_by(&mut self, policy: Option<Next>) -> Result<bool, Failure> {
+        let both = self.judges.as_mut().zip(policy);
+        let put = both.map(|(judges, next)| judges.put(next));
+        Ok(put.transpose()?.is_some())
     }
 }
 

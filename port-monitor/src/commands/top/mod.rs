@@ -6,6 +6,7 @@ mod screen;
 use std::{
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -133,7 +134,7 @@ async fn live(args: &Args) -> Result<ExitCode, Failure> {
     let signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
     let (kernel, records) = EarlyStop::new(OnHangup::Stop)?.start(settings, None)?;
     let policy_loaded = policy.as_ref().map(watch::loaded);
-    let mut pipeline = Pipeline::new(policy, consumers);
+    let mut pipeline = Pipeline::new(policy.map(Arc::new), consumers);
     pipeline.pair_ends();
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
     let header = Header {

@@ -3,6 +3,7 @@
 
 pub(super) mod args;
 pub(in crate::commands) mod kept;
+pub(in crate::commands) mod policy;
 mod progress;
 pub(in crate::commands) mod service;
 pub(super) mod session;
@@ -13,7 +14,7 @@ pub use args::Args;
 
 use std::{path::Path, sync::Arc};
 
-use port_monitor_common::event::EventKind;
+use port_monitor_common::{event::EventKind, judging::FIRST_NUMBER};
 
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
@@ -56,7 +57,7 @@ async fn watch(args: &Args) -> Result<ExitCode, Failure> {
     let mut child = hold_command(args)?;
     let (mut kernel, records) = early.start(settings, args.duration)?;
     let policy_loaded = policy.as_ref().map(loaded);
-    let mut pipeline = Pipeline::new(policy, consumers);
+    let mut pipeline = Pipeline::new(policy.map(Arc::new), consumers);
     if args.tells_how_called {
         pipeline.tell_args();
     }
@@ -123,8 +124,8 @@ pub(super) fn loaded(policy: &Policy) -> LoadedPolicy {
     LoadedPolicy {
         digest: policy.digest(),
         wall_ns: WallClock::sample().wall_ns(clock::boot_ns()),
+        number: FIRST_NUMBER,
         denying: policy.denying_rules().cloned().collect(),
-        alerts: policy.alerts(),
     }
 }
 

@@ -31,7 +31,7 @@ use crate::{
     consume::{
         FanOut,
         consumer::{END_GRACE, Stats},
-        lines::json::record::{Records, loss},
+        lines::json::record::{Records, loss, policy},
         socket,
     },
     events::{
@@ -331,6 +331,11 @@ impl Story {
                     Some(record) if keeps(&self.filters, &record) => self.consumers.take(&record),
                     Some(_) => self.counted.filtered += 1,
                     None => self.counted.unknown += 1,
+                }
+            }
+            Line::Policy(line) => {
+                if let Some((file, loaded)) = policy(&line) {
+                    self.consumers.judged_by(file, loaded);
                 }
             }
             Line::Loss(line) => {

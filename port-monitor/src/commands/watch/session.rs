@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    policy::{PolicyRequest, Settling},
     progress::Ticks,
     stop::{StopSignals, Wish, heard},
 };
@@ -68,6 +69,14 @@ pub(in crate::commands) enum News {
 /// Told how a run goes, by the thread that reads the ring. It must not wait.
 pub(in crate::commands) type Attendant = Box<dyn FnMut(News)>;
 
+/// What is asked of a run while it goes on.
+pub(in crate::commands) struct Requests {
+    /// Consumers are to come and go.
+    pub(in crate::commands) consumers: UnboundedReceiver<Request>,
+    /// The policy is to become another one.
+    pub(in crate::commands) policies: UnboundedReceiver<PolicyRequest>,
+}
+
 /// Everything a run needs until its end.
 pub(in crate::commands) struct Session {
     /// Stop after this long: what the self-test waited for is over already.
@@ -92,6 +101,8 @@ pub(in crate::commands) struct Session {
     resized: Option<Signal>,
     attendant: Option<Attendant>,
     requests: Option<UnboundedReceiver<Request>>,
+    policies: Option<UnboundedReceiver<PolicyRequest>>,
+    settling: Settling,
     /// How long the end waits for consumers.
     patience: Duration,
 }
@@ -104,6 +115,7 @@ enum Wake {
     Owners,
     Check,
     Change(Request),
+    Policy(PolicyRequest),
     Reload,
     Stop,
     CommandEnded(i32),
@@ -166,21 +178,24 @@ impl Session {
             signals,
             attendant: None,
             requests: None,
+            policies: None,
+            settling: Settling::default(),
             patience: END_GRACE,
         })
     }
 
-    /// Tells `attendant` how the run goes, lets consumers come and go as `requests` ask for,
-    /// and waits for them at the end for so long.
+    /// Tells `attendant` how the run goes, lets consumers come and go and the policy become
+    /// another one as `requests` ask for, and waits for consumers at the end for so long.
     pub(in crate::commands) fn attended_by(
         self,
         attendant: Attendant,
-        requests: UnboundedReceiver<Request>,
+        requests: Requests,
         patience: Duration,
     ) -> Self {
         Self {
             attendant: Some(attendant),
-            requests: Some(requests),
+            requests: Some(requests.consumers),
+            policies: Some(requests.policies),
             patience,
             ..self
         }
@@ -220,6 +235,11 @@ impl Session {
                     self.tell(News::GoesOn);
                 }
                 Wake::Change(request) => self.change(request),
+                Wake::Policy(request) => {
+                    if self.settling.begin(&mut self.pipeline, request) {
+                        self.drain()?;
+                    }
+                }
                 Wake::Reload => self.tell(News::Reload),
                 Wake::Stop => break,
                 Wake::CommandEnded(status) => {
@@ -227,6 +247,7 @@ impl Session {
                     break;
                 }
             }
+            self.settling.look(&mut self.pipeline);
             // Signals and timers get their turn however fast records come.
             if self.ring.is_busy() {
                 tokio::task::yield_now().await;
@@ -260,6 +281,7 @@ impl Session {
             () = heard(&mut self.resized) => Wake::Check,
             _ = check.tick() => Wake::Check,
             request = asked(&mut self.requests) => Wake::Change(request),
+            request = asked(&mut self.policies) => Wake::Policy(request),
             () = due(self.ticks.as_ref()) => Wake::Progress,
             () = notified(self.owners.as_deref()) => Wake::Owners,
             () = sleep(is_holding.then_some(HELD_PERIOD)) => Wake::Known,
@@ -325,6 +347,7 @@ impl Session {
             .ring
             .drain(|record| pipeline.take(record))
             .or_exit(ExitCode::CannotAttach)?;
+        self.settling.note_taken(taken);
         if taken < BATCH && !self.ticks.as_ref().is_some_and(Ticks::is_looking) {
             // All that the last look has told is taken.
             self.pipeline.end_progress();
@@ -518,7 +541,7 @@ async fn due(ticks: Option<&Ticks>) {
 }
 
 /// Waits for the next request; where none can come, for ever. Cancel-safe.
-async fn asked(requests: &mut Option<UnboundedReceiver<Request>>) -> Request {
+async fn asked<T>(requests: &mut Option<UnboundedReceiver<T>>) -> T {
     if let Some(requests) = requests
         && let Some(request) = requests.recv().await
     {

@@ -11,9 +11,9 @@ use port_monitor_common::tcp_state::TcpState;
 
 use super::Priority;
 use crate::events::{
-    alert::{Alert as Level, AlertKind, AlertsByRule},
+    alert::{Alert as Level, AlertKind},
     decode::{Action, Direction},
-    record::{Header, Record},
+    record::Record,
 };
 
 /// Listeners that are remembered; then the one that was seen first is forgotten.
@@ -25,7 +25,6 @@ const PORTS: usize = 1 << 16;
 /// What is told of.
 pub(super) struct Choice {
     on: Vec<AlertKind>,
-    by_rule: AlertsByRule,
     listeners: Listeners,
     /// Ports that a connection was opened by, by the direction.
     used: [Box<[bool]>; 2],
@@ -37,16 +36,9 @@ impl Choice {
         let ports = || vec![false; PORTS].into_boxed_slice();
         Self {
             on: on.to_vec(),
-            by_rule: AlertsByRule::default(),
             listeners: Listeners::default(),
             used: [ports(), ports()],
         }
-    }
-
-    /// The rules are those of this run.
-    pub(super) fn begin(&mut self, header: &Header) {
-        let policy = header.policy_loaded.as_ref();
-        self.by_rule = policy.map_or_else(Arc::default, |policy| Arc::clone(&policy.alerts));
     }
 
     /// Events that break no rule may be told of.
@@ -70,9 +62,7 @@ impl Choice {
     pub(super) fn of(&mut self, record: &Record) -> Option<(AlertKind, Priority)> {
         // What is not told of is not new the next time, either.
         let news = self.news(record);
-        let judgement = record.judgement.as_ref();
-        let rule = judgement.and_then(|said| said.rule.as_ref());
-        let level = rule.and_then(|rule| self.by_rule.get(rule)).copied();
+        let level = record.judgement.as_ref().and_then(|said| said.alert);
         let by_policy = match (record.is_violation(), level) {
             (_, Some(Level::None)) => return None,
             (true, level) if record.is_denied() => Some((AlertKind::Denied, level)),

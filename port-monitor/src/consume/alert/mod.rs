@@ -215,10 +215,7 @@ impl Consumer for Alerts {
 
     fn take(&mut self, item: Item<'_>) {
         match item {
-            Item::Header(header) => {
-                self.choice.begin(header);
-                self.words.begin(header);
-            }
+            Item::Header(header) | Item::Policy(header) => self.words.begin(header),
             Item::Event(record) => self.event(record, Instant::now()),
             Item::Loss(_) | Item::Summary(_) => {}
         }

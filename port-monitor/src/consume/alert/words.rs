@@ -106,7 +106,11 @@ impl Words {
 
     fn judgement_fields(&self, entry: &mut Entry, judgement: &Judgement) {
         entry.field_of("PORT_MONITOR_RULE", judgement.rule.as_deref());
-        entry.field_of("PORT_MONITOR_POLICY", self.policy.as_deref());
+        let ruleset = judgement.ruleset.as_deref();
+        let file = ruleset.map(|ruleset| &*ruleset.file);
+        entry.field_of("PORT_MONITOR_POLICY", file.or(self.policy.as_deref()));
+        let version = ruleset.map(|ruleset| &*ruleset.version);
+        entry.field_of("PORT_MONITOR_POLICY_VERSION", version);
     }
 }
 

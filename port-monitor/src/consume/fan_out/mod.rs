@@ -17,7 +17,7 @@ use super::{
     output::writer::WriteError,
     shown::Shown,
 };
-use crate::events::record::{Account, Header, Item, Loss, Record, Summary};
+use crate::events::record::{Account, Header, Item, LoadedPolicy, Loss, Record, Summary};
 
 /// All that take events.
 pub struct FanOut {
@@ -62,6 +62,18 @@ impl FanOut {
         self.shown.take(Item::Header(header));
         self.send(|| Message::Header(Arc::new(header.clone())));
         self.header = Some(header.clone());
+    }
+
+    /// Tells them that events may be judged by this policy from here on, whose file it is too.
+    pub fn judged_by(&mut self, file: String, loaded: LoadedPolicy) {
+        let Some(header) = &mut self.header else {
+            return;
+        };
+        header.policy = Some(file);
+        header.policy_loaded = Some(loaded);
+        let header = Arc::new(header.clone());
+        self.shown.take(Item::Policy(&header));
+        self.send(|| Message::Policy(Arc::clone(&header)));
     }
 
     /// Lets consumers come and go between two events, each of which comes either to those

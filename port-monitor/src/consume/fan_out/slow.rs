@@ -25,6 +25,7 @@ const HANDFUL: usize = 256;
 /// What is told to a consumer.
 pub(super) enum Message {
     Header(Arc<Header>),
+    Policy(Arc<Header>),
     Event(Arc<Record>),
     Loss(Loss),
     Overview(Arc<Overview>),
@@ -308,6 +309,7 @@ fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
         for message in messages.drain(..) {
             match message {
                 Message::Header(header) => consumer.take(Item::Header(&header)),
+                Message::Policy(header) => consumer.take(Item::Policy(&header)),
                 Message::Event(_) if shared.drops.load(Ordering::Relaxed) => {}
                 Message::Event(record) => consumer.take(Item::Event(&record)),
                 Message::Loss(loss) => consumer.take(Item::Loss(&loss)),

@@ -294,6 +294,8 @@ impl Consumer for History {
                 self.header = Some(header.clone());
                 self.write();
             }
+            // Each row has the name of its rule.
+            Item::Policy(_) => {}
             Item::Loss(loss) => self.losses.push(missing(loss)),
             Item::Summary(summary) => {
                 if let Some(writer) = self.writer.take()

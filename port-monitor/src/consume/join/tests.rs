@@ -168,10 +168,7 @@ fn a_denial_keeps_its_rule_whichever_event_has_it() {
     let mut attempt = at(&violation(), 1, Action::Connect);
     attempt.judgement = None;
     let mut denied = at(&violation(), 2, Action::Failed { errno: Some(1) });
-    denied.judgement = Some(Judgement {
-        verdict: Verdict::Deny,
-        rule: Some("no-telnet".into()),
-    });
+    denied.judgement = Some(Judgement::of(Verdict::Deny, Some("no-telnet".into())));
     let connection = one(&[attempt, denied.clone()]);
     assert_eq!(connection.record.judgement, denied.judgement);
     assert_eq!(connection.state, State::Failed);

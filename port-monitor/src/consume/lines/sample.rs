@@ -79,6 +79,7 @@ pub(crate) fn connected() -> Record {
             ended: false,
             self_test: false,
             stamp: None,
+            policy: 0,
         },
         wall_ns: NOON_NS + 417,
         process: Arc::new(Process {
@@ -121,10 +122,7 @@ pub(crate) fn violation() -> Record {
         local: Some(port(40310, None, true)),
         remote: Some(port(23, Some("telnet"), false)),
     };
-    record.judgement = Some(Judgement {
-        verdict: Verdict::AuditDeny,
-        rule: Some("no-telnet".into()),
-    });
+    record.judgement = Some(Judgement::of(Verdict::AuditDeny, Some("no-telnet".into())));
     record
 }
 
@@ -234,7 +232,7 @@ pub(crate) fn header() -> Header {
             digest: [0x2a; 32],
             wall_ns: NOON_NS - 1_000_000_000,
             denying: ["no-telnet".into()].into(),
-            alerts: Arc::default(),
+            number: 1,
         }),
     }
 }

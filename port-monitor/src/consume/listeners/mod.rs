@@ -246,6 +246,8 @@ impl Sink for ListenerSink {
                     Form::Json(json) => json.stream(lines, item),
                 }
             }
+            // An audit has one policy.
+            Item::Policy(_) => {}
             Item::Loss(loss) => match &mut self.form {
                 Form::Table(table) => table.loss(&mut lines.bytes, loss),
                 Form::Json(json) => json.stream(lines, item),

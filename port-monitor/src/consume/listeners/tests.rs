@@ -50,13 +50,11 @@ fn client(peer: Ipv4Addr, second: i128) -> Record {
 }
 
 fn judged(mut record: Record, rule: Option<&str>) -> Record {
-    record.judgement = Some(Judgement {
-        verdict: match rule {
-            Some(_) => Verdict::AuditDeny,
-            None => Verdict::Allow,
-        },
-        rule: rule.map(Into::into),
-    });
+    let verdict = match rule {
+        Some(_) => Verdict::AuditDeny,
+        None => Verdict::Allow,
+    };
+    record.judgement = Some(Judgement::of(verdict, rule.map(Into::into)));
     record
 }
 

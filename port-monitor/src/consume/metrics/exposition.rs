@@ -86,6 +86,8 @@ impl Writer<'_> {
             let digest = ascii::hex_text(&loaded.digest);
             self.info(&series::POLICY, [file, &digest])?;
             self.gauges(&series::POLICY_LOAD_TIME, [([], seconds(loaded.wall_ns))])?;
+            let changes = loaded.number.saturating_sub(1);
+            self.counters(&series::POLICY_CHANGES, [([], changes.into())])?;
         }
         Ok(())
     }

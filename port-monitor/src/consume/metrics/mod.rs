@@ -129,7 +129,7 @@ impl Consumer for Metrics {
     fn take(&mut self, item: Item<'_>) {
         match item {
             Item::Event(record) => self.counting.take(record, &mut self.shared.lock()),
-            Item::Header(header) => self.shared.lock().begin(header),
+            Item::Header(header) | Item::Policy(header) => self.shared.lock().begin(header),
             Item::Loss(_) => {}
             Item::Summary(summary) => {
                 self.shared.lock().settle(summary);

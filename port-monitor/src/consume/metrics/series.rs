@@ -63,6 +63,8 @@ series! {
         => "Policy that connections are judged by, and the digest of its text and lists";
     POLICY_LOAD_TIME: Gauge, "policy_load_timestamp", Some(Unit::Seconds), []
         => "When that policy was put into force for the monitor, since the Unix epoch";
+    POLICY_CHANGES: Counter, "policy_changes", None, []
+        => "Times that another policy took the place of the one before, since the service began";
     EVENTS: Counter, "events", None, ["kind"]
         => "Events that these metrics have taken, by their kind";
     CONNECTIONS: Counter, "connections", None, ["direction", "service"]

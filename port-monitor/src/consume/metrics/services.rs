@@ -72,6 +72,12 @@ impl ByDirection {
         }
     }
 
+    /// As many more.
+    pub(super) const fn add_all(&mut self, more: Self) {
+        self.inbound += more.inbound;
+        self.outbound += more.outbound;
+    }
+
     /// One less in this direction.
     pub(super) const fn subtract(&mut self, direction: Direction) {
         match direction {

@@ -1,12 +1,12 @@
 //! What was counted so far: plain numbers, of which a copy is made to tell them.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
 
-use port_monitor_common::{event::EventKind, tcp_state::TcpState};
+use port_monitor_common::{event::EventKind, policy::MAX_RULES, tcp_state::TcpState};
 
 use super::{
     histogram::Histogram,
@@ -27,6 +27,9 @@ use crate::{
 /// Open connections that are remembered until their end: eight times those that the kernel
 /// does by default.
 const OPEN_ROOM: usize = 8 * join::ROOM;
+
+/// Rules that are told: those of one policy, and as many of those before it.
+const RULES_ROOM: usize = 2 * MAX_RULES;
 
 /// What a policy's default is called where a rule is named.
 pub(super) const DEFAULT_RULE: &str = "(default)";
@@ -187,10 +190,15 @@ impl Tally {
         }
     }
 
-    /// The run begins. What its policy may deny is told from the start, too.
+    /// The run begins, or has another policy from here on. What a policy may deny is told from
+    /// the start, too.
     pub(super) fn begin(&mut self, header: &Header) {
         if let Some(policy) = &header.policy_loaded {
-            for rule in policy.denying.iter().cloned().chain([DEFAULT_RULE.into()]) {
+            let rules = policy.denying.iter().cloned();
+            let rules: BTreeSet<_> = rules.chain([DEFAULT_RULE.into(), OTHER.into()]).collect();
+            forget_rules(&mut self.denials, &rules, |sum, count| *sum += count);
+            forget_rules(&mut self.violations, &rules, ByDirection::add_all);
+            for rule in rules.into_iter().filter(|rule| &**rule != OTHER) {
                 self.denials.entry(Arc::clone(&rule)).or_default();
                 self.violations.entry(rule).or_default();
             }
@@ -224,6 +232,28 @@ impl Tally {
         let counts = self.violations.entry(rule).or_default();
         counts.add(record.event.direction(), 1);
     }
+}
+
+/// Forgets rules that are not in force and have counted nothing; where there are still more than
+/// a policy may have, others that are not in force are counted together.
+fn forget_rules<C: Copy + Default + PartialEq>(
+    counts: &mut BTreeMap<Arc<str>, C>,
+    in_force: &BTreeSet<Arc<str>>,
+    add: impl Fn(&mut C, C),
+) {
+    counts.retain(|rule, count| in_force.contains(rule) || *count != C::default());
+    if counts.len() <= RULES_ROOM {
+        return;
+    }
+    let mut others = C::default();
+    counts.retain(|rule, count| {
+        let stays = &**rule != OTHER && in_force.contains(rule);
+        if !stays {
+            add(&mut others, *count);
+        }
+        stays
+    });
+    counts.insert(OTHER.into(), others);
 }
 
 /// Counts events. What it has to remember for that is not told.

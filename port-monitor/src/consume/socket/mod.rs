@@ -137,7 +137,7 @@ impl Consumer for Socket {
     }
 
     fn take(&mut self, item: Item<'_>) {
-        if let Item::Header(header) = item {
+        if let Item::Header(header) | Item::Policy(header) = item {
             self.shared.lock().header = Some(header.clone());
         }
     }

@@ -329,6 +329,9 @@ pub struct Event {
     /// The kernel side's verdict; `None` without a policy, or where that asks for what
     /// only userspace can tell.
     pub stamp: Option<Stamp>,
+    /// The number of the policy that this is the word of, or that is to be asked; zero for the
+    /// only one there is.
+    pub policy: u16,
 }
 
 impl Event {
@@ -429,6 +432,7 @@ pub fn decode(bytes: &[u8]) -> Result<Event, DecodeError> {
             is_denied: wire.flags & FLAG_DENIED != 0,
             rule: wire.owner.rule,
         }),
+        policy: wire.owner.flags >> 1,
     })
 }
 

@@ -90,10 +90,11 @@ fn the_executable_is_the_file_or_none() {
     assert!(!owner(wire).is_kernel);
     wire.owner.exe_device = 254 << 20 | 1;
     wire.owner.exe_inode = 1 << 40;
-    wire.owner.flags = OWNER_KERNEL;
+    wire.owner.flags = OWNER_KERNEL | 7 << 1;
     let (device, inode) = (254 << 20 | 1, 1 << 40);
     assert_eq!(owner(wire).exe, Some(FileId { device, inode }));
     assert!(owner(wire).is_kernel);
+    assert_eq!(decode(wire.as_bytes()).unwrap().policy, 7);
 }
 
 #[test]

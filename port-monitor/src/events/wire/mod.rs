@@ -20,11 +20,12 @@ use std::{borrow::Cow, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use self::{
-    facts::{Decimal, Facts, LossFacts, StartFacts, SummaryFacts},
+    facts::{Decimal, Facts, LossFacts, PolicyFacts, StartFacts, SummaryFacts},
     listeners::ListenerLine,
     words::{
         Category, ConnectionAction, ConnectionDataset, Direction, EventType, Family, Kind,
-        LossAction, Outcome, Spelled, StartAction, StreamDataset, SummaryAction, Transport, Word,
+        LossAction, Outcome, PolicyAction, Spelled, StartAction, StreamDataset, SummaryAction,
+        Transport, Word,
     },
 };
 use crate::{base::time::Rfc3339, events::community_id::CommunityId};
@@ -54,6 +55,7 @@ pub(crate) enum Line<'a> {
     Start(Start<'a>),
     Connection(Connection<'a>),
     Listener(ListenerLine<'a>),
+    Policy(PolicyLine<'a>),
     Loss(LossLine<'a>),
     Summary(SummaryLine<'a>),
 }
@@ -111,6 +113,22 @@ pub(crate) struct Connection<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<Failure<'a>>,
     pub(crate) port_monitor: Facts<'a>,
+}
+
+/// Events may be judged by another policy from here on. Those that come after it and were
+/// judged before say so in `rule`.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct PolicyLine<'a> {
+    #[serde(rename = "@timestamp")]
+    #[cfg_attr(test, schemars(with = "String", extend("format" = "date-time")))]
+    pub(crate) timestamp: Rfc3339,
+    #[serde(default)]
+    pub(crate) ecs: Ecs,
+    pub(crate) event: StreamEvent<PolicyAction>,
+    #[serde(default)]
+    pub(crate) host: Host<'a>,
+    pub(crate) port_monitor: PolicyFacts<'a>,
 }
 
 /// A gap: events that are missing from the stream.
@@ -354,6 +372,9 @@ pub(crate) struct Rule<'a> {
     /// The policy file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) ruleset: Option<Cow<'a, str>>,
+    /// Which text of it: the first 12 digits of `policy_sha256`; absent in lines of a history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<Cow<'a, str>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -406,6 +406,12 @@ spelled! {
 }
 
 spelled! {
+    pub(crate) enum PolicyAction {
+        Policy = "policy",
+    }
+}
+
+spelled! {
     pub(crate) enum LossAction {
         Loss = "loss",
     }

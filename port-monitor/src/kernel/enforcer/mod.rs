@@ -50,7 +50,6 @@ use lock::Lock;
 pub use removal::Left;
 pub use sockets::{OpenConnection, Sockets, open as open_connections, sockets};
 use tables::Tables;
-pub(super) use tables::write_policy;
 pub use watch::Watch;
 
 /// What instances are called.

@@ -205,6 +205,11 @@ impl Inbound {
         self.waiting.len() >= PATIENCE / 2
     }
 
+    /// Whether such an event waits.
+    pub fn has(&self, is_it: impl Fn(&Event) -> bool) -> bool {
+        self.waiting.iter().any(is_it)
+    }
+
     /// Waits until there is a next event; false when none waits.
     pub fn wait(&mut self) -> bool {
         if self.waiting.is_empty() {

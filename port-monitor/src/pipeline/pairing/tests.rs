@@ -82,6 +82,7 @@ impl Host {
             ended: false,
             self_test: false,
             stamp: None,
+            policy: 0,
         }
     }
 

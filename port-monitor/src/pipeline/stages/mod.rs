@@ -2,6 +2,7 @@
 //! pair → classify → verdict → consumers. And the userspace half of the accounting.
 
 mod held;
+mod policies;
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -27,13 +28,15 @@ use crate::{
     pipeline::{
         enrich::Enricher,
         inbound::{Inbound, Told},
+        judging::Judging,
         pairing::Peers,
     },
-    policy::{Facts, Policy},
+    policy::Policy,
 };
 
 use super::classify::{self, Classifier};
 use held::Held;
+use policies::Progress;
 
 /// Bytes of events that have waited for their owners and are told at once: an answer may be
 /// for very many, and an output writes what is short without a detour.
@@ -77,7 +80,10 @@ pub struct Pipeline {
     gaps: u64,
     clock: WallClock,
     classifier: Classifier,
-    policy: Option<Policy>,
+    judging: Option<Judging>,
+    policy_change: Progress,
+    /// When the latest event was that was taken, `CLOCK_BOOTTIME` ns.
+    latest_ns: u64,
     consumers: FanOut,
     tally: Tally,
     /// Connections that have ended since a look at open ones began.
@@ -86,7 +92,7 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A pipeline that ends in `consumers`.
-    pub fn new(policy: Option<Policy>, consumers: FanOut) -> Self {
+    pub fn new(policy: Option<Arc<Policy>>, consumers: FanOut) -> Self {
         Self {
             enricher: Enricher::new(Path::new("/proc")),
             inbound: None,
@@ -98,7 +104,9 @@ impl Pipeline {
             gaps: 0,
             clock: WallClock::sample(),
             classifier: Classifier::new(ephemeral_range()),
-            policy,
+            judging: policy.map(Judging::new),
+            policy_change: Progress::Done,
+            latest_ns: 0,
             consumers,
             tally: Tally::default(),
             ended: None,
@@ -168,7 +176,11 @@ impl Pipeline {
 
     /// Takes one ring buffer record through every stage.
     pub fn take(&mut self, record: &[u8]) {
-        match &decode(record) {
+        let event = decode(record);
+        if let Ok(event) = &event {
+            self.latest_ns = self.latest_ns.max(event.ts_ns);
+        }
+        match &event {
             Ok(event) if event.self_test => {}
             // In the ring's order: others may wait for their owners.
             Ok(event) if self.is_over(event) => {
@@ -278,10 +290,8 @@ impl Pipeline {
         let peer = peers.and_then(|peers| peers.see(event, &process));
         let wall_ns = self.clock.wall_ns(event.ts_ns);
         let ports = self.classifier.ports(event);
-        let judgement = self.policy.as_ref().map(|policy| match event.stamp {
-            Some(stamp) => policy.judgement(stamp),
-            None => policy.judge(&Facts::of(event, &process, wall_ns)),
-        });
+        let judging = self.judging.as_ref();
+        let judgement = judging.map(|judging| judging.judge(event, &process, wall_ns));
         let record = Record {
             event: *event,
             wall_ns,

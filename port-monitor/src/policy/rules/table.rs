@@ -15,7 +15,7 @@ use port_monitor_common::{
 use crate::host::units::{self, ROOT_SLICE};
 
 /// Owned lists behind [`Rules`].
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Tables {
     pub(crate) defaults: Defaults,
     /// [`Rules::judges_udp`].
@@ -107,7 +107,7 @@ impl<'a> Owner<'a> {
 
 /// The units, cgroups and executables that rules name, numbered. What several names mean
 /// has one number.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Scopes {
     /// A name may be that of several: of a unit, and of what a pattern matches by an alias.
     units: HashMap<String, Vec<u32>>,

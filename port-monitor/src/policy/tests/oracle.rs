@@ -1,7 +1,7 @@
 //! The compiled decision and the shadow analysis against naive ones, over
 //! random policies and every connection of a small world.
 
-use std::{collections::HashSet, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use port_monitor_common::policy::{Direction, Transport, Verdict};
 use proptest::prelude::*;
@@ -178,8 +178,29 @@ fn world_of_tcp() -> Vec<Facts<'static>> {
     world
 }
 
-fn deciding(rules: &[Naive], facts: &Facts<'_>) -> Option<usize> {
-    rules.iter().position(|rule| rule.matches(facts))
+/// A rule and its number.
+type Numbered<'a> = (usize, &'a Naive);
+
+fn deciding<'a>(rules: &[Numbered<'a>], facts: &Facts<'_>) -> Option<Numbered<'a>> {
+    let mut rules = rules.iter().copied();
+    rules.find(|(_, rule)| rule.matches(facts))
+}
+
+fn world_of(rules: &[Numbered<'_>]) -> Vec<Facts<'static>> {
+    world(rules.iter().any(|(_, rule)| rule.names_udp()))
+}
+
+/// Those that decide something where there are no others.
+fn that_decide<'a>(rules: &[Numbered<'a>]) -> Vec<Numbered<'a>> {
+    let world = world_of(rules);
+    let deciding = world.iter().filter_map(|facts| deciding(rules, facts));
+    let deciding: BTreeMap<_, _> = deciding.collect();
+    deciding.into_iter().collect()
+}
+
+fn text(rules: &[Numbered<'_>]) -> String {
+    let texts = rules.iter().map(|(index, rule)| rule.text(*index));
+    texts.collect()
 }
 
 proptest! {
@@ -187,41 +208,43 @@ proptest! {
 
     #[test]
     fn compiled_policy_agrees_with_the_naive_one(rules in prop::collection::vec(naive(), 0..8)) {
-        let world = world(rules.iter().any(Naive::names_udp));
-        let decide_something: HashSet<usize> =
-            world.iter().filter_map(|facts| deciding(&rules, facts)).collect();
-        let texts: Vec<_> = rules.iter().enumerate().map(|(index, rule)| rule.text(index)).collect();
+        let mut rules: Vec<_> = rules.iter().enumerate().collect();
+        let mut kept = that_decide(&rules);
 
         // Exactly the rules that decide nothing in the world are refused.
-        if let Err(invalid) = parse(&format!("version = 1\n{}", texts.concat())) {
+        if let Err(invalid) = parse(&format!("version = 1\n{}", text(&rules))) {
             let shadowed = invalid.diagnostics.iter().filter_map(|diagnostic| match &diagnostic.problem {
                 Problem::Shadowed { name, .. } => Some(name.clone()),
                 _ => None,
             });
-            let expected = (0..rules.len()).filter(|index| !decide_something.contains(index));
+            let refused = rules.iter().filter(|(index, _)| !kept.iter().any(|(other, _)| other == index));
             prop_assert_eq!(
                 shadowed.collect::<Vec<_>>(),
-                expected.map(|index| format!("r{index}")).collect::<Vec<_>>()
+                refused.map(|(index, _)| format!("r{index}")).collect::<Vec<_>>()
             );
         } else {
-            prop_assert_eq!(decide_something.len(), rules.len());
+            prop_assert_eq!(kept.len(), rules.len());
         }
 
-        // Without them, which changes no verdict, every verdict agrees.
-        let kept = texts.iter().enumerate().filter(|(index, _)| decide_something.contains(index));
-        let kept: String = kept.map(|(_, text)| text.as_str()).collect();
+        // Without them, which changes no verdict, every verdict agrees. Where none of those that
+        // are left names UDP, it is judged no more, and others may decide nothing.
+        while kept.len() < rules.len() {
+            rules = kept;
+            kept = that_decide(&rules);
+        }
         let policy = super::policy(&format!(
-            "version = 1\n[default]\ninbound = {{ action = \"deny\" }}\n{kept}"
+            "version = 1\n[default]\ninbound = {{ action = \"deny\" }}\n{}",
+            text(&rules)
         ));
-        // The rule that named UDP may have been one of the others.
-        for facts in world.iter().filter(|facts| policy.judges(facts.direction, facts.transport)) {
+        for facts in &world_of(&rules) {
+            prop_assert!(policy.judges(facts.direction, facts.transport));
             let judgement = policy.judge(facts);
             let deciding = deciding(&rules, facts);
-            let allows = match deciding.and_then(|index| rules.get(index)) {
-                Some(rule) => rule.allows,
+            let allows = match deciding {
+                Some((_, rule)) => rule.allows,
                 None => facts.direction == Direction::Outbound || facts.peer.to_canonical().is_loopback(),
             };
-            let name = deciding.map(|index| format!("r{index}"));
+            let name = deciding.map(|(index, _)| format!("r{index}"));
             prop_assert_eq!(judgement.rule.as_deref(), name.as_deref());
             prop_assert_eq!(judgement.verdict == Verdict::Allow, allows);
         }

@@ -28,6 +28,7 @@ mod owners;
 mod policy;
 mod progress;
 mod refusals;
+mod reload;
 mod starting;
 pub(crate) mod together;
 
@@ -175,6 +176,7 @@ pub(crate) const ALL: &[Case] = &[
     once("start-audit", starting::audit),
     each_backend("policy-stream", policy::stream).guest_only(),
     each_backend("policy-owners", policy::owners).guest_only(),
+    each_backend("policy-reload", reload::under_fire).guest_only(),
     // What depends neither on the backend nor on the kernel: this one will do.
     once("end-sigint", |lab| ending::sigint(lab, lab.sure_backend())).native_only(),
     once("end-sigabrt", |lab| {

@@ -14,10 +14,7 @@ fn counts(place: &Place, line: &str) -> Vec<String> {
 fn place() -> Place {
     let place = Place::empty();
     let mut judged = at(&closed(), 3, 2 * SECOND);
-    judged.judgement = Some(Judgement {
-        verdict: Verdict::Allow,
-        rule: Some("web".into()),
-    });
+    judged.judgement = Some(Judgement::of(Verdict::Allow, Some("web".into())));
     let mut defaulted = at(&violation(), 5, 4 * SECOND);
     if let Some(judgement) = &mut defaulted.judgement {
         judgement.rule = None;

@@ -26,7 +26,7 @@ impl Script {
         let argv = ["/bin/sh", "-c", script, "sh", &path].map(str::to_owned);
         let mut alerts = Alerts::new(&EVERY, "1000/s".parse().unwrap());
         alerts.commands = Some(Commands::new(argv.to_vec(), limit));
-        alerts.take(Item::Header(&with_levels()));
+        alerts.take(Item::Header(&header()));
         Self { dir, alerts }
     }
 

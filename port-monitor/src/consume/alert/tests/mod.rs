@@ -11,10 +11,7 @@ use tempfile::TempDir;
 use crate::consume::alert::*;
 use crate::{
     consume::lines::sample::{header, violation},
-    events::{
-        alert::Alert as Level,
-        record::{Header, Judgement},
-    },
+    events::{alert::Alert as Level, record::Judgement},
 };
 
 const EVERY: [AlertKind; 6] = [
@@ -46,7 +43,7 @@ impl Inbox {
     fn alerts(&self, on: &[AlertKind], rate: &str) -> Alerts {
         let mut alerts = Alerts::new(on, rate.parse().unwrap());
         alerts.journal = Some(Journal::at(self.dir.path().join("socket")));
-        alerts.take(Item::Header(&with_levels()));
+        alerts.take(Item::Header(&header()));
         alerts
     }
 
@@ -91,31 +88,20 @@ fn fields(mut bytes: &[u8]) -> Fields {
     fields
 }
 
-/// A run of a policy with a rule of each level.
-fn with_levels() -> Header {
-    let mut header = header();
-    let levels = [Level::None, Level::Low, Level::High];
-    let alerts = levels.map(|level| (Arc::from(level.name()), level));
-    if let Some(policy) = &mut header.policy_loaded {
-        policy.alerts = Arc::new(alerts.into());
-    }
-    header
-}
-
-/// That of this rule.
+/// That of this rule, which has the level of its name.
 fn by(rule: &str, mut record: Record) -> Record {
     let judgement = record.judgement.as_mut().unwrap();
     judgement.rule = Some(rule.into());
+    let levels = [Level::None, Level::Low, Level::High];
+    judgement.alert = levels.into_iter().find(|level| level.name() == rule);
     record
 }
 
 /// Allowed by this rule.
 fn allowed(rule: &str, mut record: Record) -> Record {
-    record.judgement = Some(Judgement {
-        verdict: port_monitor_common::policy::Verdict::Allow,
-        rule: Some(rule.into()),
-    });
-    record
+    let verdict = port_monitor_common::policy::Verdict::Allow;
+    record.judgement = Some(Judgement::of(verdict, None));
+    by(rule, record)
 }
 
 /// A violation to this port.

@@ -159,7 +159,7 @@ fn an_entry_has_valid_fields_and_the_line_is_of_the_schema() {
     let expected = serde_json::json!({"kind": "violation", "priority": 4, "suppressed": 0});
     assert_eq!(alert, expected);
     // All else is what -o json shows.
-    let (header, record) = (with_levels(), violation());
+    let (header, record) = (header(), violation());
     let shown = serde_json::to_value(connection(&header, &record)).unwrap();
     assert_eq!(line, shown);
     let text = entry

@@ -8,6 +8,7 @@ use std::sync::{
 use port_monitor_common::event::EventKind;
 use proptest::prelude::*;
 
+use self::noted::{Told, noted};
 use super::{slow::ROOM, *};
 use crate::{
     consume::{
@@ -22,6 +23,8 @@ use crate::{
 };
 
 mod dropped;
+mod noted;
+mod policy;
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -349,57 +352,6 @@ fn a_queue_that_was_full_is_told_to_its_consumer_alone() {
         .lines()
         .filter(|line| line.contains("\"action\":\"loss\""));
     assert_eq!(gaps.count(), 1);
-}
-
-/// What a consumer was told besides events.
-struct Noted {
-    told: Sender<Told>,
-    account: Account,
-}
-
-#[derive(Debug, PartialEq)]
-enum Told {
-    Header(i128, u64),
-    Tick(Stats),
-    Reopen,
-}
-
-impl Consumer for Noted {
-    fn name(&self) -> &'static str {
-        "noted"
-    }
-
-    fn needs(&self) -> Needs {
-        Needs::EVENTS
-    }
-
-    fn take(&mut self, item: Item<'_>) {
-        match item {
-            Item::Header(header) => {
-                let _ = self.told.send(Told::Header(header.wall_ns, header.boot_ns));
-            }
-            Item::Event(_) => self.account.taken += 1,
-            _ => {}
-        }
-    }
-
-    fn tick(&mut self, stats: &Stats) {
-        let _ = self.told.send(Told::Tick(*stats));
-    }
-
-    fn reopen(&mut self) {
-        let _ = self.told.send(Told::Reopen);
-    }
-
-    fn account(&mut self) -> Account {
-        self.account.clone()
-    }
-}
-
-fn noted() -> (Box<dyn Consumer>, Receiver<Told>) {
-    let (told, all) = channel();
-    let account = Account::default();
-    (Box::new(Noted { told, account }), all)
 }
 
 #[test]

@@ -228,6 +228,7 @@ fn event(
         ended: false,
         self_test: false,
         stamp: None,
+        policy: 0,
     })
 }
 
@@ -271,14 +272,13 @@ fn judgement(row: &Row<'_>) -> rusqlite::Result<Option<Judgement>> {
     let Some(verdict) = row.get::<_, Option<i64>>(20)? else {
         return Ok(None);
     };
-    Ok(Some(Judgement {
-        verdict: match verdict {
-            0 => Verdict::Allow,
-            1 => Verdict::Deny,
-            _ => Verdict::AuditDeny,
-        },
-        rule: text(row, 21)?.map(Into::into),
-    }))
+    let verdict = match verdict {
+        0 => Verdict::Allow,
+        1 => Verdict::Deny,
+        _ => Verdict::AuditDeny,
+    };
+    let rule = text(row, 21)?.map(Into::into);
+    Ok(Some(Judgement::of(verdict, rule)))
 }
 
 fn beginning(number: i64) -> Beginning {

@@ -54,7 +54,12 @@ fn known<M>(connection: &Connection<M>) -> String {
                 &process.cgroup,
                 &process.unit
             ),
-            (judgement, carried, errno),
+            // Whose rule it was is not kept.
+            (
+                judgement.as_ref().map(|said| (said.verdict, &said.rule)),
+                carried,
+                errno,
+            ),
         )
     )
 }

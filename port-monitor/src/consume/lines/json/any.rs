@@ -19,7 +19,7 @@ use crate::events::{
     decode::{Action, Close, Comm, Direction, Event, Owner},
     record::{
         Container, Field, Judgement, Missing, Parent, Peer, PortClass, PortInfo, Ports, Process,
-        Record, ServiceOrigin, ServiceStatus,
+        Record, Ruleset, ServiceOrigin, ServiceStatus,
     },
 };
 
@@ -216,6 +216,7 @@ prop_compose! {
             ended,
             self_test: false,
             stamp: None,
+            policy: 0,
             listener: crate::events::decode::Listener { number: 0, holders },
         }
     }
@@ -247,7 +248,14 @@ fn port() -> impl Strategy<Value = PortInfo> {
 
 fn judgement() -> impl Strategy<Value = Judgement> {
     let verdicts = vec![Verdict::Allow, Verdict::Deny, Verdict::AuditDeny];
-    (select(verdicts), shared()).prop_map(|(verdict, rule)| Judgement { verdict, rule })
+    let ruleset = (any::<String>(), any::<[u8; 32]>());
+    let ruleset = ruleset.prop_map(|(file, digest)| Arc::new(Ruleset::new(&file, &digest)));
+    (select(verdicts), shared(), option::of(ruleset)).prop_map(|(verdict, rule, ruleset)| {
+        Judgement {
+            ruleset,
+            ..Judgement::of(verdict, rule)
+        }
+    })
 }
 
 prop_compose! {

@@ -14,6 +14,7 @@ use super::{
     peer::{PeerText, PeerTexts},
     port::PortTexts,
     raw,
+    ruleset::RulesetTexts,
 };
 use crate::{
     base::{memo::Memo, time::UtcClock},
@@ -41,8 +42,7 @@ pub(crate) struct Connections {
     peers: PeerTexts,
     ports: PortTexts,
     clock: UtcClock,
-    /// `"ruleset":…`, which every judged event names; empty without a policy.
-    ruleset: Vec<u8>,
+    rulesets: RulesetTexts,
 }
 
 impl NetnsText {
@@ -58,21 +58,22 @@ impl NetnsText {
 impl Connections {
     /// Of a stream from this host under this policy file.
     pub(crate) fn new(host: &str, policy: Option<&str>) -> Self {
-        let mut ruleset = Vec::new();
-        if let Some(policy) = policy {
-            let mut line = Line(&mut ruleset);
-            line.raw(r#""ruleset":"#);
-            line.string(policy);
-        }
-        Self {
+        let mut connections = Self {
             owners: Owners::new(host),
             flows: FlowTexts::new(),
             netns: Memo::new(),
             peers: PeerTexts::new(),
             ports: PortTexts::new(),
             clock: UtcClock::default(),
-            ruleset,
-        }
+            rulesets: RulesetTexts::default(),
+        };
+        connections.judged_by(policy);
+        connections
+    }
+
+    /// This is the policy file from here on.
+    pub(super) fn judged_by(&mut self, policy: Option<&str>) {
+        self.rulesets.begin(policy);
     }
 
     /// Appends the line of `record`, without its end.
@@ -93,7 +94,7 @@ impl Connections {
         let owner_text = self.owners.text(record);
         line.rendered(owner_text.with_thread(record));
         if let Some(judgement) = judgement {
-            push_rule(&mut line, judgement, &self.ruleset);
+            push_rule(&mut line, judgement, self.rulesets.text(judgement));
         }
         if let Action::Failed { errno }
         | Action::Close(Close {

@@ -14,6 +14,7 @@ mod peer;
 mod port;
 mod raw;
 pub(crate) mod record;
+mod ruleset;
 mod spec;
 
 use std::borrow::Cow;
@@ -24,10 +25,10 @@ use crate::{
     base::time::Rfc3339,
     consume::{Lines, Sink},
     events::{
-        record::{Header, Item, Loss, Summary},
+        record::{Header, Item, LoadedPolicy, Loss, Summary},
         wire::{
             self, Ecs, Line, VERSION, facts,
-            words::{Kind, LossAction, StartAction, StreamDataset, SummaryAction},
+            words::{Kind, LossAction, PolicyAction, StartAction, StreamDataset, SummaryAction},
         },
     },
 };
@@ -68,6 +69,13 @@ impl Sink for Json {
                 self.connections = Connections::new(&header.host, header.policy.as_deref());
                 line::serialize(out, &Line::Start(start(header)));
             }
+            Item::Policy(header) => {
+                let Some(policy) = policy_line(header, host) else {
+                    return;
+                };
+                line::serialize(out, &Line::Policy(policy));
+                self.connections.judged_by(header.policy.as_deref());
+            }
             Item::Event(record) => self.connections.write(out, record),
             Item::Loss(loss) => line::serialize(out, &Line::Loss(loss_line(loss, host))),
             Item::Summary(summary) => {
@@ -107,7 +115,7 @@ fn start(header: &Header) -> wire::Start<'_> {
         unproven,
         waiting,
         policy,
-        policy_loaded: _,
+        policy_loaded,
     } = header;
     wire::Start {
         timestamp: Rfc3339(*wall_ns),
@@ -137,8 +145,38 @@ fn start(header: &Header) -> wire::Start<'_> {
             unproven: Cow::Borrowed(unproven),
             waiting: Cow::Borrowed(waiting),
             policy: policy.as_deref().map(Cow::Borrowed),
+            policy_sha256: policy_loaded.as_ref().map(sha256),
+            policy_number: policy_loaded.as_ref().map(|loaded| loaded.number),
         },
     }
+}
+
+fn sha256(loaded: &LoadedPolicy) -> facts::HexBytes<'_> {
+    facts::HexBytes(Cow::Borrowed(&loaded.digest))
+}
+
+/// Another policy, if that is known.
+fn policy_line<'a>(header: &'a Header, host: wire::Host<'a>) -> Option<wire::PolicyLine<'a>> {
+    let (policy, loaded) = header
+        .policy
+        .as_deref()
+        .zip(header.policy_loaded.as_ref())?;
+    Some(wire::PolicyLine {
+        timestamp: Rfc3339(loaded.wall_ns),
+        ecs: Ecs::CURRENT,
+        event: wire::StreamEvent {
+            kind: Kind::State.into(),
+            action: PolicyAction::Policy.into(),
+            dataset: StreamDataset::Stream.into(),
+        },
+        host,
+        port_monitor: facts::PolicyFacts {
+            schema: VERSION,
+            policy: Cow::Borrowed(policy),
+            policy_sha256: sha256(loaded),
+            policy_number: loaded.number,
+        },
+    })
 }
 
 /// A gap.

@@ -21,11 +21,11 @@ use crate::{
     events::{
         decode::{Action, Close, Comm, Direction, Event, Listener, Owner},
         record::{
-            Container, Field, Header, Judgement, Loss, Missing, Parent, Peer, PortClass, PortInfo,
-            Ports, Process, Record, ServiceStatus,
+            Container, Field, Header, Judgement, LoadedPolicy, Loss, Missing, Parent, Peer,
+            PortClass, PortInfo, Ports, Process, Record, Ruleset, ServiceStatus,
         },
         wire::{
-            self, Connection, End, LossLine, Start,
+            self, Connection, End, LossLine, PolicyLine, Start,
             facts::{self, Facts, HexBytes},
             words::{self, ConnectionAction, Enforcement, OwnerSource, Reason, Word, state},
         },
@@ -41,12 +41,17 @@ const NAMES: usize = 1_024;
 pub(crate) struct Records {
     /// Names that this version does not have.
     names: HashSet<&'static str>,
+    /// The policy that has judged the last event.
+    ruleset: Option<Arc<Ruleset>>,
 }
 
 impl Records {
     /// The header of a stream.
     pub(crate) fn header(&mut self, start: Start<'_>) -> Header {
         let facts = start.port_monitor;
+        let text = facts.policy_sha256.zip(facts.policy_number);
+        let policy_loaded =
+            text.and_then(|(digest, number)| loaded(&digest, number, start.timestamp.0));
         Header {
             wall_ns: start.timestamp.0,
             boot_ns: 0,
@@ -59,7 +64,7 @@ impl Records {
             unproven: facts.unproven.into_owned(),
             waiting: facts.waiting.into_owned(),
             policy: facts.policy.map(Cow::into_owned),
-            policy_loaded: None,
+            policy_loaded,
         }
     }
 
@@ -92,8 +97,38 @@ impl Records {
                 })
             }),
             ports,
-            judgement: judgement(line),
+            judgement: self.judgement(line),
         })
+    }
+
+    fn judgement(&mut self, line: &Connection<'_>) -> Option<Judgement> {
+        let facts = &line.port_monitor;
+        let enforcement = facts.enforcement.as_ref().and_then(Word::known);
+        let verdict = match (facts.verdict.as_ref()?.known()?, enforcement) {
+            (words::Verdict::Allow, _) => Verdict::Allow,
+            (words::Verdict::Violation, Some(Enforcement::Enforce)) => Verdict::Deny,
+            (words::Verdict::Violation, _) => Verdict::AuditDeny,
+        };
+        let rule = line.rule.as_ref();
+        let rule: Option<&wire::Rule<'_>> = rule;
+        Some(Judgement {
+            ruleset: rule.and_then(|rule| self.ruleset(rule)),
+            ..Judgement::of(verdict, rule.and_then(|rule| shared(rule.name.as_deref())))
+        })
+    }
+
+    /// Whose rule it is: nearly always the same policy's.
+    fn ruleset(&mut self, rule: &wire::Rule<'_>) -> Option<Arc<Ruleset>> {
+        let (file, version) = rule.ruleset.as_deref().zip(rule.version.as_deref())?;
+        let known = self.ruleset.as_ref();
+        let is_known = known.is_some_and(|known| known.file == file && known.version == version);
+        if !is_known {
+            self.ruleset = Some(Arc::new(Ruleset {
+                file: file.to_owned(),
+                version: version.to_owned(),
+            }));
+        }
+        self.ruleset.clone()
     }
 
     fn process(&mut self, line: &Connection<'_>, ts_ns: u64) -> Process {
@@ -216,6 +251,7 @@ fn event(line: &Connection<'_>) -> Option<Event> {
         ended: false,
         self_test: false,
         stamp: None,
+        policy: 0,
     })
 }
 
@@ -366,19 +402,21 @@ const fn reason(reason: Reason) -> Option<Missing> {
     })
 }
 
-fn judgement(line: &Connection<'_>) -> Option<Judgement> {
+/// The policy that a line says events are judged by from there on: its file, and its text; `None`
+/// where it does not say that.
+pub(crate) fn policy(line: &PolicyLine<'_>) -> Option<(String, LoadedPolicy)> {
     let facts = &line.port_monitor;
-    let enforcement = facts.enforcement.as_ref().and_then(Word::known);
-    let verdict = match (facts.verdict.as_ref()?.known()?, enforcement) {
-        (words::Verdict::Allow, _) => Verdict::Allow,
-        (words::Verdict::Violation, Some(Enforcement::Enforce)) => Verdict::Deny,
-        (words::Verdict::Violation, _) => Verdict::AuditDeny,
-    };
-    let rule = line.rule.as_ref();
-    let rule: Option<&wire::Rule<'_>> = rule;
-    Some(Judgement {
-        verdict,
-        rule: rule.and_then(|rule| shared(rule.name.as_deref())),
+    let loaded = loaded(&facts.policy_sha256, facts.policy_number, line.timestamp.0)?;
+    Some((facts.policy.clone().into_owned(), loaded))
+}
+
+/// Which text of a policy it is, as far as lines tell.
+fn loaded(digest: &HexBytes<'_>, number: u16, wall_ns: i128) -> Option<LoadedPolicy> {
+    Some(LoadedPolicy {
+        digest: (*digest.0).try_into().ok()?,
+        wall_ns,
+        number,
+        denying: [].into(),
     })
 }
 

@@ -73,7 +73,15 @@ pub(crate) fn connection_of<'a>(
         },
         rule: judgement.as_ref().map(|judgement| wire::Rule {
             name: judgement.rule.as_deref().map(Cow::Borrowed),
-            ruleset: policy.map(Cow::Borrowed),
+            ruleset: judgement
+                .ruleset
+                .as_ref()
+                .map_or(policy, |ruleset| Some(&ruleset.file))
+                .map(Cow::Borrowed),
+            version: judgement
+                .ruleset
+                .as_ref()
+                .map(|ruleset| Cow::Borrowed(&*ruleset.version)),
         }),
         error: error(event.action),
         port_monitor: facts(record),

@@ -27,7 +27,7 @@ use crate::{
         },
     },
     events::{
-        record::{Header, Item, Loss, LossCause, Record, Summary},
+        record::{Header, Item, Loss, LossCause, Record, Ruleset, Summary},
         wire::words::{ConnectionAction, Spelled as _},
     },
 };
@@ -447,6 +447,18 @@ impl Table {
         );
     }
 
+    fn policy(&mut self, out: &mut Vec<u8>, header: &Header) {
+        if let (Some(file), Some(loaded)) = (&header.policy, &header.policy_loaded) {
+            let time = self.clock.time_of_day(loaded.wall_ns).to_owned();
+            let Ruleset { file, version } = Ruleset::new(file, &loaded.digest);
+            let file = Escaped(file.as_bytes());
+            self.comment(
+                out,
+                format_args!("{time}  policy {file} from here on, text {version}"),
+            );
+        }
+    }
+
     fn summary(&mut self, out: &mut Vec<u8>, summary: &Summary) {
         let (seen, shown) = (summary.seen(), summary.shown);
         let (filtered, lost) = (summary.filtered(), summary.lost());
@@ -488,6 +500,7 @@ impl Sink for Table {
         let out = &mut lines.bytes;
         match item {
             Item::Header(header) => self.header(out, header),
+            Item::Policy(header) => self.policy(out, header),
             Item::Event(record) => self.event(lines, record),
             Item::Loss(loss) => self.loss(out, loss),
             Item::Summary(summary) => self.summary(out, summary),

@@ -8,7 +8,7 @@
 
 mod parser;
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use parser::Exposition;
 use port_monitor_common::tcp_state::TcpState;
@@ -28,7 +28,7 @@ use crate::{
     },
     events::{
         decode::{Action, Direction},
-        record::{Dropped, Judgement, Record},
+        record::{Dropped, Header, Judgement, Record},
     },
 };
 
@@ -272,6 +272,58 @@ fn violations_are_counted_by_rule_as_the_account_counts_them() {
         1.0
     );
     assert_eq!(all.sum("port_monitor_denials_total"), 1.0);
+}
+
+/// A header of this policy, by its number and the rules that deny.
+fn judged_by(number: u16, denying: Vec<Arc<str>>) -> Header {
+    let mut header = header();
+    if let Some(loaded) = &mut header.policy_loaded {
+        loaded.number = number;
+        loaded.denying = denying.into();
+    }
+    header
+}
+
+#[test]
+fn rules_of_policies_before_stay_while_they_have_counted_anything() {
+    let mut metrics = metrics();
+    take(&mut metrics, &[violation()]);
+    metrics.take(Item::Policy(&judged_by(2, vec!["never".into()])));
+    metrics.take(Item::Policy(&judged_by(3, vec!["next".into()])));
+    let all = told(&metrics);
+    let of = |rule| {
+        let mut series = all.all("port_monitor_violations_total");
+        let is_it =
+            |labels: &parser::Labels| labels["rule"] == rule && labels["direction"] == "outbound";
+        let found = series.find(|(labels, _)| is_it(labels));
+        found.map(|(_, value)| value)
+    };
+    assert_eq!(of("no-telnet"), Some(1.0));
+    assert_eq!(of("never"), None);
+    assert_eq!(of("next"), Some(0.0));
+    assert_eq!(all.value("port_monitor_policy_changes_total", &[]), 2.0);
+}
+
+#[test]
+fn rules_of_very_many_policies_are_counted_together() {
+    let mut metrics = metrics();
+    let rule = |number: u16| Arc::<str>::from(format!("rule-{number}"));
+    let many = 3_000;
+    for number in 1..=many {
+        metrics.take(Item::Policy(&judged_by(number, vec![rule(number)])));
+        let mut record = violation();
+        record.judgement = record.judgement.map(|judgement| Judgement {
+            rule: Some(rule(number)),
+            ..judgement
+        });
+        take(&mut metrics, &[record]);
+    }
+    let all = told(&metrics);
+    let series = all.all("port_monitor_violations_total").count();
+    assert!(series <= 2 * 2_050, "{series}");
+    assert_eq!(all.sum("port_monitor_violations_total"), f64::from(many));
+    let labels = [("direction", "outbound"), ("rule", "other")];
+    assert!(all.value("port_monitor_violations_total", &labels) > 0.0);
 }
 
 #[test]

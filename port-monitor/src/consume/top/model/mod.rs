@@ -178,7 +178,7 @@ impl Model {
     /// Takes an item.
     pub fn take(&mut self, item: Item<'_>) {
         match item {
-            Item::Header(header) => {
+            Item::Header(header) | Item::Policy(header) => {
                 self.now_ns = self.now_ns.max(header.wall_ns);
                 self.header = Some(header.clone());
             }

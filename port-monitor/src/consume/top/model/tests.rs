@@ -4,7 +4,7 @@ use port_monitor_common::event::ClosedBy;
 
 use super::*;
 use crate::{
-    consume::lines::sample::{NOON_NS, accepted, closed, connected, listening, violation},
+    consume::lines::sample::{NOON_NS, accepted, closed, connected, header, listening, violation},
     events::decode::{Action, Close},
 };
 
@@ -229,4 +229,18 @@ fn a_flood_is_counted_to_the_unit() {
     assert_eq!(model.events(), events);
     assert_eq!(model.total, made);
     assert_adds_up(&model);
+}
+
+/// The view names the policy that judges now, and goes on with what it has counted.
+#[test]
+fn another_policy_takes_the_place_of_the_one_before() {
+    let mut model = Model::default();
+    let mut header = header();
+    model.take(Item::Header(&header));
+    event(&mut model, &connected());
+    header.policy = Some("other.toml".to_owned());
+    model.take(Item::Policy(&header));
+    let named = model.header.as_ref().and_then(|now| now.policy.as_deref());
+    assert_eq!(named, Some("other.toml"));
+    assert_eq!(model.total.all, 1);
 }

@@ -41,6 +41,28 @@ pub(crate) struct StartFacts<'a> {
     /// The policy file in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) policy: Option<Cow<'a, str>>,
+    /// SHA-256 of it and of the lists it reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    pub(crate) policy_sha256: Option<HexBytes<'a>>,
+    /// Which one of the run it is: the first is 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) policy_number: Option<u16>,
+}
+
+/// Of a line about the policy.
+#[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct PolicyFacts<'a> {
+    #[serde(default)]
+    pub(crate) schema: u32,
+    /// The policy file in force.
+    pub(crate) policy: Cow<'a, str>,
+    /// SHA-256 of it and of the lists it reads.
+    #[cfg_attr(test, schemars(with = "String"))]
+    pub(crate) policy_sha256: HexBytes<'a>,
+    /// Which one of the run it is: the first is 1.
+    pub(crate) policy_number: u16,
 }
 
 /// Of a connection.

@@ -13,16 +13,10 @@ use super::{
     super::{Enforcer, EnforcerError, install::file_error},
     DENIALS,
 };
-use crate::kernel::{error::KernelError, object::POLICY_MAPS};
-
-/// Those of the maps that hold a table for each generation.
-const IN_EACH_GENERATION: [&str; 5] = [
-    "pm_networks_v4",
-    "pm_networks_v6",
-    "pm_users",
-    "pm_groups",
-    "pm_exes",
-];
+use crate::kernel::{
+    error::KernelError,
+    object::{IN_EACH_GENERATION, POLICY_MAPS},
+};
 
 impl Enforcer {
     /// What its maps take of the kernel's memory, bytes.

@@ -1,9 +1,9 @@
 //! The maps of the policies, and the ring of what they deny.
 
-use std::{fmt, io::ErrorKind, os::fd::AsFd as _, path::Path};
+use std::{fmt, io::ErrorKind, path::Path};
 
 use aya::{
-    Ebpf, Pod,
+    Pod,
     maps::{Array, HashMap, InnerMap, Map, MapData, MapError, RingBuf},
 };
 use port_monitor_common::{
@@ -33,13 +33,14 @@ use super::{
 use crate::{base::order, policy::tables::lower::Lowered};
 
 pub(in crate::kernel) mod memory;
+mod monitor;
 
 type Words = [u32; 4];
 type Pages<Page> = Array<MapData, Wire<Page>>;
 
 /// The maps of an instance.
 #[derive(Debug)]
-pub(super) struct Tables {
+pub(in crate::kernel) struct Tables {
     state: Mapped<u64>,
     policies: Mapped<Header>,
     rules: Mapped<RuleEntry>,
@@ -357,26 +358,6 @@ fn put<T: InnerMap>(
         }
         removed => Ok(removed?),
     }
-}
-
-/// Writes the monitor's policy into generation 0 of a fresh object.
-pub(in crate::kernel) fn write_policy(ebpf: &Ebpf, policy: &Lowered) -> Result<(), KernelError> {
-    let mut tables = Tables::of(|name| {
-        let Some(Map::Array(data) | Map::HashMap(data) | Map::ArrayOfMaps(data)) = ebpf.map(name)
-        else {
-            return Err(KernelError::from(MapError::InvalidName {
-                name: name.to_owned(),
-            }));
-        };
-        // The object keeps its own.
-        let descriptor = data.fd().as_fd().try_clone_to_owned();
-        let descriptor = descriptor.map_err(|error| KernelError::Map(error.to_string()))?;
-        Ok(MapData::from_fd(descriptor)?)
-    })?;
-    tables.fill(0, policy)?;
-    tables.ends.set(0, &policy.ends);
-    tables.policies.set(0, &policy.header);
-    Ok(())
 }
 
 fn mapped<T: FromBytes + IntoBytes>(map: &MapData) -> Result<Mapped<T>, KernelError> {

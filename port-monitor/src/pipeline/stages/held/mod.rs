@@ -122,7 +122,7 @@ impl Pipeline {
     }
 
     fn patience(&self, event: &Event) -> Duration {
-        if self.is_patient || self.policy.is_some() && event.stamp.is_none() {
+        if self.is_patient || self.judging.is_some() && event.stamp.is_none() {
             LONG_PATIENCE
         } else if self.has_room() {
             PATIENCE

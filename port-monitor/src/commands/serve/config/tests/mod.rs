@@ -419,9 +419,15 @@ fn steps_are_those_that_differ_and_what_is_fixed_is_named() {
     std::fs::write(&policy, "version = 1\n").unwrap();
     let with_policy = format!("[policy]\nfile = \"{}\"\n", policy.display());
     assert_eq!(steps(&with_policy, a), fixed("file in [policy]"));
-    let before = load(&with_policy);
-    std::fs::write(&policy, "version = 1\n# other\n").unwrap();
-    assert_eq!(before.steps_to(&load(&with_policy)), fixed("the policy"));
+    assert_eq!(steps(a, &with_policy), fixed("file in [policy]"));
+    // Another one takes its place while consumers go on.
+    let other = dir.path().join("other.toml");
+    std::fs::write(&other, "version = 1\n").unwrap();
+    let with_other = format!(
+        "[policy]\nfile = \"{}\"\nobserve = true\n{a}",
+        other.display()
+    );
+    assert_eq!(steps(&with_policy, &with_other), of(&[], &["record"]));
 }
 
 /// The schema takes what the parser takes, and refuses what it refuses by its form.

@@ -97,6 +97,7 @@ impl Stream {
     fn written(&self, sink: &mut dyn Sink, records: &[Record]) -> Vec<String> {
         let mut out = Lines::default();
         sink.write(&mut out, Item::Header(&self.header));
+        sink.write(&mut out, Item::Policy(&self.header));
         for loss in &self.losses {
             sink.write(&mut out, Item::Loss(loss));
         }
@@ -208,6 +209,7 @@ fn kind(line: &Line<'_>) -> &'static str {
         Line::Start(_) => "Start",
         Line::Connection(_) => "Connection",
         Line::Listener(_) => "ListenerLine",
+        Line::Policy(_) => "PolicyLine",
         Line::Loss(_) => "LossLine",
         Line::Summary(_) => "SummaryLine",
     }
@@ -253,6 +255,7 @@ fn random_lines_have_every_field_of_the_schema_and_no_other() {
         "Start",
         "Connection",
         "ListenerLine",
+        "PolicyLine",
         "LossLine",
         "SummaryLine",
     ] {
