@@ -12,12 +12,14 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::Signal;
 
 use crate::{
+    backend::Backend,
     bpf,
     json::{Line, Summary},
     lab::Lab,
     monitor::{Monitor, Watch},
     process::PATIENCE,
     report::Verdict,
+    scenarios::places,
 };
 
 /// Every kind of event of a connection, and how many of each it has: attempt, outcome,
@@ -63,9 +65,9 @@ pub(super) fn skips(monitor: &Monitor) -> Result<Vec<(String, u64)>> {
 /// Of this many connections at full speed each has all its events, and nothing is lost at
 /// the default ring size. The table is what a terminal gets, and quick to count line by
 /// line.
-pub(super) fn full_speed(lab: &Lab, connections: u64) -> Result<Verdict> {
+pub(super) fn full_speed(lab: &Lab, backend: &str, connections: u64) -> Result<Verdict> {
     let names = EVENTS.map(|(event, _)| event);
-    let mut monitor = Watch::new(lab, "auto", "table")
+    let mut monitor = Watch::new(lab, backend, "table")
         .args(["--events", &names.join(",")])
         .args(["--fields", "event", "--fail-on-loss"])
         .args(LATENCY)
@@ -96,6 +98,15 @@ pub(super) fn full_speed(lab: &Lab, connections: u64) -> Result<Verdict> {
     Ok(Verdict::Pass(format!(
         "{connections} connections, {all} events in {took:.1?}"
     )))
+}
+
+/// Likewise, where each packet interrupts whatever runs on either CPU, also a program in the
+/// middle of what it does for a thread.
+pub(super) fn steered(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    places::steer_packets("3")?;
+    let verdict = full_speed(lab, backend.name(), 20_000);
+    places::steer_packets("0")?;
+    verdict
 }
 
 /// With a small ring and a reader that is stopped events are lost, but not one

@@ -269,15 +269,19 @@ pub(crate) const ALL: &[Case] = &[
         .guest_on_request()
         .parallel(),
     once("account-full-speed", |lab| {
-        accounting::full_speed(lab, 50_000)
+        accounting::full_speed(lab, "auto", 50_000)
     })
     .guest_only()
     .parallel(),
     once("account-1000000", |lab| {
-        accounting::full_speed(lab, 1_000_000)
+        accounting::full_speed(lab, "auto", 1_000_000)
     })
     .guest_on_request()
     .parallel(),
+    // Those after them preempt a task in the middle of a program too.
+    each_backend("account-steered", accounting::steered)
+        .on(&["5.10.", "6.1.", "6.12."])
+        .parallel(),
     once("account-overload", accounting::overload)
         .guest_only()
         .parallel(),

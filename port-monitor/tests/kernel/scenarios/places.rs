@@ -160,10 +160,16 @@ pub(super) fn softirq_elsewhere(witness: &Witness) -> Result<()> {
     })
 }
 
+/// Has loopback packets handled on these CPUs, a hexadecimal mask: on whichever sends them if
+/// it is zero.
+pub(crate) fn steer_packets(cpus: &str) -> Result<()> {
+    const STEERING: &str = "/sys/class/net/lo/queues/rx-0/rps_cpus";
+    fs::write(STEERING, cpus).with_context(|| format!("write {STEERING}"))
+}
+
 /// Does something while loopback packets are handled on CPU 1 and spinners run on
 /// some CPUs.
 pub(super) fn steer_softirqs(busy: &[usize], work: impl FnOnce() -> Result<()>) -> Result<()> {
-    const STEERING: &str = "/sys/class/net/lo/queues/rx-0/rps_cpus";
     let spinners = busy
         .iter()
         .map(|&cpu| {
@@ -176,9 +182,9 @@ pub(super) fn steer_softirqs(busy: &[usize], work: impl FnOnce() -> Result<()>) 
             })
         })
         .collect::<Result<Vec<_>>>()?;
-    fs::write(STEERING, "2").with_context(|| format!("write {STEERING}"))?;
+    steer_packets("2")?;
     let result = work();
-    fs::write(STEERING, "0").with_context(|| format!("write {STEERING}"))?;
+    steer_packets("0")?;
     spinners.into_iter().try_for_each(Forked::kill)?;
     result
 }
