@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::anyhow;
+use jiff::tz::TimeZone;
 use ratatui::{
     Terminal,
     backend::CrosstermBackend,
@@ -40,7 +41,10 @@ use rustix::{
 };
 use signal_hook::{consts::SIGTSTP, low_level::raise};
 
-use super::filter::find;
+use super::{
+    filter::find,
+    replay::{Played, to_time},
+};
 use crate::{
     base::{
         exit_code::{ExitCode, Failure, OrExit as _},
@@ -49,7 +53,7 @@ use crate::{
     consume::{
         lines::color::ColorWhen,
         top::{
-            Input, Model, Press, Shared, Ui, Wish,
+            Asks, Input, Model, Press, Shared, Ui, Wish,
             view::{Look, draw},
         },
     },
@@ -62,6 +66,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Drawing takes one part of the time in so many at most.
 const SHARE: u32 = 10;
 
+/// What is shown.
+pub(super) enum Source {
+    /// What is told as it happens.
+    Live(Shared),
+    /// What was told then.
+    Recording(Box<Played>),
+}
+
 /// A screen that is drawn until it is closed.
 pub(super) struct Screen {
     close: Arc<AtomicBool>,
@@ -70,8 +82,8 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal, and shows there what `shared` knows.
-    pub(super) fn open(shared: Shared, color: ColorWhen) -> Result<Self, Failure> {
+    /// Takes the terminal, and shows there what `source` has.
+    pub(super) fn open(source: Source, color: ColorWhen) -> Result<Self, Failure> {
         let has_color = color.enabled(true, |name| env::var_os(name));
         let aside = Aside::begin().or_exit(ExitCode::OutputFailed)?;
         let terminal = match enter() {
@@ -85,10 +97,12 @@ impl Screen {
         };
         restore_on_panic();
         let close = Arc::new(AtomicBool::new(false));
+        let zone = zone::local();
         let mut drawing = Drawing {
-            shared,
+            source,
             ui: Ui::new(Box::new(find)),
-            look: Look::new(has_color, zone::local()),
+            look: Look::new(has_color, zone.clone()),
+            zone,
             terminal,
             frozen: None,
         };
@@ -225,9 +239,10 @@ enum Answer {
 }
 
 struct Drawing {
-    shared: Shared,
+    source: Source,
     ui: Ui,
     look: Look,
+    zone: TimeZone,
     terminal: Terminal<CrosstermBackend<Stdout>>,
     /// What is shown while it stays as it is.
     frozen: Option<Box<Model>>,
@@ -237,19 +252,26 @@ impl Drawing {
     fn run(&mut self, is_closed: &AtomicBool) -> io::Result<()> {
         while !is_closed.load(Ordering::Relaxed) {
             let took = self.draw()?;
-            let next = Instant::now() + self.ui.every().max(took * SHARE);
+            let pause = if self.ui.is_behind() {
+                Duration::ZERO
+            } else {
+                self.ui.every().max(took * SHARE)
+            };
+            let next = Instant::now() + pause;
             // However long the last one took, a key is answered soon.
-            while !is_closed.load(Ordering::Relaxed) && Instant::now() < next {
+            while !is_closed.load(Ordering::Relaxed) {
                 let left = next.saturating_duration_since(Instant::now());
-                if !has_input(left.min(ANSWER))? {
-                    continue;
-                }
-                match self.answer()? {
-                    Answer::Quit => return Ok(()),
-                    Answer::Changed => {
-                        self.draw()?;
+                if has_input(left.min(ANSWER))? {
+                    match self.answer()? {
+                        Answer::Quit => return Ok(()),
+                        Answer::Changed => {
+                            self.draw()?;
+                        }
+                        Answer::Nothing => {}
                     }
-                    Answer::Nothing => {}
+                }
+                if left.is_zero() {
+                    break;
                 }
             }
         }
@@ -259,17 +281,32 @@ impl Drawing {
     /// Draws, and says how long that took.
     fn draw(&mut self) -> io::Result<Duration> {
         let began = Instant::now();
-        let live = self.shared.lock();
-        if !self.ui.is_paused() {
+        let Self {
+            source,
+            ui,
+            look,
+            terminal,
+            ..
+        } = self;
+        let shared = match source {
+            Source::Live(shared) => shared,
+            Source::Recording(played) => {
+                ui.set_bar(played.go_on());
+                // The way to a time that is far off is not drawing.
+                let began = Instant::now();
+                let model = played.player.model();
+                terminal.draw(|frame| draw(frame, ui, model, look, 0))?;
+                return Ok(began.elapsed());
+            }
+        };
+        let live = shared.lock();
+        if !ui.is_paused() {
             self.frozen = None;
         } else if self.frozen.is_none() {
             self.frozen = Some(Box::new(live.clone()));
         }
         let model = self.frozen.as_deref().unwrap_or(&live);
         let since = live.events() - model.events();
-        let Self {
-            ui, look, terminal, ..
-        } = self;
         terminal.draw(|frame| draw(frame, ui, model, look, since))?;
         Ok(began.elapsed())
     }
@@ -296,9 +333,23 @@ impl Drawing {
                 None => {}
                 Some(Wish::Quit) => return Ok(Answer::Quit),
                 Some(Wish::Suspend) => self.suspend()?,
+                Some(wish) => self.fulfil(wish),
             }
         }
         Ok(answer)
+    }
+
+    fn fulfil(&mut self, wish: Wish) {
+        match (wish, &mut self.source) {
+            (Wish::Move(wanted), Source::Recording(played)) => played.player.take(wanted),
+            (Wish::Answer(asks @ Asks::Time, text), Source::Recording(played)) => {
+                match to_time(&text, &played.player.bar(), &self.zone) {
+                    Ok(wanted) => played.player.take(wanted),
+                    Err(problem) => self.ui.ask_again(asks, text, problem),
+                }
+            }
+            _ => {}
+        }
     }
 
     fn suspend(&mut self) -> io::Result<()> {

@@ -4,6 +4,7 @@
 
 pub mod keys;
 mod model;
+pub mod replay;
 mod ui;
 pub mod view;
 
@@ -11,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use self::{
     keys::{Input, Press},
-    model::Model,
-    ui::{Find, OWN_WORDS, Ui, WORDS, Wanted, Wish},
+    model::{Model, Told},
+    ui::{Find, OWN_WORDS, Ui, WORDS, Wanted, Wish, prompt::Asks},
 };
 use super::consumer::{Consumer, Needs, Overview, Stats};
 use crate::events::record::{Account, Item};

@@ -1,7 +1,9 @@
 //! What is on the screen. Pure: what is known and what is looked at, into a buffer.
 
+mod bar;
 mod connections;
 mod detail;
+mod foot;
 mod groups;
 mod health;
 mod sheet;
@@ -26,7 +28,7 @@ use super::{
 };
 use crate::{
     base::{sanitize::Escaped, time::LocalClock},
-    consume::lines::{cell::Cell, layout::wrapped, table::plural},
+    consume::lines::{cell::Cell, layout::wrapped},
 };
 
 /// What a screen can show.
@@ -83,6 +85,7 @@ pub fn draw(frame: &mut Frame<'_>, ui: &mut Ui, model: &Model, look: &mut Look, 
         clock: &mut look.clock,
     };
     let [title, strip, tabs, body, foot] = parts(area);
+    let body = bar::draw(&mut screen, body, buffer, ui);
     write_title(&mut screen, title, buffer, ui, model, since);
     if strip.height > 0 {
         let style = Style::new();
@@ -96,7 +99,7 @@ pub fn draw(frame: &mut Frame<'_>, ui: &mut Ui, model: &Model, look: &mut Look, 
     }
     write_tabs(&screen, tabs, buffer, ui);
     draw_view(&mut screen, body, buffer, ui, model);
-    write_foot(&screen, foot, buffer, ui);
+    foot::write(&screen, foot, buffer, ui);
     if let Some(overlay) = ui.overlay.clone() {
         let (title, lines) = match overlay {
             Overlay::Help => ("Keys".to_owned(), help()),
@@ -154,7 +157,10 @@ fn write_title(
         let host = Escaped(header.host.as_bytes());
         text = format!("{text}  {host}  {}", header.backend);
     }
-    text = format!("{text}  {}", screen.clock.time_of_day(model.now_ns));
+    // Beside the bar of a recording there is no other time.
+    if ui.bar.is_none() {
+        text = format!("{text}  {}", screen.clock.time_of_day(model.now_ns));
+    }
     if model.is_over() {
         text.push_str("  ENDED");
     }
@@ -269,19 +275,7 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
             };
             sheet.draw(screen, area, buffer, model, &mut list);
         }
-        View::Listeners => {
-            let rows = model
-                .connections()
-                .filter(|row| row.is_listener() && !model.is_past(row) && ui.keeps(&row.record));
-            let rows = rows.map(|row| (RowId::Connection(row.id()), row)).collect();
-            let sheet = Sheet {
-                columns: connections::LISTENERS,
-                usual: 0,
-                rows,
-                looks: connections::looks,
-            };
-            sheet.draw(screen, area, buffer, model, &mut list);
-        }
+        View::Listeners => draw_listeners(screen, area, buffer, (ui, &mut list), model),
         View::Processes => {
             let sheet = group_sheet(groups::PROCESSES, 4, (model, GroupedBy::Process), ui);
             sheet.draw(screen, area, buffer, model, &mut list);
@@ -306,6 +300,33 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
         }
     }
     ui.lists[number] = list;
+}
+
+fn draw_listeners(
+    screen: &mut Screen<'_>,
+    area: Rect,
+    buffer: &mut Buffer,
+    (ui, list): (&Ui, &mut List),
+    model: &Model,
+) {
+    if model.recorded.as_ref().is_some_and(|of| of.listeners == 0) {
+        for (row, text) in (0..).zip(health::NO_LISTENERS) {
+            line(buffer, area, row, text, Style::new());
+        }
+        list.rows = 0;
+        return;
+    }
+    let rows = model
+        .connections()
+        .filter(|row| row.is_listener() && !model.is_past(row) && ui.keeps(&row.record));
+    let rows = rows.map(|row| (RowId::Connection(row.id()), row)).collect();
+    let sheet = Sheet {
+        columns: connections::LISTENERS,
+        usual: 0,
+        rows,
+        looks: connections::looks,
+    };
+    sheet.draw(screen, area, buffer, model, list);
 }
 
 /// The groups of a kind. A filter keeps those that a connection is in which it keeps.
@@ -343,20 +364,21 @@ fn draw_policy(
 ) {
     let header = model.header.as_ref();
     let Some(policy) = header.and_then(|header| header.policy.as_ref()) else {
-        line(
-            buffer,
-            area,
-            0,
-            "No policy: begin with --policy FILE.",
-            Style::new(),
-        );
-        line(
-            buffer,
-            area,
-            1,
-            "`port-monitor policy learn` writes one from what it sees.",
-            Style::new(),
-        );
+        let texts = if model.recorded.is_some() {
+            [
+                "The run that was recorded had no policy.",
+                "`port-monitor policy test --policy POLICY --replay FILE` judges it by one.",
+            ]
+        } else {
+            [
+                "No policy: begin with --policy FILE.",
+                "`port-monitor policy learn` writes one from what it sees.",
+            ]
+        };
+        for (row, text) in (0..).zip(texts) {
+            line(buffer, area, row, text, Style::new());
+        }
+        list.rows = 0;
         return;
     };
     let policy = format!(
@@ -386,41 +408,6 @@ fn scrolled(buffer: &mut Buffer, area: Rect, lines: &[String], list: &mut List) 
     for (row, text) in (0..area.height).zip(lines.iter().skip(list.offset)) {
         line(buffer, area, row, text, Style::new());
     }
-}
-
-fn write_foot(screen: &Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut Ui) {
-    let list = ui.list();
-    let count = u64::try_from(list.rows).unwrap_or(u64::MAX);
-    let rows = format!("{count} {}", plural(count, "row"));
-    let held = list.held.is_some();
-    if let Some(problem) = &ui.problem {
-        let text = format!(
-            "/{}  {}",
-            Escaped(ui.filter.as_bytes()),
-            Escaped(problem.as_bytes())
-        );
-        return line(buffer, area, 0, &text, screen.alarm());
-    }
-    if ui.typing.is_some() {
-        let filter = Escaped(ui.filter.as_bytes());
-        let text = format!("/{filter}▏ {rows}; Tab completes, Enter keeps, Esc takes back");
-        return line(buffer, area, 0, &text, screen.bar());
-    }
-    let mut text = rows;
-    if !ui.filter.is_empty() {
-        text = format!("{text}, /{}", Escaped(ui.filter.as_bytes()));
-    }
-    for (is_so, word) in [
-        (ui.only_violations, ", violations only"),
-        (ui.shows_ended, ", with those that have ended"),
-        (held, ", order held"),
-    ] {
-        if is_so {
-            text.push_str(word);
-        }
-    }
-    text.push_str("   / filter  Enter all about it  s sort  t ended  v violations  ? keys  q quit");
-    line(buffer, area, 0, &text, screen.bar());
 }
 
 fn help() -> Vec<String> {

@@ -11,7 +11,11 @@ use crate::{
         lines::sample::{
             NOON_NS, accepted, closed, comm, connected, header, listening, loss, summary, violation,
         },
-        top::{Input, Press},
+        top::{
+            Input, Press, Told, Wish,
+            model::Recorded,
+            replay::{Bar, Move},
+        },
     },
     events::{
         decode::Action,
@@ -158,6 +162,92 @@ fn help_and_details_on_a_small_and_a_wide_screen() {
         let name = format!("over_{}x{}", size.0, size.1);
         insta::assert_snapshot!(name, screens.join("\n"));
     }
+}
+
+/// What a recording cannot tell is said on every view that lacks it.
+#[test]
+fn a_recording_that_is_played_on_a_small_and_a_wide_screen() {
+    let mut model = model([connected(), violation()]);
+    model.recorded = Some(Recorded {
+        name: "run\x1b[2J.jsonl".to_owned(),
+        unknown: 3,
+        end: Some(Told {
+            seen: 9,
+            filtered: 4,
+            lost: 1,
+        }),
+        ..Recorded::default()
+    });
+    if let Some(header) = &mut model.header {
+        header.policy = None;
+    }
+    for size in [(40, 12), (80, 24), (120, 40)] {
+        let mut ui = ui();
+        let mut screens = Vec::new();
+        for (keys, passed_s, is_playing) in [
+            ("1", 0, true),
+            ("5", 3_700, true),
+            ("6", 7_200, false),
+            ("7", 90_000, false),
+            ("1T12:0x", 5, true),
+        ] {
+            ui.set_bar(Bar {
+                begin_ns: NOON_NS,
+                end_ns: NOON_NS + 90_000_000_000_000,
+                now_ns: NOON_NS + passed_s * 1_000_000_000,
+                speed: 200,
+                is_playing,
+                is_behind: passed_s == 5,
+            });
+            press(&mut ui, keys);
+            screens.push(screen(&mut ui, &model, size));
+        }
+        let name = format!("replay_{}x{}", size.0, size.1);
+        insta::assert_snapshot!(name, screens.join("\n"));
+    }
+}
+
+#[test]
+fn a_click_on_the_bar_of_a_recording_is_a_time_and_elsewhere_none() {
+    let world = small();
+    let mut ui = ui();
+    let bar = Bar {
+        begin_ns: NOON_NS,
+        end_ns: NOON_NS + 1_000,
+        now_ns: NOON_NS,
+        speed: 1,
+        is_playing: true,
+        is_behind: false,
+    };
+    ui.set_bar(bar);
+    screen(&mut ui, &world, (80, 24));
+    let (from, to, row) = ui.bar_place.unwrap();
+    let mut click = |column, row| ui.take(Input::Click(column, row));
+    let to_ns = |ns| Some(Wish::Move(Move::To(ns)));
+    assert_eq!(click(from, row), to_ns(bar.begin_ns));
+    assert_eq!(click(to - 1, row), to_ns(bar.end_ns));
+    let cells = i128::from(to - from - 1);
+    assert_eq!(click(from + 20, row), to_ns(bar.begin_ns + 20_000 / cells));
+    for (column, row) in [(from - 1, row), (to, row), (from, row - 1), (from, row + 1)] {
+        assert_eq!(click(column, row), None);
+    }
+}
+
+#[test]
+fn where_nothing_is_played_there_is_no_other_time() {
+    let world = small();
+    let mut ui = ui();
+    for key in [".", ",", "(", ")", "{", "}", "T"] {
+        press(&mut ui, key);
+        let shown = screen(&mut ui, &world, (80, 24));
+        assert!(
+            shown.contains("only a recording has other times"),
+            "{shown}"
+        );
+    }
+    press(&mut ui, "j");
+    let shown = screen(&mut ui, &world, (80, 24));
+    assert!(!shown.contains("only a recording"), "{shown}");
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! `port-monitor top` and files, on a real terminal: recordings that it plays.
+
+use std::{
+    fs::{self, File, Permissions},
+    io,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    process::Command,
+};
+
+use flate2::{Compression, write::GzEncoder};
+use serde_json::{Value, json};
+
+use crate::terminal::Terminal;
+
+/// A run, as the version wrote it that brought schema 2.
+const RUN: &str = include_str!("../data/schema-2.jsonl");
+
+/// A recording of attempts, one a second, of which each is to another port from 1 on.
+fn recording(path: &Path, count: u16) {
+    let mut lines = RUN.lines();
+    let mut next = |action: &str| -> Value {
+        let action = format!("\"action\":\"{action}\"");
+        let line = lines.find(|line| line.contains(&action)).unwrap();
+        serde_json::from_str(line).unwrap()
+    };
+    let (mut start, mut attempt) = (next("start"), next("connect"));
+    start["@timestamp"] = "2026-11-28T10:00:00Z".into();
+    let mut text = format!("{start}\n");
+    for number in 0..count {
+        let (minute, second, port) = (number / 60, number % 60, number + 1);
+        attempt["@timestamp"] = format!("2026-11-28T10:{minute:02}:{second:02}Z").into();
+        attempt["source"] = json!({"ip": "192.0.2.1", "port": 40_000});
+        attempt["destination"] = json!({"ip": "198.51.100.9", "port": port});
+        attempt["port_monitor"]["id"] = format!("{port:016x}").into();
+        text.push_str(&format!("{attempt}\n"));
+    }
+    fs::write(path, text).unwrap();
+}
+
+#[test]
+fn top_plays_a_recording_stops_steps_jumps_and_begins_again() {
+    let mut terminal = Terminal::new();
+    let settings = terminal.settings();
+    let plain = terminal.dir.path().join("run.jsonl");
+    let packed = terminal.dir.path().join("run.jsonl.gz");
+    recording(&plain, 600);
+    let mut encoder = GzEncoder::new(File::create(&packed).unwrap(), Compression::fast());
+    io::copy(&mut File::open(&plain).unwrap(), &mut encoder).unwrap();
+    encoder.finish().unwrap();
+    terminal.program(&format!("--replay {} --color never", packed.display()));
+    terminal.sees("▶ 1x 10:00:0");
+    // By itself it goes on.
+    terminal.sees("198.51.100.9:3 ");
+    terminal.types(" ");
+    terminal.sees("‖ 1x 10:00:0");
+    terminal.types("T10:05:00\r");
+    terminal.sees("‖ 1x 10:05:00 0:05:00 ");
+    terminal.sees(":301 ");
+    terminal.types(".");
+    terminal.sees("10:05:01 0:05:01 ");
+    terminal.types(",,");
+    terminal.sees("10:04:59 0:04:59 ");
+    terminal.types("}(");
+    terminal.sees("10:05:49 0:05:49 ");
+    terminal.types("Tnever\r");
+    terminal.sees("write 12:30, +90s, -5m or 50%");
+    terminal.types("\x1b");
+    terminal.sees_that("no question", |screen| !screen.contains("go to the time"));
+    terminal.types("++++++++++ ");
+    terminal.sees("■ 1000x 10:09:59 0:09:59 ");
+    terminal.types("t");
+    terminal.sees("600 rows");
+    // A click at the beginning of the bar, as a terminal tells it.
+    let row = terminal
+        .shows()
+        .lines()
+        .position(|line| line.starts_with('■'))
+        .unwrap();
+    let column = "■ 1000x 10:09:59 0:09:59 ".chars().count();
+    terminal.types(&format!("\x1b[<0;{};{}M", column + 1, row + 1));
+    terminal.sees("‖ 1000x 10:00:00 0:00:00 ");
+    terminal.sees("1 row,");
+    terminal.types("7");
+    terminal.sees("nothing is watched now");
+    terminal.sees("cannot tell: who listened");
+    terminal.types("q");
+    assert_eq!(terminal.assert_clean(&settings), "0.");
+}
+
+#[test]
+fn top_that_cannot_play_says_why_in_one_line() {
+    let mut terminal = Terminal::new();
+    let settings = terminal.settings();
+    let path = terminal.dir.path().join("bad.jsonl");
+    fs::write(&path, "hello\n").unwrap();
+    let program = env!("CARGO_BIN_EXE_port-monitor");
+    terminal.types(&format!(
+        "clear; {program} top --replay {}\n",
+        path.display()
+    ));
+    terminal.sees("bad.jsonl:1: not a line of `-o json`");
+    assert_eq!(terminal.assert_clean(&settings), "2.");
+}
+
+/// Neither a privilege nor anything of the kernel's is asked for.
+#[test]
+fn top_plays_a_recording_without_root() {
+    let mut terminal = Terminal::new();
+    let settings = terminal.settings();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    recording(file.path(), 5);
+    fs::set_permissions(file.path(), Permissions::from_mode(0o644)).unwrap();
+    let program = env!("CARGO_BIN_EXE_port-monitor");
+    let has_setpriv = Command::new("setpriv").arg("--version").output();
+    assert!(has_setpriv.unwrap().status.success());
+    terminal.types(&format!(
+        "clear; setpriv --reuid 65534 --clear-groups --inh-caps=-all {program} top --replay {}\n",
+        file.path().display()
+    ));
+    terminal.sees("1 Connections");
+    terminal.sees("198.51.100.9:2 ");
+    terminal.types("q");
+    assert_eq!(terminal.assert_clean(&settings), "0.");
+}
