@@ -18,24 +18,24 @@ const RUN: &str = include_str!("../data/schema-2.jsonl");
 
 /// A recording of attempts, one a second, of which each is to another port from 1 on.
 fn recording(path: &Path, count: u16) {
-    let mut lines = RUN.lines();
+    let mut of_run = RUN.lines();
     let mut next = |action: &str| -> Value {
         let action = format!("\"action\":\"{action}\"");
-        let line = lines.find(|line| line.contains(&action)).unwrap();
+        let line = of_run.find(|line| line.contains(&action)).unwrap();
         serde_json::from_str(line).unwrap()
     };
     let (mut start, mut attempt) = (next("start"), next("connect"));
     start["@timestamp"] = "2026-11-28T10:00:00Z".into();
-    let mut text = format!("{start}\n");
+    let mut lines = vec![start.to_string()];
     for number in 0..count {
         let (minute, second, port) = (number / 60, number % 60, number + 1);
         attempt["@timestamp"] = format!("2026-11-28T10:{minute:02}:{second:02}Z").into();
         attempt["source"] = json!({"ip": "192.0.2.1", "port": 40_000});
         attempt["destination"] = json!({"ip": "198.51.100.9", "port": port});
         attempt["port_monitor"]["id"] = format!("{port:016x}").into();
-        text.push_str(&format!("{attempt}\n"));
+        lines.push(attempt.to_string());
     }
-    fs::write(path, text).unwrap();
+    fs::write(path, lines.join("\n") + "\n").unwrap();
 }
 
 #[test]
