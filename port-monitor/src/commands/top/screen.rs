@@ -114,6 +114,8 @@ impl Screen {
                 let leaving = leaving;
                 // Where the terminal is gone, so is what there is to tell.
                 let _ = drawing.run(&leaving.0);
+                // Whoever waits for the end may end the process at once.
+                drop(leaving);
                 // Nobody waits for it any more where it took too long.
                 let _ = end.send(());
             })
