@@ -1,8 +1,10 @@
-//! `port-monitor top` and files, on a real terminal: recordings that it plays.
+//! `port-monitor top` and files, on a real terminal: recordings that it plays and makes, and
+//! what it writes of what is shown.
 
 use std::{
     fs::{self, File, Permissions},
     io,
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Command,
@@ -120,6 +122,64 @@ fn top_plays_a_recording_without_root() {
     ));
     terminal.sees("1 Connections");
     terminal.sees("198.51.100.9:2 ");
+    terminal.types("q");
+    assert_eq!(terminal.assert_clean(&settings), "0.");
+}
+
+#[test]
+fn top_writes_what_it_shows_and_records_what_comes() {
+    let mut terminal = Terminal::new();
+    let settings = terminal.settings();
+    let in_dir = |name: &str| terminal.dir.path().join(name);
+    let (rows, run) = (in_dir("rows.csv"), in_dir("run.jsonl"));
+    terminal.program(&format!("--pid {} --color never", std::process::id()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let before = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    terminal.sees(&format!("127.0.0.1:{port}"));
+    terminal.types(&format!("/dir:out port:{port}\rE"));
+    terminal.sees("write to FILE.json or FILE.csv:");
+    terminal.types(&format!("{}\r", rows.display()));
+    terminal.sees(" has 1 row");
+    let csv = fs::read_to_string(&rows).unwrap();
+    assert_eq!(csv.lines().count(), 2);
+    assert!(
+        csv.lines().last().unwrap().contains(&port.to_string()),
+        "{csv}"
+    );
+    terminal.types(&format!("E{}\r", rows.display()));
+    terminal.sees("is there. Overwrite it? y:");
+    terminal.types("n\r");
+    terminal.sees("nothing is written");
+    assert_eq!(fs::read_to_string(&rows).unwrap(), csv);
+    terminal.types("R");
+    terminal.sees("record in FILE:");
+    terminal.types(&format!("{}\r", run.display()));
+    terminal.sees("  RECORDING 0");
+    let during = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let own = during.local_addr().unwrap().port();
+    terminal.sees(&format!("127.0.0.1:{own} "));
+    terminal.sees_that("events in the recording", |screen| {
+        screen.contains("  RECORDING ") && !screen.contains("  RECORDING 0")
+    });
+    terminal.types("R");
+    terminal.sees("run.jsonl has ");
+    drop((before, during));
+    terminal.types("q");
+    assert_eq!(terminal.assert_clean(&settings), "0.");
+    let text = fs::read_to_string(&run).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["event"]["action"], "start");
+    let connected =
+        |line: &&Value| line["event"]["action"] == "connected" && line["source"]["port"] == own;
+    assert_eq!(lines.iter().filter(connected).count(), 1, "{text}");
+    // And it can be played.
+    terminal.program(&format!("--replay {} --color never", run.display()));
+    terminal.types("T100%\r");
+    terminal.sees(&format!(":{port}"));
     terminal.types("q");
     assert_eq!(terminal.assert_clean(&settings), "0.");
 }

@@ -42,6 +42,7 @@ use rustix::{
 use signal_hook::{consts::SIGTSTP, low_level::raise};
 
 use super::{
+    files,
     filter::find,
     replay::{Played, to_time},
 };
@@ -53,7 +54,7 @@ use crate::{
     consume::{
         lines::color::ColorWhen,
         top::{
-            Asks, Input, Model, Press, Shared, Ui, Wish,
+            Asks, Input, Model, Press, Shared, Ui, Wish, export,
             view::{Look, draw},
         },
     },
@@ -301,6 +302,7 @@ impl Drawing {
                 return Ok(began.elapsed());
             }
         };
+        ui.set_recorded(shared.recording());
         let live = shared.lock();
         if !ui.is_paused() {
             self.frozen = None;
@@ -350,8 +352,34 @@ impl Drawing {
                     Err(problem) => self.ui.ask_again(asks, text, problem),
                 }
             }
+            (Wish::EndRecording, Source::Live(shared)) => {
+                if let Some(ended) = shared.end_recording() {
+                    self.ui.say(files::ended(&ended));
+                }
+            }
+            (Wish::Answer(asks @ (Asks::Record | Asks::Append(_)), text), Source::Live(shared)) => {
+                files::record(shared, &mut self.ui, asks, text);
+            }
+            (Wish::Answer(asks @ (Asks::Export | Asks::Overwrite(_)), text), _) => {
+                self.export(&asks, text);
+            }
             _ => {}
         }
+    }
+
+    /// Writes what is shown to a file.
+    fn export(&mut self, asks: &Asks, text: String) {
+        let Some((path, form)) = files::named(&mut self.ui, asks, &text) else {
+            return;
+        };
+        let exported = match (&self.source, &self.frozen) {
+            (_, Some(frozen)) => export(&self.ui, frozen, form, &self.zone),
+            (Source::Live(shared), None) => export(&self.ui, &shared.lock(), form, &self.zone),
+            (Source::Recording(played), None) => {
+                export(&self.ui, played.player.model(), form, &self.zone)
+            }
+        };
+        files::write(&mut self.ui, asks, text, (&path, &exported));
     }
 
     fn suspend(&mut self) -> io::Result<()> {

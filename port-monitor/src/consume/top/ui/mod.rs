@@ -14,6 +14,7 @@ use self::{
 use super::{
     keys::{Action, Input, Press, action},
     model::Key,
+    recorder::Recorded,
     replay::{Bar, Move, Way},
 };
 use crate::events::record::Record;
@@ -118,6 +119,8 @@ pub enum Wish {
     Move(Move),
     /// What was asked for, and what was answered.
     Answer(Asks, String),
+    /// An end of what is recorded.
+    EndRecording,
 }
 
 /// What lies over the view.
@@ -153,6 +156,8 @@ pub struct Ui {
     /// Where the playing of a recording stands, and where that is on the screen.
     pub(crate) bar: Option<Bar>,
     pub(crate) bar_place: Option<(u16, u16, u16)>,
+    /// How the recording stands that was begun here.
+    pub(crate) recorded: Option<Recorded>,
     find: Find,
 }
 
@@ -191,6 +196,7 @@ impl Ui {
             said: None,
             bar: None,
             bar_place: None,
+            recorded: None,
             find,
         }
     }
@@ -217,6 +223,27 @@ impl Ui {
     /// Tells something at the foot until the next key.
     pub fn say(&mut self, text: String) {
         self.said = Some(text);
+    }
+
+    /// How the recording stands that was begun here.
+    pub fn set_recorded(&mut self, recorded: Option<Recorded>) {
+        self.recorded = recorded;
+    }
+
+    /// What is asked.
+    #[cfg(test)]
+    pub(crate) fn asks(&self) -> Option<&Asks> {
+        self.prompt.as_ref().map(|prompt| &prompt.asks)
+    }
+
+    /// Asks something.
+    pub fn ask(&mut self, asks: Asks) {
+        self.overlay = None;
+        self.prompt = Some(Prompt {
+            asks,
+            text: String::new(),
+            problem: None,
+        });
     }
 
     /// Asks again, because the answer was of no use.
@@ -375,7 +402,16 @@ impl Ui {
             Action::NextView => self.show(Some(self.view.step(1))),
             Action::PreviousView => self.show(Some(self.view.step(View::ALL.len() - 1))),
             Action::StepOn | Action::StepBack | Action::Seconds(_) => {}
-            Action::Time => self.ask(Asks::Time, String::new()),
+            Action::Time => self.ask(Asks::Time),
+            Action::Export if self.view == View::Health => {
+                self.say("Health has no rows: 1 to 6 choose a view that has".to_owned());
+            }
+            Action::Export => self.ask(Asks::Export),
+            Action::Record if self.bar.is_some() => {
+                self.say("this is a recording: it is in its file already".to_owned());
+            }
+            Action::Record if self.recorded.is_some() => return Some(Wish::EndRecording),
+            Action::Record => self.ask(Asks::Record),
             Action::Faster => self.every = (self.every / 2).max(MOST_OFTEN),
             Action::Slower => self.every = (self.every * 2).min(LEAST_OFTEN),
             Action::Help => self.lay_over(Overlay::Help),
@@ -416,15 +452,6 @@ impl Ui {
         let cells = i128::from((to - from).saturating_sub(1).max(1));
         let passed_ns = (bar.end_ns - bar.begin_ns) * i128::from(column - from) / cells;
         Some(Wish::Move(Move::To(bar.begin_ns + passed_ns)))
-    }
-
-    fn ask(&mut self, asks: Asks, text: String) {
-        self.overlay = None;
-        self.prompt = Some(Prompt {
-            asks,
-            text,
-            problem: None,
-        });
     }
 
     fn answer(&mut self, press: Press) -> Option<Wish> {

@@ -1,6 +1,8 @@
 //! A question at the foot of the screen, and what is typed there.
 
-use crate::consume::top::keys::Press;
+use std::path::{Path, PathBuf};
+
+use crate::{base::sanitize::Escaped, consume::top::keys::Press};
 
 /// Bytes of an answer: more is none.
 const ROOM: usize = 1_000;
@@ -10,6 +12,14 @@ const ROOM: usize = 1_000;
 pub enum Asks {
     /// A time of the recording.
     Time,
+    /// The file that what is shown is written to.
+    Export,
+    /// Whether what that file has may go.
+    Overwrite(PathBuf),
+    /// The file that events are recorded in.
+    Record,
+    /// Whether they may come behind what that file has.
+    Append(PathBuf),
 }
 
 impl Asks {
@@ -17,8 +27,16 @@ impl Asks {
     pub(crate) fn question(&self) -> String {
         match self {
             Self::Time => "go to the time".to_owned(),
+            Self::Export => "write to FILE.json or FILE.csv".to_owned(),
+            Self::Record => "record in FILE".to_owned(),
+            Self::Overwrite(path) => format!("{} is there. Overwrite it? y", named(path)),
+            Self::Append(path) => format!("{} is there. Append to it? y", named(path)),
         }
     }
+}
+
+fn named(path: &Path) -> String {
+    Escaped(path.as_os_str().as_encoded_bytes()).to_string()
 }
 
 /// A question that is being answered.

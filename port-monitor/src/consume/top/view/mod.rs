@@ -3,6 +3,7 @@
 mod bar;
 mod connections;
 mod detail;
+pub mod export;
 mod foot;
 mod groups;
 mod health;
@@ -23,12 +24,15 @@ use ratatui::{
 use self::{sheet::Sheet, spark::spark};
 use super::{
     keys::KEYS,
-    model::{Group, GroupedBy, Model, SECONDS, Second},
+    model::{Group, GroupedBy, Mark, Model, SECONDS, Second},
     ui::{List, Overlay, RowId, Ui, View},
 };
 use crate::{
     base::{sanitize::Escaped, time::LocalClock},
-    consume::lines::{cell::Cell, layout::wrapped},
+    consume::{
+        join::Connection,
+        lines::{cell::Cell, layout::wrapped},
+    },
 };
 
 /// What a screen can show.
@@ -164,6 +168,14 @@ fn write_title(
     if model.is_over() {
         text.push_str("  ENDED");
     }
+    if let Some(recorded) = &ui.recorded {
+        let state = if recorded.error.is_some() {
+            "RECORDING FAILED"
+        } else {
+            "RECORDING"
+        };
+        text = format!("{text}  {state} {}", recorded.taken);
+    }
     if ui.is_paused {
         text = format!("{text}  FROZEN, {since} events since");
     }
@@ -261,32 +273,14 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
     let mut list = std::mem::take(&mut ui.lists[number]);
     match ui.view {
         View::Connections => {
-            let rows = model.connections().filter(|row| {
-                !row.is_listener()
-                    && (ui.shows_ended || !model.is_past(row))
-                    && ui.keeps(&row.record)
-            });
-            let rows = rows.map(|row| (RowId::Connection(row.id()), row)).collect();
-            let sheet = Sheet {
-                columns: connections::CONNECTIONS,
-                usual: connections::CONNECTIONS.len() - 1,
-                rows,
-                looks: connections::looks,
-            };
+            let sheet = connection_sheet(model, ui);
             sheet.draw(screen, area, buffer, model, &mut list);
         }
         View::Listeners => draw_listeners(screen, area, buffer, (ui, &mut list), model),
-        View::Processes => {
-            let sheet = group_sheet(groups::PROCESSES, 4, (model, GroupedBy::Process), ui);
-            sheet.draw(screen, area, buffer, model, &mut list);
-        }
-        View::Services => {
-            let sheet = group_sheet(groups::SERVICES, 3, (model, GroupedBy::Service), ui);
-            sheet.draw(screen, area, buffer, model, &mut list);
-        }
-        View::Remotes => {
-            let sheet = group_sheet(groups::REMOTES, 1, (model, GroupedBy::Remote), ui);
-            sheet.draw(screen, area, buffer, model, &mut list);
+        View::Processes | View::Services | View::Remotes => {
+            if let Some(sheet) = groups_of(ui.view, model, ui) {
+                sheet.draw(screen, area, buffer, model, &mut list);
+            }
         }
         View::Policy => draw_policy(screen, area, buffer, (ui, &mut list), model),
         View::Health => {
@@ -316,17 +310,46 @@ fn draw_listeners(
         list.rows = 0;
         return;
     }
+    let sheet = listener_sheet(model, ui);
+    sheet.draw(screen, area, buffer, model, list);
+}
+
+/// The connections that are shown.
+fn connection_sheet<'m>(model: &'m Model, ui: &Ui) -> Sheet<'m, Connection<Mark>> {
+    let rows = model.connections().filter(|row| {
+        !row.is_listener() && (ui.shows_ended || !model.is_past(row)) && ui.keeps(&row.record)
+    });
+    Sheet {
+        columns: connections::CONNECTIONS,
+        usual: connections::CONNECTIONS.len() - 1,
+        rows: rows.map(|row| (RowId::Connection(row.id()), row)).collect(),
+        looks: connections::looks,
+    }
+}
+
+/// The listeners that are shown.
+fn listener_sheet<'m>(model: &'m Model, ui: &Ui) -> Sheet<'m, Connection<Mark>> {
     let rows = model
         .connections()
         .filter(|row| row.is_listener() && !model.is_past(row) && ui.keeps(&row.record));
-    let rows = rows.map(|row| (RowId::Connection(row.id()), row)).collect();
-    let sheet = Sheet {
+    Sheet {
         columns: connections::LISTENERS,
         usual: 0,
-        rows,
+        rows: rows.map(|row| (RowId::Connection(row.id()), row)).collect(),
         looks: connections::looks,
+    }
+}
+
+/// The groups that a view shows.
+fn groups_of<'m>(view: View, model: &'m Model, ui: &Ui) -> Option<Sheet<'m, Group>> {
+    let (columns, usual, by) = match view {
+        View::Processes => (groups::PROCESSES, 4, GroupedBy::Process),
+        View::Services => (groups::SERVICES, 3, GroupedBy::Service),
+        View::Remotes => (groups::REMOTES, 1, GroupedBy::Remote),
+        View::Policy => (groups::RULES, 2, GroupedBy::Rule),
+        View::Connections | View::Listeners | View::Health => return None,
     };
-    sheet.draw(screen, area, buffer, model, list);
+    Some(group_sheet(columns, usual, (model, by), ui))
 }
 
 /// The groups of a kind. A filter keeps those that a connection is in which it keeps.
@@ -391,8 +414,9 @@ fn draw_policy(
         height: area.height - 1,
         ..area
     };
-    if below.height > 0 {
-        let sheet = group_sheet(groups::RULES, 2, (model, GroupedBy::Rule), ui);
+    if below.height > 0
+        && let Some(sheet) = groups_of(View::Policy, model, ui)
+    {
         sheet.draw(screen, below, buffer, model, list);
     }
 }

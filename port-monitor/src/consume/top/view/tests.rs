@@ -4,15 +4,20 @@ use std::sync::Arc;
 
 use ratatui::{Terminal, backend::TestBackend};
 
-use super::*;
+use super::{
+    export::{Form, export},
+    *,
+};
 use crate::{
     consume::{
+        Lines, Sink as _,
         consumer::{Overview, Stats},
+        lines::json::Json,
         lines::sample::{
             NOON_NS, accepted, closed, comm, connected, header, listening, loss, summary, violation,
         },
         top::{
-            Input, Press, Told, Wish,
+            Input, Press, Recorded as Recording, Told, Wish,
             model::Recorded,
             replay::{Bar, Move},
         },
@@ -204,6 +209,67 @@ fn a_recording_that_is_played_on_a_small_and_a_wide_screen() {
         }
         let name = format!("replay_{}x{}", size.0, size.1);
         insta::assert_snapshot!(name, screens.join("\n"));
+    }
+}
+
+#[test]
+fn what_is_exported_is_what_is_shown_as_a_run_and_a_history_write_it() {
+    let world = small();
+    let mut ui = Ui::new(Box::new(|_| {
+        Ok(Arc::new(|record: &Record| record.event.remote_port != 443))
+    }));
+    press(&mut ui, "/x\n1t");
+    screen(&mut ui, &world, (200, 60));
+    let rows = connection_sheet(&world, &ui).in_order(&ui.lists[0], &world);
+    let json = export(&ui, &world, Form::Json, &TimeZone::UTC);
+    let (mut lines, mut sink) = (Lines::default(), Json::new());
+    sink.write(&mut lines, Item::Header(&header()));
+    for row in &rows {
+        sink.write(&mut lines, Item::Event(&row.record));
+    }
+    assert!(rows.len() > 1 && json.rows == rows.len());
+    assert_eq!(json.text, lines.as_bytes());
+    let csv = export(&ui, &world, Form::Csv, &TimeZone::UTC);
+    let csv = String::from_utf8(csv.text).unwrap();
+    assert_eq!(csv.lines().count(), 1 + rows.len());
+    assert!(csv.starts_with("dir,") || csv.contains(",pid,"), "{csv}");
+    assert!(
+        csv.contains("10.0.0.9,23,") && !csv.contains(",443,"),
+        "{csv}"
+    );
+    // Groups have their sums.
+    for (view, name, value) in [
+        ("2", "process", "\"nc\""),
+        ("3", "port", "23"),
+        ("4", "remote", "\"10.0.0.9\""),
+        ("6", "rule", "\"no-telnet\""),
+    ] {
+        press(&mut ui, view);
+        let rows = export(&ui, &world, Form::Json, &TimeZone::UTC);
+        let text = String::from_utf8(rows.text).unwrap();
+        assert!(text.contains(&format!("\"{name}\":{value}")), "{text}");
+        assert!(text.lines().count() == rows.rows && text.contains("\"connections\":1"));
+        let text = export(&ui, &world, Form::Csv, &TimeZone::UTC).text;
+        assert_eq!(text.split(|&byte| byte == b'\n').count(), rows.rows + 2);
+    }
+}
+
+#[test]
+fn a_recording_that_goes_on_is_in_the_head() {
+    let world = small();
+    let mut ui = ui();
+    for (error, expected) in [
+        (None, "  RECORDING 7 "),
+        (Some("disk full".to_owned()), "  RECORDING FAILED 7 "),
+    ] {
+        ui.set_recorded(Some(Recording {
+            name: "run.jsonl".to_owned(),
+            taken: 7,
+            missing: 0,
+            error,
+        }));
+        let shown = screen(&mut ui, &world, (80, 24));
+        assert!(shown.lines().next().unwrap().contains(expected), "{shown}");
     }
 }
 
