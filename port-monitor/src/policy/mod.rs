@@ -17,6 +17,8 @@ pub mod export;
 pub(crate) mod fuzz;
 pub mod learn;
 pub(crate) mod limits;
+#[cfg(feature = "top")]
+pub mod propose;
 pub mod rules;
 pub mod tables;
 #[cfg(test)]

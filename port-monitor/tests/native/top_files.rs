@@ -183,3 +183,55 @@ fn top_writes_what_it_shows_and_records_what_comes() {
     terminal.types("q");
     assert_eq!(terminal.assert_clean(&settings), "0.");
 }
+
+/// The text that a rule is printed as is a policy, and decides the connection.
+#[test]
+fn top_proposes_a_rule_and_prints_it_at_the_end() {
+    let mut terminal = Terminal::new();
+    let settings = terminal.settings();
+    let path = terminal.dir.path().join("run.jsonl");
+    recording(&path, 3);
+    let out = terminal.dir.path().join("rule.toml");
+    terminal.program(&format!("--replay {} --color never", path.display()));
+    terminal.types(" T100%\r");
+    terminal.sees("198.51.100.9:3 ");
+    terminal.types("gP");
+    terminal.sees("A rule, not applied");
+    terminal.sees("action = \"deny\"");
+    terminal.types("P");
+    terminal.sees("action = \"allow\"");
+    terminal.types("PE");
+    terminal.sees("the rule is printed when this ends");
+    terminal.types("\x1b");
+    terminal.sees_that("no rule", |screen| !screen.contains("A rule, not applied"));
+    terminal.types("w");
+    terminal.sees("what if: ");
+    terminal.types("out tcp 192.0.2.1:23\r");
+    terminal.sees("there is no policy");
+    terminal.types("q");
+    terminal.sees("direction = \"out\"");
+    let shown = terminal.shows();
+    let toml = shown.lines().skip_while(|line| *line != "version = 1");
+    let toml: Vec<&str> = toml.take_while(|line| !line.contains("ready>")).collect();
+    fs::write(&out, toml.join("\n")).unwrap();
+    let policy = out.display().to_string();
+    let explained = Command::new(env!("CARGO_BIN_EXE_port-monitor"))
+        .args(["policy", "explain", "out", "tcp", "198.51.100.9:3"])
+        .args([
+            "--policy",
+            &policy,
+            "--exe",
+            "/usr/bin/python3.11",
+            "--user",
+            "1000",
+        ])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(explained.stdout).unwrap();
+    assert!(
+        said.starts_with("verdict      violation"),
+        "{said}{}",
+        toml.join("\n")
+    );
+    assert_eq!(terminal.assert_clean(&settings), "0.");
+}

@@ -3,6 +3,7 @@
 mod files;
 mod filter;
 mod replay;
+mod rules;
 mod screen;
 
 use std::{

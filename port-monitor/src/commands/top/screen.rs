@@ -45,6 +45,7 @@ use super::{
     files,
     filter::find,
     replay::{Played, to_time},
+    rules,
 };
 use crate::{
     base::{
@@ -78,7 +79,7 @@ pub(super) enum Source {
 /// A screen that is drawn until it is closed.
 pub(super) struct Screen {
     close: Arc<AtomicBool>,
-    ended: Receiver<()>,
+    ended: Receiver<Vec<String>>,
     aside: Option<Aside>,
 }
 
@@ -106,6 +107,7 @@ impl Screen {
             zone,
             terminal,
             frozen: None,
+            kept: Vec::new(),
         };
         let leaving = Leaving(Arc::clone(&close));
         let (end, ended) = channel();
@@ -118,7 +120,7 @@ impl Screen {
                 // Whoever waits for the end may end the process at once.
                 drop(leaving);
                 // Nobody waits for it any more where it took too long.
-                let _ = end.send(());
+                let _ = end.send(drawing.kept);
             })
             .or_exit(ExitCode::OutputFailed)?;
         Ok(Self {
@@ -137,7 +139,13 @@ impl Screen {
             aside.end();
         }
         match ended {
-            Ok(()) | Err(RecvTimeoutError::Timeout) => Ok(()),
+            Ok(kept) => {
+                let text = kept.join("\n");
+                io::stdout()
+                    .write_all(text.as_bytes())
+                    .or_exit(ExitCode::OutputFailed)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => Err(Failure::new(
                 ExitCode::OutputFailed,
                 anyhow!("the view has failed: please report it"),
@@ -249,6 +257,8 @@ struct Drawing {
     terminal: Terminal<CrosstermBackend<Stdout>>,
     /// What is shown while it stays as it is.
     frozen: Option<Box<Model>>,
+    /// What is printed at the end.
+    kept: Vec<String>,
 }
 
 impl Drawing {
@@ -329,7 +339,7 @@ impl Drawing {
                 continue;
             };
             answer = Answer::Changed;
-            if input == Input::Key(Press::Enter) {
+            if matches!(input, Input::Key(Press::Enter | Press::Char('P'))) {
                 // What it is about is marked where keys before have moved it.
                 self.draw()?;
             }
@@ -352,6 +362,13 @@ impl Drawing {
                     Err(problem) => self.ui.ask_again(asks, text, problem),
                 }
             }
+            (Wish::Propose(id, allows), _) => {
+                self.with_model(|ui, model| rules::propose(ui, model, id, allows));
+            }
+            (Wish::Keep(text), _) if !self.kept.contains(&text) => self.kept.push(text),
+            (Wish::Answer(Asks::WhatIf, text), _) => {
+                self.with_model(|ui, model| rules::what_if(ui, model, text));
+            }
             (Wish::EndRecording, Source::Live(shared)) => {
                 if let Some(ended) = shared.end_recording() {
                     self.ui.say(files::ended(&ended));
@@ -372,14 +389,19 @@ impl Drawing {
         let Some((path, form)) = files::named(&mut self.ui, asks, &text) else {
             return;
         };
-        let exported = match (&self.source, &self.frozen) {
-            (_, Some(frozen)) => export(&self.ui, frozen, form, &self.zone),
-            (Source::Live(shared), None) => export(&self.ui, &shared.lock(), form, &self.zone),
-            (Source::Recording(played), None) => {
-                export(&self.ui, played.player.model(), form, &self.zone)
-            }
-        };
+        let zone = self.zone.clone();
+        let exported = self.with_model(|ui, model| export(ui, model, form, &zone));
         files::write(&mut self.ui, asks, text, (&path, &exported));
+    }
+
+    /// With what is shown.
+    fn with_model<T>(&mut self, ask: impl FnOnce(&mut Ui, &Model) -> T) -> T {
+        let ui = &mut self.ui;
+        match (&self.source, &self.frozen) {
+            (_, Some(frozen)) => ask(ui, frozen),
+            (Source::Live(shared), None) => ask(ui, &shared.lock()),
+            (Source::Recording(played), None) => ask(ui, played.player.model()),
+        }
     }
 
     fn suspend(&mut self) -> io::Result<()> {

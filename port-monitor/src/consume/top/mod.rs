@@ -20,7 +20,7 @@ pub use self::{
     keys::{Input, Press},
     model::{Model, Told},
     recorder::Recorded,
-    ui::{Find, OWN_WORDS, Ui, WORDS, Wanted, Wish, prompt::Asks},
+    ui::{Find, OWN_WORDS, Rule, Ui, WORDS, Wanted, Wish, prompt::Asks},
     view::export::{Exported, Form, export},
 };
 use super::consumer::{Consumer, Needs, Overview, Stats};

@@ -284,6 +284,21 @@ impl Model {
         self.join.get(id).or_else(ended)
     }
 
+    /// What is known of the connection of this id.
+    pub fn record(&self, id: u64) -> Option<&Record> {
+        self.connection(id).map(|connection| &connection.record)
+    }
+
+    /// The policy file.
+    pub fn policy(&self) -> Option<&str> {
+        self.header.as_ref()?.policy.as_deref()
+    }
+
+    /// This is played from a recording.
+    pub const fn is_recording(&self) -> bool {
+        self.recorded.is_some()
+    }
+
     /// It has ended, and not just now.
     pub(crate) const fn is_past(&self, connection: &Connection<Mark>) -> bool {
         let age_ns = self.now_ns - connection.record.wall_ns;

@@ -2,6 +2,7 @@
 //! in, a wish out.
 
 pub(crate) mod prompt;
+mod told;
 mod words;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -15,7 +16,7 @@ use super::{
     keys::{Action, Input, Press, action},
     model::Key,
     recorder::Recorded,
-    replay::{Bar, Move, Way},
+    replay::{Bar, Move},
 };
 use crate::events::record::Record;
 
@@ -121,6 +122,11 @@ pub enum Wish {
     Answer(Asks, String),
     /// An end of what is recorded.
     EndRecording,
+    /// A rule for a connection, which allows it or not; `None` where that depends on what the
+    /// policy says now.
+    Propose(u64, Option<bool>),
+    /// A text that is printed when the view is over.
+    Keep(String),
 }
 
 /// What lies over the view.
@@ -128,6 +134,19 @@ pub enum Wish {
 pub(crate) enum Overlay {
     Help,
     Detail(u64),
+    Text(String, Vec<String>),
+    Rule(Rule),
+}
+
+/// A rule that is proposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The connection.
+    pub id: u64,
+    /// What it says of it.
+    pub allows: bool,
+    /// Its text.
+    pub toml: String,
 }
 
 /// What the user looks at.
@@ -208,51 +227,6 @@ impl Ui {
         } else {
             self.every
         }
-    }
-
-    /// Where the playing of a recording stands.
-    pub const fn set_bar(&mut self, bar: Bar) {
-        self.bar = Some(bar);
-    }
-
-    /// What was asked for of a recording takes time.
-    pub fn is_behind(&self) -> bool {
-        self.bar.is_some_and(|bar| bar.is_behind)
-    }
-
-    /// Tells something at the foot until the next key.
-    pub fn say(&mut self, text: String) {
-        self.said = Some(text);
-    }
-
-    /// How the recording stands that was begun here.
-    pub fn set_recorded(&mut self, recorded: Option<Recorded>) {
-        self.recorded = recorded;
-    }
-
-    /// What is asked.
-    #[cfg(test)]
-    pub(crate) fn asks(&self) -> Option<&Asks> {
-        self.prompt.as_ref().map(|prompt| &prompt.asks)
-    }
-
-    /// Asks something.
-    pub fn ask(&mut self, asks: Asks) {
-        self.overlay = None;
-        self.prompt = Some(Prompt {
-            asks,
-            text: String::new(),
-            problem: None,
-        });
-    }
-
-    /// Asks again, because the answer was of no use.
-    pub fn ask_again(&mut self, asks: Asks, text: String, problem: String) {
-        self.prompt = Some(Prompt {
-            asks,
-            text,
-            problem: Some(problem),
-        });
     }
 
     /// What is shown is to stay as it is, but for what a key changes.
@@ -358,6 +332,9 @@ impl Ui {
 
     fn press(&mut self, press: Press) -> Option<Wish> {
         let action = action(press)?;
+        if let Some(wish) = self.wish_of_overlay(action) {
+            return Some(wish);
+        }
         if self.overlay.is_some() && self.press_overlay(action) {
             return None;
         }
@@ -402,67 +379,12 @@ impl Ui {
             Action::NextView => self.show(Some(self.view.step(1))),
             Action::PreviousView => self.show(Some(self.view.step(View::ALL.len() - 1))),
             Action::StepOn | Action::StepBack | Action::Seconds(_) => {}
-            Action::Time => self.ask(Asks::Time),
-            Action::Export if self.view == View::Health => {
-                self.say("Health has no rows: 1 to 6 choose a view that has".to_owned());
+            Action::Time | Action::Export | Action::Record | Action::Propose | Action::WhatIf => {
+                return self.begin(action);
             }
-            Action::Export => self.ask(Asks::Export),
-            Action::Record if self.bar.is_some() => {
-                self.say("this is a recording: it is in its file already".to_owned());
-            }
-            Action::Record if self.recorded.is_some() => return Some(Wish::EndRecording),
-            Action::Record => self.ask(Asks::Record),
             Action::Faster => self.every = (self.every / 2).max(MOST_OFTEN),
             Action::Slower => self.every = (self.every * 2).min(LEAST_OFTEN),
             Action::Help => self.lay_over(Overlay::Help),
-        }
-        None
-    }
-
-    /// Where a key moves a recording to; outside of one that is told.
-    #[expect(
-        clippy::option_option,
-        reason = "a key may be of a recording, and ask for nothing where there is none"
-    )]
-    fn wanted_move(&mut self, action: Action) -> Option<Option<Move>> {
-        let is_recording = self.bar.is_some();
-        let wanted = match action {
-            Action::Pause if is_recording => Move::Toggle,
-            Action::Faster if is_recording => Move::Speed(Way::Forth),
-            Action::Slower if is_recording => Move::Speed(Way::Back),
-            Action::Time if is_recording => return None,
-            Action::Time => Move::Toggle,
-            Action::StepOn => Move::Step(Way::Forth),
-            Action::StepBack => Move::Step(Way::Back),
-            Action::Seconds(seconds) => Move::By(seconds),
-            _ => return None,
-        };
-        if !is_recording {
-            self.say("only a recording has other times: `port-monitor top --replay FILE`".into());
-        }
-        Some(is_recording.then_some(wanted))
-    }
-
-    fn click_bar(&mut self, column: u16, row: u16) -> Option<Wish> {
-        let (from, to, bar_row) = self.bar_place?;
-        let bar = self.bar?;
-        if row != bar_row || !(from..to).contains(&column) {
-            return None;
-        }
-        let cells = i128::from((to - from).saturating_sub(1).max(1));
-        let passed_ns = (bar.end_ns - bar.begin_ns) * i128::from(column - from) / cells;
-        Some(Wish::Move(Move::To(bar.begin_ns + passed_ns)))
-    }
-
-    fn answer(&mut self, press: Press) -> Option<Wish> {
-        if press == Press::Ctrl('c') {
-            return Some(Wish::Quit);
-        }
-        let mut prompt = self.prompt.take()?;
-        match prompt.press(press) {
-            prompt::Typed::Goes => {}
-            prompt::Typed::Done => return Some(Wish::Answer(prompt.asks, prompt.text)),
-            prompt::Typed::Stays => self.prompt = Some(prompt),
         }
         None
     }

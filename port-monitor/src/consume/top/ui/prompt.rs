@@ -20,6 +20,8 @@ pub enum Asks {
     Record,
     /// Whether they may come behind what that file has.
     Append(PathBuf),
+    /// A connection that the policy is to judge.
+    WhatIf,
 }
 
 impl Asks {
@@ -29,6 +31,7 @@ impl Asks {
             Self::Time => "go to the time".to_owned(),
             Self::Export => "write to FILE.json or FILE.csv".to_owned(),
             Self::Record => "record in FILE".to_owned(),
+            Self::WhatIf => "what if: out tcp ADDR:PORT [--user U]".to_owned(),
             Self::Overwrite(path) => format!("{} is there. Overwrite it? y", named(path)),
             Self::Append(path) => format!("{} is there. Append to it? y", named(path)),
         }

@@ -107,6 +107,8 @@ pub fn draw(frame: &mut Frame<'_>, ui: &mut Ui, model: &Model, look: &mut Look, 
     if let Some(overlay) = ui.overlay.clone() {
         let (title, lines) = match overlay {
             Overlay::Help => ("Keys".to_owned(), help()),
+            Overlay::Text(title, lines) => (title, lines),
+            Overlay::Rule(rule) => ("A rule, not applied".to_owned(), rule_lines(&rule.toml)),
             Overlay::Detail(id) => match model.connection(id) {
                 Some(row) => detail::lines(row, model, screen.clock),
                 None => (
@@ -446,6 +448,24 @@ fn help() -> Vec<String> {
             "The mouse: a click on a heading sorts by it, on a row it chooses it; the wheel moves.",
             "Filter words: any text of a row, or comm:curl user:ann pid:1 port:443 remote:10.0.0.0/8",
             "dir:in unit:ssh state:failed error:refused rule:NAME local-port: remote-port: cgroup:",
+        ]
+        .map(str::to_owned),
+    );
+    lines
+}
+
+/// A rule, and what can be done with it.
+fn rule_lines(toml: &str) -> Vec<String> {
+    let mut lines: Vec<String> = toml
+        .lines()
+        .map(|text| Escaped(text.as_bytes()).to_string())
+        .collect();
+    lines.extend(
+        [
+            "",
+            "Tried: it decides this connection.",
+            "Put it before rules that differ.",
+            "P: the other word. E: print it later",
         ]
         .map(str::to_owned),
     );

@@ -17,7 +17,7 @@ use crate::{
             NOON_NS, accepted, closed, comm, connected, header, listening, loss, summary, violation,
         },
         top::{
-            Input, Press, Recorded as Recording, Told, Wish,
+            Input, Press, Recorded as Recording, Rule, Told, Wish,
             model::Recorded,
             replay::{Bar, Move},
         },
@@ -274,6 +274,34 @@ fn a_recording_that_goes_on_is_in_the_head() {
 }
 
 #[test]
+fn a_rule_lies_over_the_view_with_nothing_hostile_in_it() {
+    let world = small();
+    let rule = Rule {
+        id: 2,
+        allows: true,
+        toml: "version = 1\n\n[[rule]]\nname = \"\x1b[2Jx\"\nexe = \"\u{202e}\"\n".to_owned(),
+    };
+    for size in [(40, 12), (80, 24)] {
+        let mut ui = ui();
+        ui.show_rule(rule.clone());
+        let mut screens = vec![screen(&mut ui, &world, size)];
+        press(&mut ui, "E");
+        screens.push(screen(&mut ui, &world, size));
+        press(&mut ui, "w");
+        screens.push(screen(&mut ui, &world, size));
+        let name = format!("rule_{}x{}", size.0, size.1);
+        insta::assert_snapshot!(name, screens.join("\n"));
+    }
+    // A group has none.
+    let mut ui = ui();
+    press(&mut ui, "2");
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "P");
+    let shown = screen(&mut ui, &world, (80, 24));
+    assert!(shown.contains("a rule is of one connection"), "{shown}");
+}
+
+#[test]
 fn a_click_on_the_bar_of_a_recording_is_a_time_and_elsewhere_none() {
     let world = small();
     let mut ui = ui();
@@ -286,8 +314,12 @@ fn a_click_on_the_bar_of_a_recording_is_a_time_and_elsewhere_none() {
         is_behind: false,
     };
     ui.set_bar(bar);
-    screen(&mut ui, &world, (80, 24));
+    let shown = screen(&mut ui, &world, (80, 24));
     let (from, to, row) = ui.bar_place.unwrap();
+    // Behind a quotation mark.
+    let begin = shown.lines().nth(row.into()).unwrap();
+    let begin = begin.chars().position(|c| c == '●');
+    assert_eq!(begin, Some(usize::from(from) + 1));
     let mut click = |column, row| ui.take(Input::Click(column, row));
     let to_ns = |ns| Some(Wish::Move(Move::To(ns)));
     assert_eq!(click(from, row), to_ns(bar.begin_ns));
