@@ -23,6 +23,13 @@ pub(crate) fn date(wall_ns: i128, zone: &TimeZone) -> civil::Date {
     timestamp(wall_ns).to_zoned(zone.clone()).date()
 }
 
+/// A time of a day in `zone`, ns since the Unix epoch; `None` far from all that have a name.
+#[cfg(feature = "top")]
+pub(crate) fn at(day: civil::Date, time: civil::Time, zone: &TimeZone) -> Option<i128> {
+    let zoned = day.to_datetime(time).to_zoned(zone.clone()).ok()?;
+    Some(zoned.timestamp().as_nanosecond())
+}
+
 /// A wall-clock time, ns since the Unix epoch, in `zone`: `2026-11-28 10:00:00`.
 pub(crate) fn local(wall_ns: i128, zone: &TimeZone) -> String {
     let time = timestamp(wall_ns).to_zoned(zone.clone());

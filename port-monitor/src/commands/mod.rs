@@ -12,6 +12,7 @@ pub mod history;
 mod load;
 pub mod man;
 pub mod policy;
+mod recording;
 pub mod schema;
 pub mod serve;
 pub mod service;

@@ -335,6 +335,6 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 /// As TOML writes text.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }

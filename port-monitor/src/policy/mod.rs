@@ -18,6 +18,8 @@ pub(crate) mod fuzz;
 pub mod learn;
 pub(crate) mod limits;
 pub mod names;
+#[cfg(feature = "top")]
+pub mod propose;
 pub mod rules;
 pub mod tables;
 #[cfg(test)]

@@ -49,6 +49,10 @@ mod service;
 #[path = "../support/signals.rs"]
 mod signals;
 mod soak;
+#[cfg(feature = "top")]
+mod terminal;
 mod tls;
 #[cfg(feature = "top")]
 mod top;
+#[cfg(feature = "top")]
+mod top_files;

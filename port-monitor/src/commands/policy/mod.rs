@@ -336,6 +336,34 @@ fn explain(args: &ExplainArgs, out: impl Write) -> Result<ExitCode, Failure> {
     })
 }
 
+/// A connection as somebody types it.
+#[cfg(feature = "top")]
+#[derive(clap::Parser)]
+#[command(no_binary_name = true, disable_help_flag = true, name = "what-if")]
+struct WhatIf {
+    #[command(flatten)]
+    explain: ExplainArgs,
+}
+
+/// What the policy at `path` says of a connection, typed as `explain` takes it.
+#[cfg(feature = "top")]
+pub(super) fn what_if(typed: &str, path: &Path) -> Result<String, String> {
+    use clap::Parser as _;
+    let words = typed.split_whitespace().map(Into::into);
+    let words: Vec<std::ffi::OsString> = words.chain(["--policy".into(), path.into()]).collect();
+    let args = WhatIf::try_parse_from(words).map_err(|error| {
+        let text = error.render().to_string();
+        let line = text.lines().next().unwrap_or_default();
+        line.trim_start_matches("error: ").to_owned()
+    })?;
+    let mut answer = Vec::new();
+    explain(&args.explain, &mut answer).map_err(|failure| {
+        let text = format!("{:#}", failure.error);
+        text.lines().next().unwrap_or_default().to_owned()
+    })?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
 /// An owner as rules are compared with it.
 struct Owner {
     uid: Option<u32>,

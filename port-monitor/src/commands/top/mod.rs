@@ -1,6 +1,9 @@
-//! `port-monitor top`: the live view, of a run of its own or of the service's.
+//! `port-monitor top`: the live view, of a run of its own or of the service's, or of a recording.
 
+mod files;
 mod filter;
+mod replay;
+mod rules;
 mod screen;
 
 use std::{
@@ -10,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use self::screen::Screen;
+use self::screen::{Screen, Source};
 use super::{
     load,
     told::note,
@@ -63,10 +66,22 @@ pub struct Args {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = socket::PATH,
-        conflicts_with_all = ["policy", "backend", "ring_size", "latency", "max_connections", "bpf_log", "test_fault", "test_program", "test_listeners", "btf"],
+        conflicts_with_all = ["policy", "replay", "backend", "ring_size", "latency", "max_connections", "bpf_log", "test_fault", "test_program", "test_listeners", "btf"],
         help_heading = "Service"
     )]
     attach: Option<PathBuf>,
+    /// Play a recording of `-o json`: without root, and without loading programs
+    ///
+    /// FILE is what --output-file or --record wrote, compressed by gzip or not. Filters apply to
+    /// what is in it, and its own policy has judged.
+    #[arg(
+        long,
+        value_name = "FILE",
+        allow_hyphen_values = true,
+        conflicts_with_all = ["policy", "backend", "ring_size", "latency", "max_connections", "bpf_log", "test_fault", "test_program", "test_listeners", "btf"],
+        help_heading = "Recording"
+    )]
+    replay: Option<PathBuf>,
     /// When to use colours
     #[arg(
         long,
@@ -94,9 +109,13 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
              use `port-monitor`, or `port-monitor -o json`",
         ));
     }
-    match &args.attach {
-        Some(path) => session::block_on(attached(args, path)),
-        None => session::block_on(live(args)),
+    match (&args.attach, &args.replay) {
+        (_, Some(path)) => {
+            let filters = args.selection.filters()?;
+            session::block_on(replay::run(path, filters, args.color))
+        }
+        (Some(path), None) => session::block_on(attached(args, path)),
+        (None, None) => session::block_on(live(args)),
     }
 }
 
@@ -143,7 +162,7 @@ async fn live(args: &Args) -> Result<ExitCode, Failure> {
     };
     pipeline.consumers().begin(&header);
     let session = Session::new(None, kernel, records, pipeline, None, signals)?;
-    let screen = Screen::open(shared, args.color)?;
+    let screen = Screen::open(Source::Live(shared), args.color)?;
     let ended = session.tell_progress(Some(LOOK)).run().await;
     let closed = screen.close();
     let summary = ended?;
@@ -164,7 +183,7 @@ async fn attached(args: &Args, path: &Path) -> Result<ExitCode, Failure> {
     let (consumers, _) = consumers(&shared)?;
     let signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
     let attendance = Attendance::begin(path, filters, consumers, signals, None)?;
-    let screen = Screen::open(shared, args.color)?;
+    let screen = Screen::open(Source::Live(shared), args.color)?;
     let ended = attendance.run().await;
     let closed = screen.close();
     let (end, _) = ended?;

@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::anyhow;
+use jiff::tz::TimeZone;
 use ratatui::{
     Terminal,
     backend::CrosstermBackend,
@@ -40,7 +41,12 @@ use rustix::{
 };
 use signal_hook::{consts::SIGTSTP, low_level::raise};
 
-use super::filter::find;
+use super::{
+    files,
+    filter::find,
+    replay::{Played, to_time},
+    rules,
+};
 use crate::{
     base::{
         exit_code::{ExitCode, Failure, OrExit as _},
@@ -49,7 +55,7 @@ use crate::{
     consume::{
         lines::color::ColorWhen,
         top::{
-            Input, Model, Press, Shared, Ui, Wish,
+            Asks, Input, Model, Press, Shared, Ui, Wish, export,
             view::{Look, draw},
         },
     },
@@ -62,16 +68,24 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Drawing takes one part of the time in so many at most.
 const SHARE: u32 = 10;
 
+/// What is shown.
+pub(super) enum Source {
+    /// What is told as it happens.
+    Live(Shared),
+    /// What was told then.
+    Recording(Box<Played>),
+}
+
 /// A screen that is drawn until it is closed.
 pub(super) struct Screen {
     close: Arc<AtomicBool>,
-    ended: Receiver<()>,
+    ended: Receiver<Vec<String>>,
     aside: Option<Aside>,
 }
 
 impl Screen {
-    /// Takes the terminal, and shows there what `shared` knows.
-    pub(super) fn open(shared: Shared, color: ColorWhen) -> Result<Self, Failure> {
+    /// Takes the terminal, and shows there what `source` has.
+    pub(super) fn open(source: Source, color: ColorWhen) -> Result<Self, Failure> {
         let has_color = color.enabled(true, |name| env::var_os(name));
         let aside = Aside::begin().or_exit(ExitCode::OutputFailed)?;
         let terminal = match enter() {
@@ -85,12 +99,15 @@ impl Screen {
         };
         restore_on_panic();
         let close = Arc::new(AtomicBool::new(false));
+        let zone = zone::local();
         let mut drawing = Drawing {
-            shared,
+            source,
             ui: Ui::new(Box::new(find)),
-            look: Look::new(has_color, zone::local()),
+            look: Look::new(has_color, zone.clone()),
+            zone,
             terminal,
             frozen: None,
+            kept: Vec::new(),
         };
         let leaving = Leaving(Arc::clone(&close));
         let (end, ended) = channel();
@@ -100,8 +117,10 @@ impl Screen {
                 let leaving = leaving;
                 // Where the terminal is gone, so is what there is to tell.
                 let _ = drawing.run(&leaving.0);
+                // Whoever waits for the end may end the process at once.
+                drop(leaving);
                 // Nobody waits for it any more where it took too long.
-                let _ = end.send(());
+                let _ = end.send(drawing.kept);
             })
             .or_exit(ExitCode::OutputFailed)?;
         Ok(Self {
@@ -120,7 +139,13 @@ impl Screen {
             aside.end();
         }
         match ended {
-            Ok(()) | Err(RecvTimeoutError::Timeout) => Ok(()),
+            Ok(kept) => {
+                let text = kept.join("\n");
+                io::stdout()
+                    .write_all(text.as_bytes())
+                    .or_exit(ExitCode::OutputFailed)
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => Err(Failure::new(
                 ExitCode::OutputFailed,
                 anyhow!("the view has failed: please report it"),
@@ -225,31 +250,41 @@ enum Answer {
 }
 
 struct Drawing {
-    shared: Shared,
+    source: Source,
     ui: Ui,
     look: Look,
+    zone: TimeZone,
     terminal: Terminal<CrosstermBackend<Stdout>>,
     /// What is shown while it stays as it is.
     frozen: Option<Box<Model>>,
+    /// What is printed at the end.
+    kept: Vec<String>,
 }
 
 impl Drawing {
     fn run(&mut self, is_closed: &AtomicBool) -> io::Result<()> {
         while !is_closed.load(Ordering::Relaxed) {
             let took = self.draw()?;
-            let next = Instant::now() + self.ui.every().max(took * SHARE);
+            let pause = if self.ui.is_behind() {
+                Duration::ZERO
+            } else {
+                self.ui.every().max(took * SHARE)
+            };
+            let next = Instant::now() + pause;
             // However long the last one took, a key is answered soon.
-            while !is_closed.load(Ordering::Relaxed) && Instant::now() < next {
+            while !is_closed.load(Ordering::Relaxed) {
                 let left = next.saturating_duration_since(Instant::now());
-                if !has_input(left.min(ANSWER))? {
-                    continue;
-                }
-                match self.answer()? {
-                    Answer::Quit => return Ok(()),
-                    Answer::Changed => {
-                        self.draw()?;
+                if has_input(left.min(ANSWER))? {
+                    match self.answer()? {
+                        Answer::Quit => return Ok(()),
+                        Answer::Changed => {
+                            self.draw()?;
+                        }
+                        Answer::Nothing => {}
                     }
-                    Answer::Nothing => {}
+                }
+                if left.is_zero() {
+                    break;
                 }
             }
         }
@@ -259,17 +294,33 @@ impl Drawing {
     /// Draws, and says how long that took.
     fn draw(&mut self) -> io::Result<Duration> {
         let began = Instant::now();
-        let live = self.shared.lock();
-        if !self.ui.is_paused() {
+        let Self {
+            source,
+            ui,
+            look,
+            terminal,
+            ..
+        } = self;
+        let shared = match source {
+            Source::Live(shared) => shared,
+            Source::Recording(played) => {
+                ui.set_bar(played.go_on());
+                // The way to a time that is far off is not drawing.
+                let began = Instant::now();
+                let model = played.player.model();
+                terminal.draw(|frame| draw(frame, ui, model, look, 0))?;
+                return Ok(began.elapsed());
+            }
+        };
+        ui.set_recorded(shared.recording());
+        let live = shared.lock();
+        if !ui.is_paused() {
             self.frozen = None;
         } else if self.frozen.is_none() {
             self.frozen = Some(Box::new(live.clone()));
         }
         let model = self.frozen.as_deref().unwrap_or(&live);
         let since = live.events() - model.events();
-        let Self {
-            ui, look, terminal, ..
-        } = self;
         terminal.draw(|frame| draw(frame, ui, model, look, since))?;
         Ok(began.elapsed())
     }
@@ -288,7 +339,7 @@ impl Drawing {
                 continue;
             };
             answer = Answer::Changed;
-            if input == Input::Key(Press::Enter) {
+            if matches!(input, Input::Key(Press::Enter | Press::Char('P'))) {
                 // What it is about is marked where keys before have moved it.
                 self.draw()?;
             }
@@ -296,9 +347,61 @@ impl Drawing {
                 None => {}
                 Some(Wish::Quit) => return Ok(Answer::Quit),
                 Some(Wish::Suspend) => self.suspend()?,
+                Some(wish) => self.fulfil(wish),
             }
         }
         Ok(answer)
+    }
+
+    fn fulfil(&mut self, wish: Wish) {
+        match (wish, &mut self.source) {
+            (Wish::Move(wanted), Source::Recording(played)) => played.player.take(wanted),
+            (Wish::Answer(asks @ Asks::Time, text), Source::Recording(played)) => {
+                match to_time(&text, &played.player.bar(), &self.zone) {
+                    Ok(wanted) => played.player.take(wanted),
+                    Err(problem) => self.ui.ask_again(asks, text, problem),
+                }
+            }
+            (Wish::Propose(id, allows), _) => {
+                self.with_model(|ui, model| rules::propose(ui, model, id, allows));
+            }
+            (Wish::Keep(text), _) if !self.kept.contains(&text) => self.kept.push(text),
+            (Wish::Answer(Asks::WhatIf, text), _) => {
+                self.with_model(|ui, model| rules::what_if(ui, model, text));
+            }
+            (Wish::EndRecording, Source::Live(shared)) => {
+                if let Some(ended) = shared.end_recording() {
+                    self.ui.say(files::ended(&ended));
+                }
+            }
+            (Wish::Answer(asks @ (Asks::Record | Asks::Append(_)), text), Source::Live(shared)) => {
+                files::record(shared, &mut self.ui, asks, text);
+            }
+            (Wish::Answer(asks @ (Asks::Export | Asks::Overwrite(_)), text), _) => {
+                self.export(&asks, text);
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes what is shown to a file.
+    fn export(&mut self, asks: &Asks, text: String) {
+        let Some((path, form)) = files::named(&mut self.ui, asks, &text) else {
+            return;
+        };
+        let zone = self.zone.clone();
+        let exported = self.with_model(|ui, model| export(ui, model, form, &zone));
+        files::write(&mut self.ui, asks, text, (&path, &exported));
+    }
+
+    /// With what is shown.
+    fn with_model<T>(&mut self, ask: impl FnOnce(&mut Ui, &Model) -> T) -> T {
+        let ui = &mut self.ui;
+        match (&self.source, &self.frozen) {
+            (_, Some(frozen)) => ask(ui, frozen),
+            (Source::Live(shared), None) => ask(ui, &shared.lock()),
+            (Source::Recording(played), None) => ask(ui, played.player.model()),
+        }
     }
 
     fn suspend(&mut self) -> io::Result<()> {

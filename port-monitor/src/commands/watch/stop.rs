@@ -77,7 +77,7 @@ impl StopSignals {
     }
 
     /// Waits for one that ends the run. Cancel-safe.
-    async fn stopped(&mut self) {
+    pub(in crate::commands) async fn stopped(&mut self) {
         while self.recv().await != Wish::Stop {}
     }
 }

@@ -1,7 +1,7 @@
 //! The consumers beside what is shown, and the flags that ask for them. To add one: a file
 //! here, and below its flag and its line in [`Args::open`].
 
-mod recording;
+pub(in crate::consume) mod recording;
 
 use std::{
     ffi::OsStr,

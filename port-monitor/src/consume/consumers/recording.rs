@@ -24,7 +24,7 @@ use crate::{
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// A recording. Writing it may take long.
-pub(super) struct Recording {
+pub(in crate::consume) struct Recording {
     target: Target,
     name: String,
     kinds: Kinds,
@@ -39,7 +39,7 @@ pub(super) struct Recording {
 impl Recording {
     /// A recording at `path`, put aside at its limits. That is not where events are shown: in
     /// `shown`, or on standard output.
-    pub(super) fn open(
+    pub(in crate::consume) fn open(
         path: &Path,
         limits: Option<Limits>,
         kinds: Kinds,
@@ -66,6 +66,12 @@ impl Recording {
             failed: 0,
             error: None,
         })
+    }
+
+    /// What messages call it.
+    #[cfg(feature = "top")]
+    pub(in crate::consume) fn name_of_file(&self) -> &str {
+        &self.name
     }
 
     /// Writes what is formatted; after an error, counts it.

@@ -6,7 +6,7 @@ use super::{cell, fields};
 use crate::{
     base::time::LocalClock,
     consume::{
-        history::read::Kept,
+        join::Connection,
         lines::{cell::Cell, fields::Field},
     },
 };
@@ -42,7 +42,7 @@ impl Csv {
     }
 
     /// Writes the line of a connection. What is not there, or could not be found out, is empty.
-    pub fn connection(&mut self, out: &mut Vec<u8>, kept: &Kept) {
+    pub fn connection<M>(&mut self, out: &mut Vec<u8>, kept: &Connection<M>) {
         let values: Vec<Vec<u8>> = self
             .fields
             .iter()

@@ -9,7 +9,7 @@ mod table;
 
 use jiff::tz::TimeZone;
 
-use super::read::{Kept, Watched};
+use super::read::Watched;
 pub use csv::Csv;
 use grid::Grid;
 pub use json::Json;
@@ -18,7 +18,7 @@ pub use table::Table;
 use crate::{
     base::time::local,
     consume::{
-        join::State,
+        join::{Connection, State},
         lines::{
             cell::Cell,
             fields::{FIELDS, Field, unended},
@@ -45,7 +45,7 @@ pub fn is_kept(field: &Field) -> bool {
 
 /// Writes what a column says of a connection. A row is a whole connection, not one of its
 /// events: DIR says who opened it, and RESULT how far it has come.
-fn cell(cell: &mut Cell<'_>, field: &'static Field, kept: &Kept) {
+fn cell<M>(cell: &mut Cell<'_>, field: &'static Field, kept: &Connection<M>) {
     let record = &kept.record;
     match field.name {
         "dir" => cell.put(match record.event.direction() {

@@ -259,7 +259,7 @@ fn judgement() -> impl Strategy<Value = Judgement> {
 }
 
 prop_compose! {
-    fn record()(
+    pub(crate) fn record()(
         event in event(),
         // From before the calendar's first day until after its last one.
         wall_ns in -400_000_000_000_000_000_000..400_000_000_000_000_000_000_i128,

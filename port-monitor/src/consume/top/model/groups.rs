@@ -46,25 +46,26 @@ pub(crate) struct Tally {
     pub(crate) sent: u64,
 }
 
+/// What a recording tells may be more than any host has: sums stay right modulo 2⁶⁴.
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        self.all += other.all;
-        self.open += other.open;
-        self.failed += other.failed;
-        self.violations += other.violations;
-        self.received += other.received;
-        self.sent += other.sent;
+        self.all = self.all.wrapping_add(other.all);
+        self.open = self.open.wrapping_add(other.open);
+        self.failed = self.failed.wrapping_add(other.failed);
+        self.violations = self.violations.wrapping_add(other.violations);
+        self.received = self.received.wrapping_add(other.received);
+        self.sent = self.sent.wrapping_add(other.sent);
     }
 }
 
 impl SubAssign for Tally {
     fn sub_assign(&mut self, other: Self) {
-        self.all -= other.all;
-        self.open -= other.open;
-        self.failed -= other.failed;
-        self.violations -= other.violations;
-        self.received -= other.received;
-        self.sent -= other.sent;
+        self.all = self.all.wrapping_sub(other.all);
+        self.open = self.open.wrapping_sub(other.open);
+        self.failed = self.failed.wrapping_sub(other.failed);
+        self.violations = self.violations.wrapping_sub(other.violations);
+        self.received = self.received.wrapping_sub(other.received);
+        self.sent = self.sent.wrapping_sub(other.sent);
     }
 }
 

@@ -172,9 +172,45 @@ pub struct Model {
     /// Losses by cause, as the service has told them.
     pub(crate) told_losses: Vec<(LossCause, u64)>,
     pub(crate) summary: Option<Summary>,
+    /// What there is of the recording that this is played from.
+    pub(crate) recorded: Option<Recorded>,
+}
+
+/// What a recording tells of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    /// Its file.
+    pub(crate) name: String,
+    /// Lines of kinds that this version does not know, or that tell too little of an event.
+    pub(crate) unknown: u64,
+    /// Lines that tell what an open connection has carried so far.
+    pub(crate) progress: u64,
+    /// Lines about listeners.
+    pub(crate) listeners: u64,
+    /// The account at the end of the run, once that is reached.
+    pub(crate) end: Option<Told>,
+}
+
+/// What a run says of itself at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Events that it has seen.
+    pub seen: u64,
+    /// Of these, those that a filter has kept back.
+    pub filtered: u64,
+    /// Of these, those that are missing.
+    pub lost: u64,
 }
 
 impl Model {
+    /// Of a recording, from which nothing is taken yet.
+    pub(super) fn of_recording(recorded: Recorded) -> Self {
+        Self {
+            recorded: Some(recorded),
+            ..Self::default()
+        }
+    }
+
     /// Takes an item.
     pub fn take(&mut self, item: Item<'_>) {
         match item {
@@ -221,8 +257,20 @@ impl Model {
     }
 
     /// The run has come to its end.
-    pub const fn is_over(&self) -> bool {
-        self.summary.is_some()
+    pub fn is_over(&self) -> bool {
+        let recorded = self.recorded.as_ref();
+        self.summary.is_some() || recorded.is_some_and(|recorded| recorded.end.is_some())
+    }
+
+    /// Another run begins in a recording: nobody watched when what was open ended.
+    pub(super) fn begin_again(&mut self) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.end = None;
+        }
+        let mut done = std::mem::take(&mut self.done);
+        self.join.end(&mut done);
+        self.done = done;
+        self.settle();
     }
 
     /// Every connection that is known, listeners among them.
@@ -234,6 +282,21 @@ impl Model {
     pub(crate) fn connection(&self, id: u64) -> Option<&Connection<Mark>> {
         let ended = || self.ended.iter().rfind(|ended| ended.id() == id);
         self.join.get(id).or_else(ended)
+    }
+
+    /// What is known of the connection of this id.
+    pub fn record(&self, id: u64) -> Option<&Record> {
+        self.connection(id).map(|connection| &connection.record)
+    }
+
+    /// The policy file.
+    pub fn policy(&self) -> Option<&str> {
+        self.header.as_ref()?.policy.as_deref()
+    }
+
+    /// This is played from a recording.
+    pub const fn is_recording(&self) -> bool {
+        self.recorded.is_some()
     }
 
     /// It has ended, and not just now.
@@ -282,7 +345,7 @@ impl Model {
     /// Keeps what has ended for a while.
     fn settle(&mut self) {
         for connection in self.done.drain(..) {
-            if connection.state == State::PushedOut
+            if matches!(connection.state, State::PushedOut | State::CutOff)
                 && let Some(keys) = &connection.mark.keys
             {
                 // Nobody will tell its end.
@@ -310,7 +373,7 @@ impl Model {
     fn lose(&mut self, loss: &Loss) {
         let known = self.told_losses.iter_mut();
         match known.into_iter().find(|(cause, _)| *cause == loss.cause) {
-            Some((_, total)) => *total += loss.lost,
+            Some((_, total)) => *total = total.saturating_add(loss.lost),
             None => self.told_losses.push((loss.cause, loss.lost)),
         }
     }
@@ -360,8 +423,9 @@ impl Counted {
         second.failed += is.failed.saturating_sub(was.failed);
         second.violations += is.violations.saturating_sub(was.violations);
         if was.all > 0 || begins {
-            second.received += is.received.saturating_sub(was.received);
-            second.sent += is.sent.saturating_sub(was.sent);
+            let more = |now: u64, then: u64, sum: u64| sum.saturating_add(now.saturating_sub(then));
+            second.received = more(is.received, was.received, second.received);
+            second.sent = more(is.sent, was.sent, second.sent);
         }
     }
 }

@@ -13,9 +13,50 @@ use crate::{
 /// service tells of them.
 pub(super) fn lost(model: &Model) -> u64 {
     let stats = &model.overview.stats;
-    let told: u64 = model.told_losses.iter().map(|(_, total)| total).sum();
+    let told = model.told_losses.iter();
+    let told = told.fold(0, |sum: u64, (_, total)| sum.saturating_add(*total));
     let counted = stats.ring_full + stats.skipped + stats.undecodable + stats.owner_late;
-    counted + told + model.queue_full
+    (counted + model.queue_full).saturating_add(told)
+}
+
+/// What stands in the place of listeners where no line tells of one.
+pub(super) const NO_LISTENERS: [&str; 2] = [
+    "The recording has no line about a listener: who listened then is not known.",
+    "A run tells of them unless --events leaves `listen` and `preexisting` out.",
+];
+
+/// What a recording tells, and what it cannot tell.
+fn recorded(model: &Model, lines: &mut Vec<String>) {
+    let Some(recorded) = &model.recorded else {
+        return;
+    };
+    let name = Escaped(recorded.name.as_bytes());
+    lines.push(String::new());
+    lines.push(format!("played from   {name}: nothing is watched now"));
+    if let Some(end) = recorded.end {
+        lines.push(format!(
+            "the run then  had seen {}, filtered {}, lost {}, by its own account",
+            end.seen, end.filtered, end.lost
+        ));
+    }
+    lines.push(match recorded.progress {
+        0 => {
+            "cannot tell: what open connections carry, and how fast; no line of --progress is in it"
+                .to_owned()
+        }
+        lines => format!(
+            "what open connections carry is told by {lines} lines of progress, and not between them"
+        ),
+    });
+    if recorded.listeners == 0 {
+        lines.push("cannot tell: who listened; the recording has no line about a listener".into());
+    }
+    if recorded.unknown > 0 {
+        lines.push(format!(
+            "passed over   {} lines that this version does not know, or that tell too little",
+            recorded.unknown
+        ));
+    }
 }
 
 /// All of it, a line each.
@@ -30,6 +71,7 @@ pub(super) fn lines(model: &Model) -> Vec<String> {
     }
     lines.push(String::new());
     account(model, &mut lines);
+    recorded(model, &mut lines);
     lines.push(String::new());
     lines.push(format!(
         "connections   {} told of, {} open, {} failed, {} against the policy",

@@ -1,7 +1,10 @@
 //! What is on the screen. Pure: what is known and what is looked at, into a buffer.
 
+mod bar;
 mod connections;
 mod detail;
+pub mod export;
+mod foot;
 mod groups;
 mod health;
 mod sheet;
@@ -21,12 +24,15 @@ use ratatui::{
 use self::{sheet::Sheet, spark::spark};
 use super::{
     keys::KEYS,
-    model::{Group, GroupedBy, Model, SECONDS, Second},
+    model::{Group, GroupedBy, Mark, Model, SECONDS, Second},
     ui::{List, Overlay, RowId, Ui, View},
 };
 use crate::{
     base::{sanitize::Escaped, time::LocalClock},
-    consume::lines::{cell::Cell, layout::wrapped, table::plural},
+    consume::{
+        join::Connection,
+        lines::{cell::Cell, layout::wrapped},
+    },
 };
 
 /// What a screen can show.
@@ -83,6 +89,7 @@ pub fn draw(frame: &mut Frame<'_>, ui: &mut Ui, model: &Model, look: &mut Look, 
         clock: &mut look.clock,
     };
     let [title, strip, tabs, body, foot] = parts(area);
+    let body = bar::draw(&mut screen, body, buffer, ui);
     write_title(&mut screen, title, buffer, ui, model, since);
     if strip.height > 0 {
         let style = Style::new();
@@ -96,10 +103,12 @@ pub fn draw(frame: &mut Frame<'_>, ui: &mut Ui, model: &Model, look: &mut Look, 
     }
     write_tabs(&screen, tabs, buffer, ui);
     draw_view(&mut screen, body, buffer, ui, model);
-    write_foot(&screen, foot, buffer, ui);
+    foot::write(&screen, foot, buffer, ui);
     if let Some(overlay) = ui.overlay.clone() {
         let (title, lines) = match overlay {
             Overlay::Help => ("Keys".to_owned(), help()),
+            Overlay::Text(title, lines) => (title, lines),
+            Overlay::Rule(rule) => ("A rule, not applied".to_owned(), rule_lines(&rule.toml)),
             Overlay::Detail(id) => match model.connection(id) {
                 Some(row) => detail::lines(row, model, screen.clock),
                 None => (
@@ -154,9 +163,20 @@ fn write_title(
         let host = Escaped(header.host.as_bytes());
         text = format!("{text}  {host}  {}", header.backend);
     }
-    text = format!("{text}  {}", screen.clock.time_of_day(model.now_ns));
+    // Beside the bar of a recording there is no other time.
+    if ui.bar.is_none() {
+        text = format!("{text}  {}", screen.clock.time_of_day(model.now_ns));
+    }
     if model.is_over() {
         text.push_str("  ENDED");
+    }
+    if let Some(recorded) = &ui.recorded {
+        let state = if recorded.error.is_some() {
+            "RECORDING FAILED"
+        } else {
+            "RECORDING"
+        };
+        text = format!("{text}  {state} {}", recorded.taken);
     }
     if ui.is_paused {
         text = format!("{text}  FROZEN, {since} events since");
@@ -255,44 +275,14 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
     let mut list = std::mem::take(&mut ui.lists[number]);
     match ui.view {
         View::Connections => {
-            let rows = model.connections().filter(|row| {
-                !row.is_listener()
-                    && (ui.shows_ended || !model.is_past(row))
-                    && ui.keeps(&row.record)
-            });
-            let rows = rows.map(|row| (RowId::Connection(row.id()), row)).collect();
-            let sheet = Sheet {
-                columns: connections::CONNECTIONS,
-                usual: connections::CONNECTIONS.len() - 1,
-                rows,
-                looks: connections::looks,
-            };
+            let sheet = connection_sheet(model, ui);
             sheet.draw(screen, area, buffer, model, &mut list);
         }
-        View::Listeners => {
-            let rows = model
-                .connections()
-                .filter(|row| row.is_listener() && !model.is_past(row) && ui.keeps(&row.record));
-            let rows = rows.map(|row| (RowId::Connection(row.id()), row)).collect();
-            let sheet = Sheet {
-                columns: connections::LISTENERS,
-                usual: 0,
-                rows,
-                looks: connections::looks,
-            };
-            sheet.draw(screen, area, buffer, model, &mut list);
-        }
-        View::Processes => {
-            let sheet = group_sheet(groups::PROCESSES, 4, (model, GroupedBy::Process), ui);
-            sheet.draw(screen, area, buffer, model, &mut list);
-        }
-        View::Services => {
-            let sheet = group_sheet(groups::SERVICES, 3, (model, GroupedBy::Service), ui);
-            sheet.draw(screen, area, buffer, model, &mut list);
-        }
-        View::Remotes => {
-            let sheet = group_sheet(groups::REMOTES, 1, (model, GroupedBy::Remote), ui);
-            sheet.draw(screen, area, buffer, model, &mut list);
+        View::Listeners => draw_listeners(screen, area, buffer, (ui, &mut list), model),
+        View::Processes | View::Services | View::Remotes => {
+            if let Some(sheet) = groups_of(ui.view, model, ui) {
+                sheet.draw(screen, area, buffer, model, &mut list);
+            }
         }
         View::Policy => draw_policy(screen, area, buffer, (ui, &mut list), model),
         View::Health => {
@@ -306,6 +296,62 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
         }
     }
     ui.lists[number] = list;
+}
+
+fn draw_listeners(
+    screen: &mut Screen<'_>,
+    area: Rect,
+    buffer: &mut Buffer,
+    (ui, list): (&Ui, &mut List),
+    model: &Model,
+) {
+    if model.recorded.as_ref().is_some_and(|of| of.listeners == 0) {
+        for (row, text) in (0..).zip(health::NO_LISTENERS) {
+            line(buffer, area, row, text, Style::new());
+        }
+        list.rows = 0;
+        return;
+    }
+    let sheet = listener_sheet(model, ui);
+    sheet.draw(screen, area, buffer, model, list);
+}
+
+/// The connections that are shown.
+fn connection_sheet<'m>(model: &'m Model, ui: &Ui) -> Sheet<'m, Connection<Mark>> {
+    let rows = model.connections().filter(|row| {
+        !row.is_listener() && (ui.shows_ended || !model.is_past(row)) && ui.keeps(&row.record)
+    });
+    Sheet {
+        columns: connections::CONNECTIONS,
+        usual: connections::CONNECTIONS.len() - 1,
+        rows: rows.map(|row| (RowId::Connection(row.id()), row)).collect(),
+        looks: connections::looks,
+    }
+}
+
+/// The listeners that are shown.
+fn listener_sheet<'m>(model: &'m Model, ui: &Ui) -> Sheet<'m, Connection<Mark>> {
+    let rows = model
+        .connections()
+        .filter(|row| row.is_listener() && !model.is_past(row) && ui.keeps(&row.record));
+    Sheet {
+        columns: connections::LISTENERS,
+        usual: 0,
+        rows: rows.map(|row| (RowId::Connection(row.id()), row)).collect(),
+        looks: connections::looks,
+    }
+}
+
+/// The groups that a view shows.
+fn groups_of<'m>(view: View, model: &'m Model, ui: &Ui) -> Option<Sheet<'m, Group>> {
+    let (columns, usual, by) = match view {
+        View::Processes => (groups::PROCESSES, 4, GroupedBy::Process),
+        View::Services => (groups::SERVICES, 3, GroupedBy::Service),
+        View::Remotes => (groups::REMOTES, 1, GroupedBy::Remote),
+        View::Policy => (groups::RULES, 2, GroupedBy::Rule),
+        View::Connections | View::Listeners | View::Health => return None,
+    };
+    Some(group_sheet(columns, usual, (model, by), ui))
 }
 
 /// The groups of a kind. A filter keeps those that a connection is in which it keeps.
@@ -343,20 +389,21 @@ fn draw_policy(
 ) {
     let header = model.header.as_ref();
     let Some(policy) = header.and_then(|header| header.policy.as_ref()) else {
-        line(
-            buffer,
-            area,
-            0,
-            "No policy: begin with --policy FILE.",
-            Style::new(),
-        );
-        line(
-            buffer,
-            area,
-            1,
-            "`port-monitor policy learn` writes one from what it sees.",
-            Style::new(),
-        );
+        let texts = if model.recorded.is_some() {
+            [
+                "The run that was recorded had no policy.",
+                "`port-monitor policy test --policy POLICY --replay FILE` judges it by one.",
+            ]
+        } else {
+            [
+                "No policy: begin with --policy FILE.",
+                "`port-monitor policy learn` writes one from what it sees.",
+            ]
+        };
+        for (row, text) in (0..).zip(texts) {
+            line(buffer, area, row, text, Style::new());
+        }
+        list.rows = 0;
         return;
     };
     let policy = format!(
@@ -369,8 +416,9 @@ fn draw_policy(
         height: area.height - 1,
         ..area
     };
-    if below.height > 0 {
-        let sheet = group_sheet(groups::RULES, 2, (model, GroupedBy::Rule), ui);
+    if below.height > 0
+        && let Some(sheet) = groups_of(View::Policy, model, ui)
+    {
         sheet.draw(screen, below, buffer, model, list);
     }
 }
@@ -388,41 +436,6 @@ fn scrolled(buffer: &mut Buffer, area: Rect, lines: &[String], list: &mut List) 
     }
 }
 
-fn write_foot(screen: &Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut Ui) {
-    let list = ui.list();
-    let count = u64::try_from(list.rows).unwrap_or(u64::MAX);
-    let rows = format!("{count} {}", plural(count, "row"));
-    let held = list.held.is_some();
-    if let Some(problem) = &ui.problem {
-        let text = format!(
-            "/{}  {}",
-            Escaped(ui.filter.as_bytes()),
-            Escaped(problem.as_bytes())
-        );
-        return line(buffer, area, 0, &text, screen.alarm());
-    }
-    if ui.typing.is_some() {
-        let filter = Escaped(ui.filter.as_bytes());
-        let text = format!("/{filter}▏ {rows}; Tab completes, Enter keeps, Esc takes back");
-        return line(buffer, area, 0, &text, screen.bar());
-    }
-    let mut text = rows;
-    if !ui.filter.is_empty() {
-        text = format!("{text}, /{}", Escaped(ui.filter.as_bytes()));
-    }
-    for (is_so, word) in [
-        (ui.only_violations, ", violations only"),
-        (ui.shows_ended, ", with those that have ended"),
-        (held, ", order held"),
-    ] {
-        if is_so {
-            text.push_str(word);
-        }
-    }
-    text.push_str("   / filter  Enter all about it  s sort  t ended  v violations  ? keys  q quit");
-    line(buffer, area, 0, &text, screen.bar());
-}
-
 fn help() -> Vec<String> {
     let keys = KEYS.iter();
     let mut lines: Vec<String> = keys
@@ -435,6 +448,24 @@ fn help() -> Vec<String> {
             "The mouse: a click on a heading sorts by it, on a row it chooses it; the wheel moves.",
             "Filter words: any text of a row, or comm:curl user:ann pid:1 port:443 remote:10.0.0.0/8",
             "dir:in unit:ssh state:failed error:refused rule:NAME local-port: remote-port: cgroup:",
+        ]
+        .map(str::to_owned),
+    );
+    lines
+}
+
+/// A rule, and what can be done with it.
+fn rule_lines(toml: &str) -> Vec<String> {
+    let mut lines: Vec<String> = toml
+        .lines()
+        .map(|text| Escaped(text.as_bytes()).to_string())
+        .collect();
+    lines.extend(
+        [
+            "",
+            "Tried: it decides this connection.",
+            "Put it before rules that differ.",
+            "P: the other word. E: print it later",
         ]
         .map(str::to_owned),
     );

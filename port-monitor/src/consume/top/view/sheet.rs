@@ -130,7 +130,7 @@ pub(super) struct Sheet<'m, T: 'static> {
     pub(super) looks: fn(&T, &Model) -> Looks,
 }
 
-impl<T> Sheet<'_, T> {
+impl<'m, T> Sheet<'m, T> {
     /// Draws it.
     pub(super) fn draw(
         mut self,
@@ -163,6 +163,12 @@ impl<T> Sheet<'_, T> {
             );
             buffer.set_stringn(area.x, y, &text, area.width.into(), style);
         }
+    }
+
+    /// Its rows in the order of the list.
+    pub(super) fn in_order(mut self, list: &List, model: &Model) -> Vec<&'m T> {
+        self.order(&mut list.clone(), model);
+        self.rows.into_iter().map(|(_, row)| row).collect()
     }
 
     fn order(&mut self, list: &mut List, model: &Model) {

@@ -4,14 +4,23 @@ use std::sync::Arc;
 
 use ratatui::{Terminal, backend::TestBackend};
 
-use super::*;
+use super::{
+    export::{Form, export},
+    *,
+};
 use crate::{
     consume::{
+        Lines, Sink as _,
         consumer::{Overview, Stats},
+        lines::json::Json,
         lines::sample::{
             NOON_NS, accepted, closed, comm, connected, header, listening, loss, summary, violation,
         },
-        top::{Input, Press},
+        top::{
+            Input, Press, Recorded as Recording, Rule, Told, Wish,
+            model::Recorded,
+            replay::{Bar, Move},
+        },
     },
     events::{
         decode::Action,
@@ -158,6 +167,185 @@ fn help_and_details_on_a_small_and_a_wide_screen() {
         let name = format!("over_{}x{}", size.0, size.1);
         insta::assert_snapshot!(name, screens.join("\n"));
     }
+}
+
+/// What a recording cannot tell is said on every view that lacks it.
+#[test]
+fn a_recording_that_is_played_on_a_small_and_a_wide_screen() {
+    let mut model = model([connected(), violation()]);
+    model.recorded = Some(Recorded {
+        name: "run\x1b[2J.jsonl".to_owned(),
+        unknown: 3,
+        end: Some(Told {
+            seen: 9,
+            filtered: 4,
+            lost: 1,
+        }),
+        ..Recorded::default()
+    });
+    if let Some(header) = &mut model.header {
+        header.policy = None;
+    }
+    for size in [(40, 12), (80, 24), (120, 40)] {
+        let mut ui = ui();
+        let mut screens = Vec::new();
+        for (keys, passed_s, is_playing) in [
+            ("1", 0, true),
+            ("5", 3_700, true),
+            ("6", 7_200, false),
+            ("7", 90_000, false),
+            ("1T12:0x", 5, true),
+        ] {
+            ui.set_bar(Bar {
+                begin_ns: NOON_NS,
+                end_ns: NOON_NS + 90_000_000_000_000,
+                now_ns: NOON_NS + passed_s * 1_000_000_000,
+                speed: 200,
+                is_playing,
+                is_behind: passed_s == 5,
+            });
+            press(&mut ui, keys);
+            screens.push(screen(&mut ui, &model, size));
+        }
+        let name = format!("replay_{}x{}", size.0, size.1);
+        insta::assert_snapshot!(name, screens.join("\n"));
+    }
+}
+
+#[test]
+fn what_is_exported_is_what_is_shown_as_a_run_and_a_history_write_it() {
+    let world = small();
+    let mut ui = Ui::new(Box::new(|_| {
+        Ok(Arc::new(|record: &Record| record.event.remote_port != 443))
+    }));
+    press(&mut ui, "/x\n1t");
+    screen(&mut ui, &world, (200, 60));
+    let rows = connection_sheet(&world, &ui).in_order(&ui.lists[0], &world);
+    let json = export(&ui, &world, Form::Json, &TimeZone::UTC);
+    let (mut lines, mut sink) = (Lines::default(), Json::new());
+    sink.write(&mut lines, Item::Header(&header()));
+    for row in &rows {
+        sink.write(&mut lines, Item::Event(&row.record));
+    }
+    assert!(rows.len() > 1 && json.rows == rows.len());
+    assert_eq!(json.text, lines.as_bytes());
+    let csv = export(&ui, &world, Form::Csv, &TimeZone::UTC);
+    let csv = String::from_utf8(csv.text).unwrap();
+    assert_eq!(csv.lines().count(), 1 + rows.len());
+    assert!(csv.starts_with("dir,") || csv.contains(",pid,"), "{csv}");
+    assert!(
+        csv.contains("10.0.0.9,23,") && !csv.contains(",443,"),
+        "{csv}"
+    );
+    // Groups have their sums.
+    for (view, name, value) in [
+        ("2", "process", "\"nc\""),
+        ("3", "port", "23"),
+        ("4", "remote", "\"10.0.0.9\""),
+        ("6", "rule", "\"no-telnet\""),
+    ] {
+        press(&mut ui, view);
+        let rows = export(&ui, &world, Form::Json, &TimeZone::UTC);
+        let text = String::from_utf8(rows.text).unwrap();
+        assert!(text.contains(&format!("\"{name}\":{value}")), "{text}");
+        assert!(text.lines().count() == rows.rows && text.contains("\"connections\":1"));
+        let text = export(&ui, &world, Form::Csv, &TimeZone::UTC).text;
+        assert_eq!(text.split(|&byte| byte == b'\n').count(), rows.rows + 2);
+    }
+}
+
+#[test]
+fn a_recording_that_goes_on_is_in_the_head() {
+    let world = small();
+    let mut ui = ui();
+    for (error, expected) in [
+        (None, "  RECORDING 7 "),
+        (Some("disk full".to_owned()), "  RECORDING FAILED 7 "),
+    ] {
+        ui.set_recorded(Some(Recording {
+            name: "run.jsonl".to_owned(),
+            taken: 7,
+            missing: 0,
+            error,
+        }));
+        let shown = screen(&mut ui, &world, (80, 24));
+        assert!(shown.lines().next().unwrap().contains(expected), "{shown}");
+    }
+}
+
+#[test]
+fn a_rule_lies_over_the_view_with_nothing_hostile_in_it() {
+    let world = small();
+    let rule = Rule {
+        id: 2,
+        allows: true,
+        toml: "version = 1\n\n[[rule]]\nname = \"\x1b[2Jx\"\nexe = \"\u{202e}\"\n".to_owned(),
+    };
+    for size in [(40, 12), (80, 24)] {
+        let mut ui = ui();
+        ui.show_rule(rule.clone());
+        let mut screens = vec![screen(&mut ui, &world, size)];
+        press(&mut ui, "E");
+        screens.push(screen(&mut ui, &world, size));
+        press(&mut ui, "w");
+        screens.push(screen(&mut ui, &world, size));
+        let name = format!("rule_{}x{}", size.0, size.1);
+        insta::assert_snapshot!(name, screens.join("\n"));
+    }
+    // A group has none.
+    let mut ui = ui();
+    press(&mut ui, "2");
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "P");
+    let shown = screen(&mut ui, &world, (80, 24));
+    assert!(shown.contains("a rule is of one connection"), "{shown}");
+}
+
+#[test]
+fn a_click_on_the_bar_of_a_recording_is_a_time_and_elsewhere_none() {
+    let world = small();
+    let mut ui = ui();
+    let bar = Bar {
+        begin_ns: NOON_NS,
+        end_ns: NOON_NS + 1_000,
+        now_ns: NOON_NS,
+        speed: 1,
+        is_playing: true,
+        is_behind: false,
+    };
+    ui.set_bar(bar);
+    let shown = screen(&mut ui, &world, (80, 24));
+    let (from, to, row) = ui.bar_place.unwrap();
+    // Behind a quotation mark.
+    let begin = shown.lines().nth(row.into()).unwrap();
+    let begin = begin.chars().position(|c| c == '●');
+    assert_eq!(begin, Some(usize::from(from) + 1));
+    let mut click = |column, row| ui.take(Input::Click(column, row));
+    let to_ns = |ns| Some(Wish::Move(Move::To(ns)));
+    assert_eq!(click(from, row), to_ns(bar.begin_ns));
+    assert_eq!(click(to - 1, row), to_ns(bar.end_ns));
+    let cells = i128::from(to - from - 1);
+    assert_eq!(click(from + 20, row), to_ns(bar.begin_ns + 20_000 / cells));
+    for (column, row) in [(from - 1, row), (to, row), (from, row - 1), (from, row + 1)] {
+        assert_eq!(click(column, row), None);
+    }
+}
+
+#[test]
+fn where_nothing_is_played_there_is_no_other_time() {
+    let world = small();
+    let mut ui = ui();
+    for key in [".", ",", "(", ")", "{", "}", "T"] {
+        press(&mut ui, key);
+        let shown = screen(&mut ui, &world, (80, 24));
+        assert!(
+            shown.contains("only a recording has other times"),
+            "{shown}"
+        );
+    }
+    press(&mut ui, "j");
+    let shown = screen(&mut ui, &world, (80, 24));
+    assert!(!shown.contains("only a recording"), "{shown}");
 }
 
 #[test]

@@ -1,11 +1,22 @@
 //! What the user looks at: the view, its order, its filter, the row that is chosen. Pure: keys
 //! in, a wish out.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+pub(crate) mod prompt;
+mod told;
+mod words;
 
+use std::{fmt, sync::Arc, time::Duration};
+
+pub use self::words::{OWN_WORDS, WORDS};
+use self::{
+    prompt::{Asks, Prompt},
+    words::{complete, filter_of},
+};
 use super::{
     keys::{Action, Input, Press, action},
     model::Key,
+    recorder::Recorded,
+    replay::{Bar, Move},
 };
 use crate::events::record::Record;
 
@@ -99,12 +110,23 @@ pub type Wanted = Arc<dyn Fn(&Record) -> bool + Send + Sync>;
 pub type Find = Box<dyn Fn(&str) -> Result<Wanted, String> + Send>;
 
 /// What the user wants of whoever owns the terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// The end.
     Quit,
     /// The shell, until it brings this back.
     Suspend,
+    /// Another time of the recording.
+    Move(Move),
+    /// What was asked for, and what was answered.
+    Answer(Asks, String),
+    /// An end of what is recorded.
+    EndRecording,
+    /// A rule for a connection, which allows it or not; `None` where that depends on what the
+    /// policy says now.
+    Propose(u64, Option<bool>),
+    /// A text that is printed when the view is over.
+    Keep(String),
 }
 
 /// What lies over the view.
@@ -112,6 +134,19 @@ pub enum Wish {
 pub(crate) enum Overlay {
     Help,
     Detail(u64),
+    Text(String, Vec<String>),
+    Rule(Rule),
+}
+
+/// A rule that is proposed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The connection.
+    pub id: u64,
+    /// What it says of it.
+    pub allows: bool,
+    /// Its text.
+    pub toml: String,
 }
 
 /// What the user looks at.
@@ -133,6 +168,15 @@ pub struct Ui {
     pub(crate) is_paused: bool,
     /// How often what is shown is made anew.
     pub(crate) every: Duration,
+    /// A question that is being answered.
+    pub(crate) prompt: Option<Prompt>,
+    /// What is to be told at the foot until the next key.
+    pub(crate) said: Option<String>,
+    /// Where the playing of a recording stands, and where that is on the screen.
+    pub(crate) bar: Option<Bar>,
+    pub(crate) bar_place: Option<(u16, u16, u16)>,
+    /// How the recording stands that was begun here.
+    pub(crate) recorded: Option<Recorded>,
     find: Find,
 }
 
@@ -147,6 +191,7 @@ impl fmt::Debug for Ui {
 
 /// The refresh that users of top know.
 const EVERY: Duration = Duration::from_millis(500);
+const OF_A_RECORDING: Duration = Duration::from_millis(200);
 const MOST_OFTEN: Duration = Duration::from_millis(100);
 const LEAST_OFTEN: Duration = Duration::from_secs(10);
 
@@ -166,13 +211,22 @@ impl Ui {
             scroll: 0,
             is_paused: false,
             every: EVERY,
+            prompt: None,
+            said: None,
+            bar: None,
+            bar_place: None,
+            recorded: None,
             find,
         }
     }
 
     /// How often what is shown is made anew.
     pub const fn every(&self) -> Duration {
-        self.every
+        if self.bar.is_some() {
+            OF_A_RECORDING
+        } else {
+            self.every
+        }
     }
 
     /// What is shown is to stay as it is, but for what a key changes.
@@ -199,7 +253,9 @@ impl Ui {
 
     /// Takes what comes from the terminal.
     pub fn take(&mut self, input: Input) -> Option<Wish> {
+        self.said = None;
         match input {
+            Input::Key(press) if self.prompt.is_some() => self.answer(press),
             Input::Key(press) if self.typing.is_some() => self.type_filter(press),
             Input::Key(press) => self.press(press),
             Input::WheelUp => {
@@ -211,8 +267,11 @@ impl Ui {
                 None
             }
             Input::Click(column, row) => {
-                self.click(column, row);
-                None
+                let wish = self.click_bar(column, row);
+                if wish.is_none() {
+                    self.click(column, row);
+                }
+                wish
             }
         }
     }
@@ -273,8 +332,14 @@ impl Ui {
 
     fn press(&mut self, press: Press) -> Option<Wish> {
         let action = action(press)?;
+        if let Some(wish) = self.wish_of_overlay(action) {
+            return Some(wish);
+        }
         if self.overlay.is_some() && self.press_overlay(action) {
             return None;
+        }
+        if let Some(wanted) = self.wanted_move(action) {
+            return wanted.map(Wish::Move);
         }
         match action {
             Action::Quit => return Some(Wish::Quit),
@@ -313,6 +378,10 @@ impl Ui {
             Action::View(number) => self.show(View::ALL.get(number).copied()),
             Action::NextView => self.show(Some(self.view.step(1))),
             Action::PreviousView => self.show(Some(self.view.step(View::ALL.len() - 1))),
+            Action::StepOn | Action::StepBack | Action::Seconds(_) => {}
+            Action::Time | Action::Export | Action::Record | Action::Propose | Action::WhatIf => {
+                return self.begin(action);
+            }
             Action::Faster => self.every = (self.every / 2).max(MOST_OFTEN),
             Action::Slower => self.every = (self.every * 2).min(LEAST_OFTEN),
             Action::Help => self.lay_over(Overlay::Help),
@@ -435,125 +504,5 @@ impl Ui {
     }
 }
 
-/// The filter that keeps the connections of a group.
-fn filter_of(key: &Key) -> Option<String> {
-    Some(match key {
-        Key::Process(Some((pid, _))) => format!("pid:{pid} "),
-        Key::Service(true, Some(port)) => format!("dir:out remote-port:{port} "),
-        Key::Service(false, Some(port)) => format!("dir:in local-port:{port} "),
-        Key::Remote(ip) => format!("remote:{} ", ip_of(*ip)),
-        Key::Rule(Some(rule), _) => format!("rule:{rule} "),
-        Key::Rule(None, _) => "rule:default ".to_owned(),
-        Key::Process(None) | Key::Service(_, None) => return None,
-    })
-}
-
-fn ip_of(ip: IpAddr) -> IpAddr {
-    ip.to_canonical()
-}
-
-/// The words before a colon in a filter: flags of the command line, and [`OWN_WORDS`].
-pub const WORDS: [&str; 13] = [
-    "cgroup",
-    "comm",
-    "dir",
-    "error",
-    "local-port",
-    "pid",
-    "port",
-    "remote",
-    "remote-port",
-    "rule",
-    "state",
-    "unit",
-    "user",
-];
-
-/// Those that only a view has, or has another way.
-pub const OWN_WORDS: [&str; 5] = ["dir", "error", "pid", "rule", "state"];
-
-/// The filter with its last word completed, as far as that is certain.
-fn complete(filter: &str) -> String {
-    let begin = filter.rfind(' ').map_or(0, |space| space + 1);
-    let (before, word) = filter.split_at(begin);
-    let mut fitting = WORDS.iter().filter(|name| name.starts_with(word));
-    match (fitting.next(), fitting.next()) {
-        (Some(name), None) if !word.is_empty() => format!("{before}{name}:"),
-        _ => filter.to_owned(),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ui() -> Ui {
-        Ui::new(Box::new(|text| {
-            if text.contains("bad") {
-                return Err("bad word".to_owned());
-            }
-            let pid = text.trim().strip_prefix("pid:").map(str::to_owned);
-            Ok(Arc::new(move |record: &Record| {
-                let owner = record.event.owner.as_ref();
-                pid.is_none() || owner.map(|owner| owner.pid.to_string()) == pid
-            }))
-        }))
-    }
-
-    fn typed(ui: &mut Ui, text: &str) -> Option<Wish> {
-        let keys = text.chars().map(|c| Input::Key(Press::Char(c)));
-        keys.fold(None, |wish, key| ui.take(key).or(wish))
-    }
-
-    #[test]
-    fn what_is_typed_into_the_filter_is_no_command() {
-        let mut ui = ui();
-        assert_eq!(typed(&mut ui, "/qq2?"), None);
-        assert_eq!(ui.filter, "qq2?");
-        assert_eq!((ui.view, &ui.overlay), (View::Connections, &None));
-        ui.take(Input::Key(Press::Enter));
-        assert_eq!(typed(&mut ui, "q"), Some(Wish::Quit));
-    }
-
-    #[test]
-    fn a_filter_that_is_wrong_leaves_the_one_before_and_escape_brings_it_back() {
-        let mut ui = ui();
-        let mut record = crate::consume::lines::sample::connected();
-        typed(&mut ui, "/pid:1469");
-        assert!(ui.keeps(&record));
-        ui.take(Input::Key(Press::Enter));
-        typed(&mut ui, "/ bad");
-        assert_eq!(ui.problem.as_deref(), Some("bad word"));
-        if let Some(owner) = &mut record.event.owner {
-            owner.pid = 7;
-        }
-        assert!(!ui.keeps(&record));
-        ui.take(Input::Key(Press::Esc));
-        assert_eq!((ui.filter.as_str(), &ui.problem), ("pid:1469", &None));
-    }
-
-    #[test]
-    fn escape_never_quits_and_takes_one_thing_away_at_a_time() {
-        let mut ui = ui();
-        typed(&mut ui, "v/x");
-        ui.take(Input::Key(Press::Enter));
-        typed(&mut ui, "?");
-        let escape = Input::Key(Press::Esc);
-        assert_eq!(ui.take(escape), None);
-        assert_eq!((&ui.overlay, ui.filter.as_str()), (&None, "x"));
-        assert_eq!(ui.take(escape), None);
-        assert!(ui.filter.is_empty() && ui.only_violations);
-        assert_eq!(ui.take(escape), None);
-        assert!(!ui.only_violations);
-        assert_eq!(ui.take(escape), None);
-    }
-
-    #[test]
-    fn tab_completes_a_word_that_is_certain() {
-        assert_eq!(complete("com"), "comm:");
-        assert_eq!(complete("dir:in remote-"), "dir:in remote-port:");
-        assert_eq!(complete("p"), "p");
-        assert_eq!(complete(""), "");
-        assert_eq!(complete("curl"), "curl");
-    }
-}
+mod tests;

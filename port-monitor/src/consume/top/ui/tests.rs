@@ -1,0 +1,73 @@
+//! What keys do to what is looked at.
+
+use super::{words::complete, *};
+
+fn ui() -> Ui {
+    Ui::new(Box::new(|text| {
+        if text.contains("bad") {
+            return Err("bad word".to_owned());
+        }
+        let pid = text.trim().strip_prefix("pid:").map(str::to_owned);
+        Ok(Arc::new(move |record: &Record| {
+            let owner = record.event.owner.as_ref();
+            pid.is_none() || owner.map(|owner| owner.pid.to_string()) == pid
+        }))
+    }))
+}
+
+fn typed(ui: &mut Ui, text: &str) -> Option<Wish> {
+    let keys = text.chars().map(|c| Input::Key(Press::Char(c)));
+    keys.fold(None, |wish, key| ui.take(key).or(wish))
+}
+
+#[test]
+fn what_is_typed_into_the_filter_is_no_command() {
+    let mut ui = ui();
+    assert_eq!(typed(&mut ui, "/qq2?"), None);
+    assert_eq!(ui.filter, "qq2?");
+    assert_eq!((ui.view, &ui.overlay), (View::Connections, &None));
+    ui.take(Input::Key(Press::Enter));
+    assert_eq!(typed(&mut ui, "q"), Some(Wish::Quit));
+}
+
+#[test]
+fn a_filter_that_is_wrong_leaves_the_one_before_and_escape_brings_it_back() {
+    let mut ui = ui();
+    let mut record = crate::consume::lines::sample::connected();
+    typed(&mut ui, "/pid:1469");
+    assert!(ui.keeps(&record));
+    ui.take(Input::Key(Press::Enter));
+    typed(&mut ui, "/ bad");
+    assert_eq!(ui.problem.as_deref(), Some("bad word"));
+    if let Some(owner) = &mut record.event.owner {
+        owner.pid = 7;
+    }
+    assert!(!ui.keeps(&record));
+    ui.take(Input::Key(Press::Esc));
+    assert_eq!((ui.filter.as_str(), &ui.problem), ("pid:1469", &None));
+}
+
+#[test]
+fn escape_never_quits_and_takes_one_thing_away_at_a_time() {
+    let mut ui = ui();
+    typed(&mut ui, "v/x");
+    ui.take(Input::Key(Press::Enter));
+    typed(&mut ui, "?");
+    let escape = Input::Key(Press::Esc);
+    assert_eq!(ui.take(escape), None);
+    assert_eq!((&ui.overlay, ui.filter.as_str()), (&None, "x"));
+    assert_eq!(ui.take(escape), None);
+    assert!(ui.filter.is_empty() && ui.only_violations);
+    assert_eq!(ui.take(escape), None);
+    assert!(!ui.only_violations);
+    assert_eq!(ui.take(escape), None);
+}
+
+#[test]
+fn tab_completes_a_word_that_is_certain() {
+    assert_eq!(complete("com"), "comm:");
+    assert_eq!(complete("dir:in remote-"), "dir:in remote-port:");
+    assert_eq!(complete("p"), "p");
+    assert_eq!(complete(""), "");
+    assert_eq!(complete("curl"), "curl");
+}

@@ -1,0 +1,53 @@
+//! The words of a filter.
+
+use std::net::IpAddr;
+
+use super::Key;
+
+/// The filter that keeps the connections of a group.
+pub(super) fn filter_of(key: &Key) -> Option<String> {
+    Some(match key {
+        Key::Process(Some((pid, _))) => format!("pid:{pid} "),
+        Key::Service(true, Some(port)) => format!("dir:out remote-port:{port} "),
+        Key::Service(false, Some(port)) => format!("dir:in local-port:{port} "),
+        Key::Remote(ip) => format!("remote:{} ", ip_of(*ip)),
+        Key::Rule(Some(rule), _) => format!("rule:{rule} "),
+        Key::Rule(None, _) => "rule:default ".to_owned(),
+        Key::Process(None) | Key::Service(_, None) => return None,
+    })
+}
+
+fn ip_of(ip: IpAddr) -> IpAddr {
+    ip.to_canonical()
+}
+
+/// The words before a colon in a filter: flags of the command line, and [`OWN_WORDS`].
+pub const WORDS: [&str; 13] = [
+    "cgroup",
+    "comm",
+    "dir",
+    "error",
+    "local-port",
+    "pid",
+    "port",
+    "remote",
+    "remote-port",
+    "rule",
+    "state",
+    "unit",
+    "user",
+];
+
+/// Those that only a view has, or has another way.
+pub const OWN_WORDS: [&str; 5] = ["dir", "error", "pid", "rule", "state"];
+
+/// The filter with its last word completed, as far as that is certain.
+pub(super) fn complete(filter: &str) -> String {
+    let begin = filter.rfind(' ').map_or(0, |space| space + 1);
+    let (before, word) = filter.split_at(begin);
+    let mut fitting = WORDS.iter().filter(|name| name.starts_with(word));
+    match (fitting.next(), fitting.next()) {
+        (Some(name), None) if !word.is_empty() => format!("{before}{name}:"),
+        _ => filter.to_owned(),
+    }
+}
