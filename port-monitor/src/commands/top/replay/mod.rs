@@ -22,7 +22,7 @@ use crate::{
     consume::{
         lines::{
             color::ColorWhen,
-            json::record::{Records, loss},
+            json::record::{Records, loss, policy},
         },
         output::args::OnHangup,
         top::{
@@ -32,7 +32,7 @@ use crate::{
     },
     events::{
         compat::{Read, read},
-        record::{Process, Record},
+        record::{Header, Process, Record},
         wire::Line,
     },
     kernel::filters::Filters,
@@ -72,6 +72,7 @@ fn load(path: &Path, filters: &Filters) -> Result<Recording, Failure> {
     let mut recording = Recording::new(path.display().to_string());
     let mut records = Records::default();
     let mut shared = Processes::default();
+    let mut begun: Option<Header> = None;
     each_line(path, |text| {
         let line = match read(text).map_err(|error| error.to_string())? {
             Read::Line(line) => *line,
@@ -82,8 +83,18 @@ fn load(path: &Path, filters: &Filters) -> Result<Recording, Failure> {
         };
         match line {
             Line::Start(start) => {
-                recording.push(Entry::Start(Box::new(records.header(start))));
+                let header = begun.insert(records.header(start));
+                recording.push(Entry::Start(Box::new(header.clone())));
             }
+            Line::Policy(line) => match (&mut begun, policy(&line)) {
+                (Some(header), Some((file, loaded))) => {
+                    header.wall_ns = loaded.wall_ns;
+                    header.policy = Some(file);
+                    header.policy_loaded = Some(loaded);
+                    recording.push(Entry::Policy(Box::new(header.clone())));
+                }
+                _ => recording.pass_over(),
+            },
             Line::Connection(line) => match records.record(&line) {
                 Some(record) if keeps(filters, &record) => {
                     recording.push(Entry::Event(shared.of(record)));

@@ -117,6 +117,27 @@ fn a_recording_is_the_same_packed_or_not_and_filters_keep_of_it_what_they_ask_fo
     }
 }
 
+/// A policy line is none of a start: nothing is cut off.
+#[test]
+fn the_policy_may_change_in_the_middle() {
+    let mut other = header();
+    other.policy = Some("other.toml".to_owned());
+    let text = told(&[
+        Item::Header(&header()),
+        Item::Event(&connected()),
+        Item::Policy(&other),
+        Item::Event(&closed()),
+    ]);
+    let recording = load_text(&text, &Filters::default()).unwrap();
+    assert_eq!((recording.events(), recording.unknown()), (2, 0));
+    let mut player = Player::new(recording).unwrap();
+    player.take(Move::To(i128::MAX));
+    player.approach(|| true);
+    let shown = player.model().header.as_ref().unwrap();
+    assert_eq!(shown.policy.as_deref(), Some("other.toml"));
+    assert_eq!(shown.host, "web1");
+}
+
 #[test]
 fn what_is_no_recording_is_one_clear_line() {
     let none = Filters {

@@ -35,6 +35,8 @@ pub const SPEEDS: [u32; 10] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000];
 pub enum Entry {
     /// A run begins.
     Start(Box<Header>),
+    /// Events may be judged by another policy from here on, which the header names.
+    Policy(Box<Header>),
     /// An event.
     Event(Record),
     /// A gap.
@@ -46,7 +48,7 @@ pub enum Entry {
 impl Entry {
     const fn wall_ns(&self) -> i128 {
         match self {
-            Self::Start(header) => header.wall_ns,
+            Self::Start(header) | Self::Policy(header) => header.wall_ns,
             Self::Event(record) => record.wall_ns,
             Self::Loss(loss) => loss.wall_ns,
             Self::End(wall_ns, _) => *wall_ns,
@@ -368,6 +370,7 @@ impl Player {
                 }
                 self.model.take(Item::Header(header));
             }
+            Entry::Policy(header) => self.model.take(Item::Policy(header)),
             Entry::Event(record) => self.model.take(Item::Event(record)),
             Entry::Loss(loss) => self.model.take(Item::Loss(loss)),
             Entry::End(_, told) => {

@@ -59,12 +59,21 @@ fn go_to(player: &mut Player, ns: i128) {
     assert!(player.approach(|| true));
 }
 
+/// What the start of the run would be by another policy.
+fn judged_by_another() -> Header {
+    Header {
+        policy: Some("other.toml".to_owned()),
+        ..header()
+    }
+}
+
 /// Runs one after the other, with gaps of any length, and clocks that are set back.
 fn entries() -> impl Strategy<Value = Vec<Entry>> {
     let gap_ms = prop_oneof![4 => 0..900_i64, 1 => -5_000..100_000_i64];
     let entry = prop_oneof![
         8 => record().prop_map(|record| Some(Entry::Event(record))),
         1 => Just(Some(Entry::Start(Box::new(header())))),
+        1 => Just(Some(Entry::Policy(Box::new(judged_by_another())))),
         1 => Just(Some(Entry::Loss(loss()))),
         1 => Just(Some(Entry::End(0, Told { seen: 7, filtered: 2, lost: 1 }))),
     ];
@@ -74,7 +83,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
             wall_ns += i128::from(gap_ms) * 1_000_000;
             let mut entry = entry?;
             match &mut entry {
-                Entry::Start(header) => header.wall_ns = wall_ns,
+                Entry::Start(header) | Entry::Policy(header) => header.wall_ns = wall_ns,
                 Entry::Event(record) => {
                     record.wall_ns = wall_ns;
                     record.event.id = id;
@@ -240,6 +249,21 @@ fn what_was_open_at_the_end_of_a_run_is_not_open_in_the_next_one() {
     assert_eq!((all, open), (3, 0));
     let open = player.model().connections();
     assert_eq!(open.filter(|row| row.state.is_open()).count(), 0);
+}
+
+/// Also where a jump goes back over the change.
+#[test]
+fn the_policy_is_that_of_the_time() {
+    let mut entries = events(3);
+    let mut other = judged_by_another();
+    other.wall_ns = NOON_NS + 4 * SECOND_NS;
+    entries.push(Entry::Policy(Box::new(other)));
+    let mut player = player(entries);
+    for (second, policy) in [(3, "policy.toml"), (5, "other.toml"), (3, "policy.toml")] {
+        go_to(&mut player, NOON_NS + second * SECOND_NS);
+        let header = player.model().header.as_ref().unwrap();
+        assert_eq!(header.policy.as_deref(), Some(policy));
+    }
 }
 
 #[test]
