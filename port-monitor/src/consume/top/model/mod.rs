@@ -7,7 +7,7 @@ mod strip;
 use std::collections::VecDeque;
 
 pub(crate) use self::{
-    groups::{Group, Groups, Key, Tally},
+    groups::{Group, Groups, Key, Tally, joined},
     strip::{SECONDS, Second, Strip},
 };
 use crate::{

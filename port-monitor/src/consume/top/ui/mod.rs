@@ -162,6 +162,15 @@ pub struct Rule {
     pub toml: String,
 }
 
+/// What a row of the remotes is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remotes {
+    /// An address.
+    Addresses,
+    /// A network of them.
+    Networks,
+}
+
 /// What the user looks at.
 pub struct Ui {
     pub(crate) view: View,
@@ -174,6 +183,8 @@ pub struct Ui {
     pub(crate) typing: Option<String>,
     pub(crate) only_violations: bool,
     pub(crate) shows_ended: bool,
+    /// What a row of the remotes is.
+    pub(crate) remotes: Remotes,
     pub(crate) overlay: Option<Overlay>,
     /// Rows by which the overlay is scrolled.
     pub(crate) scroll: u16,
@@ -220,6 +231,7 @@ impl Ui {
             typing: None,
             only_violations: false,
             shows_ended: false,
+            remotes: Remotes::Addresses,
             overlay: None,
             scroll: 0,
             is_paused: false,
@@ -375,6 +387,13 @@ impl Ui {
             Action::Ended => self.shows_ended = !self.shows_ended,
             Action::Violations => self.only_violations = !self.only_violations,
             Action::Reset => self.reset(),
+            Action::Networks => {
+                self.remotes = match self.remotes {
+                    Remotes::Addresses => Remotes::Networks,
+                    Remotes::Networks => Remotes::Addresses,
+                };
+                self.show(Some(View::Remotes));
+            }
             Action::View(number) => self.show(View::ALL.get(number).copied()),
             Action::NextView => self.show(Some(self.view.step(1))),
             Action::PreviousView => self.show(Some(self.view.step(View::ALL.len() - 1))),
@@ -449,6 +468,7 @@ impl Ui {
         self.set_filter(String::new());
         self.only_violations = false;
         self.shows_ended = false;
+        self.remotes = Remotes::Addresses;
         *self.list() = List::default();
     }
 
