@@ -55,4 +55,6 @@ mod tls;
 #[cfg(feature = "top")]
 mod top;
 #[cfg(feature = "top")]
+mod top_ends;
+#[cfg(feature = "top")]
 mod top_files;

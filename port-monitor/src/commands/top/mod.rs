@@ -1,5 +1,6 @@
 //! `port-monitor top`: the live view, of a run of its own or of the service's, or of a recording.
 
+mod ending;
 mod files;
 mod filter;
 mod replay;

@@ -42,7 +42,7 @@ use rustix::{
 use signal_hook::{consts::SIGTSTP, low_level::raise};
 
 use super::{
-    files,
+    ending, files,
     filter::find,
     replay::{Played, to_time},
     rules,
@@ -339,7 +339,10 @@ impl Drawing {
                 continue;
             };
             answer = Answer::Changed;
-            if matches!(input, Input::Key(Press::Enter | Press::Char('P'))) {
+            if matches!(
+                input,
+                Input::Key(Press::Enter | Press::Char('P') | Press::Ctrl('k'))
+            ) {
                 // What it is about is marked where keys before have moved it.
                 self.draw()?;
             }
@@ -364,6 +367,16 @@ impl Drawing {
             }
             (Wish::Propose(id, allows), _) => {
                 self.with_model(|ui, model| rules::propose(ui, model, id, allows));
+            }
+            (Wish::End(_), Source::Recording(_)) => {
+                self.ui
+                    .say("a recording: what was open then is not to be ended now".into());
+            }
+            (Wish::End(id), Source::Live(_)) => {
+                self.with_model(|ui, model| ending::ask(ui, model, id));
+            }
+            (Wish::Answer(asks @ (Asks::End(..) | Asks::EndReally(..)), text), _) => {
+                self.end_connection(&asks, &text);
             }
             (Wish::Keep(text), _) if !self.kept.contains(&text) => self.kept.push(text),
             (Wish::Answer(Asks::WhatIf, text), _) => {
@@ -392,6 +405,15 @@ impl Drawing {
         let zone = self.zone.clone();
         let exported = self.with_model(|ui, model| export(ui, model, form, &zone));
         files::write(&mut self.ui, asks, text, (&path, &exported));
+    }
+
+    fn end_connection(&mut self, asks: &Asks, text: &str) {
+        let Source::Live(shared) = &self.source else {
+            return;
+        };
+        let found = ending::found(&shared.lock(), asks);
+        let ended = ending::answered(&mut self.ui, found.as_ref(), asks, text);
+        shared.lock().count_ended(ended);
     }
 
     /// With what is shown.

@@ -48,7 +48,7 @@ pub use home::{BPF_FS_VARIABLE, HomeError};
 pub use host::HostPlaces;
 use lock::Lock;
 pub use removal::Left;
-pub use sockets::{OpenConnection, Sockets, open as open_connections, sockets};
+pub use sockets::{OpenConnection, Sockets, end_between, open as open_connections, sockets};
 use tables::Tables;
 pub use watch::Watch;
 

@@ -6,7 +6,10 @@ use std::{
     fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd as _, OwnedFd},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::Path,
     thread,
 };
@@ -113,6 +116,30 @@ pub(super) fn end(
     )
 }
 
+/// Ends the connections of one network namespace that have these ends, each of which is one
+/// socket; how many that were.
+pub fn end_between(
+    netns_ino: u32,
+    local: SocketAddr,
+    remote: SocketAddr,
+) -> Result<usize, EnforcerError> {
+    let is_it = |one: &OpenConnection| one.local == local && one.remote == remote;
+    let is_there = |namespace: &File| {
+        let ino = namespace.metadata().map(|found| found.ino());
+        ino.is_ok_and(|ino| ino == u64::from(netns_ino))
+    };
+    let ended = within_each(is_there, |diagnosis, sockets| {
+        let mut ended = Vec::new();
+        for connection in sockets.connections.into_iter().filter(is_it) {
+            if destroy(diagnosis, &connection)? {
+                ended.push(connection);
+            }
+        }
+        Ok(ended)
+    })?;
+    Ok(ended.len())
+}
+
 /// The TCP sockets of a network namespace, but for those that are over.
 #[derive(Debug, Default)]
 pub struct Sockets {
@@ -147,9 +174,17 @@ fn connections(
 fn everywhere<T: Send>(
     find: impl Fn(&OwnedFd, Sockets) -> io::Result<Vec<T>> + Sync,
 ) -> Result<Vec<T>, EnforcerError> {
+    within_each(|_| true, find)
+}
+
+/// What is found in each network namespace that is meant.
+fn within_each<T: Send>(
+    is_meant: impl Fn(&File) -> bool,
+    find: impl Fn(&OwnedFd, Sockets) -> io::Result<Vec<T>> + Sync,
+) -> Result<Vec<T>, EnforcerError> {
     let groups = cgroup_paths();
     let mut found = Vec::new();
-    for namespace in namespaces()? {
+    for namespace in namespaces()?.into_iter().filter(is_meant) {
         let of_one = || within(&namespace, &groups, &find);
         // A thread of its own moves; nothing else of the process does.
         let of_one = thread::scope(|scope| scope.spawn(of_one).join());

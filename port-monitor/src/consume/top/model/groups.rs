@@ -1,8 +1,8 @@
 //! Connections that have something in common: a process, a service, a remote address, a rule.
 
 use std::{
-    collections::HashMap,
-    net::IpAddr,
+    collections::{HashMap, hash_map::Entry},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::{AddAssign, SubAssign},
     sync::Arc,
 };
@@ -25,6 +25,8 @@ pub(crate) enum Key {
     Service(bool, Option<u16>),
     /// An address.
     Remote(IpAddr),
+    /// A network: its first address, and how long its prefix is.
+    Network(IpAddr, u8),
     /// A rule of the policy, or the default where it has no name; and whether it allows.
     Rule(Option<Arc<str>>, bool),
 }
@@ -83,6 +85,49 @@ pub(crate) struct Group {
     pub(crate) service: Option<&'static str>,
     /// Its last seconds; of rules alone.
     pub(crate) strip: Strip,
+}
+
+/// Networks as addresses are joined to them.
+const V4_PREFIX: u8 = 24;
+const V6_PREFIX: u8 = 64;
+
+/// The network that an address is joined to.
+pub(crate) fn network_of(ip: IpAddr) -> Key {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            Key::Network(Ipv4Addr::new(a, b, c, 0).into(), V4_PREFIX)
+        }
+        IpAddr::V6(ip) => {
+            let first = ip.to_bits() >> 64 << 64;
+            Key::Network(Ipv6Addr::from_bits(first).into(), V6_PREFIX)
+        }
+    }
+}
+
+/// Addresses joined to their networks.
+pub(crate) fn joined<'a>(remotes: impl Iterator<Item = &'a Group>) -> Vec<Group> {
+    let mut networks: HashMap<Key, Group> = HashMap::new();
+    for remote in remotes {
+        let Key::Remote(ip) = remote.key else {
+            continue;
+        };
+        let key = network_of(ip);
+        match networks.entry(key.clone()) {
+            Entry::Occupied(mut entry) => {
+                let network = entry.get_mut();
+                network.tally += remote.tally;
+                network.last_ns = network.last_ns.max(remote.last_ns);
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Group {
+                    key,
+                    ..remote.clone()
+                });
+            }
+        }
+    }
+    networks.into_values().collect()
 }
 
 /// The groups of one kind.
@@ -289,5 +334,30 @@ mod tests {
         assert!(groups.get(&Key::Process(Some((count, 0)))).is_some());
         assert_eq!(total(&groups).all, 1 + u64::from(count));
         assert_eq!(total(&groups).sent, 3 * (1 + u64::from(count)));
+    }
+
+    #[test]
+    fn addresses_are_joined_to_their_networks_with_all_that_they_count_for() {
+        let (record, mut groups) = (connected(), Groups::default());
+        let ips = [
+            "10.0.0.1",
+            "10.0.0.255",
+            "10.0.1.0",
+            "2001:db8::1",
+            "2001:db8::ffff:1",
+        ];
+        for ip in ips {
+            let key = Key::Remote(ip.parse().unwrap());
+            groups.recount((None, Tally::default()), (&key, ONE), &record);
+        }
+        let mut joined = joined(groups.iter());
+        joined.sort_by(|one, other| one.key.cmp(&other.key));
+        let joined = joined.iter().map(|network| match network.key {
+            Key::Network(first, prefix) => (format!("{first}/{prefix}"), network.tally.sent),
+            _ => panic!("{network:?}"),
+        });
+        let expected = [("10.0.0.0/24", 6), ("10.0.1.0/24", 3), ("2001:db8::/64", 6)];
+        let expected = expected.map(|(network, sent)| (network.to_owned(), sent));
+        assert_eq!(joined.collect::<Vec<_>>(), expected);
     }
 }

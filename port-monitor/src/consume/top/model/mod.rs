@@ -7,7 +7,7 @@ mod strip;
 use std::collections::VecDeque;
 
 pub(crate) use self::{
-    groups::{Group, Groups, Key, Tally},
+    groups::{Group, Groups, Key, Tally, joined},
     strip::{SECONDS, Second, Strip},
 };
 use crate::{
@@ -166,6 +166,8 @@ pub struct Model {
     /// By now, ns since the Unix epoch.
     pub(crate) now_ns: i128,
     events: u64,
+    /// Connections that were ended by a key.
+    pub(crate) ended_by_key: u64,
     /// Events that this view's queue had no room for.
     pub(crate) queue_full: u64,
     pub(crate) overview: Overview,
@@ -287,6 +289,17 @@ impl Model {
     /// What is known of the connection of this id.
     pub fn record(&self, id: u64) -> Option<&Record> {
         self.connection(id).map(|connection| &connection.record)
+    }
+
+    /// The connection of this id is open, as far as was told.
+    pub fn is_open(&self, id: u64) -> bool {
+        let connection = self.connection(id);
+        connection.is_some_and(|row| row.state.is_open() && !row.is_listener())
+    }
+
+    /// So many connections were ended by a key.
+    pub const fn count_ended(&mut self, count: u64) {
+        self.ended_by_key += count;
     }
 
     /// The policy file.

@@ -103,6 +103,17 @@ pub(crate) struct List {
     pub(crate) heading_row: u16,
 }
 
+impl List {
+    fn reverse(&mut self) {
+        self.is_reversed = !self.is_reversed;
+        self.held = None;
+    }
+
+    fn hold(&mut self) {
+        self.held = self.held.is_none().then(Vec::new);
+    }
+}
+
 /// A record that is looked for.
 pub type Wanted = Arc<dyn Fn(&Record) -> bool + Send + Sync>;
 
@@ -125,6 +136,8 @@ pub enum Wish {
     /// A rule for a connection, which allows it or not; `None` where that depends on what the
     /// policy says now.
     Propose(u64, Option<bool>),
+    /// The end of a connection.
+    End(u64),
     /// A text that is printed when the view is over.
     Keep(String),
 }
@@ -149,6 +162,15 @@ pub struct Rule {
     pub toml: String,
 }
 
+/// What a row of the remotes is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remotes {
+    /// An address.
+    Addresses,
+    /// A network of them.
+    Networks,
+}
+
 /// What the user looks at.
 pub struct Ui {
     pub(crate) view: View,
@@ -161,6 +183,8 @@ pub struct Ui {
     pub(crate) typing: Option<String>,
     pub(crate) only_violations: bool,
     pub(crate) shows_ended: bool,
+    /// What a row of the remotes is.
+    pub(crate) remotes: Remotes,
     pub(crate) overlay: Option<Overlay>,
     /// Rows by which the overlay is scrolled.
     pub(crate) scroll: u16,
@@ -207,6 +231,7 @@ impl Ui {
             typing: None,
             only_violations: false,
             shows_ended: false,
+            remotes: Remotes::Addresses,
             overlay: None,
             scroll: 0,
             is_paused: false,
@@ -346,14 +371,8 @@ impl Ui {
             Action::Suspend => return Some(Wish::Suspend),
             Action::Up => self.step(-1),
             Action::Down => self.step(1),
-            Action::PageUp => {
-                let page = self.page();
-                self.step(-page);
-            }
-            Action::PageDown => {
-                let page = self.page();
-                self.step(page);
-            }
+            Action::PageUp => self.page(-1),
+            Action::PageDown => self.page(1),
             Action::First => self.step(isize::MIN / 2),
             Action::Last => self.step(isize::MAX / 2),
             Action::Open => self.open(),
@@ -362,24 +381,29 @@ impl Ui {
             Action::DropTerm => self.drop_term(),
             Action::NextColumn => self.sort_by(1),
             Action::PreviousColumn => self.sort_by(-1),
-            Action::Reverse => {
-                let list = self.list();
-                list.is_reversed = !list.is_reversed;
-                list.held = None;
-            }
-            Action::Hold => {
-                let list = self.list();
-                list.held = list.held.is_none().then(Vec::new);
-            }
+            Action::Reverse => self.list().reverse(),
+            Action::Hold => self.list().hold(),
             Action::Pause => self.is_paused = !self.is_paused,
             Action::Ended => self.shows_ended = !self.shows_ended,
             Action::Violations => self.only_violations = !self.only_violations,
             Action::Reset => self.reset(),
+            Action::Networks => {
+                self.remotes = match self.remotes {
+                    Remotes::Addresses => Remotes::Networks,
+                    Remotes::Networks => Remotes::Addresses,
+                };
+                self.show(Some(View::Remotes));
+            }
             Action::View(number) => self.show(View::ALL.get(number).copied()),
             Action::NextView => self.show(Some(self.view.step(1))),
             Action::PreviousView => self.show(Some(self.view.step(View::ALL.len() - 1))),
             Action::StepOn | Action::StepBack | Action::Seconds(_) => {}
-            Action::Time | Action::Export | Action::Record | Action::Propose | Action::WhatIf => {
+            Action::Time
+            | Action::Export
+            | Action::Record
+            | Action::Propose
+            | Action::WhatIf
+            | Action::End => {
                 return self.begin(action);
             }
             Action::Faster => self.every = (self.every / 2).max(MOST_OFTEN),
@@ -417,8 +441,9 @@ impl Ui {
         self.overlay = None;
     }
 
-    fn page(&mut self) -> isize {
-        isize::try_from(self.list().page.saturating_sub(1).max(1)).unwrap_or(1)
+    fn page(&mut self, way: isize) {
+        let page = isize::try_from(self.list().page.saturating_sub(1).max(1)).unwrap_or(1);
+        self.step(way * page);
     }
 
     fn step(&mut self, by: isize) {
@@ -443,6 +468,7 @@ impl Ui {
         self.set_filter(String::new());
         self.only_violations = false;
         self.shows_ended = false;
+        self.remotes = Remotes::Addresses;
         *self.list() = List::default();
     }
 

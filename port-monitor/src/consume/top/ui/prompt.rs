@@ -22,6 +22,10 @@ pub enum Asks {
     Append(PathBuf),
     /// A connection that the policy is to judge.
     WhatIf,
+    /// Whether this connection is to end, told by its ends.
+    End(u64, String),
+    /// Whether it is to end although it is one of these.
+    EndReally(u64, &'static str),
 }
 
 impl Asks {
@@ -31,6 +35,8 @@ impl Asks {
             Self::Time => "go to the time".to_owned(),
             Self::Export => "write to FILE.json or FILE.csv".to_owned(),
             Self::Record => "record in FILE".to_owned(),
+            Self::End(_, ends) => format!("end {ends}? y"),
+            Self::EndReally(_, what) => format!("it is {what}. Write end to end it"),
             Self::WhatIf => "what if: out tcp ADDR:PORT [--user U]".to_owned(),
             Self::Overwrite(path) => format!("{} is there. Overwrite it? y", named(path)),
             Self::Append(path) => format!("{} is there. Append to it? y", named(path)),

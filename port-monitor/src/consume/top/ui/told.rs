@@ -79,6 +79,12 @@ impl Ui {
         }
     }
 
+    /// What is said.
+    #[cfg(test)]
+    pub(crate) fn said(&self) -> Option<&str> {
+        self.said.as_deref()
+    }
+
     /// What is asked.
     #[cfg(test)]
     pub(crate) fn asks(&self) -> Option<&Asks> {
@@ -139,6 +145,7 @@ impl Ui {
             (Action::Propose, Some(Overlay::Rule(rule))) => {
                 return Some(Wish::Propose(rule.id, Some(!rule.allows)));
             }
+            (Action::End, Some(Overlay::Detail(id))) => return Some(Wish::End(*id)),
             (Action::Propose, Some(Overlay::Detail(id))) => return Some(Wish::Propose(*id, None)),
             (Action::Export, Some(Overlay::Rule(rule))) => {
                 let toml = rule.toml.clone();
@@ -158,6 +165,10 @@ impl Ui {
                 self.say("Health has no rows: 1 to 6 choose a view that has".to_owned());
             }
             Action::Export => self.ask(Asks::Export),
+            Action::End => match self.list().marked {
+                Some(RowId::Connection(id)) => return Some(Wish::End(id)),
+                _ => self.say("choose a connection to end".to_owned()),
+            },
             Action::WhatIf => self.ask(Asks::WhatIf),
             Action::Propose => match self.list().marked {
                 Some(RowId::Connection(id)) => return Some(Wish::Propose(id, None)),

@@ -11,6 +11,7 @@ pub(super) fn filter_of(key: &Key) -> Option<String> {
         Key::Service(true, Some(port)) => format!("dir:out remote-port:{port} "),
         Key::Service(false, Some(port)) => format!("dir:in local-port:{port} "),
         Key::Remote(ip) => format!("remote:{} ", ip_of(*ip)),
+        Key::Network(first, prefix) => format!("remote:{first}/{prefix} "),
         Key::Rule(Some(rule), _) => format!("rule:{rule} "),
         Key::Rule(None, _) => "rule:default ".to_owned(),
         Key::Process(None) | Key::Service(_, None) => return None,

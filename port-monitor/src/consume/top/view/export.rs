@@ -2,7 +2,7 @@
 
 use jiff::tz::TimeZone;
 
-use super::{connection_sheet, groups_of, listener_sheet};
+use super::{connection_sheet, listener_sheet, with_groups};
 use crate::{
     base::sanitize::Escaped,
     consume::{
@@ -43,7 +43,7 @@ impl Form {
 }
 
 /// What a file gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Exported {
     /// Its text.
     pub text: Vec<u8>,
@@ -58,12 +58,14 @@ pub fn export(ui: &Ui, model: &Model, form: Form, zone: &TimeZone) -> Exported {
         View::Connections => connection_sheet(model, ui),
         View::Listeners => listener_sheet(model, ui),
         View::Processes | View::Services | View::Remotes | View::Policy | View::Health => {
-            let sheet = groups_of(ui.view, model, ui);
-            let rows = sheet.map_or_else(Vec::new, |sheet| sheet.in_order(list, model));
-            return Exported {
-                text: of_groups(ui.view, &rows, form, zone),
-                rows: rows.len(),
-            };
+            let exported = with_groups(ui.view, model, ui, |sheet| {
+                let rows = sheet.in_order(list, model);
+                Exported {
+                    text: of_groups(ui.view, &rows, form, zone),
+                    rows: rows.len(),
+                }
+            });
+            return exported.unwrap_or_default();
         }
     };
     let rows = connections.in_order(list, model);
@@ -173,6 +175,7 @@ fn facts(group: &Group) -> Vec<Fact> {
             text(group.service),
         ],
         Key::Remote(ip) => vec![Fact::text(Some(ip.to_canonical().to_string()))],
+        Key::Network(first, prefix) => vec![Fact::text(Some(format!("{first}/{prefix}")))],
         Key::Rule(rule, allows) => vec![
             text(Some(rule.as_deref().unwrap_or("(default)"))),
             text(Some(if *allows { "allow" } else { "deny" })),

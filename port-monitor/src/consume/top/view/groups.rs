@@ -162,13 +162,13 @@ pub(super) const REMOTES: &[Column<Group>] = &[
         [16, 24, 39],
         0,
         |group, _| match group.key {
-            Key::Remote(ip) => By::End(ip, 0),
+            Key::Remote(ip) | Key::Network(ip, _) => By::End(ip, 0),
             _ => By::Number(0),
         },
-        |cell, group, _| {
-            if let Key::Remote(ip) = group.key {
-                cell.ip(ip);
-            }
+        |cell, group, _| match group.key {
+            Key::Remote(ip) => cell.ip(ip),
+            Key::Network(first, prefix) => cell.display(&format_args!("{first}/{prefix}")),
+            _ => {}
         },
     ),
     OPEN,

@@ -93,6 +93,10 @@ pub(super) fn lines(model: &Model) -> Vec<String> {
             ));
         }
     }
+    if model.ended_by_key > 0 {
+        let ended = model.ended_by_key;
+        lines.push(format!("ended by Ctrl-K {ended} of them"));
+    }
     lines.push(format!(
         "of those that have ended, the last {ENDED_ROOM} are kept"
     ));

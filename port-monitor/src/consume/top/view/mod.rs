@@ -24,8 +24,8 @@ use ratatui::{
 use self::{sheet::Sheet, spark::spark};
 use super::{
     keys::KEYS,
-    model::{Group, GroupedBy, Mark, Model, SECONDS, Second},
-    ui::{List, Overlay, RowId, Ui, View},
+    model::{Group, GroupedBy, Mark, Model, SECONDS, Second, joined},
+    ui::{List, Overlay, Remotes, RowId, Ui, View},
 };
 use crate::{
     base::{sanitize::Escaped, time::LocalClock},
@@ -280,9 +280,9 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
         }
         View::Listeners => draw_listeners(screen, area, buffer, (ui, &mut list), model),
         View::Processes | View::Services | View::Remotes => {
-            if let Some(sheet) = groups_of(ui.view, model, ui) {
+            with_groups(ui.view, model, ui, |sheet| {
                 sheet.draw(screen, area, buffer, model, &mut list);
-            }
+            });
         }
         View::Policy => draw_policy(screen, area, buffer, (ui, &mut list), model),
         View::Health => {
@@ -342,8 +342,13 @@ fn listener_sheet<'m>(model: &'m Model, ui: &Ui) -> Sheet<'m, Connection<Mark>> 
     }
 }
 
-/// The groups that a view shows.
-fn groups_of<'m>(view: View, model: &'m Model, ui: &Ui) -> Option<Sheet<'m, Group>> {
+/// Has `take` take the groups that a view shows.
+fn with_groups<T>(
+    view: View,
+    model: &Model,
+    ui: &Ui,
+    take: impl FnOnce(Sheet<'_, Group>) -> T,
+) -> Option<T> {
     let (columns, usual, by) = match view {
         View::Processes => (groups::PROCESSES, 4, GroupedBy::Process),
         View::Services => (groups::SERVICES, 3, GroupedBy::Service),
@@ -351,7 +356,19 @@ fn groups_of<'m>(view: View, model: &'m Model, ui: &Ui) -> Option<Sheet<'m, Grou
         View::Policy => (groups::RULES, 2, GroupedBy::Rule),
         View::Connections | View::Listeners | View::Health => return None,
     };
-    Some(group_sheet(columns, usual, (model, by), ui))
+    let sheet = group_sheet(columns, usual, (model, by), ui);
+    if view == View::Remotes && ui.remotes == Remotes::Networks {
+        let networks = joined(sheet.rows.iter().map(|(_, group)| *group));
+        let rows = networks.iter();
+        let rows = rows.map(|group| (RowId::Group(group.key.clone()), group));
+        return Some(take(Sheet {
+            columns,
+            usual,
+            rows: rows.collect(),
+            looks: groups::looks,
+        }));
+    }
+    Some(take(sheet))
 }
 
 /// The groups of a kind. A filter keeps those that a connection is in which it keeps.
@@ -416,10 +433,10 @@ fn draw_policy(
         height: area.height - 1,
         ..area
     };
-    if below.height > 0
-        && let Some(sheet) = groups_of(View::Policy, model, ui)
-    {
-        sheet.draw(screen, below, buffer, model, list);
+    if below.height > 0 {
+        with_groups(View::Policy, model, ui, |sheet| {
+            sheet.draw(screen, below, buffer, model, list);
+        });
     }
 }
 

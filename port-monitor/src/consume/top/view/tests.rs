@@ -302,6 +302,32 @@ fn a_rule_lies_over_the_view_with_nothing_hostile_in_it() {
 }
 
 #[test]
+fn addresses_are_joined_to_networks_and_these_open_as_their_connections() {
+    let world = crowded();
+    for size in [(40, 12), (80, 24), (120, 40)] {
+        let mut ui = ui();
+        press(&mut ui, "N");
+        let name = format!("networks_{}x{}", size.0, size.1);
+        insta::assert_snapshot!(name, screen(&mut ui, &world, size));
+    }
+    let mut ui = ui();
+    press(&mut ui, "N");
+    screen(&mut ui, &world, (80, 24));
+    let rows = export(&ui, &world, Form::Csv, &TimeZone::UTC);
+    assert!(
+        String::from_utf8(rows.text)
+            .unwrap()
+            .contains("\n10.0.0.0/24,")
+    );
+    press(&mut ui, "\n");
+    assert_eq!(ui.filter, "remote:10.0.0.0/24 ");
+    press(&mut ui, "rN");
+    press(&mut ui, "N");
+    let shown = screen(&mut ui, &world, (80, 24));
+    assert!(!shown.contains("/24"), "{shown}");
+}
+
+#[test]
 fn a_click_on_the_bar_of_a_recording_is_a_time_and_elsewhere_none() {
     let world = small();
     let mut ui = ui();
