@@ -100,8 +100,8 @@ pub(super) fn full_speed(lab: &Lab, backend: &str, connections: u64) -> Result<V
     )))
 }
 
-/// Likewise, where each packet interrupts whatever runs on either CPU, also a program in the
-/// middle of what it does for a thread.
+/// Of very many connections each has all its events, where each packet interrupts whatever runs
+/// on either CPU, also a program in the middle of what it does for a thread.
 pub(super) fn steered(lab: &Lab, backend: Backend) -> Result<Verdict> {
     places::steer_packets("3")?;
     let verdict = full_speed(lab, backend.name(), 20_000);
