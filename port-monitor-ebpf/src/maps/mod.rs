@@ -83,8 +83,8 @@ pub(crate) static LET_GO: LruHashMap<ListenerKey, LetGo> = LruHashMap::with_max_
 #[map(name = "pm_closers")]
 pub(crate) static CLOSERS: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
 
-/// The sockets whose handshake `pm_remote_tp` has seen complete, with what tells one at the
-/// same address later apart. The last ones.
+/// The sockets whose handshake `pm_before_rt` or `pm_remote_tp` has seen complete, with what
+/// tells one at the same address later apart. The last ones.
 #[map(name = "pm_established")]
 pub(crate) static ESTABLISHED: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4_096, 0);
 

@@ -185,11 +185,11 @@ fn flatten(fields: &mut BTreeMap<String, Value>, path: String, value: Value) {
 /// Why events were lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Losses {
-    ring_full: u64,
-    program_skipped: u64,
-    undecodable: u64,
-    output_slow: u64,
-    owner_late: u64,
+    pub(crate) ring_full: u64,
+    pub(crate) program_skipped: u64,
+    pub(crate) undecodable: u64,
+    pub(crate) output_slow: u64,
+    pub(crate) owner_late: u64,
 }
 
 /// The final account of a run.
