@@ -97,6 +97,8 @@ fn decides(proposal: &Proposal, facts: &Facts<'_>, action: Action, env: &dyn Env
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -128,6 +130,21 @@ mod tests {
         }
         let rule = proposed(&sample::listening(), Action::Deny).unwrap();
         assert!(rule.toml.contains("direction = \"listen\"") && !rule.toml.contains("from"));
+    }
+
+    /// What no policy can ask for, or what would not decide, is left out of the rule; and where
+    /// nothing is left, there is none.
+    #[test]
+    fn what_does_not_decide_is_not_proposed() {
+        let record = sample::violation();
+        let mut facts = Facts::of(&record.event, &record.process, record.wall_ns);
+        facts.unit = None;
+        facts.exe = Some(Path::new("bin/curl"));
+        let rule = propose(&facts, Action::Allow, &Host).unwrap();
+        assert!(!rule.toml.contains("exe ="), "{}", rule.toml);
+        assert!(rule.toml.contains("user ="), "{}", rule.toml);
+        facts.service_port = 0;
+        assert_eq!(propose(&facts, Action::Allow, &Host), None);
     }
 
     proptest! {

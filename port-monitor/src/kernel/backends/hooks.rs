@@ -117,7 +117,7 @@ pub(super) const TRACEPOINT_PREEMPTIBLE: [Hook; 4] = [
 
 pub(super) const OUTCOME: Hook = required("pm_outcome_rt", STATE);
 
-/// What softirqs do in the middle of the other programs there.
+/// What softirqs do in the middle of [`OUTCOME`].
 pub(super) const AGAIN: Hook = required("pm_again_rt", STATE);
 
 /// What is skipped while a preempted task is in the middle of each of them: a perf event
