@@ -319,6 +319,9 @@ impl Drawing {
             }
         };
         ui.set_recorded(shared.recording());
+        if let Some(ended) = shared.ended_recording() {
+            ui.say(files::ended(&ended));
+        }
         let live = shared.lock();
         if !ui.is_paused() {
             self.frozen = None;
@@ -388,11 +391,7 @@ impl Drawing {
             (Wish::Answer(Asks::WhatIf, text), _) => {
                 self.with_model(|ui, model| rules::what_if(ui, model, text));
             }
-            (Wish::EndRecording, Source::Live(shared)) => {
-                if let Some(ended) = shared.end_recording() {
-                    self.ui.say(files::ended(&ended));
-                }
-            }
+            (Wish::EndRecording, Source::Live(shared)) => shared.end_recording(),
             (Wish::Answer(asks @ (Asks::Record | Asks::Append(_)), text), Source::Live(shared)) => {
                 files::record(shared, &mut self.ui, asks, text);
             }
