@@ -8,6 +8,7 @@ use crate::events::record::Item;
 pub mod alert;
 pub mod consumer;
 pub mod consumers;
+pub mod counted;
 mod endpoint;
 pub mod export;
 pub mod fan_out;

@@ -423,7 +423,7 @@ pub struct Summary {
     pub not_ours: u64,
     /// What failed in the kernel.
     pub failures: Vec<Failed>,
-    /// By hook; of events that a service tells, by one of that name.
+    /// By hook; of events that a service or the live view tells, by one of that name.
     pub hooks: Vec<(&'static str, HookCount)>,
     /// Records read from the ring.
     pub received: u64,

@@ -1,6 +1,7 @@
 //! `port-monitor top` on a real terminal, under a shell with job control.
 
 use std::{
+    fs,
     io::Write as _,
     net::{TcpListener, TcpStream},
     path::Path,
@@ -83,6 +84,26 @@ fn top_that_is_ended_from_elsewhere_leaves_a_clean_terminal() {
     kill_process(pid, Signal::TERM).unwrap();
     terminal.sees("ready>");
     assert_eq!(terminal.assert_clean(&settings), "0.");
+}
+
+/// As a shell starts it that wants its signals ignored: a key is none.
+#[test]
+fn top_ends_by_a_key_where_signals_are_ignored() {
+    let recording = tempfile::NamedTempFile::new().unwrap();
+    fs::write(recording.path(), include_str!("../data/schema-2.jsonl")).unwrap();
+    let mut terminal = Terminal::new();
+    let settings = terminal.settings();
+    terminal.types("trap '' TERM INT HUP\n");
+    for (args, key) in [
+        (own(), "q"),
+        (own(), "\x03"),
+        (format!("--replay {}", recording.path().display()), "q"),
+    ] {
+        terminal.program(&args);
+        terminal.types(key);
+        terminal.sees("ready>");
+        assert_eq!(terminal.assert_clean(&settings), "0.", "{args}");
+    }
 }
 
 /// As where an ssh connection is cut.

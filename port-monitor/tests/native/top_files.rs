@@ -131,7 +131,11 @@ fn top_writes_what_it_shows_and_records_what_comes() {
     let mut terminal = Terminal::new();
     let settings = terminal.settings();
     let in_dir = |name: &str| terminal.dir.path().join(name);
-    let (rows, run) = (in_dir("rows.csv"), in_dir("run.jsonl"));
+    let (rows, run, other) = (
+        in_dir("rows.csv"),
+        in_dir("run.jsonl"),
+        in_dir("other.jsonl"),
+    );
     terminal.program(&format!("--pid {} --color never", std::process::id()));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -164,24 +168,69 @@ fn top_writes_what_it_shows_and_records_what_comes() {
     });
     terminal.types("R");
     terminal.sees("run.jsonl has ");
+    // The next one ends with the view.
+    terminal.types(&format!("R{}\r", other.display()));
+    terminal.sees_that("what is open in the recording", |screen| {
+        screen.contains("  RECORDING ") && !screen.contains("  RECORDING 0")
+    });
+    let before_port = before.local_addr().unwrap().port();
     drop((before, during));
     terminal.types("q");
     assert_eq!(terminal.assert_clean(&settings), "0.");
-    let text = fs::read_to_string(&run).unwrap();
-    let lines: Vec<Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!(lines[0]["event"]["action"], "start");
-    let connected =
-        |line: &&Value| line["event"]["action"] == "connected" && line["source"]["port"] == own;
-    assert_eq!(lines.iter().filter(connected).count(), 1, "{text}");
+    let lines = recorded(&run);
+    let of = |action: &str, own: u16| {
+        let is_it =
+            |line: &&Value| line["event"]["action"] == action && line["source"]["port"] == own;
+        lines.iter().filter(is_it).count()
+    };
+    assert_eq!(of("connected", own), 1, "{lines:?}");
+    // What was open by then, once for each of its ends.
+    assert_eq!(
+        (of("preexisting", before_port), of("connected", before_port)),
+        (2, 0)
+    );
+    assert!(recorded(&other).len() > 3);
+    // Nothing says that it lacks something.
+    let learned = Command::new(env!("CARGO_BIN_EXE_port-monitor"))
+        .args(["policy", "learn"])
+        .arg(&run)
+        .output()
+        .unwrap();
+    let learned = String::from_utf8(learned.stdout).unwrap();
+    assert!(
+        learned.contains("rule") && !learned.contains("no summary"),
+        "{learned}"
+    );
     // And it can be played.
     terminal.program(&format!("--replay {} --color never", run.display()));
     terminal.types("T100%\r");
     terminal.sees(&format!(":{port}"));
+    terminal.types("7");
+    terminal.sees("the run then  had seen ");
     terminal.types("q");
     assert_eq!(terminal.assert_clean(&settings), "0.");
+}
+
+/// The lines of a recording, which begins and ends as one does, with an account of just these.
+fn recorded(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["event"]["action"], "start", "{text}");
+    let account = &lines.last().unwrap()["port_monitor"];
+    let told = |line: &&Value| line["event"]["dataset"] == "port_monitor.connection";
+    assert_eq!(
+        account["shown"],
+        lines.iter().filter(told).count(),
+        "{text}"
+    );
+    assert_eq!(
+        (&account["lost"], &account["adds_up"]),
+        (&json!(0), &json!(true))
+    );
+    lines
 }
 
 /// The text that a rule is printed as is a policy, and decides the connection.

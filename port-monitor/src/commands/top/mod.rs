@@ -162,8 +162,9 @@ async fn live(args: &Args) -> Result<ExitCode, Failure> {
         ..watch::header(&kernel, args.policy.as_deref(), wall_ns)
     };
     pipeline.consumers().begin(&header);
+    let stop = signals.stop();
     let session = Session::new(None, kernel, records, pipeline, None, signals)?;
-    let screen = Screen::open(Source::Live(shared), args.color)?;
+    let screen = Screen::open(Source::Live(shared), args.color, stop)?;
     let ended = session.tell_progress(Some(LOOK)).run().await;
     let closed = screen.close();
     let summary = ended?;
@@ -183,8 +184,9 @@ async fn attached(args: &Args, path: &Path) -> Result<ExitCode, Failure> {
     let shared = Shared::default();
     let (consumers, _) = consumers(&shared)?;
     let signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
+    let stop = signals.stop();
     let attendance = Attendance::begin(path, filters, consumers, signals, None)?;
-    let screen = Screen::open(Source::Live(shared), args.color)?;
+    let screen = Screen::open(Source::Live(shared), args.color, stop)?;
     let ended = attendance.run().await;
     let closed = screen.close();
     let (end, _) = ended?;

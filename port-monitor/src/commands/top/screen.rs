@@ -36,7 +36,6 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
     io::Errno,
-    process::{Signal, getpid, kill_process},
     stdio::dup2_stderr,
 };
 use signal_hook::{consts::SIGTSTP, low_level::raise};
@@ -52,6 +51,7 @@ use crate::{
         exit_code::{ExitCode, Failure, OrExit as _},
         zone,
     },
+    commands::watch::stop::Stop,
     consume::{
         lines::color::ColorWhen,
         top::{
@@ -84,8 +84,9 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Takes the terminal, and shows there what `source` has.
-    pub(super) fn open(source: Source, color: ColorWhen) -> Result<Self, Failure> {
+    /// Takes the terminal, and shows there what `source` has. Where somebody there wants no more,
+    /// or it is gone, it asks `stop` for the end.
+    pub(super) fn open(source: Source, color: ColorWhen, stop: Stop) -> Result<Self, Failure> {
         let has_color = color.enabled(true, |name| env::var_os(name));
         let aside = Aside::begin().or_exit(ExitCode::OutputFailed)?;
         let terminal = match enter() {
@@ -109,14 +110,17 @@ impl Screen {
             frozen: None,
             kept: Vec::new(),
         };
-        let leaving = Leaving(Arc::clone(&close));
+        let leaving = Leaving {
+            close: Arc::clone(&close),
+            stop,
+        };
         let (end, ended) = channel();
         thread::Builder::new()
             .name("screen".to_owned())
             .spawn(move || {
                 let leaving = leaving;
                 // Where the terminal is gone, so is what there is to tell.
-                let _ = drawing.run(&leaving.0);
+                let _ = drawing.run(&leaving.close);
                 // Whoever waits for the end may end the process at once.
                 drop(leaving);
                 // Nobody waits for it any more where it took too long.
@@ -156,14 +160,16 @@ impl Screen {
 
 /// However the thread that draws ends, by a panic too, the terminal is given back, and so does
 /// the run end.
-struct Leaving(Arc<AtomicBool>);
+struct Leaving {
+    close: Arc<AtomicBool>,
+    stop: Stop,
+}
 
 impl Drop for Leaving {
     fn drop(&mut self) {
         leave();
-        if !self.0.load(Ordering::Relaxed) {
-            // An orderly end, as Ctrl-C asks for where no screen is.
-            let _ = kill_process(getpid(), Signal::TERM);
+        if !self.close.load(Ordering::Relaxed) {
+            self.stop.ask();
         }
     }
 }
@@ -313,6 +319,9 @@ impl Drawing {
             }
         };
         ui.set_recorded(shared.recording());
+        if let Some(ended) = shared.ended_recording() {
+            ui.say(files::ended(&ended));
+        }
         let live = shared.lock();
         if !ui.is_paused() {
             self.frozen = None;
@@ -382,11 +391,7 @@ impl Drawing {
             (Wish::Answer(Asks::WhatIf, text), _) => {
                 self.with_model(|ui, model| rules::what_if(ui, model, text));
             }
-            (Wish::EndRecording, Source::Live(shared)) => {
-                if let Some(ended) = shared.end_recording() {
-                    self.ui.say(files::ended(&ended));
-                }
-            }
+            (Wish::EndRecording, Source::Live(shared)) => shared.end_recording(),
             (Wish::Answer(asks @ (Asks::Record | Asks::Append(_)), text), Source::Live(shared)) => {
                 files::record(shared, &mut self.ui, asks, text);
             }

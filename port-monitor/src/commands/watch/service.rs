@@ -31,12 +31,13 @@ use crate::{
     consume::{
         FanOut,
         consumer::{END_GRACE, Stats},
+        counted::Counted,
         lines::json::record::{Records, loss, policy},
         socket,
     },
     events::{
         compat::{Read, read},
-        record::{HookCount, Loss, LossCause, Summary},
+        record::Summary,
         wire::Line,
     },
     host::clock::{self, WallClock},
@@ -152,21 +153,6 @@ struct Story {
     consumers: FanOut,
     counted: Counted,
     is_over: bool,
-}
-
-/// What was told.
-#[derive(Clone, Copy, Debug, Default)]
-struct Counted {
-    events: u64,
-    filtered: u64,
-    /// Events that this version does not know.
-    unknown: u64,
-    /// Losses before, by their causes.
-    ring_full: u64,
-    skipped: u64,
-    too_slow: u64,
-    undecodable: u64,
-    owner_late: u64,
 }
 
 impl End {
@@ -361,59 +347,16 @@ impl Story {
     fn finish(mut self, duration: Duration) -> Result<Summary, Failure> {
         let consumers = self.consumers.accounts(END_GRACE);
         self.check();
-        let shown = consumers.first().map(|(_, account)| account.clone());
-        let shown = shown.unwrap_or_default();
-        let counted = self.counted;
-        let hook = counted.hook();
-        let hidden = counted.filtered + shown.hidden;
-        let summary = Summary {
-            wall_ns: now_ns(),
-            duration,
-            looks: hook.hit,
-            not_ours: 0,
-            failures: Vec::new(),
-            hooks: vec![("service", hook)],
-            received: counted.events,
-            undecodable: counted.undecodable + counted.unknown,
-            hidden,
-            shown: shown.taken,
-            lost_at_output: counted.too_slow + shown.dropped.total(),
-            unowned: counted.owner_late,
-            consumers,
-            violations: self.consumers.shown().violations(),
-            accept_preattach: 0,
-            command_status: None,
-        };
+        let violations = self.consumers.shown().violations();
+        let ended = (now_ns(), duration);
+        let summary = self
+            .counted
+            .summary("service", ended, consumers, violations);
         match self.consumers.end(&summary) {
             Err(error) if error.exit_code() != ExitCode::Ok => {
                 Err(Failure::new(error.exit_code(), error))
             }
             _ => Ok(summary),
-        }
-    }
-}
-
-impl Counted {
-    fn lose(&mut self, loss: &Loss) {
-        let counter = match loss.cause {
-            LossCause::RingFull => &mut self.ring_full,
-            LossCause::ProgramSkipped => &mut self.skipped,
-            LossCause::OutputSlow => &mut self.too_slow,
-            LossCause::Undecodable => &mut self.undecodable,
-            LossCause::OwnerLate => &mut self.owner_late,
-        };
-        *counter += loss.lost;
-    }
-
-    /// The service as a hook: what it has seen since this client joined it.
-    const fn hook(&self) -> HookCount {
-        let submitted = self.events + self.too_slow + self.undecodable + self.owner_late;
-        HookCount {
-            hit: submitted + self.ring_full,
-            filtered: 0,
-            reserve_failed: self.ring_full,
-            submitted,
-            skipped: self.skipped,
         }
     }
 }
@@ -430,7 +373,7 @@ mod tests {
         lines::{json::Json, sample},
         output::writer::Output,
     };
-    use crate::events::record::Item;
+    use crate::events::record::{Item, Loss, LossCause};
 
     /// What a service tells.
     fn told(items: &[Item<'_>]) -> Vec<u8> {

@@ -11,7 +11,10 @@ use std::{
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
-    sync::oneshot::{self, Receiver, Sender},
+    sync::{
+        Notify,
+        oneshot::{self, Receiver, Sender},
+    },
 };
 
 use crate::{
@@ -21,13 +24,28 @@ use crate::{
     kernel::{Kernel, Records, SelfTest, Settings},
 };
 
-/// SIGINT (Ctrl-C), SIGTERM and SIGHUP.
+/// SIGINT (Ctrl-C), SIGTERM and SIGHUP, and the wish of a part of this program.
 #[derive(Debug)]
 pub(in crate::commands) struct StopSignals {
     interrupt: Heeded,
     terminate: Heeded,
     hangup: Heeded,
     on_hangup: OnHangup,
+    own: Arc<Notify>,
+}
+
+/// Asks for the orderly end from within. A signal would not do: whoever started us may want it
+/// ignored.
+#[cfg(feature = "top")]
+#[derive(Clone, Debug)]
+pub(in crate::commands) struct Stop(Arc<Notify>);
+
+#[cfg(feature = "top")]
+impl Stop {
+    /// Asks once, whether or not somebody waits for it by now.
+    pub(in crate::commands) fn ask(&self) {
+        self.0.notify_one();
+    }
 }
 
 /// What a signal asks for.
@@ -54,7 +72,14 @@ impl StopSignals {
             terminate: heed(SignalKind::terminate())?,
             hangup: heed(SignalKind::hangup())?,
             on_hangup,
+            own: Arc::default(),
         })
+    }
+
+    /// What asks for the end from within.
+    #[cfg(feature = "top")]
+    pub(in crate::commands) fn stop(&self) -> Stop {
+        Stop(Arc::clone(&self.own))
     }
 
     /// Waits for one of them. Cancel-safe.
@@ -64,8 +89,10 @@ impl StopSignals {
             terminate,
             hangup,
             on_hangup,
+            own,
         } = self;
         tokio::select! {
+            () = own.notified() => Wish::Stop,
             () = heard(interrupt) => Wish::Stop,
             () = heard(terminate) => Wish::Stop,
             () = heard(hangup) => match on_hangup {

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque, hash_map::Entry};
 
-use port_monitor_common::event::OwnerSource;
+use port_monitor_common::{event::OwnerSource, tcp_state::TcpState};
 
 use crate::events::{
     decode::{Action, Owner},
@@ -144,6 +144,30 @@ impl<M> Connection<M> {
     /// It is a listener.
     pub const fn is_listener(&self) -> bool {
         self.record.event.action.is_listener()
+    }
+
+    /// As somebody tells of it who begins at this time, ns since the Unix epoch; `None` where
+    /// nothing more is expected of it.
+    pub fn as_found(&self, wall_ns: i128) -> Option<Record> {
+        let mut record = self.record.clone();
+        let event = &mut record.event;
+        let state = match (self.state, event.action) {
+            (_, Action::Preexisting { state, .. }) => state,
+            _ if self.is_listener() => TcpState::LISTEN,
+            (State::Attempted, _) => TcpState::SYN_SENT,
+            _ => TcpState::ESTABLISHED,
+        };
+        if !self.state.is_open() {
+            return None;
+        }
+        event.action = Action::Preexisting {
+            direction: event.direction(),
+            state,
+        };
+        let later_ns = u64::try_from(wall_ns - record.wall_ns).unwrap_or(0);
+        event.ts_ns = event.ts_ns.saturating_add(later_ns);
+        record.wall_ns = record.wall_ns.max(wall_ns);
+        Some(record)
     }
 
     fn merge(&mut self, record: &Record) {

@@ -313,3 +313,35 @@ proptest! {
         prop_assert_eq!(joined, fed);
     }
 }
+
+#[test]
+fn what_is_open_is_found_as_far_as_it_has_come_and_nothing_else() {
+    let found = |action: Action| {
+        let record = at(&connected(), 3, action);
+        let found = Connection::<()>::new(&record).as_found(NOON_NS + 10_000_000)?;
+        assert_eq!(found.wall_ns, NOON_NS + 10_000_000);
+        assert_eq!(found.event.ts_ns, record.event.ts_ns + 7_000_000);
+        assert_eq!((found.event.id, &found.process), (42, &record.process));
+        let Action::Preexisting { direction, state } = found.event.action else {
+            panic!("{found:?}");
+        };
+        Some((direction, state))
+    };
+    let out = Direction::Outbound;
+    let handshake_us = None;
+    assert_eq!(found(Action::Connect), Some((out, TcpState::SYN_SENT)));
+    let open = Some((out, TcpState::ESTABLISHED));
+    assert_eq!(found(Action::Connected { handshake_us }), open);
+    let inbound = Direction::Inbound;
+    let open = Some((inbound, TcpState::ESTABLISHED));
+    assert_eq!(found(Action::Accept), open);
+    assert_eq!(found(Action::Listen), Some((inbound, TcpState::LISTEN)));
+    // What the kernel has told of it stays.
+    let state = TcpState::CLOSE_WAIT;
+    let direction = out;
+    let older = Action::Preexisting { direction, state };
+    assert_eq!(found(older), Some((out, state)));
+    assert_eq!(found(Action::Unlisten), None);
+    assert_eq!(found(Action::Failed { errno: None }), None);
+    assert_eq!(found(ended(out, None)), None);
+}

@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use self::recorder::Recorder;
+use self::recorder::{Board, Recorder};
 pub use self::{
     keys::{Input, Press},
     model::{Model, Told},
@@ -36,7 +36,7 @@ pub struct Shared(Arc<Known>);
 #[derive(Default)]
 struct Known {
     model: Mutex<Model>,
-    recorder: Recorder,
+    board: Board,
 }
 
 impl fmt::Debug for Shared {
@@ -51,34 +51,42 @@ impl Shared {
         self.0.model.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records all that is told from now on at `path`, as JSON lines.
+    /// Has what is open now, and all that is told from now on, recorded at `path` as JSON lines.
     pub fn begin_recording(&self, path: &Path) -> Result<(), Failure> {
-        let header = recorder::header(&self.lock());
-        self.0.recorder.begin(path, header)
+        self.0.board.begin(path)
     }
 
-    /// Records no more; how the recording stood.
-    pub fn end_recording(&self) -> Option<Recorded> {
-        self.0.recorder.end()
+    /// Has the recording ended, as soon as it is known what it lacks.
+    pub fn end_recording(&self) {
+        self.0.board.end();
     }
 
     /// How the recording stands, while there is one.
     pub fn recording(&self) -> Option<Recorded> {
-        self.0.recorder.stands()
+        self.0.board.stands()
+    }
+
+    /// How a recording stood that has ended since this was asked.
+    pub fn ended_recording(&self) -> Option<Recorded> {
+        self.0.board.ended()
     }
 }
 
 /// The consumer that keeps the model up to date.
-#[derive(Debug)]
 pub struct Top {
     shared: Shared,
     needs: Needs,
+    recorder: Recorder,
 }
 
 impl Top {
     /// Keeps `shared` up to date, by events that meet `needs`.
-    pub const fn new(shared: Shared, needs: Needs) -> Self {
-        Self { shared, needs }
+    pub fn new(shared: Shared, needs: Needs) -> Self {
+        Self {
+            shared,
+            needs,
+            recorder: Recorder::default(),
+        }
     }
 }
 
@@ -92,12 +100,12 @@ impl Consumer for Top {
     }
 
     fn take(&mut self, item: Item<'_>) {
-        self.shared.0.recorder.take(item);
+        self.recorder.take(&self.shared, item);
         self.shared.lock().take(item);
     }
 
     fn tick(&mut self, stats: &Stats) {
-        self.shared.0.recorder.tick(stats);
+        self.recorder.tick(&self.shared, stats);
         self.shared.lock().tick(stats);
     }
 

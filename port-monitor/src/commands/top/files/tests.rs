@@ -2,11 +2,13 @@
 
 use std::{fs, sync::Arc};
 
+use rustix::fs::{CWD, Mode, mkfifoat};
+
 use super::*;
 use crate::{
     consume::{
         consumer::{Consumer as _, Needs, Stats},
-        lines::sample::{connected, header, violation},
+        lines::sample::{NOON_NS, closed, connected, header, summary, violation},
         top::{Input, Press, Top, Wish},
     },
     events::record::{Item, Record},
@@ -85,45 +87,130 @@ fn begin(shared: &Shared, ui: &mut Ui, path: &Path, word: Option<&str>) {
     ui.set_recorded(shared.recording());
 }
 
-#[test]
-fn a_recording_has_what_came_between_its_beginning_and_its_end() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("run.jsonl");
-    let (shared, mut ui) = (Shared::default(), ui());
+/// A view that knows of a connection, and has lost five events.
+fn view() -> (Shared, Top) {
+    let shared = Shared::default();
     let mut top = Top::new(shared.clone(), Needs::EVENTS);
     top.take(Item::Header(&header()));
     top.take(Item::Event(&connected()));
-    let lost = |queue_full| Stats {
+    top.tick(&lost(5));
+    (shared, top)
+}
+
+fn lost(queue_full: u64) -> Stats {
+    Stats {
+        wall_ns: NOON_NS,
         queue_full,
         ..Stats::default()
-    };
-    top.tick(&lost(5));
+    }
+}
+
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(path).unwrap();
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn actions(lines: &[serde_json::Value]) -> Vec<&str> {
+    let actions = lines.iter().map(|line| line["event"]["action"].as_str());
+    actions.map(Option::unwrap).collect()
+}
+
+#[test]
+fn a_recording_has_what_is_open_what_comes_and_its_own_account() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run.jsonl");
+    let ((shared, mut top), mut ui) = (view(), ui());
     begin(&shared, &mut ui, &path, None);
-    // What was lost before is missing from nothing.
-    top.tick(&lost(5));
-    top.take(Item::Event(&violation()));
+    assert_eq!(shared.recording().unwrap().taken, 0);
+    let mut other = violation();
+    other.event.id = 7;
+    top.take(Item::Event(&other));
     top.tick(&lost(7));
+    let stands = shared.recording().unwrap();
+    assert_eq!((stands.taken, stands.missing), (2, 2));
+    let mut end = closed();
+    end.event.id = connected().event.id;
+    top.take(Item::Event(&end));
     assert_eq!(typed(&mut ui, "R"), Some(Wish::EndRecording));
-    let ended = shared.end_recording().unwrap();
+    shared.end_recording();
     ui.set_recorded(shared.recording());
-    assert_eq!((ended.taken, ended.missing, &ended.error), (1, 0, &None));
+    assert_eq!((shared.recording(), shared.ended_recording()), (None, None));
+    // What is lost until the end is known is missing too.
+    top.tick(&lost(8));
+    let ended = shared.ended_recording().unwrap();
+    assert_eq!((ended.taken, ended.missing, &ended.error), (3, 3, &None));
+    assert_eq!(shared.ended_recording(), None);
     top.take(Item::Event(&connected()));
-    let text = fs::read_to_string(&path).unwrap();
-    let actions: Vec<_> = text
-        .lines()
-        .map(|line| {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            line["event"]["action"].as_str().unwrap().to_owned()
-        })
-        .collect();
-    assert_eq!(actions, ["start", "failed", "loss"]);
-    assert!(text.contains("\"lost\":2"), "{text}");
-    // Behind what is there another one comes after a word alone.
+    let lines = lines(&path);
+    let expected = [
+        "start",
+        "preexisting",
+        "failed",
+        "loss",
+        "close",
+        "loss",
+        "summary",
+    ];
+    assert_eq!(actions(&lines), expected);
+    assert_eq!(lines[1]["port_monitor"]["state"], "established");
+    assert_eq!(
+        lines[1]["port_monitor"]["id"],
+        lines[4]["port_monitor"]["id"]
+    );
+    assert_eq!(lines[1]["process"]["pid"], lines[4]["process"]["pid"]);
+    let account = &lines[6]["port_monitor"];
+    let counts = ["seen", "shown", "filtered", "lost", "violations"].map(|name| &account[name]);
+    assert_eq!(counts, [6, 3, 0, 3, 1]);
+    assert_eq!(account["adds_up"], true);
+}
+
+#[test]
+fn a_recording_behind_another_one_comes_after_a_word_and_ends_with_the_view() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("run.jsonl");
+    let ((shared, mut top), mut ui) = (view(), ui());
+    fs::write(&path, "").unwrap();
     begin(&shared, &mut ui, &path, Some("n"));
     assert_eq!(shared.recording(), None);
+    // Begun and ended before anything was told.
     begin(&shared, &mut ui, &path, Some("y"));
-    top.take(Item::Event(&connected()));
-    drop(shared.end_recording());
-    let text = fs::read_to_string(&path).unwrap();
-    assert_eq!(text.lines().count(), 5);
+    shared.end_recording();
+    ui.set_recorded(shared.recording());
+    begin(&shared, &mut ui, &path, Some("y"));
+    top.tick(&lost(5));
+    assert!(shared.recording().is_some());
+    // The account of the whole run is another one.
+    top.take(Item::Summary(&summary()));
+    let lines = lines(&path);
+    let expected = ["start", "preexisting", "summary"].repeat(2);
+    assert_eq!(actions(&lines), expected);
+    assert_eq!(lines[5]["port_monitor"]["seen"], 1);
+    assert_eq!(shared.ended_recording().unwrap().taken, 1);
+}
+
+/// Whoever draws goes on where the file takes nothing.
+#[test]
+fn a_recording_into_a_pipe_that_nobody_reads_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pipe");
+    mkfifoat(CWD, &path, Mode::RUSR | Mode::WUSR).unwrap();
+    let (shared, mut top) = view();
+    shared.begin_recording(&path).ok().unwrap();
+    let (done, goes_on) = std::sync::mpsc::channel();
+    let taker = std::thread::spawn(move || {
+        for _ in 0..2_000 {
+            top.take(Item::Event(&connected()));
+        }
+        done.send(()).unwrap();
+    });
+    let soon = std::time::Duration::from_secs(1);
+    assert!(goes_on.recv_timeout(soon).is_err(), "nobody took it");
+    assert!(shared.recording().is_some());
+    shared.end_recording();
+    assert!(shared.lock().events() > 0);
+    drop(fs::File::open(&path).unwrap());
+    taker.join().unwrap();
 }

@@ -61,7 +61,8 @@ pub(super) async fn run(
     let player = Player::new(recording);
     let player = player.ok_or_else(|| refusal(path, &"nothing is in it"))?;
     let mut signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
-    let screen = Screen::open(Source::Recording(Box::new(Played::new(player))), color)?;
+    let source = Source::Recording(Box::new(Played::new(player)));
+    let screen = Screen::open(source, color, signals.stop())?;
     signals.stopped().await;
     screen.close()?;
     Ok(ExitCode::Ok)
