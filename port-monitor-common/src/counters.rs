@@ -207,7 +207,11 @@ mod tests {
         for watcher in Watcher::ALL {
             // A few tries, each seen a few times.
             let proofs = 200 << (watcher as u32 * Watcher::BITS);
-            assert_eq!(proofs as u64 | (proofs >> 64) as u64, 200 * watcher.proof());
+            let words = u128::from(u64::MAX) + 1;
+            assert_eq!(
+                proofs / words + proofs % words,
+                u128::from(200 * watcher.proof())
+            );
             for other in Watcher::ALL {
                 assert_eq!(other.is_proved(proofs), other == watcher);
             }

@@ -421,7 +421,7 @@ mod tests {
             (Watcher::Again, "pm_again_rt"),
             (Watcher::Remote, "pm_remote_rt"),
         ];
-        let blind = |proofs: u64| {
+        let blind = |proofs: u128| {
             let watchers = Watchers {
                 attached: both.clone(),
                 proofs: Box::new(move || proofs),
@@ -430,6 +430,6 @@ mod tests {
         };
         assert_eq!(blind(0), Some("pm_again_rt"));
         assert_eq!(blind(2 * again), Some("pm_remote_rt"));
-        assert_eq!(blind(again + Watcher::Remote.proof()), None);
+        assert_eq!(blind(again + u128::from(Watcher::Remote.proof())), None);
     }
 }

@@ -152,20 +152,20 @@ fn write_meanwhile<R>(act: impl FnOnce() -> Result<R>) -> Result<R> {
     let map = Writes::new()?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let write = |cpu| {
+        let work = |cpu| {
             pin(cpu)?;
             while !is_over.load(Ordering::Acquire) {
                 map.write()?;
             }
             Ok(())
         };
-        let writers = [0, 1].map(|cpu| scope.spawn(move || write(cpu)));
+        let writers = [0, 1].map(|cpu| scope.spawn(move || work(cpu)));
         let result = act();
         is_over.store(true, Ordering::Release);
-        let wrote: Result<()> = writers
-            .into_iter()
-            .try_for_each(|writer| writer.join().expect("a writer panicked"));
-        wrote.and(result)
+        for writer in writers {
+            writer.join().ok().context("a writer panicked")??;
+        }
+        result
     })
 }
 
