@@ -152,7 +152,7 @@ fn write_meanwhile<R>(act: impl FnOnce() -> Result<R>) -> Result<R> {
     let map = Writes::new()?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        let work = |cpu| {
+        let work = |cpu| -> Result<()> {
             pin(cpu)?;
             while !is_over.load(Ordering::Acquire) {
                 map.write()?;
