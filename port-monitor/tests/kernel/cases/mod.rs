@@ -278,7 +278,9 @@ pub(crate) const ALL: &[Case] = &[
     })
     .guest_on_request()
     .parallel(),
-    each_backend("account-steered", accounting::steered).parallel(),
+    each_backend("account-steered", accounting::steered)
+        .guest_only()
+        .parallel(),
     each_backend("account-beside-writers", accounting::beside_writers)
         .on(&["7.2."])
         .parallel(),
