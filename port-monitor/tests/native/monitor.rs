@@ -53,8 +53,13 @@ impl Monitor {
         let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
         let watchdog = watch_over(process.try_clone().unwrap());
         let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let header = stdout.next().expect("no header").unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let Some(header) = stdout.next() else {
+            let mut told = String::new();
+            stderr.read_to_string(&mut told).unwrap();
+            panic!("no header: {told}");
+        };
+        let header = header.unwrap();
         assert_eq!(action(&header), "start");
         let held = bpf::held_by(child.id()).unwrap();
         assert!(!held.is_empty(), "an attached monitor holds BPF objects");

@@ -55,11 +55,13 @@ impl Shell {
         assert_eq!(self.hear(), "done");
     }
 
-    /// Tries to connect until the file is there.
+    /// Tries to connect until the file is there: so seldom that whoever is told keeps up, also
+    /// beside other work. A pipe of its own, which nobody writes to, is waited for in between.
     pub(crate) fn attempt_until(&mut self, file: &Path) {
         let file = file.display();
         self.say(&format!(
-            "n=0; until [ -e {file} ]; do connect; ((n++)); done; echo $n"
+            "exec 9<> <(:); n=0; until [ -e {file} ]; do connect; ((n++)); read -rt 0.001 -u 9; done; \
+             echo $n"
         ));
     }
 }
@@ -140,7 +142,10 @@ impl Service {
     fn next(&self) -> String {
         let mut bytes = [0; 4_096];
         loop {
-            let count = self.socket.recv(&mut bytes).unwrap();
+            let count = self.socket.recv(&mut bytes).unwrap_or_else(|error| {
+                let stderr = fs::read_to_string(self.path(STDERR)).unwrap_or_default();
+                panic!("the manager is told nothing: {error}: {stderr}")
+            });
             let told = String::from_utf8(bytes[..count].to_vec()).unwrap();
             if told != "WATCHDOG=1\n" {
                 return told;
