@@ -132,6 +132,12 @@ fn top_shows_what_the_service_sees_until_that_ends() {
     service.shell.attempt(1);
     terminal.sees("127.0.0.1:1 tcpmux");
     terminal.sees("refused");
+    // The account of the service, which has seen it for all of its consumers.
+    terminal.types("7");
+    terminal.sees("its events    seen ");
+    terminal.sees("its losses    ring full 0, program skipped 0, undecodable 0, owner late 0");
+    terminal.sees("client-1      delivered ");
+    terminal.sees("socket        delivered ");
     service.end();
     terminal.sees("the service has ended");
     assert_eq!(terminal.assert_clean(&settings), "3.");

@@ -14,6 +14,7 @@ use crate::{
     consume::{
         consumer::{Overview, Stats},
         join::{Connection, Join, State},
+        socket::Report,
     },
     events::{
         decode::{Action, Direction},
@@ -171,6 +172,8 @@ pub struct Model {
     /// Events that this view's queue had no room for.
     pub(crate) queue_full: u64,
     pub(crate) overview: Overview,
+    /// How the service stands whose events these are.
+    pub(crate) service: Option<Box<Report>>,
     /// Losses by cause, as the service has told them.
     pub(crate) told_losses: Vec<(LossCause, u64)>,
     pub(crate) summary: Option<Summary>,
@@ -251,6 +254,11 @@ impl Model {
     /// How the run stands.
     pub fn hear(&mut self, overview: &Overview) {
         self.overview = overview.clone();
+    }
+
+    /// How the service stands whose events these are.
+    pub fn hear_of_service(&mut self, report: Report) {
+        self.service = Some(Box::new(report));
     }
 
     /// Events that were taken.
