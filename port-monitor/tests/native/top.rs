@@ -34,6 +34,12 @@ fn top_shows_what_is_answers_its_keys_and_leaves_a_clean_terminal() {
     });
     terminal.types(&format!("\x15port:{port}\r"));
     terminal.sees("2 rows, /port:");
+    terminal.types("c");
+    terminal.sees("the terminal was told to copy: ");
+    terminal.types("e");
+    terminal.sees("0 rows, /port:");
+    terminal.types(&format!("r/port:{port}\r"));
+    terminal.sees("2 rows, /port:");
     // All about the chosen row.
     terminal.types("j\r");
     terminal.sees("process   ");

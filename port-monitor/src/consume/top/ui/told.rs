@@ -169,6 +169,12 @@ impl Ui {
                 Some(RowId::Connection(id)) => return Some(Wish::End(id)),
                 _ => self.say("choose a connection to end".to_owned()),
             },
+            Action::Copy if self.list().marked.is_some() => return Some(Wish::Copy),
+            Action::Copy => self.say("no row is chosen".to_owned()),
+            Action::Clear if self.bar.is_some() => {
+                self.say("a recording counts from its beginning on".to_owned());
+            }
+            Action::Clear => self.say("x once more begins all counts anew".to_owned()),
             Action::WhatIf => self.ask(Asks::WhatIf),
             Action::Propose => match self.list().marked {
                 Some(RowId::Connection(id)) => return Some(Wish::Propose(id, None)),

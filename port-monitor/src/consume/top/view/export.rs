@@ -75,6 +75,19 @@ pub fn export(ui: &Ui, model: &Model, form: Form, zone: &TimeZone) -> Exported {
     }
 }
 
+/// The marked row as a line of text: what its columns have on a wide screen.
+pub fn copied(ui: &Ui, model: &Model) -> Option<String> {
+    let list = &ui.lists[ui.view.number()];
+    let marked = list.marked.as_ref()?;
+    match ui.view {
+        View::Connections => connection_sheet(model, ui).text_of(marked, model),
+        View::Listeners => listener_sheet(model, ui).text_of(marked, model),
+        View::Processes | View::Services | View::Remotes | View::Policy | View::Health => {
+            with_groups(ui.view, model, ui, |sheet| sheet.text_of(marked, model)).flatten()
+        }
+    }
+}
+
 fn of_connections(
     rows: &[&Connection<Mark>],
     model: &Model,

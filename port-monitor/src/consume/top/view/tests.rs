@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ratatui::{Terminal, backend::TestBackend};
 
 use super::{
-    export::{Form, export},
+    export::{Form, copied, export},
     *,
 };
 use crate::{
@@ -525,4 +525,73 @@ fn a_denied_attempt_tells_why_it_failed_and_which_rule_denies_it() {
         told.contains("EPERM") && told.contains("no-telnet"),
         "{told}"
     );
+}
+
+#[test]
+fn ports_are_numbers_alone_where_that_is_wanted() {
+    let (world, mut ui) = (small(), ui());
+    assert!(screen(&mut ui, &world, (120, 40)).contains(":443 https"));
+    press(&mut ui, "n");
+    let shown = screen(&mut ui, &world, (120, 40));
+    assert!(
+        shown.contains("93.184.216.34:443 ") && !shown.contains("https"),
+        "{shown}"
+    );
+    press(&mut ui, "r");
+    assert!(screen(&mut ui, &world, (120, 40)).contains(":443 https"));
+}
+
+#[test]
+fn a_row_is_copied_as_its_columns_tell_it_and_left_out_by_its_address() {
+    let (world, mut ui) = (small(), ui());
+    assert_eq!(copied(&ui, &world), None);
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "/curl\n");
+    ui.list().marked = Some(RowId::Connection(1));
+    let row = copied(&ui, &world).unwrap();
+    assert!(row.starts_with("-> 1469 curl "), "{row}");
+    assert!(row.contains("93.184.216.34:443 https"), "{row}");
+    screen(&mut ui, &world, (80, 24));
+    ui.list().chosen = Some(RowId::Connection(1));
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "re");
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "e");
+    assert!(ui.filter.starts_with("!remote:"), "{}", ui.filter);
+    // A row that is gone is not copied.
+    ui.list().marked = Some(RowId::Connection(99));
+    assert_eq!(copied(&ui, &world), None);
+    press(&mut ui, "4");
+    screen(&mut ui, &world, (80, 24));
+    let row = copied(&ui, &world).unwrap();
+    assert!(!row.is_empty());
+}
+
+/// What the service tells of itself is apart from what came here, and nothing of it takes the
+/// terminal over.
+#[test]
+fn the_account_of_a_service_is_below_that_of_what_came_here() {
+    let mut world = small();
+    let report = serde_json::json!({
+        "version": "0.1.0\u{1b}[2J", "pid": 812, "host": "web1", "kernel": "6.12", "backend": "fentry",
+        "blind_spots": [], "unproven": [], "began": "2026-11-30T08:00:01.5Z",
+        "events": {"seen": 70, "filtered": 3, "lost": {
+            "ring_full": 4, "program_skipped": 5, "undecodable": 6, "owner_late": 7}},
+        "consumers": [{"name": "history", "delivered": 45, "taken": 40, "hidden": 0,
+            "dropped": {"queue_full": 1, "failed": 3, "unfinished": 1}, "waiting": 2,
+            "room": 32768, "error": "disk\nfull"}],
+    });
+    world.hear_of_service(serde_json::from_value(report).unwrap());
+    let mut ui = ui();
+    press(&mut ui, "7");
+    let shown = screen(&mut ui, &world, (120, 40));
+    for line in [
+        "events        seen 12,",
+        "service       port-monitor 0.1.0\\x1b[2J, pid 812, since 2026-11-30T08:00:01Z",
+        "its events    seen 70, filtered for all 3",
+        "its losses    ring full 4, program skipped 5, undecodable 6, owner late 7",
+        "history       delivered 45 = taken 40 + hidden 0 + dropped 5; 2 of 32768 waiting; failed: disk\\nfull",
+    ] {
+        assert!(shown.contains(line), "{line}\n{shown}");
+    }
 }
