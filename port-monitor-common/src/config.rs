@@ -63,7 +63,10 @@ pub struct Config {
     pub inject: u32,
     /// Non-zero: functions of the kernel are hooked, which see an attempt when its SYN is to
     /// be sent and a listener when it is entered into a table; zero: changes of state alone.
-    pub sees_calls: u32,
+    pub sees_calls: u16,
+    /// Non-zero: two programs see each attempt and each listener, because the kernel skips
+    /// either of them at times.
+    pub twice: u16,
     /// Slots of each CPU for [`crate::executable`], a power of two; zero where this kernel
     /// does not let paths be read.
     pub executables: u32,

@@ -78,6 +78,17 @@ numbered! {
         /// of what is still remembered when another socket has its address, or at the stop. An
         /// attempt of which neither the outcome nor the end was seen is one of them.
         Unseen = 5,
+        /// [`Extra::Proofs`] of further watchers.
+        FurtherProofs = 6,
+        /// Attempts that only the second of two programs saw: the kernel skipped the first.
+        AttemptsSecond = 7,
+        /// Sockets that begin to listen, likewise.
+        ListensSecond = 8,
+        /// Attempts that the third of three programs found told by neither of the others
+        /// (tracepoint backend).
+        AttemptsUnseen = 9,
+        /// Sockets that begin to listen, likewise.
+        ListensUnseen = 10,
     }
 }
 
@@ -101,6 +112,10 @@ numbered! {
         Denied = 6,
         /// `pm_before_rt`
         Before = 7,
+        /// `pm_connect_kp` or `pm_local_tp`, where another program sees attempts after it.
+        AttemptFirst = 8,
+        /// `pm_connect_fe` or `pm_local_rt`, where another program has seen attempts before it.
+        AttemptSecond = 9,
     }
 }
 
@@ -116,20 +131,28 @@ impl Watcher {
             Self::Before => &["pm_before_rt"],
             Self::Graft => &["pm_graft_fe", "pm_graft_mkp"],
             Self::Denied => &["pm_denied_fe", "pm_denied_krp"],
+            Self::AttemptFirst => &["pm_connect_kp", "pm_local_tp"],
+            Self::AttemptSecond => &["pm_connect_fe", "pm_local_rt"],
         }
     }
 
-    /// Bits of [`Extra::Proofs`] for each.
-    const BITS: u32 = u64::BITS / Self::COUNT_32;
+    /// Bits for the proofs of each.
+    const BITS: u32 = 8;
 
-    /// What one proof adds to [`Extra::Proofs`].
+    /// What one proof adds to [`Extra::Proofs`], or to [`Extra::FurtherProofs`] for those that
+    /// the first has no room for.
     pub const fn proof(self) -> u64 {
-        1 << (self as u32 * Self::BITS)
+        1 << (self as u32 * Self::BITS % u64::BITS)
     }
 
-    /// Whether it is among these [`Extra::Proofs`].
-    pub const fn is_proved(self, proofs: u64) -> bool {
+    /// Whether it is among these [`Extra::Proofs`], with the further ones in the upper half.
+    pub const fn is_proved(self, proofs: u128) -> bool {
         proofs >> (self as u32 * Self::BITS) & ((1 << Self::BITS) - 1) != 0
+    }
+
+    /// It is one of two that see attempts, where there are two.
+    pub const fn is_of_attempts(self) -> bool {
+        matches!(self, Self::AttemptFirst | Self::AttemptSecond)
     }
 }
 
@@ -183,7 +206,12 @@ mod tests {
     fn proofs_of_one_watcher_are_not_anothers() {
         for watcher in Watcher::ALL {
             // A few tries, each seen a few times.
-            let proofs = 200 * watcher.proof();
+            let proofs = 200 << (watcher as u32 * Watcher::BITS);
+            let words = u128::from(u64::MAX) + 1;
+            assert_eq!(
+                proofs / words + proofs % words,
+                u128::from(200 * watcher.proof())
+            );
             for other in Watcher::ALL {
                 assert_eq!(other.is_proved(proofs), other == watcher);
             }

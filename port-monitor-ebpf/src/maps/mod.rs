@@ -47,10 +47,14 @@ pub(crate) static FAILURES: Array<u64> = Array::with_max_entries(site::NUMBERS, 
 #[map(name = "pm_connections")]
 pub(crate) static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(131_072, 0);
 
-/// Threads whose accepted socket `inet_csk_accept` has reported: `security_sock_graft`, next
-/// in the same thread, must not do it again. A bit for each thread id there can be.
+/// Threads of which a program has told what the next one sees, too: an accept, an attempt,
+/// that a socket listens, either of the last two. A bit for each thread id there can be, for each
+/// of the four.
 #[map(name = "pm_reported")]
-pub(crate) static REPORTED: Array<u64> = Array::with_max_entries(PID_MAX_LIMIT / u64::BITS, 0);
+pub(crate) static REPORTED: Array<u64> = Array::with_max_entries(4 * MARKS, 0);
+
+/// Words of bits for all threads.
+pub(crate) const MARKS: u32 = PID_MAX_LIMIT / u64::BITS;
 
 /// One more than the greatest thread id (`include/linux/threads.h`).
 const PID_MAX_LIMIT: u32 = 4 << 20;

@@ -27,7 +27,10 @@ use crate::{
         mem::{self, Direct, Mem, Probe},
         sock, task,
     },
-    report::{connection, emit, executable, filter},
+    report::{
+        connection, emit, executable, filter,
+        once::{self, What},
+    },
 };
 
 /// Before Linux 6.10: `(sk, flags, err, kern)`, so the result is slot 4.
@@ -62,7 +65,7 @@ fn try_accept(ctx: &impl EbpfContext, sk: *const u8) -> Look {
     if sk.is_null() {
         return Err(Stop::NotOurs);
     }
-    crate::report::once::mark();
+    once::mark(What::Accept);
     report::<Direct, Direct>(ctx, sk, 0)
 }
 

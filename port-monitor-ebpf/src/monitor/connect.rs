@@ -23,23 +23,34 @@ use crate::{
         mem::{Direct, Mem, Probe},
         sock, task,
     },
-    report::{connection, emit, executable, filter},
+    report::{
+        connection, emit, executable, filter,
+        once::{self, Turn, What},
+    },
 };
 
 #[fentry(function = "tcp_connect")]
 fn pm_connect_fe(ctx: FEntryContext) -> i32 {
-    account::look(|| try_connect::<Direct>(&ctx, ctx.arg(0)));
+    account::look(|| try_connect::<Direct>(&ctx, ctx.arg(0), Turn::Second));
     0
 }
 
+/// By itself, or where a trampoline's program is skipped at times: a kprobe runs with preemption
+/// off, and is skipped only while a task is preempted in the middle of a bpf(2).
 #[kprobe]
 fn pm_connect_kp(ctx: ProbeContext) -> u32 {
-    account::look(|| try_connect::<Probe>(&ctx, readable(ctx.arg(0), Site::Call)?));
+    account::look(|| {
+        let sk = readable(ctx.arg(0), Site::Call)?;
+        try_connect::<Probe>(&ctx, sk, Turn::First)
+    });
     0
 }
 
 #[inline(always)]
-fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Look {
+fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, turn: Turn) -> Look {
+    if once::is_told(turn, What::Attempt) {
+        return Err(Stop::NotOurs);
+    }
     if (emit::is_wanted(EventKind::Connect) || emit::is_wanted(EventKind::Failed))
         && sock::is_connecting::<M>(sk)
     {

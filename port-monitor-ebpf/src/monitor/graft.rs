@@ -24,7 +24,7 @@ use crate::{
         mem::{self, Direct, Probe},
         sock, task,
     },
-    report::once,
+    report::once::{self, What},
 };
 
 #[fentry(function = "security_sock_graft")]
@@ -54,7 +54,7 @@ fn report_unmarked(ctx: &impl EbpfContext, sk: *const u8) -> Look {
     if is_monitor && accepted(sk).is_some() {
         account::add_extra(Extra::Proofs, Watcher::Graft.proof());
     }
-    if once::take_mark() {
+    if once::take_mark(What::Accept) {
         return Err(Stop::NotOurs);
     }
     // As a number, like the first subflow's: to the verifier a pointer that it knows the

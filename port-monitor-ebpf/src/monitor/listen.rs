@@ -29,32 +29,38 @@ use crate::{
         mem::{Direct, Mem, Probe},
         sock, task,
     },
-    report::{emit, executable, filter, listening},
+    report::{
+        emit, executable, filter, listening,
+        once::{self, Turn, What},
+    },
 };
 
 #[fentry(function = "inet_hash")]
 fn pm_listen4_fe(ctx: FEntryContext) -> i32 {
-    account::look(|| try_hash::<Direct>(&ctx, ctx.arg(0)));
+    account::look(|| try_hash::<Direct>(&ctx, ctx.arg(0), Turn::Second));
     0
 }
 
 #[fentry(function = "inet6_hash")]
 fn pm_listen6_fe(ctx: FEntryContext) -> i32 {
-    account::look(|| try_hash::<Direct>(&ctx, ctx.arg(0)));
+    account::look(|| try_hash::<Direct>(&ctx, ctx.arg(0), Turn::Second));
     0
 }
 
 /// Either of them.
 #[kprobe]
 fn pm_listen_kp(ctx: ProbeContext) -> u32 {
-    account::look(|| try_hash::<Probe>(&ctx, readable(ctx.arg(0), Site::Socket)?));
+    account::look(|| {
+        let sk = readable(ctx.arg(0), Site::Socket)?;
+        try_hash::<Probe>(&ctx, sk, Turn::First)
+    });
     0
 }
 
 #[inline(always)]
-fn try_hash<M: Mem>(ctx: &impl EbpfContext, sk: *const u8) -> Look {
+fn try_hash<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, turn: Turn) -> Look {
     let state = readable(sock::state::<M>(sk), Site::Socket)?;
-    if state != TcpState::LISTEN || !sock::is_tcp::<M>(sk) {
+    if state != TcpState::LISTEN || !sock::is_tcp::<M>(sk) || once::is_told(turn, What::Listen) {
         return Err(Stop::NotOurs);
     }
     let mut slot = MaybeUninit::uninit();

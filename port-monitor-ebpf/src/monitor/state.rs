@@ -13,7 +13,7 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 use port_monitor_common::{
-    counters::Watcher,
+    counters::{Extra, Watcher},
     event::{EventKind, Owner, TcpEvent},
     listener::{HOLDER_LOOKED, HOLDER_OPENED, HOLDER_PASSES, Holder},
     site::Site,
@@ -22,7 +22,7 @@ use port_monitor_common::{
 
 use crate::{
     account::{self, Look, Removal, Stop, is_stored, readable, removal},
-    globals::offset,
+    globals::{config, offset},
     maps::{
         CLOSERS, ESTABLISHED, LET_GO, LISTENER_SOCKETS, LISTENERS,
         values::{LetGo, Listener},
@@ -36,7 +36,10 @@ use crate::{
         sock::{self, Addr},
         task,
     },
-    report::{connection, emit, filter, listeners},
+    report::{
+        connection, emit, filter, listeners,
+        once::{self, Turn, What},
+    },
 };
 
 const _: () = {
@@ -81,25 +84,37 @@ impl Listener {
 /// `pm_remote_rt`: two programs, because the kernel lets none interrupt itself.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_local_rt(ctx: RawTracePointContext) -> i32 {
-    account::look(|| try_local(&ctx, state_change(&ctx)));
+    account::look(|| try_local(&ctx, state_change(&ctx), Turn::Second));
     0
 }
 
-/// What a process does with its own socket, where the kernel may preempt a task in the
-/// middle of a program, and skips the next one's: by a perf event, which runs with
-/// preemption off.
+/// What `pm_local_rt` does, before it, where the kernel may preempt a task in the middle of a
+/// program, and skips the next one's: by a perf event, which runs with preemption off, and is
+/// skipped only while a task is preempted in the middle of a bpf(2). Each change is told once.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 fn pm_local_tp(ctx: TracePointContext) -> u32 {
-    account::look(|| try_local(&ctx, event_change(&ctx)?));
+    account::look(|| try_local(&ctx, event_change(&ctx)?, Turn::First));
     0
 }
 
 #[inline(always)]
-fn try_local(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpState)) -> Look {
+fn try_local(
+    ctx: &impl EbpfContext,
+    (sk, old, new): (*const u8, TcpState, TcpState),
+    turn: Turn,
+) -> Look {
     let is_unlisten = old == TcpState::LISTEN && new == TcpState::CLOSE;
-    let is_local = new == TcpState::SYN_SENT || new == TcpState::LISTEN || is_unlisten;
-    if !is_local || !sock::is_tcp::<Probe>(sk) {
+    let is_local = begins(new) || is_unlisten;
+    let what = if new == TcpState::SYN_SENT {
+        What::Attempt
+    } else {
+        What::Listen
+    };
+    if !is_local || !sock::is_tcp::<Probe>(sk) || once::is_told(turn, what) {
         return Err(Stop::NotOurs);
+    }
+    if config!(twice) != 0 && begins(new) {
+        once::mark(What::Local);
     }
     let mut slot = MaybeUninit::uninit();
     let event = emit::record(&mut slot, EventKind::Connect);
@@ -118,6 +133,12 @@ fn try_local(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpSt
     }
 }
 
+/// An attempt, or a socket listens from now on.
+#[inline(always)]
+fn begins(new: TcpState) -> bool {
+    new == TcpState::SYN_SENT || new == TcpState::LISTEN
+}
+
 /// What a peer's packet does with a socket: the outcome of an attempt, an inbound
 /// connection, the end of either.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
@@ -131,6 +152,18 @@ fn try_remote(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpS
     if old == TcpState::SYN_RECV && is_told(sk) {
         return Err(Stop::NotOurs);
     }
+    if config!(twice) != 0
+        && begins(new)
+        && sock::is_tcp::<Probe>(sk)
+        && !once::take_mark(What::Local)
+    {
+        // The kernel skipped both programs that tell it.
+        account::count_extra(if new == TcpState::LISTEN {
+            Extra::ListensUnseen
+        } else {
+            Extra::AttemptsUnseen
+        });
+    }
     connection::changed::<true, { Watcher::Remote.proof() }>(ctx, sk, old, new)
 }
 
@@ -142,8 +175,8 @@ fn pm_before_rt(ctx: RawTracePointContext) -> i32 {
     0
 }
 
-/// What `pm_before_rt` does, where the kernel may preempt a task in the middle of it: by a perf
-/// event.
+/// What `pm_before_rt` does, before it, where the kernel may preempt a task in the middle of
+/// either of the two: by a perf event.
 #[tracepoint(category = "sock", name = "inet_sock_set_state")]
 fn pm_remote_tp(ctx: TracePointContext) -> u32 {
     account::look(|| try_before::<{ Watcher::RemoteEvent.proof() }>(&ctx, event_change(&ctx)?));
@@ -155,8 +188,8 @@ fn try_before<const WATCHER: u64>(
     ctx: &impl EbpfContext,
     (sk, old, new): (*const u8, TcpState, TcpState),
 ) -> Look {
-    if old == TcpState::SYN_RECV && !is_noted(sk) {
-        // `pm_remote_rt` tells it.
+    // The last of them tells what this one cannot note.
+    if old == TcpState::SYN_RECV && (config!(twice) != 0 && is_told(sk) || !is_noted(sk)) {
         return Err(Stop::NotOurs);
     }
     connection::changed::<true, WATCHER>(ctx, sk, old, new)

@@ -1,14 +1,70 @@
-//! An accept that two programs see is told by the one that has come first.
+//! What two programs see is told by the one that comes first: it leaves a mark for the running
+//! thread, which the other takes away.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use port_monitor_common::counters::{Extra, Watcher};
 
-use crate::{account, maps::REPORTED};
+use crate::{
+    account,
+    globals::config,
+    maps::{MARKS, REPORTED},
+    read::task,
+};
 
-/// Notes that `accept` reports what the running thread has accepted.
+/// What is told once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Accept = 0,
+    Attempt = 1,
+    Listen = 2,
+    /// An attempt, or that a socket listens, for whoever counts what neither has told.
+    Local = 3,
+}
+
+/// The order in which the kernel runs two programs that see the same: perf events, where they
+/// were attached first, before raw tracepoints (`kernel/tracepoint.c`), and kprobes before
+/// trampolines (`ftrace_set_direct_func`, `kernel/trace/ftrace.c`).
+#[derive(Clone, Copy)]
+pub(crate) enum Turn {
+    First,
+    Second,
+}
+
+/// Whether the program that comes first has told it. Where a kernel may preempt a task in the
+/// middle of a program it skips either of them at times; elsewhere only one is attached.
 #[inline(always)]
-pub(crate) fn mark() {
-    if let Some((word, bit)) = mine() {
-        // One may be left of a graft that the kernel did not show.
+pub(crate) fn is_told(turn: Turn, what: What) -> bool {
+    if config!(twice) == 0 {
+        return false;
+    }
+    if what == What::Attempt && task::is_monitor(task::current_tgid()) {
+        let watcher = match turn {
+            Turn::First => Watcher::AttemptFirst,
+            Turn::Second => Watcher::AttemptSecond,
+        };
+        account::add_extra(Extra::FurtherProofs, watcher.proof());
+    }
+    match turn {
+        Turn::First => {
+            mark(what);
+            false
+        }
+        Turn::Second if take_mark(what) => true,
+        Turn::Second => {
+            account::count_extra(match what {
+                What::Listen => Extra::ListensSecond,
+                _ => Extra::AttemptsSecond,
+            });
+            false
+        }
+    }
+}
+
+/// Notes that what the running thread does is told.
+#[inline(always)]
+pub(crate) fn mark(what: What) {
+    if let Some((word, bit)) = mine(what) {
+        // One may be left where the kernel skipped the program that takes it.
         // SAFETY: a map value; no other thread changes this bit of it.
         if unsafe { word.read_volatile() } & bit == 0 {
             account::add(word, bit);
@@ -18,8 +74,8 @@ pub(crate) fn mark() {
 
 /// Takes the note back; false when there is none.
 #[inline(always)]
-pub(crate) fn take_mark() -> bool {
-    let Some((word, bit)) = mine() else {
+pub(crate) fn take_mark(what: What) -> bool {
+    let Some((word, bit)) = mine(what) else {
         return false;
     };
     // SAFETY: as above.
@@ -32,8 +88,8 @@ pub(crate) fn take_mark() -> bool {
 
 /// The running thread's bit, and the word it is in.
 #[inline(always)]
-fn mine() -> Option<(*mut u64, u64)> {
+fn mine(what: What) -> Option<(*mut u64, u64)> {
     let thread = bpf_get_current_pid_tgid() as u32;
-    let word = REPORTED.get_ptr_mut(thread / u64::BITS)?;
+    let word = REPORTED.get_ptr_mut(what as u32 * MARKS + thread / u64::BITS)?;
     Some((word, 1 << (thread % u64::BITS)))
 }

@@ -16,7 +16,7 @@ pub struct Faults {
 }
 
 /// The programs that the self-test has to find out when they do not work.
-pub const PROGRAMS: [&str; 20] = [
+pub const PROGRAMS: [&str; 21] = [
     "pm_accept_fe2",
     "pm_accept_fe4",
     "pm_again_rt",
@@ -31,6 +31,7 @@ pub const PROGRAMS: [&str; 20] = [
     "pm_graft_kp",
     "pm_graft_mkp",
     "pm_local_rt",
+    "pm_local_tp",
     "pm_outcome_rt",
     "pm_remote_rt",
     "pm_remote_tp",

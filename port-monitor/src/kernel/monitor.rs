@@ -12,6 +12,7 @@ use port_monitor_common::{
     counters::{Extra, Hook},
     event::EventKind,
     offsets::Offsets,
+    site::Site,
 };
 
 use super::{
@@ -102,7 +103,7 @@ impl Kernel {
         older_listeners.map_or(Ok(()), |btf| snapshot::listeners(&mut ebpf, btf))?;
         let attached = self_test::Attached::of(backend, &needs, &blind_spots);
         // Before connections that are open fill the table.
-        let watchers = Watchers::of(&links, &counters);
+        let watchers = Watchers::of(&links, backends::sees_twice(backend, &needs), &counters);
         let keep = |record: &[u8]| early.push(record.to_vec());
         let self_test = prepared.run(&mut records, attached, &watchers, keep)?;
         drop(watchers);
@@ -240,12 +241,16 @@ impl Kernel {
     ///
     /// It skips a trampoline program on a CPU where a preempted task is in the
     /// middle of it (Linux 5.12 counts that), and a kprobe where one is in the
-    /// middle of a bpf(2). An accept with two hooks is lost only if both were
+    /// middle of a bpf(2). What has two hooks is lost only if both were
     /// skipped: at most as often as either.
     fn skipped_of(&self, hook: Hook) -> u64 {
-        let skips = |names: &[&str]| -> u64 {
+        let skips = |names: &[&str]| {
             let programs = names.iter().filter_map(|name| self.ebpf.program(name));
-            programs.map(skips::of).sum()
+            programs.filter_map(skips::of).reduce(u64::saturating_add)
+        };
+        let fewest = |hooks: &[&[&str]]| {
+            let attached = hooks.iter().filter_map(|names| skips(names));
+            attached.min().unwrap_or(0)
         };
         let is_wanted = |kind: &EventKind| self.kinds.contains(kind);
         match hook {
@@ -254,17 +259,47 @@ impl Kernel {
             Hook::Listen if !is_wanted(&EventKind::Listen) => 0,
             Hook::Outcome if !OUTCOMES.iter().any(is_wanted) => 0,
             // An attempt that was not seen has no outcome either.
-            Hook::Connect | Hook::Outcome => skips(&["pm_connect_fe", "pm_connect_kp"]),
-            Hook::Accept if self.backend == Backend::Fentry => {
-                let returns = skips(&["pm_accept_fe4", "pm_accept_fe2"]);
-                returns.min(skips(&["pm_graft_fe", "pm_graft_mkp"]))
+            Hook::Connect | Hook::Outcome => {
+                let attempts = [Extra::AttemptsSecond, Extra::AttemptsUnseen];
+                self.begun_unseen(
+                    attempts,
+                    skips(&["pm_connect_kp"]),
+                    skips(&["pm_connect_fe"]),
+                )
             }
-            Hook::Accept => skips(&["pm_graft_kp", "pm_accept_krp"]),
-            Hook::Listen => skips(&["pm_listen4_fe", "pm_listen6_fe", "pm_listen_kp"]),
+            Hook::Accept => match self.backend {
+                Backend::Fentry => fewest(&[
+                    &["pm_accept_fe4", "pm_accept_fe2"],
+                    &["pm_graft_fe", "pm_graft_mkp"],
+                ]),
+                Backend::Kprobe => fewest(&[&["pm_graft_kp", "pm_accept_krp"]]),
+                // What those that come before cannot note is left to the last one.
+                Backend::Tracepoint => {
+                    let unnoted = self.counters.failures_at(Site::NoteTold);
+                    fewest(&[&["pm_remote_rt"]]).min(unnoted)
+                }
+            },
+            Hook::Listen => {
+                let listens = [Extra::ListensSecond, Extra::ListensUnseen];
+                let second = skips(&["pm_listen4_fe", "pm_listen6_fe"]);
+                self.begun_unseen(listens, skips(&["pm_listen_kp"]), second)
+            }
             // The programs of a close run for every change of state, and stand in for each
             // other: what all of them missed is found out by what it leaves.
             Hook::Close => self.counters.extra(Extra::Unseen),
             Hook::Snapshot => 0,
+        }
+    }
+
+    /// How often the kernel skipped all programs that tell that something begins, of which a
+    /// first and a second one were skipped so often. `counts` are what the second has told
+    /// alone, and what a third one has found told by nobody.
+    fn begun_unseen(&self, counts: [Extra; 2], first: Option<u64>, second: Option<u64>) -> u64 {
+        let [told, unseen] = counts.map(|extra| self.counters.extra(extra));
+        match (first, second) {
+            // What the first missed, and the second did not tell.
+            (Some(first), Some(second)) => second.min(first.saturating_sub(told)),
+            (first, second) => first.or(second).unwrap_or(unseen),
         }
     }
 
@@ -359,7 +394,7 @@ fn load(
     }
     let (executables, slots) = executables::slots_for(offsets)?;
     let sizes = sizes.with_executables(slots);
-    let config = run::config(settings, backend, executables);
+    let config = run::config(settings, backend, needs, executables);
     let mut ebpf = object::load(offsets, &config, &sizes, log_level, &programs)?;
     settings.filters.write(&mut ebpf)?;
     let policy = settings.policy.as_ref();

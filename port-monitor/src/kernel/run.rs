@@ -3,11 +3,21 @@
 use port_monitor_common::{config::Config, event::EventKind};
 
 use super::{
-    backend::Backend, backends::Needs, btf::Need, host_btf::Types, preemption, settings::Settings,
+    backend::Backend,
+    backends::{self, Needs},
+    btf::Need,
+    host_btf::Types,
+    preemption,
+    settings::Settings,
 };
 
 /// The settings; `executables` are the slots of each CPU for the paths of processes.
-pub(super) fn config(settings: &Settings, backend: Backend, executables: u32) -> Config {
+pub(super) fn config(
+    settings: &Settings,
+    backend: Backend,
+    needs: &Needs,
+    executables: u32,
+) -> Config {
     let mut salt = [0; 8];
     if rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty()).is_err() {
         log::warn!("no random numbers: connection ids are not keyed");
@@ -28,6 +38,7 @@ pub(super) fn config(settings: &Settings, backend: Backend, executables: u32) ->
         judge: settings.policy.is_some().into(),
         inject: settings.faults.site.is_some().into(),
         sees_calls: (backend != Backend::Tracepoint).into(),
+        twice: backends::sees_twice(backend, needs).into(),
         executables,
     }
 }

@@ -8,14 +8,11 @@ use std::{
 
 use aya::programs::Program;
 
-/// The skipped runs of a program; zero when it is not loaded, and before Linux
-/// 5.12.
-pub(super) fn of(program: &Program) -> u64 {
-    let Ok(fd) = program.fd() else {
-        return 0;
-    };
+/// The skipped runs of a program, zero before Linux 5.12; `None` when it is not loaded.
+pub(super) fn of(program: &Program) -> Option<u64> {
+    let fd = program.fd().ok()?;
     let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
-    parse(&fs::read_to_string(path).unwrap_or_default())
+    Some(parse(&fs::read_to_string(path).unwrap_or_default()))
 }
 
 /// The line `recursion_misses:\t23`.

@@ -215,6 +215,62 @@ pub(crate) fn measure() -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A map that is written to, whatever for.
+pub(crate) struct Writes(OwnedFd);
+
+impl Writes {
+    pub(crate) fn new() -> Result<Self> {
+        let mut create = CreateAttr {
+            map_type: HASH,
+            key_size: size_of::<u32>().try_into()?,
+            value_size: VALUE.len().try_into()?,
+            max_entries: 1,
+        };
+        let fd = bpf(MAP_CREATE, &mut create).context("BPF_MAP_CREATE")?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Writes once.
+    pub(crate) fn write(&self) -> Result<()> {
+        let key = 0_u32;
+        let mut update = UpdateAttr {
+            map: u64::try_from(self.0.as_raw_fd())?,
+            key: (&raw const key).expose_provenance() as u64,
+            value: VALUE.as_ptr().expose_provenance() as u64,
+            flags: 0,
+        };
+        bpf(MAP_UPDATE, &mut update).context("BPF_MAP_UPDATE_ELEM")?;
+        Ok(())
+    }
+}
+
+/// Large, so that the kernel copies it for a while.
+static VALUE: [u8; 16 << 10] = [0; 16 << 10];
+
+/// `BPF_MAP_CREATE`, `BPF_MAP_UPDATE_ELEM`.
+const MAP_CREATE: libc::c_int = 0;
+const MAP_UPDATE: libc::c_int = 2;
+/// `BPF_MAP_TYPE_HASH`.
+const HASH: u32 = 1;
+
+#[repr(C)]
+struct CreateAttr {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+}
+
+/// A 32-bit descriptor, and what pads it, on this byte order.
+#[repr(C)]
+struct UpdateAttr {
+    map: u64,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
 /// `BPF_LINK_DETACH`.
 const LINK_DETACH: libc::c_int = 34;
 

@@ -154,11 +154,7 @@ fn top_writes_what_it_shows_and_records_what_comes() {
         csv.lines().last().unwrap().contains(&port.to_string()),
         "{csv}"
     );
-    terminal.types(&format!("E{}\r", rows.display()));
-    terminal.sees("is there. Overwrite it? y:");
-    terminal.types("n\r");
-    terminal.sees("nothing is written");
-    assert_eq!(fs::read_to_string(&rows).unwrap(), csv);
+    asks_before_it_overwrites(&mut terminal, &rows);
     terminal.types("R");
     terminal.sees("record in FILE:");
     terminal.types(&format!("{}\r", run.display()));
@@ -193,18 +189,13 @@ fn top_writes_what_it_shows_and_records_what_comes() {
         (2, 0)
     );
     assert!(recorded(&other).len() > 3);
-    // Nothing says that it lacks something.
-    let learned = Command::new(env!("CARGO_BIN_EXE_port-monitor"))
-        .args(["policy", "learn"])
-        .arg(&run)
-        .output()
-        .unwrap();
-    let learned = String::from_utf8(learned.stdout).unwrap();
-    assert!(
-        learned.contains("rule") && !learned.contains("no summary"),
-        "{learned}"
-    );
-    // And it can be played.
+    is_learned_from(&run);
+    is_played(terminal, &run, port);
+}
+
+/// It can be played, with what was there.
+fn is_played(mut terminal: Terminal, run: &Path, port: u16) {
+    let settings = terminal.settings();
     terminal.program(&format!("--replay {} --color never", run.display()));
     terminal.types("T100%\r");
     terminal.sees(&format!(":{port}"));
@@ -212,6 +203,30 @@ fn top_writes_what_it_shows_and_records_what_comes() {
     terminal.sees("the run then  had seen ");
     terminal.types("q");
     assert_eq!(terminal.assert_clean(&settings), "0.");
+}
+
+/// A file that is there stays as it is, unless it is said that it may be overwritten.
+fn asks_before_it_overwrites(terminal: &mut Terminal, rows: &Path) {
+    let before = fs::read_to_string(rows).unwrap();
+    terminal.types(&format!("E{}\r", rows.display()));
+    terminal.sees("is there. Overwrite it? y:");
+    terminal.types("n\r");
+    terminal.sees("nothing is written");
+    assert_eq!(fs::read_to_string(rows).unwrap(), before);
+}
+
+/// Nothing says that the recording lacks something.
+fn is_learned_from(run: &Path) {
+    let learned = Command::new(env!("CARGO_BIN_EXE_port-monitor"))
+        .args(["policy", "learn"])
+        .arg(run)
+        .output()
+        .unwrap();
+    let learned = String::from_utf8(learned.stdout).unwrap();
+    assert!(
+        learned.contains("rule") && !learned.contains("no summary"),
+        "{learned}"
+    );
 }
 
 /// The lines of a recording, which begins and ends as one does, with an account of just these.

@@ -40,7 +40,7 @@ impl Hook {
                 None
             }
             // None of them is: they stand beside raw tracepoints.
-            Otherwise::Refuse => None,
+            Otherwise::Refuse | Otherwise::Second => None,
         }
     }
 }
@@ -54,6 +54,8 @@ pub(super) enum Otherwise {
     Blind(&'static str),
     /// Another hook stands in.
     Instead(&'static Hook),
+    /// Another one sees as much, but for what [`CONNECT_PREEMPTIBLE`] sees alone.
+    Second,
 }
 
 pub(super) const fn required(program: &'static str, place: Place) -> Hook {
@@ -90,29 +92,23 @@ const STATE_EVENT: Place = Place::TracePoint("sock", "inet_sock_set_state");
 /// Those that see inbound connections on the tracepoint backend.
 pub(super) const SEE_INBOUND: [&str; 3] = ["pm_before_rt", "pm_remote_tp", "pm_remote_rt"];
 
+/// What softirqs do in the middle of [`REMOTE`].
+pub(super) const BEFORE: Hook = required("pm_before_rt", STATE);
 pub(super) const LOCAL: Hook = required("pm_local_rt", STATE);
 pub(super) const REMOTE: Hook = required("pm_remote_rt", STATE);
 
-/// What softirqs do in the middle of [`REMOTE`].
-pub(super) const BEFORE: Hook = required("pm_before_rt", STATE);
-
-/// The tracepoint backend where the kernel skips a raw tracepoint's program while a
-/// preempted task is in the middle of it. Perf events come first, and what they miss
-/// of softirqs that interrupt them is seen after them.
-pub(super) const TRACEPOINT_PREEMPTIBLE: [Hook; 4] = [
-    Hook {
-        otherwise: Otherwise::Instead(&BEFORE),
-        ..AGAIN_PREEMPTIBLE
-    },
-    Hook {
-        otherwise: Otherwise::Instead(&LOCAL),
-        ..required("pm_local_tp", STATE_EVENT)
-    },
+/// Before those of the tracepoint backend where the kernel skips a raw tracepoint's program
+/// while a preempted task is in the middle of it. What these miss of softirqs that interrupt
+/// them, or while a preempted task is in a bpf(2), is seen after them.
+pub(super) const STATE_EVENTS: [Hook; 2] = [
     Hook {
         otherwise: Otherwise::Blind(NO_PERF_EVENTS),
         ..required("pm_remote_tp", STATE_EVENT)
     },
-    REMOTE,
+    Hook {
+        otherwise: Otherwise::Blind(NO_PERF_EVENTS),
+        ..required("pm_local_tp", STATE_EVENT)
+    },
 ];
 
 pub(super) const OUTCOME: Hook = required("pm_outcome_rt", STATE);
@@ -136,12 +132,14 @@ pub(super) const GRAFT: Hook = Hook {
 };
 
 /// On a preemptible kernel a trampoline program is skipped while a preempted
-/// task is in it; a kprobe runs with preemption off. What is skipped where there
-/// are no kprobes is counted.
+/// task is in it; a kprobe runs with preemption off. It is skipped while a task is preempted in a
+/// bpf(2), when [`CONNECT`], after it, sees the attempt. What both miss is counted.
 pub(super) const CONNECT_PREEMPTIBLE: Hook = Hook {
-    otherwise: Otherwise::Instead(&CONNECT),
+    otherwise: Otherwise::Blind(NO_PERF_EVENTS),
     ..required("pm_connect_kp", Place::KProbe("tcp_connect"))
 };
+
+/// For the same reason, beside the fexit of `inet_csk_accept`.
 pub(super) const GRAFT_PREEMPTIBLE: Hook = Hook {
     otherwise: Otherwise::Instead(&GRAFT),
     ..required("pm_graft_mkp", Place::KProbe("security_sock_graft"))
@@ -224,10 +222,16 @@ pub(super) const LISTEN_PROBES: [Hook; 2] = [
     listen("pm_listen_kp", Place::KProbe("inet_hash")),
     listen("pm_listen_kp", Place::KProbe("inet6_hash")),
 ];
-pub(super) const LISTEN_PREEMPTIBLE: [Hook; 2] = [
-    either(LISTEN_PROBES[0], &LISTEN[0]),
-    either(LISTEN_PROBES[1], &LISTEN[1]),
-];
+/// Before [`LISTEN`], like [`CONNECT_PREEMPTIBLE`].
+pub(super) const LISTEN_PREEMPTIBLE: [Hook; 2] = [first(LISTEN_PROBES[0]), first(LISTEN_PROBES[1])];
+
+/// A program that sees what another one sees after it.
+const fn first(hook: Hook) -> Hook {
+    Hook {
+        otherwise: Otherwise::Second,
+        ..hook
+    }
+}
 
 const fn listen(program: &'static str, place: Place) -> Hook {
     Hook {

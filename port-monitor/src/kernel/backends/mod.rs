@@ -13,8 +13,8 @@ use self::hooks::{
     AGAIN, AGAIN_PREEMPTIBLE, BEFORE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT,
     GRAFT_ALONE, GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PREEMPTIBLE,
     LISTEN_PROBES, LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME,
-    Otherwise, PATTERNS, Place, QUEUE_BLIND, REMOTE, SEE_INBOUND, TRACEPOINT_PREEMPTIBLE, TREE,
-    UNSENT, UNSENT_BLIND, UNSENT_PREEMPTIBLE, UNSENT_PROBES, required,
+    Otherwise, PATTERNS, Place, QUEUE_BLIND, REMOTE, SEE_INBOUND, STATE_EVENTS, TREE, UNSENT,
+    UNSENT_BLIND, UNSENT_PREEMPTIBLE, UNSENT_PROBES, required,
 };
 use super::{
     aya_workarounds::forged_btf::LazyBtf,
@@ -115,6 +115,13 @@ impl Needs {
     }
 }
 
+/// Two programs see each attempt and each listener on this backend: the kernel may preempt a
+/// task, and skips a trampoline's or a raw tracepoint's program while a preempted one is in it,
+/// a kprobe's or a perf event's while a preempted one is in a bpf(2).
+pub(super) const fn sees_twice(backend: Backend, needs: &Needs) -> bool {
+    needs.preemptible && matches!(backend, Backend::Fentry | Backend::Tracepoint)
+}
+
 fn hooks_of(backend: Backend, needs: &Needs) -> Result<Vec<Hook>, BackendError> {
     let mut hooks = Vec::new();
     if needs.tree {
@@ -131,10 +138,9 @@ fn hooks_of(backend: Backend, needs: &Needs) -> Result<Vec<Hook>, BackendError> 
         Backend::Tracepoint => {
             // Attempts that are seen have their outcome seen: what sees it comes first.
             if needs.preemptible {
-                hooks.extend(TRACEPOINT_PREEMPTIBLE);
-            } else {
-                hooks.extend([BEFORE, LOCAL, REMOTE]);
+                hooks.extend(STATE_EVENTS);
             }
+            hooks.extend([BEFORE, LOCAL, REMOTE]);
         }
     }
     Ok(hooks)
@@ -177,7 +183,7 @@ fn with_substitutes(backend: Backend, needs: &Needs) -> Vec<Hook> {
     let substitutes = hooks.flat_map(|hook| {
         iter::successors(Some(hook), |hook| match hook.otherwise {
             Otherwise::Instead(substitute) => Some(*substitute),
-            Otherwise::Refuse | Otherwise::Blind(_) => None,
+            Otherwise::Refuse | Otherwise::Second | Otherwise::Blind(_) => None,
         })
     });
     substitutes.collect()
@@ -185,16 +191,25 @@ fn with_substitutes(backend: Backend, needs: &Needs) -> Vec<Hook> {
 
 fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, BackendError> {
     let accept = required(accept_program(needs)?, Place::FExit("inet_csk_accept"));
-    let (graft, connect, unsent, listen): (_, _, &[_], _) = if needs.preemptible {
-        let (graft, connect) = (GRAFT_PREEMPTIBLE, CONNECT_PREEMPTIBLE);
-        (graft, connect, &UNSENT_PREEMPTIBLE, LISTEN_PREEMPTIBLE)
+    let mut hooks = Vec::new();
+    if needs.preemptible {
+        hooks.extend([GRAFT_PREEMPTIBLE, accept]);
+        hooks.extend(outcome_hooks(needs));
+        hooks.push(CONNECT_PREEMPTIBLE);
+        hooks.extend(further_hooks(
+            &UNSENT_PREEMPTIBLE,
+            LISTEN_PREEMPTIBLE,
+            needs,
+        ));
+        // What sees the same after them.
+        hooks.push(CONNECT);
+        hooks.extend(further_hooks(&[], LISTEN, needs));
     } else {
-        (GRAFT, CONNECT, &UNSENT, LISTEN)
-    };
-    let mut hooks = vec![graft, accept];
-    hooks.extend(outcome_hooks(needs));
-    hooks.push(connect);
-    hooks.extend(further_hooks(unsent, listen, needs));
+        hooks.extend([GRAFT, accept]);
+        hooks.extend(outcome_hooks(needs));
+        hooks.push(CONNECT);
+        hooks.extend(further_hooks(&UNSENT, LISTEN, needs));
+    }
     Ok(hooks)
 }
 
@@ -309,6 +324,10 @@ fn attach_hook(
     };
     match hook.otherwise {
         Otherwise::Refuse => Err(failure),
+        Otherwise::Second => {
+            log::debug!("{failure}");
+            Ok(())
+        }
         Otherwise::Blind(blind_spot) => {
             log::debug!("{failure}");
             if blind.iter().all(|known| known != blind_spot) {
@@ -347,11 +366,12 @@ impl Links {
     }
 
     /// The programs that are attached and see the changes of sockets' states beside others,
-    /// with their names.
-    pub(super) fn watchers(&self) -> Vec<(Watcher, &'static str)> {
+    /// or attempts where two see each, with their names.
+    pub(super) fn watchers(&self, sees_twice: bool) -> Vec<(Watcher, &'static str)> {
         let of = |watcher: Watcher| watcher.programs().iter().map(move |&name| (watcher, name));
         let all = Watcher::ALL.into_iter().flat_map(of);
-        all.filter(|(_, name)| self.programs.contains(name))
+        let is_meant = |watcher: Watcher| sees_twice || !watcher.is_of_attempts();
+        all.filter(|&(watcher, name)| self.programs.contains(&name) && is_meant(watcher))
             .collect()
     }
 }

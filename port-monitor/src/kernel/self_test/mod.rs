@@ -85,15 +85,18 @@ pub(super) struct Watchers<'a> {
     /// Those that are attached.
     pub(super) attached: Vec<(Watcher, &'static str)>,
     /// What is proved by now.
-    pub(super) proofs: Box<dyn Fn() -> u64 + 'a>,
+    pub(super) proofs: Box<dyn Fn() -> u128 + 'a>,
 }
 
 impl<'a> Watchers<'a> {
     /// Of a backend.
-    pub(super) fn of(links: &Links, counters: &'a Counters) -> Self {
+    pub(super) fn of(links: &Links, sees_twice: bool, counters: &'a Counters) -> Self {
         Self {
-            attached: links.watchers(),
-            proofs: Box::new(|| counters.extra(Extra::Proofs)),
+            attached: links.watchers(sees_twice),
+            proofs: Box::new(|| {
+                let further = u128::from(counters.extra(Extra::FurtherProofs));
+                further << u64::BITS | u128::from(counters.extra(Extra::Proofs))
+            }),
         }
     }
 
@@ -413,12 +416,12 @@ mod tests {
 
     #[test]
     fn each_program_is_proved_by_itself() {
-        let again = Watcher::Again.proof();
+        let again = u128::from(Watcher::Again.proof());
         let both = vec![
             (Watcher::Again, "pm_again_rt"),
             (Watcher::Remote, "pm_remote_rt"),
         ];
-        let blind = |proofs: u64| {
+        let blind = |proofs: u128| {
             let watchers = Watchers {
                 attached: both.clone(),
                 proofs: Box::new(move || proofs),
@@ -427,6 +430,6 @@ mod tests {
         };
         assert_eq!(blind(0), Some("pm_again_rt"));
         assert_eq!(blind(2 * again), Some("pm_remote_rt"));
-        assert_eq!(blind(again + Watcher::Remote.proof()), None);
+        assert_eq!(blind(again + u128::from(Watcher::Remote.proof())), None);
     }
 }

@@ -5,6 +5,8 @@ use std::{
     env,
     fmt::Display,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Instant,
 };
 
@@ -13,11 +15,11 @@ use rustix::process::Signal;
 
 use crate::{
     backend::Backend,
-    bpf,
+    bpf::{self, Writes},
     json::{Line, Summary},
     lab::Lab,
     monitor::{Monitor, Watch},
-    process::PATIENCE,
+    process::{PATIENCE, pin},
     report::Verdict,
     scenarios::places,
 };
@@ -107,6 +109,64 @@ pub(super) fn steered(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let verdict = full_speed(lab, backend.name(), 20_000);
     places::steer_packets("0")?;
     verdict
+}
+
+/// Of each connection all is told or counted while others write to maps of theirs, and are
+/// preempted in the middle of it: a preemptible kernel runs no kprobe on that CPU then.
+pub(super) fn beside_writers(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    const CONNECTIONS: u64 = 5_000;
+    let mut monitor = Watch::json(lab, backend)
+        .args(["--events", "connect,accept"])
+        .args(LATENCY)
+        .start_into_file(lab)?;
+    let made = write_meanwhile(|| flood("--connections", CONNECTIONS))?;
+    let skips = skips(&monitor)?;
+    let run = monitor.stop()?;
+    let (lines, summary) = run.read()?;
+    let last = Line::parse(run.lines.last().context("no summary")?)?;
+    let account = |action: &str| -> Result<(u64, u64)> {
+        let told = lines.iter().filter(|line| line.action() == action).count() as u64;
+        let skipped = format!("port_monitor.hooks.{action}.program_skipped");
+        Ok((told, last.number(&skipped).context(skipped)?))
+    };
+    let (connects, accepts) = (account("connect")?, account("accept")?);
+    // Of accepts it is not known whether both hooks were skipped in the same one.
+    ensure!(
+        summary.adds_up
+            && connects.0 + connects.1 == made
+            && accepts.0 <= made
+            && accepts.0 + accepts.1 >= made,
+        "told and skipped of {made}: {connects:?}, {accepts:?}; {summary:?}; skips: {skips:?}"
+    );
+    ensure!(
+        !skips.is_empty(),
+        "nothing was preempted in the middle of a bpf(2)"
+    );
+    Ok(Verdict::Pass(format!(
+        "{made} connections, told and skipped: {connects:?}, {accepts:?}"
+    )))
+}
+
+/// Does something while a thread on either CPU writes to a map.
+fn write_meanwhile<R>(act: impl FnOnce() -> Result<R>) -> Result<R> {
+    let map = Writes::new()?;
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let work = |cpu| -> Result<()> {
+            pin(cpu)?;
+            while !is_over.load(Ordering::Acquire) {
+                map.write()?;
+            }
+            Ok(())
+        };
+        let writers = [0, 1].map(|cpu| scope.spawn(move || work(cpu)));
+        let result = act();
+        is_over.store(true, Ordering::Release);
+        for writer in writers {
+            writer.join().ok().context("a writer panicked")??;
+        }
+        result
+    })
 }
 
 /// With a small ring and a reader that is stopped events are lost, but not one

@@ -278,9 +278,9 @@ pub(crate) const ALL: &[Case] = &[
     })
     .guest_on_request()
     .parallel(),
-    // Those after them preempt a task in the middle of a program too.
-    each_backend("account-steered", accounting::steered)
-        .on(&["5.10.", "6.1.", "6.12."])
+    each_backend("account-steered", accounting::steered).parallel(),
+    each_backend("account-beside-writers", accounting::beside_writers)
+        .on(&["7.2."])
         .parallel(),
     once("account-overload", accounting::overload)
         .guest_only()
