@@ -123,7 +123,10 @@ impl Term {
             }),
             Self::Rule(wanted) => record.judgement.as_ref().is_some_and(|judged| {
                 let rule = judged.rule.as_deref().unwrap_or("default");
-                rule.starts_with(wanted.as_str())
+                match wanted.strip_prefix('=') {
+                    Some(whole) => rule == whole,
+                    None => rule.starts_with(wanted.as_str()),
+                }
             }),
             Self::Text(wanted) => has_text(record, wanted),
         }
@@ -248,6 +251,17 @@ mod tests {
             assert!(!is_text, "{word}");
         }
         assert!(OWN_WORDS.iter().all(|word| WORDS.contains(word)));
+    }
+
+    #[test]
+    fn a_rule_is_meant_by_the_beginning_of_its_name_or_by_all_of_it() {
+        let record = violation();
+        for text in ["rule:no-tel", "rule:=no-telnet", "!rule:=no-tel"] {
+            assert!(fits(text, &record), "{text}");
+        }
+        for text in ["rule:=no-tel", "rule:=", "!rule:no-tel", "!rule:=no-telnet"] {
+            assert!(!fits(text, &record), "{text}");
+        }
     }
 
     #[test]

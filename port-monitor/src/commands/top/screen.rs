@@ -349,10 +349,12 @@ impl Drawing {
                 continue;
             };
             answer = Answer::Changed;
-            if matches!(
-                input,
-                Input::Key(Press::Enter | Press::Char('P' | 'e' | 'c') | Press::Ctrl('k'))
-            ) {
+            if !self.ui.is_typing()
+                && matches!(
+                    input,
+                    Input::Key(Press::Enter | Press::Char('P' | 'e' | 'c') | Press::Ctrl('k'))
+                )
+            {
                 // What it is about is marked where keys before have moved it.
                 self.draw()?;
             }

@@ -96,8 +96,8 @@ pub(crate) struct List {
     pub(crate) chosen: Option<RowId>,
     /// The row that is marked on the screen: the chosen one, or the first before anybody chose.
     pub(crate) marked: Option<RowId>,
-    /// The address at the other end of it.
-    pub(crate) marked_remote: Option<IpAddr>,
+    /// The address at the other end of it, or of the connection that is told all about.
+    pub(crate) remote: Option<IpAddr>,
     /// Where it was, for when it is gone.
     pub(crate) at: usize,
     /// The first row on the screen.
@@ -296,6 +296,19 @@ impl Ui {
         &mut self.lists[number]
     }
 
+    /// A text is being typed, a filter or an answer.
+    pub const fn is_typing(&self) -> bool {
+        self.typing.is_some() || self.prompt.is_some()
+    }
+
+    /// The connection that is told all about, or is marked in the list of the view.
+    pub(crate) fn connection_of(&self, list: &List) -> Option<u64> {
+        match (&self.overlay, &list.marked) {
+            (Some(Overlay::Detail(id)), _) | (_, Some(RowId::Connection(id))) => Some(*id),
+            _ => None,
+        }
+    }
+
     /// Something is filtered by words.
     pub(crate) const fn has_filter(&self) -> bool {
         self.wanted.is_some()
@@ -310,6 +323,9 @@ impl Ui {
     /// Takes what comes from the terminal.
     pub fn take(&mut self, input: Input) -> Option<Wish> {
         self.said = None;
+        if !matches!(input, Input::Key(_)) {
+            self.last = None;
+        }
         match input {
             Input::Key(press) if self.prompt.is_some() => self.answer(press),
             Input::Key(press) if self.typing.is_some() => self.type_filter(press),
@@ -423,7 +439,7 @@ impl Ui {
             Action::Numbers | Action::Grouped | Action::Exclude | Action::Networks => {
                 self.look(action);
             }
-            Action::Clear if before == Some(Action::Clear) => {
+            Action::Clear if before == Some(Action::Clear) && self.bar.is_none() => {
                 self.last = None;
                 return Some(Wish::Clear);
             }

@@ -79,7 +79,7 @@ fn what_a_row_is_about_is_left_out_by_a_word_more() {
     typed(&mut ui, "e");
     assert_eq!(ui.said(), Some("there is no word that leaves this out"));
     ui.list().marked = Some(RowId::Connection(7));
-    ui.list().marked_remote = Some(IpAddr::from([192, 0, 2, 1]));
+    ui.list().remote = Some(IpAddr::from([192, 0, 2, 1]));
     typed(&mut ui, "e");
     assert_eq!(ui.filter, "!remote:192.0.2.1 ");
     for (key, word) in [
@@ -90,8 +90,8 @@ fn what_a_row_is_about_is_left_out_by_a_word_more() {
             Key::Network([10, 0, 0, 0].into(), 24),
             "!remote:10.0.0.0/24",
         ),
-        (Key::Rule(Some("web".into()), true), "!rule:web"),
-        (Key::Rule(None, false), "!rule:default"),
+        (Key::Rule(Some("web".into()), true), "!rule:=web"),
+        (Key::Rule(None, false), "!rule:=default"),
     ] {
         ui.list().marked = Some(RowId::Group(key));
         ui.set_filter("x".to_owned());
@@ -100,7 +100,7 @@ fn what_a_row_is_about_is_left_out_by_a_word_more() {
     }
     ui.list().marked = Some(RowId::Group(Key::Process(None)));
     assert_eq!(typed(&mut ui, "e"), None);
-    assert_eq!(ui.filter, "x !rule:default ");
+    assert_eq!(ui.filter, "x !rule:=default ");
 }
 
 #[test]
@@ -109,6 +109,27 @@ fn counts_are_begun_anew_by_two_presses_in_a_row_alone() {
     assert_eq!(typed(&mut ui, "xjx"), None);
     assert_eq!(typed(&mut ui, "x"), Some(Wish::Clear));
     assert_eq!(typed(&mut ui, "x"), None);
+    ui.take(Input::Click(0, 0));
+    assert_eq!(typed(&mut ui, "x"), None);
+    assert_eq!(ui.said(), Some("x once more begins all counts anew"));
+}
+
+#[test]
+fn a_recording_counts_from_its_beginning_however_often_that_is_asked() {
+    let mut ui = ui();
+    ui.set_bar(Bar {
+        begin_ns: 0,
+        end_ns: 1,
+        now_ns: 0,
+        speed: 1,
+        is_playing: false,
+        is_behind: false,
+    });
+    for _ in 0..3 {
+        assert_eq!(typed(&mut ui, "x"), None);
+        let said = ui.said();
+        assert_eq!(said, Some("a recording counts from its beginning on"));
+    }
 }
 
 #[test]

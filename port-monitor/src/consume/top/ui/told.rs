@@ -145,6 +145,7 @@ impl Ui {
             (Action::Propose, Some(Overlay::Rule(rule))) => {
                 return Some(Wish::Propose(rule.id, Some(!rule.allows)));
             }
+            (Action::Copy, Some(Overlay::Detail(_))) => return Some(Wish::Copy),
             (Action::End, Some(Overlay::Detail(id))) => return Some(Wish::End(*id)),
             (Action::Propose, Some(Overlay::Detail(id))) => return Some(Wish::Propose(*id, None)),
             (Action::Export, Some(Overlay::Rule(rule))) => {

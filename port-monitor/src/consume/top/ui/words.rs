@@ -12,8 +12,8 @@ pub(super) fn filter_of(key: &Key) -> Option<String> {
         Key::Service(false, Some(port)) => format!("dir:in local-port:{port} "),
         Key::Remote(ip) => format!("remote:{} ", ip_of(*ip)),
         Key::Network(first, prefix) => format!("remote:{first}/{prefix} "),
-        Key::Rule(Some(rule), _) => format!("rule:{rule} "),
-        Key::Rule(None, _) => "rule:default ".to_owned(),
+        Key::Rule(Some(rule), _) => format!("rule:={rule} "),
+        Key::Rule(None, _) => "rule:=default ".to_owned(),
         Key::Process(None) | Key::Service(_, None) => return None,
     })
 }
@@ -26,8 +26,8 @@ fn exclusion_of(key: &Key) -> Option<String> {
         Key::Service(false, Some(port)) => format!("!local-port:{port}"),
         Key::Remote(ip) => format!("!remote:{}", ip_of(*ip)),
         Key::Network(first, prefix) => format!("!remote:{first}/{prefix}"),
-        Key::Rule(Some(rule), _) => format!("!rule:{rule}"),
-        Key::Rule(None, _) => "!rule:default".to_owned(),
+        Key::Rule(Some(rule), _) => format!("!rule:={rule}"),
+        Key::Rule(None, _) => "!rule:=default".to_owned(),
         Key::Process(None) | Key::Service(_, None) => return None,
     })
 }
@@ -77,10 +77,9 @@ impl Ui {
         let list = self.list();
         let word = match &list.marked {
             Some(RowId::Group(key)) => exclusion_of(key),
-            Some(RowId::Connection(_)) => list
-                .marked_remote
-                .and_then(|ip| exclusion_of(&Key::Remote(ip))),
-            None => None,
+            Some(RowId::Connection(_)) | None => {
+                list.remote.and_then(|ip| exclusion_of(&Key::Remote(ip)))
+            }
         };
         let Some(word) = word else {
             return self.say("there is no word that leaves this out".to_owned());

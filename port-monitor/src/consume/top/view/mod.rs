@@ -298,9 +298,9 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
             scrolled(buffer, area, &lines, &mut list);
         }
     }
-    list.marked_remote = match &list.marked {
-        Some(RowId::Connection(id)) if ui.view == View::Connections => {
-            model.record(*id).map(|record| record.event.remote_ip)
+    list.remote = match ui.connection_of(&list) {
+        Some(id) if ui.view == View::Connections => {
+            model.record(id).map(|record| record.event.remote_ip)
         }
         _ => None,
     };

@@ -20,7 +20,7 @@ use crate::{
         },
         top::{
             model::Model,
-            ui::{List, RowId},
+            ui::{List, Ports, RowId},
         },
     },
 };
@@ -93,6 +93,10 @@ impl<T> Column<T> {
         }
     }
 }
+
+/// Columns of the screen that a cell has room for where it is copied: terminals take no text of
+/// any length into their clipboards.
+const COPIED_WIDTH: usize = 1024;
 
 /// How a row looks beside its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,17 +184,18 @@ impl<'m, T> Sheet<'m, T> {
     }
 
     /// What the columns have of a row, but for the times, with a space between them.
-    pub(super) fn text_of(&self, wanted: &RowId, model: &Model) -> Option<String> {
+    pub(super) fn text_of(&self, wanted: &RowId, model: &Model, ports: Ports) -> Option<String> {
         let (_, row) = self.rows.iter().find(|(id, _)| id == wanted)?;
         let mut clock = LocalClock::new(TimeZone::UTC);
         let mut cells = Vec::new();
         for column in self.columns.iter().filter(|column| !column.is_time()) {
             let mut bytes = Vec::new();
-            (column.write)(
-                &mut Cell::new(&mut bytes, usize::MAX, &mut clock),
-                row,
-                model,
-            );
+            let mut cell = Cell::new(&mut bytes, COPIED_WIDTH, &mut clock);
+            if ports == Ports::Numbers {
+                cell = cell.without_services();
+            }
+            (column.write)(&mut cell, row, model);
+            cell.cut_to_budget();
             cells.push(String::from_utf8_lossy(&bytes).into_owned());
         }
         Some(cells.join(" "))

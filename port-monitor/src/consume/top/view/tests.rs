@@ -1,11 +1,13 @@
 //! Screens, of worlds that are small, crowded, empty or hostile.
 
+mod chosen;
+
 use std::sync::Arc;
 
 use ratatui::{Terminal, backend::TestBackend};
 
 use super::{
-    export::{Form, copied, export},
+    export::{Form, export},
     *,
 };
 use crate::{
@@ -539,32 +541,6 @@ fn ports_are_numbers_alone_where_that_is_wanted() {
     );
     press(&mut ui, "r");
     assert!(screen(&mut ui, &world, (120, 40)).contains(":443 https"));
-}
-
-#[test]
-fn a_row_is_copied_as_its_columns_tell_it_and_left_out_by_its_address() {
-    let (world, mut ui) = (small(), ui());
-    assert_eq!(copied(&ui, &world), None);
-    screen(&mut ui, &world, (80, 24));
-    press(&mut ui, "/curl\n");
-    ui.list().marked = Some(RowId::Connection(1));
-    let row = copied(&ui, &world).unwrap();
-    assert!(row.starts_with("-> 1469 curl "), "{row}");
-    assert!(row.contains("93.184.216.34:443 https"), "{row}");
-    screen(&mut ui, &world, (80, 24));
-    ui.list().chosen = Some(RowId::Connection(1));
-    screen(&mut ui, &world, (80, 24));
-    press(&mut ui, "re");
-    screen(&mut ui, &world, (80, 24));
-    press(&mut ui, "e");
-    assert!(ui.filter.starts_with("!remote:"), "{}", ui.filter);
-    // A row that is gone is not copied.
-    ui.list().marked = Some(RowId::Connection(99));
-    assert_eq!(copied(&ui, &world), None);
-    press(&mut ui, "4");
-    screen(&mut ui, &world, (80, 24));
-    let row = copied(&ui, &world).unwrap();
-    assert!(!row.is_empty());
 }
 
 /// What the service tells of itself is apart from what came here, and nothing of it takes the
