@@ -296,19 +296,6 @@ impl Ui {
         &mut self.lists[number]
     }
 
-    /// A text is being typed, a filter or an answer.
-    pub const fn is_typing(&self) -> bool {
-        self.typing.is_some() || self.prompt.is_some()
-    }
-
-    /// The connection that is told all about, or is marked in the list of the view.
-    pub(crate) fn connection_of(&self, list: &List) -> Option<u64> {
-        match (&self.overlay, &list.marked) {
-            (Some(Overlay::Detail(id)), _) | (_, Some(RowId::Connection(id))) => Some(*id),
-            _ => None,
-        }
-    }
-
     /// Something is filtered by words.
     pub(crate) const fn has_filter(&self) -> bool {
         self.wanted.is_some()

@@ -2,7 +2,7 @@
 //! recording.
 
 use super::{
-    Overlay, RowId, Rule, Ui, View, Wish,
+    List, Overlay, RowId, Rule, Ui, View, Wish,
     prompt::{Asks, Prompt, Typed},
 };
 use crate::consume::top::{
@@ -59,6 +59,19 @@ impl Ui {
     /// What was asked for of a recording takes time.
     pub fn is_behind(&self) -> bool {
         self.bar.is_some_and(|bar| bar.is_behind)
+    }
+
+    /// A text is being typed, a filter or an answer.
+    pub const fn is_typing(&self) -> bool {
+        self.typing.is_some() || self.prompt.is_some()
+    }
+
+    /// The connection that is told all about, or is marked in the list of the view.
+    pub(crate) fn connection_of(&self, list: &List) -> Option<u64> {
+        match (&self.overlay, &list.marked) {
+            (Some(Overlay::Detail(id)), _) | (_, Some(RowId::Connection(id))) => Some(*id),
+            _ => None,
+        }
     }
 
     /// The rule that is shown.
