@@ -34,6 +34,12 @@ fn top_shows_what_is_answers_its_keys_and_leaves_a_clean_terminal() {
     });
     terminal.types(&format!("\x15port:{port}\r"));
     terminal.sees("2 rows, /port:");
+    terminal.types("c");
+    terminal.sees("the terminal was told to copy: ");
+    terminal.types("e");
+    terminal.sees("0 rows, /port:");
+    terminal.types(&format!("r/port:{port}\r"));
+    terminal.sees("2 rows, /port:");
     // All about the chosen row.
     terminal.types("j\r");
     terminal.sees("process   ");
@@ -132,6 +138,12 @@ fn top_shows_what_the_service_sees_until_that_ends() {
     service.shell.attempt(1);
     terminal.sees("127.0.0.1:1 tcpmux");
     terminal.sees("refused");
+    // The account of the service, which has seen it for all of its consumers.
+    terminal.types("7");
+    terminal.sees("its events    seen ");
+    terminal.sees("its losses    ring full 0, program skipped 0, undecodable 0, owner late 0");
+    terminal.sees("client-1      delivered ");
+    terminal.sees("socket        delivered ");
     service.end();
     terminal.sees("the service has ended");
     assert_eq!(terminal.assert_clean(&settings), "3.");

@@ -83,6 +83,9 @@ fn top_plays_a_recording_stops_steps_jumps_and_begins_again() {
     terminal.types(&format!("\x1b[<0;{};{}M", column + 1, row + 1));
     terminal.sees("‖ 1000x 10:00:00 0:00:00 ");
     terminal.sees("1 row,");
+    // What was open then is not ended now.
+    terminal.types("\x0b");
+    terminal.sees("a recording: what was open then is not to be ended now");
     terminal.types("7");
     terminal.sees("nothing is watched now");
     terminal.sees("cannot tell: who listened");
@@ -264,7 +267,7 @@ fn top_proposes_a_rule_and_prints_it_at_the_end() {
     terminal.sees("action = \"deny\"");
     terminal.types("P");
     terminal.sees("action = \"allow\"");
-    terminal.types("PE");
+    terminal.types("PEE");
     terminal.sees("the rule is printed when this ends");
     terminal.types("\x1b");
     terminal.sees_that("no rule", |screen| !screen.contains("A rule, not applied"));
@@ -275,6 +278,8 @@ fn top_proposes_a_rule_and_prints_it_at_the_end() {
     terminal.types("q");
     terminal.sees("direction = \"out\"");
     let shown = terminal.shows();
+    // Once, however often that is asked for.
+    assert_eq!(shown.matches("version = 1").count(), 1, "{shown}");
     let toml = shown.lines().skip_while(|line| *line != "version = 1");
     let toml: Vec<&str> = toml.take_while(|line| !line.contains("ready>")).collect();
     fs::write(&out, toml.join("\n")).unwrap();

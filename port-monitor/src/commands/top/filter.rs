@@ -43,12 +43,34 @@ const STATES: [&str; 4] = ["open", "failed", "closed", "listening"];
 
 /// Reads a filter: words with spaces between them, all of which have to fit.
 pub(super) fn find(text: &str) -> Result<Wanted, String> {
+    let (not, words): (Vec<_>, Vec<_>) = text
+        .split_whitespace()
+        .partition(|word| word.starts_with('!'));
+    let wanted = all_of(&words)?;
+    let not: Result<Vec<_>, _> = not
+        .iter()
+        .filter_map(|word| word.strip_prefix('!').filter(|word| is_whole(word)))
+        .map(|word| all_of(&[word]))
+        .collect();
+    let not = not?;
+    Ok(Arc::new(move |record| {
+        wanted(record) && !not.iter().any(|unwanted| unwanted(record))
+    }))
+}
+
+/// It is not only the beginning of a word that is being typed.
+fn is_whole(word: &str) -> bool {
+    let is_begun = |(name, value): (&str, &str)| WORDS.contains(&name) && value.is_empty();
+    !word.is_empty() && !word.split_once(':').is_some_and(is_begun)
+}
+
+fn all_of(words: &[&str]) -> Result<impl Fn(&Record) -> bool + Send + Sync + use<>, String> {
     let mut flags = Vec::new();
     let mut terms = Vec::new();
-    for word in text.split_whitespace() {
+    for &word in words {
         match word.split_once(':') {
-            // A word that is not written yet keeps all.
-            Some((name, "")) if WORDS.contains(&name) => {}
+            // It keeps all until it is written.
+            Some(_) if !is_whole(word) => {}
             Some(("dir", value)) => flags.push(format!("--direction={value}")),
             Some((name, value)) if OWN_WORDS.contains(&name) => terms.push(term(name, value)?),
             Some((name, value)) if WORDS.contains(&name) => flags.push(format!("--{name}={value}")),
@@ -56,9 +78,11 @@ pub(super) fn find(text: &str) -> Result<Wanted, String> {
         }
     }
     let filters = filters(&flags)?;
-    Ok(Arc::new(move |record| {
-        keeps(&filters, record) && terms.iter().all(|term| term.fits(record))
-    }))
+    Ok(
+        move |record: &Record| {
+            keeps(&filters, record) && terms.iter().all(|term| term.fits(record))
+        },
+    )
 }
 
 fn filters(flags: &[String]) -> Result<Filters, String> {
@@ -99,7 +123,10 @@ impl Term {
             }),
             Self::Rule(wanted) => record.judgement.as_ref().is_some_and(|judged| {
                 let rule = judged.rule.as_deref().unwrap_or("default");
-                rule.starts_with(wanted.as_str())
+                match wanted.strip_prefix('=') {
+                    Some(whole) => rule == whole,
+                    None => rule.starts_with(wanted.as_str()),
+                }
             }),
             Self::Text(wanted) => has_text(record, wanted),
         }
@@ -186,6 +213,23 @@ mod tests {
         ] {
             assert!(!fits(text, &record), "{text}");
         }
+        for text in [
+            "!comm:curl",
+            "!curl",
+            "port:443 !93.184",
+            "nothing !comm:nc",
+        ] {
+            assert!(!fits(text, &record), "{text}");
+        }
+        for text in [
+            "!comm:nc",
+            "curl !nothing",
+            "!remote:10.0.0.0/8 !pid:1",
+            "!",
+            "!port:",
+        ] {
+            assert!(fits(text, &record), "{text}");
+        }
         let record = violation();
         assert!(fits("error:refused rule:no-tel", &record));
         assert!(fits("error:econnref state:fa", &record));
@@ -210,6 +254,17 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_is_meant_by_the_beginning_of_its_name_or_by_all_of_it() {
+        let record = violation();
+        for text in ["rule:no-tel", "rule:=no-telnet", "!rule:=no-tel"] {
+            assert!(fits(text, &record), "{text}");
+        }
+        for text in ["rule:=no-tel", "rule:=", "!rule:no-tel", "!rule:=no-telnet"] {
+            assert!(!fits(text, &record), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_one_line() {
         for text in [
             "pid:me",
@@ -217,6 +272,8 @@ mod tests {
             "port:99999",
             "remote:nowhere",
             "dir:up",
+            "!dir:up",
+            "!pid:me",
             "user:nobody-at-all",
         ] {
             let Err(problem) = find(text) else {

@@ -10,7 +10,11 @@ mod screen;
 use std::{
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        mpsc::{RecvTimeoutError, Sender, channel},
+    },
+    thread,
     time::Duration,
 };
 
@@ -41,7 +45,7 @@ use crate::{
     pipeline::Pipeline,
 };
 
-/// How often the kernel is asked what open connections have carried.
+/// How often the kernel is asked what open connections have carried, and a service how it stands.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Flags of `top`.
@@ -186,8 +190,10 @@ async fn attached(args: &Args, path: &Path) -> Result<ExitCode, Failure> {
     let signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
     let stop = signals.stop();
     let attendance = Attendance::begin(path, filters, consumers, signals, None)?;
+    let asking = ask_service(path.to_owned(), shared.clone())?;
     let screen = Screen::open(Source::Live(shared), args.color, stop)?;
     let ended = attendance.run().await;
+    drop(asking);
     let closed = screen.close();
     let (end, _) = ended?;
     closed?;
@@ -197,4 +203,25 @@ async fn attached(args: &Args, path: &Path) -> Result<ExitCode, Failure> {
     } else {
         ExitCode::CannotAttach
     })
+}
+
+/// Asks the service how it stands, once a second until what this returns is dropped. Where it
+/// does not answer, what it said last is shown on.
+fn ask_service(path: PathBuf, shared: Shared) -> Result<Sender<()>, Failure> {
+    let (asking, is_over) = channel();
+    thread::Builder::new()
+        .name("ask-service".to_owned())
+        .spawn(move || {
+            loop {
+                match socket::ask(&path) {
+                    Ok(report) => shared.lock().hear_of_service(report),
+                    Err(error) => log::debug!("how the service stands: {error}"),
+                }
+                if is_over.recv_timeout(LOOK) != Err(RecvTimeoutError::Timeout) {
+                    return;
+                }
+            }
+        })
+        .or_exit(ExitCode::CannotAttach)?;
+    Ok(asking)
 }

@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::anyhow;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use jiff::tz::TimeZone;
 use ratatui::{
     Terminal,
@@ -55,7 +56,7 @@ use crate::{
     consume::{
         lines::color::ColorWhen,
         top::{
-            Asks, Input, Model, Press, Shared, Ui, Wish, export,
+            Asks, Input, Model, Press, Shared, Ui, Wish, copied, export,
             view::{Look, draw},
         },
     },
@@ -348,10 +349,12 @@ impl Drawing {
                 continue;
             };
             answer = Answer::Changed;
-            if matches!(
-                input,
-                Input::Key(Press::Enter | Press::Char('P') | Press::Ctrl('k'))
-            ) {
+            if !self.ui.is_typing()
+                && matches!(
+                    input,
+                    Input::Key(Press::Enter | Press::Char('P' | 'e' | 'c') | Press::Ctrl('k'))
+                )
+            {
                 // What it is about is marked where keys before have moved it.
                 self.draw()?;
             }
@@ -391,6 +394,12 @@ impl Drawing {
             (Wish::Answer(Asks::WhatIf, text), _) => {
                 self.with_model(|ui, model| rules::what_if(ui, model, text));
             }
+            (Wish::Copy, _) => self.copy(),
+            (Wish::Clear, Source::Live(shared)) => {
+                shared.lock().clear();
+                // What is frozen would show the counts of before.
+                self.frozen = None;
+            }
             (Wish::EndRecording, Source::Live(shared)) => shared.end_recording(),
             (Wish::Answer(asks @ (Asks::Record | Asks::Append(_)), text), Source::Live(shared)) => {
                 files::record(shared, &mut self.ui, asks, text);
@@ -410,6 +419,22 @@ impl Drawing {
         let zone = self.zone.clone();
         let exported = self.with_model(|ui, model| export(ui, model, form, &zone));
         files::write(&mut self.ui, asks, text, (&path, &exported));
+    }
+
+    /// Has the terminal keep the marked row: OSC 52.
+    fn copy(&mut self) {
+        let Some(row) = self.with_model(|ui, model| copied(ui, model)) else {
+            return self.ui.say("that row is gone".to_owned());
+        };
+        let sequence = format!("\x1b]52;c;{}\x07", BASE64_STANDARD.encode(&row));
+        let mut out = io::stdout();
+        let written = out
+            .write_all(sequence.as_bytes())
+            .and_then(|()| out.flush());
+        self.ui.say(match written {
+            Ok(()) => format!("the terminal was told to copy: {row}"),
+            Err(error) => error.to_string(),
+        });
     }
 
     fn end_connection(&mut self, asks: &Asks, text: &str) {

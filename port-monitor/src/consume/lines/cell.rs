@@ -30,6 +30,7 @@ pub(crate) struct Cell<'a> {
     budget: usize,
     clock: &'a mut LocalClock,
     signs: Signs,
+    has_services: bool,
 }
 
 /// What stands for a value that is not there.
@@ -49,6 +50,16 @@ impl<'a> Cell<'a> {
             budget,
             clock,
             signs: Signs::Shown,
+            has_services: true,
+        }
+    }
+
+    /// The cell with ports as numbers alone.
+    #[cfg(feature = "top")]
+    pub(crate) fn without_services(self) -> Self {
+        Self {
+            has_services: false,
+            ..self
         }
     }
 
@@ -203,7 +214,7 @@ impl<'a> Cell<'a> {
         self.put(if v6 { "]:" } else { ":" });
         self.port(port);
         self.cut_address(address_end);
-        if let Some(service) = service
+        if let Some(service) = service.filter(|_| self.has_services)
             && self.room() > 3
         {
             self.put(" ");

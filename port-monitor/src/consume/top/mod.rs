@@ -21,7 +21,7 @@ pub use self::{
     model::{Model, Told},
     recorder::Recorded,
     ui::{Find, OWN_WORDS, Rule, Ui, WORDS, Wanted, Wish, prompt::Asks},
-    view::export::{Exported, Form, export},
+    view::export::{Exported, Form, copied, export},
 };
 use super::consumer::{Consumer, Needs, Overview, Stats};
 use crate::{

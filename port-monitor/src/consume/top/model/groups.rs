@@ -287,6 +287,37 @@ mod tests {
     }
 
     #[test]
+    fn a_network_has_the_sums_of_its_addresses_and_their_latest_time() {
+        let mut groups = Groups::default();
+        for (ip, wall_ns) in [
+            ("10.0.0.1", 5),
+            ("10.0.0.254", 3),
+            ("10.0.1.1", 4),
+            ("::ffff:10.0.0.7", 1),
+            ("2001:db8::1", 8),
+            ("2001:db8::ffff:0:0:1", 9),
+            ("2001:db8:0:1::1", 2),
+        ] {
+            let (mut record, key) = (connected(), Key::Remote(ip.parse().unwrap()));
+            record.wall_ns = wall_ns;
+            groups.recount((None, Tally::default()), (&key, ONE), &record);
+        }
+        let mut networks: Vec<_> = joined(groups.iter())
+            .into_iter()
+            .map(|group| (group.key, group.tally.all, group.tally.sent, group.last_ns))
+            .collect();
+        networks.sort();
+        let network = |first: &str, prefix| Key::Network(first.parse().unwrap(), prefix);
+        let expected = [
+            (network("10.0.0.0", 24), 3, 9, 5),
+            (network("10.0.1.0", 24), 1, 3, 4),
+            (network("2001:db8::", 64), 2, 6, 9),
+            (network("2001:db8:0:1::", 64), 1, 3, 2),
+        ];
+        assert_eq!(networks, expected);
+    }
+
+    #[test]
     fn a_connection_counts_once_wherever_it_goes() {
         let (record, mut groups) = (connected(), Groups::default());
         let (unknown, known) = (Key::Process(None), Key::Process(Some((1, 2))));

@@ -14,6 +14,7 @@ use crate::{
     consume::{
         consumer::{Overview, Stats},
         join::{Connection, Join, State},
+        socket::Report,
     },
     events::{
         decode::{Action, Direction},
@@ -32,6 +33,8 @@ pub(crate) const JUST_ENDED_NS: i128 = 10_000_000_000;
 pub(crate) struct Mark {
     /// What it counts for in its groups.
     counted: Tally,
+    /// What it had carried when all counts were begun anew: received, sent.
+    before: (u64, u64),
     /// Those groups.
     keys: Option<Keys>,
     /// What it carries.
@@ -137,13 +140,14 @@ impl Tally {
     fn of(connection: &Connection<Mark>) -> Self {
         let record = &connection.record;
         let carried = record.event.action.carried();
+        let (received, sent) = connection.mark.before;
         Self {
             all: 1,
             open: connection.state.is_open().into(),
             failed: (connection.state == State::Failed).into(),
             violations: record.is_violation().into(),
-            received: carried.map_or(0, |carried| carried.bytes_received),
-            sent: carried.map_or(0, |carried| carried.bytes_sent),
+            received: carried.map_or(0, |so_far| so_far.bytes_received.saturating_sub(received)),
+            sent: carried.map_or(0, |so_far| so_far.bytes_sent.saturating_sub(sent)),
         }
     }
 }
@@ -171,6 +175,8 @@ pub struct Model {
     /// Events that this view's queue had no room for.
     pub(crate) queue_full: u64,
     pub(crate) overview: Overview,
+    /// How the service stands whose events these are.
+    pub(crate) service: Option<Box<Report>>,
     /// Losses by cause, as the service has told them.
     pub(crate) told_losses: Vec<(LossCause, u64)>,
     pub(crate) summary: Option<Summary>,
@@ -253,6 +259,11 @@ impl Model {
         self.overview = overview.clone();
     }
 
+    /// How the service stands whose events these are.
+    pub fn hear_of_service(&mut self, report: Report) {
+        self.service = Some(Box::new(report));
+    }
+
     /// Events that were taken.
     pub const fn events(&self) -> u64 {
         self.events
@@ -273,6 +284,49 @@ impl Model {
         self.join.end(&mut done);
         self.done = done;
         self.settle();
+    }
+
+    /// Begins all counts anew. What is open stays.
+    pub fn clear(&mut self) {
+        self.ended.clear();
+        self.processes = Groups::default();
+        self.services = Groups::default();
+        self.remotes = Groups::default();
+        self.rules = Groups::default();
+        self.total = Tally::default();
+        self.strip = Strip::default();
+        self.strip.advance(self.now_ns);
+        let connections = self.join.iter_mut();
+        for connection in connections.filter(|row| !row.is_listener()) {
+            if let Some(carried) = connection.record.event.action.carried() {
+                connection.mark.before = (carried.bytes_received, carried.bytes_sent);
+            }
+            connection.mark.counted = Tally::default();
+            connection.mark.keys = None;
+            if !connection.state.is_open() {
+                continue;
+            }
+            let keys = Keys::of(&connection.record);
+            let counted = Counted {
+                was: Tally::default(),
+                is: Tally::of(connection),
+                // No rule has decided on it just now.
+                before: Some(keys.clone()),
+                now: keys,
+            };
+            connection.mark.counted = counted.is;
+            connection.mark.keys = Some(counted.now.clone());
+            for (groups, before, key) in counted.groups(
+                &mut self.processes,
+                &mut self.services,
+                &mut self.remotes,
+                &mut self.rules,
+            ) {
+                let record = &connection.record;
+                groups.recount((before, counted.was), (key, counted.is), record);
+            }
+            self.total += counted.is;
+        }
     }
 
     /// Every connection that is known, listeners among them.

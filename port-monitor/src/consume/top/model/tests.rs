@@ -244,3 +244,61 @@ fn another_policy_takes_the_place_of_the_one_before() {
     assert_eq!(named, Some("other.toml"));
     assert_eq!(model.total.all, 1);
 }
+
+/// What is open goes on, and is not counted twice or less than once, whatever becomes of it.
+#[test]
+fn counts_that_are_begun_anew_have_what_came_since_and_what_is_open() {
+    let told = |id: u64, action: Action| {
+        let mut record = violation();
+        record.event.id = id;
+        record.event.action = action;
+        record
+    };
+    let carried = |received: u64| Close {
+        bytes_received: received,
+        ..Close::new(Direction::Outbound, ClosedBy::Peer)
+    };
+    let mut model = Model::default();
+    model.take(Item::Header(&header()));
+    let handshake_us = None;
+    for id in 1..=3 {
+        model.take(Item::Event(&told(id, Action::Connected { handshake_us })));
+        model.take(Item::Event(&told(id, Action::Progress(carried(100)))));
+    }
+    model.take(Item::Event(&told(3, Action::Close(carried(150)))));
+    model.clear();
+    let sums = |model: &Model| {
+        let mut sums = vec![model.total];
+        for by in [
+            GroupedBy::Process,
+            GroupedBy::Service,
+            GroupedBy::Remote,
+            GroupedBy::Rule,
+        ] {
+            let mut sum = Tally::default();
+            model.groups(by).iter().for_each(|group| sum += group.tally);
+            sums.push(sum);
+        }
+        sums
+    };
+    let mut expected = Tally {
+        all: 2,
+        open: 2,
+        violations: 2,
+        ..Tally::default()
+    };
+    assert_eq!(sums(&model), [expected; 5]);
+    let hits = model.rules.iter().map(|rule| rule.strip.clone());
+    assert!(
+        hits.map(|mut strip| strip.present().begun)
+            .all(|hits| hits == 0)
+    );
+    model.take(Item::Event(&told(1, Action::Progress(carried(130)))));
+    model.take(Item::Event(&told(2, Action::Close(carried(107)))));
+    expected.open = 1;
+    expected.received = 37;
+    assert_eq!(sums(&model), [expected; 5]);
+    // Its own row has all that it has carried.
+    let row = model.record(1).unwrap().event.action.carried().copied();
+    assert_eq!(row.unwrap().bytes_received, 130);
+}

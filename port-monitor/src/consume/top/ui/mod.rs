@@ -5,7 +5,7 @@ pub(crate) mod prompt;
 mod told;
 mod words;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 pub use self::words::{OWN_WORDS, WORDS};
 use self::{
@@ -59,6 +59,17 @@ impl View {
         self as usize
     }
 
+    /// Connections, grouped another way.
+    const fn grouped_next(self) -> Self {
+        match self {
+            Self::Processes => Self::Remotes,
+            Self::Remotes => Self::Services,
+            Self::Services => Self::Policy,
+            Self::Policy => Self::Connections,
+            Self::Connections | Self::Listeners | Self::Health => Self::Processes,
+        }
+    }
+
     fn step(self, by: usize) -> Self {
         let next = (self.number() + by) % Self::ALL.len();
         Self::ALL.get(next).copied().unwrap_or(self)
@@ -85,6 +96,8 @@ pub(crate) struct List {
     pub(crate) chosen: Option<RowId>,
     /// The row that is marked on the screen: the chosen one, or the first before anybody chose.
     pub(crate) marked: Option<RowId>,
+    /// The address at the other end of it, or of the connection that is told all about.
+    pub(crate) remote: Option<IpAddr>,
     /// Where it was, for when it is gone.
     pub(crate) at: usize,
     /// The first row on the screen.
@@ -140,6 +153,10 @@ pub enum Wish {
     End(u64),
     /// A text that is printed when the view is over.
     Keep(String),
+    /// The row that is marked, in the clipboard.
+    Copy,
+    /// All counts anew.
+    Clear,
 }
 
 /// What lies over the view.
@@ -171,6 +188,15 @@ pub(crate) enum Remotes {
     Networks,
 }
 
+/// How ports are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ports {
+    /// With the names of their services.
+    Named,
+    /// As numbers alone.
+    Numbers,
+}
+
 /// What the user looks at.
 pub struct Ui {
     pub(crate) view: View,
@@ -185,6 +211,9 @@ pub struct Ui {
     pub(crate) shows_ended: bool,
     /// What a row of the remotes is.
     pub(crate) remotes: Remotes,
+    pub(crate) ports: Ports,
+    /// What the key before did.
+    last: Option<Action>,
     pub(crate) overlay: Option<Overlay>,
     /// Rows by which the overlay is scrolled.
     pub(crate) scroll: u16,
@@ -232,6 +261,8 @@ impl Ui {
             only_violations: false,
             shows_ended: false,
             remotes: Remotes::Addresses,
+            ports: Ports::Named,
+            last: None,
             overlay: None,
             scroll: 0,
             is_paused: false,
@@ -279,6 +310,9 @@ impl Ui {
     /// Takes what comes from the terminal.
     pub fn take(&mut self, input: Input) -> Option<Wish> {
         self.said = None;
+        if !matches!(input, Input::Key(_)) {
+            self.last = None;
+        }
         match input {
             Input::Key(press) if self.prompt.is_some() => self.answer(press),
             Input::Key(press) if self.typing.is_some() => self.type_filter(press),
@@ -356,7 +390,9 @@ impl Ui {
     }
 
     fn press(&mut self, press: Press) -> Option<Wish> {
-        let action = action(press)?;
+        let action = action(press);
+        let before = std::mem::replace(&mut self.last, action);
+        let action = action?;
         if let Some(wish) = self.wish_of_overlay(action) {
             return Some(wish);
         }
@@ -387,13 +423,14 @@ impl Ui {
             Action::Ended => self.shows_ended = !self.shows_ended,
             Action::Violations => self.only_violations = !self.only_violations,
             Action::Reset => self.reset(),
-            Action::Networks => {
-                self.remotes = match self.remotes {
-                    Remotes::Addresses => Remotes::Networks,
-                    Remotes::Networks => Remotes::Addresses,
-                };
-                self.show(Some(View::Remotes));
+            Action::Numbers | Action::Grouped | Action::Exclude | Action::Networks => {
+                self.look(action);
             }
+            Action::Clear if before == Some(Action::Clear) && self.bar.is_none() => {
+                self.last = None;
+                return Some(Wish::Clear);
+            }
+            Action::Copy | Action::Clear => return self.begin(action),
             Action::View(number) => self.show(View::ALL.get(number).copied()),
             Action::NextView => self.show(Some(self.view.step(1))),
             Action::PreviousView => self.show(Some(self.view.step(View::ALL.len() - 1))),
@@ -411,6 +448,27 @@ impl Ui {
             Action::Help => self.lay_over(Overlay::Help),
         }
         None
+    }
+
+    /// Shows the same rows otherwise.
+    fn look(&mut self, action: Action) {
+        match action {
+            Action::Numbers => {
+                self.ports = match self.ports {
+                    Ports::Named => Ports::Numbers,
+                    Ports::Numbers => Ports::Named,
+                };
+            }
+            Action::Grouped => self.show(Some(self.view.grouped_next())),
+            Action::Exclude => self.exclude(),
+            _ => {
+                self.remotes = match self.remotes {
+                    Remotes::Addresses => Remotes::Networks,
+                    Remotes::Networks => Remotes::Addresses,
+                };
+                self.show(Some(View::Remotes));
+            }
+        }
     }
 
     /// What keys do while something lies over the view; whether that was all.
@@ -469,6 +527,7 @@ impl Ui {
         self.only_violations = false;
         self.shows_ended = false;
         self.remotes = Remotes::Addresses;
+        self.ports = Ports::Named;
         *self.list() = List::default();
     }
 

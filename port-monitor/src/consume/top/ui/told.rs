@@ -2,7 +2,7 @@
 //! recording.
 
 use super::{
-    Overlay, RowId, Rule, Ui, View, Wish,
+    List, Overlay, RowId, Rule, Ui, View, Wish,
     prompt::{Asks, Prompt, Typed},
 };
 use crate::consume::top::{
@@ -59,6 +59,19 @@ impl Ui {
     /// What was asked for of a recording takes time.
     pub fn is_behind(&self) -> bool {
         self.bar.is_some_and(|bar| bar.is_behind)
+    }
+
+    /// A text is being typed, a filter or an answer.
+    pub const fn is_typing(&self) -> bool {
+        self.typing.is_some() || self.prompt.is_some()
+    }
+
+    /// The connection that is told all about, or is marked in the list of the view.
+    pub(crate) fn connection_of(&self, list: &List) -> Option<u64> {
+        match (&self.overlay, &list.marked) {
+            (Some(Overlay::Detail(id)), _) | (_, Some(RowId::Connection(id))) => Some(*id),
+            _ => None,
+        }
     }
 
     /// The rule that is shown.
@@ -145,6 +158,7 @@ impl Ui {
             (Action::Propose, Some(Overlay::Rule(rule))) => {
                 return Some(Wish::Propose(rule.id, Some(!rule.allows)));
             }
+            (Action::Copy, Some(Overlay::Detail(_))) => return Some(Wish::Copy),
             (Action::End, Some(Overlay::Detail(id))) => return Some(Wish::End(*id)),
             (Action::Propose, Some(Overlay::Detail(id))) => return Some(Wish::Propose(*id, None)),
             (Action::Export, Some(Overlay::Rule(rule))) => {
@@ -169,6 +183,12 @@ impl Ui {
                 Some(RowId::Connection(id)) => return Some(Wish::End(id)),
                 _ => self.say("choose a connection to end".to_owned()),
             },
+            Action::Copy if self.list().marked.is_some() => return Some(Wish::Copy),
+            Action::Copy => self.say("no row is chosen".to_owned()),
+            Action::Clear if self.bar.is_some() => {
+                self.say("a recording counts from its beginning on".to_owned());
+            }
+            Action::Clear => self.say("x once more begins all counts anew".to_owned()),
             Action::WhatIf => self.ask(Asks::WhatIf),
             Action::Propose => match self.list().marked {
                 Some(RowId::Connection(id)) => return Some(Wish::Propose(id, None)),

@@ -15,7 +15,7 @@ use crate::{
         lines::json::Json,
         top::{
             model::{Group, Key, Mark, Model},
-            ui::{Ui, View},
+            ui::{RowId, Ui, View},
         },
     },
     events::record::Item,
@@ -72,6 +72,25 @@ pub fn export(ui: &Ui, model: &Model, form: Form, zone: &TimeZone) -> Exported {
     Exported {
         text: of_connections(&rows, model, form, zone),
         rows: rows.len(),
+    }
+}
+
+/// The marked row, or that of the connection that is told all about, as a line of text: what its
+/// columns have on a wide screen.
+pub fn copied(ui: &Ui, model: &Model) -> Option<String> {
+    let list = &ui.lists[ui.view.number()];
+    let connection = ui.connection_of(list).map(RowId::Connection);
+    let marked = connection.as_ref().or(list.marked.as_ref())?;
+    let ports = ui.ports;
+    match ui.view {
+        View::Connections => connection_sheet(model, ui).text_of(marked, model, ports),
+        View::Listeners => listener_sheet(model, ui).text_of(marked, model, ports),
+        View::Processes | View::Services | View::Remotes | View::Policy | View::Health => {
+            with_groups(ui.view, model, ui, |sheet| {
+                sheet.text_of(marked, model, ports)
+            })
+            .flatten()
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     consume::{
         consumer::{Room, Standing},
         lines::table::loss_cause,
+        socket::report::Events,
         top::model::{ENDED_ROOM, Model},
     },
 };
@@ -71,6 +72,7 @@ pub(super) fn lines(model: &Model) -> Vec<String> {
     }
     lines.push(String::new());
     account(model, &mut lines);
+    service(model, &mut lines);
     recorded(model, &mut lines);
     lines.push(String::new());
     lines.push(format!(
@@ -147,19 +149,73 @@ fn account(model: &Model, lines: &mut Vec<String>) {
 
 fn standing_line(standing: &Standing) -> String {
     let account = &standing.account;
+    let messages = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     let waiting = match standing.waiting {
-        Room::Lines(lines) => format!("{lines} waiting"),
-        Room::Queue(length, room) => format!("{length} of {room} waiting"),
+        Room::Lines(lines) => (lines, None),
+        Room::Queue(length, room) => (messages(length), Some(messages(room))),
     };
-    let error = account.error.as_deref().map_or(String::new(), |error| {
+    consumer_line(
+        standing.name,
+        [
+            account.delivered,
+            account.taken,
+            account.hidden,
+            account.dropped.total(),
+        ],
+        waiting,
+        account.error.as_deref(),
+    )
+}
+
+fn consumer_line(
+    name: &str,
+    [delivered, taken, hidden, dropped]: [u64; 4],
+    (waiting, room): (u64, Option<u64>),
+    error: Option<&str>,
+) -> String {
+    let name = Escaped(name.as_bytes()).to_string();
+    let room = room.map_or(String::new(), |room| format!(" of {room}"));
+    let error = error.map_or(String::new(), |error| {
         format!("; failed: {}", Escaped(error.as_bytes()))
     });
     format!(
-        "{:<13} delivered {} = taken {} + hidden {} + dropped {}; {waiting}{error}",
-        standing.name,
-        account.delivered,
-        account.taken,
-        account.hidden,
-        account.dropped.total()
+        "{name:<13} delivered {delivered} = taken {taken} + hidden {hidden} + dropped {dropped}; \
+         {waiting}{room} waiting{error}"
     )
+}
+
+/// How the service stands whose events these are, since its own beginning.
+fn service(model: &Model, lines: &mut Vec<String>) {
+    let Some(report) = &model.service else {
+        return;
+    };
+    let Events {
+        seen,
+        filtered,
+        lost,
+    } = report.events;
+    lines.push(String::new());
+    lines.push(format!(
+        "service       port-monitor {}, pid {}, since {:.0}",
+        Escaped(report.version.as_bytes()),
+        report.pid,
+        report.began
+    ));
+    lines.push(format!(
+        "its events    seen {seen}, filtered for all {filtered}"
+    ));
+    lines.push(format!(
+        "its losses    ring full {}, program skipped {}, undecodable {}, owner late {}",
+        lost.ring_full, lost.program_skipped, lost.undecodable, lost.owner_late
+    ));
+    for consumer in &report.consumers {
+        let dropped = &consumer.dropped;
+        let dropped = dropped.queue_full + dropped.failed + dropped.unfinished;
+        lines.push(consumer_line(
+            &consumer.name,
+            [consumer.delivered, consumer.taken, consumer.hidden, dropped],
+            (consumer.waiting, consumer.room),
+            consumer.error.as_deref(),
+        ));
+    }
 }

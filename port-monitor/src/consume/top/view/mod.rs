@@ -25,7 +25,7 @@ use self::{sheet::Sheet, spark::spark};
 use super::{
     keys::KEYS,
     model::{Group, GroupedBy, Mark, Model, SECONDS, Second, joined},
-    ui::{List, Overlay, Remotes, RowId, Ui, View},
+    ui::{List, Overlay, Ports, Remotes, RowId, Ui, View},
 };
 use crate::{
     base::{sanitize::Escaped, time::LocalClock},
@@ -56,6 +56,8 @@ impl Look {
 /// A screen that is drawn.
 struct Screen<'a> {
     has_color: bool,
+    /// Ports have no names.
+    has_numbers: bool,
     clock: &'a mut LocalClock,
 }
 
@@ -86,6 +88,7 @@ pub fn draw(frame: &mut Frame<'_>, ui: &mut Ui, model: &Model, look: &mut Look, 
     let buffer = frame.buffer_mut();
     let mut screen = Screen {
         has_color: look.has_color,
+        has_numbers: ui.ports == Ports::Numbers,
         clock: &mut look.clock,
     };
     let [title, strip, tabs, body, foot] = parts(area);
@@ -295,6 +298,12 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
             scrolled(buffer, area, &lines, &mut list);
         }
     }
+    list.remote = match ui.connection_of(&list) {
+        Some(id) if ui.view == View::Connections => {
+            model.record(id).map(|record| record.event.remote_ip)
+        }
+        _ => None,
+    };
     ui.lists[number] = list;
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
+use jiff::tz::TimeZone;
 use ratatui::{
     buffer::Buffer,
     layout::Rect,
@@ -9,15 +10,18 @@ use ratatui::{
 };
 
 use super::Screen;
-use crate::consume::{
-    lines::{
-        cell::Cell,
-        layout::shrink,
-        width::{MARK_WIDTH, NORMAL, WIDE},
-    },
-    top::{
-        model::Model,
-        ui::{List, RowId},
+use crate::{
+    base::time::LocalClock,
+    consume::{
+        lines::{
+            cell::Cell,
+            layout::shrink,
+            width::{MARK_WIDTH, NORMAL, WIDE},
+        },
+        top::{
+            model::Model,
+            ui::{List, Ports, RowId},
+        },
     },
 };
 
@@ -76,6 +80,10 @@ impl<T> Column<T> {
         self
     }
 
+    fn is_time(&self) -> bool {
+        matches!(self.name, "BEGAN" | "LAST")
+    }
+
     const fn width(&self, screen: usize) -> usize {
         let [narrow, normal, wide] = self.widths;
         match screen {
@@ -85,6 +93,10 @@ impl<T> Column<T> {
         }
     }
 }
+
+/// Columns of the screen that a cell has room for where it is copied: terminals take no text of
+/// any length into their clipboards.
+const COPIED_WIDTH: usize = 1024;
 
 /// How a row looks beside its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +181,24 @@ impl<'m, T> Sheet<'m, T> {
     pub(super) fn in_order(mut self, list: &List, model: &Model) -> Vec<&'m T> {
         self.order(&mut list.clone(), model);
         self.rows.into_iter().map(|(_, row)| row).collect()
+    }
+
+    /// What the columns have of a row, but for the times, with a space between them.
+    pub(super) fn text_of(&self, wanted: &RowId, model: &Model, ports: Ports) -> Option<String> {
+        let (_, row) = self.rows.iter().find(|(id, _)| id == wanted)?;
+        let mut clock = LocalClock::new(TimeZone::UTC);
+        let mut cells = Vec::new();
+        for column in self.columns.iter().filter(|column| !column.is_time()) {
+            let mut bytes = Vec::new();
+            let mut cell = Cell::new(&mut bytes, COPIED_WIDTH, &mut clock);
+            if ports == Ports::Numbers {
+                cell = cell.without_services();
+            }
+            (column.write)(&mut cell, row, model);
+            cell.cut_to_budget();
+            cells.push(String::from_utf8_lossy(&bytes).into_owned());
+        }
+        Some(cells.join(" "))
     }
 
     fn order(&mut self, list: &mut List, model: &Model) {
@@ -301,6 +331,9 @@ fn row_text<T>(
         let budget = if is_cut_late { room } else { end }.saturating_sub(position);
         let mut bytes = Vec::new();
         let mut cell = Cell::new(&mut bytes, budget, screen.clock);
+        if screen.has_numbers {
+            cell = cell.without_services();
+        }
         (column.write)(&mut cell, row, model);
         cell.cut_to_budget();
         let written = cell.width();

@@ -1,5 +1,7 @@
 //! Screens, of worlds that are small, crowded, empty or hostile.
 
+mod chosen;
+
 use std::sync::Arc;
 
 use ratatui::{Terminal, backend::TestBackend};
@@ -525,4 +527,47 @@ fn a_denied_attempt_tells_why_it_failed_and_which_rule_denies_it() {
         told.contains("EPERM") && told.contains("no-telnet"),
         "{told}"
     );
+}
+
+#[test]
+fn ports_are_numbers_alone_where_that_is_wanted() {
+    let (world, mut ui) = (small(), ui());
+    assert!(screen(&mut ui, &world, (120, 40)).contains(":443 https"));
+    press(&mut ui, "n");
+    let shown = screen(&mut ui, &world, (120, 40));
+    assert!(
+        shown.contains("93.184.216.34:443 ") && !shown.contains("https"),
+        "{shown}"
+    );
+    press(&mut ui, "r");
+    assert!(screen(&mut ui, &world, (120, 40)).contains(":443 https"));
+}
+
+/// What the service tells of itself is apart from what came here, and nothing of it takes the
+/// terminal over.
+#[test]
+fn the_account_of_a_service_is_below_that_of_what_came_here() {
+    let mut world = small();
+    let report = serde_json::json!({
+        "version": "0.1.0\u{1b}[2J", "pid": 812, "host": "web1", "kernel": "6.12", "backend": "fentry",
+        "blind_spots": [], "unproven": [], "began": "2026-11-30T08:00:01.5Z",
+        "events": {"seen": 70, "filtered": 3, "lost": {
+            "ring_full": 4, "program_skipped": 5, "undecodable": 6, "owner_late": 7}},
+        "consumers": [{"name": "history", "delivered": 45, "taken": 40, "hidden": 0,
+            "dropped": {"queue_full": 1, "failed": 3, "unfinished": 1}, "waiting": 2,
+            "room": 32768, "error": "disk\nfull"}],
+    });
+    world.hear_of_service(serde_json::from_value(report).unwrap());
+    let mut ui = ui();
+    press(&mut ui, "7");
+    let shown = screen(&mut ui, &world, (120, 40));
+    for line in [
+        "events        seen 12,",
+        "service       port-monitor 0.1.0\\x1b[2J, pid 812, since 2026-11-30T08:00:01Z",
+        "its events    seen 70, filtered for all 3",
+        "its losses    ring full 4, program skipped 5, undecodable 6, owner late 7",
+        "history       delivered 45 = taken 40 + hidden 0 + dropped 5; 2 of 32768 waiting; failed: disk\\nfull",
+    ] {
+        assert!(shown.contains(line), "{line}\n{shown}");
+    }
 }

@@ -1,0 +1,90 @@
+//! What is done with the chosen row.
+
+use super::*;
+use crate::consume::top::copied;
+
+#[test]
+fn a_row_is_copied_as_its_columns_tell_it_and_left_out_by_its_address() {
+    let (world, mut ui) = (small(), ui());
+    assert_eq!(copied(&ui, &world), None);
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "/curl\n");
+    ui.list().marked = Some(RowId::Connection(1));
+    let row = copied(&ui, &world).unwrap();
+    assert!(row.starts_with("-> 1469 curl "), "{row}");
+    assert!(row.contains("93.184.216.34:443 https"), "{row}");
+    screen(&mut ui, &world, (80, 24));
+    ui.list().chosen = Some(RowId::Connection(1));
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "re");
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "e");
+    assert!(ui.filter.starts_with("!remote:"), "{}", ui.filter);
+    // A row that is gone is not copied.
+    ui.list().marked = Some(RowId::Connection(99));
+    assert_eq!(copied(&ui, &world), None);
+    press(&mut ui, "4");
+    screen(&mut ui, &world, (80, 24));
+    let row = copied(&ui, &world).unwrap();
+    assert!(!row.is_empty());
+}
+
+#[test]
+fn a_row_is_copied_with_the_ports_as_they_are_shown() {
+    let (world, mut ui) = (small(), ui());
+    screen(&mut ui, &world, (80, 24));
+    ui.list().marked = Some(RowId::Connection(1));
+    press(&mut ui, "n");
+    let row = copied(&ui, &world).unwrap();
+    assert!(
+        row.contains("93.184.216.34:443 ") && !row.contains("https"),
+        "{row}"
+    );
+}
+
+/// Rows come and go below what is told of one of them.
+#[test]
+fn the_connection_that_is_told_all_about_is_copied_and_left_out_wherever_its_row_is() {
+    let (mut world, mut ui) = (model([connected()]), ui());
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "\n");
+    let id = connected().event.id;
+    assert_eq!(ui.overlay, Some(Overlay::Detail(id)));
+    let mut later = connected();
+    later.event.id = id + 1;
+    later.event.remote_ip = std::net::Ipv4Addr::new(192, 0, 2, 9).into();
+    later.wall_ns += 1_000_000_000;
+    world.take(Item::Event(&later));
+    screen(&mut ui, &world, (80, 24));
+    assert_eq!(ui.list().marked, Some(RowId::Connection(id + 1)));
+    ui.take(Input::Key(Press::Char('c')));
+    assert_eq!(ui.overlay, Some(Overlay::Detail(id)));
+    let row = copied(&ui, &world).unwrap();
+    assert!(row.contains("93.184.216.34:443"), "{row}");
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "e");
+    assert_eq!(ui.filter, "!remote:93.184.216.34 ");
+    assert_eq!(ui.overlay, None);
+}
+
+#[test]
+fn nothing_that_is_copied_takes_a_terminal_over_or_has_any_length() {
+    let (world, mut ui) = (hostile(), ui());
+    for id in [connected().event.id, 7] {
+        screen(&mut ui, &world, (80, 24));
+        ui.list().marked = Some(RowId::Connection(id));
+        let row = copied(&ui, &world).unwrap();
+        assert!(!row.chars().any(char::is_control), "{row:?}");
+        assert!(!row.contains('\u{202e}'), "{row:?}");
+    }
+    let mut record = connected();
+    record.process = Arc::new(Process {
+        unit: Some("語".repeat(100_000).into()),
+        ..(*record.process).clone()
+    });
+    let world = model([record]);
+    screen(&mut ui, &world, (80, 24));
+    ui.list().marked = Some(RowId::Connection(connected().event.id));
+    let row = copied(&ui, &world).unwrap();
+    assert!(row.contains("語語") && row.len() < 4096, "{}", row.len());
+}
