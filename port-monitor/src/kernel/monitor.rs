@@ -58,6 +58,9 @@ const OUTCOMES: [EventKind; 3] = [EventKind::Connected, EventKind::Failed, Event
 pub struct Kernel {
     ebpf: Ebpf,
     links: Links,
+    /// The programs that were attached, also when they are no more: one that was loaded and
+    /// could not be attached was never skipped, and misses all.
+    attached: Vec<&'static str>,
     backend: Backend,
     kinds: Vec<EventKind>,
     blind_spots: Vec<String>,
@@ -88,8 +91,7 @@ impl Kernel {
             })?;
         let left = Left::wanted(&needs, &mut ebpf, &lazy_btf)?;
         let mut ask = || Holders::of(&types, &mut ebpf, &lazy_btf, &mut blind_spots);
-        let inbound = settings.asks_for_holders(backend);
-        let inbound = inbound.map(|wanted| (wanted, ask()));
+        let inbound = settings.asks_for_holders(backend).map(|how| (how, ask()));
         // As large as the ring: where it is needed no more, the two are never both there.
         let older = settings.wants_older().then_some(lazy_btf);
         let logger = start_logger(settings, &mut ebpf)?;
@@ -116,6 +118,7 @@ impl Kernel {
         let progress = Progress::wanted(settings, &mut ebpf, older.as_ref())?;
         let kernel = Self {
             ebpf,
+            attached: links.programs().to_vec(),
             links,
             backend,
             kinds: settings.kinds.clone(),
@@ -245,7 +248,8 @@ impl Kernel {
     /// skipped: at most as often as either.
     fn skipped_of(&self, hook: Hook) -> u64 {
         let skips = |names: &[&str]| {
-            let programs = names.iter().filter_map(|name| self.ebpf.program(name));
+            let attached = names.iter().filter(|name| self.attached.contains(name));
+            let programs = attached.filter_map(|name| self.ebpf.program(name));
             programs.filter_map(skips::of).reduce(u64::saturating_add)
         };
         let fewest = |hooks: &[&[&str]]| {

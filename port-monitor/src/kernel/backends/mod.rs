@@ -365,6 +365,11 @@ impl Links {
         }
     }
 
+    /// The programs that are attached.
+    pub(super) fn programs(&self) -> &[&'static str] {
+        &self.programs
+    }
+
     /// The programs that are attached and see the changes of sockets' states beside others,
     /// or attempts where two see each, with their names.
     pub(super) fn watchers(&self, sees_twice: bool) -> Vec<(Watcher, &'static str)> {
