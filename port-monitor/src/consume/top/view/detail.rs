@@ -58,6 +58,9 @@ fn story(row: &Row, clock: &mut LocalClock, lines: &mut Vec<String>) {
         Beginning::Inbound if row.is_listener() => format!("{began}  began to listen"),
         Beginning::Inbound => format!("{began}  a peer opened it"),
         Beginning::Restored => format!("{began}  put into a socket by TCP_REPAIR"),
+        Beginning::Preexisting if row.is_dated => {
+            format!("{began}  it began, before this view")
+        }
         Beginning::Preexisting => "it was there before this began to watch".to_owned(),
         Beginning::Unseen => format!("{began}  its beginning was not seen"),
     });
