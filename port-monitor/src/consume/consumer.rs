@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use port_monitor_common::event::EventKind;
 
+use super::open::{Open, Part};
 use crate::events::record::{Account, Item, Loss, LossCause, Record};
 
 /// How long the end of a run waits for consumers.
@@ -35,6 +36,17 @@ pub trait Consumer: Send {
     /// waits [`END_GRACE`] for it at most.
     fn is_owed_all(&self) -> bool {
         true
+    }
+
+    /// What it has to do with what is open when another one joins.
+    fn part(&self) -> Part {
+        Part::None
+    }
+
+    /// What is open by now, as far as it remembers that: so many events were lost before they
+    /// came to it.
+    fn open(&mut self, _lost: u64) -> Open {
+        Open::default()
     }
 
     /// How the run stands. Comes before each tick to one that asks for it.

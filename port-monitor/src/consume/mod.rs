@@ -17,6 +17,7 @@ pub mod join;
 pub mod lines;
 pub mod listeners;
 pub mod metrics;
+pub mod open;
 pub mod output;
 pub mod shown;
 pub mod socket;

@@ -12,6 +12,7 @@
 
 mod aggregated;
 mod alert;
+mod attached;
 mod audit;
 #[path = "../kernel/bpf.rs"]
 #[expect(dead_code, reason = "what the kernel tests alone ask")]

@@ -34,6 +34,10 @@ impl Shell {
         Self(child.unwrap())
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     pub(crate) fn say(&mut self, line: &str) {
         let stdin = self.0.stdin.as_mut().unwrap();
         writeln!(stdin, "{line}").unwrap();

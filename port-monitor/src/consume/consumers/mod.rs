@@ -21,10 +21,11 @@ use rustix::net::SocketAddrUnix;
 use self::recording::Recording;
 use super::{
     alert,
-    consumer::{Consumer, Kinds},
+    consumer::{Consumer, Kinds, Needs},
     export::Board,
     history::{History, Keep, OpenError},
     metrics::Metrics,
+    open::Register,
     output::{
         args::{new_path, parse_keep, parse_size},
         file::Limits,
@@ -233,6 +234,12 @@ impl Args {
                 .with_context(|| format!("--socket: {}", path.display()))
                 .or_exit(ExitCode::OutputFailed)?;
             consumers.push(Box::new(socket));
+            if self.events.is_some() {
+                consumers.push(Box::new(Register::new(Needs {
+                    kinds: whole(kinds),
+                    ..Needs::EVENTS
+                })));
+            }
         }
         Ok(consumers)
     }

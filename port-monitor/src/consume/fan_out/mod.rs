@@ -87,6 +87,11 @@ impl FanOut {
             self.reopen();
         }
         for mut slow in mem::take(&mut change.joining) {
+            if slow.remembers_open() && self.slow.iter().any(Slow::remembers_open) {
+                // That one knows more.
+                slow.finish(Instant::now());
+                continue;
+            }
             slow.count_from(self.stats);
             if let Some(header) = &self.header {
                 let header = Header {
@@ -96,6 +101,10 @@ impl FanOut {
                 };
                 slow.send(Message::Header(Arc::new(header)));
                 slow.wake();
+            }
+            let register = self.slow.iter().find(|one| one.remembers_open());
+            if let Some(register) = register.filter(|_| slow.asks_for_open()) {
+                register.tell_open(&slow, wall_ns);
             }
             self.slow.push(slow);
         }

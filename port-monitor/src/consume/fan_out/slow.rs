@@ -6,13 +6,17 @@ use std::{
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, Sender, channel},
     },
     thread::{self, JoinHandle},
     time::Instant,
 };
 
 use crate::{
-    consume::consumer::{Consumer, END_GRACE, Needs, Overview, Room, Standing, Stats},
+    consume::{
+        consumer::{Consumer, END_GRACE, Needs, Overview, Room, Standing, Stats},
+        open::{Open, Part},
+    },
     events::record::{Account, Dropped, Header, Item, Loss, Record, Summary},
 };
 
@@ -27,6 +31,10 @@ pub(super) enum Message {
     Header(Arc<Header>),
     Policy(Arc<Header>),
     Event(Arc<Record>),
+    /// Tell there what is open, of which so many events were lost on their way.
+    TellOpen(Sender<Open>, u64),
+    /// What is open is told there, by a stream that begins at this time.
+    Open(Receiver<Open>, i128),
     Loss(Loss),
     Overview(Arc<Overview>),
     Tick(Stats),
@@ -41,6 +49,7 @@ pub(super) struct Slow {
     needs: Needs,
     hears_of_others: bool,
     is_owed_all: bool,
+    part: Part,
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
     /// Events that came to it.
@@ -69,8 +78,19 @@ struct State {
     is_finishing: bool,
     /// The thread has ended.
     has_ended: bool,
+    /// What it was told of that was open when it joined.
+    found: Found,
     /// Of what it had when it was last through with all of that.
     account: Account,
+}
+
+/// Events that tell what was open when a consumer joined.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    /// Those that were told.
+    told: u64,
+    /// Those that nobody remembers enough for.
+    missing: u64,
 }
 
 impl State {
@@ -101,6 +121,7 @@ impl Slow {
     pub(super) fn start(consumer: Box<dyn Consumer>) -> io::Result<Self> {
         let (name, needs) = (consumer.name(), consumer.needs());
         let (hears_of_others, is_owed_all) = (consumer.hears_of_others(), consumer.is_owed_all());
+        let part = consumer.part();
         let shared = Arc::<Shared>::default();
         let thread = thread::Builder::new().name(name.to_owned()).spawn({
             let shared = Arc::clone(&shared);
@@ -114,6 +135,7 @@ impl Slow {
             needs,
             hears_of_others,
             is_owed_all,
+            part,
             shared,
             thread,
             delivered: 0,
@@ -141,6 +163,26 @@ impl Slow {
         self.hears_of_others
     }
 
+    /// It asks for what is open when it joins.
+    pub(super) fn asks_for_open(&self) -> bool {
+        self.part == Part::Asks
+    }
+
+    /// It remembers what is open.
+    pub(super) fn remembers_open(&self) -> bool {
+        self.part == Part::Remembers
+    }
+
+    /// Has what is open here told to `other`, whose stream begins at this time and behind the
+    /// events that were given to this one. Nobody waits but `other`.
+    pub(super) fn tell_open(&self, other: &Self, wall_ns: i128) {
+        let (told, open) = channel();
+        self.send(Message::TellOpen(told, self.dropped.queue_full));
+        other.send(Message::Open(open, wall_ns));
+        self.wake();
+        other.wake();
+    }
+
     /// How it stands by now.
     pub(super) fn standing(&self) -> Standing {
         let state = self.shared.lock();
@@ -158,10 +200,13 @@ impl Slow {
     /// What came to it, and what the thread did with that so far.
     fn account(&self, state: &State) -> Account {
         let account = state.account.clone();
+        let Found { told, missing } = state.found;
+        let mut dropped = self.dropped.and(account.dropped);
+        dropped.queue_full += missing;
         Account {
-            delivered: self.delivered,
+            delivered: self.delivered + told + missing,
             hidden: self.hidden + account.hidden,
-            dropped: self.dropped.and(account.dropped),
+            dropped,
             ..account
         }
     }
@@ -192,8 +237,9 @@ impl Slow {
 
     /// Queues what was counted so far; the next tick says it too.
     pub(super) fn tick(&mut self, stats: &Stats) {
+        let missing = self.shared.lock().found.missing;
         let stats = Stats {
-            queue_full: self.dropped.queue_full,
+            queue_full: self.dropped.queue_full + missing,
             ..stats.since(&self.before)
         };
         if self.shared.lock().queue.len() < ROOM {
@@ -294,6 +340,7 @@ impl Drop for Ended {
 /// The thread: gives the consumer what is queued until no more will come.
 fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
     let mut messages = VecDeque::new();
+    let mut found = Found::default();
     loop {
         {
             let waits = |state: &mut State| state.queue.is_empty() && !state.is_finishing;
@@ -312,6 +359,11 @@ fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
                 Message::Policy(header) => consumer.take(Item::Policy(&header)),
                 Message::Event(_) if shared.drops.load(Ordering::Relaxed) => {}
                 Message::Event(record) => consumer.take(Item::Event(&record)),
+                // Whoever asked may be gone.
+                Message::TellOpen(told, lost) => drop(told.send(consumer.open(lost))),
+                Message::Open(open, wall_ns) => {
+                    found = tell_found(shared, &mut *consumer, &open, wall_ns);
+                }
                 Message::Loss(loss) => consumer.take(Item::Loss(&loss)),
                 Message::Overview(overview) => consumer.hear(&overview),
                 Message::Tick(stats) => consumer.tick(&stats),
@@ -323,8 +375,32 @@ fn run(shared: &Shared, mut consumer: Box<dyn Consumer>) {
         let account = consumer.account();
         let mut state = shared.lock();
         state.account = account;
+        state.found = found;
         state.is_busy = false;
         drop(state);
         shared.changed.notify_all();
     }
+}
+
+/// Gives the consumer what is open, once that is told.
+fn tell_found(
+    shared: &Shared,
+    consumer: &mut dyn Consumer,
+    open: &Receiver<Open>,
+    wall_ns: i128,
+) -> Found {
+    let mut found = Found::default();
+    // Nobody tells it where the thread that remembers it has panicked, as its account says.
+    let Ok(open) = open.recv() else {
+        return found;
+    };
+    found.missing = open.missing();
+    for record in open.records(wall_ns) {
+        if shared.drops.load(Ordering::Relaxed) {
+            break;
+        }
+        consumer.take(Item::Event(&record));
+        found.told += 1;
+    }
+    found
 }

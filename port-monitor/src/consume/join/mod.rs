@@ -4,7 +4,10 @@
 //! Events are joined by their id alone. What does not fit in is pushed out and marked as such;
 //! nothing is guessed. It knows no clock and does no I/O.
 
-use std::collections::{HashMap, VecDeque, hash_map::Entry};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::Arc,
+};
 
 use port_monitor_common::{event::OwnerSource, tcp_state::TcpState};
 
@@ -105,6 +108,8 @@ pub struct Connection<M> {
     pub beginning: Beginning,
     /// When it began, ns since the Unix epoch; where that was not seen, the first event of it.
     pub began_ns: i128,
+    /// It is known how old it is: that time is of its beginning.
+    pub is_dated: bool,
     /// How far it has come.
     pub state: State,
     /// From the attempt to the established connection, µs.
@@ -124,6 +129,7 @@ impl<M: Default> Connection<M> {
         let mut connection = Self {
             beginning: Beginning::told_by(action),
             began_ns: record.wall_ns,
+            is_dated: false,
             state: State::told_by(action),
             handshake_us: None,
             events: 1,
@@ -160,14 +166,22 @@ impl<M> Connection<M> {
         if !self.state.is_open() {
             return None;
         }
+        let age_ns = u64::try_from(wall_ns - self.began_ns).unwrap_or(0);
         event.action = Action::Preexisting {
             direction: event.direction(),
             state,
+            duration_ns: self.is_dated.then_some(age_ns),
         };
         let later_ns = u64::try_from(wall_ns - record.wall_ns).unwrap_or(0);
         event.ts_ns = event.ts_ns.saturating_add(later_ns);
         record.wall_ns = record.wall_ns.max(wall_ns);
         Some(record)
+    }
+
+    /// What it has carried so far, as it was told last.
+    pub fn so_far(&self) -> Option<&Record> {
+        let is_so_far = matches!(self.record.event.action, Action::Progress(_));
+        (is_so_far && self.state.is_open()).then_some(&self.record)
     }
 
     fn merge(&mut self, record: &Record) {
@@ -193,12 +207,19 @@ impl<M> Connection<M> {
     /// When it began, and how long the handshake took.
     fn see_times(&mut self, record: &Record) {
         let action = &record.event.action;
-        let duration_ns = action.carried().and_then(|carried| carried.duration_ns);
+        let duration_ns = action.duration_ns();
         let began_ns = record.wall_ns - i128::from(duration_ns.unwrap_or(0));
-        // The kernel's own measure says it of connections whose beginning is not told.
-        if self.beginning == Beginning::Unseen || duration_ns.is_none() {
+        let is_found = matches!(action, Action::Preexisting { .. });
+        // The kernel's own measure says it of connections whose beginning is not told, and so
+        // does a service.
+        if self.beginning == Beginning::Unseen || is_found || duration_ns.is_none() {
             self.began_ns = self.began_ns.min(began_ns);
         }
+        self.is_dated |= duration_ns.is_some()
+            || matches!(
+                Beginning::told_by(action),
+                Beginning::Attempt | Beginning::Inbound | Beginning::Restored
+            );
         if let Action::Connected { handshake_us } = action {
             self.handshake_us = self.handshake_us.or(*handshake_us);
         }
@@ -247,7 +268,8 @@ const fn knows_more(one: &Process, other: &Process) -> bool {
 /// Joins events.
 #[derive(Clone, Debug)]
 pub struct Join<M> {
-    connections: HashMap<u64, Box<Connection<M>>>,
+    /// Each is copied when it changes while a list still has it.
+    connections: HashMap<u64, Arc<Connection<M>>>,
     /// Ids by age; of some, the connection is not here any more.
     by_age: VecDeque<u64>,
     /// Those that have ended, in this order.
@@ -257,13 +279,13 @@ pub struct Join<M> {
     room: usize,
 }
 
-impl<M: Default> Default for Join<M> {
+impl<M: Clone + Default> Default for Join<M> {
     fn default() -> Self {
         Self::with_room(ROOM)
     }
 }
 
-impl<M: Default> Join<M> {
+impl<M: Clone + Default> Join<M> {
     /// For `room` open connections at most.
     pub fn with_room(room: usize) -> Self {
         Self {
@@ -285,13 +307,13 @@ impl<M: Default> Join<M> {
         let id = record.event.id;
         let (is_new, was_open, is_open) = match self.connections.entry(id) {
             Entry::Occupied(mut entry) => {
-                let connection = entry.get_mut();
+                let connection = Arc::make_mut(entry.get_mut());
                 let was_open = connection.state.is_open();
                 connection.merge(record);
                 (false, was_open, connection.state.is_open())
             }
             Entry::Vacant(entry) => {
-                let connection = entry.insert(Box::new(Connection::new(record)));
+                let connection = entry.insert(Arc::new(Connection::new(record)));
                 (true, true, connection.state.is_open())
             }
         };
@@ -302,27 +324,33 @@ impl<M: Default> Join<M> {
             self.ended.push_back(id);
         }
         self.make_room(done);
-        self.connections.get_mut(&id).map(|boxed| &mut **boxed)
+        self.get_mut(id)
     }
 
     /// The connection of this id, while something is expected of it.
     pub fn get(&self, id: u64) -> Option<&Connection<M>> {
-        self.connections.get(&id).map(|boxed| &**boxed)
+        self.connections.get(&id).map(|shared| &**shared)
     }
 
     /// The connection of this id to be changed, while something is expected of it.
     pub fn get_mut(&mut self, id: u64) -> Option<&mut Connection<M>> {
-        self.connections.get_mut(&id).map(|boxed| &mut **boxed)
+        self.connections.get_mut(&id).map(Arc::make_mut)
     }
 
     /// Those that something is expected of.
     pub fn iter(&self) -> impl Iterator<Item = &Connection<M>> {
-        self.connections.values().map(|boxed| &**boxed)
+        self.connections.values().map(|shared| &**shared)
     }
 
     /// Those that something is expected of, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection<M>> {
-        self.connections.values_mut().map(|boxed| &mut **boxed)
+        self.connections.values_mut().map(Arc::make_mut)
+    }
+
+    /// Those that are open, as they are now.
+    pub fn open(&self) -> Vec<Arc<Connection<M>>> {
+        let open = self.connections.values().filter(|one| one.state.is_open());
+        open.map(Arc::clone).collect()
     }
 
     /// Time passes: what had ended at the last sweep already goes to `done`, because no event
@@ -360,7 +388,7 @@ impl<M: Default> Join<M> {
     /// The first `count` that have ended.
     fn release(&mut self, count: usize, done: &mut Vec<Connection<M>>) {
         for id in self.ended.drain(..count.min(self.ended.len())) {
-            done.extend(self.connections.remove(&id).map(|boxed| *boxed));
+            done.extend(self.connections.remove(&id).map(Arc::unwrap_or_clone));
         }
         self.swept = self.swept.saturating_sub(count);
     }
@@ -370,7 +398,7 @@ impl<M: Default> Join<M> {
         if !self.connections.get(&id)?.state.is_open() {
             return None;
         }
-        let mut connection = *self.connections.remove(&id)?;
+        let mut connection = Arc::unwrap_or_clone(self.connections.remove(&id)?);
         connection.state = state;
         Some(connection)
     }

@@ -80,6 +80,7 @@ fn one(records: &[Record]) -> Connection<()> {
             let Connection {
                 beginning,
                 began_ns,
+                is_dated,
                 state,
                 handshake_us,
                 events,
@@ -88,7 +89,8 @@ fn one(records: &[Record]) -> Connection<()> {
             } = found;
             let owner = record.event.owner.map(|owner| (owner.pid, owner.source));
             let numbers = (*began_ns, *handshake_us, *events, record.wall_ns);
-            (*beginning, *state, numbers, owner, record.event.action)
+            let how = (*beginning, *is_dated, *state);
+            (how, numbers, owner, record.event.action)
         };
         assert_eq!(facts(&first), facts(&other));
     }
@@ -179,6 +181,7 @@ fn what_was_there_before_learns_whose_it_is() {
     let found = Action::Preexisting {
         direction: Direction::Inbound,
         state: TcpState::ESTABLISHED,
+        duration_ns: None,
     };
     let mut early = at(&accepted(), 1, found);
     if let Some(owner) = &mut early.event.owner {
@@ -199,7 +202,7 @@ fn what_is_found_out_late_is_taken_over() {
     let mut attempt = at(&connected(), 1, Action::Connect);
     attempt.event.local_port = None;
     attempt.ports.local = None;
-    attempt.process = std::sync::Arc::new(Process {
+    attempt.process = Arc::new(Process {
         exe: Field::Missing(crate::events::record::Missing::Late),
         ..(*attempt.process).clone()
     });
@@ -322,25 +325,38 @@ fn what_is_open_is_found_as_far_as_it_has_come_and_nothing_else() {
         assert_eq!(found.wall_ns, NOON_NS + 10_000_000);
         assert_eq!(found.event.ts_ns, record.event.ts_ns + 7_000_000);
         assert_eq!((found.event.id, &found.process), (42, &record.process));
-        let Action::Preexisting { direction, state } = found.event.action else {
+        let Action::Preexisting {
+            direction,
+            state,
+            duration_ns,
+        } = found.event.action
+        else {
             panic!("{found:?}");
         };
-        Some((direction, state))
+        Some((direction, state, duration_ns))
     };
     let out = Direction::Outbound;
     let handshake_us = None;
-    assert_eq!(found(Action::Connect), Some((out, TcpState::SYN_SENT)));
-    let open = Some((out, TcpState::ESTABLISHED));
+    let age = Some(7_000_000);
+    assert_eq!(found(Action::Connect), Some((out, TcpState::SYN_SENT, age)));
+    // Its beginning was not seen.
+    let open = Some((out, TcpState::ESTABLISHED, None));
     assert_eq!(found(Action::Connected { handshake_us }), open);
     let inbound = Direction::Inbound;
-    let open = Some((inbound, TcpState::ESTABLISHED));
+    let open = Some((inbound, TcpState::ESTABLISHED, age));
     assert_eq!(found(Action::Accept), open);
-    assert_eq!(found(Action::Listen), Some((inbound, TcpState::LISTEN)));
+    let listening = Some((inbound, TcpState::LISTEN, age));
+    assert_eq!(found(Action::Listen), listening);
     // What the kernel has told of it stays.
-    let state = TcpState::CLOSE_WAIT;
-    let direction = out;
-    let older = Action::Preexisting { direction, state };
-    assert_eq!(found(older), Some((out, state)));
+    let older = |duration_ns| Action::Preexisting {
+        direction: out,
+        state: TcpState::CLOSE_WAIT,
+        duration_ns,
+    };
+    assert_eq!(found(older(None)), Some((out, TcpState::CLOSE_WAIT, None)));
+    // So does what another service has seen.
+    let aged = Some((out, TcpState::CLOSE_WAIT, Some(17_000_000)));
+    assert_eq!(found(older(Some(10_000_000))), aged);
     assert_eq!(found(Action::Unlisten), None);
     assert_eq!(found(Action::Failed { errno: None }), None);
     assert_eq!(found(ended(out, None)), None);

@@ -35,6 +35,7 @@ fn older(id: u64, ip: &str) -> Record {
     record.event.action = Action::Preexisting {
         direction: Direction::Inbound,
         state: TcpState::LISTEN,
+        duration_ns: None,
     };
     if let Some(owner) = &mut record.event.owner {
         owner.source = OwnerSource::Holder;

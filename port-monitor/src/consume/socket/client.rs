@@ -18,6 +18,7 @@ use crate::{
         Lines, Sink as _,
         consumer::{Consumer, END_GRACE, Gaps, Kinds, Needs, Stats},
         lines::json::Json,
+        open::Part,
     },
     events::record::{Account, Dropped, Item},
 };
@@ -131,6 +132,10 @@ impl Consumer for Client {
 
     fn is_owed_all(&self) -> bool {
         false
+    }
+
+    fn part(&self) -> Part {
+        Part::Asks
     }
 
     fn take(&mut self, item: Item<'_>) {

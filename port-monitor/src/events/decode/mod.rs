@@ -51,6 +51,9 @@ pub enum Action {
         direction: Direction,
         /// Its state when it was found: not closed.
         state: TcpState,
+        /// How long it is open or tried by then, ns; `None` unless a service tells it, which
+        /// has seen its beginning.
+        duration_ns: Option<u64>,
     },
     /// A socket listens from now on.
     Listen,
@@ -147,6 +150,15 @@ impl Action {
             | Self::Unlisten
             | Self::Restored
             | Self::Progress(_) => None,
+        }
+    }
+
+    /// From the attempt or the accept to the event, ns, where the event tells it.
+    pub const fn duration_ns(&self) -> Option<u64> {
+        match (self, self.carried()) {
+            (Self::Preexisting { duration_ns, .. }, _) => *duration_ns,
+            (_, Some(carried)) => carried.duration_ns,
+            (_, None) => None,
         }
     }
 
@@ -467,7 +479,11 @@ fn preexisting(wire: &TcpEvent) -> Result<Action, DecodeError> {
         TcpState::LISTEN => Direction::Inbound,
         _ => direction(wire),
     };
-    Ok(Action::Preexisting { direction, state })
+    Ok(Action::Preexisting {
+        direction,
+        state,
+        duration_ns: None,
+    })
 }
 
 fn close(wire: &TcpEvent, rest: &[u8], errno: Option<i32>) -> Result<Close, DecodeError> {

@@ -72,7 +72,15 @@ fn a_listener_found_at_the_start_is_inbound_and_has_no_peer() {
     let event = decode(found.as_bytes()).unwrap();
     let direction = Direction::Inbound;
     let state = TcpState::LISTEN;
-    assert_eq!(event.action, Action::Preexisting { direction, state });
+    let duration_ns = None;
+    assert_eq!(
+        event.action,
+        Action::Preexisting {
+            direction,
+            state,
+            duration_ns
+        }
+    );
     assert!(event.action.is_listener());
     let wrong = TcpEvent {
         detail: 256,

@@ -201,8 +201,8 @@ pub(crate) struct ConnectionEvent {
     pub(crate) action: Word<ConnectionAction>,
     #[serde(default)]
     pub(crate) outcome: Word<Outcome>,
-    /// From the attempt or the accept to the end, ns; only of a close, and where
-    /// the beginning was seen.
+    /// From the attempt or the accept to the event, ns, where the beginning was seen; only of
+    /// a close, of progress, and of what is open already where a service tells its events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) duration: Option<u64>,
     pub(crate) dataset: Word<ConnectionDataset>,

@@ -24,6 +24,7 @@ const FAILED: Action = Action::Failed { errno: Some(111) };
 const OPEN: Action = Action::Preexisting {
     direction: Direction::Outbound,
     state: TcpState::ESTABLISHED,
+    duration_ns: None,
 };
 const CLOSE: Action = Action::Close(Close::new(Direction::Outbound, ClosedBy::Local));
 
@@ -156,6 +157,7 @@ fn what_is_not_established_has_no_peer_and_is_none() {
     let found = |state| Action::Preexisting {
         direction: Direction::Outbound,
         state,
+        duration_ns: None,
     };
     assert_eq!(host.client(found(TcpState::SYN_SENT), 1), None);
     assert_eq!(host.server(found(TcpState::LISTEN), 2), None);

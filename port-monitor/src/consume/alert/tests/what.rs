@@ -24,6 +24,7 @@ fn preexisting(state: TcpState, mut record: Record) -> Record {
     record.event.action = Action::Preexisting {
         direction: Direction::Inbound,
         state,
+        duration_ns: None,
     };
     record
 }

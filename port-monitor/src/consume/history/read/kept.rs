@@ -176,6 +176,7 @@ pub(super) fn from_row(db: &Db, owners: &mut Owners, row: &Row<'_>) -> rusqlite:
     Ok(Connection {
         beginning,
         began_ns: id.into(),
+        is_dated: !matches!(beginning, Beginning::Unseen | Beginning::Preexisting),
         state,
         handshake_us,
         events: 0,
@@ -261,6 +262,7 @@ const fn last_told(
         (Beginning::Preexisting, _) => Action::Preexisting {
             direction,
             state: TcpState::ESTABLISHED,
+            duration_ns: None,
         },
         (Beginning::Attempt, _) if handshake_us.is_none() => Action::Connect,
         (_, Direction::Outbound) => Action::Connected { handshake_us },

@@ -458,11 +458,20 @@ pub(crate) fn how_it_went(cell: &mut Cell<'_>, record: &Record, before_time: &st
             }
         }
         Action::Close(close) => ending(cell, &close, before_time),
-        Action::Preexisting { state, .. } => cell.put(match state {
-            TcpState::SYN_SENT => "syn",
-            TcpState::LISTEN => LISTENING,
-            _ => "open",
-        }),
+        Action::Preexisting {
+            state, duration_ns, ..
+        } => {
+            cell.put(match state {
+                TcpState::SYN_SENT => "syn",
+                TcpState::LISTEN => LISTENING,
+                _ => "open",
+            });
+            if let Some(ns) = duration_ns {
+                cell.put(" ");
+                cell.put(before_time);
+                cell.duration_us(ns / 1_000);
+            }
+        }
         Action::Listen => cell.put(LISTENING),
         Action::Restored => cell.put("restored"),
         Action::Progress(so_far) => {

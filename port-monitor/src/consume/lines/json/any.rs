@@ -172,15 +172,19 @@ fn action() -> impl Strategy<Value = Action> {
         option::of(prop_oneof![0..140, any::<i32>()]).prop_map(|errno| Action::Failed { errno }),
         close().prop_map(Action::Close),
         close().prop_map(Action::Progress),
-        (direction(), select(vec![1, 2, 8, 77])).prop_map(|(direction, state)| {
-            Action::Preexisting {
-                direction,
-                state: TcpState(state),
+        (direction(), select(vec![1, 2, 8, 77]), any::<Option<u64>>()).prop_map(
+            |(direction, state, duration_ns)| {
+                Action::Preexisting {
+                    direction,
+                    state: TcpState(state),
+                    duration_ns,
+                }
             }
-        }),
+        ),
         Just(Action::Preexisting {
             direction: Direction::Inbound,
             state: TcpState::LISTEN,
+            duration_ns: None,
         }),
         Just(Action::Listen),
         Just(Action::Unlisten),

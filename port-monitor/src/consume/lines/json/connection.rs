@@ -185,17 +185,19 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
                 "failure"
             });
             line.raw("\"");
-            push_duration(line, &close);
+            push_duration(line, close.duration_ns);
             line.raw(end_of_event!());
         }
-        Action::Preexisting { .. } => {
-            event!(r#"connection","info"],"action":"preexisting","outcome":"unknown""#);
+        Action::Preexisting { duration_ns, .. } => {
+            line.raw(r#"connection","info"],"action":"preexisting","outcome":"unknown""#);
+            push_duration(line, duration_ns);
+            line.raw(end_of_event!());
         }
         Action::Listen => event!(r#"info","start"],"action":"listen","outcome":"success""#),
         Action::Unlisten => event!(r#"info","end"],"action":"unlisten","outcome":"success""#),
         Action::Progress(so_far) => {
             line.raw(r#"connection","info"],"action":"progress","outcome":"unknown""#);
-            push_duration(line, &so_far);
+            push_duration(line, so_far.duration_ns);
             line.raw(end_of_event!());
         }
         Action::Restored => {
@@ -204,8 +206,8 @@ fn push_event(line: &mut Line<'_>, action: Action, judgement: Option<&Judgement>
     }
 }
 
-fn push_duration(line: &mut Line<'_>, close: &Close) {
-    if let Some(duration_ns) = close.duration_ns {
+fn push_duration(line: &mut Line<'_>, duration_ns: Option<u64>) {
+    if let Some(duration_ns) = duration_ns {
         line.raw(r#","duration":"#);
         line.number(duration_ns);
     }

@@ -290,6 +290,7 @@ fn action(line: &Connection<'_>) -> Option<Action> {
         ConnectionAction::Preexisting => Action::Preexisting {
             direction: direction()?,
             state: tcp_state(facts.state.as_deref().unwrap_or_default()),
+            duration_ns: line.event.duration,
         },
         ConnectionAction::Listen => Action::Listen,
         ConnectionAction::Unlisten => Action::Unlisten,

@@ -105,7 +105,6 @@ fn connection_event(event_action: Action, judgement: Option<&Judgement>) -> wire
         Action::Listen | Action::Unlisten => EventType::Info,
         _ => EventType::Connection,
     };
-    let duration = event_action.carried().and_then(|close| close.duration_ns);
     let kind = if judgement.is_some_and(Judgement::is_violation) {
         Kind::Alert
     } else {
@@ -117,7 +116,7 @@ fn connection_event(event_action: Action, judgement: Option<&Judgement>) -> wire
         types: vec![about.into(), event_type.into()],
         action: ConnectionAction::from(event_action).into(),
         outcome: outcome.into(),
-        duration,
+        duration: event_action.duration_ns(),
         dataset: ConnectionDataset::Connection.into(),
     }
 }

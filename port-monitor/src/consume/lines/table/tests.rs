@@ -332,8 +332,15 @@ fn every_outcome_has_its_word() {
     let found = |state| Action::Preexisting {
         direction: Direction::Inbound,
         state,
+        duration_ns: None,
     };
     assert_eq!(word(found(TcpState::ESTABLISHED)), "open");
+    let aged = Action::Preexisting {
+        direction: Direction::Inbound,
+        state: TcpState::ESTABLISHED,
+        duration_ns: Some(63_000_000_000),
+    };
+    assert_eq!(word(aged), "open 63s");
     assert_eq!(word(found(TcpState::SYN_SENT)), "syn");
     assert_eq!(word(found(TcpState::LISTEN)), "listening");
     assert_eq!(word(Action::Listen), "listening");

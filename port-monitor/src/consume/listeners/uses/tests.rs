@@ -62,6 +62,7 @@ fn older(id: u64, pid: u32, ip: &str) -> Record {
     let action = Action::Preexisting {
         direction: Direction::Inbound,
         state: TcpState::LISTEN,
+        duration_ns: None,
     };
     record(action, id, pid, ip, 5)
 }

@@ -209,7 +209,11 @@ fn what_was_there_before_is_open_unless_it_listens_or_is_an_attempt() {
     let found = |state, id| {
         let mut record = with_id(accepted(), id);
         let direction = Direction::Inbound;
-        record.event.action = Action::Preexisting { direction, state };
+        record.event.action = Action::Preexisting {
+            direction,
+            state,
+            duration_ns: None,
+        };
         record
     };
     let states = [

@@ -120,6 +120,7 @@ fn what_ends_or_was_there_before_has_not_begun_now() {
     found.event.action = Action::Preexisting {
         direction: Direction::Outbound,
         state: port_monitor_common::tcp_state::TcpState::ESTABLISHED,
+        duration_ns: None,
     };
     event(&mut model, &found);
     let begun = |model: &mut Model| model.strip.present().begun;

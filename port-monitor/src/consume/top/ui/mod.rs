@@ -1,6 +1,7 @@
 //! What the user looks at: the view, its order, its filter, the row that is chosen. Pure: keys
 //! in, a wish out.
 
+mod aside;
 pub(crate) mod prompt;
 mod told;
 mod words;
@@ -9,8 +10,9 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 pub use self::words::{OWN_WORDS, WORDS};
 use self::{
+    aside::Opened,
     prompt::{Asks, Prompt},
-    words::{complete, filter_of},
+    words::complete,
 };
 use super::{
     keys::{Action, Input, Press, action},
@@ -107,6 +109,8 @@ pub(crate) struct List {
     pub(crate) page: usize,
     /// Columns there are.
     pub(crate) columns: usize,
+    /// Columns on the left that are not shown, so that those further right are.
+    pub(crate) aside: usize,
     /// Steps that the chosen row is to be moved by at the next look.
     pub(crate) step: isize,
     /// The order as it is to stay.
@@ -212,6 +216,8 @@ pub struct Ui {
     /// What a row of the remotes is.
     pub(crate) remotes: Remotes,
     pub(crate) ports: Ports,
+    /// The group whose connections are shown.
+    opened: Option<Opened>,
     /// What the key before did.
     last: Option<Action>,
     pub(crate) overlay: Option<Overlay>,
@@ -262,6 +268,7 @@ impl Ui {
             shows_ended: false,
             remotes: Remotes::Addresses,
             ports: Ports::Named,
+            opened: None,
             last: None,
             overlay: None,
             scroll: 0,
@@ -417,6 +424,8 @@ impl Ui {
             Action::DropTerm => self.drop_term(),
             Action::NextColumn => self.sort_by(1),
             Action::PreviousColumn => self.sort_by(-1),
+            Action::Aside => self.aside(),
+            Action::AsideBack => self.aside_back(),
             Action::Reverse => self.list().reverse(),
             Action::Hold => self.list().hold(),
             Action::Pause => self.is_paused = !self.is_paused,
@@ -531,23 +540,6 @@ impl Ui {
         *self.list() = List::default();
     }
 
-    fn sort_by(&mut self, by: isize) {
-        let list = self.list();
-        let columns = isize::try_from(list.columns).unwrap_or(0);
-        if columns == 0 {
-            return;
-        }
-        let now = list.column.and_then(|column| isize::try_from(column).ok());
-        let next = match now {
-            Some(now) => (now + by).rem_euclid(columns),
-            None if by > 0 => 0,
-            None => columns - 1,
-        };
-        list.column = usize::try_from(next).ok();
-        list.is_reversed = false;
-        list.held = None;
-    }
-
     /// A click: on a heading it sorts, on a row it chooses.
     fn click(&mut self, column: u16, row: u16) {
         if self.overlay.take().is_some() {
@@ -579,12 +571,7 @@ impl Ui {
         };
         match chosen {
             RowId::Connection(id) => self.lay_over(Overlay::Detail(id)),
-            RowId::Group(key) => {
-                if let Some(filter) = filter_of(&key) {
-                    self.set_filter(filter);
-                    self.view = View::Connections;
-                }
-            }
+            RowId::Group(key) => self.open_group(&key),
         }
     }
 }

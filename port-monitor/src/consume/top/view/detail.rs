@@ -1,5 +1,7 @@
 //! All about one connection, in the order of time.
 
+use std::{cmp::Reverse, collections::HashMap, net::IpAddr};
+
 use super::connections;
 use crate::{
     base::{
@@ -33,6 +35,9 @@ pub(super) fn lines(row: &Row, model: &Model, clock: &mut LocalClock) -> (String
         Direction::Outbound => format!("{local} -> {remote}"),
     };
     story(row, clock, &mut lines);
+    if row.is_listener() {
+        came(row, model, clock, &mut lines);
+    }
     lines.push(String::new());
     owner(record, &mut lines);
     ends(record, &mut lines);
@@ -58,6 +63,9 @@ fn story(row: &Row, clock: &mut LocalClock, lines: &mut Vec<String>) {
         Beginning::Inbound if row.is_listener() => format!("{began}  began to listen"),
         Beginning::Inbound => format!("{began}  a peer opened it"),
         Beginning::Restored => format!("{began}  put into a socket by TCP_REPAIR"),
+        Beginning::Preexisting if row.is_dated => {
+            format!("{began}  it began, before this view")
+        }
         Beginning::Preexisting => "it was there before this began to watch".to_owned(),
         Beginning::Unseen => format!("{began}  its beginning was not seen"),
     });
@@ -133,6 +141,33 @@ fn carried(close: &Close, clock: &mut LocalClock, lines: &mut Vec<String>) {
     lines.push(format!(
         "          round trip {rtt}, {retransmits} segments sent again"
     ));
+}
+
+/// Addresses that are told of a listener at most.
+const CAME: usize = 8;
+
+/// Who came to the port of a listener, as far as it is in the list of connections: most often
+/// first.
+fn came(row: &Row, model: &Model, clock: &mut LocalClock, lines: &mut Vec<String>) {
+    let port = row.record.event.local_port;
+    let mut peers: HashMap<IpAddr, (u64, i128)> = HashMap::new();
+    for other in model.connections().filter(|other| !other.is_listener()) {
+        let event = &other.record.event;
+        if event.direction() == Direction::Inbound && event.local_port == port {
+            let (count, last_ns) = peers.entry(event.remote_ip).or_default();
+            *count += 1;
+            *last_ns = (*last_ns).max(other.began_ns);
+        }
+    }
+    let mut peers: Vec<_> = peers.into_iter().collect();
+    peers.sort_unstable_by_key(|&(ip, (count, last_ns))| (Reverse((count, last_ns)), ip));
+    for (ip, (count, last_ns)) in peers.iter().take(CAME) {
+        let last = clock.time_of_day(*last_ns);
+        lines.push(format!("came      {ip}, {count} times, last {last}"));
+    }
+    if let Some(more) = peers.len().checked_sub(CAME).filter(|more| *more > 0) {
+        lines.push(format!("          and {more} more addresses"));
+    }
 }
 
 fn owner(record: &Record, lines: &mut Vec<String>) {
@@ -263,9 +298,9 @@ fn commands(record: &Record, model: &Model, lines: &mut Vec<String>) {
 /// A connection as `policy explain` asks for it.
 fn asked(record: &Record) -> String {
     let event = &record.event;
-    let port = |ip: std::net::IpAddr, port: u16| match ip {
-        std::net::IpAddr::V4(ip) => format!("{ip}:{port}"),
-        std::net::IpAddr::V6(ip) => format!("[{ip}]:{port}"),
+    let port = |ip: IpAddr, port: u16| match ip {
+        IpAddr::V4(ip) => format!("{ip}:{port}"),
+        IpAddr::V6(ip) => format!("[{ip}]:{port}"),
     };
     match event.direction() {
         Direction::Outbound => format!("out tcp {}", port(event.remote_ip, event.remote_port)),

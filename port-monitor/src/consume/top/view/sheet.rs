@@ -155,7 +155,7 @@ impl<'m, T> Sheet<'m, T> {
         list.columns = self.columns.len();
         self.order(list, model);
         self.choose(list, usize::from(area.height.saturating_sub(1)));
-        let columns = self.lay_out(usize::from(area.width));
+        let columns = self.lay_out(usize::from(area.width), &mut list.aside);
         self.heading(screen, area, buffer, list, &columns);
         let rows = self.rows.iter().enumerate().skip(list.offset);
         for ((number, (_, row)), y) in rows.zip(area.y + 1..area.bottom()) {
@@ -256,11 +256,32 @@ impl<'m, T> Sheet<'m, T> {
         }
     }
 
-    /// The columns that the screen has room for, with their widths.
-    fn lay_out(&self, screen: usize) -> Vec<(usize, &'static Column<T>, usize)> {
-        let columns = self.columns.iter().enumerate();
+    /// The first column on the screen: `wanted`, if the last one is not in sight before.
+    fn first_column(&self, screen: usize, wanted: usize) -> usize {
+        if self.columns.iter().all(|column| screen >= column.from) {
+            return 0;
+        }
+        let mut room = screen.saturating_sub(MARK_WIDTH) + 1;
+        let from_the_end = self.columns.iter().rev().take_while(|column| {
+            let rest = room.checked_sub(column.width(screen) + 1);
+            room = rest.unwrap_or(0);
+            rest.is_some()
+        });
+        wanted.min(self.columns.len() - from_the_end.count())
+    }
+
+    /// The columns that the screen has room for, with their widths. Where some on the left are
+    /// passed over, narrow screens have those too that wide ones have.
+    fn lay_out(&self, screen: usize, aside: &mut usize) -> Vec<(usize, &'static Column<T>, usize)> {
+        *aside = self.first_column(screen, *aside);
+        let columns = self.columns.iter().enumerate().skip(*aside);
+        let mut end = MARK_WIDTH;
         let columns: Vec<_> = columns
-            .filter(|(_, column)| screen >= column.from)
+            .filter(|(_, column)| *aside > 0 || screen >= column.from)
+            .take_while(|(_, column)| {
+                end += column.width(screen) + 1;
+                *aside == 0 || end <= screen + 1
+            })
             .collect();
         let mut widths: Vec<usize> = columns
             .iter()

@@ -88,3 +88,71 @@ fn nothing_that_is_copied_takes_a_terminal_over_or_has_any_length() {
     let row = copied(&ui, &world).unwrap();
     assert!(row.contains("語語") && row.len() < 4096, "{}", row.len());
 }
+
+#[test]
+fn arrows_open_a_group_and_close_it_again() {
+    let (world, mut ui) = (small(), ui());
+    press(&mut ui, "/x\n2");
+    screen(&mut ui, &world, (80, 24));
+    ui.take(Input::Key(Press::Right));
+    assert_eq!(ui.view, View::Connections);
+    assert!(ui.filter.starts_with("pid:"), "{}", ui.filter);
+    screen(&mut ui, &world, (80, 24));
+    ui.take(Input::Key(Press::Left));
+    assert_eq!((ui.view, &*ui.filter), (View::Processes, "x"));
+    // What was typed since is not taken away.
+    screen(&mut ui, &world, (80, 24));
+    press(&mut ui, "\n/y\n");
+    let typed = ui.filter.clone();
+    ui.take(Input::Key(Press::Left));
+    assert_eq!((ui.view, &ui.filter), (View::Connections, &typed));
+}
+
+#[test]
+fn arrows_bring_columns_into_sight_that_a_narrow_screen_has_no_room_for() {
+    let (world, mut ui) = (small(), ui());
+    let usual = screen(&mut ui, &world, (40, 12));
+    assert!(
+        usual.contains("PROCESS") && !usual.contains("OUT"),
+        "{usual}"
+    );
+    for _ in 0..30 {
+        ui.take(Input::Key(Press::Right));
+    }
+    let aside = screen(&mut ui, &world, (40, 12));
+    assert!(aside.contains("OUT") && aside.contains("STATE"), "{aside}");
+    assert!(!aside.contains("PROCESS"), "{aside}");
+    for _ in 0..30 {
+        ui.take(Input::Key(Press::Left));
+    }
+    assert_eq!(screen(&mut ui, &world, (40, 12)), usual);
+    // Nothing is further right on a screen that has all of them.
+    let wide = screen(&mut ui, &world, (200, 60));
+    ui.take(Input::Key(Press::Right));
+    assert_eq!(screen(&mut ui, &world, (200, 60)), wide);
+}
+
+#[test]
+fn all_about_a_listener_says_who_came() {
+    let port = listening().event.local_port;
+    let came = (1..=12_u8).map(|number| {
+        let mut record = accepted();
+        record.event.id = number.into();
+        record.event.local_port = port;
+        let address = [10, 0, 0, number.min(10)];
+        record.event.remote_ip = std::net::Ipv4Addr::from(address).into();
+        record
+    });
+    let mut door = listening();
+    door.event.id = 99;
+    let (world, mut ui) = (model(came.chain([door])), ui());
+    press(&mut ui, "5");
+    screen(&mut ui, &world, (80, 40));
+    press(&mut ui, "\n");
+    let told = screen(&mut ui, &world, (80, 40));
+    assert!(
+        told.contains("came      10.0.0.10, 3 times, last "),
+        "{told}"
+    );
+    assert!(told.contains("and 2 more addresses"), "{told}");
+}
