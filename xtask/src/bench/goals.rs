@@ -192,6 +192,50 @@ const MONITOR: &[Goal] = &[
         limit: 0.15,
     },
     Goal {
+        number: "3",
+        text: "the same of the whole record, in a table",
+        unit: "",
+        measure: Measure::DifferenceRatio {
+            base: at("flood", "none", "per connection"),
+            subject: at("flood", "default run", "per connection"),
+            other: at("flood", "tcptracer", "per connection"),
+        },
+        comparison: Comparison::AtMost,
+        limit: 0.30,
+    },
+    Goal {
+        number: "3",
+        text: "the same in JSON",
+        unit: "",
+        measure: Measure::DifferenceRatio {
+            base: at("flood", "none", "per connection"),
+            subject: at("flood", "JSON, all events", "per connection"),
+            other: at("flood", "tcptracer", "per connection"),
+        },
+        comparison: Comparison::AtMost,
+        limit: 0.38,
+    },
+    Goal {
+        number: "3",
+        text: "the whole record in a table, beside tcplife's",
+        unit: "",
+        measure: Measure::DifferenceRatio {
+            base: at("flood", "none", "per connection"),
+            subject: at("flood", "default run", "per connection"),
+            other: at("flood", "tcplife", "per connection"),
+        },
+        comparison: Comparison::AtMost,
+        limit: 0.50,
+    },
+    Goal {
+        number: "3",
+        text: "BPF time of the whole record",
+        unit: "instr",
+        measure: Measure::Value(at("events", "JSON, all events", "BPF time per connection")),
+        comparison: Comparison::AtMost,
+        limit: 4500.0,
+    },
+    Goal {
         number: "4",
         text: "tool CPU per printed line",
         unit: "instr",
@@ -265,6 +309,17 @@ const MONITOR: &[Goal] = &[
         },
         comparison: Comparison::AtMost,
         limit: 0.9,
+    },
+    Goal {
+        number: "10",
+        text: "start of the default run to its first line, beside tcptracer's",
+        unit: "",
+        measure: Measure::Ratio {
+            numerator: at("start", "default run", "first line"),
+            denominator: at("start", "tcptracer", "first line"),
+        },
+        comparison: Comparison::AtMost,
+        limit: 0.6,
     },
     Goal {
         number: "11",

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 
 use super::{
-    Bench, Row, each, figure,
+    Bench, Row, each, figure, promptness,
     tool::{Account, Running, Sink, Subject, Tool},
 };
 use crate::{bpf, flood};
@@ -32,13 +32,14 @@ const TABLE: Tool = Tool::Ours(&["--events", BEGINNINGS]);
 const JSON: Tool = Tool::Ours(&["--output", "json", "--events", BEGINNINGS]);
 
 /// Everybody, in turn.
-const SUBJECTS: [Subject; 16] = [
+const SUBJECTS: [Subject; 17] = [
     Subject::new("none", Tool::Nobody),
     Subject::new("C floor", FLOOR),
     Subject::new("table to /dev/null", TABLE).to_null(),
     Subject::new("table to a file", TABLE),
     Subject::new("JSON to a file", JSON),
     Subject::new("JSON, all events", Tool::Ours(&["--output", "json"])),
+    Subject::new("default run", Tool::Ours(&[])),
     Subject::new("violations only", Tool::Ours(&VIOLATIONS)),
     Subject::new(
         "kprobe",
@@ -76,6 +77,32 @@ const VIOLATIONS: [&str; 5] = [
 ];
 const POLICY: &str = "version = 1\n[[rule]]\nname = \"telnet\"\ndirection = \"out\"\nport = \
                       23\naction = \"deny\"\n";
+
+/// Who takes part where little is measured: what goals of costs for each connection are about.
+const QUICK: [&str; 5] = [
+    "none",
+    "JSON, all events",
+    "default run",
+    "tcptracer",
+    "tcplife",
+];
+
+/// Costs by the connection, by the event, and of the start.
+pub(super) fn measure_quickly(bench: &Bench) -> Result<()> {
+    let load = flood::Args::of_one_thread(CONNECTIONS);
+    for run in 0..bench.runs {
+        let empty_ns = time_of_nothing(bench)?;
+        for name in QUICK {
+            let subject = named(name)?;
+            at_full_speed(bench, subject, row("flood", subject, run), &load)?;
+            if subject.is_somebody() {
+                events(bench, subject, row("events", subject, run), empty_ns)?;
+            }
+        }
+        promptness::starts(bench, run, &["default run", "tcptracer"])?;
+    }
+    Ok(())
+}
 
 /// Costs by the connection, by the event, and while little or nothing happens.
 pub(super) fn measure(bench: &Bench) -> Result<()> {

@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// Runs of each, one after the other in turn
     #[arg(long, default_value_t = 7)]
     runs: u32,
+    /// Only what goals of costs for each connection are about
+    #[arg(long)]
+    quick: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,6 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     thread::sleep(SETTLING);
     flood::connect(&flood::Args::of_one_thread(cost::CONNECTIONS))?;
     match args.what {
+        What::Monitor if args.quick => cost::measure_quickly(&bench),
         What::Monitor => {
             cost::measure(&bench)?;
             promptness::measure(&bench)

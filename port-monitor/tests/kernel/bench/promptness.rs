@@ -39,16 +39,15 @@ type Lines = Receiver<(Instant, String)>;
 /// From the start to the first line, from a connection to its line, and what becomes
 /// of events that nobody reads.
 pub(super) fn measure(bench: &Bench) -> Result<()> {
+    const STARTED: [&str; 5] = [
+        "table to a file",
+        "default run",
+        "tcplife",
+        "tcptracer",
+        "tcpconnect",
+    ];
     for run in 0..bench.runs {
-        for name in ["table to a file", "tcplife", "tcptracer", "tcpconnect"] {
-            let subject = named(name)?;
-            let row = Row {
-                group: "start",
-                subject: name,
-                run,
-            };
-            row.tell("first line", "ms", ms(first_line(bench, subject)?))?;
-        }
+        starts(bench, run, &STARTED)?;
     }
     for run in 0..bench.runs {
         let row = Row {
@@ -64,6 +63,20 @@ pub(super) fn measure(bench: &Bench) -> Result<()> {
     }
     for run in 0..bench.runs {
         stalled(bench, run)?;
+    }
+    Ok(())
+}
+
+/// From the start of each to its first line.
+pub(super) fn starts(bench: &Bench, run: u32, names: &[&str]) -> Result<()> {
+    for name in names {
+        let row = Row {
+            group: "start",
+            subject: name,
+            run,
+        };
+        let time = first_line(bench, named(name)?)?;
+        row.tell("first line", "ms", ms(time))?;
     }
     Ok(())
 }
