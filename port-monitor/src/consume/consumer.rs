@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use port_monitor_common::event::EventKind;
 
-use super::open::{Open, Part};
+use super::found::{Open, Part};
 use crate::events::record::{Account, Item, Loss, LossCause, Record};
 
 /// How long the end of a run waits for consumers.

@@ -12,6 +12,7 @@ pub mod counted;
 mod endpoint;
 pub mod export;
 pub mod fan_out;
+pub mod found;
 pub mod history;
 pub mod join;
 pub mod lines;

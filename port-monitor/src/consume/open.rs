@@ -4,52 +4,14 @@
 //! The list shares what it has with the consumer, which goes on meanwhile. It knows no clock and
 //! does no I/O.
 
-use std::{collections::HashSet, mem, sync::Arc};
+use std::{collections::HashSet, mem};
 
 use super::{
     consumer::{Consumer, Needs, Stats},
+    found::{Open, Part},
     join::{Connection, Join, ROOM, State},
 };
-use crate::events::record::{Account, Item, Record};
-
-/// What a consumer has to do with what is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Nothing.
-    None,
-    /// It remembers that, for those that ask.
-    Remembers,
-    /// It asks to be told that first when it joins.
-    Asks,
-}
-
-/// What is open at a moment.
-#[derive(Debug, Default)]
-pub struct Open {
-    connections: Vec<Arc<Connection<()>>>,
-    /// So many more may be.
-    missing: u64,
-}
-
-impl Open {
-    /// So many more may be open, of which nothing is known any more.
-    pub const fn missing(&self) -> u64 {
-        self.missing
-    }
-
-    /// What is told of them in a stream that begins at this time, ns since the Unix epoch: the
-    /// oldest first. What one has carried follows it, where that is known.
-    pub fn records(mut self, wall_ns: i128) -> impl Iterator<Item = Record> {
-        let connections = &mut self.connections;
-        connections.sort_unstable_by_key(|connection| (connection.began_ns, connection.id()));
-        let connections = self.connections.into_iter();
-        connections.flat_map(move |connection| {
-            let found = connection.as_found(wall_ns);
-            let so_far = found.is_some().then(|| connection.so_far().cloned());
-            found.into_iter().chain(so_far.flatten())
-        })
-    }
-}
+use crate::events::record::{Account, Item};
 
 /// Remembers what is open.
 pub struct Register {
@@ -117,10 +79,7 @@ impl Consumer for Register {
 
     fn open(&mut self, lost: u64) -> Open {
         self.lose(lost);
-        Open {
-            connections: self.join.open(),
-            missing: self.missing.len() as u64,
-        }
+        Open::new(self.join.open(), self.missing.len() as u64)
     }
 
     fn take(&mut self, item: Item<'_>) {
@@ -165,7 +124,10 @@ mod tests {
             },
             output::writer::Output,
         },
-        events::{decode::Action, record::Dropped},
+        events::{
+            decode::Action,
+            record::{Dropped, Record},
+        },
     };
 
     const NOON_NS: i128 = 1_700_000_000_000_000_000;

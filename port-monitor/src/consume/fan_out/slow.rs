@@ -15,7 +15,7 @@ use std::{
 use crate::{
     consume::{
         consumer::{Consumer, END_GRACE, Needs, Overview, Room, Standing, Stats},
-        open::{Open, Part},
+        found::{Open, Part},
     },
     events::record::{Account, Dropped, Header, Item, Loss, Record, Summary},
 };

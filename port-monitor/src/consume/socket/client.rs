@@ -17,8 +17,8 @@ use crate::{
     consume::{
         Lines, Sink as _,
         consumer::{Consumer, END_GRACE, Gaps, Kinds, Needs, Stats},
+        found::Part,
         lines::json::Json,
-        open::Part,
     },
     events::record::{Account, Dropped, Item},
 };

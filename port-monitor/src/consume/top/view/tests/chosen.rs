@@ -143,9 +143,9 @@ fn all_about_a_listener_says_who_came() {
         record.event.remote_ip = std::net::Ipv4Addr::from(address).into();
         record
     });
-    let mut door = listening();
-    door.event.id = 99;
-    let (world, mut ui) = (model(came.chain([door])), ui());
+    let mut listener = listening();
+    listener.event.id = 99;
+    let (world, mut ui) = (model(came.chain([listener])), ui());
     press(&mut ui, "5");
     screen(&mut ui, &world, (80, 40));
     press(&mut ui, "\n");
