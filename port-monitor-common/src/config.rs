@@ -63,7 +63,10 @@ pub struct Config {
     pub inject: u32,
     /// Non-zero: functions of the kernel are hooked, which see an attempt when its SYN is to
     /// be sent and a listener when it is entered into a table; zero: changes of state alone.
-    pub sees_calls: u16,
+    pub sees_calls: u8,
+    /// Non-zero: the programs of one change of a socket's state run one after the other, on one
+    /// CPU, and softirqs alone run in between: the kernel does not preempt its own code.
+    pub in_turn: u8,
     /// Non-zero: two programs see each attempt and each listener, because the kernel skips
     /// either of them at times.
     pub twice: u16,

@@ -96,9 +96,9 @@ numbered! {
     /// A program that is not proved by a record: others beside it see the same, or it has
     /// nothing to report of a connection that comes to its end. Each is proved by itself.
     pub enum Watcher: u32 {
-        /// `pm_outcome_rt`
+        /// `pm_outcome_bt`, or `pm_outcome_rt`
         Outcome = 0,
-        /// `pm_again_rt`
+        /// `pm_again_bt`, or `pm_again_rt`
         Again = 1,
         /// `pm_again_tp`
         AgainEvent = 2,
@@ -123,8 +123,8 @@ impl Watcher {
     /// Its programs, of which one is attached.
     pub const fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Outcome => &["pm_outcome_rt"],
-            Self::Again => &["pm_again_rt"],
+            Self::Outcome => &["pm_outcome_rt", "pm_outcome_bt"],
+            Self::Again => &["pm_again_rt", "pm_again_bt"],
             Self::AgainEvent => &["pm_again_tp"],
             Self::Remote => &["pm_remote_rt"],
             Self::RemoteEvent => &["pm_remote_tp"],
@@ -159,9 +159,13 @@ impl Watcher {
 /// Counters of one CPU.
 const SLOTS: usize = Hook::COUNT * Counter::COUNT + Extra::COUNT;
 
-/// Slots of one CPU: more than there are counters, so that no two CPUs write to
+/// The slot behind the counters: the programs' own, for the change of a socket's state that the
+/// first of two has seen to its end, and the second need not look at. It counts nothing.
+pub const SEEN: u32 = Hook::COUNT_32 * Counter::COUNT_32 + Extra::COUNT_32;
+
+/// Slots of one CPU: more than there are in use, so that no two CPUs write to
 /// neighbouring cache lines.
-pub const ROW: usize = (SLOTS + 2).next_multiple_of(8);
+pub const ROW: usize = (SLOTS + 1 + 2).next_multiple_of(8);
 
 /// The index of one hook's counter.
 #[inline(always)]

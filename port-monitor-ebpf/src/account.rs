@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use port_monitor_common::{
-    counters::{Extra, ROW, extra_slot},
+    counters::{Extra, ROW, SEEN, extra_slot},
     site::{INJECT, Site, TOTAL, failure},
 };
 
@@ -54,6 +54,12 @@ impl Row {
     #[inline(always)]
     pub(crate) fn count(self, index: u32) {
         add_one(self.at(index));
+    }
+
+    /// Which change of a socket's state the first of two programs has seen here.
+    #[inline(always)]
+    pub(crate) fn seen(self) -> *mut u64 {
+        self.at(SEEN)
     }
 
     #[inline(always)]

@@ -76,7 +76,7 @@ pub(crate) fn report<M: Mem, T: Mem>(ctx: &impl EbpfContext, sk: *const u8, flag
     // In one place with that of its end: the stack is short.
     let record: &mut CloseEvent = emit::record(&mut slot, EventKind::Accept);
     let event = &mut record.event;
-    task::read_current::<T>(&mut event.owner);
+    task::read_current::<T, M>(&mut event.owner);
     readable(sock::read::<M>(sk, event), Site::Socket)?;
     if event.local_port == 0 {
         // The peer has reset it already.

@@ -59,7 +59,7 @@ fn try_connect<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, turn: Turn) -> Loo
     }
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Connect);
-    task::read_current::<Direct>(&mut event.owner);
+    task::read_current::<Direct, M>(&mut event.owner);
     readable(sock::read::<M>(sk, event), Site::Socket)?;
     attempt::<M>(ctx, sk, event)
 }
@@ -73,7 +73,7 @@ pub(crate) fn attempt<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, event: &mut
     let owner_passes = filter::owner_passes(&event.owner, task::current);
     executable::note(&event.owner, owner_passes);
     connection::remember_attempt(sk, owner_passes, event);
-    if sock::in_repair(sk) != 0 {
+    if sock::in_repair::<Probe>(sk) != 0 {
         // No SYN is sent. The change that comes next tells what was restored.
         return Err(Stop::NotOurs);
     }

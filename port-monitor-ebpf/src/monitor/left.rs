@@ -71,7 +71,7 @@ fn is_over(sk: *const u8, entry: &Connection) -> bool {
     match state {
         // What begins is noted before its state changes, on the tracepoint backend; an attempt
         // that fails within `connect` is over when that returns.
-        TcpState::CLOSE => entry.is_open() || !sock::is_within_connect(sk),
+        TcpState::CLOSE => entry.is_open() || !sock::is_within_connect::<Probe>(sk),
         TcpState::LISTEN => !is_listener,
         TcpState::SYN_SENT | TcpState::SYN_RECV => is_listener,
         _ => !entry.is_open(),

@@ -65,7 +65,7 @@ fn try_hash<M: Mem>(ctx: &impl EbpfContext, sk: *const u8, turn: Turn) -> Look {
     }
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Listen);
-    task::read_current::<Probe>(&mut event.owner);
+    task::read_current::<Probe, Probe>(&mut event.owner);
     readable(sock::read::<M>(sk, event), Site::Socket)?;
     opened(ctx, sk, event)
 }

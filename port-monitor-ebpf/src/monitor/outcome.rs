@@ -3,21 +3,31 @@
 
 use aya_ebpf::{
     EbpfContext,
-    macros::{raw_tracepoint, tracepoint},
-    programs::{RawTracePointContext, TracePointContext},
+    macros::{btf_tracepoint, raw_tracepoint, tracepoint},
+    programs::{BtfTracePointContext, RawTracePointContext, TracePointContext},
 };
 use port_monitor_common::{counters::Watcher, site::Site, tcp_state::TcpState};
 
 use crate::{
-    account::{self, Look, readable},
+    account::{self, Look, Stop, readable},
     globals::offset,
-    read::task::read,
-    report::connection,
+    read::{
+        mem::{Direct, Mem, Probe},
+        task::read,
+    },
+    report::{connection, once},
 };
 
 /// The state changes of a raw tracepoint: socket, old and new state.
 #[inline(always)]
 pub(crate) fn state_change(ctx: &RawTracePointContext) -> (*const u8, TcpState, TcpState) {
+    let state = |n| TcpState(ctx.arg::<u32>(n) as u8);
+    (ctx.arg(0), state(1), state(2))
+}
+
+/// The state changes of a tracepoint with typed arguments: socket, old and new state.
+#[inline(always)]
+fn typed_change(ctx: &BtfTracePointContext) -> (*const u8, TcpState, TcpState) {
     let state = |n| TcpState(ctx.arg::<u32>(n) as u8);
     (ctx.arg(0), state(1), state(2))
 }
@@ -34,10 +44,7 @@ pub(crate) fn event_change(ctx: &TracePointContext) -> Look<(*const u8, TcpState
 
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
-    let (sk, old, new) = state_change(&ctx);
-    account::look(|| {
-        connection::changed::<false, { Watcher::Outcome.proof() }>(&ctx, sk, old, new)
-    });
+    first::<Probe>(&ctx, state_change(&ctx));
     0
 }
 
@@ -46,9 +53,42 @@ fn pm_outcome_rt(ctx: RawTracePointContext) -> i32 {
 /// in the middle of this one by the first. Each change is reported once.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 fn pm_again_rt(ctx: RawTracePointContext) -> i32 {
-    let (sk, old, new) = state_change(&ctx);
-    account::look(|| connection::changed::<false, { Watcher::Again.proof() }>(&ctx, sk, old, new));
+    again::<Probe>(&ctx, state_change(&ctx));
     0
+}
+
+/// What `pm_outcome_rt` does, where the kernel has typed arguments for it: it reads the socket
+/// by ordinary loads.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn pm_outcome_bt(ctx: BtfTracePointContext) -> i32 {
+    first::<Direct>(&ctx, typed_change(&ctx));
+    0
+}
+
+/// What `pm_again_rt` does, likewise.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn pm_again_bt(ctx: BtfTracePointContext) -> i32 {
+    again::<Direct>(&ctx, typed_change(&ctx));
+    0
+}
+
+#[inline(always)]
+fn first<M: Mem>(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpState)) {
+    account::look(|| {
+        once::see(once::change::<M>(sk, old, new), || {
+            connection::changed::<M, false, { Watcher::Outcome.proof() }>(ctx, sk, old, new)
+        })
+    });
+}
+
+#[inline(always)]
+fn again<M: Mem>(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpState)) {
+    account::look(|| {
+        if once::is_seen(once::change::<M>(sk, old, new)) {
+            return Err(Stop::NotOurs);
+        }
+        connection::changed::<M, false, { Watcher::Again.proof() }>(ctx, sk, old, new)
+    });
 }
 
 /// What `pm_outcome_rt` does, where the kernel may preempt a task in the middle of it: by a
@@ -63,5 +103,5 @@ fn pm_again_tp(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn try_again(ctx: &TracePointContext) -> Look {
     let (sk, old, new) = event_change(ctx)?;
-    connection::changed::<false, { Watcher::AgainEvent.proof() }>(ctx, sk, old, new)
+    connection::changed::<Probe, false, { Watcher::AgainEvent.proof() }>(ctx, sk, old, new)
 }

@@ -17,7 +17,7 @@ use port_monitor_common::{
 use crate::{
     account::{Look, Stop, ours, readable},
     read::{mem::Probe, sent, sock, task},
-    report::{connection, emit, turn},
+    report::{closing, connection, emit, turn},
 };
 
 /// `struct bpf_iter__bpf_map_elem` (`kernel/bpf/map_iter.c`).
@@ -69,13 +69,13 @@ fn tell(ctx: &Context, sk: *const u8) -> Look {
     readable(sock::read::<Probe>(sk, &mut record.event), Site::Socket)?;
     record.event.local_port = readable(sock::lasting_local_port::<Probe>(sk), Site::Socket)?;
     let state = readable(sock::state::<Probe>(sk), Site::Socket)?;
-    let opener = connection::opener(record);
+    let opener = closing::opener(record);
     // An acknowledgement may come in between. Rather nothing is told than what does not fit.
     let mut is_settled = false;
     for _ in 0..TRIES {
         let before = sent::acknowledged(sk);
         readable(
-            sock::read_stats(sk, state, opener, &mut record.stats),
+            sock::read_stats::<Probe>(sk, state, opener, &mut record.stats),
             Site::Socket,
         )?;
         is_settled = sent::acknowledged(sk) == before;

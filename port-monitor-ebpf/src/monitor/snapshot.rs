@@ -107,7 +107,7 @@ fn show(ctx: &Context, task: *const u8, sk: *const u8) -> Look {
 /// The socket connects, and is not established: its peer may connect at the same time.
 #[inline(always)]
 fn is_attempt(sk: *const u8, state: TcpState) -> bool {
-    state == TcpState::SYN_SENT || state == TcpState::SYN_RECV && !sock::is_passive(sk)
+    state == TcpState::SYN_SENT || state == TcpState::SYN_RECV && !sock::is_passive::<Probe>(sk)
 }
 
 /// A hook will see it begin, or just does: the attempt whose SYN is to be sent, and the

@@ -120,10 +120,10 @@ fn try_local(
     let event = emit::record(&mut slot, EventKind::Connect);
     readable(sock::read::<Probe>(sk, event), Site::Socket)?;
     if new == TcpState::SYN_SENT {
-        task::read_current::<Direct>(&mut event.owner);
+        task::read_current::<Direct, Probe>(&mut event.owner);
         connect::attempt::<Probe>(ctx, sk, event)
     } else if new == TcpState::LISTEN {
-        task::read_current::<Probe>(&mut event.owner);
+        task::read_current::<Probe, Probe>(&mut event.owner);
         listens(sk, event, task::current());
         listen::opened(ctx, sk, event)
     } else {
@@ -164,7 +164,7 @@ fn try_remote(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpS
             Extra::AttemptsUnseen
         });
     }
-    connection::changed::<true, { Watcher::Remote.proof() }>(ctx, sk, old, new)
+    connection::changed::<Probe, true, { Watcher::Remote.proof() }>(ctx, sk, old, new)
 }
 
 /// What `pm_remote_rt` does, before it: the kernel lets no program interrupt itself, so what a
@@ -192,7 +192,7 @@ fn try_before<const WATCHER: u64>(
     if old == TcpState::SYN_RECV && (config!(twice) != 0 && is_told(sk) || !is_noted(sk)) {
         return Err(Stop::NotOurs);
     }
-    connection::changed::<true, WATCHER>(ctx, sk, old, new)
+    connection::changed::<Probe, true, WATCHER>(ctx, sk, old, new)
 }
 
 /// Notes that the end of the handshake on `sk` is told.
@@ -336,7 +336,7 @@ fn closes(sk: *const u8, number: u32, event: &mut TcpEvent, listener: &Listener)
     if task::is_monitor(task::current_tgid()) {
         closer.flags = HOLDER_LOOKED;
     } else if !task::is_kernel_thread(task) {
-        task::read_current::<Probe>(&mut closer.owner);
+        task::read_current::<Probe, Probe>(&mut closer.owner);
         closer.parent_tgid = task::parent_tgid(task).unwrap_or(0);
         if filter::owner_passes(&closer.owner, || task) {
             closer.flags = HOLDER_PASSES;

@@ -220,7 +220,7 @@ fn report(ctx: &impl EbpfContext, sk: *const u8, call: &Call, errno: u32) -> Loo
     let mut slot = MaybeUninit::uninit();
     let event: &mut TcpEvent = emit::record(&mut slot, EventKind::Failed);
     // Before the ways part, for the verifier's sake.
-    task::read_current::<Probe>(&mut event.owner);
+    task::read_current::<Probe, Probe>(&mut event.owner);
     readable(sock::read::<Probe>(sk, event), Site::Socket)?;
     if errno == 0 {
         event.kind = EventKind::Connect as u8;

@@ -22,6 +22,9 @@ pub(crate) trait Mem {
 
     /// A number that is this object's, and no other's that is there at the same time.
     fn number(base: *const u8) -> u64;
+
+    /// A socket as one of TCP, all of which can be read; null where it is not one.
+    fn tcp(sk: *const u8) -> *const u8;
 }
 
 /// Ordinary loads through a BTF-typed pointer: fentry and fexit arguments. The
@@ -53,6 +56,14 @@ impl Mem for Direct {
         unsafe { asm!("{number} -= {ours}", number = inout(reg) number, ours = in(reg) ours) };
         number
     }
+
+    #[inline(always)]
+    fn tcp(sk: *const u8) -> *const u8 {
+        // SAFETY: the verifier checks that it is a socket.
+        unsafe { generated::bpf_skc_to_tcp_sock(sk.cast_mut().cast()) }
+            .cast::<u8>()
+            .cast_const()
+    }
 }
 
 /// `bpf_probe_read_kernel`: any address, in any program type.
@@ -83,6 +94,11 @@ impl Mem for Probe {
     #[inline(always)]
     fn number(base: *const u8) -> u64 {
         address(base)
+    }
+
+    #[inline(always)]
+    fn tcp(sk: *const u8) -> *const u8 {
+        sk
     }
 }
 

@@ -131,18 +131,18 @@ pub(crate) fn is_v6_only(sk: *const u8) -> bool {
 /// 1 where `TCP_REPAIR` is on, else 0: what happens to the socket, its peer does not learn.
 /// Without a branch.
 #[inline(always)]
-pub(crate) fn in_repair(sk: *const u8) -> u8 {
-    let bits: u8 = Probe::read_or_zero(sk, offset!(tcp_repair));
+pub(crate) fn in_repair<M: Mem>(sk: *const u8) -> u8 {
+    let bits: u8 = M::read_or_zero(sk, offset!(tcp_repair));
     bits >> (offset!(tcp_repair_bit) & 7) & u8::from(offset!(tcp_repair) != 0)
 }
 
 /// The socket's `connect` has not returned: `struct socket` is unconnected until
 /// `__inet_stream_connect` has called the protocol (`net/ipv4/af_inet.c`).
 #[inline(always)]
-pub(crate) fn is_within_connect(sk: *const u8) -> bool {
+pub(crate) fn is_within_connect<M: Mem>(sk: *const u8) -> bool {
     const SS_UNCONNECTED: u32 = 1;
-    let state = task::read(sk, offset!(sk_socket))
-        .and_then(|socket: *const u8| task::read::<u32>(socket, offset!(socket_state)));
+    let state = M::read(sk, offset!(sk_socket))
+        .and_then(|socket: *const u8| M::read::<u32>(socket, offset!(socket_state)));
     state == Some(SS_UNCONNECTED)
 }
 
@@ -165,12 +165,12 @@ pub(crate) fn is_connecting<M: Mem>(sk: *const u8) -> bool {
 /// its peer's SYN (simultaneous open): a child has no `struct socket`, or is connected from
 /// the accept on (`inet_accept`); the other one is not before it is established.
 #[inline(always)]
-pub(crate) fn is_passive(sk: *const u8) -> bool {
+pub(crate) fn is_passive<M: Mem>(sk: *const u8) -> bool {
     const SS_CONNECTED: u32 = 3;
-    let Some(socket) = task::read::<*const u8>(sk, offset!(sk_socket)) else {
+    let Some(socket) = M::read::<*const u8>(sk, offset!(sk_socket)) else {
         return false;
     };
-    socket.is_null() || task::read::<u32>(socket, offset!(socket_state)) == Some(SS_CONNECTED)
+    socket.is_null() || M::read::<u32>(socket, offset!(socket_state)) == Some(SS_CONNECTED)
 }
 
 /// The child of a listener, whose handshake is not complete, was in the accept queue before
@@ -283,27 +283,27 @@ const SOCK_DONE: u64 = 1 << 1;
 /// What `tcp_sock` counts, of a connection whose state is, or was last, `state`.
 /// `bytes_received` counts a FIN too.
 #[inline(always)]
-pub(crate) fn read_stats(
+pub(crate) fn read_stats<M: Mem>(
     sk: *const u8,
     state: TcpState,
     opener: Opener,
     stats: &mut CloseStats,
 ) -> Option<()> {
-    let received: u64 = task::read(sk, offset!(tcp_bytes_received))?;
-    let flags: u64 = task::read(sk, offset!(skc_flags))?;
-    let srtt_us_by_8: u32 = task::read(sk, offset!(tcp_srtt_us))?;
+    let received: u64 = M::read(sk, offset!(tcp_bytes_received))?;
+    let flags: u64 = M::read(sk, offset!(skc_flags))?;
+    let srtt_us_by_8: u32 = M::read(sk, offset!(tcp_srtt_us))?;
     let fin = u64::from(flags & SOCK_DONE != 0);
     stats.bytes_received = received.saturating_sub(fin);
-    stats.bytes_sent = sent::bytes(sk, state, opener, stats.restored);
-    stats.retransmits = task::read(sk, offset!(tcp_total_retrans))?;
+    stats.bytes_sent = sent::bytes::<M>(sk, state, opener, stats.restored);
+    stats.retransmits = M::read(sk, offset!(tcp_total_retrans))?;
     stats.srtt_us = srtt_us_by_8 >> 3;
     Some(())
 }
 
 /// Both ends have closed a connection that was in the state `last`.
 #[inline(always)]
-pub(crate) fn is_closed_by_both(sk: *const u8, last: TcpState) -> bool {
-    let flags: Option<u64> = task::read(sk, offset!(skc_flags));
+pub(crate) fn is_closed_by_both<M: Mem>(sk: *const u8, last: TcpState) -> bool {
+    let flags: Option<u64> = M::read(sk, offset!(skc_flags));
     sent::has_fin(last.0.into()) && matches!(flags, Some(flags) if flags & SOCK_DONE != 0)
 }
 

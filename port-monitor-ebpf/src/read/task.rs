@@ -40,11 +40,11 @@ pub(crate) fn is_monitor(tgid: u32) -> bool {
     tgid == config!(self_tgid)
 }
 
-/// The running thread as an owner. By `Direct` loads, where the kernel has them, it is
+/// The running thread as an owner: who it is by `M`, what it executes by `P`. By `Direct` loads, where the kernel has them, it is
 /// cheaper to run, but the verifier looks through all types of the kernel for every
 /// pointer that it finds on its way: for programs that run often, and once in each.
 #[inline(always)]
-pub(crate) fn read_current<M: Mem>(owner: &mut Owner) {
+pub(crate) fn read_current<M: Mem, P: Mem>(owner: &mut Owner) {
     if M::IS_TYPED && offset!(typed_task) != 0 {
         // SAFETY: the helper has no preconditions.
         let task = unsafe { bpf_get_current_task_btf() }
@@ -54,13 +54,18 @@ pub(crate) fn read_current<M: Mem>(owner: &mut Owner) {
         let cred: usize = Direct::read_or_zero(task, offset!(task_cred));
         owner.uid = Direct::read_or_zero(cred as *const u8, offset!(cred_uid));
         owner.gid = Direct::read_or_zero(cred as *const u8, offset!(cred_gid));
+        if P::IS_TYPED {
+            program::<Direct>(task, owner);
+        }
     } else {
         name::<Probe>(current(), owner);
         let uid_gid = bpf_get_current_uid_gid();
         owner.uid = uid_gid as u32;
         owner.gid = (uid_gid >> 32) as u32;
     }
-    program(current(), owner);
+    if !P::IS_TYPED || offset!(typed_task) == 0 {
+        program::<Probe>(current(), owner);
+    }
     let pid_tgid = bpf_get_current_pid_tgid();
     // SAFETY: the helper has no preconditions.
     owner.cgroup_id = unsafe { bpf_get_current_cgroup_id() };
@@ -73,7 +78,7 @@ pub(crate) fn read_current<M: Mem>(owner: &mut Owner) {
 pub(crate) fn read_owner(task: *const u8, owner: &mut Owner) -> Option<()> {
     users(task, owner)?;
     name::<Probe>(task, owner);
-    program(task, owner);
+    program::<Probe>(task, owner);
     owner.cgroup_id = cgroup(task).and_then(cgroup_id).unwrap_or(0);
     owner.tgid = tgid(task)?;
     owner.tid = read(task, offset!(task_pid))?;
@@ -178,15 +183,15 @@ pub(crate) fn exe(task: *const u8) -> Option<(u32, u64)> {
 /// What a task executes, and whether it is the kernel itself. Without a branch, for the
 /// verifier's sake: what cannot be read is zero, and so is what is read through it.
 #[inline(always)]
-fn program(task: *const u8, owner: &mut Owner) {
-    let pointer = |base: usize, offset| Probe::read_or_zero::<usize>(base as *const u8, offset);
-    let mm = pointer(task as usize, offset!(task_mm));
+fn program<M: Mem>(task: *const u8, owner: &mut Owner) {
+    let pointer = |base: *const u8, offset| M::read_or_zero::<usize>(base, offset) as *const u8;
+    let mm = pointer(task, offset!(task_mm));
     let file = pointer(mm, offset!(mm_exe_file));
     let inode = pointer(file, offset!(file_inode));
-    let file_system = pointer(inode, offset!(inode_sb)) as *const u8;
-    owner.exe_inode = Probe::read_or_zero(inode as *const u8, offset!(inode_ino));
-    owner.exe_device = Probe::read_or_zero(file_system, offset!(sb_dev));
-    let flags: u32 = Probe::read_or_zero(task, offset!(task_flags));
+    let file_system = pointer(inode, offset!(inode_sb));
+    owner.exe_inode = M::read_or_zero(inode, offset!(inode_ino));
+    owner.exe_device = M::read_or_zero(file_system, offset!(sb_dev));
+    let flags: u32 = M::read_or_zero(task, offset!(task_flags));
     owner.flags = (flags / PF_KTHREAD) as u16 & OWNER_KERNEL;
 }
 

@@ -3,7 +3,10 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::EbpfContext;
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{BPF_ANY, BPF_NOEXIST},
+};
 use port_monitor_common::{
     counters::{Extra, Hook},
     event::{CloseEvent, ClosedBy, EventKind, FLAG_ENDED, FLAG_INBOUND, TcpEvent},
@@ -19,11 +22,10 @@ use crate::{
         values::{Connection, LASTING_FLAGS},
     },
     read::{
-        mem::{self, Probe},
-        sent::Opener,
+        mem::{self, Mem, Probe},
         sock, task,
     },
-    report::{emit, filter},
+    report::{closing, emit, filter, once},
 };
 
 /// What becomes of an attempt, a bit for each kind.
@@ -118,10 +120,13 @@ fn is_more_wanted() -> bool {
 /// Remembers the connection on `sk`; what cannot be is counted.
 #[inline(always)]
 fn remember(sk: *const u8, connection: &Connection) -> bool {
+    let keep = |flags: u32| CONNECTIONS.insert(sk as u64, connection, flags.into());
+    // As a rule there is none.
+    if !account::is_injected(Site::Remember) && keep(BPF_NOEXIST).is_ok() {
+        return true;
+    }
     end_earlier(sk);
-    is_stored(Site::Remember, || {
-        CONNECTIONS.insert(sk as u64, connection, 0)
-    })
+    is_stored(Site::Remember, || keep(BPF_ANY))
 }
 
 /// Forgets the connection on `sk`, which is `known`. Of several programs that see its end,
@@ -233,7 +238,7 @@ pub(crate) fn remember_inbound(
 /// Notes or reports what a state change says of a socket, to the program whose proof
 /// `WATCHER` is.
 #[inline(always)]
-pub(crate) fn changed<const TRACEPOINT: bool, const WATCHER: u64>(
+pub(crate) fn changed<M: Mem, const TRACEPOINT: bool, const WATCHER: u64>(
     ctx: &impl EbpfContext,
     sk: *const u8,
     old: TcpState,
@@ -242,36 +247,29 @@ pub(crate) fn changed<const TRACEPOINT: bool, const WATCHER: u64>(
     if account::is_injected(Site::Event) {
         return Err(Stop::NotOurs);
     }
-    // An end; a handshake that is complete, or given up after the peer's SYN.
+    // An end; a handshake that is complete, or given up after the peer's SYN: that of an
+    // inbound connection is of no interest where its accept is told.
     let mut told = Err(Stop::NotOurs);
     if new == TcpState::CLOSE
-        || old == TcpState::SYN_RECV
+        || old == TcpState::SYN_RECV && (TRACEPOINT || known(sk).is_some())
         || old == TcpState::SYN_SENT && new == TcpState::ESTABLISHED
     {
-        told = report_or::<TRACEPOINT, WATCHER>(ctx, sk, old, new);
+        told = report_or::<M, TRACEPOINT, WATCHER>(ctx, sk, old, new);
     }
     match (old, new) {
         // A FIN leaves in the thread that closes.
         (TcpState::ESTABLISHED | TcpState::SYN_RECV, TcpState::FIN_WAIT1) => {
-            note_end(sk, Some(ClosedBy::Local), running_process());
+            note_end(sk, Some(ClosedBy::Local), closing::running_process());
         }
-        (TcpState::CLOSE_WAIT, TcpState::LAST_ACK) => note_end(sk, None, running_process()),
+        (TcpState::CLOSE_WAIT, TcpState::LAST_ACK) => {
+            note_end(sk, None, closing::running_process())
+        }
         (TcpState::ESTABLISHED | TcpState::SYN_RECV, TcpState::CLOSE_WAIT) => {
             note_end(sk, Some(ClosedBy::Peer), 0);
         }
         _ => {}
     }
     told
-}
-
-/// The running process. Zero where it closes what others gave up: a thread of the kernel closes
-/// the subflows of MPTCP and the files of a process that is gone; the monitor, what was let go
-/// of while its iterator held it (`task_file_seq_next`).
-#[inline(always)]
-fn running_process() -> u32 {
-    let tgid = task::current_tgid();
-    let is_by_itself = !task::is_kernel_thread(task::current()) && !task::is_monitor(tgid);
-    tgid * u32::from(is_by_itself)
 }
 
 /// Notes who closed the connection on `sk` first, and who closed this end.
@@ -289,14 +287,14 @@ fn note_end(sk: *const u8, first: Option<ClosedBy>, closer_tgid: u32) {
 /// whichever is remembered on `sk`.
 #[inline(always)]
 pub(crate) fn report(ctx: &impl EbpfContext, sk: *const u8, old: TcpState, new: TcpState) -> Look {
-    report_or::<false, 0>(ctx, sk, old, new)
+    report_or::<Probe, false, 0>(ctx, sk, old, new)
 }
 
 /// Does what [`report`] does; on the tracepoint backend, a completed handshake that belongs to
 /// no attempt is an inbound connection, and nobody sees what `connect` returns. All in one,
 /// so that there is one copy of what they share.
 #[inline(always)]
-pub(crate) fn report_or<const TRACEPOINT: bool, const WATCHER: u64>(
+pub(crate) fn report_or<M: Mem, const TRACEPOINT: bool, const WATCHER: u64>(
     ctx: &impl EbpfContext,
     sk: *const u8,
     old: TcpState,
@@ -304,16 +302,19 @@ pub(crate) fn report_or<const TRACEPOINT: bool, const WATCHER: u64>(
 ) -> Look {
     let mut slot = MaybeUninit::uninit();
     let record: &mut CloseEvent = emit::record(&mut slot, EventKind::Close);
-    let hook = if old == TcpState::LISTEN {
+    let (hook, sk) = if old == TcpState::LISTEN {
         ours(crate::report::listening::recall(sk, &mut record.event))?;
-        Hook::Listen
+        (Hook::Listen, whole::<M>(sk)?)
     } else if TRACEPOINT && came_in(sk, old, new) {
-        Hook::Accept
+        (Hook::Accept, sk)
     } else {
-        recall::<TRACEPOINT, WATCHER>(sk, old, new, record)?
+        let connection = ours(known(sk))?;
+        let sk = whole::<M>(sk)?;
+        let hook = recall::<M, TRACEPOINT, WATCHER>(sk, connection, (old, new), record)?;
+        (hook, sk)
     };
-    readable(sock::read::<Probe>(sk, &mut record.event), Site::Socket)?;
-    record.event.local_port = readable(sock::lasting_local_port::<Probe>(sk), Site::Socket)?;
+    readable(sock::read::<M>(sk, &mut record.event), Site::Socket)?;
+    record.event.local_port = readable(sock::lasting_local_port::<M>(sk), Site::Socket)?;
     let mut owner_passes = true;
     if hook as u32 == Hook::Accept as u32 {
         owner_passes = ours(crate::report::listeners::established(
@@ -323,9 +324,9 @@ pub(crate) fn report_or<const TRACEPOINT: bool, const WATCHER: u64>(
         ))?;
     }
     if hook as u32 == Hook::Close as u32 {
-        readable(complete(sk, old, record), Site::Socket)?;
+        readable(closing::complete::<M>(sk, old, record), Site::Socket)?;
     }
-    let told = emit::emit_change(ctx, hook, owner_passes, record);
+    let told = emit::emit_change::<M>(ctx, hook, owner_passes, record);
     if hook as u32 == Hook::Accept as u32 {
         if new != TcpState::CLOSE {
             remember_inbound(sk, owner_passes, &mut record.event, new);
@@ -353,7 +354,7 @@ fn ended(new: TcpState) -> u16 {
 #[inline(always)]
 fn came_in(sk: *const u8, old: TcpState, new: TcpState) -> bool {
     old == TcpState::SYN_RECV
-        && sock::is_passive(sk)
+        && sock::is_passive::<Probe>(sk)
         && (new == TcpState::ESTABLISHED || sock::is_fast_open(sk))
 }
 
@@ -389,43 +390,52 @@ fn report_end(
     record.event.kind = EventKind::Close as u8;
     record.event.ts_ns = emit::now_ns();
     record.stats.duration_ns = record.event.ts_ns.saturating_sub(began_ns);
-    readable(complete(sk, last, record), Site::Socket)?;
-    emit::emit_change(ctx, Hook::Close, true, record)
+    readable(closing::complete::<Probe>(sk, last, record), Site::Socket)?;
+    emit::emit_change::<Probe>(ctx, Hook::Close, true, record)
 }
 
 /// From the number of an attempt that succeeded to that of a connection that was restored.
 const TO_RESTORED: u8 = EventKind::Restored as u8 - EventKind::Connected as u8;
 
-/// What is remembered of the attempt or connection on `sk`, if the change ends it.
+/// The socket, all of which `M` can read.
 #[inline(always)]
-fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
+fn whole<M: Mem>(sk: *const u8) -> Look<*const u8> {
+    let sk = M::tcp(sk);
+    if M::IS_TYPED && sk.is_null() {
+        return Err(Stop::GaveUp(Site::Socket));
+    }
+    Ok(sk)
+}
+
+/// Makes the record that of what the change of `sk` ends, of what is remembered on it.
+#[inline(always)]
+fn recall<M: Mem, const TRACEPOINT: bool, const WATCHER: u64>(
     sk: *const u8,
-    old: TcpState,
-    new: TcpState,
+    connection: &mut Connection,
+    (old, new): (TcpState, TcpState),
     record: &mut CloseEvent,
 ) -> Look<Hook> {
-    let connection = ours(known(sk))?;
     let event = &mut record.event;
     let is_open = connection.is_open();
     // A simultaneous open goes through `SYN_RECV`.
     let is_attempt =
-        old == TcpState::SYN_SENT || old == TcpState::SYN_RECV && !sock::is_passive(sk);
+        old == TcpState::SYN_SENT || old == TcpState::SYN_RECV && !sock::is_passive::<M>(sk);
     if !is_open && is_attempt {
-        if !TRACEPOINT && is_returned(sk, new) {
+        if !TRACEPOINT && is_returned::<M>(sk, new) {
             return Err(Stop::NotOurs);
         }
         connection.identify(event);
         if new == TcpState::ESTABLISHED {
-            connection.restored = sock::in_repair(sk);
+            connection.restored = sock::in_repair::<M>(sk);
             event.kind = EventKind::Connected as u8 + connection.restored * TO_RESTORED;
             event.detail = handshake_us(connection.ts_ns, event.ts_ns);
         } else {
             event.kind = EventKind::Failed as u8;
-            event.detail = readable(sock::error::<Probe>(sk), Site::Socket)?;
+            event.detail = readable(sock::error::<M>(sk), Site::Socket)?;
         }
         let is_monitor = task::is_monitor(connection.owner.tgid);
         if is_monitor && new == TcpState::ESTABLISHED {
-            account::add_extra(Extra::Proofs, WATCHER);
+            prove(WATCHER);
         }
         if new == TcpState::ESTABLISHED && (is_monitor || is_end_wanted()) {
             connection.set_open();
@@ -436,7 +446,7 @@ fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
     }
     if new != TcpState::CLOSE {
         if task::is_monitor(connection.owner.tgid) && old == TcpState::SYN_SENT {
-            account::add_extra(Extra::Proofs, WATCHER);
+            prove(WATCHER);
         }
         // Reported by another program; or of an earlier socket at this address, whose end
         // was not seen.
@@ -457,45 +467,11 @@ fn recall<const TRACEPOINT: bool, const WATCHER: u64>(
     ours(is_first.then_some(Hook::Close))
 }
 
-/// Completes the record of a connection that was in the state `last`.
+/// A program that sees changes beside others has seen one of the self-test.
 #[inline(always)]
-fn complete(sk: *const u8, last: TcpState, record: &mut CloseEvent) -> Option<()> {
-    let opener = opener(record);
-    let stats = &mut record.stats;
-    let errno = sock::error::<Probe>(sk)?;
-    record.event.detail = errno;
-    sock::read_stats(sk, last, opener, stats)?;
-    let noted = closed(stats.closed_by, stats.closer_tgid);
-    let closed = pm_closed(mem::address(sk), last.0.into(), errno.into(), noted);
-    stats.closed_by = closed as u8;
-    stats.closer_tgid = (closed >> 32) as u32;
-    Some(())
-}
-
-/// Who closed a connection first, and the process that closed this end, as one number.
-#[inline(always)]
-fn closed(by: u8, closer_tgid: u32) -> u64 {
-    u64::from(closer_tgid) << 32 | u64::from(by)
-}
-
-/// Who closed a connection that was in the state `last`, by what was noted of it: both as
-/// [`closed`] has it. A function that the verifier looks at by itself, once.
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn pm_closed(sk: u64, last: u64, errno: u64, noted: u64) -> u64 {
-    let (sk, last) = (sk as *const u8, TcpState(last as u8));
-    if errno == 0 && sock::in_repair(sk) != 0 && !sock::is_closed_by_both(sk, last) {
-        // Whoever has closed its half, the connection lives on without this socket.
-        return closed(ClosedBy::TakenAway as u8, running_process());
-    }
-    if noted as u8 != ClosedBy::Unknown as u8 {
-        return noted;
-    }
-    let by = closed_first(last, errno as u32) as u8;
-    if by == ClosedBy::LocalReset as u8 {
-        return closed(by, running_process());
-    }
-    closed(by, (noted >> 32) as u32)
+fn prove(watcher: u64) {
+    account::add_extra(Extra::Proofs, watcher);
+    once::prove_each();
 }
 
 /// Makes it the event of the connection that is open on `sk`, whose beginning is not told
@@ -520,26 +496,14 @@ pub(crate) fn is_still(sk: *const u8, id: u64) -> bool {
     matches!(known(sk), Some(connection) if connection.id == id)
 }
 
-/// Who opened the connection.
-#[inline(always)]
-pub(crate) fn opener(record: &CloseEvent) -> Opener {
-    let was_seen = record.stats.duration_ns != 0;
-    match (record.event.flags & FLAG_INBOUND != 0, was_seen) {
-        (false, true) => Opener::Local,
-        (true, true) => Opener::Peer,
-        (false, false) => Opener::PerhapsLocal,
-        (true, false) => Opener::PerhapsPeer,
-    }
-}
-
 /// The attempt fails within `connect`, not by an error on the socket nor because
 /// its owner gives it up: `unsent` reports what `connect` returns, if somebody asks.
 #[inline(always)]
-fn is_returned(sk: *const u8, new: TcpState) -> bool {
+fn is_returned<M: Mem>(sk: *const u8, new: TcpState) -> bool {
     new == TcpState::CLOSE
         && emit::is_wanted(EventKind::Failed)
-        && sock::error::<Probe>(sk) == Some(0)
-        && sock::is_within_connect(sk)
+        && sock::error::<M>(sk) == Some(0)
+        && sock::is_within_connect::<M>(sk)
 }
 
 /// Zero where the beginning was not seen, and only there.
@@ -555,23 +519,5 @@ fn handshake_us(start_ns: u64, end_ns: u64) -> u32 {
         1
     } else {
         us as u32
-    }
-}
-
-/// Who ended a connection, where nobody saw a FIN: it came before the connection
-/// was remembered, which the last state tells; or there was none, and the errno is
-/// that of `tcp_reset`, `tcp_abort`, or `tcp_write_err`, which gives what an ICMP
-/// said of the silence, else `ETIMEDOUT`.
-#[inline(always)]
-fn closed_first(last: TcpState, errno: u32) -> ClosedBy {
-    const EPIPE: u32 = 32;
-    const ECONNABORTED: u32 = 103;
-    const ECONNRESET: u32 = 104;
-    match (last, errno) {
-        (TcpState::CLOSE_WAIT | TcpState::LAST_ACK, _) => ClosedBy::Peer,
-        (TcpState::FIN_WAIT1 | TcpState::FIN_WAIT2 | TcpState::CLOSING, _) => ClosedBy::Local,
-        (_, 0 | ECONNABORTED) => ClosedBy::LocalReset,
-        (_, EPIPE | ECONNRESET) => ClosedBy::PeerReset,
-        _ => ClosedBy::Timeout,
     }
 }

@@ -92,22 +92,35 @@ pub(crate) fn emit_for<M: Mem>(
     if !M::IS_TYPED {
         return emit(ctx, hook, owner_passes, event);
     }
-    emit_by(ctx, hook, owner_passes, event, |ring, event| {
-        let mut room = ring.reserve::<TcpEvent>(0)?;
-        mem::fill(event, &mut room);
-        room.submit(0);
-        Some(())
-    })
+    emit_by(ctx, hook, owner_passes, event, copied)
+}
+
+/// Copies a record into the ring, word by word; `None` where there is no room.
+#[inline(always)]
+fn copied<T: Copy + 'static>(ring: &RingBuf, record: &T) -> Option<()> {
+    let mut room = ring.reserve::<T>(0)?;
+    mem::fill(record, &mut room);
+    room.submit(0);
+    Some(())
 }
 
 /// Emits a record that has `stats` if it is a `Close`, as [`emit`] an event.
 #[inline(always)]
-pub(crate) fn emit_change(
+pub(crate) fn emit_change<M: Mem>(
     ctx: &impl EbpfContext,
     hook: Hook,
     owner_passes: bool,
     record: &mut CloseEvent,
 ) -> Look {
+    if M::IS_TYPED {
+        return emit_by(ctx, hook, owner_passes, record, |ring, record| {
+            if hook as u32 == Hook::Close as u32 {
+                copied(ring, record)
+            } else {
+                copied(ring, &record.event)
+            }
+        });
+    }
     let size = if hook as u32 == Hook::Close as u32 {
         size_of::<CloseEvent>()
     } else {

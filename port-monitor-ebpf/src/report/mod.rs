@@ -1,5 +1,6 @@
 //! What is told: filtered, remembered until it is over, counted, written as a record.
 
+pub(crate) mod closing;
 pub(crate) mod connection;
 pub(crate) mod emit;
 pub(crate) mod executable;

@@ -1,14 +1,17 @@
 //! What two programs see is told by the one that comes first: it leaves a mark for the running
-//! thread, which the other takes away.
+//! thread, which the other takes away; or for what comes next on its CPU.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use port_monitor_common::counters::{Extra, Watcher};
+use port_monitor_common::{
+    counters::{Extra, Watcher},
+    tcp_state::TcpState,
+};
 
 use crate::{
-    account,
+    account::{self, Look, Row, Stop},
     globals::config,
     maps::{MARKS, REPORTED},
-    read::task,
+    read::{mem::Mem, task},
 };
 
 /// What is told once.
@@ -84,6 +87,61 @@ pub(crate) fn take_mark(what: What) -> bool {
         account::add(word, bit.wrapping_neg());
     }
     is_marked
+}
+
+/// No change of a socket's state has been seen to its end, or one that each program proves to
+/// see by itself.
+const UNSEEN: u64 = 0;
+const PROVING: u64 = 1;
+
+/// A change of a socket's state, as a number.
+#[inline(always)]
+pub(crate) fn change<M: Mem>(sk: *const u8, old: TcpState, new: TcpState) -> u64 {
+    M::number(sk) ^ (u64::from(old.0) << 8 | u64::from(new.0)) << 48
+}
+
+/// Has the first of two programs `look` at a change, and notes that it has for the second, which
+/// runs next. While it looks nothing is noted: the kernel lets no program interrupt itself,
+/// so what a softirq does meanwhile, only the second sees. Nor is anything where it gives up: the
+/// second tries again.
+#[inline(always)]
+pub(crate) fn see(change: u64, look: impl FnOnce() -> Look) -> Look {
+    note_seen(UNSEEN);
+    let told = look();
+    if config!(in_turn) != 0
+        && !matches!(told, Err(Stop::GaveUp(_)))
+        && let Some(row) = Row::of_this_cpu()
+        // SAFETY: a map value; what interrupts this has come to its end.
+        && unsafe { row.seen().read_volatile() } != PROVING
+    {
+        // SAFETY: as above.
+        unsafe { row.seen().write_volatile(change) };
+    }
+    told
+}
+
+/// Each program is to see this change by itself.
+#[inline(always)]
+pub(crate) fn prove_each() {
+    note_seen(PROVING);
+}
+
+#[inline(always)]
+fn note_seen(change: u64) {
+    if config!(in_turn) != 0
+        && let Some(row) = Row::of_this_cpu()
+    {
+        // SAFETY: a map value of this CPU.
+        unsafe { row.seen().write_volatile(change) };
+    }
+}
+
+/// The first of the two programs has seen this change.
+#[inline(always)]
+pub(crate) fn is_seen(change: u64) -> bool {
+    // SAFETY: a map value of this CPU.
+    config!(in_turn) != 0
+        && Row::of_this_cpu().is_some_and(|row| unsafe { row.seen().read_volatile() } == change)
 }
 
 /// The running thread's bit, and the word it is in.

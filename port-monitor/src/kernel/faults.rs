@@ -16,9 +16,10 @@ pub struct Faults {
 }
 
 /// The programs that the self-test has to find out when they do not work.
-pub const PROGRAMS: [&str; 21] = [
+pub const PROGRAMS: [&str; 23] = [
     "pm_accept_fe2",
     "pm_accept_fe4",
+    "pm_again_bt",
     "pm_again_rt",
     "pm_again_tp",
     "pm_before_rt",
@@ -32,6 +33,7 @@ pub const PROGRAMS: [&str; 21] = [
     "pm_graft_mkp",
     "pm_local_rt",
     "pm_local_tp",
+    "pm_outcome_bt",
     "pm_outcome_rt",
     "pm_remote_rt",
     "pm_remote_tp",

@@ -38,6 +38,7 @@ pub(super) fn config(
         judge: settings.policy.is_some().into(),
         inject: settings.faults.site.is_some().into(),
         sees_calls: (backend != Backend::Tracepoint).into(),
+        in_turn: (!needs.preemptible && settings.faults.site.is_none()).into(),
         twice: backends::sees_twice(backend, needs).into(),
         executables,
     }

@@ -1,10 +1,11 @@
-//! BTF that has nothing but the functions which programs are attached to.
+//! BTF that has nothing but the functions and tracepoints which programs are attached to.
 //!
 //! Works around: to load a trampoline or an iterator, aya asks for a parsed BTF, in which it
 //! looks for the id of a function. Parsing all of the kernel's takes longer than all the rest
 //! of a start, and the ids are known already. It is made when first asked for.
 //!
-//! Since: this program loads such programs with aya; `FEntry::load` and `Iter::load` of aya,
+//! Since: this program loads such programs with aya; `FEntry::load`, `BtfTracePoint::load` and
+//! `Iter::load` of aya,
 //! `Btf::id_by_type_name_kind` of aya-obj.
 //!
 //! Until: a program can be loaded by the id of a function.
@@ -15,9 +16,12 @@ use std::cell::OnceCell;
 
 use aya::{Btf, BtfError, Endianness};
 
-use crate::kernel::btf::{KIND_FUNC, MAGIC, TYPE_BYTES, VERSION};
+use crate::kernel::btf::{KIND_FUNC, KIND_TYPEDEF, MAGIC, TYPE_BYTES, VERSION};
 
 const HEADER_BYTES: usize = 24;
+
+/// What the name of the type of a tracepoint's arguments begins with. It is no function.
+const TRACEPOINT: &str = "btf_trace_";
 
 /// Functions to be looked up.
 pub(in crate::kernel) struct LazyBtf {
@@ -62,7 +66,12 @@ fn only_functions(functions: &[(&str, u32)]) -> Vec<u8> {
     put(&mut bytes, 4, sections.map(u32::to_ne_bytes).as_flattened());
     let mut name_at = 1;
     for &(name, id) in functions.iter().filter(|(_, id)| *id > 0) {
-        let entry = [len(name_at), u32::from(KIND_FUNC) << 24, 0];
+        let kind = if name.starts_with(TRACEPOINT) {
+            KIND_TYPEDEF
+        } else {
+            KIND_FUNC
+        };
+        let entry = [len(name_at), u32::from(kind) << 24, 0];
         let at = HEADER_BYTES + (id as usize - 1) * TYPE_BYTES;
         put(&mut bytes, at, entry.map(u32::to_ne_bytes).as_flattened());
         put(&mut bytes, strings_at + name_at, name.as_bytes());
@@ -86,7 +95,7 @@ mod tests {
 
     #[test]
     fn only_the_functions_asked_for_have_a_name_and_their_ids() {
-        let bytes = only_functions(&[("second", 70), ("sought", 3)]);
+        let bytes = only_functions(&[("btf_trace_second", 70), ("sought", 3)]);
         Btf::parse(&bytes, Endianness::default()).unwrap();
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
         let [header, types_at, types, strings_at, strings] = [4, 8, 12, 16, 20].map(word);
@@ -98,7 +107,7 @@ mod tests {
             let name = name.split(|&byte| byte == 0).next().unwrap();
             let expected: (&[u8], _) = match id {
                 3 => (b"sought", 12 << 24),
-                70 => (b"second", 12 << 24),
+                70 => (b"btf_trace_second", 8 << 24),
                 _ => (b"", 0),
             };
             assert_eq!((name, word(at + 4)), expected, "{id}");

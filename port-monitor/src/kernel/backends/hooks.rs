@@ -9,6 +9,9 @@ pub(super) enum Place {
     /// Also a kretprobe: the program knows which. One program may have several.
     KProbe(&'static str),
     RawTracePoint(&'static str),
+    /// A raw tracepoint whose arguments have the kernel's types: its name, and that of the type
+    /// which has them.
+    BtfTracePoint(&'static str, &'static str),
     /// One program may have several.
     TracePoint(&'static str, &'static str),
 }
@@ -86,6 +89,10 @@ pub(super) const PATTERNS: Hook = required("pm_match_rt", Place::RawTracePoint("
 /// Every change of a TCP socket's state.
 const STATE: Place = Place::RawTracePoint("inet_sock_set_state");
 
+/// Every change of a TCP socket's state, with the socket's type.
+const TYPED_STATE: Place =
+    Place::BtfTracePoint("inet_sock_set_state", "btf_trace_inet_sock_set_state");
+
 /// Every change of a TCP socket's state, by perf events: they run with preemption off.
 const STATE_EVENT: Place = Place::TracePoint("sock", "inet_sock_set_state");
 
@@ -111,10 +118,17 @@ pub(super) const STATE_EVENTS: [Hook; 2] = [
     },
 ];
 
-pub(super) const OUTCOME: Hook = required("pm_outcome_rt", STATE);
+/// How attempts and connections end, and what softirqs do in the middle of the first.
+pub(super) const OUTCOMES: [Hook; 2] = [
+    required("pm_outcome_rt", STATE),
+    required("pm_again_rt", STATE),
+];
 
-/// What softirqs do in the middle of [`OUTCOME`].
-pub(super) const AGAIN: Hook = required("pm_again_rt", STATE);
+/// Those that see the same as [`OUTCOMES`], with arguments of the kernel's types.
+pub(super) const TYPED_OUTCOMES: [Hook; 2] = [
+    required("pm_outcome_bt", TYPED_STATE),
+    required("pm_again_bt", TYPED_STATE),
+];
 
 /// What is skipped while a preempted task is in the middle of each of them: a perf event
 /// is skipped only where it interrupts a kprobe's program or another perf event's.

@@ -5,15 +5,15 @@ use std::{any::Any, iter};
 
 use aya::{
     Ebpf,
-    programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint, TracePoint},
+    programs::{BtfTracePoint, FEntry, FExit, KProbe, ProgramError, RawTracePoint, TracePoint},
 };
 use port_monitor_common::{counters::Watcher, event::EventKind};
 
 use self::hooks::{
-    AGAIN, AGAIN_PREEMPTIBLE, BEFORE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT,
-    GRAFT_ALONE, GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PREEMPTIBLE,
-    LISTEN_PROBES, LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOME,
-    Otherwise, PATTERNS, Place, QUEUE_BLIND, REMOTE, SEE_INBOUND, STATE_EVENTS, TREE, UNSENT,
+    AGAIN_PREEMPTIBLE, BEFORE, CONNECT, CONNECT_PREEMPTIBLE, FEW_RETURN_PROBES, GRAFT, GRAFT_ALONE,
+    GRAFT_PREEMPTIBLE, GROUPS, Hook, LISTEN, LISTEN_BLIND, LISTEN_PREEMPTIBLE, LISTEN_PROBES,
+    LISTENER_BLIND, LOCAL, NO_GRAFT, NO_LOCAL_PORT, NO_PERF_EVENTS, OUTCOMES, Otherwise, PATTERNS,
+    Place, QUEUE_BLIND, REMOTE, SEE_INBOUND, STATE_EVENTS, TREE, TYPED_OUTCOMES, UNSENT,
     UNSENT_BLIND, UNSENT_PREEMPTIBLE, UNSENT_PROBES, required,
 };
 use super::{
@@ -131,7 +131,7 @@ fn hooks_of(backend: Backend, needs: &Needs) -> Result<Vec<Hook>, BackendError> 
         Backend::Fentry => hooks.extend(fentry_hooks(needs)?),
         Backend::Kprobe => {
             hooks.push(GRAFT_ALONE);
-            hooks.extend(outcome_hooks(needs));
+            hooks.extend(outcome_hooks(OUTCOMES, needs));
             hooks.push(required("pm_connect_kp", Place::KProbe("tcp_connect")));
             hooks.extend(further_hooks(&UNSENT_PROBES, LISTEN_PROBES, needs));
         }
@@ -146,9 +146,10 @@ fn hooks_of(backend: Backend, needs: &Needs) -> Result<Vec<Hook>, BackendError> 
     Ok(hooks)
 }
 
-/// The kernel's functions that trampolines may be attached to, on whatever kernel and
-/// in whatever run.
-pub(super) const FUNCTIONS: [&str; 10] = [
+/// The kernel's functions that trampolines may be attached to, and the types of tracepoints
+/// with typed arguments, on whatever kernel and in whatever run.
+pub(super) const FUNCTIONS: [&str; 11] = [
+    "btf_trace_inet_sock_set_state",
     "inet_csk_accept",
     "security_sock_graft",
     "tcp_connect",
@@ -161,11 +162,11 @@ pub(super) const FUNCTIONS: [&str; 10] = [
     "inet6_hash",
 ];
 
-/// Those of [`FUNCTIONS`] that trampolines may be attached to in this run.
+/// Those of [`FUNCTIONS`] that programs may be attached to in this run.
 pub(super) fn trampolines(needs: &Needs) -> Vec<&'static str> {
     let hooks = with_substitutes(Backend::Fentry, needs).into_iter();
     let functions = hooks.filter_map(|hook| match hook.place {
-        Place::FEntry(function) | Place::FExit(function) => Some(function),
+        Place::FEntry(name) | Place::FExit(name) | Place::BtfTracePoint(_, name) => Some(name),
         Place::KProbe(_) | Place::RawTracePoint(_) | Place::TracePoint(..) => None,
     });
     functions.collect()
@@ -194,7 +195,7 @@ fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, BackendError> {
     let mut hooks = Vec::new();
     if needs.preemptible {
         hooks.extend([GRAFT_PREEMPTIBLE, accept]);
-        hooks.extend(outcome_hooks(needs));
+        hooks.extend(outcome_hooks(TYPED_OUTCOMES, needs));
         hooks.push(CONNECT_PREEMPTIBLE);
         hooks.extend(further_hooks(
             &UNSENT_PREEMPTIBLE,
@@ -206,7 +207,7 @@ fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, BackendError> {
         hooks.extend(further_hooks(&[], LISTEN, needs));
     } else {
         hooks.extend([GRAFT, accept]);
-        hooks.extend(outcome_hooks(needs));
+        hooks.extend(outcome_hooks(TYPED_OUTCOMES, needs));
         hooks.push(CONNECT);
         hooks.extend(further_hooks(&UNSENT, LISTEN, needs));
     }
@@ -215,10 +216,10 @@ fn fentry_hooks(needs: &Needs) -> Result<Vec<Hook>, BackendError> {
 
 /// Those that see how attempts and connections end, and stand in for each other. Every
 /// change of a socket's state runs them all: only for who wants to know.
-fn outcome_hooks(needs: &Needs) -> impl Iterator<Item = Hook> {
+fn outcome_hooks(outcomes: [Hook; 2], needs: &Needs) -> impl Iterator<Item = Hook> {
     let is_wanted = needs.wants_outcomes();
     let preemptible = needs.preemptible.then_some(AGAIN_PREEMPTIBLE);
-    let hooks = [OUTCOME, AGAIN].into_iter().chain(preemptible);
+    let hooks = outcomes.into_iter().chain(preemptible);
     hooks.filter(move |_| is_wanted)
 }
 
@@ -410,6 +411,12 @@ fn attach_one(ebpf: &mut Ebpf, btf: &LazyBtf, hook: &Hook) -> Result<Box<dyn Any
             let link = program.attach(name)?;
             Box::new(program.take_link(link)?)
         }
+        Place::BtfTracePoint(name, _) => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            program.load(name, btf.get()?)?;
+            let link = program.attach()?;
+            Box::new(program.take_link(link)?)
+        }
         Place::TracePoint(category, name) => {
             let program: &mut TracePoint = program.try_into()?;
             load_once(program.load())?;
@@ -434,6 +441,7 @@ fn describe(hook: &Hook, error: &ProgramError) -> String {
         | Place::FExit(name)
         | Place::KProbe(name)
         | Place::RawTracePoint(name)
+        | Place::BtfTracePoint(name, _)
         | Place::TracePoint(_, name) => name,
     };
     match error {

@@ -33,7 +33,7 @@ const STRIDE: usize = 64;
 
 const KIND_STRUCT: u8 = 4;
 const KIND_UNION: u8 = 5;
-const KIND_TYPEDEF: u8 = 8;
+pub(super) const KIND_TYPEDEF: u8 = 8;
 const KIND_VOLATILE: u8 = 9;
 const KIND_CONST: u8 = 10;
 const KIND_RESTRICT: u8 = 11;
@@ -287,7 +287,8 @@ impl<B: Deref<Target = [u8]>> Btf<B> {
                 return Err(BtfError::Truncated(at));
             };
             let (kind, count, _) = kind_and_count(number([i0, i1, i2, i3]));
-            if kind == KIND_STRUCT || kind == KIND_FUNC {
+            // The arguments of a tracepoint have a name of their own.
+            if matches!(kind, KIND_STRUCT | KIND_FUNC | KIND_TYPEDEF) {
                 let name = number([n0, n1, n2, n3]);
                 let text = strings.get(self.strings.0.saturating_add(name as usize)..);
                 let (names, noted) = match kind {

@@ -368,8 +368,8 @@ fn hidden_programs(backend: Backend) -> Vec<(&'static str, &'static str)> {
                 "pm_accept_fe4",
                 "pm_graft_fe",
                 "pm_denied_fe",
-                "pm_outcome_rt",
-                "pm_again_rt",
+                "pm_outcome_bt",
+                "pm_again_bt",
             ]);
             hidden.extend([
                 ("pm_unsent4_fe", FAILED),
@@ -389,6 +389,8 @@ fn hidden_programs(backend: Backend) -> Vec<(&'static str, &'static str)> {
         ]),
         Backend::Kprobe if is_old || is_new => {
             vec![
+                ("pm_outcome_rt", "pm_outcome_rt"),
+                ("pm_again_rt", "pm_again_rt"),
                 ("pm_denied_krp", "pm_denied_krp"),
                 ("pm_unsent_krp", FAILED),
             ]
