@@ -37,13 +37,13 @@ use crate::{
 mod denials;
 pub(super) mod established;
 mod file;
-mod follow;
+pub(super) mod follow;
 mod keeper;
 mod report;
 pub(super) mod session;
 
 /// Which enforcement is meant.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct InstanceArgs {
     /// The name under which the policy is in force, beside others
     #[arg(
@@ -57,7 +57,7 @@ pub struct InstanceArgs {
 }
 
 /// Arguments of `apply`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct ApplyArgs {
     /// The policy
     #[arg(value_name = "FILE", default_value = "/etc/port-monitor/policy.toml")]

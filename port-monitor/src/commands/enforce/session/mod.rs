@@ -35,7 +35,7 @@ pub(in crate::commands) mod tree;
 
 /// When a policy comes into force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Occasion {
+pub(in crate::commands) enum Occasion {
     /// Somebody applies it.
     Apply,
     /// Whoever follows it applies it anew. It may outlive the session that it was started
