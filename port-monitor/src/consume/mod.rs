@@ -9,6 +9,7 @@ pub mod alert;
 pub mod consumer;
 pub mod consumers;
 mod endpoint;
+pub mod enforced;
 pub mod export;
 pub mod fan_out;
 pub mod history;

@@ -7,6 +7,7 @@
 //! Meanwhile it tells what is denied, each rule at most every ten seconds.
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     sync::Arc,
     time::{Duration, Instant},
@@ -24,7 +25,7 @@ use super::{
     failure,
     file::{Look, Watched},
     keeper::Keeper,
-    lower, now_ns,
+    lower, now_ns, report,
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
@@ -33,6 +34,7 @@ use crate::{
         told::note,
         watch::{session::block_on, stop},
     },
+    consume::enforced::Standing,
     host::units::{FilesStamp, Units},
     kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Unlocked},
     policy::{Host, Policy, Source},
@@ -73,7 +75,7 @@ pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure
         let mut interrupt = heed(SignalKind::interrupt())?;
         let mut terminate = heed(SignalKind::terminate())?;
         let mut hangup = heed(SignalKind::hangup())?;
-        let mut follower = Ready::read(args, Occasion::Apply)?.start(out)?;
+        let mut follower = Ready::read(args)?.start(out)?;
         systemd::ready(&format!("following {}", args.path.display()));
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -113,12 +115,12 @@ pub(in crate::commands) struct Ready {
 
 impl Ready {
     /// The file as it is now. Nothing changes by that.
-    pub(in crate::commands) fn read(args: &ApplyArgs, occasion: Occasion) -> Result<Self, Failure> {
+    pub(in crate::commands) fn read(args: &ApplyArgs) -> Result<Self, Failure> {
         // Before it is read: what changes meanwhile is seen then.
         let mut files = Watched::new(&args.path);
         let unit_files = FilesStamp::of_host();
         let attempt = Attempt::begin(&args.instance.name);
-        let prepared = Prepared::new(args, occasion)?;
+        let prepared = Prepared::new(args, Occasion::Apply)?;
         files.began_with(prepared.policy.list_files());
         Ok(Self {
             args: args.clone(),
@@ -127,6 +129,11 @@ impl Ready {
             files,
             unit_files,
         })
+    }
+
+    /// The policy that it is about.
+    pub(in crate::commands) const fn policy(&self) -> &Arc<Policy> {
+        &self.prepared.policy
     }
 
     /// Installs what is needed, and puts it into force.
@@ -152,6 +159,9 @@ impl Ready {
             kept: Some(kept),
             files: self.files,
             is_asked: false,
+            refusal: None,
+            denied: BTreeMap::new(),
+            is_in_force: true,
             unit_files: self.unit_files,
             looks: 0,
             is_detached: false,
@@ -175,6 +185,12 @@ pub(in crate::commands) struct Follower<W> {
     files: Watched,
     /// Somebody has asked, and the files were not read since.
     is_asked: bool,
+    /// Why the files, as they were read last, are not in force.
+    refusal: Option<String>,
+    /// What the policy in force has denied, by its rules.
+    denied: BTreeMap<String, u64>,
+    /// The policy that was applied is in force, and no other one.
+    is_in_force: bool,
     /// When the unit files were looked at last.
     unit_files: FilesStamp,
     /// How often the kernel was looked at.
@@ -191,10 +207,35 @@ impl<W: Write> Follower<W> {
         self.is_asked = true;
     }
 
+    /// Somebody has asked, and the files were not read since.
+    pub(in crate::commands) const fn is_asked(&self) -> bool {
+        self.is_asked
+    }
+
+    /// Why the files, as they were read last, are not in force.
+    pub(in crate::commands) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    /// The policy that was applied last.
+    pub(in crate::commands) const fn policy(&self) -> &Arc<Policy> {
+        &self.applied.policy
+    }
+
+    /// How it stood at the last look.
+    pub(in crate::commands) fn standing(&self) -> Standing {
+        Standing {
+            is_in_force: self.is_in_force,
+            is_refused: self.refusal.is_some(),
+            denied: self.denied.clone(),
+        }
+    }
+
     /// Looks at the files and the host.
     pub(in crate::commands) fn look(&mut self) -> Looked {
         let problem = match self.keep_in_step() {
             Ok(Found::Nothing) => {
+                self.is_in_force = false;
                 self.say("enforcement was ended: no longer following");
                 return Looked::Over;
             }
@@ -258,6 +299,10 @@ impl<W: Write> Follower<W> {
             replaced => {
                 self.files.was_read(look);
                 self.is_asked = false;
+                self.refusal = replaced
+                    .as_ref()
+                    .err()
+                    .map(|why| format!("{:#}", why.error));
                 self.unit_files = unit_files;
                 replaced
             }
@@ -288,6 +333,7 @@ impl<W: Write> Follower<W> {
         let now = Instant::now();
         self.tell(enforcer, |log, counts| log.due(counts, now))?;
         let in_force = enforcer.in_force();
+        self.is_in_force = in_force == self.applied.id();
         if in_force != self.log.policy {
             self.tell_rest(enforcer)?;
             if let Some(counts) = enforcer.counts_of(in_force) {
@@ -310,6 +356,7 @@ impl<W: Write> Follower<W> {
         let Some(counts) = enforcer.counts_of(self.log.policy) else {
             return Ok(());
         };
+        self.denied = report::denied(&counts);
         let denials = enforcer.take_denials(self.log.policy).map_err(failure)?;
         for denial in &denials {
             self.log.note(denial);
@@ -349,7 +396,7 @@ impl<W: Write> Follower<W> {
         // A list that is another is read when nobody writes it any more, and the policy
         // with it.
         if policy.digest() == self.applied.policy.digest() {
-            self.applied.policy = policy;
+            self.applied.policy = Arc::new(policy);
         }
         Ok(())
     }
