@@ -151,6 +151,43 @@ for capability in $(state $apply CapabilityBoundingSet); do
 done
 as_it_is $apply
 
+# The service that enforces it too, by the drop-in among the examples.
+enforcing() {
+    mkdir -p /run/systemd/system/$watch.service.d
+    cp /usr/share/doc/port-monitor/examples/enforce.conf /run/systemd/system/$watch.service.d/
+    systemctl daemon-reload
+}
+sed --in-place 's/^# observe = false/observe = false/' $configuration
+enforcing
+telnet_elsewhere
+is enforces-as-a-service systemctl start $watch
+is denies-once-the-service-has-begun is_denied
+is ends-connections-elsewhere-as-a-service soon nothing_elsewhere
+is tells-of-a-denial-by-the-service soon has telnet alerts denied
+is tells-its-group-how-it-enforces has "history " as_group port-monitor port-monitor status --service
+is reloads-as-it-enforces systemctl reload $watch
+is reloaded-as-it-enforces soon in_journal $watch "reloaded $configuration"
+systemctl stop $watch
+is stays-in-force-without-the-service is_denied
+is ends-what-the-service-applied port-monitor panic-open
+for capability in $(state $watch CapabilityBoundingSet); do
+    drop $watch "$capability"
+    enforcing
+    telnet_elsewhere
+    is "needs-$capability-to-enforce" fails_to_start $watch
+    case $capability in
+    cap_net_admin | cap_sys_admin) is "tells-of-$capability-to-enforce" in_journal $watch "end open connections" ;;
+    cap_sys_ptrace) is "tells-of-$capability-to-enforce" in_journal $watch "Read-only file system" ;;
+    *) is "knows-why-it-has-$capability-to-enforce" false ;;
+    esac
+    # In force it may be all the same.
+    port-monitor panic-open >/dev/null 2>&1
+    kill $(jobs -p)
+    wait
+done
+as_it_is $watch
+sed --in-place 's/^observe = false/# observe = false/' $configuration
+
 # An upgrade, with the policy in force and a changed configuration.
 echo '# changed' >>$configuration
 systemctl enable --quiet --now $watch $apply

@@ -22,6 +22,7 @@ use self::recording::Recording;
 use super::{
     alert,
     consumer::{Consumer, Kinds},
+    enforced,
     export::Board,
     history::{History, Keep, OpenError},
     metrics::Metrics,
@@ -131,6 +132,9 @@ pub struct Args {
     /// How exports stand, for the metrics.
     #[arg(skip)]
     exports: Arc<Board>,
+    /// How the policy stands that is enforced, for the metrics.
+    #[arg(skip)]
+    enforced: Arc<enforced::Board>,
     /// What a service tells at its socket.
     #[arg(skip)]
     events: Option<Events>,
@@ -185,9 +189,10 @@ impl Args {
         self.history.as_deref()
     }
 
-    /// Has metrics tell of the exports on the `board`.
-    pub(crate) fn tell_exports(&mut self, board: Arc<Board>) {
-        self.exports = board;
+    /// Has metrics tell of the exports and of the policy on these boards.
+    pub(crate) fn tell_boards(&mut self, exports: Arc<Board>, enforced: Arc<enforced::Board>) {
+        self.exports = exports;
+        self.enforced = enforced;
     }
 
     /// Has the socket tell these events to whoever asks.
@@ -239,7 +244,8 @@ impl Args {
 
     /// Metrics are of connections as a whole, as the history is.
     fn metrics(&self, kinds: Kinds) -> Result<Metrics, Failure> {
-        let mut metrics = Metrics::new(whole(kinds)).with_exports(Arc::clone(&self.exports));
+        let (exports, enforced) = (Arc::clone(&self.exports), Arc::clone(&self.enforced));
+        let mut metrics = Metrics::new(whole(kinds)).with_boards(exports, enforced);
         if let Some(address) = self.metrics {
             metrics = metrics
                 .listen(address)
