@@ -12,6 +12,8 @@ pub struct Board(Mutex<Option<Standing>>);
 /// How the policy stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
+    /// Its mode is to refuse what it denies.
+    pub enforces: bool,
     /// It is in force as it was applied last, and no other one is.
     pub is_in_force: bool,
     /// What its file says now is refused.

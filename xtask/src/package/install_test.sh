@@ -164,7 +164,7 @@ is enforces-as-a-service systemctl start $watch
 is denies-once-the-service-has-begun is_denied
 is ends-connections-elsewhere-as-a-service soon nothing_elsewhere
 is tells-of-a-denial-by-the-service soon has telnet alerts denied
-is tells-its-group-how-it-enforces has "history " as_group port-monitor port-monitor status --service
+is tells-its-group-how-it-enforces has "enforces " as_group port-monitor port-monitor status --service
 is reloads-as-it-enforces systemctl reload $watch
 is reloaded-as-it-enforces soon in_journal $watch "reloaded $configuration"
 systemctl stop $watch

@@ -36,7 +36,7 @@ use crate::{
     },
     consume::enforced::Standing,
     host::units::{FilesStamp, Units},
-    kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Unlocked},
+    kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Following, Unlocked},
     policy::{Host, Policy, Source},
 };
 
@@ -140,6 +140,7 @@ impl Ready {
     pub(in crate::commands) fn start<W: Write>(self, mut out: W) -> Result<Follower<W>, Failure> {
         let mut enforcer = self.prepared.install(&self.attempt)?;
         drop(self.attempt);
+        let following = enforcer.follow().map_err(failure)?;
         let keeper = Keeper::start().or_exit(ExitCode::CannotAttach)?;
         let applied = self
             .prepared
@@ -155,6 +156,7 @@ impl Ready {
             log: applied.log(),
             applied,
             keeper,
+            _following: following,
             installation,
             kept: Some(kept),
             files: self.files,
@@ -178,6 +180,8 @@ pub(in crate::commands) struct Follower<W> {
     log: DenialLog,
     /// Renews the lease meanwhile.
     keeper: Keeper,
+    /// Keeps others from following it too.
+    _following: Following,
     /// Which installation is followed: another is somebody else's.
     installation: Option<u64>,
     /// Its maps, since the last look.
@@ -225,6 +229,7 @@ impl<W: Write> Follower<W> {
     /// How it stood at the last look.
     pub(in crate::commands) fn standing(&self) -> Standing {
         Standing {
+            enforces: self.applied.policy.names().enforces(),
             is_in_force: self.is_in_force,
             is_refused: self.refusal.is_some(),
             denied: self.denied.clone(),

@@ -164,6 +164,8 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
     let attempt = Attempt::begin(&args.instance.name);
     let prepared = Prepared::new(args, Occasion::Apply)?;
     let mut enforcer = prepared.install(&attempt)?;
+    // It has become the installation, which is for others to follow.
+    drop(attempt);
     let applied = prepared.put_into_force(&mut enforcer).map_err(failure)?;
     // Nobody has to wait for what follows.
     drop(enforcer);
@@ -381,7 +383,7 @@ pub fn panic_open(args: &InstanceArgs, mut out: impl Write) -> Result<ExitCode, 
 
 fn failure(error: EnforcerError) -> Failure {
     let code = match &error {
-        EnforcerError::Locked => ExitCode::Locked,
+        EnforcerError::Locked | EnforcerError::Followed(_) => ExitCode::Locked,
         EnforcerError::Policy(_) => ExitCode::PolicyInvalid,
         EnforcerError::NotApplied(_)
         | EnforcerError::OtherCgroup { .. }

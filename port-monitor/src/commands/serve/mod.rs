@@ -239,6 +239,9 @@ fn pipeline(
     if config.watch.tells_how_called {
         pipeline.tell_args();
     }
+    if config.enforced().is_some() {
+        pipeline.apply_policies();
+    }
     // Without their ends connections would never be forgotten.
     if needs.kinds.has(EventKind::Close) {
         pipeline.pair_ends();

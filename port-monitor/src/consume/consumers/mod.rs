@@ -132,7 +132,7 @@ pub struct Args {
     /// How exports stand, for the metrics.
     #[arg(skip)]
     exports: Arc<Board>,
-    /// How the policy stands that is enforced, for the metrics.
+    /// How the policy stands that is enforced, for the metrics and the socket.
     #[arg(skip)]
     enforced: Arc<enforced::Board>,
     /// What a service tells at its socket.
@@ -189,7 +189,7 @@ impl Args {
         self.history.as_deref()
     }
 
-    /// Has metrics tell of the exports and of the policy on these boards.
+    /// Has metrics and the socket tell of the exports and of the policy on these boards.
     pub(crate) fn tell_boards(&mut self, exports: Arc<Board>, enforced: Arc<enforced::Board>) {
         self.exports = exports;
         self.enforced = enforced;
@@ -234,7 +234,7 @@ impl Args {
             consumers.push(Box::new(alerts));
         }
         if let Some(path) = &self.socket {
-            let socket = Socket::open(path, self.events.clone())
+            let socket = Socket::open(path, self.events.clone(), Arc::clone(&self.enforced))
                 .with_context(|| format!("--socket: {}", path.display()))
                 .or_exit(ExitCode::OutputFailed)?;
             consumers.push(Box::new(socket));

@@ -250,6 +250,8 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-follow-list", enforce::reload::list),
     once("serve-enforces", enforce::service::holds).guest_only(),
     once("serve-enforces-reload", enforce::service::reloads).guest_only(),
+    once("serve-enforces-session", enforce::service::own_session).guest_only(),
+    once("serve-enforces-followed", enforce::service::followed).guest_only(),
     once("serve-enforces-locked", enforce::service::refuses_to_start).guest_only(),
     once(
         "serve-enforces-confirm",

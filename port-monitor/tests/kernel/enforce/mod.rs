@@ -126,8 +126,11 @@ impl<'l> Enforced<'l> {
         Ok(path)
     }
 
-    /// What attaches to the tests' cgroup only.
+    /// What attaches to the tests' cgroup only; to the whole host where a service does.
     pub(crate) fn place(&self) -> Vec<String> {
+        if self.instance == SERVICE_INSTANCE {
+            return Vec::new();
+        }
         let place = match self.cgroup.as_str() {
             "" => "/",
             cgroup => cgroup,

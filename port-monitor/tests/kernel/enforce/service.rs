@@ -16,6 +16,7 @@ use rustix::{
 
 use super::{
     BPF_FS, Enforced, expect_success,
+    follow::Follower,
     hammer::{Hammer, Ports},
     life::{denying, expect_failure, harmless, policy, rule},
 };
@@ -115,11 +116,14 @@ struct Service<'p> {
 
 impl<'p> Service<'p> {
     fn start(lab: &Lab, place: &'p Place) -> Result<Self> {
+        Self::start_by(lab, place, place.command(lab))
+    }
+
+    fn start_by(lab: &Lab, place: &'p Place, mut command: Command) -> Result<Self> {
         let socket = lab.new_path("socket");
         let manager = UnixDatagram::bind(&socket)?;
         manager.set_read_timeout(Some(PATIENCE))?;
-        let process = place
-            .command(lab)
+        let process = command
             .env("NOTIFY_SOCKET", &socket)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -181,6 +185,7 @@ fn denied_by(lines: &[Line], rule: &str) -> u64 {
     let denied = lines.iter().filter(|line| {
         line.action() == "failed"
             && line.text("error.code") == "EPERM"
+            && line.text("port_monitor.enforcement") == "enforce"
             && line.verdict() == ("violation", rule)
     });
     denied.count() as u64
@@ -215,12 +220,13 @@ pub(crate) fn holds(lab: &Lab) -> Result<Verdict> {
     }
     place.await_metric("port_monitor_denials_total{rule=\"denied\"}", DENIED_EACH)?;
     let history = Command::new(&lab.program)
-        .args(["history", "--violations", "-o", "csv", "--file"])
+        .args(["history", "--violations", "-o", "json", "--file"])
         .arg(&place.history)
         .output()?;
     expect_success(&history)?;
     let rows = String::from_utf8(history.stdout)?;
-    ensure!(rows.lines().count() as u64 == DENIED_EACH + 1, "{rows}");
+    let denied = rows.matches("\"enforcement\":\"enforce\"").count() as u64;
+    ensure!(denied == DENIED_EACH, "{rows}");
     hammer.expect_held()?;
     ensure!(enforced.hits("denied")? == 2 * DENIED_EACH, "not the same");
 
@@ -333,6 +339,62 @@ pub(crate) fn refuses_to_start(lab: &Lab) -> Result<Verdict> {
         !place.record.exists() || fs::read(&place.record)?.is_empty(),
         "a run was recorded"
     );
+    Ok(Verdict::pass())
+}
+
+/// One that would refuse the ssh session in which the service is started is not applied.
+pub(crate) fn own_session(lab: &Lab) -> Result<Verdict> {
+    let enforced = Enforced::by_service(lab);
+    let deny_all = "version = 1\nmode = \"enforce\"\n[default]\ninbound = { action = \"deny\" }\n";
+    let place = Place::new(lab, deny_all)?;
+    let mut command = place.command(lab);
+    command.env("SSH_CONNECTION", "198.51.100.7 51234 198.51.100.1 22");
+    expect_failure(
+        &mut command,
+        5,
+        &[
+            "ssh session",
+            "198.51.100.7",
+            "or have systemd start the service\n",
+        ],
+    )?;
+    expect_failure(&mut enforced.command("rollback"), 2, &["no policy"])?;
+    let failsafe = "[failsafe]\ninbound = [{ service = \"ssh\", from = \"198.51.100.0/24\" }]\n";
+    place.replace(&format!("{deny_all}{failsafe}"))?;
+    Service::start_by(lab, &place, command)?.end()?;
+    let status = enforced.status()?;
+    ensure!(status["in_force"] == true, "{status}");
+    Ok(Verdict::pass())
+}
+
+/// A policy is followed by one alone: whoever comes second changes nothing, and the first goes on.
+pub(crate) fn followed(lab: &Lab) -> Result<Verdict> {
+    let ports = Ports::new()?;
+    let enforced = Enforced::by_service(lab);
+    let mut hammer = Hammer::start(&enforced, &ports)?;
+    let place = Place::new(lab, &harmless())?;
+    let refusal = "port-monitor: not applied: somebody follows the policy already, by `apply \
+                   --follow` or as a service: end that first\n";
+    let follower = Follower::start(&enforced, &denying(ports.denied()), "--no-confirm")?;
+    expect_failure(&mut place.command(lab), 7, &[refusal])?;
+    hammer.expect_held()?;
+    follower.replace(&policy("enforce", &rule("other", ports.denied(), "deny")))?;
+    follower.hear(": applied, ")?;
+    follower.signal(Signal::KILL)?;
+    ensure!(follower.expect_end().is_err(), "it ended well");
+
+    let service = Service::start(lab, &place)?;
+    hammer.expect_free()?;
+    let path = enforced.write(&denying(ports.denied()))?;
+    let mut second = enforced.command("apply");
+    second.arg(&path).args(enforced.place());
+    second.args(["--follow", "--no-confirm"]);
+    expect_failure(&mut second, 7, &[refusal])?;
+    hammer.expect_free()?;
+    place.replace(&denying(ports.denied()))?;
+    service.reload()?;
+    hammer.expect_held()?;
+    service.end()?;
     Ok(Verdict::pass())
 }
 

@@ -99,6 +99,7 @@ fn exporting() -> Arc<Board> {
 fn enforcing() -> Arc<enforced::Board> {
     let board = Arc::<enforced::Board>::default();
     board.note(enforced::Standing {
+        enforces: true,
         is_in_force: true,
         is_refused: true,
         denied: [("no-telnet".to_owned(), 7)].into(),
