@@ -1,5 +1,5 @@
-//! The unit of the service: systemd takes it, it is confined, and what it runs is what the
-//! program knows.
+//! The unit of the service, as it is and with the drop-in for one that enforces: systemd takes
+//! it, it is confined, and what it runs is what the program knows.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
@@ -16,13 +16,16 @@ use tempfile::TempDir;
 
 /// Tenths that the unit's exposure may have by `systemd-analyze security`.
 const MOST_EXPOSURE: &str = "16";
+/// Tenths with the drop-in for a service that enforces.
+const MOST_EXPOSURE_ENFORCING: &str = "24";
+
+fn packaged(name: &str) -> String {
+    let packaging = concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging");
+    fs::read_to_string(format!("{packaging}/{name}")).unwrap()
+}
 
 fn text() -> String {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../packaging/port-monitor.service"
-    );
-    fs::read_to_string(path).unwrap()
+    packaged("port-monitor.service")
 }
 
 /// What the unit says under a key, which it has once.
@@ -45,9 +48,18 @@ fn unit() -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-/// What `systemd-analyze` says of the unit; `None` where there is none.
-fn analyze(args: &[&str]) -> Option<Output> {
-    let (_dir, path) = unit();
+/// The unit with the program that was built and the drop-in for a service that enforces.
+fn enforcing() -> (TempDir, PathBuf) {
+    let (dir, path) = unit();
+    let drop_ins = dir.path().join("port-monitor.service.d");
+    fs::create_dir(&drop_ins).unwrap();
+    let text = packaged("port-monitor-enforce.conf");
+    fs::write(drop_ins.join("enforce.conf"), text).unwrap();
+    (dir, path)
+}
+
+/// What `systemd-analyze` says of a unit; `None` where there is none.
+fn analyze(args: &[&str], (_dir, path): (TempDir, PathBuf)) -> Option<Output> {
     let output = Command::new("systemd-analyze")
         .args(args)
         .arg(path)
@@ -78,19 +90,41 @@ fn it_runs_what_the_program_knows_and_waits_for_its_end() {
 
 #[test]
 fn systemd_takes_it_without_a_word() {
-    let Some(output) = analyze(&["verify", "--man=no"]) else {
-        return;
-    };
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), &*said), (Some(0), ""));
+    for unit in [unit(), enforcing()] {
+        let Some(output) = analyze(&["verify", "--man=no"], unit) else {
+            return;
+        };
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*said), (Some(0), ""));
+    }
 }
 
 #[test]
 fn it_is_confined() {
-    let threshold = format!("--threshold={MOST_EXPOSURE}");
-    let Some(output) = analyze(&["security", "--offline=yes", &threshold]) else {
-        return;
+    for (unit, most) in [
+        (unit(), MOST_EXPOSURE),
+        (enforcing(), MOST_EXPOSURE_ENFORCING),
+    ] {
+        let threshold = format!("--threshold={most}");
+        let Some(output) = analyze(&["security", "--offline=yes", &threshold], unit) else {
+            return;
+        };
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{said}");
+    }
+}
+
+/// Whoever has it enforce has it root, with the capabilities of the unit that does nothing else.
+#[test]
+fn the_drop_in_has_the_capabilities_of_the_unit_that_enforces() {
+    let of = |text: String| {
+        let lines = text.lines().map(str::to_owned);
+        let lines = lines.filter(|line| line.starts_with("CapabilityBoundingSet=CAP_"));
+        lines.collect::<Vec<_>>()
     };
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    let (drop_in, apply) = (
+        of(packaged("port-monitor-enforce.conf")),
+        of(packaged("port-monitor-apply.service")),
+    );
+    assert_eq!((drop_in.len(), &drop_in), (1, &apply));
 }

@@ -16,7 +16,10 @@ use crate::{
         exit_code::{ExitCode, Failure, OrExit as _},
         sanitize::Escaped,
     },
-    consume::socket::{self, Report, report::ConsumerReport},
+    consume::socket::{
+        self, Report,
+        report::{AppliedMode, ConsumerReport, PolicyReport},
+    },
 };
 
 /// Arguments of `status`.
@@ -88,8 +91,7 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
         }
     }
     if let Some(policy) = policy {
-        let loaded = policy.loaded.strftime("%F %T UTC");
-        writeln!(out, "observes   {}, read {loaded}", text(&policy.file))?;
+        write_policy(policy, out)?;
     }
     let lost = events.lost;
     writeln!(
@@ -110,6 +112,34 @@ fn write(report: &Report, out: &mut impl Write) -> io::Result<()> {
         }
     }
     write_consumers(consumers, out)
+}
+
+fn write_policy(policy: &PolicyReport, out: &mut impl Write) -> io::Result<()> {
+    let PolicyReport {
+        file,
+        sha256: _,
+        loaded,
+        applied,
+    } = policy;
+    let does = match applied {
+        Some(applied) if applied.mode == AppliedMode::Enforce => "enforces",
+        _ => "observes",
+    };
+    let loaded = loaded.strftime("%F %T UTC");
+    writeln!(out, "{does:<10} {}, read {loaded}", text(file))?;
+    let Some(applied) = applied else {
+        return Ok(());
+    };
+    if !applied.in_force {
+        writeln!(
+            out,
+            "not held   it is not in force: see `port-monitor status`"
+        )?;
+    }
+    if applied.refused {
+        writeln!(out, "refused    what its file says now: see the journal")?;
+    }
+    Ok(())
 }
 
 fn write_consumers(consumers: &[ConsumerReport], out: &mut impl Write) -> io::Result<()> {
@@ -146,7 +176,7 @@ fn write_consumers(consumers: &[ConsumerReport], out: &mut impl Write) -> io::Re
 mod tests {
     use crate::{
         commands::status::*,
-        consume::socket::report::{DroppedReport, Events, Lost, PolicyReport},
+        consume::socket::report::{AppliedReport, DroppedReport, Events, Lost},
     };
 
     fn consumer(name: &str, room: Option<u64>, error: Option<&str>) -> ConsumerReport {
@@ -181,6 +211,7 @@ mod tests {
                 file: "/etc/port-monitor/policy.toml".to_owned(),
                 sha256: "00".repeat(32),
                 loaded: "2026-11-26T08:00:00Z".parse().unwrap(),
+                applied: None,
             }),
             events: Events {
                 seen: 1_236,
@@ -214,6 +245,42 @@ mod tests {
         output            1230        1000         200          30  4
         history           1230        1000         200          30  4 of 32768
         failed     history: disk full\n
+        ");
+    }
+
+    #[test]
+    fn a_policy_that_is_applied_is_told_as_it_stands() {
+        let told = |applied| {
+            let policy = PolicyReport {
+                file: "p.toml".to_owned(),
+                sha256: String::new(),
+                loaded: "2026-11-26T08:00:00Z".parse().unwrap(),
+                applied,
+            };
+            let mut out = Vec::new();
+            write_policy(&policy, &mut out).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let enforced = AppliedReport {
+            mode: AppliedMode::Enforce,
+            in_force: true,
+            refused: false,
+        };
+        let read = "p.toml, read 2026-11-26 08:00:00 UTC\n";
+        assert_eq!(told(Some(enforced)), format!("enforces   {read}"));
+        let mode = AppliedMode::Observe;
+        let observed = AppliedReport { mode, ..enforced };
+        assert_eq!(told(Some(observed)), format!("observes   {read}"));
+        let told = told(Some(AppliedReport {
+            in_force: false,
+            refused: true,
+            ..enforced
+        }));
+        let (first, rest) = told.split_once('\n').unwrap();
+        assert_eq!(format!("{first}\n"), format!("enforces   {read}"));
+        insta::assert_snapshot!(rest, @r"
+        not held   it is not in force: see `port-monitor status`
+        refused    what its file says now: see the journal
         ");
     }
 }

@@ -10,6 +10,7 @@ pub mod consumer;
 pub mod consumers;
 pub mod counted;
 mod endpoint;
+pub mod enforced;
 pub mod export;
 pub mod fan_out;
 pub mod found;

@@ -5,7 +5,7 @@ use std::{borrow::Cow, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use port_monitor_common::site::Site;
 
-use crate::events::decode::{Action, Comm, Event};
+use crate::events::decode::{Comm, Event};
 
 pub use crate::events::judgement::{Judgement, LoadedPolicy, Ruleset};
 pub use crate::ports::class::{PortClass, ServiceOrigin, ServiceStatus};
@@ -202,8 +202,7 @@ impl Record {
 
     /// An attempt that failed with `EPERM` where the policy denies it.
     pub fn is_denied(&self) -> bool {
-        const EPERM: i32 = 1;
-        self.is_violation() && self.event.action == Action::Failed { errno: Some(EPERM) }
+        self.is_violation() && self.event.action.is_refused()
     }
 
     /// The name of the owning process, which is its first thread's, at the event.

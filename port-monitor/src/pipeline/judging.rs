@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use port_monitor_common::judging::FIRST_NUMBER;
+use port_monitor_common::{judging::FIRST_NUMBER, policy::Verdict};
 
 use crate::{
     events::{
@@ -24,6 +24,8 @@ pub struct Judging {
     before: Option<Numbered>,
     /// Names, the last ones last, those of the one in force among them.
     names: VecDeque<(u16, Arc<Names>)>,
+    /// They are applied to this host too.
+    are_applied: bool,
 }
 
 struct Numbered {
@@ -42,7 +44,13 @@ impl Judging {
             },
             before: None,
             names,
+            are_applied: false,
         }
+    }
+
+    /// They are applied to this host too: what they deny is refused, where their mode says so.
+    pub fn apply(&mut self) {
+        self.are_applied = true;
     }
 
     /// Events may be judged by this one from now on.
@@ -69,15 +77,25 @@ impl Judging {
     /// names of its policy are known. Else the event's own policy is asked, or the one in force
     /// where that is gone.
     pub fn judge(&self, event: &Event, process: &Process, wall_ns: i128) -> Judgement {
+        let (mut judgement, enforces) = self.judged(event, process, wall_ns);
+        if self.are_applied && enforces && judgement.is_violation() && event.action.is_refused() {
+            judgement.verdict = Verdict::Deny;
+        }
+        judgement
+    }
+
+    /// What an observer says of it, and whether its policy is to refuse anything.
+    fn judged(&self, event: &Event, process: &Process, wall_ns: i128) -> (Judgement, bool) {
         let is_own = |number| event.policy == number;
         let mut names = self.names.iter().rev();
         let own = names.find(|(number, _)| is_own(*number));
         if let (Some(stamp), Some((_, names))) = (event.stamp, own) {
-            return names.judgement(stamp);
+            return (names.judgement(stamp), names.enforces());
         }
         let before = self.before.as_ref().filter(|before| is_own(before.number));
         let judge = before.unwrap_or(&self.in_force);
-        judge.policy.judge(&Facts::of(event, process, wall_ns))
+        let judgement = judge.policy.judge(&Facts::of(event, process, wall_ns));
+        (judgement, judge.policy.names().enforces())
     }
 }
 
@@ -86,7 +104,10 @@ mod tests {
     use super::*;
     use crate::{
         consume::lines::sample::connected,
-        events::{decode::Stamp, record::Record},
+        events::{
+            decode::{Action, Stamp},
+            record::Record,
+        },
         policy::{Host, Source},
     };
 
@@ -148,5 +169,39 @@ mod tests {
         assert_eq!(judging.names.len(), REMEMBERED);
         assert_eq!(rule_of(&judging, 1, STAMP), named("three"));
         assert_eq!(rule_of(&judging, 3, STAMP), named("two"));
+    }
+
+    #[test]
+    fn what_an_applied_policy_denies_was_refused_where_it_failed_so() {
+        let observing = policy("one");
+        let text = observing
+            .source()
+            .text
+            .replace("1\n", "1\nmode = \"enforce\"\n");
+        let source = Source::new("one.toml".to_owned(), text);
+        let enforcing = Arc::new(Policy::parse(source, &Host).unwrap().0);
+        let refused = Action::Failed { errno: Some(1) };
+        let unreachable = Action::Failed { errno: Some(113) };
+        for (policy, is_applied, action, verdict) in [
+            (&enforcing, true, refused, Verdict::Deny),
+            (&enforcing, true, unreachable, Verdict::AuditDeny),
+            (&enforcing, true, Action::Connect, Verdict::AuditDeny),
+            (&enforcing, false, refused, Verdict::AuditDeny),
+            (&observing, true, refused, Verdict::AuditDeny),
+        ] {
+            let mut judging = Judging::new(Arc::clone(policy));
+            if is_applied {
+                judging.apply();
+            }
+            let Record {
+                mut event, process, ..
+            } = connected();
+            event.action = action;
+            for (number, stamp) in [(FIRST_NUMBER, STAMP), (0, None)] {
+                (event.policy, event.stamp) = (number, stamp);
+                let judgement = judging.judge(&event, &process, 0);
+                assert_eq!(judgement.verdict, verdict, "{is_applied} {action:?}");
+            }
+        }
     }
 }

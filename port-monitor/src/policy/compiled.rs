@@ -137,7 +137,12 @@ impl Policy {
         }
         let digest = digest_with(&source.text, &compiler.lists);
         let policy = Self {
-            names: Arc::new(Names::new(&compiler.rules, &source.name, &digest)),
+            names: Arc::new(Names::new(
+                &compiler.rules,
+                &source.name,
+                &digest,
+                compiler.intent.mode,
+            )),
             intent: compiler.intent,
             index: Index::of(&compiler.tables.view()),
             tables: compiler.tables,

@@ -18,17 +18,24 @@ pub struct Names {
     /// By their numbers, with how loud a match is.
     rules: Box<[(Arc<str>, Option<Alert>)]>,
     ruleset: Arc<Ruleset>,
+    mode: Mode,
 }
 
 impl Names {
-    pub(super) fn new(rules: &[RuleInfo], file: &str, digest: &[u8; 32]) -> Self {
+    pub(super) fn new(rules: &[RuleInfo], file: &str, digest: &[u8; 32], mode: Mode) -> Self {
         let rules = rules.iter();
         Self {
             rules: rules
                 .map(|info| (Arc::clone(&info.name), info.alert))
                 .collect(),
             ruleset: Arc::new(Ruleset::new(file, digest)),
+            mode,
         }
+    }
+
+    /// Whether the policy is to refuse anything where it is applied.
+    pub const fn enforces(&self) -> bool {
+        matches!(self.mode, Mode::Enforce)
     }
 
     /// The word on a connection that the kernel side has found by

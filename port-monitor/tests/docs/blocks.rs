@@ -103,6 +103,8 @@ const FORMS: [(&str, &[&str]); 7] = [
         &[
             "# {}  policy {} from here on, text {}",
             "# port-monitor {} on kernel {}, backend {}; {} blind spots, see port-monitor doctor",
+            "port-monitor: {}: applied, {} rules",
+            "port-monitor: {}: denied {}, {} since it was applied: {}",
             "port-monitor: reloaded {}: consumers that joined: {}; that left: {}",
             "port-monitor: {}: delivered {} = taken {} + hidden {} + dropped {}",
             "port-monitor: export {}: recorded {} = sent {} + waiting {} + expired {}",

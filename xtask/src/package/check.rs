@@ -17,10 +17,11 @@ use crate::{
 };
 
 /// How exposed a unit may be, in tenths, as `systemd-analyze security` counts it.
-const EXPOSURE_MAX: [(&str, u32); 2] = [
-    ("port-monitor.service", 16),
-    ("port-monitor-apply.service", 21),
-];
+const EXPOSURE_MAX: [(&str, u32); 2] = [(WATCHING, 16), ("port-monitor-apply.service", 21)];
+
+/// The unit that watches, and how exposed it may be with the drop-in that lets it enforce.
+const WATCHING: &str = "port-monitor.service";
+const ENFORCING_EXPOSURE_MAX: u32 = 24;
 
 /// What only one kind of package has: beginnings of paths.
 const OF_DEB: [&str; 4] = [
@@ -86,7 +87,7 @@ const CHECKS: &[Check] = &[
     },
     Check {
         name: "units are no more exposed than they need be",
-        run: |_| are_confined(),
+        run: are_confined,
     },
     Check {
         name: "units are well-formed, and their pages exist",
@@ -243,16 +244,33 @@ fn is_a_good_rpm(it: &Subject<'_>) -> Result<()> {
     Ok(())
 }
 
-fn are_confined() -> Result<()> {
-    for (unit, most) in EXPOSURE_MAX {
+fn are_confined(it: &Subject<'_>) -> Result<()> {
+    let units = EXPOSURE_MAX.map(|(unit, most)| (unit_file(unit), most));
+    let enforcing = (with_drop_in(it)?, ENFORCING_EXPOSURE_MAX);
+    for (path, most) in units.into_iter().chain([enforcing]) {
         let mut security = Command::new("systemd-analyze");
         security
             .args(["security", "--offline=yes", "--no-pager"])
             .arg(format!("--threshold={most}"))
-            .arg(unit_file(unit));
+            .arg(path);
         process::output(&mut security)?;
     }
     Ok(())
+}
+
+/// The unit that watches, with the drop-in that lets it enforce.
+fn with_drop_in(it: &Subject<'_>) -> Result<PathBuf> {
+    let dir = it.dir.join("enforcing");
+    let drop_ins = dir.join(format!("{WATCHING}.d"));
+    fs::create_dir_all(&drop_ins).with_context(|| format!("create {}", drop_ins.display()))?;
+    let unit = dir.join(WATCHING);
+    for (from, to) in [
+        (WATCHING, unit.clone()),
+        ("port-monitor-enforce.conf", drop_ins.join("enforce.conf")),
+    ] {
+        fs::copy(unit_file(from), &to).with_context(|| format!("copy {from}"))?;
+    }
+    Ok(unit)
 }
 
 fn are_well_formed(it: &Subject<'_>) -> Result<()> {

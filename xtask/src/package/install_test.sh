@@ -24,7 +24,15 @@ without() {
     systemctl daemon-reload
 }
 as_it_is() { without "$1"; }
-drop() { without "$1" "CapabilityBoundingSet=~$2" "AmbientCapabilities=~$2"; }
+# Of an ambient set that is empty, `~` would make one of all the others.
+drop() {
+    local lines=("CapabilityBoundingSet=~$2")
+    [ -z "$(state "$1" AmbientCapabilities)" ] || lines+=("AmbientCapabilities=~$2")
+    without "$1" "${lines[@]}"
+}
+# What a unit that runs, or has failed, has said since it was started last.
+said_by() { journalctl "_SYSTEMD_INVOCATION_ID=$(state "$1" InvocationID)" --output cat --no-pager; }
+says() { has "$2" said_by "$1" || not said_by "$1"; }
 fails_to_start() { systemctl reset-failed "$1"; not systemctl start "$1"; }
 
 before=$(files)
@@ -81,7 +89,7 @@ see_one() { as_group "$1" timeout 30 port-monitor --from-service --count 1; }
 is lets-its-group-watch beside_connections see_one port-monitor
 is lets-nobody-else-watch not see_one nogroup
 is reloads systemctl reload $watch
-is reloaded soon in_journal $watch "reloaded $configuration"
+is reloaded soon says $watch "reloaded $configuration"
 # What is commented out in the configuration: the policy is watched, and told of in the journal.
 sed --in-place --regexp-extended 's/^# (\[(policy|alert)\]|file = .*policy.toml"|journal = true)$/\1/' $configuration
 is starts-with-a-policy systemctl restart $watch
@@ -99,7 +107,7 @@ for capability in $(state $watch CapabilityBoundingSet); do
     case $capability in
     cap_bpf | cap_perfmon)
         is "needs-$capability" fails_to_start $watch
-        is "tells-of-$capability" in_journal $watch "needs ${capability^^}"
+        is "tells-of-$capability" says $watch "needs ${capability^^}"
         ;;
     cap_sys_ptrace)
         rm /var/lib/port-monitor/history.db*
@@ -140,8 +148,9 @@ for capability in $(state $apply CapabilityBoundingSet); do
     telnet_elsewhere
     is "needs-$capability" fails_to_start $apply
     case $capability in
-    cap_net_admin | cap_sys_admin) is "tells-of-$capability" in_journal $apply "end open connections" ;;
-    cap_sys_ptrace) is "tells-of-$capability" in_journal $apply "Read-only file system" ;;
+    cap_net_admin) is "tells-of-$capability" says $apply "end open connections" ;;
+    cap_sys_ptrace) is "tells-of-$capability" says $apply "Read-only file system" ;;
+    cap_sys_admin) is "tells-of-$capability" says $apply "needs CAP_BPF" ;;
     *) is "knows-why-it-has-$capability" false ;;
     esac
     # In force it may be all the same.
@@ -150,6 +159,45 @@ for capability in $(state $apply CapabilityBoundingSet); do
     wait
 done
 as_it_is $apply
+
+# The service that enforces it too, by the drop-in among the examples.
+enforcing() {
+    mkdir -p /run/systemd/system/$watch.service.d
+    cp /usr/share/doc/port-monitor/examples/enforce.conf /run/systemd/system/$watch.service.d/
+    systemctl daemon-reload
+}
+sed --in-place 's/^# observe = false/observe = false/' $configuration
+enforcing
+telnet_elsewhere
+is enforces-as-a-service systemctl start $watch
+is denies-once-the-service-has-begun is_denied
+is ends-connections-elsewhere-as-a-service soon nothing_elsewhere
+is tells-of-a-denial-by-the-service soon has telnet alerts denied
+is tells-its-group-how-it-enforces has "enforces " as_group port-monitor port-monitor status --service
+is reloads-as-it-enforces systemctl reload $watch
+is reloaded-as-it-enforces soon says $watch "reloaded $configuration"
+systemctl stop $watch
+is stays-in-force-without-the-service is_denied
+is ends-what-the-service-applied port-monitor panic-open
+for capability in $(state $watch CapabilityBoundingSet); do
+    drop $watch "$capability"
+    enforcing
+    telnet_elsewhere
+    is "needs-$capability-to-enforce" fails_to_start $watch
+    case $capability in
+    cap_net_admin) is "tells-of-$capability-to-enforce" says $watch "end open connections" ;;
+    # Its group is not root's: of process 1 it sees nothing at all.
+    cap_sys_ptrace) is "tells-of-$capability-to-enforce" says $watch "out of reach from this mount namespace" ;;
+    cap_sys_admin) is "tells-of-$capability-to-enforce" says $watch "needs CAP_BPF" ;;
+    *) is "knows-why-it-has-$capability-to-enforce" false ;;
+    esac
+    # In force it may be all the same.
+    port-monitor panic-open >/dev/null 2>&1
+    kill $(jobs -p)
+    wait
+done
+as_it_is $watch
+sed --in-place 's/^observe = false/# observe = false/' $configuration
 
 # An upgrade, with the policy in force and a changed configuration.
 echo '# changed' >>$configuration

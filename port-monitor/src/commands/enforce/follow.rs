@@ -1,13 +1,14 @@
-//! `apply --follow`: stays, and keeps what is in force in step with the policy's file,
-//! with the lists of networks that it names, and with this host.
+//! Follows a policy, for `apply --follow` and for a service: keeps what is in force in step
+//! with the policy's file, with the lists of networks that it names, and with this host.
 //!
 //! It never undoes what somebody else did: a policy that was rolled back, replaced or
-//! not confirmed in time stays so until a file changes or SIGHUP comes. When it ends,
+//! not confirmed in time stays so until a file changes or somebody asks. When it ends,
 //! the policy stays in force, or gives way in time to what `on_daemon_exit` says.
 //! Meanwhile it tells what is denied, each rule at most every ten seconds.
 
 use std::{
-    io::{self, Write},
+    collections::BTreeMap,
+    io::Write,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,21 +25,23 @@ use super::{
     failure,
     file::{Look, Watched},
     keeper::Keeper,
-    lower, now_ns,
+    lower, now_ns, report,
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::{
         systemd,
+        told::note,
         watch::{session::block_on, stop},
     },
+    consume::enforced::Standing,
     host::units::{FilesStamp, Units},
-    kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Unlocked},
+    kernel::enforcer::{Attempt, Counts, Enforcer, EnforcerError, Following, Unlocked},
     policy::{Host, Policy, Source},
 };
 
-/// How often the files and the host are looked at.
-const TICK: Duration = Duration::from_secs(1);
+/// How often the files and the host are to be looked at.
+pub(in crate::commands) const TICK: Duration = Duration::from_secs(1);
 
 /// At every which look it is checked that all programs are attached.
 const LOOKS_AT_LINKS: u32 = 5;
@@ -56,6 +59,14 @@ enum Found {
     Nothing,
 }
 
+/// What came of a look.
+pub(in crate::commands) enum Looked {
+    /// There is nothing left to follow, which was told.
+    Over,
+    /// It is followed, with a problem that is to be told, if there is a new one.
+    Followed(Option<String>),
+}
+
 /// Puts the policy into force and keeps it so until a signal comes.
 pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure> {
     block_on(async {
@@ -64,7 +75,7 @@ pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure
         let mut interrupt = heed(SignalKind::interrupt())?;
         let mut terminate = heed(SignalKind::terminate())?;
         let mut hangup = heed(SignalKind::hangup())?;
-        let mut follower = Follower::start(args, out)?;
+        let mut follower = Ready::read(args)?.start(out)?;
         systemd::ready(&format!("following {}", args.path.display()));
         let mut ticks = time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -72,11 +83,12 @@ pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure
             tokio::select! {
                 () = stop::heard(&mut interrupt) => break,
                 () = stop::heard(&mut terminate) => break,
-                () = stop::heard(&mut hangup) => follower.is_asked = true,
+                () = stop::heard(&mut hangup) => follower.ask(),
                 _ = ticks.tick() => {}
             }
-            if !follower.look() {
-                return Ok(ExitCode::Ok);
+            match follower.look() {
+                Looked::Over => return Ok(ExitCode::Ok),
+                Looked::Followed(problem) => problem.iter().for_each(|text| tell_problem(text)),
             }
         }
         systemd::stopping();
@@ -85,20 +97,104 @@ pub(super) fn run(args: &ApplyArgs, out: impl Write) -> Result<ExitCode, Failure
     })
 }
 
-struct Follower<'a, W> {
-    args: &'a ApplyArgs,
+/// Tells what keeps it from following, and that this changes nothing.
+pub(in crate::commands) fn tell_problem(text: &str) {
+    note(format_args!(
+        "{text}\nport-monitor: the policy in force stays"
+    ));
+}
+
+/// A policy that can be put into force, and followed from then on.
+pub(in crate::commands) struct Ready {
+    args: ApplyArgs,
+    prepared: Prepared,
+    attempt: Attempt,
+    files: Watched,
+    unit_files: FilesStamp,
+}
+
+impl Ready {
+    /// The file as it is now. Nothing changes by that.
+    pub(in crate::commands) fn read(args: &ApplyArgs) -> Result<Self, Failure> {
+        // Before it is read: what changes meanwhile is seen then.
+        let mut files = Watched::new(&args.path);
+        let unit_files = FilesStamp::of_host();
+        let attempt = Attempt::begin(&args.instance.name);
+        let prepared = Prepared::new(args, Occasion::Apply)?;
+        files.began_with(prepared.policy.list_files());
+        Ok(Self {
+            args: args.clone(),
+            prepared,
+            attempt,
+            files,
+            unit_files,
+        })
+    }
+
+    /// The policy that it is about.
+    pub(in crate::commands) const fn policy(&self) -> &Arc<Policy> {
+        &self.prepared.policy
+    }
+
+    /// Installs what is needed, and puts it into force.
+    pub(in crate::commands) fn start<W: Write>(self, mut out: W) -> Result<Follower<W>, Failure> {
+        let mut enforcer = self.prepared.install(&self.attempt)?;
+        drop(self.attempt);
+        let following = enforcer.follow().map_err(failure)?;
+        let keeper = Keeper::start().or_exit(ExitCode::CannotAttach)?;
+        let applied = self
+            .prepared
+            .put_into_force(&mut enforcer)
+            .map_err(failure)?;
+        keeper.follow(Arc::clone(&applied.watch), applied.id());
+        let installation = enforcer.installation();
+        let kept = enforcer.unlock();
+        applied.finish(&mut out)?;
+        Ok(Follower {
+            args: self.args,
+            out,
+            log: applied.log(),
+            applied,
+            keeper,
+            _following: following,
+            installation,
+            kept: Some(kept),
+            files: self.files,
+            is_asked: false,
+            refusal: None,
+            denied: BTreeMap::new(),
+            is_in_force: true,
+            unit_files: self.unit_files,
+            looks: 0,
+            is_detached: false,
+            problem: None,
+        })
+    }
+}
+
+/// Follows a policy that is in force. It has to be asked to look, about once in [`TICK`].
+pub(in crate::commands) struct Follower<W> {
+    args: ApplyArgs,
     out: W,
     applied: Applied,
     log: DenialLog,
     /// Renews the lease meanwhile.
     keeper: Keeper,
+    /// Keeps others from following it too.
+    _following: Following,
     /// Which installation is followed: another is somebody else's.
     installation: Option<u64>,
     /// Its maps, since the last look.
     kept: Option<Unlocked>,
     files: Watched,
-    /// SIGHUP came, and the files were not read since.
+    /// Somebody has asked, and the files were not read since.
     is_asked: bool,
+    /// Why the files, as they were read last, are not in force.
+    refusal: Option<String>,
+    /// What the policy in force has denied, by its rules.
+    denied: BTreeMap<String, u64>,
+    /// The policy that was applied is in force, and no other one.
+    is_in_force: bool,
     /// When the unit files were looked at last.
     unit_files: FilesStamp,
     /// How often the kernel was looked at.
@@ -109,68 +205,56 @@ struct Follower<'a, W> {
     problem: Option<String>,
 }
 
-impl<'a, W: Write> Follower<'a, W> {
-    /// Installs what is needed, and puts the policy into force.
-    fn start(args: &'a ApplyArgs, mut out: W) -> Result<Self, Failure> {
-        // Before it is read: what changes meanwhile is seen then.
-        let mut files = Watched::new(&args.path);
-        let unit_files = FilesStamp::of_host();
-        let attempt = Attempt::begin(&args.instance.name);
-        let prepared = Prepared::new(args, Occasion::Apply)?;
-        files.began_with(prepared.policy.list_files());
-        let mut enforcer = prepared.install(&attempt)?;
-        drop(attempt);
-        let keeper = Keeper::start().or_exit(ExitCode::CannotAttach)?;
-        let applied = prepared.put_into_force(&mut enforcer).map_err(failure)?;
-        keeper.follow(Arc::clone(&applied.watch), applied.id());
-        let installation = enforcer.installation();
-        let kept = enforcer.unlock();
-        applied.finish(&mut out)?;
-        Ok(Self {
-            args,
-            out,
-            log: applied.log(),
-            applied,
-            keeper,
-            installation,
-            kept: Some(kept),
-            files,
-            is_asked: false,
-            unit_files,
-            looks: 0,
-            is_detached: false,
-            problem: None,
-        })
+impl<W: Write> Follower<W> {
+    /// Has the files read by one of the next looks, whether they have changed or not.
+    pub(in crate::commands) const fn ask(&mut self) {
+        self.is_asked = true;
     }
-}
 
-impl<W: Write> Follower<'_, W> {
-    /// Looks at the files and the host; false when there is nothing left to follow.
-    fn look(&mut self) -> bool {
+    /// Somebody has asked, and the files were not read since.
+    pub(in crate::commands) const fn is_asked(&self) -> bool {
+        self.is_asked
+    }
+
+    /// Why the files, as they were read last, are not in force.
+    pub(in crate::commands) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    /// The policy that was applied last.
+    pub(in crate::commands) const fn policy(&self) -> &Arc<Policy> {
+        &self.applied.policy
+    }
+
+    /// How it stood at the last look.
+    pub(in crate::commands) fn standing(&self) -> Standing {
+        Standing {
+            enforces: self.applied.policy.names().enforces(),
+            is_in_force: self.is_in_force,
+            is_refused: self.refusal.is_some(),
+            denied: self.denied.clone(),
+        }
+    }
+
+    /// Looks at the files and the host.
+    pub(in crate::commands) fn look(&mut self) -> Looked {
         let problem = match self.keep_in_step() {
             Ok(Found::Nothing) => {
+                self.is_in_force = false;
                 self.say("enforcement was ended: no longer following");
-                return false;
+                return Looked::Over;
             }
             Ok(Found::Policy) => None,
             Ok(Found::Detached(names)) => Some(format!(
                 "somebody has detached {names}: apply the policy anew after `panic-open`"
             )),
             // Somebody else is changing the policy: the next look will do.
-            Err(error) if error.code == ExitCode::Locked => return true,
+            Err(error) if error.code == ExitCode::Locked => return Looked::Followed(None),
             Err(error) => Some(format!("{:#}", error.error)),
         };
-        if let Some(text) = &problem
-            && self.problem != problem
-        {
-            // Whoever closed the output does not want it; the policy is kept all the same.
-            let _ = writeln!(
-                io::stderr(),
-                "port-monitor: {text}\nport-monitor: the policy in force stays"
-            );
-        }
-        self.problem = problem;
-        true
+        let is_new = self.problem != problem;
+        self.problem.clone_from(&problem);
+        Looked::Followed(problem.filter(|_| is_new))
     }
 
     fn keep_in_step(&mut self) -> Result<Found, Failure> {
@@ -205,7 +289,7 @@ impl<W: Write> Follower<'_, W> {
     /// false where there is nothing to apply it to.
     fn reload(&mut self, look: Look) -> Result<bool, Failure> {
         let unit_files = FilesStamp::of_host();
-        let (lists, prepared) = Prepared::read(self.args, Occasion::Reload);
+        let (lists, prepared) = Prepared::read(&self.args, Occasion::Reload);
         if !look.is_still() {
             // Somebody writes one just now: nobody knows what was read.
             return Ok(true);
@@ -220,6 +304,10 @@ impl<W: Write> Follower<'_, W> {
             replaced => {
                 self.files.was_read(look);
                 self.is_asked = false;
+                self.refusal = replaced
+                    .as_ref()
+                    .err()
+                    .map(|why| format!("{:#}", why.error));
                 self.unit_files = unit_files;
                 replaced
             }
@@ -250,6 +338,7 @@ impl<W: Write> Follower<'_, W> {
         let now = Instant::now();
         self.tell(enforcer, |log, counts| log.due(counts, now))?;
         let in_force = enforcer.in_force();
+        self.is_in_force = in_force == self.applied.id();
         if in_force != self.log.policy {
             self.tell_rest(enforcer)?;
             if let Some(counts) = enforcer.counts_of(in_force) {
@@ -272,6 +361,7 @@ impl<W: Write> Follower<'_, W> {
         let Some(counts) = enforcer.counts_of(self.log.policy) else {
             return Ok(());
         };
+        self.denied = report::denied(&counts);
         let denials = enforcer.take_denials(self.log.policy).map_err(failure)?;
         for denial in &denials {
             self.log.note(denial);
@@ -283,7 +373,7 @@ impl<W: Write> Follower<'_, W> {
     }
 
     /// Tells what was not told yet.
-    fn end(&mut self) {
+    pub(in crate::commands) fn end(&mut self) {
         let told = self.enforcer().and_then(|enforcer| {
             enforcer.map_or(Ok(()), |mut enforcer| self.tell_rest(&mut enforcer))
         });
@@ -311,7 +401,7 @@ impl<W: Write> Follower<'_, W> {
         // A list that is another is read when nobody writes it any more, and the policy
         // with it.
         if policy.digest() == self.applied.policy.digest() {
-            self.applied.policy = policy;
+            self.applied.policy = Arc::new(policy);
         }
         Ok(())
     }

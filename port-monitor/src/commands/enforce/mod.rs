@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -37,13 +37,13 @@ use crate::{
 mod denials;
 pub(super) mod established;
 mod file;
-mod follow;
+pub(super) mod follow;
 mod keeper;
 mod report;
 pub(super) mod session;
 
 /// Which enforcement is meant.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct InstanceArgs {
     /// The name under which the policy is in force, beside others
     #[arg(
@@ -57,7 +57,7 @@ pub struct InstanceArgs {
 }
 
 /// Arguments of `apply`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct ApplyArgs {
     /// The policy
     #[arg(value_name = "FILE", default_value = "/etc/port-monitor/policy.toml")]
@@ -84,6 +84,45 @@ pub struct ApplyArgs {
     cgroup: Option<PathBuf>,
     #[command(flatten)]
     instance: InstanceArgs,
+    /// Who applies it.
+    #[arg(skip)]
+    by: By,
+}
+
+/// Who applies a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum By {
+    /// Somebody who typed a command.
+    #[default]
+    Command,
+    /// A service, by what its configuration says.
+    Service,
+}
+
+impl ApplyArgs {
+    /// A service applies this policy to the whole host, and follows it.
+    pub(super) fn of_service(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            confirm: None,
+            no_confirm: false,
+            force: false,
+            follow: true,
+            cgroup: None,
+            instance: InstanceArgs {
+                name: DEFAULT_INSTANCE.to_owned(),
+            },
+            by: By::Service,
+        }
+    }
+}
+
+/// Refuses a policy that could not be applied here, whatever the session is in which that would
+/// be done. Nothing changes by that.
+pub(super) fn check(path: &Path) -> Result<(), Failure> {
+    let policy = super::load::load(path)?;
+    established::check(&policy)?;
+    lower(&policy, now_ns()).map(drop)
 }
 
 /// A name for a directory of a bpf file system, which allows no dot.
@@ -125,6 +164,8 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
     let attempt = Attempt::begin(&args.instance.name);
     let prepared = Prepared::new(args, Occasion::Apply)?;
     let mut enforcer = prepared.install(&attempt)?;
+    // It has become the installation, which is for others to follow.
+    drop(attempt);
     let applied = prepared.put_into_force(&mut enforcer).map_err(failure)?;
     // Nobody has to wait for what follows.
     drop(enforcer);
@@ -134,7 +175,7 @@ pub fn apply(args: &ApplyArgs, mut out: impl Write) -> Result<ExitCode, Failure>
 
 /// A policy that can be put into force.
 struct Prepared {
-    policy: Policy,
+    policy: Arc<Policy>,
     lowered: Lowered,
     instance: Instance,
     confirm: Option<Duration>,
@@ -172,6 +213,7 @@ impl Prepared {
                 confirm,
                 held: cgroup.as_deref(),
                 occasion,
+                is_service: args.by == By::Service,
             };
             session::check(&policy, &lowered, way)?;
         }
@@ -182,7 +224,7 @@ impl Prepared {
                 cgroup,
             },
             confirm,
-            policy,
+            policy: Arc::new(policy),
         })
     }
 
@@ -211,7 +253,7 @@ impl Prepared {
 
 /// A policy that was put into force.
 struct Applied {
-    policy: Policy,
+    policy: Arc<Policy>,
     lowered: Lowered,
     /// The name it was applied under.
     name: String,
@@ -341,7 +383,7 @@ pub fn panic_open(args: &InstanceArgs, mut out: impl Write) -> Result<ExitCode, 
 
 fn failure(error: EnforcerError) -> Failure {
     let code = match &error {
-        EnforcerError::Locked => ExitCode::Locked,
+        EnforcerError::Locked | EnforcerError::Followed(_) => ExitCode::Locked,
         EnforcerError::Policy(_) => ExitCode::PolicyInvalid,
         EnforcerError::NotApplied(_)
         | EnforcerError::OtherCgroup { .. }

@@ -1,6 +1,7 @@
 //! What `port-monitor status` tells.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     time::Duration,
 };
@@ -227,6 +228,15 @@ pub(super) fn deniers(counts: &Counts) -> impl Iterator<Item = (u32, String, u64
         .chain(defaults(counts))
         .chain(tallies.into_iter().zip(others(counts)));
     all.filter_map(|(tally, (name, denies, hits))| denies.then_some((tally, name, hits.count)))
+}
+
+/// What was denied, by the names of what decides.
+pub(super) fn denied(counts: &Counts) -> BTreeMap<String, u64> {
+    let mut denied = BTreeMap::new();
+    for (_, name, count) in deniers(counts) {
+        *denied.entry(name).or_default() += count;
+    }
+    denied
 }
 
 impl PolicyReport {

@@ -3,6 +3,7 @@
 //! file asks for.
 
 pub(crate) mod config;
+mod enforce;
 mod exports;
 mod policy;
 mod reload;
@@ -10,20 +11,31 @@ mod reload;
 use std::{
     io::Write,
     path::PathBuf,
-    sync::{Arc, mpsc::Sender},
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
     time::Duration,
 };
 
 use port_monitor_common::event::EventKind;
 use tokio::sync::mpsc::unbounded_channel;
 
-use self::{config::Config, exports::Exports, policy::Judges, reload::Reloader};
+use self::{
+    config::{Beside, Config},
+    enforce::Enforcing,
+    exports::Exports,
+    policy::Judges,
+    reload::{Asked, Reloader},
+};
 use crate::{
     base::{
         exit_code::{ExitCode, Failure, OrExit as _},
         zone,
     },
     commands::{
+        enforce::{ApplyArgs, follow::Ready},
+        load,
         systemd::{self, Watchdog},
         told::{note, written},
         watch::{
@@ -36,7 +48,6 @@ use crate::{
         FanOut, Shown, SinkKind,
         consumer::Needs,
         consumers::whole,
-        export::Board,
         lines::table::{Options, Table},
         output::{args::OnHangup, stdout::Stdout, target::Target, writer::Output},
         socket::Events,
@@ -68,7 +79,11 @@ pub struct Args {
 
 /// Runs the service.
 pub fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let (config, policy) = Config::load(&args.config)?;
+    let config = Config::load(&args.config)?;
+    if args.check {
+        config.observed().map(load::load).transpose()?;
+        config.enforced().map(super::enforce::check).transpose()?;
+    }
     if config.consumers().next().is_none() {
         note(format_args!(
             "{}: no section asks for a consumer: events are counted and kept nowhere",
@@ -78,7 +93,28 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     if args.check {
         return check(&config, Stdout::lock());
     }
-    session::block_on(serve(config, policy))
+    let law = Law::read(&config)?;
+    session::block_on(serve(config, law))
+}
+
+/// What events are judged by.
+struct Law {
+    policy: Option<Arc<Policy>>,
+    /// To be applied too.
+    ready: Option<Ready>,
+}
+
+impl Law {
+    fn read(config: &Config) -> Result<Self, Failure> {
+        let ready = |path| Ready::read(&ApplyArgs::of_service(path));
+        let ready = config.enforced().map(ready).transpose()?;
+        let observed = config.observed().map(load::load).transpose()?;
+        let enforced = ready.as_ref().map(|ready| Arc::clone(ready.policy()));
+        Ok(Self {
+            policy: observed.map(Arc::new).or(enforced),
+            ready,
+        })
+    }
 }
 
 fn check(config: &Config, mut out: impl Write) -> Result<ExitCode, Failure> {
@@ -102,28 +138,27 @@ fn consumers_of(config: &Config) -> String {
     format!("{text}; exports: {}", names.join(", "))
 }
 
-async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failure> {
-    let filters = config.watch.filters()?;
-    // Who joins later asks for no more than this.
-    let needs = Needs {
-        kinds: whole(config.watch.kinds(SinkKind::Json)),
-        allowed: true,
-        peers: true,
-    };
-    let policy = policy.map(Arc::new);
+async fn serve(config: Config, law: Law) -> Result<ExitCode, Failure> {
+    let needs = needs(&config);
+    let Law { policy, ready } = law;
     let (requests, requested) = unbounded_channel();
     let (policy_requests, policies) = unbounded_channel();
     let events = Events::new(requests.clone(), needs.kinds, config.filters());
     let mut exports = Exports::default();
-    let consumers = consumers(&config, exports.board(), &events)?;
+    let beside = Beside::new(&exports, events);
+    let consumers = consumers(&config, &beside)?;
     exports.change(&config)?;
-    let mut settings = config.watch.settings(filters, needs);
+    let mut settings = config.watch.settings(config.watch.filters()?, needs);
     settings.policy = policy.as_deref().and_then(watch::for_kernel);
     settings.policy_changes = true;
     let watchdog = Watchdog::start().or_exit(ExitCode::CannotAttach)?;
     // From here on a stop signal leads to an orderly end.
     let signals = StopSignals::new(OnHangup::Reload).or_exit(ExitCode::CannotAttach)?;
     let (mut kernel, records) = EarlyStop::new(OnHangup::Reload)?.start(settings, None)?;
+    // Before consumers are told of a run: it does not begin where the policy cannot be applied.
+    let (asks, asked) = channel();
+    let enforce = |ready| Enforcing::start(ready, asks.clone(), &beside.enforced);
+    let enforcing = ready.map(enforce).transpose()?;
     let policy_loaded = policy.as_deref().map(watch::loaded);
     let judge = kernel.take_judge();
     let judges = policy.clone();
@@ -132,44 +167,62 @@ async fn serve(config: Config, policy: Option<Policy>) -> Result<ExitCode, Failu
     let wall_ns = pipeline.wall_ns(clock::boot_ns());
     let header = Header {
         policy_loaded,
-        ..watch::header(&kernel, config.watch.policy.policy.as_deref(), wall_ns)
+        ..watch::header(&kernel, config.policy(), wall_ns)
     };
     pipeline.consumers().begin(&header);
     let session = Session::new(None, kernel, records, pipeline, None, signals)?;
     let session = session.tell_progress(config.watch.progress);
-    let status = format!("watching by {}", header.backend);
+    let status = status(&config, header.backend);
     systemd::ready(&format!("{status}; {}", consumers_of(&config)));
-    let started = Reloader {
+    let reloader = Reloader {
         config,
         exports,
         judges,
-        events,
+        enforcing: enforcing.clone(),
+        beside,
         status,
         requests,
-    }
-    .start();
-    let (reloads, reloader) = started.or_exit(ExitCode::CannotAttach)?;
+    };
+    let reloader = reloader.start(asked).or_exit(ExitCode::CannotAttach)?;
     let requests = Requests {
         consumers: requested,
         policies,
     };
-    let session = session.attended_by(attendant(watchdog, reloads), requests, DRAIN);
-    let summary = session.run().await?;
+    let session = session.attended_by(attendant(watchdog, asks), requests, DRAIN);
+    let ran = session.run().await;
+    enforcing.iter().for_each(Enforcing::end);
+    let is_incomplete = ran?.is_incomplete();
     reloader.wait(DRAIN);
-    Ok(if summary.is_incomplete() {
+    Ok(if is_incomplete {
         ExitCode::OutputFailed
     } else {
         ExitCode::Ok
     })
 }
 
+/// What consumers may ask for: who joins later asks for no more than this.
+fn needs(config: &Config) -> Needs {
+    Needs {
+        kinds: whole(config.watch.kinds(SinkKind::Json)),
+        allowed: true,
+        peers: true,
+    }
+}
+
+/// What the service manager shows besides the consumers.
+fn status(config: &Config, backend: &str) -> String {
+    let enforced = config.enforced();
+    let enforced = enforced.map(|path| format!(", enforcing {}", path.display()));
+    format!("watching by {backend}{}", enforced.unwrap_or_default())
+}
+
 /// Who tells the service manager how it goes, and has the configuration read again.
-fn attendant(watchdog: Watchdog, reloads: Sender<()>) -> Attendant {
+fn attendant(watchdog: Watchdog, reloads: Sender<Asked>) -> Attendant {
     Box::new(move |news| match news {
         News::GoesOn => watchdog.feed(),
         News::Reload => {
             // The reloader is there as long as it can be asked.
-            let _ = reloads.send(());
+            let _ = reloads.send(Asked::Reload);
         }
         News::Ends => systemd::stopping(),
     })
@@ -186,6 +239,9 @@ fn pipeline(
     if config.watch.tells_how_called {
         pipeline.tell_args();
     }
+    if config.enforced().is_some() {
+        pipeline.apply_policies();
+    }
     // Without their ends connections would never be forgotten.
     if needs.kinds.has(EventKind::Close) {
         pipeline.pair_ends();
@@ -194,7 +250,7 @@ fn pipeline(
 }
 
 /// What belongs into a journal, and what the configuration asks for.
-fn consumers(config: &Config, board: &Arc<Board>, events: &Events) -> Result<FanOut, Failure> {
+fn consumers(config: &Config, beside: &Beside) -> Result<FanOut, Failure> {
     let table = Table::new(Options {
         width: None,
         color: false,
@@ -213,7 +269,7 @@ fn consumers(config: &Config, board: &Arc<Board>, events: &Events) -> Result<Fan
     let journal = Shown::new(Box::new(table.without_heading()), output);
     let mut all = FanOut::new(journal.only(violations, None).beside_others());
     for section in config.consumers() {
-        for consumer in config.open(section, board, events)? {
+        for consumer in config.open(section, beside)? {
             all.add(consumer).or_exit(ExitCode::OutputFailed)?;
         }
     }

@@ -14,21 +14,29 @@ use std::{
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::{
-    config::Config,
+    config::{Beside, Config},
     consumers_of,
+    enforce::Enforcing,
     exports::Exports,
     policy::{Judges, Next, over},
 };
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
-    commands::{systemd, told::note},
+    commands::{load, systemd, told::note},
     consume::{
         fan_out::{Change, Left, Request},
         lines::table::account_lines,
-        socket::Events,
     },
     policy::Policy,
 };
+
+/// What the reloader is asked.
+pub(super) enum Asked {
+    /// To read the configuration again.
+    Reload,
+    /// To have events judged by this policy, which is in force.
+    Judge(Arc<Policy>),
+}
 
 /// Reads the configuration again as often as it is asked to.
 pub(super) struct Reloader {
@@ -37,7 +45,9 @@ pub(super) struct Reloader {
     pub(super) exports: Exports,
     /// `None` without a policy.
     pub(super) judges: Option<Judges>,
-    pub(super) events: Events,
+    /// `None` where no policy is enforced.
+    pub(super) enforcing: Option<Enforcing>,
+    pub(super) beside: Beside,
     /// What the service manager shows besides the consumers.
     pub(super) status: String,
     pub(super) requests: UnboundedSender<Request>,
@@ -56,20 +66,22 @@ impl Ended {
 
 impl Reloader {
     /// Starts it. It ends when nobody can ask it any more.
-    pub(super) fn start(mut self) -> io::Result<(Sender<()>, Ended)> {
-        let (sender, asked) = channel();
+    pub(super) fn start(mut self, asked: Receiver<Asked>) -> io::Result<Ended> {
         let (ended, ends) = channel();
         thread::Builder::new()
             .name("reload".to_owned())
             .spawn(move || {
                 let _ended: Sender<()> = ended;
-                for () in asked {
-                    self.reload();
+                for asked in asked {
+                    match asked {
+                        Asked::Reload => self.reload(),
+                        Asked::Judge(policy) => self.follow(policy),
+                    }
                 }
                 // All that the run has told is in the history by now.
                 self.exports.finish();
             })?;
-        Ok((sender, Ended(ends)))
+        Ok(Ended(ends))
     }
 
     fn reload(&mut self) {
@@ -85,23 +97,33 @@ impl Reloader {
 
     /// Puts the configuration into force as the file has it by now: all of it, or nothing.
     fn change(&mut self) -> Result<Vec<Left>, Failure> {
-        let (next, policy) = Config::load(self.config.path())?;
+        let next = Config::load(self.config.path())?;
+        let policy = next.observed().map(load::load).transpose()?;
         let steps = self.config.steps_to(&next).map_err(|fixed| {
             Failure::usage(format_args!(
                 "{fixed} changed, which takes a restart; nothing was changed"
             ))
         })?;
-        let policy = self.prepare(policy)?;
+        let policy = self.prepare(policy.map(Arc::new))?;
         let mut change = Change::reopening();
         for section in &steps.leaving {
             change.leave(section);
         }
         for section in &steps.joining {
-            for consumer in next.open(section, self.exports.board(), &self.events)? {
+            for consumer in next.open(section, &self.beside)? {
                 change.join(consumer).or_exit(ExitCode::OutputFailed)?;
             }
         }
-        let is_other = self.judge_by(policy)?;
+        let is_other = if let Some(enforcing) = &self.enforcing {
+            let policy = enforcing.read()?;
+            if policy.is_none() {
+                note("enforcement was ended: a restart of the service applies the policy again");
+            }
+            let policy = self.prepare(policy)?;
+            self.judge_by(policy)?
+        } else {
+            self.judge_by(policy)?
+        };
         let (done, is_done) = oneshot::channel();
         let request = Request { change, done };
         self.requests.send(request).map_err(|_| over())?;
@@ -120,10 +142,21 @@ impl Reloader {
         Ok(left)
     }
 
+    /// Has events judged by the policy that is in force by now.
+    fn follow(&mut self, policy: Arc<Policy>) {
+        let prepared = self.prepare(Some(policy));
+        if let Err(failure) = prepared.and_then(|next| self.judge_by(next)) {
+            note(format_args!(
+                "events are judged by the policy before: {:#}",
+                failure.error
+            ));
+        }
+    }
+
     /// The policy, ready to take the place of the one in force; `None` where it says the same.
-    fn prepare(&mut self, policy: Option<Policy>) -> Result<Option<Next>, Failure> {
+    fn prepare(&mut self, policy: Option<Arc<Policy>>) -> Result<Option<Next>, Failure> {
         let both = self.judges.as_mut().zip(policy);
-        let next = both.map(|(judges, policy)| judges.prepare(Arc::new(policy)));
+        let next = both.map(|(judges, policy)| judges.prepare(policy));
         Ok(next.transpose()?.flatten())
     }
 

@@ -22,6 +22,7 @@ use self::recording::Recording;
 use super::{
     alert,
     consumer::{Consumer, Kinds, Needs},
+    enforced,
     export::Board,
     history::{History, Keep, OpenError},
     metrics::Metrics,
@@ -132,6 +133,9 @@ pub struct Args {
     /// How exports stand, for the metrics.
     #[arg(skip)]
     exports: Arc<Board>,
+    /// How the policy stands that is enforced, for the metrics and the socket.
+    #[arg(skip)]
+    enforced: Arc<enforced::Board>,
     /// What a service tells at its socket.
     #[arg(skip)]
     events: Option<Events>,
@@ -186,9 +190,10 @@ impl Args {
         self.history.as_deref()
     }
 
-    /// Has metrics tell of the exports on the `board`.
-    pub(crate) fn tell_exports(&mut self, board: Arc<Board>) {
-        self.exports = board;
+    /// Has metrics and the socket tell of the exports and of the policy on these boards.
+    pub(crate) fn tell_boards(&mut self, exports: Arc<Board>, enforced: Arc<enforced::Board>) {
+        self.exports = exports;
+        self.enforced = enforced;
     }
 
     /// Has the socket tell these events to whoever asks.
@@ -230,7 +235,7 @@ impl Args {
             consumers.push(Box::new(alerts));
         }
         if let Some(path) = &self.socket {
-            let socket = Socket::open(path, self.events.clone())
+            let socket = Socket::open(path, self.events.clone(), Arc::clone(&self.enforced))
                 .with_context(|| format!("--socket: {}", path.display()))
                 .or_exit(ExitCode::OutputFailed)?;
             consumers.push(Box::new(socket));
@@ -246,7 +251,8 @@ impl Args {
 
     /// Metrics are of connections as a whole, as the history is.
     fn metrics(&self, kinds: Kinds) -> Result<Metrics, Failure> {
-        let mut metrics = Metrics::new(whole(kinds)).with_exports(Arc::clone(&self.exports));
+        let (exports, enforced) = (Arc::clone(&self.exports), Arc::clone(&self.enforced));
+        let mut metrics = Metrics::new(whole(kinds)).with_boards(exports, enforced);
         if let Some(address) = self.metrics {
             metrics = metrics
                 .listen(address)

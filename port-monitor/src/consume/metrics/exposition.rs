@@ -20,7 +20,7 @@ use crate::{
     base::ascii,
     consume::{
         consumer::{Room, Standing},
-        export,
+        enforced, export,
     },
     events::{
         record::Header,
@@ -65,6 +65,9 @@ impl Collector for Tally {
         if let Some(header) = &self.header {
             writer.run(header)?;
         }
+        if let Some(enforced) = &self.enforced {
+            writer.enforced(enforced)?;
+        }
         writer.connections(self)?;
         writer.times(self)?;
         writer.account(self)?;
@@ -90,6 +93,14 @@ impl Writer<'_> {
             self.counters(&series::POLICY_CHANGES, [([], changes.into())])?;
         }
         Ok(())
+    }
+
+    fn enforced(&mut self, standing: &enforced::Standing) -> fmt::Result {
+        self.gauges(&series::ENFORCED, [([], u64::from(standing.is_in_force))])?;
+        self.gauges(&series::REFUSED, [([], u64::from(standing.is_refused))])?;
+        let denied = standing.denied.iter();
+        let denied = denied.map(|(rule, count)| ([&**rule], *count));
+        self.counters(&series::ENFORCED_DENIALS, denied)
     }
 
     fn connections(&mut self, tally: &Tally) -> fmt::Result {

@@ -25,6 +25,7 @@ use self::{
 use super::{
     consumer::{Consumer, Kinds, Needs, Overview, Stats},
     endpoint::Endpoint,
+    enforced,
     export::Board,
 };
 use crate::events::record::{Account, Item};
@@ -44,6 +45,8 @@ struct Shared {
     tally: Mutex<Tally>,
     /// How exports stand, which count for themselves.
     exports: Arc<Board>,
+    /// How the policy stands that is enforced.
+    enforced: Arc<enforced::Board>,
 }
 
 impl Shared {
@@ -56,6 +59,7 @@ impl Shared {
     fn text(&self, format: Format) -> Result<String, fmt::Error> {
         let mut tally = self.lock().clone();
         tally.exports = self.exports.standings();
+        tally.enforced = self.enforced.standing();
         exposition::write(tally, format)
     }
 }
@@ -72,11 +76,12 @@ impl Metrics {
         }
     }
 
-    /// Tells of the exports on the board too.
+    /// Tells of the exports and of the policy on these boards too.
     #[must_use]
-    pub fn with_exports(self, exports: Arc<Board>) -> Self {
+    pub fn with_boards(self, exports: Arc<Board>, enforced: Arc<enforced::Board>) -> Self {
         let shared = Shared {
             exports,
+            enforced,
             ..Shared::default()
         };
         Self {

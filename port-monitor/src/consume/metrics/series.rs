@@ -65,6 +65,12 @@ series! {
         => "When that policy was put into force for the monitor, since the Unix epoch";
     POLICY_CHANGES: Counter, "policy_changes", None, []
         => "Times that another policy took the place of the one before, since the service began";
+    ENFORCED: Gauge, "enforced_policy_in_force", None, []
+        => "1 where the policy is in force in the kernel that the service applied last, otherwise 0";
+    REFUSED: Gauge, "enforced_policy_refused", None, []
+        => "1 where what the policy's file says now is refused and the one before stays, otherwise 0";
+    ENFORCED_DENIALS: Counter, "enforced_denials", None, ["rule"]
+        => "What the policy in force in the kernel has denied since it was applied, by the rule that decides";
     EVENTS: Counter, "events", None, ["kind"]
         => "Events that these metrics have taken, by their kind";
     CONNECTIONS: Counter, "connections", None, ["direction", "service"]

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     consume::{
         consumer::{Room, Standing, Stats},
-        export, join,
+        enforced, export, join,
         lines::{errno, fields::service_port},
     },
     events::{
@@ -113,6 +113,7 @@ pub(super) struct Tally {
     pub(super) standings: Vec<Standing>,
     /// By their names, as of when this was copied.
     pub(super) exports: BTreeMap<String, export::Standing>,
+    pub(super) enforced: Option<enforced::Standing>,
 }
 
 impl Default for Tally {
@@ -133,6 +134,7 @@ impl Default for Tally {
             stats: Stats::default(),
             standings: Vec::new(),
             exports: BTreeMap::new(),
+            enforced: None,
         }
     }
 }

@@ -32,6 +32,7 @@ use self::{place::Place, report::Told};
 use super::{
     consumer::{Consumer, Kinds, Needs, Overview, Stats},
     endpoint::Endpoint,
+    enforced,
 };
 use crate::events::record::{Account, Item};
 
@@ -55,17 +56,24 @@ pub struct Socket {
 
 /// What is known, for those that ask.
 #[derive(Debug, Default)]
-struct Shared(Mutex<Told>);
+struct Shared {
+    told: Mutex<Told>,
+    /// How the policy stands that is enforced.
+    enforced: Arc<enforced::Board>,
+}
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Told> {
         // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn answer(&self, request: &str) -> serde_json::Result<String> {
         let error = match request {
-            STATUS => return serde_json::to_string(&self.lock().report()),
+            STATUS => {
+                let enforced = self.enforced.standing();
+                return serde_json::to_string(&self.lock().report(enforced.as_ref()));
+            }
             EVENTS => "events are told by a service: `port-monitor serve` is one".to_owned(),
             _ => format!("not a request: `{STATUS}` and `{EVENTS}` are"),
         };
@@ -75,10 +83,18 @@ impl Shared {
 
 impl Socket {
     /// Answers at the socket of this name from now on, and tells the `events` to whoever asks,
-    /// where it is a service's. A socket that nobody answers at is replaced.
-    pub fn open(path: &Path, events: Option<Events>) -> io::Result<Self> {
+    /// where it is a service's. How the policy stands that is enforced is on a board. A socket
+    /// that nobody answers at is replaced.
+    pub fn open(
+        path: &Path,
+        events: Option<Events>,
+        enforced: Arc<enforced::Board>,
+    ) -> io::Result<Self> {
         let (place, listener) = Place::take(path)?;
-        let shared = Arc::<Shared>::default();
+        let shared = Arc::new(Shared {
+            told: Mutex::default(),
+            enforced,
+        });
         let told = Arc::clone(&shared);
         let endpoint = Endpoint::start(
             "socket-answer",

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::ascii,
-    consume::consumer::{Overview, Room, Standing, Stats},
+    consume::{
+        consumer::{Overview, Room, Standing, Stats},
+        enforced,
+    },
     events::record::{Dropped, Header, LoadedPolicy},
 };
 
@@ -48,6 +51,44 @@ pub struct PolicyReport {
     pub sha256: String,
     /// When it was read.
     pub loaded: Timestamp,
+    /// How it stands where the service applies it; `None` where it is observed alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<AppliedReport>,
+}
+
+/// How a policy stands that the service applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedReport {
+    /// `enforce`, or `observe`: its mode.
+    pub mode: AppliedMode,
+    /// It is in force as it was applied last, and no other one is.
+    pub in_force: bool,
+    /// What its file says now is refused.
+    pub refused: bool,
+}
+
+/// What a policy does about what it denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AppliedMode {
+    /// It counts it.
+    Observe,
+    /// It refuses it.
+    Enforce,
+}
+
+impl AppliedReport {
+    fn of(standing: &enforced::Standing) -> Self {
+        Self {
+            mode: if standing.enforces {
+                AppliedMode::Enforce
+            } else {
+                AppliedMode::Observe
+            },
+            in_force: standing.is_in_force,
+            refused: standing.is_refused,
+        }
+    }
 }
 
 /// Events: `seen = filtered + lost + delivered`, but for those on their way.
@@ -122,8 +163,9 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// What is told of it. Before the header has come, little is known.
-    pub(super) fn report(&self) -> Report {
+    /// What is told of it, and of the policy that is enforced. Before the header has come, little
+    /// is known.
+    pub(super) fn report(&self, enforced: Option<&enforced::Standing>) -> Report {
         let header = self.header.as_ref();
         let of =
             |text: fn(&Header) -> &str| header.map_or_else(String::new, |h| text(h).to_owned());
@@ -143,7 +185,7 @@ impl Told {
             unproven: header.map_or_else(Vec::new, |header| header.unproven.clone()),
             // Nothing is counted yet where the first look at the whole has not come.
             began: time(if *began_ns == 0 { began } else { *began_ns }),
-            policy: header.and_then(policy),
+            policy: header.and_then(|header| policy(header, enforced)),
             events: events(stats),
             consumers: standings.iter().map(consumer).collect(),
         }
@@ -154,7 +196,7 @@ fn time(wall_ns: i128) -> Timestamp {
     Timestamp::from_nanosecond(wall_ns).unwrap_or_default()
 }
 
-fn policy(header: &Header) -> Option<PolicyReport> {
+fn policy(header: &Header, enforced: Option<&enforced::Standing>) -> Option<PolicyReport> {
     let LoadedPolicy {
         digest, wall_ns, ..
     } = header.policy_loaded.as_ref()?;
@@ -162,6 +204,7 @@ fn policy(header: &Header) -> Option<PolicyReport> {
         file: header.policy.clone()?,
         sha256: ascii::hex_text(digest),
         loaded: time(*wall_ns),
+        applied: enforced.map(AppliedReport::of),
     })
 }
 

@@ -57,7 +57,7 @@ fn a_run_tells_how_it_stands_whoever_joined_it_later() {
     all.tick(&stats);
     let mut change = crate::consume::fan_out::Change::default();
     change
-        .join(Box::new(Socket::open(&path, None).unwrap()))
+        .join(Box::new(Socket::open(&path, None, Arc::default()).unwrap()))
         .unwrap();
     all.change(change, 5_000_000_000, 5);
     let deadline = Instant::now() + PATIENCE;
@@ -91,10 +91,10 @@ fn a_run_tells_how_it_stands_whoever_joined_it_later() {
 fn the_file_is_for_its_owner_and_its_group_and_goes_with_the_run() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
-    let socket = Socket::open(&path, None).unwrap();
+    let socket = Socket::open(&path, None, Arc::default()).unwrap();
     let mode = fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o660);
-    let error = Socket::open(&path, None).err().unwrap();
+    let error = Socket::open(&path, None, Arc::default()).err().unwrap();
     assert_eq!(
         error.to_string(),
         "somebody answers there: name another file"
@@ -113,13 +113,13 @@ fn a_socket_that_was_left_behind_is_replaced_and_nothing_else_is() {
     drop(listener);
     std::mem::forget(place);
     assert!(matches!(ask(&path), Err(AskError::Nobody)));
-    let socket = Socket::open(&path, None).unwrap();
+    let socket = Socket::open(&path, None, Arc::default()).unwrap();
     ask(&path).unwrap();
     // Somebody else's is not removed.
     fs::remove_file(&path).unwrap();
     fs::write(&path, "mine").unwrap();
     drop(socket);
-    let error = Socket::open(&path, None).err().unwrap();
+    let error = Socket::open(&path, None, Arc::default()).err().unwrap();
     assert_eq!(
         error.to_string(),
         "there is something else: name another file"
@@ -132,7 +132,7 @@ fn a_socket_that_was_left_behind_is_replaced_and_nothing_else_is() {
 fn what_is_no_request_is_told_so_and_nobody_waits_for_who_says_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
-    let _socket = Socket::open(&path, None).unwrap();
+    let _socket = Socket::open(&path, None, Arc::default()).unwrap();
     let refusal = "{\"error\":\"not a request: `status` and `events` are\"}\n";
     assert_eq!(answer(&path, b"stop\n"), refusal);
     assert_eq!(answer(&path, &[b'x'; 1 << 10]), refusal);

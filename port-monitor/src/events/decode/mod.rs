@@ -65,6 +65,14 @@ pub enum Action {
     Progress(Close),
 }
 
+impl Action {
+    /// An attempt failed with `EPERM`: a cgroup program or a security module refused it.
+    pub fn is_refused(&self) -> bool {
+        const EPERM: i32 = 1;
+        *self == Self::Failed { errno: Some(EPERM) }
+    }
+}
+
 /// The end of a connection, and what it was; or what one has been so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Close {

@@ -367,9 +367,9 @@ impl From<Decision> for Verdict {
 
 spelled! {
     pub(crate) enum Enforcement {
-        /// The policy only observes: the connection went on.
+        /// It was observed alone: the policy has refused nothing.
         Observe = "observe",
-        /// The connection was refused.
+        /// The attempt was refused, by the service that holds this host to the policy.
         Enforce = "enforce",
     }
 }

@@ -51,6 +51,20 @@ impl Lock {
     }
 }
 
+/// Held by whoever follows a policy, until it is dropped.
+#[derive(Debug)]
+pub struct Following(#[expect(dead_code, reason = "held open")] File);
+
+impl Following {
+    /// Whoever follows the installation in this directory keeps others from it. It goes with
+    /// the directory: what has become of an installation that was ended hinders nobody.
+    pub(super) fn begin(dir: &Path) -> io::Result<Self> {
+        let file = File::open(dir)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Self(file))
+    }
+}
+
 /// The directory still has this name.
 fn is_at(file: &File, path: &Path) -> bool {
     let inode = |found: io::Result<fs::Metadata>| Some(found.ok()?.ino());

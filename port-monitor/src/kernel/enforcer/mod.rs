@@ -46,6 +46,7 @@ pub use counts::{Counts, Lease, PolicyId, RuleHits, Status};
 use generations::{Generations, Refused, StateWord, Terms};
 pub use home::{BPF_FS_VARIABLE, HomeError};
 pub use host::HostPlaces;
+pub use lock::Following;
 use lock::Lock;
 pub use removal::Left;
 pub use sockets::{OpenConnection, Sockets, end_between, open as open_connections, sockets};
@@ -81,6 +82,13 @@ pub enum EnforcerError {
     /// Somebody else changes the policy right now.
     #[error("another port-monitor is changing the policy: try again")]
     Locked,
+    /// Somebody else follows the policy.
+    #[error(
+        "not applied: somebody follows the policy{} already, by `apply --follow` or as a service: \
+         end that first",
+        of_instance(.0)
+    )]
+    Followed(String),
     /// Pinned by a version whose tables are others.
     #[error(
         "{path} was pinned by another version of port-monitor: end it with `port-monitor \
@@ -348,6 +356,18 @@ impl Enforcer {
         let state = self.tables.state().settled(now_ms());
         let header = self.tables.header(state.generation());
         lease_of(&header).is_some() && !state.is_leased()
+    }
+
+    /// Nobody else follows it while this is held.
+    pub fn follow(&self) -> Result<Following, EnforcerError> {
+        let following = Following::begin(&self.dir);
+        following.map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                let name = self.dir.file_name().unwrap_or_default();
+                EnforcerError::Followed(name.to_string_lossy().into_owned())
+            }
+            _ => install::file_error(&self.dir, error),
+        })
     }
 
     /// Which installation this is: another of its name has another number.

@@ -119,6 +119,11 @@ impl Pipeline {
         self.peers = Some(Peers::new());
     }
 
+    /// The policies that events are judged by are applied to this host too.
+    pub fn apply_policies(&mut self) {
+        self.judging.iter_mut().for_each(Judging::apply);
+    }
+
     /// Asks whose inbound connections are: the records do not tell.
     pub fn ask(&mut self, inbound: Inbound) {
         self.inbound = Some(Box::new(inbound));

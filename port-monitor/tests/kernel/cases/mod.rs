@@ -248,6 +248,16 @@ pub(crate) const ALL: &[Case] = &[
     once("enforce-follow-hangup", enforce::reload::early_hangup),
     once("enforce-follow-writing", enforce::reload::written_in_place),
     once("enforce-follow-list", enforce::reload::list),
+    once("serve-enforces", enforce::service::holds).guest_only(),
+    once("serve-enforces-reload", enforce::service::reloads).guest_only(),
+    once("serve-enforces-session", enforce::service::own_session).guest_only(),
+    once("serve-enforces-followed", enforce::service::followed).guest_only(),
+    once("serve-enforces-locked", enforce::service::refuses_to_start).guest_only(),
+    once(
+        "serve-enforces-confirm",
+        enforce::service::waits_to_be_confirmed,
+    )
+    .guest_only(),
     once("enforce-unfollowed", enforce::unfollowed::gives_way),
     once("enforce-reload", life::reloads).parallel(),
     once("enforce-count", life::counted),

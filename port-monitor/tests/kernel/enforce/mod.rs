@@ -37,6 +37,7 @@ pub(crate) mod outbound;
 pub(crate) mod owner;
 pub(crate) mod panic;
 pub(crate) mod reload;
+pub(crate) mod service;
 pub(crate) mod step;
 pub(crate) mod subflow;
 pub(crate) mod suite;
@@ -45,6 +46,9 @@ pub(crate) mod vector;
 
 /// The name of the tests' enforcement.
 const INSTANCE: &str = "kernel-tests";
+
+/// That of a host's policy.
+const SERVICE_INSTANCE: &str = "main";
 
 /// Where policies have their names.
 pub(crate) const BPF_FS: &str = "/sys/fs/bpf";
@@ -73,6 +77,8 @@ pub(crate) struct Enforced<'l> {
     lab: &'l Lab,
     /// The cgroup that is held to it; the root in a guest.
     pub(crate) cgroup: String,
+    /// Its name.
+    instance: &'static str,
 }
 
 impl<'l> Enforced<'l> {
@@ -83,9 +89,22 @@ impl<'l> Enforced<'l> {
         } else {
             String::new()
         };
-        let enforced = Self { lab, cgroup };
+        let enforced = Self {
+            lab,
+            cgroup,
+            instance: INSTANCE,
+        };
         enforced.apply(policy, &["--no-confirm"])?;
         Ok(enforced)
+    }
+
+    /// What a service applies to the whole host, which is nothing yet.
+    pub(crate) const fn by_service(lab: &'l Lab) -> Self {
+        Self {
+            lab,
+            cgroup: String::new(),
+            instance: SERVICE_INSTANCE,
+        }
     }
 
     /// Applies another policy in its place.
@@ -107,8 +126,11 @@ impl<'l> Enforced<'l> {
         Ok(path)
     }
 
-    /// What attaches to the tests' cgroup only.
+    /// What attaches to the tests' cgroup only; to the whole host where a service does.
     pub(crate) fn place(&self) -> Vec<String> {
+        if self.instance == SERVICE_INSTANCE {
+            return Vec::new();
+        }
         let place = match self.cgroup.as_str() {
             "" => "/",
             cgroup => cgroup,
@@ -120,7 +142,7 @@ impl<'l> Enforced<'l> {
     pub(crate) fn command(&self, command: &str) -> Command {
         let mut program = Command::new(&self.lab.program);
         program
-            .args([command, "--instance", INSTANCE])
+            .args([command, "--instance", self.instance])
             .env_remove("SSH_CONNECTION");
         program
     }

@@ -35,7 +35,7 @@ pub(in crate::commands) mod tree;
 
 /// When a policy comes into force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Occasion {
+pub(in crate::commands) enum Occasion {
     /// Somebody applies it.
     Apply,
     /// Whoever follows it applies it anew. It may outlive the session that it was started
@@ -51,6 +51,19 @@ pub(super) struct Way<'a> {
     /// The cgroup that is held to it; `None` is the whole host.
     pub(super) held: Option<&'a Path>,
     pub(super) occasion: Occasion,
+    /// A service applies it: it takes no flags.
+    pub(super) is_service: bool,
+}
+
+impl Way<'_> {
+    /// How it is applied all the same.
+    const fn without_check(self) -> &'static str {
+        if self.is_service {
+            "have systemd start the service"
+        } else {
+            "apply with --force"
+        }
+    }
 }
 
 /// Refuses a policy that would refuse the session in which it is applied, or one of which
@@ -74,15 +87,16 @@ pub(super) fn check(policy: &Policy, lowered: &Lowered, way: Way<'_>) -> Result<
         return Err(invalid(
             policy,
             format_args!(
-                "it would refuse {session}, by {}: allow it under [failsafe], or apply with --force",
-                Named(&reason)
+                "it would refuse {session}, by {}: allow it under [failsafe], or {}",
+                Named(&reason),
+                way.without_check()
             ),
         ));
     }
     let is_undone = way.confirm.is_some() || way.occasion == Occasion::Reload;
     match found.doubt {
         Some(doubt) if !is_undone && may_be_held(way.held, &sockets) => {
-            Err(invalid(policy, doubtful(&doubt, error.as_ref())))
+            Err(invalid(policy, doubtful(way, &doubt, error.as_ref())))
         }
         _ => Ok(()),
     }
@@ -93,11 +107,16 @@ fn invalid(policy: &Policy, text: impl fmt::Display) -> Failure {
     Failure::new(ExitCode::PolicyInvalid, error)
 }
 
-fn doubtful(doubt: &Doubt, error: Option<&impl fmt::Display>) -> String {
+fn doubtful(way: Way<'_>, doubt: &Doubt, error: Option<&impl fmt::Display>) -> String {
     let why = error.map_or_else(String::new, |error| format!(" ({error})"));
+    let how = if way.is_service {
+        "say `confirm = \"60s\"` under [apply], to be undone unless you confirm it, or have systemd \
+         start the service"
+    } else {
+        "apply it with --confirm 60s, to be undone unless you confirm it, or with --force"
+    };
     format!(
-        "it cannot be told whether it would refuse the session this runs in: {doubt}{why}: apply \
-         it with --confirm 60s, to be undone unless you confirm it, or with --force"
+        "it cannot be told whether it would refuse the session this runs in: {doubt}{why}: {how}"
     )
 }
 

@@ -47,16 +47,16 @@ const NOT_WATCH: [&str; 1] = ["bpf-log"];
 pub(super) struct Flags {
     #[command(flatten)]
     pub(super) watch: watch::Args,
-    /// What the policy denies is told, and nothing is denied: the only way there is
-    #[arg(long = "policy-observe", value_parser = observe, help_heading = "Policy")]
-    _observe: Option<bool>,
-}
-
-fn observe(text: &str) -> Result<bool, &'static str> {
-    (text == "true").then_some(true).ok_or(
-        "`serve` denies nothing: take this key away, and have `port-monitor apply --follow FILE` \
-         deny",
-    )
+    /// What the policy denies is told, and nothing is denied: true, the default. With false the
+    /// policy is applied and followed, as `port-monitor apply --follow` does
+    #[arg(
+        long = "policy-observe",
+        value_name = "BOOL",
+        default_value_t = true,
+        action = ArgAction::Set,
+        help_heading = "Policy"
+    )]
+    pub(super) observe: bool,
 }
 
 static COMMAND: LazyLock<Command> = LazyLock::new(|| {

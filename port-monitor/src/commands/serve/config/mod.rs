@@ -17,14 +17,15 @@ use anyhow::{Context as _, anyhow};
 use clap::Parser as _;
 
 use self::{
-    keys::{Flags, Key, POLICY, SECTIONS, WATCH},
+    keys::{FILE, Flags, Key, POLICY, SECTIONS, WATCH},
     read::{Asked, Exports, Read, read},
 };
+use super::exports as running;
 use crate::{
     base::exit_code::{ExitCode, Failure, OrExit as _},
     commands::{load, watch},
-    consume::{SinkKind, consumer::Consumer, export::Board, socket::Events},
-    policy::{Policy, text::diagnostic::render_all, text::file::read_text},
+    consume::{SinkKind, consumer::Consumer, enforced, export::Board, socket::Events},
+    policy::{text::diagnostic::render_all, text::file::read_text},
 };
 
 pub(crate) use self::schema::json_schema;
@@ -37,6 +38,30 @@ pub(super) struct Config {
     asked: Asked,
     /// Who is sent the history.
     exports: Exports,
+    /// The policy is observed, and not applied.
+    observes: bool,
+}
+
+/// What consumers tell of that is no event.
+#[derive(Clone)]
+pub(super) struct Beside {
+    /// How exports stand.
+    pub(super) exports: Arc<Board>,
+    /// How the policy stands that is enforced.
+    pub(super) enforced: Arc<enforced::Board>,
+    /// What is told at the socket.
+    pub(super) events: Events,
+}
+
+impl Beside {
+    /// No policy is enforced yet.
+    pub(super) fn new(exports: &running::Exports, events: Events) -> Self {
+        Self {
+            exports: Arc::clone(exports.board()),
+            enforced: Arc::default(),
+            events,
+        }
+    }
 }
 
 /// What has to be done for one configuration to take the place of another one.
@@ -61,9 +86,8 @@ impl Steps {
 }
 
 impl Config {
-    /// Reads the file, and the policy that it names. What is wrong there is all in the
-    /// failure.
-    pub(super) fn load(path: &Path) -> Result<(Self, Option<Policy>), Failure> {
+    /// Reads the file. What is wrong there is all in the failure.
+    pub(super) fn load(path: &Path) -> Result<Self, Failure> {
         let name = path.display().to_string();
         let text = read_text(path).map_err(|error| {
             let error = anyhow!("{name}: {error}");
@@ -77,15 +101,28 @@ impl Config {
             let told = render_all(&name, &found, load::style());
             Failure::new(ExitCode::PolicyInvalid, anyhow!(told))
         })?;
-        let watch = flags.watch;
-        let policy = watch.policy.policy.as_deref().map(load::load).transpose()?;
-        let config = Self {
+        Ok(Self {
             path: path.to_owned(),
-            watch,
+            watch: flags.watch,
             asked,
             exports,
-        };
-        Ok((config, policy))
+            observes: flags.observe,
+        })
+    }
+
+    /// The file of the policy that is observed.
+    pub(super) fn observed(&self) -> Option<&Path> {
+        self.policy().filter(|_| self.observes)
+    }
+
+    /// The file of the policy that is applied, and followed.
+    pub(super) fn enforced(&self) -> Option<&Path> {
+        self.policy().filter(|_| !self.observes)
+    }
+
+    /// The file of the policy.
+    pub(super) fn policy(&self) -> Option<&Path> {
+        self.watch.policy.policy.as_deref()
     }
 
     /// Where it is.
@@ -117,21 +154,24 @@ impl Config {
             .collect()
     }
 
-    /// Opens what a section asks for. Metrics tell of the exports on the `board`, and the socket
-    /// tells the `events`.
+    /// Opens what a section asks for. Metrics and the socket tell of what is `beside` events.
     pub(super) fn open(
         &self,
         section: &str,
-        board: &Arc<Board>,
-        events: &Events,
+        beside: &Beside,
     ) -> Result<Vec<Box<dyn Consumer>>, Failure> {
         let place = || format!("{}: [{section}]", self.path.display());
         let flags = self.flags(section).unwrap_or_default();
         let mut flags = Flags::try_parse_from(flags)
             .with_context(place)
             .or_exit(ExitCode::Usage)?;
-        flags.watch.consumers.tell_exports(Arc::clone(board));
-        flags.watch.consumers.tell_events(events.clone());
+        let Beside {
+            exports,
+            enforced,
+            events,
+        } = beside.clone();
+        flags.watch.consumers.tell_boards(exports, enforced);
+        flags.watch.consumers.tell_events(events);
         let kinds = self.watch.kinds(SinkKind::Json);
         let opened = flags.watch.consumers.open(kinds, None);
         opened.map_err(|Failure { code, error }| Failure::new(code, error.context(place())))
@@ -154,8 +194,15 @@ impl Config {
             } else {
                 section.places().any(is_kept)
             };
-            // That it is another one is seen by what it says.
+            // That an observed one is another one is seen by what it says.
             if section.name == POLICY && before.is_some() && after.is_some() {
+                let is_other_file = !self.observes && self.policy() != next.policy();
+                let changed = [
+                    (self.observes != next.observes, "observe"),
+                    (is_other_file, FILE),
+                ];
+                let changed = changed.iter().filter(|(is_other, _)| *is_other);
+                fixed.extend(changed.map(|(_, key)| format!("{key} in [{POLICY}]")));
                 continue;
             }
             let stays = before.is_some() && after.is_some() && is_held;

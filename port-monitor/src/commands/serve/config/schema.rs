@@ -76,8 +76,7 @@ fn item(key: &Key) -> Value {
         .map(clap::builder::PossibleValue::get_name)
         .collect();
     match key.takes {
-        Takes::Switch => json!({ "type": "boolean" }),
-        Takes::Truth => json!({ "const": true }),
+        Takes::Switch | Takes::Truth => json!({ "type": "boolean" }),
         Takes::File => json!({ "type": "string", "pattern": "^/" }),
         Takes::Text if words.is_empty() => json!({ "type": "string", "minLength": 1 }),
         Takes::Text => json!({ "enum": words }),

@@ -17,7 +17,7 @@ use crate::{
     consume::{
         FanOut, Shown,
         consumer::{Room, Standing},
-        export,
+        enforced, export,
         history::outbox::Progress,
         lines::{
             json::Json,
@@ -95,11 +95,38 @@ fn exporting() -> Arc<Board> {
     board
 }
 
+/// A policy that was refused, so that the one before is in force.
+fn enforcing() -> Arc<enforced::Board> {
+    let board = Arc::<enforced::Board>::default();
+    board.note(enforced::Standing {
+        enforces: true,
+        is_in_force: true,
+        is_refused: true,
+        denied: [("no-telnet".to_owned(), 7)].into(),
+    });
+    board
+}
+
+#[test]
+fn the_policy_that_is_enforced_is_told_as_it_stands_and_nothing_is_where_there_is_none() {
+    let alone = told(&metrics().with_boards(Arc::default(), Arc::default()));
+    let told = told(&metrics().with_boards(Arc::default(), enforcing()));
+    for (name, labels, value) in [
+        ("policy_in_force", &[][..], 1.0),
+        ("policy_refused", &[], 1.0),
+        ("denials_total", &[("rule", "no-telnet")], 7.0),
+    ] {
+        let name = format!("port_monitor_enforced_{name}");
+        assert_eq!(alone.all(&name).count(), 0, "{name}");
+        assert_eq!(told.value(&name, labels), value, "{name}");
+    }
+}
+
 #[test]
 fn exports_are_told_as_they_stand_and_nothing_is_where_there_is_none() {
     let told_alone = told(&metrics());
     assert_eq!(told_alone.all("port_monitor_export_failing").count(), 0);
-    let told = told(&metrics().with_exports(exporting()));
+    let told = told(&metrics().with_boards(exporting(), Arc::default()));
     for (name, value) in [
         ("rows_recorded_total", 12.0),
         ("rows_rejected_total", 2.0),
@@ -115,7 +142,7 @@ fn exports_are_told_as_they_stand_and_nothing_is_where_there_is_none() {
 
 #[test]
 fn every_series_is_told_with_its_labels_and_no_others() {
-    let mut metrics = metrics().with_exports(exporting());
+    let mut metrics = metrics().with_boards(exporting(), enforcing());
     metrics.take(Item::Header(&header()));
     take(
         &mut metrics,

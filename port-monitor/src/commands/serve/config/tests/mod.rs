@@ -34,7 +34,7 @@ fn flags(text: &str) -> Vec<String> {
 }
 
 /// Configurations, and the one thing that is wrong with each.
-const WRONG: [(&str, &str); 69] = [
+const WRONG: [(&str, &str); 68] = [
     ("[wacth]\n", "1:2: unknown key `wacth`"),
     ("watch = 1\n", "1:9: expected a table, found integer"),
     (
@@ -171,10 +171,6 @@ const WRONG: [(&str, &str); 69] = [
     (
         "[policy]\nfile = [\"/a\", \"/b\"]\n",
         "2:8: expected text in quotes, found array",
-    ),
-    (
-        "[policy]\nfile = \"/p\"\nobserve = false\n",
-        "3:11: `serve` denies nothing: take this key away, and have `port-monitor apply --follow FILE` deny",
     ),
     (
         "[policy]\nfile = \"/p\"\nobserve = \"no\"\n",
@@ -369,7 +365,7 @@ fn steps_are_those_that_differ_and_what_is_fixed_is_named() {
     let path = dir.path().join("c.toml");
     let load = |text: &str| {
         std::fs::write(&path, text).unwrap();
-        Config::load(&path).unwrap().0
+        Config::load(&path).unwrap()
     };
     let steps = |before: &str, after: &str| load(before).steps_to(&load(after));
     let of = |leaving: &[&'static str], joining: &[&'static str]| {
@@ -430,6 +426,37 @@ fn steps_are_those_that_differ_and_what_is_fixed_is_named() {
     assert_eq!(steps(&with_policy, &with_other), of(&[], &["record"]));
 }
 
+/// A policy that is enforced is followed where it is, and from the start.
+#[test]
+fn whether_and_where_a_policy_is_enforced_takes_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let load = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path).unwrap()
+    };
+    let observing = "[policy]\nfile = \"/one.toml\"\n";
+    let one = format!("{observing}observe = false\n");
+    let other = one.replace("one", "other");
+    let asked = |text: &str| {
+        let config = load(text);
+        let paths = [config.observed(), config.enforced()];
+        paths.map(|path| path.map(Path::to_owned))
+    };
+    assert_eq!(asked(observing), [Some("/one.toml".into()), None]);
+    assert_eq!(asked(&one), [None, Some("/one.toml".into())]);
+    for (before, after, fixed) in [
+        (&*one, &*one, None),
+        (&one, &other, Some("file in [policy]")),
+        (&one, observing, Some("observe in [policy]")),
+        (observing, &one, Some("observe in [policy]")),
+        (observing, &other, Some("observe in [policy]")),
+    ] {
+        let steps = load(before).steps_to(&load(after));
+        assert_eq!(steps.err().as_deref(), fixed, "{before}{after}");
+    }
+}
+
 /// The schema takes what the parser takes, and refuses what it refuses by its form.
 #[test]
 fn schema_has_the_form_that_the_parser_knows() {
@@ -445,6 +472,7 @@ fn schema_has_the_form_that_the_parser_knows() {
         "",
         "[watch]\nport = [22, \"ssh\"]\nuser = \"root\"\nbackend = \"auto\"\nipv4 = true\n",
         "[policy]\nfile = \"/p\"\nobserve = true\n[record]\nfile = \"/r\"\n",
+        "[policy]\nfile = \"/p\"\nobserve = false\n",
         "[metrics]\nlisten = \"127.0.0.1:1\"\n",
         "[metrics]\nfile = \"/m.prom\"\n",
         &format!("{HISTORY}{EXPORT}"),
@@ -460,6 +488,7 @@ fn schema_has_the_form_that_the_parser_knows() {
         "[watch]\nevents = []\n",
         "[watch]\nring-size = [1]\n",
         "[policy]\nobserve = true\n",
+        "[policy]\nfile = \"/p\"\nobserve = \"false\"\n",
         "[record]\nfile = \"r\"\n",
         "[metrics]\n",
         "[metrics]\nlisten = 1\n",
