@@ -161,10 +161,14 @@ fn clients_that_come_under_load_are_told_each_connection_once_from_its_beginning
 fn top_that_comes_to_a_service_shows_what_is_open_there_until_it_ends() {
     let port = listen();
     let mut service = Service::start(SOCKET);
+    // One that sees the service know of it.
+    let first = Client::join(&service, "first", &["--events=connected"]);
     service
         .shell
         .say(&format!("exec 5<>/dev/tcp/127.0.0.1/{port}; echo done"));
     assert_eq!(service.shell.hear(), "done");
+    await_that(|| has(&service.path("first"), "connected"));
+    drop(first);
     let mut terminal = Terminal::new();
     let settings = terminal.settings();
     let socket = service.path("socket");
