@@ -15,7 +15,10 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    net::{SendFlags, SocketFlags},
+    net::{
+        SendFlags, SocketFlags,
+        sockopt::{Timeout, set_socket_timeout},
+    },
 };
 
 use crate::{
@@ -254,6 +257,9 @@ pub(crate) fn let_go(witness: &Witness) -> Result<()> {
 /// So many come to [`PREEMPTED_PORT`].
 pub(crate) const PREEMPTED: usize = 150;
 
+/// How long each is waited for.
+const AWAITED: Duration = Duration::from_mins(1);
+
 /// The port of the listener in a network namespace of its own.
 pub(crate) const PREEMPTED_PORT: u16 = 7_000;
 
@@ -265,17 +271,22 @@ pub(crate) fn preempted(witness: &Witness) -> Result<()> {
     crate::socket::bind(&socket, (V4, PREEMPTED_PORT).into())?;
     set_tcp(&socket, libc::TCP_FASTOPEN, i32::try_from(PREEMPTED)?)?;
     let listener = witness.listen_on(socket, i32::try_from(PREEMPTED)?)?;
+    // What is no Fast Open connection is never complete.
+    set_socket_timeout(&listener.socket, Timeout::Recv, Some(AWAITED))?;
     say("ready")?;
     await_go()?;
     pin(0)?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         let other = scope.spawn(|| come_in_first(&is_over));
-        let closed = (0..PREEMPTED).try_for_each(|_| {
+        let closed = (1..=PREEMPTED).try_for_each(|number| {
             let client = request(&listener)?;
-            let server = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC)?;
+            let server = rustix::net::accept_with(&listener.socket, SocketFlags::CLOEXEC);
+            let server = server.with_context(|| format!("accept request {number}"))?;
+            set_socket_timeout(&server, Timeout::Recv, Some(AWAITED))?;
             // So the close begins with a FIN.
-            rustix::io::read(&server, &mut [0; REQUEST.len()])?;
+            rustix::io::read(&server, &mut [0; REQUEST.len()])
+                .with_context(|| format!("read request {number}"))?;
             drop(server);
             drop(client);
             Ok(())
