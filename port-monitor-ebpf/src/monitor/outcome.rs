@@ -9,7 +9,7 @@ use aya_ebpf::{
 use port_monitor_common::{counters::Watcher, site::Site, tcp_state::TcpState};
 
 use crate::{
-    account::{self, Look, Stop, readable},
+    account::{self, Look, readable},
     globals::offset,
     read::{
         mem::{Direct, Mem, Probe},
@@ -84,10 +84,9 @@ fn first<M: Mem>(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, T
 #[inline(always)]
 fn again<M: Mem>(ctx: &impl EbpfContext, (sk, old, new): (*const u8, TcpState, TcpState)) {
     account::look(|| {
-        if once::is_seen(once::change::<M>(sk, old, new)) {
-            return Err(Stop::NotOurs);
-        }
-        connection::changed::<M, false, { Watcher::Again.proof() }>(ctx, sk, old, new)
+        once::see_again(once::change::<M>(sk, old, new), || {
+            connection::changed::<M, false, { Watcher::Again.proof() }>(ctx, sk, old, new)
+        })
     });
 }
 

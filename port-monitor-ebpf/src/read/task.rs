@@ -40,9 +40,10 @@ pub(crate) fn is_monitor(tgid: u32) -> bool {
     tgid == config!(self_tgid)
 }
 
-/// The running thread as an owner: who it is by `M`, what it executes by `P`. By `Direct` loads, where the kernel has them, it is
-/// cheaper to run, but the verifier looks through all types of the kernel for every
-/// pointer that it finds on its way: for programs that run often, and once in each.
+/// The running thread as an owner: who it is by `M`, what it executes by `P`. By `Direct`
+/// loads, where the kernel has them, it is cheaper to run, but the verifier looks through all
+/// types of the kernel for every pointer that it finds on its way: for programs that run
+/// often, and once in each.
 #[inline(always)]
 pub(crate) fn read_current<M: Mem, P: Mem>(owner: &mut Owner) {
     if M::IS_TYPED && offset!(typed_task) != 0 {

@@ -136,9 +136,23 @@ fn note_seen(change: u64) {
     }
 }
 
+/// Has the second of the two programs `look` at a change that the first has not seen. It leaves
+/// no note behind: where a softirq interrupts the first before that notes anything, a later
+/// change of a socket at the same address would be taken for the one that was noted last.
+#[inline(always)]
+pub(crate) fn see_again(change: u64, look: impl FnOnce() -> Look) -> Look {
+    let told = if is_seen(change) {
+        Err(Stop::NotOurs)
+    } else {
+        look()
+    };
+    note_seen(UNSEEN);
+    told
+}
+
 /// The first of the two programs has seen this change.
 #[inline(always)]
-pub(crate) fn is_seen(change: u64) -> bool {
+fn is_seen(change: u64) -> bool {
     // SAFETY: a map value of this CPU.
     config!(in_turn) != 0
         && Row::of_this_cpu().is_some_and(|row| unsafe { row.seen().read_volatile() } == change)
