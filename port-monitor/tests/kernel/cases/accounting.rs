@@ -152,7 +152,7 @@ pub(super) fn beside_writers(lab: &Lab, backend: Backend) -> Result<Verdict> {
 }
 
 /// Does something while a thread on either CPU writes to a map.
-pub(super) fn write_meanwhile<R>(act: impl FnOnce() -> Result<R>) -> Result<R> {
+fn write_meanwhile<R>(act: impl FnOnce() -> Result<R>) -> Result<R> {
     let map = Writes::new()?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -14,9 +14,7 @@ use serde_json::Value;
 
 use crate::{
     backend::Backend,
-    bpf,
-    cases::accounting::write_meanwhile,
-    cgroup,
+    bpf, cgroup,
     elapsed::{Since, timed},
     enforce::Enforced,
     json::Line,
@@ -341,32 +339,6 @@ pub(super) fn duration(lab: &Lab) -> Result<Verdict> {
     let watched = watched.context("no duration")?;
     ensure!(watched < 2_000, "watched for {watched} ms");
     Ok(Verdict::pass())
-}
-
-/// Where others are preempted in the middle of a bpf(2), the kernel skips one of two programs at
-/// times: the start proves both all the same. A backend of probes alone is left out: of what
-/// it is to prove, the kernel skips too much there.
-pub(super) fn beside_writers(lab: &Lab) -> Result<Verdict> {
-    const STARTS: usize = 10;
-    write_meanwhile(|| {
-        for backend in [Backend::Fentry, Backend::Tracepoint] {
-            for start in 1..=STARTS {
-                let output = Command::new(&lab.program)
-                    .args(["watch", "--backend", backend.name(), "--duration", "1s"])
-                    .output()
-                    .context("start port-monitor")?;
-                ensure!(
-                    output.status.success(),
-                    "start {start} on {}: {}, {}",
-                    backend.name(),
-                    output.status,
-                    String::from_utf8_lossy(&output.stderr)
-                );
-            }
-        }
-        Ok(())
-    })?;
-    Ok(Verdict::Pass(format!("{STARTS} starts on either backend")))
 }
 
 /// `doctor` tries every backend, and tells of each that works what it could not prove.
