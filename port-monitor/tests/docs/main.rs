@@ -21,9 +21,10 @@ use crate::pages::{Page, blocks, pages, rows, sessions, workspace};
 /// Bytes that the kernel puts before each record of a ring (`BPF_RINGBUF_HDR_SZ`).
 const RING_HEADER: usize = 8;
 /// Flags of other programs that the pages name alone.
-const FLAGS_OF_OTHERS: [&str; 6] = [
+const FLAGS_OF_OTHERS: [&str; 7] = [
     "--catalog",
     "--runs",
+    "--quick",
     "--all",
     "--variants",
     "--no-map-gw",
