@@ -146,6 +146,10 @@ impl Guest {
 ///
 /// A goal that is not met is no error: the figures are what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    ensure!(
+        !args.quick || args.what == What::Monitor,
+        "leave --quick out: only `bench monitor` has it"
+    );
     if args.what == What::History {
         // What it is compared with runs in turn with it: the ratio says the same everywhere.
         let bench = [
