@@ -107,8 +107,6 @@ pub(crate) struct List {
     /// So many rows there are, and so many the screen has room for.
     pub(crate) rows: usize,
     pub(crate) page: usize,
-    /// Columns there are.
-    pub(crate) columns: usize,
     /// Columns on the left that are not shown, so that those further right are.
     pub(crate) aside: usize,
     /// Steps that the chosen row is to be moved by at the next look.
@@ -213,6 +211,8 @@ pub struct Ui {
     pub(crate) typing: Option<String>,
     pub(crate) only_violations: bool,
     pub(crate) shows_ended: bool,
+    /// What is seen was chosen by flags before anything was.
+    pub(crate) has_flags: bool,
     /// What a row of the remotes is.
     pub(crate) remotes: Remotes,
     pub(crate) ports: Ports,
@@ -266,6 +266,7 @@ impl Ui {
             typing: None,
             only_violations: false,
             shows_ended: false,
+            has_flags: false,
             remotes: Remotes::Addresses,
             ports: Ports::Named,
             opened: None,
@@ -281,6 +282,11 @@ impl Ui {
             recorded: None,
             find,
         }
+    }
+
+    /// Says that flags have chosen what is seen.
+    pub const fn chosen_by_flags(&mut self) {
+        self.has_flags = true;
     }
 
     /// How often what is shown is made anew.
