@@ -78,6 +78,7 @@ pub(super) enum Source {
 }
 
 /// What the user wants of the screen from the start.
+#[derive(Clone, Copy)]
 pub(super) struct Wanted {
     pub(super) color: ColorWhen,
     /// Flags have chosen what is seen.

@@ -83,7 +83,7 @@ impl<'a> Cell<'a> {
     }
 
     /// Columns left.
-    fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.budget.saturating_sub(self.width)
     }
 

@@ -190,6 +190,15 @@ pub(crate) enum Remotes {
     Networks,
 }
 
+/// What reaches the view, whatever its own filter shows of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All that there is.
+    All,
+    /// What flags have chosen before anything was seen.
+    ByFlags,
+}
+
 /// How ports are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ports {
@@ -211,8 +220,8 @@ pub struct Ui {
     pub(crate) typing: Option<String>,
     pub(crate) only_violations: bool,
     pub(crate) shows_ended: bool,
-    /// What is seen was chosen by flags before anything was.
-    pub(crate) has_flags: bool,
+    /// What reaches the view.
+    pub(crate) scope: Scope,
     /// What a row of the remotes is.
     pub(crate) remotes: Remotes,
     pub(crate) ports: Ports,
@@ -266,7 +275,7 @@ impl Ui {
             typing: None,
             only_violations: false,
             shows_ended: false,
-            has_flags: false,
+            scope: Scope::All,
             remotes: Remotes::Addresses,
             ports: Ports::Named,
             opened: None,
@@ -286,7 +295,7 @@ impl Ui {
 
     /// Says that flags have chosen what is seen.
     pub const fn chosen_by_flags(&mut self) {
-        self.has_flags = true;
+        self.scope = Scope::ByFlags;
     }
 
     /// How often what is shown is made anew.

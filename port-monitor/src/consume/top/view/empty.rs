@@ -9,7 +9,7 @@ use crate::{
         lines::layout::wrapped,
         top::{
             model::Model,
-            ui::{Ui, View},
+            ui::{Scope, Ui, View},
         },
     },
 };
@@ -78,7 +78,7 @@ fn reasons(ui: &Ui, model: &Model) -> Vec<String> {
         let have = if past == 1 { "has" } else { "have" };
         reasons.push(format!("- {past} {have} ended. t shows those too."));
     }
-    if ui.has_flags {
+    if ui.scope == Scope::ByFlags {
         reasons.push("The flags that it was started with keep others back.".to_owned());
     }
     reasons

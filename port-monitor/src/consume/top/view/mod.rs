@@ -548,6 +548,8 @@ fn lay_over(
     ui: &mut Ui,
     (title, lines): (&str, &[String]),
 ) {
+    let room = usize::from(area.width.saturating_sub(FRAME));
+    let lines: Vec<&str> = lines.iter().flat_map(|text| wrapped(text, room)).collect();
     let widest = lines
         .iter()
         .map(|text| text.chars().count())
