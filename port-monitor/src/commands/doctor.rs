@@ -10,7 +10,10 @@ use crate::{
         exit_code::{ExitCode, Failure},
         sanitize::Escaped,
     },
-    consume::socket::{self, AskError, report::ConsumerReport},
+    consume::{
+        lines::table::plural,
+        socket::{self, AskError, report::ConsumerReport},
+    },
     events::record::Failed,
     host::{cgroup::CgroupTree, process::v1_hierarchies},
     kernel::{self, Backend, Kernel, KernelError, SelfTest, Settings, filters::Filters, preflight},
@@ -330,9 +333,10 @@ fn print(report: &Report, out: &mut impl Write) -> std::io::Result<()> {
         }
         for failure in &backend.failures {
             let KernelFailure { site, errno, count } = failure;
+            let times = plural(*count, "time");
             writeln!(
                 out,
-                "      failed in the kernel: {site}, {errno}, {count} times"
+                "      failed in the kernel: {site}, {errno}, {count} {times}"
             )?;
         }
         for program in &backend.programs {

@@ -62,6 +62,11 @@ pub struct Filters {
 }
 
 impl Filters {
+    /// Nothing is kept back.
+    pub fn keep_all(&self) -> bool {
+        self.bits() == 0
+    }
+
     /// The `FILTER_*` bits of the filters that are on.
     pub(super) fn bits(&self) -> u32 {
         let on = [

@@ -45,6 +45,13 @@ mod scenarios;
 #[path = "../support/signals.rs"]
 mod signals;
 mod socket;
+#[cfg(feature = "top")]
+#[path = "../support/story.rs"]
+mod story;
+#[cfg(feature = "top")]
+#[path = "../support/terminal.rs"]
+#[expect(dead_code, reason = "what the native tests alone ask")]
+mod terminal;
 mod workload;
 
 use backend::Backend;

@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     clients::{Client, SOCKET, await_that},
+    program::PROGRAM,
     service::{Ended, Service},
     terminal::Terminal,
 };
@@ -169,7 +170,7 @@ fn top_that_comes_to_a_service_shows_what_is_open_there_until_it_ends() {
     assert_eq!(service.shell.hear(), "done");
     await_that(|| has(&service.path("first"), "connected"));
     drop(first);
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     let socket = service.path("socket");
     terminal.program(&format!("--attach={} --color never", socket.display()));

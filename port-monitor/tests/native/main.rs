@@ -27,6 +27,8 @@ mod follow;
 mod history;
 #[path = "../support/http.rs"]
 mod http;
+#[cfg(feature = "top")]
+mod long_view;
 mod metrics;
 mod monitor;
 mod nft;
@@ -51,6 +53,10 @@ mod service;
 mod signals;
 mod soak;
 #[cfg(feature = "top")]
+#[path = "../support/story.rs"]
+mod story;
+#[cfg(feature = "top")]
+#[path = "../support/terminal.rs"]
 mod terminal;
 mod tls;
 #[cfg(feature = "top")]

@@ -37,7 +37,7 @@ use crate::{
 /// Environment variable: for how many seconds it goes on.
 const SECONDS: &str = "PORT_MONITOR_TEST_SOAK";
 /// From here on memory is looked at: before, all that is filled once is not yet full.
-const LONG: Duration = Duration::from_mins(30);
+pub(crate) const LONG: Duration = Duration::from_mins(30);
 /// How often connections are made.
 const SLICE: Duration = Duration::from_millis(100);
 /// Attempts that are refused, and connections, of a slice.
@@ -134,13 +134,13 @@ fn receive(address: SocketAddr, mood: &AtomicU8, ids: &Mutex<HashSet<String>>) {
 }
 
 /// What a process holds.
-struct Held {
+pub(crate) struct Held {
     rss_kib: u64,
     files: usize,
 }
 
 impl Held {
-    fn of(pid: u32) -> Self {
+    pub(crate) fn of(pid: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         Self {
@@ -150,7 +150,7 @@ impl Held {
     }
 
     /// In the last quarter it has no more memory than in the second one.
-    fn expect_flat(all: &[Self], is_long: bool) {
+    pub(crate) fn expect_flat(all: &[Self], is_long: bool) {
         let quarter = all.len() / 4;
         let of = |part: &[Self]| part.iter().map(|held| held.rss_kib).max().unwrap();
         let early = of(&all[quarter..2 * quarter]);

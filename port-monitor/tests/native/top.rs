@@ -2,8 +2,6 @@
 
 use std::{
     fs,
-    io::Write as _,
-    net::{TcpListener, TcpStream},
     path::Path,
     process::Command,
     thread,
@@ -12,7 +10,12 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{program::PATIENCE, service::Service, terminal::Terminal};
+use crate::{
+    program::{PATIENCE, PROGRAM},
+    service::Service,
+    story,
+    terminal::Terminal,
+};
 
 fn own() -> String {
     format!("--pid {} --color never", std::process::id())
@@ -20,70 +23,12 @@ fn own() -> String {
 
 #[test]
 fn top_shows_what_is_answers_its_keys_and_leaves_a_clean_terminal() {
-    let mut terminal = Terminal::new();
-    let settings = terminal.settings();
-    terminal.program(&own());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    let (mut server, _) = listener.accept().unwrap();
-    terminal.sees(&format!("127.0.0.1:{port}"));
-    terminal.types("/state:failed");
-    terminal.sees_that("no row", |screen| {
-        screen.contains("▏ 0 rows") && !screen.contains(&format!(":{port}"))
-    });
-    terminal.types(&format!("\x15port:{port}\r"));
-    terminal.sees("2 rows, /port:");
-    terminal.types("c");
-    terminal.sees("the terminal was told to copy: ");
-    terminal.types("e");
-    terminal.sees("0 rows, /port:");
-    terminal.types(&format!("r/port:{port}\r"));
-    terminal.sees("2 rows, /port:");
-    // All about the chosen row.
-    terminal.types("j\r");
-    terminal.sees("process   ");
-    terminal.sees(&format!("port-monitor service {port}"));
-    terminal.types("\x1b");
-    terminal.sees_that("no details", |screen| !screen.contains("process   "));
-    // What the kernel counts.
-    server.write_all(&[0; 3_000]).unwrap();
-    terminal.types("5");
-    terminal.sees("LISTENS AT");
-    terminal.types("1p");
-    terminal.sees("FROZEN, ");
-    drop((client, server));
-    terminal.types("p");
-    terminal.sees_that("the end", |screen| {
-        !screen.contains("FROZEN") && screen.contains("· ")
-    });
-    terminal.resize(40, 12);
-    terminal.sees_that("a small screen", |screen| {
-        screen.contains("1 Connections 2 3 ") && screen.contains("rows")
-    });
-    terminal.types("q");
-    assert_eq!(terminal.assert_clean(&settings), "0.");
-}
-
-#[test]
-fn top_gives_the_terminal_to_the_shell_and_takes_it_back() {
-    let mut terminal = Terminal::new();
-    let settings = terminal.settings();
-    terminal.program(&own());
-    terminal.types("\x1a");
-    terminal.sees("Stopped");
-    assert_eq!(terminal.assert_clean(&settings), "148.");
-    terminal.types("fg\n");
-    terminal.sees("1 Connections");
-    terminal.types("7");
-    terminal.sees("cannot see: ");
-    terminal.types("\x03");
-    assert_eq!(terminal.assert_clean(&settings), "0.");
+    story::tell(PROGRAM.as_ref(), &own());
 }
 
 #[test]
 fn top_that_is_ended_from_elsewhere_leaves_a_clean_terminal() {
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     terminal.program(&own());
     let pid = Pid::from_raw(terminal.top()).unwrap();
@@ -97,7 +42,7 @@ fn top_that_is_ended_from_elsewhere_leaves_a_clean_terminal() {
 fn top_ends_by_a_key_where_signals_are_ignored() {
     let recording = tempfile::NamedTempFile::new().unwrap();
     fs::write(recording.path(), include_str!("../data/schema-2.jsonl")).unwrap();
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     terminal.types("trap '' TERM INT HUP\n");
     for (args, key) in [
@@ -115,7 +60,7 @@ fn top_ends_by_a_key_where_signals_are_ignored() {
 /// As where an ssh connection is cut.
 #[test]
 fn top_ends_with_its_terminal() {
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let bash = Pid::from_raw(terminal.top()).unwrap();
     terminal.program(&own());
     let pid = terminal.top();
@@ -131,7 +76,7 @@ fn top_ends_with_its_terminal() {
 #[test]
 fn top_shows_what_the_service_sees_until_that_ends() {
     let mut service = Service::start("[socket]\nfile = \"DIR/socket\"\n");
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     let socket = service.dir.path().join("socket");
     terminal.program(&format!("--attach={} --color never", socket.display()));

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::terminal::Terminal;
+use crate::{program::PROGRAM, terminal::Terminal};
 
 /// What Ctrl-K is on a terminal.
 const CTRL_K: &str = "\x0b";
@@ -28,7 +28,7 @@ fn goes_on(client: &mut TcpStream, server: &mut TcpStream) -> bool {
 
 #[test]
 fn top_ends_the_connection_that_is_chosen_and_no_other() {
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -13,7 +13,7 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 
-use crate::terminal::Terminal;
+use crate::{program::PROGRAM, terminal::Terminal};
 
 /// A run, as the version wrote it that brought schema 2.
 const RUN: &str = include_str!("../data/schema-2.jsonl");
@@ -42,7 +42,7 @@ fn recording(path: &Path, count: u16) {
 
 #[test]
 fn top_plays_a_recording_stops_steps_jumps_and_begins_again() {
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     let plain = terminal.dir.path().join("run.jsonl");
     let packed = terminal.dir.path().join("run.jsonl.gz");
@@ -95,7 +95,7 @@ fn top_plays_a_recording_stops_steps_jumps_and_begins_again() {
 
 #[test]
 fn top_that_cannot_play_says_why_in_one_line() {
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     let path = terminal.dir.path().join("bad.jsonl");
     fs::write(&path, "hello\n").unwrap();
@@ -111,7 +111,7 @@ fn top_that_cannot_play_says_why_in_one_line() {
 /// Neither a privilege nor anything of the kernel's is asked for.
 #[test]
 fn top_plays_a_recording_without_root() {
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     let file = tempfile::NamedTempFile::new().unwrap();
     recording(file.path(), 5);
@@ -131,7 +131,7 @@ fn top_plays_a_recording_without_root() {
 
 #[test]
 fn top_writes_what_it_shows_and_records_what_comes() {
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     let in_dir = |name: &str| terminal.dir.path().join(name);
     let (rows, run, other) = (
@@ -254,7 +254,7 @@ fn recorded(path: &Path) -> Vec<Value> {
 /// The text that a rule is printed as is a policy, and decides the connection.
 #[test]
 fn top_proposes_a_rule_and_prints_it_at_the_end() {
-    let mut terminal = Terminal::new();
+    let mut terminal = Terminal::new(PROGRAM.as_ref());
     let settings = terminal.settings();
     let path = terminal.dir.path().join("run.jsonl");
     recording(&path, 3);

@@ -16,11 +16,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 /// How long between two looks at what is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Its file.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_port-monitor");
+
 /// `port-monitor`, which the tests need root for.
 pub(crate) fn port_monitor(args: impl IntoIterator<Item: AsRef<OsStr>>) -> Command {
     assert!(geteuid().is_root(), "run this test as root");
     signals::default_in_programs();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_port-monitor"));
+    let mut command = Command::new(PROGRAM);
     command.args(args);
     command
 }

@@ -116,11 +116,7 @@ impl Term {
         match self {
             Self::Pid(pid) => record.event.owner.is_some_and(|owner| owner.pid == *pid),
             Self::State(state) => state_of(record) == *state,
-            Self::Error(wanted) => error_of(record).is_some_and(|errno| {
-                let words = [errno::word(errno), errno::name(errno)];
-                let mut words = words.into_iter().flatten();
-                words.any(|word| word.to_lowercase().contains(wanted))
-            }),
+            Self::Error(wanted) => has_error(record, wanted),
             Self::Rule(wanted) => record.judgement.as_ref().is_some_and(|judged| {
                 let rule = judged.rule.as_deref().unwrap_or("default");
                 match wanted.strip_prefix('=') {
@@ -128,7 +124,9 @@ impl Term {
                     None => rule.starts_with(wanted.as_str()),
                 }
             }),
-            Self::Text(wanted) => has_text(record, wanted),
+            Self::Text(wanted) => {
+                has_text(record, wanted) || has_failed(record, wanted) || has_error(record, wanted)
+            }
         }
     }
 }
@@ -148,6 +146,21 @@ const fn error_of(record: &Record) -> Option<i32> {
         Action::Close(close) => close.errno,
         _ => None,
     }
+}
+
+/// It has failed, and the text is of that word.
+fn has_failed(record: &Record, wanted: &str) -> bool {
+    let state = state_of(record);
+    state == "failed" && state.contains(wanted)
+}
+
+/// The text is of what it failed or ended with.
+fn has_error(record: &Record, wanted: &str) -> bool {
+    error_of(record).is_some_and(|errno| {
+        let words = [errno::word(errno), errno::name(errno)];
+        let mut words = words.into_iter().flatten();
+        words.any(|word| word.to_lowercase().contains(wanted))
+    })
 }
 
 /// The text stands in one of the cells of the record.
@@ -235,6 +248,16 @@ mod tests {
         assert!(fits("error:econnref state:fa", &record));
         assert!(fits("dir:in", &accepted()));
         assert!(fits("state:closed", &closed()));
+    }
+
+    #[test]
+    fn what_has_failed_is_found_by_whoever_knows_no_word_of_a_filter() {
+        let record = violation();
+        for text in ["refused", "ECONNREFUSED", "failed", "nc refused"] {
+            assert!(fits(text, &record), "{text}");
+            assert!(!fits(text, &closed()), "{text}");
+        }
+        assert!(!fits("!refused", &record));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use self::screen::{Screen, Source};
+use self::screen::{Screen, Source, Wanted};
 use super::{
     load,
     told::note,
@@ -42,6 +42,7 @@ use crate::{
     },
     events::record::{Header, Item},
     host::clock,
+    kernel::filters::Filters,
     pipeline::Pipeline,
 };
 
@@ -99,6 +100,15 @@ pub struct Args {
     kernel: KernelArgs,
 }
 
+impl Args {
+    fn wanted(&self, filters: &Filters) -> Wanted {
+        Wanted {
+            color: self.color,
+            has_flags: !filters.keep_all(),
+        }
+    }
+}
+
 /// What of a run nobody looks at: all of it is in the view.
 struct Nothing;
 
@@ -117,7 +127,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Failure> {
     match (&args.attach, &args.replay) {
         (_, Some(path)) => {
             let filters = args.selection.filters()?;
-            session::block_on(replay::run(path, filters, args.color))
+            let wanted = args.wanted(&filters);
+            session::block_on(replay::run(path, filters, wanted))
         }
         (Some(path), None) => session::block_on(attached(args, path)),
         (None, None) => session::block_on(live(args)),
@@ -149,6 +160,7 @@ fn consumers(shared: &Shared) -> Result<(FanOut, Needs), Failure> {
 
 async fn live(args: &Args) -> Result<ExitCode, Failure> {
     let filters = args.selection.filters()?;
+    let wanted = args.wanted(&filters);
     let policy = args.policy.as_deref().map(load::load).transpose()?;
     let shared = Shared::default();
     let (consumers, needs) = consumers(&shared)?;
@@ -168,7 +180,7 @@ async fn live(args: &Args) -> Result<ExitCode, Failure> {
     pipeline.consumers().begin(&header);
     let stop = signals.stop();
     let session = Session::new(None, kernel, records, pipeline, None, signals)?;
-    let screen = Screen::open(Source::Live(shared), args.color, stop)?;
+    let screen = Screen::open(Source::Live(shared), wanted, stop)?;
     let ended = session.tell_progress(Some(LOOK)).run().await;
     let closed = screen.close();
     let summary = ended?;
@@ -185,13 +197,14 @@ async fn live(args: &Args) -> Result<ExitCode, Failure> {
 
 async fn attached(args: &Args, path: &Path) -> Result<ExitCode, Failure> {
     let filters = args.selection.filters()?;
+    let wanted = args.wanted(&filters);
     let shared = Shared::default();
     let (consumers, _) = consumers(&shared)?;
     let signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
     let stop = signals.stop();
     let attendance = Attendance::begin(path, filters, consumers, signals, None)?;
     let asking = ask_service(path.to_owned(), shared.clone())?;
-    let screen = Screen::open(Source::Live(shared), args.color, stop)?;
+    let screen = Screen::open(Source::Live(shared), wanted, stop)?;
     let ended = attendance.run().await;
     drop(asking);
     let closed = screen.close();

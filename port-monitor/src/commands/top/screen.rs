@@ -77,6 +77,14 @@ pub(super) enum Source {
     Recording(Box<Played>),
 }
 
+/// What the user wants of the screen from the start.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) color: ColorWhen,
+    /// Flags have chosen what is seen.
+    pub(super) has_flags: bool,
+}
+
 /// A screen that is drawn until it is closed.
 pub(super) struct Screen {
     close: Arc<AtomicBool>,
@@ -87,8 +95,8 @@ pub(super) struct Screen {
 impl Screen {
     /// Takes the terminal, and shows there what `source` has. Where somebody there wants no more,
     /// or it is gone, it asks `stop` for the end.
-    pub(super) fn open(source: Source, color: ColorWhen, stop: Stop) -> Result<Self, Failure> {
-        let has_color = color.enabled(true, |name| env::var_os(name));
+    pub(super) fn open(source: Source, wanted: Wanted, stop: Stop) -> Result<Self, Failure> {
+        let has_color = wanted.color.enabled(true, |name| env::var_os(name));
         let aside = Aside::begin().or_exit(ExitCode::OutputFailed)?;
         let terminal = match enter() {
             Ok(terminal) => terminal,
@@ -102,9 +110,13 @@ impl Screen {
         restore_on_panic();
         let close = Arc::new(AtomicBool::new(false));
         let zone = zone::local();
+        let mut ui = Ui::new(Box::new(find));
+        if wanted.has_flags {
+            ui.chosen_by_flags();
+        }
         let mut drawing = Drawing {
             source,
-            ui: Ui::new(Box::new(find)),
+            ui,
             look: Look::new(has_color, zone.clone()),
             zone,
             terminal,

@@ -114,7 +114,7 @@ impl<'a> Cell<'a> {
     }
 
     /// Columns left.
-    fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.budget.saturating_sub(self.width)
     }
 

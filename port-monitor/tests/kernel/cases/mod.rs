@@ -31,6 +31,8 @@ mod refusals;
 mod reload;
 mod starting;
 pub(crate) mod together;
+#[cfg(feature = "top")]
+mod view;
 
 /// How a case is run.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +152,8 @@ pub(crate) const ALL: &[Case] = &[
     each_backend("filter-unit", filters::unit),
     each_backend("filter-events", filters::events),
     each_backend("filter-beginnings", filters::beginnings),
+    #[cfg(feature = "top")]
+    each_backend("view-used", view::is_used).guest_only(),
     each_backend("progress", progress::adds_up),
     each_backend("progress-filter", progress::filtered),
     once("progress-10000", progress::of_many).native_only(),

@@ -9,7 +9,7 @@ use std::{
 
 use jiff::{civil, tz::TimeZone};
 
-use super::screen::{Screen, Source};
+use super::screen::{Screen, Source, Wanted};
 use crate::{
     base::{
         exit_code::{ExitCode, Failure, OrExit as _},
@@ -20,10 +20,7 @@ use crate::{
         watch::{kept::keeps, stop::StopSignals},
     },
     consume::{
-        lines::{
-            color::ColorWhen,
-            json::record::{Records, loss, policy},
-        },
+        lines::json::record::{Records, loss, policy},
         output::args::OnHangup,
         top::{
             Told,
@@ -50,7 +47,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 pub(super) async fn run(
     path: &Path,
     filters: Filters,
-    color: ColorWhen,
+    wanted: Wanted,
 ) -> Result<ExitCode, Failure> {
     if path == Path::new("-") {
         return Err(Failure::usage(
@@ -62,7 +59,7 @@ pub(super) async fn run(
     let player = player.ok_or_else(|| refusal(path, &"nothing is in it"))?;
     let mut signals = StopSignals::new(OnHangup::Stop).or_exit(ExitCode::CannotAttach)?;
     let source = Source::Recording(Box::new(Played::new(player)));
-    let screen = Screen::open(source, color, signals.stop())?;
+    let screen = Screen::open(source, wanted, signals.stop())?;
     signals.stopped().await;
     screen.close()?;
     Ok(ExitCode::Ok)

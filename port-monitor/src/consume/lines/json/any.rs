@@ -24,8 +24,11 @@ use crate::events::{
 };
 
 /// Names as they are, and names as an attacker chooses them.
-pub(crate) fn text() -> impl Strategy<Value = String> {
-    prop_oneof!["[a-z0-9/.-]{0,40}", any::<String>()]
+///
+/// Boxed, as what is made of several of them is: a strategy keeps the state of all its parts in
+/// itself, which without optimisation is moved from frame to frame, and outgrows a stack.
+pub(crate) fn text() -> BoxedStrategy<String> {
+    prop_oneof!["[a-z0-9/.-]{0,40}", any::<String>()].boxed()
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -45,7 +48,7 @@ fn container() -> impl Strategy<Value = Container> {
     })
 }
 
-fn process() -> impl Strategy<Value = Arc<Process>> {
+fn process() -> BoxedStrategy<Arc<Process>> {
     let reasons = vec![
         Missing::NoOwner,
         Missing::Exited,
@@ -61,7 +64,8 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
     let parent = parent.prop_map(|parent| parent.map(|(pid, named)| Parent { pid, named }));
     let args = option::of(vec(text(), 1..4));
     let names = (shared(), shared(), shared(), option::of(container()));
-    (exe, args, parent, names).prop_map(|(exe, args, parent, (user, cgroup, unit, container))| {
+    let parts = (exe, args, parent, names);
+    let process = parts.prop_map(|(exe, args, parent, (user, cgroup, unit, container))| {
         // As of a process that was not found, on a host with hierarchies of version 1.
         let user_missing = exe.missing().filter(|_| user.is_none());
         let container_missing = exe.missing().filter(|_| container.is_none());
@@ -76,7 +80,8 @@ fn process() -> impl Strategy<Value = Arc<Process>> {
             user_missing,
             container_missing,
         })
-    })
+    });
+    process.boxed()
 }
 
 fn comm() -> impl Strategy<Value = Comm> {

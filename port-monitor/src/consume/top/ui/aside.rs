@@ -52,20 +52,23 @@ impl Ui {
         }
     }
 
-    /// Orders by a column further on.
+    /// Orders by a column further on, of those that are in sight.
     pub(super) fn sort_by(&mut self, by: isize) {
         let list = self.list();
-        let columns = isize::try_from(list.columns).unwrap_or(0);
+        let in_sight: Vec<usize> = list.headings.iter().map(|heading| heading.2).collect();
+        let columns = isize::try_from(in_sight.len()).unwrap_or(0);
         if columns == 0 {
             return;
         }
-        let now = list.column.and_then(|column| isize::try_from(column).ok());
-        let next = match now {
-            Some(now) => (now + by).rem_euclid(columns),
+        let now = list.column;
+        let now = now.and_then(|now| in_sight.iter().position(|column| *column == now));
+        let next = match now.and_then(|place| isize::try_from(place).ok()) {
+            Some(place) => (place + by).rem_euclid(columns),
             None if by > 0 => 0,
             None => columns - 1,
         };
-        list.column = usize::try_from(next).ok();
+        let next = usize::try_from(next).ok();
+        list.column = next.and_then(|place| in_sight.get(place).copied());
         list.is_reversed = false;
         list.held = None;
     }

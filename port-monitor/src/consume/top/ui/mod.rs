@@ -107,8 +107,6 @@ pub(crate) struct List {
     /// So many rows there are, and so many the screen has room for.
     pub(crate) rows: usize,
     pub(crate) page: usize,
-    /// Columns there are.
-    pub(crate) columns: usize,
     /// Columns on the left that are not shown, so that those further right are.
     pub(crate) aside: usize,
     /// Steps that the chosen row is to be moved by at the next look.
@@ -192,6 +190,15 @@ pub(crate) enum Remotes {
     Networks,
 }
 
+/// What reaches the view, whatever its own filter shows of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// All that there is.
+    All,
+    /// What flags have chosen before anything was seen.
+    ByFlags,
+}
+
 /// How ports are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ports {
@@ -213,6 +220,8 @@ pub struct Ui {
     pub(crate) typing: Option<String>,
     pub(crate) only_violations: bool,
     pub(crate) shows_ended: bool,
+    /// What reaches the view.
+    pub(crate) scope: Scope,
     /// What a row of the remotes is.
     pub(crate) remotes: Remotes,
     pub(crate) ports: Ports,
@@ -266,6 +275,7 @@ impl Ui {
             typing: None,
             only_violations: false,
             shows_ended: false,
+            scope: Scope::All,
             remotes: Remotes::Addresses,
             ports: Ports::Named,
             opened: None,
@@ -281,6 +291,11 @@ impl Ui {
             recorded: None,
             find,
         }
+    }
+
+    /// Says that flags have chosen what is seen.
+    pub const fn chosen_by_flags(&mut self) {
+        self.scope = Scope::ByFlags;
     }
 
     /// How often what is shown is made anew.

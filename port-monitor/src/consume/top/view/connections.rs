@@ -21,7 +21,10 @@ use crate::{
 type Row = Connection<Mark>;
 
 /// Columns of a screen that are only beside all others.
-const WITH_RATES: usize = 132;
+const WITH_RATES: usize = 140;
+
+/// Columns of a screen from which on the sums of bytes leave room for the state.
+const WITH_BYTES: usize = 114;
 
 /// The columns of connections.
 pub(super) const CONNECTIONS: &[Column<Row>] = &[
@@ -44,10 +47,10 @@ pub(super) const CONNECTIONS: &[Column<Row>] = &[
     Column::text("PROCESS", [8, 9, 15], 0, process, |cell, row, _| {
         fields::process(cell, &row.record);
     }),
-    Column::text("USER", [10, 10, 10], 110, user, |cell, row, _| {
+    Column::text("USER", [10, 10, 10], 125, user, |cell, row, _| {
         fields::user(cell, &row.record);
     }),
-    Column::text("UNIT", [20, 20, 24], 160, unit, |cell, row, _| {
+    Column::text("UNIT", [20, 20, 24], 176, unit, |cell, row, _| {
         fields::unit(cell, &row.record);
     }),
     Column::text(
@@ -81,7 +84,7 @@ pub(super) const CONNECTIONS: &[Column<Row>] = &[
     Column::text(
         "IN",
         [6, 6, 6],
-        100,
+        WITH_BYTES,
         |row, _| By::Number(carried(row).0.into()),
         |cell, row, _| {
             bytes(cell, row, carried(row).0);
@@ -91,14 +94,14 @@ pub(super) const CONNECTIONS: &[Column<Row>] = &[
     Column::text(
         "OUT",
         [6, 6, 6],
-        100,
+        WITH_BYTES,
         |row, _| By::Number(carried(row).1.into()),
         |cell, row, _| {
             bytes(cell, row, carried(row).1);
         },
     )
     .number(),
-    Column::text("STATE", [9, 14, 24], 0, state, |cell, row, _| {
+    Column::text("STATE", [9, 24, 24], 0, state, |cell, row, _| {
         how(cell, row);
     })
     .descending(),

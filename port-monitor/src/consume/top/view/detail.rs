@@ -10,7 +10,7 @@ use crate::{
     },
     consume::{
         join::{Beginning, Connection},
-        lines::{cell::Cell, errno, fields},
+        lines::{cell::Cell, errno, fields, table::plural},
         listeners::uses::Scope,
         top::model::{Mark, Model},
     },
@@ -163,7 +163,8 @@ fn came(row: &Row, model: &Model, clock: &mut LocalClock, lines: &mut Vec<String
     peers.sort_unstable_by_key(|&(ip, (count, last_ns))| (Reverse((count, last_ns)), ip));
     for (ip, (count, last_ns)) in peers.iter().take(CAME) {
         let last = clock.time_of_day(*last_ns);
-        lines.push(format!("came      {ip}, {count} times, last {last}"));
+        let times = plural(*count, "time");
+        lines.push(format!("came      {ip}, {count} {times}, last {last}"));
     }
     if let Some(more) = peers.len().checked_sub(CAME).filter(|more| *more > 0) {
         lines.push(format!("          and {more} more addresses"));

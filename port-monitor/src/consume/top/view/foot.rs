@@ -11,9 +11,9 @@ use crate::{
     },
 };
 
-const KEYS: &str = "   / filter  Enter all about it  s sort  t ended  v violations  ? keys  q quit";
+const KEYS: &str = "  / filter  Enter details  s sort  t ended  v violations  ? keys  q quit";
 const KEYS_OF_A_RECORDING: &str =
-    "   Space stops, goes on  . , steps  ( ) { } T time  + - speed  ? keys  q quit";
+    "  Space stops, goes on  . , steps  ( ) { } T time  + - speed  ? keys  q quit";
 
 /// Writes it.
 pub(super) fn write(screen: &Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut Ui) {

@@ -219,7 +219,7 @@ pub(super) const RULES: &[Column<Group>] = &[
         |group, _| By::Number(group.strip.rate().begun.into()),
         |cell, group, _| {
             let seconds: Vec<u64> = group.strip.last(60).map(|second| second.begun).collect();
-            let room = if seconds.len() > 30 { 60 } else { 30 };
+            let room = cell.room();
             cell.display(&spark(&seconds, room.min(seconds.len())));
         },
     ),

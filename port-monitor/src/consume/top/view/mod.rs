@@ -3,6 +3,7 @@
 mod bar;
 mod connections;
 mod detail;
+mod empty;
 pub mod export;
 mod foot;
 mod groups;
@@ -109,7 +110,10 @@ pub fn draw(frame: &mut Frame<'_>, ui: &mut Ui, model: &Model, look: &mut Look, 
     foot::write(&screen, foot, buffer, ui);
     if let Some(overlay) = ui.overlay.clone() {
         let (title, lines) = match overlay {
-            Overlay::Help => ("Keys".to_owned(), help()),
+            Overlay::Help => {
+                let room = usize::from(area.width.saturating_sub(FRAME));
+                ("Keys".to_owned(), help(room))
+            }
             Overlay::Text(title, lines) => (title, lines),
             Overlay::Rule(rule) => ("A rule, not applied".to_owned(), rule_lines(&rule.toml)),
             Overlay::Detail(id) => match model.connection(id) {
@@ -280,12 +284,14 @@ fn draw_view(screen: &mut Screen<'_>, area: Rect, buffer: &mut Buffer, ui: &mut 
         View::Connections => {
             let sheet = connection_sheet(model, ui);
             sheet.draw(screen, area, buffer, model, &mut list);
+            draw_reasons(area, buffer, (ui, &list), model);
         }
         View::Listeners => draw_listeners(screen, area, buffer, (ui, &mut list), model),
         View::Processes | View::Services | View::Remotes => {
             with_groups(ui.view, model, ui, |sheet| {
                 sheet.draw(screen, area, buffer, model, &mut list);
             });
+            draw_reasons(area, buffer, (ui, &list), model);
         }
         View::Policy => draw_policy(screen, area, buffer, (ui, &mut list), model),
         View::Health => {
@@ -323,6 +329,19 @@ fn draw_listeners(
     }
     let sheet = listener_sheet(model, ui);
     sheet.draw(screen, area, buffer, model, list);
+    draw_reasons(area, buffer, (ui, list), model);
+}
+
+/// Below the heading of a list without rows: why it has none.
+fn draw_reasons(area: Rect, buffer: &mut Buffer, (ui, list): (&Ui, &List), model: &Model) {
+    if list.rows == 0 {
+        let below = Rect {
+            y: area.y + 1,
+            height: area.height - 1,
+            ..area
+        };
+        empty::draw(below, buffer, ui, model);
+    }
 }
 
 /// The connections that are shown.
@@ -351,6 +370,17 @@ fn listener_sheet<'m>(model: &'m Model, ui: &Ui) -> Sheet<'m, Connection<Mark>> 
     }
 }
 
+/// What the groups of a view are made by.
+const fn group_kind(view: View) -> Option<GroupedBy> {
+    match view {
+        View::Processes => Some(GroupedBy::Process),
+        View::Services => Some(GroupedBy::Service),
+        View::Remotes => Some(GroupedBy::Remote),
+        View::Policy => Some(GroupedBy::Rule),
+        View::Connections | View::Listeners | View::Health => None,
+    }
+}
+
 /// Has `take` take the groups that a view shows.
 fn with_groups<T>(
     view: View,
@@ -358,12 +388,12 @@ fn with_groups<T>(
     ui: &Ui,
     take: impl FnOnce(Sheet<'_, Group>) -> T,
 ) -> Option<T> {
-    let (columns, usual, by) = match view {
-        View::Processes => (groups::PROCESSES, 4, GroupedBy::Process),
-        View::Services => (groups::SERVICES, 3, GroupedBy::Service),
-        View::Remotes => (groups::REMOTES, 1, GroupedBy::Remote),
-        View::Policy => (groups::RULES, 2, GroupedBy::Rule),
-        View::Connections | View::Listeners | View::Health => return None,
+    let by = group_kind(view)?;
+    let (columns, usual) = match by {
+        GroupedBy::Process => (groups::PROCESSES, 4),
+        GroupedBy::Service => (groups::SERVICES, 3),
+        GroupedBy::Remote => (groups::REMOTES, 1),
+        GroupedBy::Rule => (groups::RULES, 2),
     };
     let sheet = group_sheet(columns, usual, (model, by), ui);
     if view == View::Remotes && ui.remotes == Remotes::Networks {
@@ -446,6 +476,7 @@ fn draw_policy(
         with_groups(View::Policy, model, ui, |sheet| {
             sheet.draw(screen, below, buffer, model, list);
         });
+        draw_reasons(below, buffer, (ui, list), model);
     }
 }
 
@@ -462,11 +493,20 @@ fn scrolled(buffer: &mut Buffer, area: Rect, lines: &[String], list: &mut List) 
     }
 }
 
-fn help() -> Vec<String> {
-    let keys = KEYS.iter();
-    let mut lines: Vec<String> = keys
-        .map(|binding| format!("{:<12} {}", binding.spelled, binding.does))
-        .collect();
+/// Columns that the frame of an overlay takes.
+const FRAME: u16 = 4;
+
+/// The keys, in lines of up to `room` columns.
+fn help(room: usize) -> Vec<String> {
+    const SPELLED: usize = 12;
+    let mut lines = Vec::new();
+    for binding in KEYS {
+        let mut spelled = binding.spelled;
+        for part in wrapped(binding.does, room.saturating_sub(SPELLED + 1)) {
+            lines.push(format!("{spelled:<SPELLED$} {part}"));
+            spelled = "";
+        }
+    }
     lines.extend(
         [
             "",
@@ -475,6 +515,8 @@ fn help() -> Vec<String> {
             "Filter words: any text of a row, or comm:curl user:ann pid:1 port:443 remote:10.0.0.0/8",
             "dir:in unit:ssh state:failed error:refused rule:NAME local-port: remote-port: cgroup:",
         ]
+        .into_iter()
+        .flat_map(|text| wrapped(text, room))
         .map(str::to_owned),
     );
     lines
@@ -506,12 +548,14 @@ fn lay_over(
     ui: &mut Ui,
     (title, lines): (&str, &[String]),
 ) {
+    let room = usize::from(area.width.saturating_sub(FRAME));
+    let lines: Vec<&str> = lines.iter().flat_map(|text| wrapped(text, room)).collect();
     let widest = lines
         .iter()
         .map(|text| text.chars().count())
         .max()
         .unwrap_or(0);
-    let width = u16::try_from(widest + 4)
+    let width = u16::try_from(widest + usize::from(FRAME))
         .unwrap_or(u16::MAX)
         .min(area.width);
     let height = u16::try_from(lines.len() + 2)
@@ -527,7 +571,7 @@ fn lay_over(
     let inner = Rect {
         x: place.x + 2,
         y: place.y + 1,
-        width: place.width.saturating_sub(4),
+        width: place.width.saturating_sub(FRAME),
         height: place.height.saturating_sub(2),
     };
     let hidden = lines.len().saturating_sub(inner.height.into());

@@ -152,7 +152,6 @@ impl<'m, T> Sheet<'m, T> {
         model: &Model,
         list: &mut List,
     ) {
-        list.columns = self.columns.len();
         self.order(list, model);
         self.choose(list, usize::from(area.height.saturating_sub(1)));
         let columns = self.lay_out(usize::from(area.width), &mut list.aside);
@@ -327,7 +326,8 @@ impl<'m, T> Sheet<'m, T> {
                 0
             };
             let at = |x: usize| area.x + u16::try_from(x).unwrap_or(u16::MAX);
-            buffer.set_stringn(at(x + indent), area.y, &name, width, style);
+            // Of a name as wide as its column the sign takes the gap behind it.
+            buffer.set_stringn(at(x + indent), area.y, &name, width + 1, style);
             list.headings.push((at(x), at(x + width), number));
             x += width + 1;
         }

@@ -1,6 +1,7 @@
 //! Screens, of worlds that are small, crowded, empty or hostile.
 
 mod chosen;
+mod empty;
 
 use std::sync::Arc;
 

@@ -1,9 +1,12 @@
-//! A shell on a real terminal, with job control.
+//! A shell on a real terminal, with job control, and a program that draws there.
+
+#![expect(clippy::unwrap_used, reason = "a terminal that fails fails the test")]
 
 use std::{
     fs::{self, File},
     io::{Read as _, Write as _},
     os::fd::AsFd as _,
+    path::{Path, PathBuf},
     process::{Child, Command},
     sync::{Arc, Mutex},
     thread,
@@ -17,13 +20,15 @@ use rustix::{
 };
 use tempfile::TempDir;
 
-use crate::program::PATIENCE;
+/// A screen that takes longer than this to be as it should has failed.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A shell on a terminal, and what is on its screen.
 pub(crate) struct Terminal {
     keyboard: File,
     pub(crate) screen: Arc<Mutex<vt100::Parser>>,
     shell: Child,
+    program: PathBuf,
     pub(crate) dir: TempDir,
     asked: u32,
 }
@@ -37,7 +42,8 @@ impl Drop for Terminal {
 }
 
 impl Terminal {
-    pub(crate) fn new() -> Self {
+    /// One on which `program` is to draw.
+    pub(crate) fn new(program: &Path) -> Self {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let keyboard = openpt(flags).unwrap();
         grantpt(&keyboard).unwrap();
@@ -45,8 +51,15 @@ impl Terminal {
         let name = ptsname(&keyboard, Vec::new()).unwrap();
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let terminal = File::from(open(name, flags, Mode::empty()).unwrap());
+        // A guest has the shell of busybox.
+        let shell: &[&str] = if Path::new("/bin/bash").exists() {
+            &["bash", "--norc", "--noprofile", "-i"]
+        } else {
+            &["sh", "-i"]
+        };
         let shell = Command::new("setsid")
-            .args(["--ctty", "--wait", "bash", "--norc", "--noprofile", "-i"])
+            .arg("-c")
+            .args(shell)
             .env("TERM", "xterm-256color")
             .env("PS1", "ready> ")
             .stdin(terminal.try_clone().unwrap())
@@ -69,6 +82,7 @@ impl Terminal {
             keyboard,
             screen,
             shell,
+            program: program.to_owned(),
             dir: tempfile::tempdir().unwrap(),
             asked: 0,
         };
@@ -114,7 +128,7 @@ impl Terminal {
     }
 
     pub(crate) fn program(&mut self, args: &str) {
-        let program = env!("CARGO_BIN_EXE_port-monitor");
+        let program = self.program.display().to_string();
         self.types(&format!("clear; {program} top {args}\n"));
         self.sees("1 Connections");
     }
