@@ -119,6 +119,27 @@ pub(crate) struct List {
 }
 
 impl List {
+    /// Moves the chosen row and the screen as the user wants. The chosen one is at `place` now,
+    /// and there is room for `page` rows. Says whether anybody has moved.
+    pub(crate) fn choose(&mut self, place: Option<usize>, page: usize) -> bool {
+        let follows = self.chosen.is_some() || self.at > 0 || self.step != 0;
+        self.page = page;
+        let bottom = self.rows.saturating_sub(1);
+        // One that is gone leaves its place to the next.
+        let at = place.unwrap_or(self.at).min(bottom);
+        // Before anybody moves, the first row stays the chosen one.
+        let at = if follows { at } else { 0 };
+        self.at = at.saturating_add_signed(self.step).min(bottom);
+        let lowest = (self.at + 1).saturating_sub(page);
+        self.offset = self.offset.clamp(lowest, self.at.max(lowest));
+        self.offset = self.offset.min(self.rows.saturating_sub(page));
+        if !follows {
+            self.offset = 0;
+        }
+        self.step = 0;
+        follows
+    }
+
     fn reverse(&mut self) {
         self.is_reversed = !self.is_reversed;
         self.held = None;
