@@ -44,8 +44,8 @@ pub(crate) struct Args {
     /// How many times each subject is measured, in turn with the others
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Of `monitor`, only what a connection and the start cost beside the nearest peers, by the
-    /// program as the tests have it: not as small as the one that is shipped
+    /// By the program as the tests have it: not as small as the one that is shipped. Of
+    /// `monitor`, only what a connection and the start cost beside the nearest peers
     #[arg(long)]
     quick: bool,
 }
@@ -59,6 +59,8 @@ enum What {
     Verdict,
     /// Watching very many connections
     Scale,
+    /// Looking at open connections, beside another live view and `ss` in a loop
+    Top,
     /// Keeping connections in a history, beside a bare loop of inserts, and looking back, on
     /// this host
     History,
@@ -71,6 +73,7 @@ impl What {
             Self::Monitor => "monitor",
             Self::Verdict => "verdict",
             Self::Scale => "scale",
+            Self::Top => "top",
             Self::History => "history",
         }
     }
@@ -91,6 +94,7 @@ impl What {
             }
             Self::Verdict => vec![Guest::counted("verdict", 2048)],
             Self::Scale => vec![Guest::counted("scale", 6144)],
+            Self::Top => vec![Guest::counted("top", 6144)],
             Self::History => Vec::new(),
         }
     }
@@ -133,7 +137,7 @@ impl Guest {
             files: supplies.files.clone(),
             modules: match args.what {
                 What::Verdict => kernel.bench_modules()?,
-                What::Monitor | What::Scale | What::History => Vec::new(),
+                What::Monitor | What::Scale | What::Top | What::History => Vec::new(),
             },
             command: words.into_iter().chain(quick).map(str::to_owned).collect(),
             machine: self.machine,
@@ -147,8 +151,8 @@ impl Guest {
 /// A goal that is not met is no error: the figures are what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(
-        !args.quick || args.what == What::Monitor,
-        "leave --quick out: only `bench monitor` has it"
+        !args.quick || matches!(args.what, What::Monitor | What::Top),
+        "leave --quick out: only `bench monitor` and `bench top` have it"
     );
     if args.what == What::History {
         // What it is compared with runs in turn with it: the ratio says the same everywhere.
@@ -166,6 +170,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     tools::ensure(&tools::GUEST_PACKAGES)?;
     tools::ensure(&tools::BENCH_PACKAGES)?;
+    if args.what == What::Top {
+        tools::ensure(&tools::RUSTNET_PACKAGES)?;
+    }
     let profile = if args.quick {
         artifacts::PROFILE
     } else {
