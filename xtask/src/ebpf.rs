@@ -1,5 +1,6 @@
-//! `cargo xtask build-ebpf [--check]`: builds the eBPF object from source, with
-//! Debian's compiler (which carries `core` for the BPF target) and bpf-linker.
+//! `cargo xtask build-ebpf [--check]`: builds the eBPF objects from source, one for each
+//! architecture, with Debian's compiler (which carries `core` for the BPF target) and
+//! bpf-linker.
 
 use std::{
     env, fs,
@@ -10,8 +11,9 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
+    arch::Arch,
     paths, process, stack,
-    tools::{self, Package},
+    tools::{self, CARGO, Package, RUSTC},
 };
 
 #[path = "../../port-monitor/build/digest.rs"]
@@ -34,23 +36,16 @@ const PACKAGES: [Package; 6] = [
     package("clang-22"),
     package("libpolly-22-dev"),
 ];
-/// Debian's compiler, beside whatever rustup has.
-const RUSTC: &str = "/usr/bin/rustc";
-const CARGO: &str = "/usr/bin/cargo";
 const TARGET: &str = "bpfel-unknown-none";
 
 const fn package(name: &'static str) -> Package {
-    Package {
-        name,
-        is_present: tools::is_installed,
-        from_backports: false,
-    }
+    tools::on_the_host(name, tools::is_installed)
 }
 
 /// Flags of `build-ebpf`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Build, and compare with the committed object instead of replacing it
+    /// Build, and compare with the committed objects instead of replacing them
     #[arg(long)]
     check: bool,
 }
@@ -66,20 +61,38 @@ enum Comparison {
     },
 }
 
-/// Builds the object and writes or compares it.
+/// Builds the object of each architecture, and writes or compares it.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let workspace = paths::workspace();
     let toolchain = install()?;
-    let object = build(workspace, &toolchain)?;
-    let committed = workspace.join("port-monitor/bpf/port-monitor-x86_64.bpf.o");
-    if !args.check {
-        return write(workspace, &committed, &object, &toolchain);
+    for arch in Arch::ALL {
+        let object = build(workspace, &toolchain, arch)?;
+        let committed = committed(workspace, arch);
+        if args.check {
+            check(workspace, &committed, &object, &toolchain)?;
+        } else {
+            write(workspace, &committed, &object, &toolchain)?;
+        }
     }
-    match compare(workspace, &committed, &object, &toolchain)? {
+    Ok(())
+}
+
+/// Where the object of `arch` is committed; its manifest is beside it.
+fn committed(workspace: &Path, arch: Arch) -> PathBuf {
+    workspace.join(format!(
+        "port-monitor/bpf/port-monitor-{}.bpf.o",
+        arch.name()
+    ))
+}
+
+/// Says how the committed object compares with `object`; an error if it is another.
+fn check(workspace: &Path, committed: &Path, object: &[u8], toolchain: &Toolchain) -> Result<()> {
+    match compare(workspace, committed, object, toolchain)? {
         Comparison::Identical => println!("{}: identical", committed.display()),
         Comparison::ToolchainMoved { built_with, here } => println!(
-            "not compared: the committed object was built with {built_with}, this machine has \
-             {here}; run `cargo xtask build-ebpf` and commit port-monitor/bpf"
+            "{}: not compared: it was built with {built_with}, this machine has {here}; run \
+             `cargo xtask build-ebpf` and commit port-monitor/bpf",
+            committed.display()
         ),
     }
     Ok(())
@@ -127,15 +140,16 @@ fn version_of(program: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Builds and strips the object; the bytes do not depend on where it is built.
-fn build(workspace: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
+/// Builds and strips the object of `arch`, whose programs read that architecture's
+/// registers; the bytes do not depend on where it is built.
+fn build(workspace: &Path, toolchain: &Toolchain, arch: Arch) -> Result<Vec<u8>> {
     let target_dir = workspace.join("target/ebpf");
     let home = env::var_os("CARGO_HOME").map_or_else(
         || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
     );
     let flags = [
-        "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
+        format!("--cfg=bpf_target_arch=\"{}\"", arch.name()),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
         format!("-Clinker={}", toolchain.linker.display()),
@@ -168,7 +182,7 @@ fn build(workspace: &Path, toolchain: &Toolchain) -> Result<Vec<u8>> {
         .env_remove("RUSTC_WRAPPER");
     process::run(&mut cargo)?;
     let built = target_dir.join(TARGET).join("release/port-monitor-ebpf");
-    let stripped = target_dir.join("port-monitor.bpf.o");
+    let stripped = target_dir.join(format!("{}.bpf.o", arch.name()));
     process::run(
         Command::new(format!("{LLVM}/bin/llvm-strip"))
             .args(["--strip-debug", "-o"])
@@ -298,6 +312,27 @@ mod tests {
             .into_iter()
             .chain(words)
             .collect()
+    }
+
+    #[test]
+    fn committed_objects_are_of_the_sources_beside_them() {
+        let workspace = paths::workspace();
+        for arch in Arch::ALL {
+            let object = committed(workspace, arch);
+            let manifest = fs::read_to_string(object.with_extension("manifest")).unwrap();
+            let value = |key| digest::manifest_value(&manifest, key).unwrap();
+            let stale = format!("{}: run `cargo xtask build-ebpf`", object.display());
+            assert_eq!(
+                value("inputs"),
+                digest::of_inputs(workspace).unwrap(),
+                "{stale}"
+            );
+            assert_eq!(
+                value("object"),
+                digest_of(&fs::read(&object).unwrap()),
+                "{stale}"
+            );
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::report::Tally;
 
 mod apt;
+mod arch;
 mod artifacts;
 mod bench;
 mod ebpf;
@@ -59,7 +60,7 @@ enum Command {
     TestVm(test_vm::Args),
     /// Measure cost beside the peers, in one guest boot
     Bench(bench::Args),
-    /// Build the eBPF object from source and write it beside its manifest
+    /// Build the eBPF objects from source and write each beside its manifest
     BuildEbpf(ebpf::Args),
     /// Have libFuzzer run the parsers of what others write
     Fuzz(fuzz::Args),

@@ -44,6 +44,7 @@ const STEPS: &[Step] = &[
     step("build", Stop, Session::build),
     step("native program", Continue, Session::test_program_natively),
     step("kernels", Continue, Session::test_kernels),
+    step("cost", Continue, |_| cost()),
     step("checks", Continue, Session::finish_checks),
 ];
 
@@ -328,6 +329,18 @@ fn clippy() -> Result<Tally> {
             &["--", "--deny=warnings"],
         ];
         total += cargo(&command.concat())?;
+    }
+    Ok(total)
+}
+
+/// What must not become dearer: instructions of a guest, which are the same on every host.
+fn cost() -> Result<Tally> {
+    let mut total = Tally::default();
+    for what in ["monitor", "verdict"] {
+        let baseline = paths::workspace().join(format!("xtask/baseline/{what}.json"));
+        let mut bench = Command::new(env::current_exe().context("find the xtask program")?);
+        bench.args(["bench", what, "--quick", "--runs=3", "--baseline"]);
+        total += pass_or_fail(bench.arg(baseline))?;
     }
     Ok(total)
 }

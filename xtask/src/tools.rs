@@ -12,6 +12,10 @@ use crate::{apt, apt::Apt, process};
 /// QEMU before this one stops some of the guest kernels at random.
 const QEMU_MAJOR_MIN: u32 = 8;
 
+/// Debian's compiler, beside whatever rustup has.
+pub(crate) const RUSTC: &str = "/usr/bin/rustc";
+pub(crate) const CARGO: &str = "/usr/bin/cargo";
+
 /// A Debian package and how to tell that this machine has it.
 pub(crate) struct Package {
     /// Its name.
@@ -112,7 +116,7 @@ const PIP: Package = on_the_host("python3-pip", |_| {
 });
 
 /// A package of the host's own release.
-const fn on_the_host(name: &'static str, is_present: fn(&str) -> bool) -> Package {
+pub(crate) const fn on_the_host(name: &'static str, is_present: fn(&str) -> bool) -> Package {
     Package {
         name,
         is_present,

@@ -15,12 +15,22 @@ pub(crate) fn push_number(out: &mut Vec<u8>, number: impl itoa::Integer) {
 
 /// Appends sixteen hexadecimal digits.
 pub(crate) fn push_hex(out: &mut Vec<u8>, number: u64) {
-    out.extend_from_slice(number.to_be_bytes().map(hex).as_flattened());
+    out.extend_from_slice(hex_of(number.to_be_bytes()).as_flattened());
 }
 
 /// The two hexadecimal digits of a byte.
 pub(crate) fn hex(byte: u8) -> [u8; 2] {
     HEX[byte as usize]
+}
+
+/// The two hexadecimal digits of each byte. A loop is a few instructions a byte; `map` of an array
+/// is a call.
+fn hex_of<const N: usize>(bytes: [u8; N]) -> [[u8; 2]; N] {
+    let mut digits = [[0; 2]; N];
+    for (pair, byte) in digits.iter_mut().zip(bytes) {
+        *pair = hex(byte);
+    }
+    digits
 }
 
 /// The hexadecimal digits of all bytes.
@@ -50,8 +60,10 @@ pub(crate) fn push_nanoseconds(out: &mut Vec<u8>, ns: u32) {
 
 /// Appends a decimal number that has five digits at most.
 pub(crate) fn push_u16(out: &mut Vec<u8>, number: u16) {
-    let [high, middle, low] =
-        [number / 10_000, number / 100 % 100, number % 100].map(|pair| PAIRS[pair as usize]);
+    let digits = |pair: u16| PAIRS[usize::from(pair)];
+    let high = digits(number / 10_000);
+    let middle = digits(number / 100 % 100);
+    let low = digits(number % 100);
     let unused = match number {
         ..10 => 4,
         10..100 => 3,
@@ -140,7 +152,7 @@ fn push_ipv6(out: &mut Vec<u8>, ip: Ipv6Addr) {
         if index != 0 && index != zeros.end {
             out.push(b':');
         }
-        let digits = segment.to_be_bytes().map(hex);
+        let digits = hex_of(segment.to_be_bytes());
         let leading_zeros = (segment.leading_zeros() / 4).min(3) as usize;
         out.extend(digits.as_flattened().iter().skip(leading_zeros));
     }

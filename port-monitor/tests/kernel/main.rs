@@ -231,6 +231,15 @@ fn is_one_of(kernels: &[&str]) -> bool {
     kernels.iter().any(|kernel| release.starts_with(kernel))
 }
 
+/// The kernel may preempt a task in the middle of a program: Debian's from 7.0 on do, those with
+/// `PREEMPT_RT`, and those booted to.
+fn is_preemptible() -> Result<bool> {
+    let release = rustix::system::uname();
+    let is_rt = release.release().to_string_lossy().contains("-rt");
+    let line = std::fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
+    Ok(is_rt || is_one_of(&["7."]) || line.contains("preempt=full"))
+}
+
 /// The table's entries that may run here and whose names were asked for.
 fn chosen<'a, T>(
     cli: &'a Cli,

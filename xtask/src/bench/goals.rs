@@ -385,12 +385,12 @@ const VERDICT: &[Goal] = &[
     },
     Goal {
         number: "14",
-        text: "cost of the verdict, beside C's",
+        text: "BPF time of the verdict, beside C's with the same network",
         unit: "",
         measure: Measure::DifferenceRatio {
-            base: at("connect", "none", "per connection"),
-            subject: at("connect", "1,000 rules", "per connection"),
-            other: at("connect", "C limit", "per connection"),
+            base: at("connect", "C empty", "BPF time per connect"),
+            subject: at("connect", "1,000 rules", "BPF time per connect"),
+            other: at("connect", "C limit", "BPF time per connect"),
         },
         comparison: Comparison::AtMost,
         limit: 1.25,
@@ -405,6 +405,52 @@ const VERDICT: &[Goal] = &[
         },
         comparison: Comparison::AtMost,
         limit: 1.10,
+    },
+    Goal {
+        number: "16",
+        text: "what inbound rules cost a connection, beside a set of nftables at input",
+        unit: "",
+        measure: Measure::DifferenceRatio {
+            base: at("connect", "none", "per connection"),
+            subject: at("connect", "1,000 rules, one inbound", "per connection"),
+            other: at("connect", "nft input set 1,000", "per connection"),
+        },
+        comparison: Comparison::AtMost,
+        limit: 1.0,
+    },
+    Goal {
+        number: "16",
+        text: "BPF time of inbound rules, per connection",
+        unit: "instr",
+        measure: Measure::Value(at(
+            "connect",
+            "1,000 rules, one inbound",
+            "BPF time of inbound",
+        )),
+        comparison: Comparison::AtMost,
+        limit: 1_900.0,
+    },
+    Goal {
+        number: "17",
+        text: "requests of an open connection under inbound rules, beside none",
+        unit: "",
+        measure: Measure::Ratio {
+            numerator: at("established", "none", "per request"),
+            denominator: at("established", "1,000 rules, one inbound", "per request"),
+        },
+        comparison: Comparison::AtLeast,
+        limit: 0.99,
+    },
+    Goal {
+        number: "17",
+        text: "bytes of an open connection, the same",
+        unit: "",
+        measure: Measure::Ratio {
+            numerator: at("established", "none", "per KiB"),
+            denominator: at("established", "1,000 rules, one inbound", "per KiB"),
+        },
+        comparison: Comparison::AtLeast,
+        limit: 0.99,
     },
 ];
 

@@ -4,6 +4,7 @@
 //! instructions, so that a figure says the same on every host. What two processors
 //! do at once cannot be counted so: that has a guest of its own.
 
+mod baseline;
 mod figures;
 mod goals;
 mod number;
@@ -21,7 +22,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 
-use self::{figures::Figures, programs::Supplies, report::Report};
+use self::{baseline::Baseline, figures::Figures, programs::Supplies, report::Report};
 use crate::{
     artifacts,
     guest::{self, Clock, Machine, Outcome, Task},
@@ -44,10 +45,14 @@ pub(crate) struct Args {
     /// How many times each subject is measured, in turn with the others
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// By the program as the tests have it: not as small as the one that is shipped. Of
-    /// `monitor`, only what a connection and the start cost beside the nearest peers
+    /// By the program as the tests have it; of `monitor`, only what a connection and the start
+    /// cost beside the nearest peers, of `verdict` only what goals are about
     #[arg(long)]
     quick: bool,
+    /// A report of an earlier run, from target/bench: fail where the value of a goal is worse by
+    /// more than 3 %, on the same kernel
+    #[arg(long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
 }
 
 /// What is measured.
@@ -151,10 +156,15 @@ impl Guest {
 /// A goal that is not met is no error: the figures are what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(
-        !args.quick || matches!(args.what, What::Monitor | What::Top),
-        "leave --quick out: only `bench monitor` and `bench top` have it"
+        !args.quick || matches!(args.what, What::Monitor | What::Verdict | What::Top),
+        "leave --quick out: only `bench monitor`, `bench verdict` and `bench top` have it"
     );
+    let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
     if args.what == What::History {
+        ensure!(
+            baseline.is_none(),
+            "leave --baseline out: `bench history` has no goals"
+        );
         // What it is compared with runs in turn with it: the ratio says the same everywhere.
         let bench = [
             "bench",
@@ -198,10 +208,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             &mut figures,
         )?;
     }
-    if args.what == What::Monitor {
+    if args.what == What::Monitor && !args.quick {
         figures.add(programs::size_of(&program)?)?;
     }
-    conclude(args, &kernel, &figures, &out)
+    conclude(args, &kernel, &figures, &out, baseline.as_ref())
 }
 
 /// Boots one guest and takes its figures.
@@ -246,8 +256,14 @@ fn check(name: &str, outcome: &Outcome, dir: &Path) -> Result<()> {
     bail!("{reason}")
 }
 
-/// Prints what was measured and writes it to files.
-fn conclude(args: &Args, kernel: &Kernel, figures: &Figures, out: &Path) -> Result<()> {
+/// Prints what was measured and writes it to files; fails where it is worse than `baseline`.
+fn conclude(
+    args: &Args,
+    kernel: &Kernel,
+    figures: &Figures,
+    out: &Path,
+    baseline: Option<&Baseline>,
+) -> Result<()> {
     let name = args.what.name();
     let mut results = goals::judge(goals::of(args.what), figures);
     if args.quick {
@@ -277,6 +293,18 @@ fn conclude(args: &Args, kernel: &Kernel, figures: &Figures, out: &Path) -> Resu
             write(out, &format!("{name}.svg"), &image)?.display()
         );
     }
+    let Some(baseline) = baseline else {
+        return Ok(());
+    };
+    let changes = baseline.compare(&results);
+    println!("\n{}", baseline::render(&changes)?);
+    if !baseline.is_of(&kernel.release) {
+        println!("{}", baseline.renew(&kernel.release));
+        return Ok(());
+    }
+    let worse = changes.iter().filter(|change| change.is_worse());
+    let worse = worse.count();
+    ensure!(worse == 0, "{worse} of {} goals got worse", changes.len());
     Ok(())
 }
 

@@ -6,9 +6,15 @@ use std::{fmt, io::Write as _, net::IpAddr};
 use unicode_width::UnicodeWidthChar as _;
 
 use crate::{
-    base::{ascii, sanitize, time::LocalClock},
+    base::{ascii, memo::Memo, sanitize, time::LocalClock},
     events::record::Endpoint,
 };
+
+/// Room for the text of an IPv4 endpoint and its service, and of most others.
+const ROOM: usize = 64;
+
+/// Room that a service has to have after an address and a port, its space among it.
+const LEAST_SERVICE: usize = 3;
 
 /// Columns of the terminal that `text` takes.
 fn width(text: &[u8]) -> usize {
@@ -29,8 +35,24 @@ pub(crate) struct Cell<'a> {
     width: usize,
     budget: usize,
     clock: &'a mut LocalClock,
+    /// `None` where it remembers nothing.
+    endpoints: Option<&'a mut Endpoints>,
     signs: Signs,
     has_services: bool,
+}
+
+/// The texts of the endpoints last written: that of a service is in all rows that have to do with
+/// it, a client's in those of its connection.
+pub(crate) type Endpoints = Memo<EndpointText, 256>;
+
+/// What an endpoint is written as where there is room.
+#[derive(Debug)]
+pub(crate) struct EndpointText {
+    /// All that the text depends on.
+    endpoint: Endpoint,
+    service: Option<&'static str>,
+    text: Vec<u8>,
+    width: usize,
 }
 
 /// What stands for a value that is not there.
@@ -49,8 +71,17 @@ impl<'a> Cell<'a> {
             out,
             budget,
             clock,
+            endpoints: None,
             signs: Signs::Shown,
             has_services: true,
+        }
+    }
+
+    /// The cell with a memory of what it has written.
+    pub(crate) fn remembering(self, endpoints: &'a mut Endpoints) -> Self {
+        Self {
+            endpoints: Some(endpoints),
+            ..self
         }
     }
 
@@ -197,7 +228,21 @@ impl<'a> Cell<'a> {
 
     /// `10.0.0.1:80 http`, `[::1]:80`, `[fe80::1%3]:80`, `10.0.0.1:*`. Cut where
     /// there is no room: first the service, then the address, never the port.
-    pub(crate) fn endpoint(&mut self, endpoint: Endpoint, service: Option<&str>) {
+    pub(crate) fn endpoint(&mut self, endpoint: Endpoint, service: Option<&'static str>) {
+        let service = service.filter(|_| self.has_services);
+        let room = self.room();
+        let known = match &mut self.endpoints {
+            Some(endpoints) => remembered(endpoints, self.clock, endpoint, service),
+            None => return self.write_endpoint(endpoint, service),
+        };
+        if known.width + LEAST_SERVICE > room {
+            return self.write_endpoint(endpoint, service);
+        }
+        self.out.extend_from_slice(&known.text);
+        self.width += known.width;
+    }
+
+    fn write_endpoint(&mut self, endpoint: Endpoint, service: Option<&'static str>) {
         let Endpoint { ip, port, ifindex } = endpoint;
         let v6 = ip.is_ipv6();
         if v6 {
@@ -214,8 +259,8 @@ impl<'a> Cell<'a> {
         self.put(if v6 { "]:" } else { ":" });
         self.port(port);
         self.cut_address(address_end);
-        if let Some(service) = service.filter(|_| self.has_services)
-            && self.room() > 3
+        if let Some(service) = service
+            && self.room() > LEAST_SERVICE
         {
             self.put(" ");
             self.name(service.as_bytes());
@@ -246,6 +291,36 @@ impl<'a> Cell<'a> {
     }
 }
 
+/// The text of an endpoint, as a cell without limits has it.
+fn remembered<'e>(
+    endpoints: &'e mut Endpoints,
+    clock: &mut LocalClock,
+    endpoint: Endpoint,
+    service: Option<&'static str>,
+) -> &'e EndpointText {
+    let low = match endpoint.ip {
+        IpAddr::V4(ip) => ip.octets()[3],
+        IpAddr::V6(ip) => ip.octets()[15],
+    };
+    let port = endpoint.port.unwrap_or_default();
+    endpoints.get_or_remake(
+        usize::from(port ^ u16::from(low)),
+        |known| known.endpoint == endpoint && known.service == service,
+        |other| {
+            let mut text = other.map_or_else(|| Vec::with_capacity(ROOM), |other| other.text);
+            text.clear();
+            let mut cell = Cell::new(&mut text, usize::MAX, clock);
+            cell.write_endpoint(endpoint, service);
+            EndpointText {
+                width: cell.width(),
+                endpoint,
+                service,
+                text,
+            }
+        },
+    )
+}
+
 /// Cuts the text of `out` from byte `from` on to `room` columns, of which the
 /// last is then an ellipsis. Says how wide the text is now.
 fn cut(out: &mut Vec<u8>, from: usize, room: usize) -> usize {
@@ -267,4 +342,41 @@ fn cut(out: &mut Vec<u8>, from: usize, room: usize) -> usize {
     out.truncate(from + kept);
     out.extend_from_slice("…".as_bytes());
     columns + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_what_would_be_written() {
+        let end = |ip: &str, port, ifindex| Endpoint {
+            ip: ip.parse().unwrap(),
+            port,
+            ifindex,
+        };
+        let ends = [
+            (end("192.0.2.7", Some(443), None), Some("https")),
+            (end("192.0.2.7", Some(443), None), None),
+            (end("192.0.2.8", Some(443), None), Some("ab")),
+            (end("2001:db8::7", None, Some(3)), None),
+            (end("fe80::7", Some(443), Some(3)), Some("https")),
+            (end("fe80::7", Some(443), Some(4)), Some("https")),
+        ];
+        let mut endpoints = Endpoints::new();
+        let mut clock = LocalClock::new(jiff::tz::TimeZone::UTC);
+        for budget in (0..40).chain([usize::MAX]).cycle().take(82) {
+            for (end, service) in ends {
+                let mut direct = Vec::new();
+                let mut cell = Cell::new(&mut direct, budget, &mut clock);
+                cell.endpoint(end, service);
+                let width = cell.width();
+                let mut text = Vec::new();
+                let mut cell = Cell::new(&mut text, budget, &mut clock).remembering(&mut endpoints);
+                cell.endpoint(end, service);
+                assert_eq!(cell.width(), width, "{end:?} in {budget}");
+                assert_eq!(text, direct, "{end:?} in {budget}");
+            }
+        }
+    }
 }

@@ -8,11 +8,13 @@
 //! whoever uses its addresses next is not taken for it.
 
 use std::{
+    cmp::Ordering,
     collections::{HashMap, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
 
+use foldhash::fast::RandomState;
 use port_monitor_common::tcp_state::TcpState;
 use zerocopy::{ByteHash, Immutable, IntoBytes};
 
@@ -34,9 +36,9 @@ const RECENT: usize = 256;
 #[derive(Debug)]
 pub struct Peers {
     /// Connections begun since the last turn of generations.
-    young: HashMap<Key, Ends>,
+    young: HashMap<Key, Ends, RandomState>,
     /// Those begun before, where they have not ended.
-    old: HashMap<Key, Ends>,
+    old: HashMap<Key, Ends, RandomState>,
     generation: usize,
     /// Ends that began earlier than this, `CLOCK_BOOTTIME` ns, may have ended
     /// unseen.
@@ -86,8 +88,8 @@ impl Peers {
 
     fn with_generation(generation: usize) -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: HashMap::default(),
+            old: HashMap::default(),
             generation,
             trusted_from_ns: 0,
             recent: Box::new([const { None }; RECENT]),
@@ -247,15 +249,15 @@ impl Key {
         }
         let local = (mapped(local_ip), event.local_port?);
         let remote = (mapped(remote_ip), event.remote_port);
-        let (ends, side) = match local.cmp(&remote) {
-            std::cmp::Ordering::Less => ([local, remote], 0),
-            std::cmp::Ordering::Greater => ([remote, local], 1),
+        let ((first, second), side) = match local.cmp(&remote) {
+            Ordering::Less => ((local, remote), 0),
+            Ordering::Greater => ((remote, local), 1),
             // Connected to itself: one end.
-            std::cmp::Ordering::Equal => return None,
+            Ordering::Equal => return None,
         };
         let key = Self {
-            ips: ends.map(|(ip, _)| ip),
-            ports: ends.map(|(_, port)| port),
+            ips: [first.0, second.0],
+            ports: [first.1, second.1],
             netns_ino: event.netns_ino,
             zone: zone(event),
         };

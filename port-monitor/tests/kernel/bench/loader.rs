@@ -6,7 +6,10 @@ use std::{fs::File, io, os::fd::AsFd as _, path::PathBuf, thread, time::Duration
 use anyhow::{Context as _, Result};
 use aya::{
     Btf, Ebpf,
-    maps::RingBuf,
+    maps::{
+        RingBuf,
+        lpm_trie::{Key, LpmTrie},
+    },
     programs::{CgroupAttachMode, CgroupSockAddr, FEntry, FExit},
 };
 use rustix::event::{PollFd, PollFlags, poll};
@@ -55,7 +58,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         What::VerdictEmpty => judge(&mut ebpf, "limit_empty"),
         What::VerdictHash => judge(&mut ebpf, "limit_hash"),
-        What::VerdictFull => judge(&mut ebpf, "limit_full"),
+        What::VerdictFull => {
+            // The network that the rules beside it are about.
+            let networks = ebpf.map_mut("limit_networks").context("no networks")?;
+            let mut networks = LpmTrie::<_, u32, u32>::try_from(networks)?;
+            networks.insert(&Key::new(8, u32::from_ne_bytes([127, 0, 0, 0])), 0, 0)?;
+            judge(&mut ebpf, "limit_full")
+        }
     }
 }
 

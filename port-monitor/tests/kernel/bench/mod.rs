@@ -81,6 +81,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             promptness::measure(&bench)
         }
         What::Flood => cost::measure_losses(&bench),
+        What::Verdict if args.quick => verdict::measure_quickly(&bench),
         What::Verdict => verdict::measure(&bench),
         What::Scale => scale::measure(&bench),
         #[cfg(feature = "top")]

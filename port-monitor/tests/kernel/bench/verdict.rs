@@ -4,6 +4,8 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Command, Stdio},
     thread,
@@ -39,10 +41,12 @@ enum Held {
     Inbound(u16),
     List(u16),
     Set(u16),
+    /// A set of so many ports, asked at input.
+    InputSet(u16),
     C(&'static str),
 }
 
-const SUBJECTS: [(&str, Held); 20] = [
+const SUBJECTS: [(&str, Held); 21] = [
     ("none", Held::Free),
     ("C empty", Held::C("verdict-empty")),
     ("C hash", Held::C("verdict-hash")),
@@ -53,7 +57,7 @@ const SUBJECTS: [(&str, Held); 20] = [
     ("100 rules", Held::Policy(100)),
     ("1,000 rules", Held::Policy(1_000)),
     ("1,024 rules", Held::Policy(1_024)),
-    ("1,000 rules, one inbound", Held::Inbound(1_000)),
+    (WITH_INBOUND, Held::Inbound(1_000)),
     ("none again", Held::Free),
     ("nft list 0", Held::List(0)),
     ("nft list 1", Held::List(1)),
@@ -63,7 +67,18 @@ const SUBJECTS: [(&str, Held); 20] = [
     ("nft set 1", Held::Set(1)),
     ("nft set 100", Held::Set(100)),
     ("nft set 1,000", Held::Set(1_000)),
+    (INPUT_SET, Held::InputSet(1_000)),
 ];
+
+/// What its goals are about, of the subjects that have programs.
+const QUICK: [&str; 4] = ["C empty", "C limit", "1,000 rules", WITH_INBOUND];
+const WITH_INBOUND: &str = "1,000 rules, one inbound";
+const INPUT_SET: &str = "nft input set 1,000";
+
+/// What an established connection carries: bytes one way, and a request and its answer again and
+/// again.
+const CARRIED: usize = 64 << 20;
+const REQUESTS: u64 = 20_000;
 
 /// Rules that deny connects to ports nobody connects to, in some network.
 fn policy(rules: u16) -> String {
@@ -84,7 +99,12 @@ const INBOUND: &str =
 
 fn ruleset(held: Held) -> String {
     let mut text = "flush ruleset\n".to_owned();
-    let chain = "chain o {\ntype filter hook output priority 0;\n";
+    let hook = if matches!(held, Held::InputSet(_)) {
+        "input"
+    } else {
+        "output"
+    };
+    let chain = format!("chain o {{\ntype filter hook {hook} priority 0;\n");
     let ports = |count: u16| (FIRST_PORT..).take(count.into());
     match held {
         Held::List(count) => {
@@ -94,7 +114,7 @@ fn ruleset(held: Held) -> String {
             }
             text.push_str("}\n}\n");
         }
-        Held::Set(count) => {
+        Held::Set(count) | Held::InputSet(count) => {
             let all: Vec<_> = ports(count).map(|port| port.to_string()).collect();
             let all = all.join(", ");
             let _ = writeln!(
@@ -126,7 +146,7 @@ impl<'l> Holding<'l> {
                 let text = policy(rules - 1) + INBOUND;
                 Self::Policy(Enforced::new(&bench.lab, &text)?)
             }
-            Held::List(_) | Held::Set(_) => {
+            Held::List(_) | Held::Set(_) | Held::InputSet(_) => {
                 let path = bench.lab.new_path("nft");
                 fs::write(&path, ruleset(held))?;
                 nft(&path)?;
@@ -167,54 +187,152 @@ fn nft(path: &PathBuf) -> Result<()> {
 pub(super) fn measure(bench: &Bench) -> Result<()> {
     for run in 0..bench.runs {
         for (name, held) in SUBJECTS {
-            thread::sleep(SETTLE);
-            let holding = Holding::new(bench, held)?;
-            flood::connect(&flood::Args::of_one_thread(20))?;
-            let begin = Instant::now();
-            let connections = flood::connect(&flood::Args::of_one_thread(CONNECTIONS))?;
-            let elapsed = u64::try_from(begin.elapsed().as_nanos())?;
-            let row = Row {
-                group: "connect",
-                subject: name,
-                run,
-            };
-            row.tell("per connection", "instructions", each(elapsed, connections))?;
-            holding.end().with_context(|| name)?;
+            connects(bench, run, name, held)?;
         }
     }
     for run in 0..bench.runs {
-        program_time(bench, run)?;
+        program_time(bench, run, &SUBJECTS)?;
     }
     for run in 0..bench.runs {
         refused(bench, run)?;
     }
+    for run in 0..bench.runs {
+        requests(bench, run)?;
+        bulk(bench, run)?;
+    }
     Ok(())
 }
 
-/// The time of the deciding program alone, by the kernel's own measure.
-fn program_time(bench: &Bench, run: u32) -> Result<()> {
-    for (name, held) in SUBJECTS {
-        if matches!(held, Held::Free | Held::List(_) | Held::Set(_)) {
+/// What repeats from boot to boot, and goals are about.
+pub(super) fn measure_quickly(bench: &Bench) -> Result<()> {
+    let subjects = SUBJECTS.map(|subject| QUICK.contains(&subject.0).then_some(subject));
+    let subjects: Vec<_> = subjects.into_iter().flatten().collect();
+    for run in 0..bench.runs {
+        program_time(bench, run, &subjects)?;
+        requests(bench, run)?;
+    }
+    Ok(())
+}
+
+fn connects(bench: &Bench, run: u32, name: &str, held: Held) -> Result<()> {
+    thread::sleep(SETTLE);
+    let holding = Holding::new(bench, held)?;
+    flood::connect(&flood::Args::of_one_thread(20))?;
+    let begin = Instant::now();
+    let connections = flood::connect(&flood::Args::of_one_thread(CONNECTIONS))?;
+    let elapsed = u64::try_from(begin.elapsed().as_nanos())?;
+    let row = Row {
+        group: "connect",
+        subject: name,
+        run,
+    };
+    row.tell("per connection", "instructions", each(elapsed, connections))?;
+    holding.end().with_context(|| name.to_owned())
+}
+
+/// Under whom a connection is open where what comes in is judged.
+const OPEN: [(&str, Held); 3] = [
+    ("none", Held::Free),
+    (WITH_INBOUND, Held::Inbound(1_000)),
+    (INPUT_SET, Held::InputSet(1_000)),
+];
+
+/// Requests and answers of a connection that is open already.
+fn requests(bench: &Bench, run: u32) -> Result<()> {
+    established(bench, run, "per request", |mut client, mut server| {
+        for _ in 0..REQUESTS {
+            let mut message = [1; 64];
+            client.write_all(&message)?;
+            server.read_exact(&mut message)?;
+            server.write_all(&message)?;
+            client.read_exact(&mut message)?;
+        }
+        Ok(REQUESTS)
+    })
+}
+
+/// Bytes of a connection that is open already, one way.
+fn bulk(bench: &Bench, run: u32) -> Result<()> {
+    established(bench, run, "per KiB", |mut client, mut server| {
+        let writer = thread::spawn(move || {
+            let portion = vec![1; 64 << 10];
+            (0..CARRIED / portion.len()).try_for_each(|_| client.write_all(&portion))
+        });
+        let mut portion = vec![0; 64 << 10];
+        let mut carried = 0;
+        while carried < CARRIED {
+            carried += server.read(&mut portion)?;
+        }
+        writer.join().ok().context("the writer panicked")??;
+        Ok(CARRIED as u64 >> 10)
+    })
+}
+
+/// What it costs that `carry` uses both ends of a connection; it says how often.
+fn established(
+    bench: &Bench,
+    run: u32,
+    metric: &str,
+    carry: impl Fn(TcpStream, TcpStream) -> Result<u64>,
+) -> Result<()> {
+    for (subject, held) in OPEN {
+        thread::sleep(SETTLE);
+        let holding = Holding::new(bench, held)?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let client = TcpStream::connect(listener.local_addr()?)?;
+        let (server, _) = listener.accept()?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let begin = Instant::now();
+        let count = carry(client, server)?;
+        let elapsed = u64::try_from(begin.elapsed().as_nanos())?;
+        let row = Row {
+            group: "established",
+            subject,
+            run,
+        };
+        row.tell(metric, "instructions", each(elapsed, count))?;
+        holding.end()?;
+    }
+    Ok(())
+}
+
+/// The time of the programs alone, by the kernel's own measure: of the one that decides at each
+/// connect, and of those that judge what comes in.
+fn program_time(bench: &Bench, run: u32, subjects: &[(&'static str, Held)]) -> Result<()> {
+    for &(subject, held) in subjects {
+        if matches!(
+            held,
+            Held::Free | Held::List(_) | Held::Set(_) | Held::InputSet(_)
+        ) {
             continue;
         }
         let holding = Holding::new(bench, held)?;
         let measuring = bpf::measure()?;
-        flood::connect(&flood::Args::of_one_thread(CONNECTIONS))?;
+        let connections = flood::connect(&flood::Args::of_one_thread(CONNECTIONS))?;
         let programs = bpf::programs(&bpf::all()?)?;
         drop(measuring);
-        let (mut time_ns, mut runs) = (0, 0);
-        for program in programs {
-            if program.name == "pm_connect4" || program.name.starts_with("limit_") {
-                time_ns += program.run_time_ns;
-                runs += program.runs;
-            }
-        }
+        let time = |names: &[&str]| {
+            let those = programs.iter().filter(|program| {
+                names.iter().any(|name| program.name.starts_with(name)) && program.runs > 0
+            });
+            those.fold((0, 0), |(time_ns, runs), program| {
+                (time_ns + program.run_time_ns, runs + program.runs)
+            })
+        };
         let row = Row {
             group: "connect",
-            subject: name,
+            subject,
             run,
         };
+        let (time_ns, runs) = time(&["pm_connect4", "limit_"]);
         row.tell("BPF time per connect", "instructions", each(time_ns, runs))?;
+        let (time_ns, runs) = time(&["pm_ingress", "pm_lookup", "pm_unlisted"]);
+        if runs > 0 {
+            let per_connection = each(time_ns, connections);
+            row.tell("BPF time of inbound", "instructions", per_connection)?;
+            row.tell("runs of inbound", "", each(runs, connections))?;
+        }
         holding.end()?;
     }
     Ok(())

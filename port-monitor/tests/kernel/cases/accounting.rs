@@ -16,6 +16,7 @@ use rustix::process::Signal;
 use crate::{
     backend::Backend,
     bpf::{self, Writes},
+    is_preemptible,
     json::{Line, Summary},
     lab::Lab,
     monitor::{Monitor, Watch},
@@ -67,6 +68,9 @@ pub(super) fn skips(monitor: &Monitor) -> Result<Vec<(String, u64)>> {
 /// Of this many connections at full speed each has all its events, and nothing is lost at
 /// the default ring size. The table is what a terminal gets, and quick to count line by
 /// line.
+///
+/// A preemptible kernel at times skips all of the programs that see an event. Each such event
+/// is counted as that, and of 10,000 events at most one is.
 pub(super) fn full_speed(lab: &Lab, backend: &str, connections: u64) -> Result<Verdict> {
     let names = EVENTS.map(|(event, _)| event);
     let mut monitor = Watch::new(lab, backend, "table")
@@ -90,15 +94,25 @@ pub(super) fn full_speed(lab: &Lab, backend: &str, connections: u64) -> Result<V
     }
     let expected = BTreeMap::from(EVENTS.map(|(event, each)| (event, each * connections)));
     let all: u64 = expected.values().sum();
-    let exact = format!("# seen {all} = shown {all} + filtered 0 + lost 0 ");
+    let told: u64 = shown.values().sum();
+    let most = if is_preemptible()? { all / 10_000 } else { 0 };
+    let lost = all.saturating_sub(told);
+    let starts = |start: &str| others.iter().any(|line| line.starts_with(start));
+    let is_exact = starts(&format!(
+        "# seen {all} = shown {told} + filtered 0 + lost {lost} "
+    ));
+    let cause = format!("# lost: ring full 0, program skipped {lost}, undecodable 0, output 0, ");
     ensure!(
-        others.iter().any(|line| line.starts_with(&exact)) && shown == expected,
+        lost <= most
+            && is_exact
+            && (lost == 0 || starts(&cause))
+            && expected.iter().all(|(event, all)| shown[event] <= *all),
         "{shown:?} in the table, {others:?}, {}; skips: {skips:?}",
         run.stderr.trim()
     );
-    run.expect_code(0)?;
+    run.expect_code(if lost == 0 { 0 } else { EVENTS_LOST })?;
     Ok(Verdict::Pass(format!(
-        "{connections} connections, {all} events in {took:.1?}"
+        "{connections} connections, {told} events and {lost} counted in {took:.1?}"
     )))
 }
 
@@ -152,7 +166,7 @@ pub(super) fn beside_writers(lab: &Lab, backend: Backend) -> Result<Verdict> {
 }
 
 /// Does something while a thread on either CPU writes to a map.
-fn write_meanwhile<R>(act: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(super) fn write_meanwhile<R>(act: impl FnOnce() -> Result<R>) -> Result<R> {
     let map = Writes::new()?;
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {

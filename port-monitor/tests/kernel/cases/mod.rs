@@ -295,6 +295,9 @@ pub(crate) const ALL: &[Case] = &[
     each_backend("account-steered", accounting::steered)
         .guest_only()
         .parallel(),
+    each_backend("start-beside-writers", starting::beside_writers)
+        .on(&["7.2."])
+        .parallel(),
     each_backend("account-beside-writers", accounting::beside_writers)
         .on(&["7.2."])
         .parallel(),

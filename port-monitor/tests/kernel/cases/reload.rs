@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     backend::Backend,
-    is_one_of,
+    is_preemptible,
     json::{Line, Summary},
     lab::Lab,
     process::PATIENCE,
@@ -165,7 +165,7 @@ pub(super) fn under_fire(lab: &Lab, backend: Backend) -> Result<Verdict> {
     let summary = Summary::of(summary)?;
     // Probes are skipped where whoever writes a policy is preempted in the middle of a bpf(2).
     // Where others stand in, that may be while another task is preempted in the middle of those.
-    let skipped = if is_one_of(&["7."]) {
+    let skipped = if is_preemptible()? {
         summary.lost_by_cause.program_skipped
     } else {
         0

@@ -14,7 +14,9 @@ use serde_json::Value;
 
 use crate::{
     backend::Backend,
-    bpf, cgroup,
+    bpf,
+    cases::accounting::write_meanwhile,
+    cgroup,
     elapsed::{Since, timed},
     enforce::Enforced,
     json::Line,
@@ -339,6 +341,28 @@ pub(super) fn duration(lab: &Lab) -> Result<Verdict> {
     let watched = watched.context("no duration")?;
     ensure!(watched < 2_000, "watched for {watched} ms");
     Ok(Verdict::pass())
+}
+
+/// Where others are preempted in the middle of a bpf(2), the kernel skips programs at times: the
+/// start proves each of them all the same.
+pub(super) fn beside_writers(lab: &Lab, backend: Backend) -> Result<Verdict> {
+    const STARTS: usize = 4;
+    write_meanwhile(|| {
+        for start in 1..=STARTS {
+            let output = Command::new(&lab.program)
+                .args(["watch", "--backend", backend.name(), "--duration", "1s"])
+                .output()
+                .context("start port-monitor")?;
+            ensure!(
+                output.status.success(),
+                "start {start}: {}, {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    })?;
+    Ok(Verdict::Pass(format!("{STARTS} starts")))
 }
 
 /// `doctor` tries every backend, and tells of each that works what it could not prove.

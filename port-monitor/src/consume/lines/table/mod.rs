@@ -14,7 +14,7 @@ use self::{
     repeats::{Group, Repeats},
 };
 use super::{
-    cell::Cell,
+    cell::{Cell, Endpoints},
     fields::{Field, broken_rule},
 };
 use crate::{
@@ -83,6 +83,7 @@ pub struct Table {
     color: bool,
     verbose: bool,
     clock: LocalClock,
+    endpoints: Endpoints,
     has_policy: bool,
     heading: Heading,
     /// `None` where every event is a row.
@@ -109,6 +110,7 @@ impl Table {
             color,
             verbose,
             clock: LocalClock::new(zone),
+            endpoints: Endpoints::new(),
             has_policy: false,
             heading: Heading::Shown,
             repeats: aggregate.then(Repeats::default),
@@ -209,15 +211,17 @@ impl Table {
             leads,
             width,
             clock,
+            endpoints,
             ..
         } = self;
         let (leading, others) = columns.split_at(*leading);
         let lead = Lead::of(record, leads, |text| {
-            write_cells(leading, *width, clock, (text, MARK_WIDTH), write)
+            let memory = (&mut *clock, &mut *endpoints);
+            write_cells(leading, *width, memory, (text, MARK_WIDTH), write)
         });
         out.extend_from_slice(&lead.text);
         let others = others.split_last().map_or(&[][..], |(_, others)| others);
-        let position = write_cells(others, *width, clock, (out, lead.end), write);
+        let position = write_cells(others, *width, (clock, endpoints), (out, lead.end), write);
         // The rule is what a violation is about: rather a wrapped line than
         // a rule nobody can read.
         self.rest_of_cells(out, position, !record.is_violation(), write);
@@ -247,7 +251,7 @@ impl Table {
         write_cells(
             others,
             self.width,
-            &mut self.clock,
+            (&mut self.clock, &mut self.endpoints),
             (out, MARK_WIDTH),
             write,
         )
@@ -263,7 +267,7 @@ impl Table {
         let Some(last) = self.columns.last() else {
             return 0;
         };
-        let mut cell = Cell::new(out, budget, &mut self.clock);
+        let mut cell = Cell::new(out, budget, &mut self.clock).remembering(&mut self.endpoints);
         write(&mut cell, last.field);
         cell.cut_to_budget();
         cell.width()
@@ -531,14 +535,14 @@ impl Sink for Table {
 fn write_cells(
     columns: &[Column],
     width: Option<usize>,
-    clock: &mut LocalClock,
+    (clock, endpoints): (&mut LocalClock, &mut Endpoints),
     (out, mut position): (&mut Vec<u8>, usize),
     write: impl Fn(&mut Cell<'_>, &'static Field),
 ) -> usize {
     for column in columns {
         let room = column.end.saturating_sub(position);
         let budget = width.map_or(usize::MAX, |_| room);
-        let mut cell = Cell::new(out, budget, clock);
+        let mut cell = Cell::new(out, budget, clock).remembering(endpoints);
         write(&mut cell, column.field);
         position += cell.width();
         let gap = (column.end + 1).saturating_sub(position).max(1);

@@ -411,3 +411,25 @@ fn row_text<T>(
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::keep;
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_that_part_of_all_in_order(
+            mut rows in vec(any::<u8>(), 0..200),
+            from in 0..220_usize,
+            count in 0..60_usize,
+        ) {
+            let mut sorted = rows.clone();
+            sorted.sort_unstable();
+            let expected: Vec<u8> = sorted.into_iter().skip(from).take(count).collect();
+            let kept: Vec<u8> = keep(&mut rows, from, count, Ord::cmp).collect();
+            prop_assert_eq!(kept, expected);
+        }
+    }
+}
