@@ -132,6 +132,20 @@ pub(crate) const BENCH_PACKAGES: [Package; 1] = [Package {
     from_backports: false,
 }];
 
+/// What building rustnet takes, the live view that ours is measured beside.
+pub(crate) const RUSTNET_PACKAGES: [Package; 2] = [
+    Package {
+        name: "libpcap-dev",
+        is_present: is_installed,
+        from_backports: false,
+    },
+    Package {
+        name: "libelf-dev",
+        is_present: is_installed,
+        from_backports: false,
+    },
+];
+
 /// Installs those of `packages` that are missing, which needs root.
 pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = packages

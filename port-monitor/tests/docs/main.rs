@@ -21,7 +21,8 @@ use crate::pages::{Page, blocks, pages, rows, sessions, workspace};
 /// Bytes that the kernel puts before each record of a ring (`BPF_RINGBUF_HDR_SZ`).
 const RING_HEADER: usize = 8;
 /// Flags of other programs that the pages name alone.
-const FLAGS_OF_OTHERS: [&str; 7] = [
+const FLAGS_OF_OTHERS: [&str; 10] = [
+    "--baseline",
     "--catalog",
     "--runs",
     "--quick",
@@ -29,6 +30,8 @@ const FLAGS_OF_OTHERS: [&str; 7] = [
     "--variants",
     "--no-map-gw",
     "--disable-host-loopback",
+    "--show-localhost",
+    "--no-resolve-dns",
 ];
 /// What a README that is read to its end may have.
 const README_LINES: usize = 200;

@@ -116,7 +116,7 @@ pub(crate) fn terminal() -> Result<(File, File)> {
     grantpt(&master)?;
     unlockpt(&master)?;
     let path = ptsname(&master, Vec::new())?.into_string()?;
-    let slave = OpenOptions::new().write(true).open(&path)?;
+    let slave = OpenOptions::new().read(true).write(true).open(&path)?;
     Ok((master.into(), slave))
 }
 

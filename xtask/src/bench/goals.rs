@@ -35,6 +35,8 @@ pub(super) enum Measure {
     Worst(At),
     /// One figure divided by another.
     Ratio { numerator: At, denominator: At },
+    /// One figure divided by the lesser of two.
+    RatioToLesser { numerator: At, others: [At; 2] },
     /// What `subject` has beyond `base`, divided by what `other` has beyond it.
     DifferenceRatio { base: At, subject: At, other: At },
 }
@@ -93,6 +95,7 @@ pub(super) const fn of(what: What) -> &'static [Goal] {
     match what {
         What::Monitor => MONITOR,
         What::Verdict => VERDICT,
+        What::Top => TOP,
         What::Scale | What::History => &[],
     }
 }
@@ -118,6 +121,10 @@ impl Measure {
                 numerator,
                 denominator,
             } => run_by_run(figures, [numerator, denominator], |[a, b]| a / b),
+            Self::RatioToLesser {
+                numerator,
+                others: [one, other],
+            } => run_by_run(figures, [numerator, one, other], |[a, b, c]| a / b.min(c)),
             Self::DifferenceRatio {
                 base,
                 subject,
@@ -152,6 +159,30 @@ const fn at(group: &'static str, subject: &'static str, metric: &'static str) ->
         group,
         subject,
         metric,
+    }
+}
+
+/// What a live view may cost: half of the better of the others.
+const TOP: &[Goal] = &[
+    of_the_view("CPU of the view, 100 open", "100 open", "CPU a second"),
+    of_the_view("the same, 10,000 open", "10,000 open", "CPU a second"),
+    of_the_view("the same, 100,000 open", "100,000 open", "CPU a second"),
+    of_the_view("time of a frame, 100 open", "100 open", "a frame"),
+    of_the_view("the same, 10,000 open", "10,000 open", "a frame"),
+    of_the_view("the same, 100,000 open", "100,000 open", "a frame"),
+];
+
+const fn of_the_view(text: &'static str, group: &'static str, metric: &'static str) -> Goal {
+    Goal {
+        number: "16",
+        text,
+        unit: "",
+        measure: Measure::RatioToLesser {
+            numerator: at(group, "port-monitor top", metric),
+            others: [at(group, "rustnet", metric), at(group, "ss -tanp", metric)],
+        },
+        comparison: Comparison::AtMost,
+        limit: 0.5,
     }
 }
 
@@ -483,6 +514,20 @@ mod tests {
     }
 
     #[test]
+    fn the_lesser_of_two_is_that_of_the_run() {
+        let measure = Measure::RatioToLesser {
+            numerator: BASE,
+            others: [A, B],
+        };
+        let rows: &[(&str, &str, &[f64])] = &[
+            ("base", "m", &[10.0, 10.0, 10.0]),
+            ("a", "m", &[20.0, 90.0, 50.0]),
+            ("b", "m", &[80.0, 40.0, 25.0]),
+        ];
+        assert!(is(value(&measure, rows), 0.4));
+    }
+
+    #[test]
     fn a_value_is_the_median_and_the_worst_is_farthest_from_0() {
         let rows: &[(&str, &str, &[f64])] = &[("a", "m", &[0.0, -3.0, 1.0])];
         assert!(is(value(&Measure::Value(A), rows), 0.0));
@@ -513,7 +558,7 @@ mod tests {
 
     #[test]
     fn without_figures_no_goal_is_measured() {
-        for what in [What::Monitor, What::Verdict, What::Scale] {
+        for what in [What::Monitor, What::Verdict, What::Scale, What::Top] {
             let judgements = judge(of(what), &Figures::default());
             assert!(judgements.iter().all(|judgement| judgement.value.is_none()));
         }

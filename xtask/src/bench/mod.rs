@@ -45,8 +45,8 @@ pub(crate) struct Args {
     /// How many times each subject is measured, in turn with the others
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Of `monitor`, only what a connection and the start cost beside the nearest peers, of
-    /// `verdict` only what goals are about; by the program as the tests have it
+    /// By the program as the tests have it; of `monitor`, only what a connection and the start
+    /// cost beside the nearest peers, of `verdict` only what goals are about
     #[arg(long)]
     quick: bool,
     /// A report of an earlier run, from target/bench: fail where the value of a goal is worse by
@@ -64,6 +64,8 @@ enum What {
     Verdict,
     /// Watching very many connections
     Scale,
+    /// Looking at open connections, beside another live view and `ss` in a loop
+    Top,
     /// Keeping connections in a history, beside a bare loop of inserts, and looking back, on
     /// this host
     History,
@@ -76,6 +78,7 @@ impl What {
             Self::Monitor => "monitor",
             Self::Verdict => "verdict",
             Self::Scale => "scale",
+            Self::Top => "top",
             Self::History => "history",
         }
     }
@@ -96,6 +99,7 @@ impl What {
             }
             Self::Verdict => vec![Guest::counted("verdict", 2048)],
             Self::Scale => vec![Guest::counted("scale", 6144)],
+            Self::Top => vec![Guest::counted("top", 6144)],
             Self::History => Vec::new(),
         }
     }
@@ -138,7 +142,7 @@ impl Guest {
             files: supplies.files.clone(),
             modules: match args.what {
                 What::Verdict => kernel.bench_modules()?,
-                What::Monitor | What::Scale | What::History => Vec::new(),
+                What::Monitor | What::Scale | What::Top | What::History => Vec::new(),
             },
             command: words.into_iter().chain(quick).map(str::to_owned).collect(),
             machine: self.machine,
@@ -152,8 +156,8 @@ impl Guest {
 /// A goal that is not met is no error: the figures are what was asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
     ensure!(
-        !args.quick || matches!(args.what, What::Monitor | What::Verdict),
-        "leave --quick out: only `bench monitor` and `bench verdict` have it"
+        !args.quick || matches!(args.what, What::Monitor | What::Verdict | What::Top),
+        "leave --quick out: only `bench monitor`, `bench verdict` and `bench top` have it"
     );
     let baseline = args.baseline.as_deref().map(Baseline::read).transpose()?;
     if args.what == What::History {
@@ -176,6 +180,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     tools::ensure(&tools::GUEST_PACKAGES)?;
     tools::ensure(&tools::BENCH_PACKAGES)?;
+    if args.what == What::Top {
+        tools::ensure(&tools::RUSTNET_PACKAGES)?;
+    }
     let profile = if args.quick {
         artifacts::PROFILE
     } else {

@@ -26,11 +26,11 @@ pub(super) fn leading(what: What, figures: &Figures) -> Option<(String, String)>
     let group = match what {
         What::Monitor => "flood",
         What::Verdict => "connect",
-        What::Scale | What::History => figures.groups().first()?,
+        What::Scale | What::Top | What::History => figures.groups().first()?,
     };
     let metric = match what {
         What::Monitor | What::Verdict => "per connection",
-        What::Scale | What::History => figures.metrics(group).first()?.0,
+        What::Scale | What::Top | What::History => figures.metrics(group).first()?.0,
     };
     let is_measured = figures
         .metrics(group)

@@ -43,6 +43,10 @@ const BPFTRACE_PACKAGES: [&str; 14] = [
 /// Those of bpftrace's scripts that do what we do.
 const BPFTRACE_SCRIPTS: [&str; 3] = ["tcpaccept.bt", "tcpconnect.bt", "tcplife.bt"];
 
+/// The crate of the live view that ours is measured beside, and which one of it.
+const RUSTNET: &str = "rustnet-monitor";
+const RUSTNET_VERSION: &str = "1.7.0";
+
 /// All that bpftrace's scripts take from the C library's header of this name.
 const SOCKET_HEADER: &str = "#define AF_INET 2\n#define AF_INET6 10\n";
 
@@ -74,6 +78,14 @@ impl Supplies {
                 ensure!(nft.exists(), "find {}: install nftables", nft.display());
                 supplies.programs.push((nft, "/bin/nft".to_owned()));
             }
+            What::Top => {
+                let ss = PathBuf::from("/usr/bin/ss");
+                ensure!(ss.exists(), "find {}: install iproute2", ss.display());
+                supplies.programs.push((ss, "/bin/ss".to_owned()));
+                supplies
+                    .programs
+                    .push((rustnet()?, "/bin/rustnet".to_owned()));
+            }
             What::Scale | What::History => {}
         }
         Ok(supplies)
@@ -97,6 +109,20 @@ impl Supplies {
         self.library_dir = Some(dir.join("usr/lib/x86_64-linux-gnu"));
         Ok(())
     }
+}
+
+/// The live view that ours is measured beside, built from the registry of crates.
+fn rustnet() -> Result<PathBuf> {
+    let root = paths::workspace().join("target/bench/rustnet");
+    let mut cargo = process::cargo();
+    cargo
+        .args(["install", RUSTNET, "--version", RUSTNET_VERSION, "--locked"])
+        .arg("--root")
+        .arg(&root)
+        .arg("--target-dir")
+        .arg(root.join("build"));
+    process::run(&mut cargo)?;
+    Ok(root.join("bin/rustnet"))
 }
 
 /// Unpacks bpftrace and its libraries into `dir`, in one rename at the end.

@@ -18,6 +18,8 @@ mod promptness;
 mod scale;
 mod tool;
 mod verdict;
+#[cfg(feature = "top")]
+mod view;
 
 pub(crate) use self::loader::{Args as LoaderArgs, run as run_loader};
 
@@ -50,6 +52,9 @@ enum What {
     Verdict,
     /// Many connections, filters and rules
     Scale,
+    /// The live view
+    #[cfg(feature = "top")]
+    Top,
 }
 
 /// What measurements need.
@@ -79,6 +84,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         What::Verdict if args.quick => verdict::measure_quickly(&bench),
         What::Verdict => verdict::measure(&bench),
         What::Scale => scale::measure(&bench),
+        #[cfg(feature = "top")]
+        What::Top => view::measure(&bench),
     }
 }
 

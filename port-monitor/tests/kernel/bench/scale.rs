@@ -40,12 +40,17 @@ const COUNTS: [(&str, u16); 4] = [("1", 1), ("10", 10), ("100", 100), ("1,000", 
 /// No listener gets one of these.
 const FIRST_PORT: u16 = 20_000;
 
-pub(super) fn measure(bench: &Bench) -> Result<()> {
+/// Lets this process have all of its connections open.
+pub(super) fn raise_limit() -> Result<()> {
     let many = Rlimit {
         current: Some(1 << 20),
         maximum: Some(1 << 20),
     };
-    setrlimit(Resource::Nofile, many).context("raise the limit of open files")?;
+    setrlimit(Resource::Nofile, many).context("raise the limit of open files")
+}
+
+pub(super) fn measure(bench: &Bench) -> Result<()> {
+    raise_limit()?;
     let mut held = Vec::new();
     for (name, count) in OPEN {
         hold(&mut held, count)?;
@@ -70,10 +75,10 @@ pub(super) fn measure(bench: &Bench) -> Result<()> {
 }
 
 /// Both ends of a connection.
-type Pair = (OwnedFd, OwnedFd);
+pub(super) type Pair = (OwnedFd, OwnedFd);
 
 /// Opens connections until there are so many.
-fn hold(held: &mut Vec<Pair>, count: usize) -> Result<()> {
+pub(super) fn hold(held: &mut Vec<Pair>, count: usize) -> Result<()> {
     while held.len() < count {
         let listener = open(V4)?;
         bind(&listener, any_port(V4))?;

@@ -170,20 +170,7 @@ impl Running {
     /// The processor time of all its threads, in the kernel and outside, those that have
     /// ended included.
     pub(super) fn cpu_ns(&self) -> Result<u64> {
-        let mut clock = 0;
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: it writes to the clock that it is given.
-        let error =
-            unsafe { libc::clock_getcpuclockid(self.child.id().cast_signed(), &raw mut clock) };
-        ensure!(error == 0, io::Error::from_raw_os_error(error));
-        // SAFETY: it writes to the time that it is given.
-        let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
-        ensure!(status == 0, io::Error::last_os_error());
-        let (seconds, rest) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
-        Ok(seconds * 1_000_000_000 + rest)
+        cpu_ns(self.child.id())
     }
 
     /// Its programs.
@@ -239,6 +226,23 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The processor time of all threads of a process, those that have ended included.
+pub(super) fn cpu_ns(pid: u32) -> Result<u64> {
+    let mut clock = 0;
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: it writes to the clock that it is given.
+    let error = unsafe { libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock) };
+    ensure!(error == 0, io::Error::from_raw_os_error(error));
+    // SAFETY: it writes to the time that it is given.
+    let status = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    ensure!(status == 0, io::Error::last_os_error());
+    let (seconds, rest) = (time.tv_sec.cast_unsigned(), time.tv_nsec.cast_unsigned());
+    Ok(seconds * 1_000_000_000 + rest)
 }
 
 /// The size a line of `/proc` tells under this name, bytes.

@@ -2,12 +2,14 @@
 //! in, a wish out.
 
 mod aside;
+mod list;
 pub(crate) mod prompt;
 mod told;
 mod words;
 
-use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
+pub(crate) use self::list::List;
 pub use self::words::{OWN_WORDS, WORDS};
 use self::{
     aside::Opened,
@@ -85,48 +87,6 @@ pub(crate) enum RowId {
     Connection(u64),
     /// What has something in common.
     Group(Key),
-}
-
-/// How a list is looked at.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct List {
-    /// The column of the order; the view's own before one is chosen.
-    pub(crate) column: Option<usize>,
-    /// The other way round.
-    pub(crate) is_reversed: bool,
-    /// The row that is chosen, which may be gone.
-    pub(crate) chosen: Option<RowId>,
-    /// The row that is marked on the screen: the chosen one, or the first before anybody chose.
-    pub(crate) marked: Option<RowId>,
-    /// The address at the other end of it, or of the connection that is told all about.
-    pub(crate) remote: Option<IpAddr>,
-    /// Where it was, for when it is gone.
-    pub(crate) at: usize,
-    /// The first row on the screen.
-    pub(crate) offset: usize,
-    /// So many rows there are, and so many the screen has room for.
-    pub(crate) rows: usize,
-    pub(crate) page: usize,
-    /// Columns on the left that are not shown, so that those further right are.
-    pub(crate) aside: usize,
-    /// Steps that the chosen row is to be moved by at the next look.
-    pub(crate) step: isize,
-    /// The order as it is to stay.
-    pub(crate) held: Option<Vec<RowId>>,
-    /// Where the columns' headings begin and end on the screen, and their row.
-    pub(crate) headings: Vec<(u16, u16, usize)>,
-    pub(crate) heading_row: u16,
-}
-
-impl List {
-    fn reverse(&mut self) {
-        self.is_reversed = !self.is_reversed;
-        self.held = None;
-    }
-
-    fn hold(&mut self) {
-        self.held = self.held.is_none().then(Vec::new);
-    }
 }
 
 /// A record that is looked for.

@@ -79,7 +79,7 @@ fn what_a_row_is_about_is_left_out_by_a_word_more() {
     typed(&mut ui, "e");
     assert_eq!(ui.said(), Some("there is no word that leaves this out"));
     ui.list().marked = Some(RowId::Connection(7));
-    ui.list().remote = Some(IpAddr::from([192, 0, 2, 1]));
+    ui.list().remote = Some(std::net::IpAddr::from([192, 0, 2, 1]));
     typed(&mut ui, "e");
     assert_eq!(ui.filter, "!remote:192.0.2.1 ");
     for (key, word) in [

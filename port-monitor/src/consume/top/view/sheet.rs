@@ -1,6 +1,6 @@
 //! A list on the screen: its columns, its order, the row that is chosen.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{cmp::Ordering, collections::HashMap, net::IpAddr};
 
 use jiff::tz::TimeZone;
 use ratatui::{
@@ -152,11 +152,10 @@ impl<'m, T> Sheet<'m, T> {
         model: &Model,
         list: &mut List,
     ) {
-        self.order(list, model);
-        self.choose(list, usize::from(area.height.saturating_sub(1)));
+        self.keep_shown(list, model, usize::from(area.height.saturating_sub(1)));
         let columns = self.lay_out(usize::from(area.width), &mut list.aside);
         self.heading(screen, area, buffer, list, &columns);
-        let rows = self.rows.iter().enumerate().skip(list.offset);
+        let rows = (list.offset..).zip(&self.rows);
         for ((number, (_, row)), y) in rows.zip(area.y + 1..area.bottom()) {
             let looks = (self.looks)(row, model);
             let mut style = looks.style(screen.has_color);
@@ -200,6 +199,55 @@ impl<'m, T> Sheet<'m, T> {
         Some(cells.join(" "))
     }
 
+    /// Keeps those rows, in their order, that the screen has room for. However many others
+    /// there are, these alone are sorted.
+    fn keep_shown(&mut self, list: &mut List, model: &Model, page: usize) {
+        list.rows = self.rows.len();
+        // One row is marked where there is room for none.
+        let page = page.max(1);
+        let chosen = list.chosen.clone();
+        let is_chosen = |id: &RowId| chosen.as_ref() == Some(id);
+        let follows = if list.held.is_some() {
+            self.order(list, model);
+            let place = self.rows.iter().position(|(id, _)| is_chosen(id));
+            let follows = list.choose(place, page);
+            let shown = self.rows.drain(..).skip(list.offset).take(page);
+            self.rows = shown.collect();
+            follows
+        } else {
+            let (mut keyed, descends) = self.keyed(list, model);
+            let own = keyed.iter().find(|row| is_chosen(&row.1));
+            let place = own.map(|own| {
+                let before = keyed.iter();
+                before
+                    .filter(|row| in_order(row, own, descends).is_lt())
+                    .count()
+            });
+            let follows = list.choose(place, page);
+            let shown = keep(&mut keyed, list.offset, page, |one, other| {
+                in_order(one, other, descends)
+            });
+            self.rows = shown.map(|(_, id, row)| (id, row)).collect();
+            follows
+        };
+        let marked = self.rows.get(list.at.saturating_sub(list.offset));
+        list.marked = marked.map(|(id, _)| id.clone());
+        if follows {
+            list.chosen.clone_from(&list.marked);
+        }
+    }
+
+    /// The rows with what the list is ordered by, and whether the greatest is first.
+    fn keyed(&mut self, list: &List, model: &Model) -> (Vec<Keyed<'m, T>>, bool) {
+        let rows = self.rows.drain(..);
+        let chosen = list.column.and_then(|column| self.columns.get(column));
+        let Some(column) = chosen.or_else(|| self.columns.get(self.usual)) else {
+            return (Vec::new(), false);
+        };
+        let keyed = rows.map(|(id, row)| ((column.by)(row, model), id, row));
+        (keyed.collect(), column.descends != list.is_reversed)
+    }
+
     fn order(&mut self, list: &mut List, model: &Model) {
         list.rows = self.rows.len();
         if let Some(held) = list.held.as_ref().filter(|held| !held.is_empty()) {
@@ -208,50 +256,12 @@ impl<'m, T> Sheet<'m, T> {
             self.rows
                 .sort_by_key(|(id, _)| places.get(id).copied().unwrap_or(usize::MAX));
         } else {
-            let chosen = list.column.unwrap_or(self.usual);
-            let Some(column) = self.columns.get(chosen) else {
-                return;
-            };
-            let keyed = self.rows.drain(..);
-            let mut keyed: Vec<_> = keyed
-                .map(|(id, row)| ((column.by)(row, model), id, row))
-                .collect();
-            let descends = column.descends != list.is_reversed;
-            keyed.sort_by(|(one, one_id, _), (other, other_id, _)| {
-                // Of equal ones it is always the same that comes first.
-                let order = (one, one_id).cmp(&(other, other_id));
-                if descends { order.reverse() } else { order }
-            });
+            let (mut keyed, descends) = self.keyed(list, model);
+            keyed.sort_by(|one, other| in_order(one, other, descends));
             self.rows = keyed.into_iter().map(|(_, id, row)| (id, row)).collect();
         }
         if list.held.is_some() {
             list.held = Some(self.rows.iter().map(|(id, _)| id.clone()).collect());
-        }
-    }
-
-    /// Finds the chosen row again, and moves it and the screen as the user wants.
-    fn choose(&self, list: &mut List, page: usize) {
-        list.page = page;
-        let bottom = self.rows.len().saturating_sub(1);
-        let chosen = list.chosen.as_ref();
-        let place = chosen.and_then(|id| self.rows.iter().position(|(row, _)| row == id));
-        // One that is gone leaves its place to the next.
-        let at = place.unwrap_or(list.at).min(bottom);
-        // Before anybody moves, the first row stays the chosen one.
-        let follows = list.chosen.is_some() || list.at > 0 || list.step != 0;
-        let at = if follows { at } else { 0 };
-        let at = at.saturating_add_signed(list.step).min(bottom);
-        list.marked = self.rows.get(at).map(|(id, _)| id.clone());
-        if follows {
-            list.chosen.clone_from(&list.marked);
-        }
-        list.at = at;
-        list.step = 0;
-        let lowest = (at + 1).saturating_sub(page);
-        list.offset = list.offset.clamp(lowest, at.max(lowest));
-        list.offset = list.offset.min(self.rows.len().saturating_sub(page));
-        if !follows {
-            list.offset = 0;
         }
     }
 
@@ -334,6 +344,35 @@ impl<'m, T> Sheet<'m, T> {
     }
 }
 
+/// A row with what it is ordered by.
+type Keyed<'m, T> = (By, RowId, &'m T);
+
+/// Of equal ones it is always the same that comes first.
+fn in_order<T>(one: &Keyed<'_, T>, other: &Keyed<'_, T>, descends: bool) -> Ordering {
+    let order = (&one.0, &one.1).cmp(&(&other.0, &other.1));
+    if descends { order.reverse() } else { order }
+}
+
+/// Of `rows` in order, so many from a place on.
+fn keep<R>(
+    rows: &mut Vec<R>,
+    from: usize,
+    count: usize,
+    order: impl Fn(&R, &R) -> Ordering,
+) -> impl Iterator<Item = R> {
+    let from = from.min(rows.len());
+    let count = count.min(rows.len() - from);
+    if from < rows.len() {
+        rows.select_nth_unstable_by(from, &order);
+    }
+    let rest = &mut rows[from..];
+    if count < rest.len() {
+        rest.select_nth_unstable_by(count, &order);
+    }
+    rest[..count].sort_unstable_by(&order);
+    rows.drain(from..from + count)
+}
+
 fn row_text<T>(
     screen: &mut Screen<'_>,
     looks: Looks,
@@ -371,4 +410,26 @@ fn row_text<T>(
         end += 1;
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::keep;
+
+    proptest! {
+        #[test]
+        fn what_is_kept_is_that_part_of_all_in_order(
+            mut rows in vec(any::<u8>(), 0..200),
+            from in 0..220_usize,
+            count in 0..60_usize,
+        ) {
+            let mut sorted = rows.clone();
+            sorted.sort_unstable();
+            let expected: Vec<u8> = sorted.into_iter().skip(from).take(count).collect();
+            let kept: Vec<u8> = keep(&mut rows, from, count, Ord::cmp).collect();
+            prop_assert_eq!(kept, expected);
+        }
+    }
 }

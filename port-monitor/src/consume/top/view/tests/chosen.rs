@@ -156,3 +156,28 @@ fn all_about_a_listener_says_who_came() {
     );
     assert!(told.contains("and 2 more addresses"), "{told}");
 }
+
+/// However long the list is, and however little of it is on the screen.
+#[test]
+fn who_walks_through_a_list_comes_by_each_row_in_its_order() {
+    let world = crowded();
+    for size in [(40, 12), (80, 24), (120, 100)] {
+        let mut ui = ui();
+        screen(&mut ui, &world, size);
+        let all = connection_sheet(&world, &ui).in_order(&ui.lists[0], &world);
+        assert_eq!(all.len(), 70);
+        for keys in ["j", "k"] {
+            let mut seen = Vec::new();
+            for _ in &all {
+                seen.push(ui.lists[0].marked.clone().unwrap());
+                press(&mut ui, keys);
+                screen(&mut ui, &world, size);
+            }
+            if keys == "k" {
+                seen.reverse();
+            }
+            let expected = all.iter().map(|row| RowId::Connection(row.id()));
+            assert!(seen.into_iter().eq(expected), "{size:?} {keys}");
+        }
+    }
+}
