@@ -1,11 +1,11 @@
 //! Builds the programs the kernel tests run, and finds them.
 
-use std::{env, path::PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::{paths, process};
+use crate::{arch::Arch, cross, process};
 
 /// The profile of what runs in guests. The checks use it too: in another, what runs
 /// within the compiler would be built once more.
@@ -26,16 +26,21 @@ pub(crate) struct Artifacts {
 
 /// Builds port-monitor in this profile and says where it is.
 pub(crate) fn build_program(profile: &str) -> Result<PathBuf> {
-    let messages = build(&[profile, "--bin=port-monitor"])?;
+    build_program_for(Arch::HOST, profile)
+}
+
+/// Builds port-monitor in this profile, for hosts of `arch`, and says where it is.
+pub(crate) fn build_program_for(arch: Arch, profile: &str) -> Result<PathBuf> {
+    let messages = build_for(arch, &[profile, "--bin=port-monitor"])?;
     executable(&messages, "port-monitor")
 }
 
-/// Builds port-monitor without shared libraries, and says where it is. Only the program itself
-/// is built and linked otherwise: what it is made of, it shares with the one that has them.
-pub(crate) fn build_static_program(profile: &str) -> Result<PathBuf> {
-    let target = env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| paths::workspace().join("target"));
-    let mut cargo = process::cargo();
+/// Builds port-monitor without shared libraries, for hosts of `arch`, and says where it is. Only
+/// the program itself is built and linked otherwise: what it is made of, it shares with the one
+/// that has them.
+pub(crate) fn build_static_program(arch: Arch, profile: &str) -> Result<PathBuf> {
+    let target = cross::target_dir(arch);
+    let mut cargo = cross::cargo(arch)?;
     cargo
         // The program has a place of its own.
         .env("CARGO_BUILD_BUILD_DIR", &target)
@@ -80,7 +85,11 @@ pub(crate) fn build_all() -> Result<Artifacts> {
 }
 
 fn build(targets: &[&str]) -> Result<String> {
-    let mut cargo = process::cargo();
+    build_for(Arch::HOST, targets)
+}
+
+fn build_for(arch: Arch, targets: &[&str]) -> Result<String> {
+    let mut cargo = cross::cargo(arch)?;
     cargo
         .args(["build", "--locked", "--package=port-monitor"])
         .arg("--message-format=json-render-diagnostics")

@@ -13,6 +13,8 @@ mod apt;
 mod arch;
 mod artifacts;
 mod bench;
+mod build;
+mod cross;
 mod ebpf;
 mod fleet;
 mod fuzz;
@@ -52,6 +54,8 @@ struct Cli {
 enum Command {
     /// Build port-monitor and run it, as root where sudo allows it
     Run(run::Args),
+    /// Build port-monitor for release, for hosts of this architecture or of another
+    Build(build::Args),
     /// Install what the tests need, then run every check and test
     Test,
     /// Run the checks that need neither root nor guests
@@ -85,6 +89,7 @@ enum Command {
 fn main() -> Result<ExitCode> {
     Ok(match Cli::parse().command {
         Command::Run(args) => match run::run(&args)? {},
+        Command::Build(args) => done(build::run(args)?),
         Command::Test => exit_code(test::run()?),
         Command::Checks => exit_code(test::run_checks()?),
         Command::TestVm(args) => exit_code(test_vm::run(&args)?),

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    arch::Arch,
     artifacts::{self, Artifacts, PROFILE},
     package, paths, process, prometheus,
     report::{self, KernelReport, Tally},
@@ -246,7 +247,7 @@ impl Session {
 
     /// Makes packages, and holds them and their units to what is promised.
     fn check_packages(&mut self) -> Result<Tally> {
-        let programs = package::Programs::build(PROFILE)?;
+        let programs = package::Programs::build(Arch::HOST, PROFILE)?;
         package::check::run(&programs, |failure| self.failures.push(failure))
     }
 

@@ -204,6 +204,13 @@ pub(crate) fn is_installed(package: &str) -> bool {
         .is_ok_and(|output| output.stdout == b"installed")
 }
 
+/// The version of `package` that is installed.
+pub(crate) fn version(package: &str) -> Result<String> {
+    let mut query = Command::new("dpkg-query");
+    let version = query.args(["--show", "--showformat=${Version}", package]);
+    process::output(version)
+}
+
 fn qemu_major() -> Option<u32> {
     let output = Command::new("qemu-system-x86_64")
         .arg("--version")

@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use self::sources::Mirror;
-use crate::{paths, process};
+use crate::{arch::Arch, paths, process};
 
 /// Seconds to wait for another apt or dpkg on this machine.
 const LOCK_TIMEOUT_S: u32 = 600;
@@ -35,18 +35,27 @@ impl Apt {
     ///
     /// `name` tells sets of suites apart in the cache.
     pub(crate) fn with_suites(name: &str, suites: &[&str]) -> Result<Self> {
+        Self::for_arch(Arch::HOST, name, suites)
+    }
+
+    /// As [`Apt::with_suites`], with the packages of `arch` and those of no architecture.
+    pub(crate) fn for_arch(arch: Arch, name: &str, suites: &[&str]) -> Result<Self> {
         let root = paths::cache_dir("apt")?;
         let lock = File::create(root.join("lock")).context("create the apt lock")?;
         lock.lock().context("take the apt lock")?;
 
-        let dir = paths::cache_dir(&format!("apt/{name}"))?;
+        let dir = if arch == Arch::HOST {
+            paths::cache_dir(&format!("apt/{name}"))?
+        } else {
+            paths::cache_dir(&format!("apt/{name}-{}", arch.name()))?
+        };
         for needed in ["lists/partial", "archives/partial"] {
             fs::create_dir_all(dir.join(needed)).context("create the apt directories")?;
         }
         fs::write(dir.join("sources.list"), sources_list(suites)?)
             .context("write the apt sources")?;
         let config = dir.join("apt.conf");
-        fs::write(&config, configuration(&dir)).context("write the apt configuration")?;
+        fs::write(&config, configuration(&dir, arch)).context("write the apt configuration")?;
 
         let apt = Self {
             config,
@@ -155,14 +164,22 @@ pub(crate) fn host_release() -> Result<String> {
 }
 
 /// apt reads this after the machine's own configuration.
-fn configuration(dir: &Path) -> String {
+fn configuration(dir: &Path, arch: Arch) -> String {
     let dir = dir.display();
+    let architecture = if arch == Arch::HOST {
+        String::new()
+    } else {
+        let name = arch.debian();
+        format!(
+            "#clear APT::Architectures;\nAPT::Architecture \"{name}\";\nAPT::Architectures {{\"{name}\";}};\n"
+        )
+    };
     // The sandbox user could not reach a cache below a private home directory.
     format!(
         r#"#clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 #clear DPkg::Post-Invoke;
-APT::Sandbox::User "root";
+{architecture}APT::Sandbox::User "root";
 DPkg::Lock::Timeout "{LOCK_TIMEOUT_S}";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 Acquire::Languages "none";
@@ -175,4 +192,25 @@ Dir::Etc::SourceList "{dir}/sources.list";
 Dir::Etc::SourceParts "/dev/null";
 "#
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apt_of_another_architecture_knows_no_package_of_this_machine() {
+        let set = |arch| configuration(Path::new("/cache"), arch).contains("APT::Architecture");
+        let is_host = |arch: &Arch| *arch == Arch::HOST;
+        for arch in Arch::ALL {
+            // This machine may have others beside its own, which an install has to know.
+            assert_eq!(set(arch), !is_host(&arch));
+            if !is_host(&arch) {
+                let text = configuration(Path::new("/cache"), arch);
+                let cleared = text.find("#clear APT::Architectures;\n").unwrap();
+                let only = format!("APT::Architectures {{\"{}\";}};\n", arch.debian());
+                assert!(text.find(&only).unwrap() > cleared, "{text}");
+            }
+        }
+    }
 }

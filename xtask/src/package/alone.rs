@@ -9,8 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{VERSION, tarball};
-use crate::process;
+use crate::{arch::Arch, process};
 
 /// A user that no host has. Its look-up goes through all sources that the host names.
 const NOBODY: &str = "no-such-user";
@@ -22,8 +21,8 @@ mount --rbind /proc \"$1/proc\"
 mount --rbind /sys \"$1/sys\"
 exec chroot \"$1\" /port-monitor service 443";
 
-/// Unpacks the program of `tarball` into `dir`, which is emptied before.
-pub(super) fn unpack(tarball: &Path, dir: &Path) -> Result<PathBuf> {
+/// Unpacks the program of `tarball`, which has everything in the directory `stem`, into `dir`, which is emptied before.
+pub(super) fn unpack(tarball: &Path, stem: &str, dir: &Path) -> Result<PathBuf> {
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("empty {}", dir.display()))?;
     }
@@ -33,14 +32,14 @@ pub(super) fn unpack(tarball: &Path, dir: &Path) -> Result<PathBuf> {
         .arg(tarball)
         .arg("--directory")
         .arg(dir)
-        .arg(format!("{}/bin/port-monitor", tarball::stem(VERSION)));
+        .arg(format!("{stem}/bin/port-monitor"));
     process::run(&mut tar)?;
     Ok(dir.join("port-monitor"))
 }
 
 /// It names no library and no loader.
-pub(super) fn is_linked_with_nothing(program: &Path) -> Result<()> {
-    let mut objdump = Command::new("objdump");
+pub(super) fn is_linked_with_nothing(arch: Arch, program: &Path) -> Result<()> {
+    let mut objdump = Command::new(format!("{}-objdump", arch.gnu()));
     let headers = process::output(objdump.arg("--private-headers").arg(program))?;
     ensure!(headers.contains("Program Header:"), "{headers}");
     let named = named(&headers);

@@ -9,8 +9,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Packages, Programs, VERSION, alone};
+use super::{Packages, Programs, VERSION, alone, tarball};
 use crate::{
+    arch::Arch,
     paths, process,
     report::{self, Tally},
     tools,
@@ -40,41 +41,47 @@ const LIBRARIES: [(&str, &str, Option<&str>); 3] = [
     ("libgcc_s.so.1", "GCC_4.2.0", Some("libgcc-s1 (>= 4.2)")),
 ];
 
-/// The loader comes with the C library.
-const LOADER: &str = "ld-linux-x86-64.so.2";
-
 struct Check {
     name: &'static str,
+    /// Whether it runs what is packaged, which takes a host of that architecture.
+    runs: bool,
     run: fn(&Subject<'_>) -> Result<()>,
 }
 
 const CHECKS: &[Check] = &[
     Check {
         name: "packages that are made again are the same",
+        runs: false,
         run: are_reproducible,
     },
     Check {
         name: "the tarball's program is linked with nothing",
-        run: |it| alone::is_linked_with_nothing(&it.whole),
+        runs: false,
+        run: |it| alone::is_linked_with_nothing(it.programs.arch, &it.whole),
     },
     Check {
         name: "the tarball's program loads nothing",
+        runs: true,
         run: |it| alone::loads_nothing(&it.whole),
     },
     Check {
         name: "the tarball's program runs in an empty root",
+        runs: true,
         run: |it| alone::runs_in_an_empty_root(&it.whole),
     },
     Check {
         name: "both kinds hold the same files",
+        runs: false,
         run: hold_the_same_files,
     },
     Check {
         name: "dependencies are what the program is linked with",
+        runs: false,
         run: name_every_library,
     },
     Check {
         name: "lintian has nothing to say",
+        runs: false,
         run: |it| {
             let mut lintian = Command::new("lintian");
             lintian.args(["--no-cfg", "--allow-root", "--fail-on=error,warning"]);
@@ -83,14 +90,17 @@ const CHECKS: &[Check] = &[
     },
     Check {
         name: "rpm and rpmlint have nothing to say",
+        runs: false,
         run: is_a_good_rpm,
     },
     Check {
         name: "units are no more exposed than they need be",
+        runs: false,
         run: are_confined,
     },
     Check {
         name: "units are well-formed, and their pages exist",
+        runs: false,
         run: are_well_formed,
     },
 ];
@@ -108,18 +118,29 @@ struct Subject<'a> {
 /// Makes packages of `programs` and checks them; tells each failure by `on_failure`.
 pub(crate) fn run(programs: &Programs, mut on_failure: impl FnMut(String)) -> Result<Tally> {
     tools::ensure(&tools::PACKAGE_PACKAGES)?;
-    let dir = paths::workspace().join("target/package-check");
+    let dir = paths::workspace()
+        .join("target/package-check")
+        .join(programs.arch.name());
     let packages = Packages::make(programs, &dir.join("first"), VERSION)?;
     let tarball = packages.tarball.as_ref();
     let tarball = tarball.context("name a program without shared libraries by --static-binary")?;
+    let stem = tarball::stem(programs.arch, VERSION);
     let subject = Subject {
         programs,
-        whole: alone::unpack(tarball, &dir.join("alone"))?,
+        whole: alone::unpack(tarball, &stem, &dir.join("alone"))?,
         packages,
         dir,
     };
     let mut total = Tally::default();
     for check in CHECKS {
+        if check.runs && programs.arch != Arch::HOST {
+            println!(
+                "package: {} ... only on {}",
+                check.name,
+                programs.arch.name()
+            );
+            continue;
+        }
         let result = (check.run)(&subject);
         if let Err(error) = &result {
             println!("{error:#}");
@@ -177,11 +198,11 @@ fn hold_the_same_files(it: &Subject<'_>) -> Result<()> {
 
 fn name_every_library(it: &Subject<'_>) -> Result<()> {
     let headers = process::output(
-        Command::new("objdump")
+        Command::new(format!("{}-objdump", it.programs.arch.gnu()))
             .arg("--private-headers")
             .arg(&it.programs.dynamic),
     )?;
-    let needed = needed(&headers);
+    let needed = needed(&headers, it.programs.arch);
     let known: BTreeSet<_> = LIBRARIES.iter().map(|(library, ..)| *library).collect();
     ensure!(
         needed == known,
@@ -207,11 +228,12 @@ fn name_every_library(it: &Subject<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The libraries that a program is linked with, but for the loader.
-fn needed(headers: &str) -> BTreeSet<&str> {
+/// The libraries that a program for `arch` is linked with, but for the loader, which comes with
+/// the C library.
+fn needed(headers: &str, arch: Arch) -> BTreeSet<&str> {
     let libraries = headers.lines().filter_map(|line| {
         let name = line.trim().strip_prefix("NEEDED")?.trim();
-        (name != LOADER).then_some(name)
+        (name != arch.loader()).then_some(name)
     });
     libraries.collect()
 }
@@ -291,7 +313,7 @@ fn are_well_formed(it: &Subject<'_>) -> Result<()> {
         // The program is not where it will be.
         let program = it
             .programs
-            .dynamic
+            .native
             .canonicalize()
             .context("find the program")?;
         let text = text.replace("/usr/bin/port-monitor", &program.to_string_lossy());
@@ -338,6 +360,6 @@ Version References:
 
     #[test]
     fn loader_is_no_library_to_depend_on() {
-        assert_eq!(needed(HEADERS), BTreeSet::from(["libc.so.6"]));
+        assert_eq!(needed(HEADERS, Arch::X86_64), BTreeSet::from(["libc.so.6"]));
     }
 }

@@ -11,21 +11,19 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::process;
+use crate::{arch::Arch, process};
 
 /// What the names of files with a licence or a notice begin with.
 const BEGINNINGS: [&str; 4] = ["LICENSE", "LICENCE", "COPYING", "NOTICE"];
 
-/// What packages are for. Crates of other systems are not even fetched.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
-
-/// Each crate with its version and licence, and the notices of all of them, each once.
-pub(super) fn notices() -> Result<String> {
-    let used = used()?;
+/// Each crate of the program for `arch` with its version and licence, and the notices of all
+/// of them, each once. Crates of other systems are not even fetched.
+pub(super) fn notices(arch: Arch) -> Result<String> {
+    let used = used(arch)?;
     let mut metadata = process::cargo();
     metadata
         .args(["metadata", "--locked", "--format-version=1"])
-        .args(["--filter-platform", TARGET]);
+        .args(["--filter-platform", arch.target()]);
     let metadata: Value = serde_json::from_str(&process::output(&mut metadata)?)?;
     let packages = metadata["packages"]
         .as_array()
@@ -51,7 +49,7 @@ pub(super) fn notices() -> Result<String> {
 }
 
 /// What the program is linked from, as `name vVERSION`.
-fn used() -> Result<BTreeSet<String>> {
+fn used(arch: Arch) -> Result<BTreeSet<String>> {
     let mut tree = process::cargo();
     tree.args([
         "tree",
@@ -59,7 +57,7 @@ fn used() -> Result<BTreeSet<String>> {
         "--package=port-monitor",
         "--edges=normal",
     ])
-    .args(["--target", TARGET, "--prefix=none", "--format={p}"]);
+    .args(["--target", arch.target(), "--prefix=none", "--format={p}"]);
     let lines = process::output(&mut tree)?;
     let id = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
     Ok(lines.lines().map(id).collect())
@@ -87,7 +85,7 @@ mod tests {
 
     #[test]
     fn what_is_linked_is_told_with_its_notice_and_what_only_tests_use_is_not() {
-        let text = notices().unwrap();
+        let text = notices(Arch::HOST).unwrap();
         assert!(text.contains("\naya v"), "{text}");
         assert!(text.contains("Permission is hereby granted"));
         assert!(!text.contains("\ntempfile v") && !text.contains("\nport-monitor "));

@@ -13,7 +13,9 @@ use clap::ValueEnum;
 
 use super::{Packages, Programs, VERSION, page, tarball};
 use crate::{
-    apt, artifacts,
+    apt,
+    arch::Arch,
+    artifacts,
     guest::{self, Clock, Machine},
     initramfs::Initramfs,
     kernels::{self, Kernel, Series},
@@ -100,7 +102,7 @@ impl Subject {
 pub(crate) fn run(args: &Args) -> Result<Tally> {
     tools::ensure(&tools::GUEST_PACKAGES)?;
     tools::ensure(&tools::INSTALL_PACKAGES)?;
-    let programs = Programs::build(artifacts::PROFILE)?;
+    let programs = Programs::build(Arch::HOST, artifacts::PROFILE)?;
     let dir = paths::workspace().join("target/test-package");
     let make = |name: &str, version: &str| Packages::make(&programs, &dir.join(name), version);
     let old = make("old", &format!("{VERSION}~old"))?;
@@ -109,7 +111,10 @@ pub(crate) fn run(args: &Args) -> Result<Tally> {
     let files = [
         (old.deb, "old.deb".to_owned()),
         (new.deb, "new.deb".to_owned()),
-        (tarball, format!("{}.tar.gz", tarball::stem(VERSION))),
+        (
+            tarball,
+            format!("{}.tar.gz", tarball::stem(Arch::HOST, VERSION)),
+        ),
     ];
     let subjects = if args.subjects.is_empty() {
         Subject::value_variants()

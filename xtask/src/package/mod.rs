@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{artifacts, man, paths, process, report::Tally};
+use crate::{arch::Arch, artifacts, man, paths, process, report::Tally};
 
 /// The variable that says of when the files in a package are, in seconds since 1970.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -32,6 +32,9 @@ const COMPLETIONS: [(&str, &str); 3] = [
 /// Arguments of `cargo xtask package`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Make packages for hosts of this architecture [default: this machine's]
+    #[arg(long, value_enum, value_name = "ARCH", default_value_t = Arch::HOST, hide_default_value = true)]
+    target: Arch,
     /// Package this program instead of building one for release, and make no tarball
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
@@ -46,13 +49,10 @@ pub(crate) struct Args {
 /// Makes the packages in `target/package`, or checks what they would be.
 pub(crate) fn run(args: &Args) -> Result<Tally> {
     let programs = match &args.binary {
-        Some(path) => Programs {
-            dynamic: path.clone(),
-            whole: args.static_binary.clone(),
-        },
+        Some(path) => Programs::given(args.target, path, args.static_binary.as_deref())?,
         // What is promised does not depend on the profile.
-        None if args.check => Programs::build(artifacts::PROFILE)?,
-        None => Programs::build(artifacts::RELEASE)?,
+        None if args.check => Programs::build(args.target, artifacts::PROFILE)?,
+        None => Programs::build(args.target, artifacts::RELEASE)?,
     };
     if args.check {
         return check::run(&programs, |failure| println!("{failure}"));
@@ -68,7 +68,11 @@ pub(crate) fn run(args: &Args) -> Result<Tally> {
 /// What is packaged.
 #[derive(Debug)]
 pub(crate) struct Programs {
-    /// It uses the host's libraries.
+    /// What they run on.
+    arch: Arch,
+    /// One that runs here, which writes manual and completions.
+    native: PathBuf,
+    /// It uses the libraries of the host that it runs on.
     dynamic: PathBuf,
     /// It has all that it needs in itself.
     whole: Option<PathBuf>,
@@ -76,10 +80,25 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// Builds them in this profile.
-    pub(crate) fn build(profile: &str) -> Result<Self> {
+    pub(crate) fn build(arch: Arch, profile: &str) -> Result<Self> {
+        let dynamic = artifacts::build_program_for(arch, profile)?;
+        let whole = artifacts::build_static_program(arch, profile)?;
+        Self::given(arch, &dynamic, Some(&whole))
+    }
+
+    /// These, which run on `arch`.
+    fn given(arch: Arch, dynamic: &Path, whole: Option<&Path>) -> Result<Self> {
+        let native = if arch == Arch::HOST {
+            dynamic.to_owned()
+        } else {
+            // What it writes does not depend on the profile.
+            artifacts::build_program(artifacts::PROFILE)?
+        };
         Ok(Self {
-            dynamic: artifacts::build_program(profile)?,
-            whole: Some(artifacts::build_static_program(profile)?),
+            arch,
+            native,
+            dynamic: dynamic.to_owned(),
+            whole: whole.map(Path::to_owned),
         })
     }
 }
@@ -101,7 +120,8 @@ impl Packages {
         }
         let made = dir.join("made");
         fs::create_dir_all(&made).with_context(|| format!("create {}", made.display()))?;
-        stage(&programs.dynamic, &made)?;
+        stage(programs, &made)?;
+        let arch = programs.arch;
         let (nfpm, epoch) = (nfpm::program()?, epoch()?);
         let package = |kind: &str, name: String| -> Result<PathBuf> {
             let target = dir.join(name);
@@ -110,6 +130,7 @@ impl Packages {
                 .current_dir(paths::workspace())
                 .env("MADE", &made)
                 .env("VERSION", version)
+                .env("ARCH", arch.debian())
                 .env(EPOCH, &epoch)
                 .args(["package", "--config=packaging/nfpm.yaml"])
                 .args(["--packager", kind, "--target"])
@@ -117,9 +138,16 @@ impl Packages {
             process::output(&mut command)?;
             Ok(target)
         };
-        let deb = package("deb", format!("port-monitor_{version}-1_amd64.deb"))?;
-        let rpm = package("rpm", format!("port-monitor-{version}-1.x86_64.rpm"))?;
-        let tarball = |program: &PathBuf| tarball::make(program, &deb, dir, version, &epoch);
+        let deb = package(
+            "deb",
+            format!("port-monitor_{version}-1_{}.deb", arch.debian()),
+        )?;
+        let rpm = package(
+            "rpm",
+            format!("port-monitor-{version}-1.{}.rpm", arch.name()),
+        )?;
+        let stem = tarball::stem(arch, version);
+        let tarball = |program: &PathBuf| tarball::make(program, &deb, dir, &stem, &epoch);
         let tarball = programs.whole.as_ref().map(tarball).transpose()?;
         Ok(Self { deb, rpm, tarball })
     }
@@ -141,17 +169,23 @@ fn epoch() -> Result<String> {
 }
 
 /// Writes to `made` what is not in the repository.
-fn stage(program: &Path, made: &Path) -> Result<()> {
-    fs::copy(program, made.join("port-monitor"))
-        .with_context(|| format!("copy {}", program.display()))?;
+fn stage(programs: &Programs, made: &Path) -> Result<()> {
+    let Programs {
+        arch,
+        native,
+        dynamic,
+        whole: _,
+    } = programs;
+    fs::copy(dynamic, made.join("port-monitor"))
+        .with_context(|| format!("copy {}", dynamic.display()))?;
     let pages = made.join("man");
-    man::write(program, &pages)?;
+    man::write(native, &pages)?;
     for (shell, name) in COMPLETIONS {
-        let script = process::output(Command::new(program).args(["completions", shell]))?;
+        let script = process::output(Command::new(native).args(["completions", shell]))?;
         write(&made.join(name), &script)?;
     }
     let notices = made.join("crates.txt");
-    write(&notices, &crates::notices()?)?;
+    write(&notices, &crates::notices(*arch)?)?;
     let mut compressed = vec![notices];
     for page in fs::read_dir(&pages).context("read the manual pages")? {
         compressed.push(page?.path());

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{paths, process};
+use crate::{arch::Arch, paths, process};
 
 /// What only Debian's packages have.
 const OF_DEBIAN: [&str; 3] = [
@@ -36,23 +36,23 @@ source is free, with that: `cargo xtask package` of its repository does, on a ho
 ";
 
 /// The name of the tarball, and of the directory that it has everything in.
-pub(super) fn stem(version: &str) -> String {
-    format!("port-monitor-{version}-x86_64-linux")
+pub(super) fn stem(arch: Arch, version: &str) -> String {
+    format!("port-monitor-{version}-{}-linux", arch.name())
 }
 
-/// Makes that of `program` in `dir`, with what is in `deb` beside the program.
+/// Makes that of `program` in `dir` under the name `stem`, with what is in `deb` beside the
+/// program.
 pub(super) fn make(
     program: &Path,
     deb: &Path,
     dir: &Path,
-    version: &str,
+    stem: &str,
     epoch: &str,
 ) -> Result<PathBuf> {
-    let stem = stem(version);
     let unpacked = dir.join("unpacked");
     let mut extract = Command::new("dpkg-deb");
     process::run(extract.arg("--extract").arg(deb).arg(&unpacked))?;
-    let top = dir.join(&stem);
+    let top = dir.join(stem);
     rename(&unpacked.join("usr"), &top)?;
     copy(program, &top.join("bin/port-monitor"))?;
     for path in OF_DEBIAN {
@@ -71,7 +71,7 @@ pub(super) fn make(
         copy(Path::new(licence), &doc.join(name))?;
     }
     super::write(&doc.join("glibc"), LIBRARY_NOTICE)?;
-    pack(dir, &stem, epoch)
+    pack(dir, stem, epoch)
 }
 
 /// Packs the directory `stem` of `dir`: files alone, because directories of the host are as
