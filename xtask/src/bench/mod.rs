@@ -50,7 +50,7 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
     /// A report of an earlier run, from target/bench: fail where the value of a goal is worse by
-    /// more than 3 %, on the same kernel
+    /// more than 3 %, or a ratio by more than 10 %, on the same kernel
     #[arg(long, value_name = "FILE")]
     baseline: Option<PathBuf>,
 }
